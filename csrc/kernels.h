@@ -1,0 +1,108 @@
+/*
+ * kernels.h - one table of functions per instruction set; the arithmetic is docs/numerics.md.
+ *
+ * Every table gives the same bits. A set is one file, kernels_<set>.c: it opens a target region,
+ * chooses its simd.h flavour, includes the templates (ops_template.h, matmul_template.h) and
+ * replaces what it does better. One row in sets[] of kernels.c makes it known.
+ */
+#ifndef TL_KERNELS_H
+#define TL_KERNELS_H
+
+#include "base.h"
+#include "quant.h"
+
+#if defined(__x86_64__) || defined(_M_X64)
+#define TL_X86 1
+#elif defined(__aarch64__) || defined(_M_ARM64)
+#define TL_ARM 1
+#endif
+
+/* A stretch of a file compiled for more than the base instruction set. */
+#define TL_PRAGMA(x) _Pragma(#x)
+#if defined(__clang__)
+#define TL_TARGET_BEGIN(features)                                                                  \
+    TL_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define TL_TARGET_END _Pragma("clang attribute pop")
+#elif defined(__GNUC__)
+#define TL_TARGET_BEGIN(features) _Pragma("GCC push_options") TL_PRAGMA(GCC target(features))
+#define TL_TARGET_END _Pragma("GCC pop_options")
+#else
+#define TL_TARGET_BEGIN(features)
+#define TL_TARGET_END
+#endif
+
+#if defined(__GNUC__)
+#define TL_INLINE static inline __attribute__((always_inline))
+#else
+#define TL_INLINE static inline
+#endif
+
+/* A matrix as the file stores it: `rows` rows of `cols` values, any alignment. */
+struct tl_matrix {
+    const struct tl_type_info *type;
+    const uint8_t *data; // borrows; (rows, row_bytes)
+    size_t rows;
+    size_t cols;
+    size_t row_bytes;
+};
+
+/* Rows of a matmul are handed to threads in multiples of this. */
+#define TL_ROW_STEP 32
+
+/* Positions per block of the kv cache and of the sums of attention (docs/numerics.md). */
+#define TL_BLOCK 256
+
+struct tl_kernels {
+    const char *name; // "scalar", "avx2", ...
+
+    /*
+     * Matmul, y[t * y_stride + r] = sum_k w[r][k] * x[t][k].
+     * The activations are first packed into the layout that this set wants for this type and
+     * number of tokens; matrices with the same format share one packed copy.
+     *   format       a small number below TL_FORMATS that names the layout
+     *   pack_bytes   the size of the packed copy of x (tokens, cols)
+     *   pack         packs tokens [first, last); disjoint ranges may run in parallel
+     *   scratch      bytes of scratch that each thread needs in matmul (may be 0)
+     *   matmul       rows [row0, row1) for all tokens; row0 is a multiple of TL_ROW_STEP
+     * The matrix is runnable: its kind is FLOAT, K or 32.
+     */
+    int (*format)(const struct tl_type_info *type, size_t tokens);
+    size_t (*pack_bytes)(int format, size_t cols, size_t tokens);
+    void (*pack)(int format, const float *x, size_t cols, size_t tokens, size_t first, size_t last,
+                 void *packed);
+    size_t (*scratch)(const struct tl_matrix *w, int format, size_t tokens);
+    void (*matmul)(const struct tl_matrix *w, int format, size_t row0, size_t row1,
+                   const void *packed, size_t tokens, float *y, size_t y_stride, void *scratch);
+
+    /* The rest of the forward pass; see ops_template.h. */
+    void (*rms_norm)(const float *x, const float *weight, size_t n, float eps, float *scale,
+                     float *y);
+    void (*add)(const float *a, const float *b, float *y, size_t n); // y may be a or b
+    void (*silu_mul)(const float *gate, const float *up, float *y, size_t n);
+    /* x, y: (heads, head_size); pairs (2j, 2j + 1), j < rot / 2; cos_sin: (rot / 2, 2). */
+    void (*rope_pairs)(const float *x, float *y, size_t heads, size_t head_size, size_t rot,
+                       const float *cos_sin);
+    /*
+     * One query of one head over keys [0, n): scores[j] = scale * dot, j < n.
+     * blocks[b] holds the keys b * TL_BLOCK ... as a panel (head_size, TL_BLOCK).
+     */
+    void (*attn_scores)(const float *q, const float *const *blocks, size_t head_size, size_t n,
+                        float scale, float *scores);
+    void (*attn_softmax)(const float *scores, size_t n, float *probs); // probs may be scores
+    /* mix (value_size): probabilities times the values, blocks[b] a panel (TL_BLOCK, value_size).*/
+    void (*attn_mix)(const float *probs, const float *const *blocks, size_t value_size, size_t n,
+                     float *mix);
+};
+
+#define TL_FORMATS 8
+
+/*
+ * The set that runs: TINYLLM_ISA if set, else the best this CPU has. Chosen once per process.
+ * NULL, and *err set, when TINYLLM_ISA names a set that is unknown or that this CPU lacks.
+ */
+const struct tl_kernels *tl_kernels_best(struct tl_error *err);
+
+/* The i-th set that this CPU can run, worst first; NULL past the end. For tests and tl.cpu(). */
+const struct tl_kernels *tl_kernels_at(size_t i);
+
+#endif

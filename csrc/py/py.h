@@ -1,0 +1,56 @@
+/*
+ * py.h - what the files of the binding share. Only csrc/py includes Python.h, and only
+ * py_array.c includes NumPy's headers.
+ */
+#ifndef TLPY_H
+#define TLPY_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "base.h"
+
+#if PY_VERSION_HEX < 0x030b0000
+#error "tinyllm needs CPython 3.11 or newer"
+#endif
+
+/* The state of one import of tinyllm._core. */
+typedef struct {
+    PyObject *error;             // tinyllm.errors.Error
+    PyObject *format_error;      //
+    PyObject *unsupported_error; //
+    PyTypeObject *types[8];      // in the order of type_specs[] in py_module.c
+    int n_types;
+} tlpy_state;
+
+extern struct PyModuleDef tlpy_module;
+
+/* The state of the module that defines the type of `self`, also for instances of subclasses. */
+tlpy_state *tlpy_state_of(PyObject *self);
+
+/* Raises the exception that belongs to *err; always returns NULL. */
+void *tlpy_raise(tlpy_state *st, const struct tl_error *err);
+
+/* ---- py_array.c: NumPy ---- */
+
+enum tlpy_dtype { TLPY_F32, TLPY_F64, TLPY_U8, TLPY_I32, TLPY_I64 };
+
+int tlpy_array_init(void);
+
+/* A new C-contiguous array and where its data starts; NULL with an exception set. */
+PyObject *tlpy_array_new(enum tlpy_dtype dtype, int ndim, const size_t *shape, void **data);
+
+/* A read-only view of memory that `owner` keeps alive. */
+PyObject *tlpy_array_view(enum tlpy_dtype dtype, int ndim, const size_t *shape, const void *data,
+                          PyObject *owner);
+
+/* Any array_like as a C-contiguous array of that type (new reference), no lossy cast. */
+PyObject *tlpy_array_from(PyObject *any, enum tlpy_dtype dtype);
+
+/* If `array` is a writable C-contiguous array of that type: its data and size; else raises. */
+void *tlpy_array_data(PyObject *array, enum tlpy_dtype dtype, const char *name, size_t *size);
+
+/* The data of an array made by tlpy_array_from. */
+const void *tlpy_array_read(PyObject *array, size_t *size);
+
+#endif

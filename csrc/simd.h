@@ -1,0 +1,115 @@
+/*
+ * simd.h - sixteen float32 lanes, the width in which docs/numerics.md defines every sum.
+ *
+ * Included after TL_SIMD is defined as one of the flavours below, inside a target region; may be
+ * included once per file. On every flavour a lane computes the same correctly rounded operation,
+ * so a template written on v16 has the same bits everywhere.
+ */
+#include <math.h>
+#include <string.h>
+
+#define TL_SIMD_SCALAR 0
+#define TL_SIMD_AVX2 1
+#define TL_SIMD_AVX512 2
+#define TL_SIMD_NEON 3
+
+#if TL_SIMD == TL_SIMD_AVX2
+
+#include <immintrin.h>
+
+typedef struct {
+    __m256 a, b;
+} v16;
+
+#define V16_BINARY(name, op)                                                                       \
+    TL_INLINE v16 name(v16 x, v16 y) {                                                             \
+        return (v16){op(x.a, y.a), op(x.b, y.b)};                                                  \
+    }
+V16_BINARY(v16_add, _mm256_add_ps)
+V16_BINARY(v16_sub, _mm256_sub_ps)
+V16_BINARY(v16_mul, _mm256_mul_ps)
+V16_BINARY(v16_div, _mm256_div_ps)
+V16_BINARY(v16_max, _mm256_max_ps) // x > y ? x : y
+
+TL_INLINE v16 v16_load(const float *p) {
+    return (v16){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
+}
+TL_INLINE void v16_store(float *p, v16 x) {
+    _mm256_storeu_ps(p, x.a);
+    _mm256_storeu_ps(p + 8, x.b);
+}
+TL_INLINE v16 v16_set1(float x) {
+    return (v16){_mm256_set1_ps(x), _mm256_set1_ps(x)};
+}
+TL_INLINE v16 v16_fma(v16 x, v16 y, v16 z) {
+    return (v16){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+/* x < limit ? then : otherwise (otherwise for NaN) */
+TL_INLINE v16 v16_if_less(v16 x, v16 limit, v16 then, v16 otherwise) {
+    return (v16){_mm256_blendv_ps(otherwise.a, then.a, _mm256_cmp_ps(x.a, limit.a, _CMP_LT_OQ)),
+                 _mm256_blendv_ps(otherwise.b, then.b, _mm256_cmp_ps(x.b, limit.b, _CMP_LT_OQ))};
+}
+/* 2^n as float32, where x = n + 1.5 * 2^23 and -126 <= n <= 127 */
+TL_INLINE v16 v16_pow2(v16 x) {
+    const __m256i one = _mm256_set1_epi32(0x3f800000);
+    __m256i a = _mm256_slli_epi32(_mm256_castps_si256(x.a), 23);
+    __m256i b = _mm256_slli_epi32(_mm256_castps_si256(x.b), 23);
+    return (v16){_mm256_castsi256_ps(_mm256_add_epi32(a, one)),
+                 _mm256_castsi256_ps(_mm256_add_epi32(b, one))};
+}
+
+#else // TL_SIMD_SCALAR
+
+typedef struct {
+    float v[16];
+} v16;
+
+#define V16_EACH(expression)                                                                       \
+    v16 r;                                                                                         \
+    for (int i = 0; i < 16; i++) r.v[i] = (expression);                                            \
+    return r
+
+TL_INLINE v16 v16_add(v16 x, v16 y) {
+    V16_EACH(x.v[i] + y.v[i]);
+}
+TL_INLINE v16 v16_sub(v16 x, v16 y) {
+    V16_EACH(x.v[i] - y.v[i]);
+}
+TL_INLINE v16 v16_mul(v16 x, v16 y) {
+    V16_EACH(x.v[i] * y.v[i]);
+}
+TL_INLINE v16 v16_div(v16 x, v16 y) {
+    V16_EACH(x.v[i] / y.v[i]);
+}
+TL_INLINE v16 v16_max(v16 x, v16 y) {
+    V16_EACH(x.v[i] > y.v[i] ? x.v[i] : y.v[i]);
+}
+TL_INLINE v16 v16_load(const float *p) {
+    V16_EACH(p[i]);
+}
+TL_INLINE void v16_store(float *p, v16 x) {
+    memcpy(p, x.v, sizeof(x.v));
+}
+TL_INLINE v16 v16_set1(float x) {
+    V16_EACH(x);
+}
+TL_INLINE v16 v16_fma(v16 x, v16 y, v16 z) {
+    V16_EACH(fmaf(x.v[i], y.v[i], z.v[i]));
+}
+/* x < limit ? then : otherwise (otherwise for NaN) */
+TL_INLINE v16 v16_if_less(v16 x, v16 limit, v16 then, v16 otherwise) {
+    V16_EACH(x.v[i] < limit.v[i] ? then.v[i] : otherwise.v[i]);
+}
+/* 2^n as float32, where x = n + 1.5 * 2^23 and -126 <= n <= 127 */
+TL_INLINE v16 v16_pow2(v16 x) {
+    v16 r;
+    for (int i = 0; i < 16; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x.v[i], 4);
+        bits = (bits << 23) + 0x3f800000u;
+        memcpy(&r.v[i], &bits, 4);
+    }
+    return r;
+}
+
+#endif

@@ -1,0 +1,47 @@
+"""The extension module; everything else about the package is in pyproject.toml."""
+
+import os
+import sys
+from glob import glob
+
+import numpy
+from setuptools import Extension, setup
+
+SANITIZE = os.environ.get("TINYLLM_SANITIZE", "")  # e.g. "address,undefined" or "thread"
+COVERAGE = bool(os.environ.get("TINYLLM_COVERAGE"))
+DEBUG = bool(SANITIZE or COVERAGE or os.environ.get("TINYLLM_DEBUG"))
+STRICT = bool(os.environ.get("TINYLLM_STRICT"))  # warnings are errors: for CI
+
+if sys.platform == "win32":
+    cflags, ldflags = ["/std:c11", "/experimental:c11atomics", "/O2", "/W3", "/fp:precise"], []
+else:
+    # Exact mode defines every rounding: never -ffast-math, never a fused operation that the
+    # source does not ask for, and the instruction set is chosen at run time, never by -march.
+    cflags = ["-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+    cflags += ["-fvisibility=hidden", "-Wall", "-Wextra", "-Wconversion", "-Wshadow"]
+    cflags += ["-Wmissing-prototypes", "-Wstrict-prototypes", "-Wvla", "-Wno-sign-conversion"]
+    cflags += ["-Wno-missing-field-initializers"]
+    cflags += ["-O1", "-g3", "-UNDEBUG", "-fno-omit-frame-pointer"] if DEBUG else ["-O3"]
+    ldflags = []
+if STRICT:
+    cflags.append("-Werror")
+if SANITIZE:
+    cflags += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=undefined"]
+    ldflags.append(f"-fsanitize={SANITIZE}")
+if COVERAGE:
+    cflags.append("--coverage")
+    ldflags.append("--coverage")
+
+setup(
+    ext_modules=[
+        Extension(
+            "tinyllm._core",
+            sources=sorted(glob("csrc/*.c") + glob("csrc/py/*.c")),
+            depends=sorted(glob("csrc/*.h") + glob("csrc/py/*.h")),
+            include_dirs=["csrc", numpy.get_include()],
+            libraries=[] if sys.platform == "win32" else ["m", "pthread"],
+            extra_compile_args=cflags,
+            extra_link_args=ldflags,
+        )
+    ]
+)

@@ -1,0 +1,59 @@
+"""The exceptions of tinyllm."""
+
+from __future__ import annotations
+
+__all__ = ["Error", "FormatError", "UnsupportedError"]
+
+
+class Error(Exception):
+    """Base of tinyllm's own exceptions."""
+
+
+class FormatError(Error, ValueError):
+    """A file is not what it claims to be.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong, with the value that was found and what was expected.
+    path : str, optional
+        The file.
+    field : str, optional
+        The field of the file, for example ``"n_tensors"`` or ``"blk.0.attn_q.weight"``.
+    value : object, optional
+        What the field holds.
+    expected : str, optional
+        What was expected of it.
+    offset : int, optional
+        Where the field starts, in bytes from the start of the file.
+
+    Examples
+    --------
+    >>> import tinyllm
+    >>> try:
+    ...     tinyllm.GGUF(b"GGUF")
+    ... except tinyllm.FormatError as error:
+    ...     print(error.field, error.offset)
+    version 4
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        path: str | None = None,
+        field: str | None = None,
+        value: object = None,
+        expected: str | None = None,
+        offset: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.path = path
+        self.field = field
+        self.value = value
+        self.expected = expected
+        self.offset = offset
+
+
+class UnsupportedError(Error, NotImplementedError):
+    """The input is valid, but this version of tinyllm cannot run it."""
