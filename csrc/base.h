@@ -33,9 +33,9 @@ struct tl_error {
 };
 
 #if defined(__GNUC__)
-#define TL_PRINTF(format, first) __attribute__((format(printf, format, first)))
+#define TL_PRINTF(at, first) __attribute__((format(printf, at, first)))
 #else
-#define TL_PRINTF(format, first)
+#define TL_PRINTF(at, first)
 #endif
 
 /* Fills *err and returns `status`, so that a check is one line: return tl_fail(...). */
