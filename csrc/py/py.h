@@ -14,6 +14,9 @@
 #error "tinyllm needs CPython 3.11 or newer"
 #endif
 
+/* Where each type is in tlpy_state.types; the order of type_specs[] in py_module.c. */
+enum tlpy_type { TLPY_WEIGHT, TLPY_GGUF_FILE };
+
 /* The state of one import of tinyllm._core. */
 typedef struct {
     PyObject *error;             // tinyllm.errors.Error
@@ -33,7 +36,19 @@ void *tlpy_raise(tlpy_state *st, const struct tl_error *err);
 
 /* ---- py_array.c: NumPy ---- */
 
-enum tlpy_dtype { TLPY_F32, TLPY_F64, TLPY_U8, TLPY_I32, TLPY_I64 };
+enum tlpy_dtype {
+    TLPY_F32,
+    TLPY_F64,
+    TLPY_U8,
+    TLPY_I32,
+    TLPY_I64,
+    TLPY_I8,
+    TLPY_U16,
+    TLPY_I16,
+    TLPY_U32,
+    TLPY_U64,
+    TLPY_BOOL,
+};
 
 int tlpy_array_init(void);
 
@@ -43,6 +58,18 @@ PyObject *tlpy_array_new(enum tlpy_dtype dtype, int ndim, const size_t *shape, v
 /* A read-only view of memory that `owner` keeps alive. */
 PyObject *tlpy_array_view(enum tlpy_dtype dtype, int ndim, const size_t *shape, const void *data,
                           PyObject *owner);
+
+/* Makes a new array read-only. */
+void tlpy_array_freeze(PyObject *array);
+
+/* Whether `any` names float32 or float64; -1 with an exception set when it is neither. */
+int tlpy_array_float_dtype(PyObject *any, enum tlpy_dtype *out);
+
+/*
+ * Row numbers from a sequence of ints (negative ones count from the end) or from a mask of n
+ * bools, as a new int64 array with 0 <= row < n.
+ */
+PyObject *tlpy_array_rows(PyObject *any, size_t n);
 
 /* Any array_like as a C-contiguous array of that type (new reference), no lossy cast. */
 PyObject *tlpy_array_from(PyObject *any, enum tlpy_dtype dtype);

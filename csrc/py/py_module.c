@@ -1,10 +1,15 @@
 /* py_module.c - tinyllm._core: module state, exceptions, and the functions that need no object. */
 #include "py.h"
 
+#include "py_gguf.h"
+#include "py_weight.h"
+
 #include <string.h>
 
 /* Types of the module, one row each; the index is the type's place in tlpy_state.types. */
 static PyType_Spec *const type_specs[] = {
+    [TLPY_WEIGHT] = &tlpy_weight_spec,
+    [TLPY_GGUF_FILE] = &tlpy_gguf_file_spec,
     NULL,
 };
 
@@ -73,6 +78,11 @@ void *tlpy_raise(tlpy_state *st, const struct tl_error *err) {
 }
 
 static PyMethodDef methods[] = {
+    {"tensor_types", tlpy_tensor_types, METH_NOARGS,
+     "tensor_types()\n--\n\n"
+     "{name: (id, values per block, bytes per block, whether there is a formula)}"},
+    {"metadata_types", tlpy_metadata_types, METH_NOARGS,
+     "metadata_types()\n--\n\n{name: (id, bytes of a value; 0 for STRING and ARRAY)}"},
     {NULL, NULL, 0, NULL},
 };
 
