@@ -17,6 +17,9 @@
 
 #include <immintrin.h>
 
+#define TL_ATTN_QUERIES 6 // attention tile: 12 accumulators of 8 lanes
+#define TL_ATTN_KEYS 1
+
 typedef struct {
     __m256 a, b;
 } v16;
@@ -102,6 +105,9 @@ TL_INLINE v16 v16_pow2(v16 x) {
 }
 
 #else // TL_SIMD_SCALAR
+
+#define TL_ATTN_QUERIES 4
+#define TL_ATTN_KEYS 1
 
 typedef struct {
     float v[16];
