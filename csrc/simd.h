@@ -65,6 +65,9 @@ TL_INLINE v16 v16_pow2(v16 x) {
 
 #include <immintrin.h>
 
+#define TL_ATTN_QUERIES 6
+#define TL_ATTN_KEYS 2
+
 typedef __m512 v16;
 
 TL_INLINE v16 v16_add(v16 x, v16 y) {

@@ -27,6 +27,12 @@ V16I_BINARY(v16i_add, _mm256_add_epi32)
 V16I_BINARY(v16i_sub, _mm256_sub_epi32)
 V16I_BINARY(v16i_mul, _mm256_mullo_epi32)
 
+TL_INLINE v16i v16i_sll(v16i x, int n) {
+    return (v16i){_mm256_slli_epi32(x.a, n), _mm256_slli_epi32(x.b, n)};
+}
+TL_INLINE v16i v16i_sra(v16i x, int n) {
+    return (v16i){_mm256_srai_epi32(x.a, n), _mm256_srai_epi32(x.b, n)};
+}
 TL_INLINE v16i v16i_load(const void *p) {
     const char *q = p;
     return (v16i){_mm256_loadu_si256((const __m256i *)(const void *)q),
@@ -118,6 +124,12 @@ TL_INLINE v16i v16i_sub(v16i x, v16i y) {
 }
 TL_INLINE v16i v16i_mul(v16i x, v16i y) {
     return _mm512_mullo_epi32(x, y);
+}
+TL_INLINE v16i v16i_sll(v16i x, const unsigned n) {
+    return _mm512_slli_epi32(x, n);
+}
+TL_INLINE v16i v16i_sra(v16i x, const unsigned n) {
+    return _mm512_srai_epi32(x, n);
 }
 TL_INLINE v16i v16i_load(const void *p) {
     return _mm512_loadu_si512(p);
