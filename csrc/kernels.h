@@ -114,4 +114,15 @@ const struct tl_kernels *tl_kernels_best(struct tl_error *err);
 /* The i-th set that this CPU can run, worst first; NULL past the end. For tests and tl.cpu(). */
 const struct tl_kernels *tl_kernels_at(size_t i);
 
+/* The set of that name, or NULL when it is unknown or this CPU lacks it. For tests. */
+const struct tl_kernels *tl_kernels_find(const char *name);
+
+/* Each kernels_<set>.c: fills in everything but the name. */
+void tl_kernels_init_plain(struct tl_kernels *k);
+void tl_kernels_init_scalar(struct tl_kernels *k);
+void tl_kernels_init_avx2(struct tl_kernels *k);
+void tl_kernels_init_avx512(struct tl_kernels *k);
+void tl_kernels_init_avx512vnni(struct tl_kernels *k);
+void tl_kernels_init_neon(struct tl_kernels *k);
+
 #endif
