@@ -14,9 +14,6 @@
 #error "tinyllm needs CPython 3.11 or newer"
 #endif
 
-/* Where each type is in tlpy_state.types; the order of type_specs[] in py_module.c. */
-enum tlpy_type { TLPY_WEIGHT, TLPY_GGUF_FILE };
-
 /* The state of one import of tinyllm._core. */
 typedef struct {
     PyObject *error;             // tinyllm.errors.Error
@@ -27,6 +24,9 @@ typedef struct {
 } tlpy_state;
 
 extern struct PyModuleDef tlpy_module;
+
+/* The type that was made from a row of type_specs[] in py_module.c. */
+PyTypeObject *tlpy_type(const tlpy_state *st, const PyType_Spec *spec);
 
 /* The state of the module that defines the type of `self`, also for instances of subclasses. */
 tlpy_state *tlpy_state_of(PyObject *self);

@@ -8,10 +8,16 @@
 
 /* Types of the module, one row each; the index is the type's place in tlpy_state.types. */
 static PyType_Spec *const type_specs[] = {
-    [TLPY_WEIGHT] = &tlpy_weight_spec,
-    [TLPY_GGUF_FILE] = &tlpy_gguf_file_spec,
+    &tlpy_weight_spec,
+    &tlpy_gguf_file_spec,
     NULL,
 };
+
+PyTypeObject *tlpy_type(const tlpy_state *st, const PyType_Spec *spec) {
+    size_t i = 0;
+    while (type_specs[i] != spec) i++;
+    return st->types[i];
+}
 
 tlpy_state *tlpy_state_of(PyObject *self) {
     PyObject *module = PyType_GetModuleByDef(Py_TYPE(self), &tlpy_module);

@@ -21,7 +21,7 @@ typedef struct {
 } tlpy_weight;
 
 bool tlpy_weight_check(const tlpy_state *st, PyObject *any) {
-    return Py_IS_TYPE(any, st->types[TLPY_WEIGHT]);
+    return Py_IS_TYPE(any, tlpy_type(st, &tlpy_weight_spec));
 }
 
 const struct tl_matrix *tlpy_weight_matrix(PyObject *weight) {
@@ -62,7 +62,7 @@ static PyObject *make(PyTypeObject *type, PyObject *name, const struct tl_gguf_t
 PyObject *tlpy_weight_new(tlpy_state *st, const struct tl_gguf_tensor *tensor, PyObject *owner) {
     PyObject *name =
         PyUnicode_DecodeUTF8(tensor->name.data, (Py_ssize_t)tensor->name.size, "surrogateescape");
-    return make(st->types[TLPY_WEIGHT], name, tensor, owner);
+    return make(tlpy_type(st, &tlpy_weight_spec), name, tensor, owner);
 }
 
 PyObject *tlpy_buffer_hold(PyObject *any, const uint8_t **data, size_t *size) {
