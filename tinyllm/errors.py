@@ -54,6 +54,10 @@ class FormatError(Error, ValueError):
         self.expected = expected
         self.offset = offset
 
+    def __str__(self) -> str:
+        message = super().__str__()
+        return message if self.path is None else f"{self.path}: {message}"
+
 
 class UnsupportedError(Error, NotImplementedError):
     """The input is valid, but this version of tinyllm cannot run it."""
