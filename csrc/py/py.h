@@ -53,6 +53,9 @@ PyObject *tlpy_array_from(PyObject *any, enum tlpy_dtype dtype);
 /* If `array` is a writable C-contiguous array of that type: its data and size; else raises. */
 void *tlpy_array_data(PyObject *array, enum tlpy_dtype dtype, const char *name, size_t *size);
 
+/* A new float64 array of the shape of one made by tlpy_array_from. */
+PyObject *tlpy_array_like(PyObject *array, void **data);
+
 /* The data of an array made by tlpy_array_from. */
 const void *tlpy_array_read(PyObject *array, size_t *size);
 
