@@ -124,7 +124,7 @@ static int read_count(struct cursor *c, const char *what, size_t least, uint64_t
 }
 
 static int read_string(struct cursor *c, const char *what, struct tl_bytes *out) {
-    uint64_t size;
+    uint64_t size = 0;
     int status = read_count(c, what, 1, &size);
     if (status != TL_OK) return status;
     out->data = (const char *)c->data + c->at;
@@ -155,7 +155,7 @@ static int read_name(struct cursor *c, const char *what, size_t most, struct tl_
 /* ---- metadata ---- */
 
 static int read_kind(struct cursor *c, const char *what, enum tl_gguf_kind *out) {
-    uint32_t kind;
+    uint32_t kind = 0;
     int status = read_u32(c, what, &kind);
     if (status != TL_OK) return status;
     if (kind >= TL_GGUF_KINDS) {
@@ -175,7 +175,7 @@ static int check_bools(const struct cursor *c, size_t count) {
 
 static int read_array(struct cursor *c, int depth, struct tl_gguf_value *out) {
     size_t size, least;
-    uint64_t count;
+    uint64_t count = 0;
     int status = read_kind(c, " (element type)", &out->element);
     if (status != TL_OK) return status;
     if (out->element == TL_GGUF_ARRAY && depth == TL_GGUF_MAX_DEPTH) {
@@ -243,12 +243,15 @@ static int read_alignment(const struct cursor *c, const struct tl_gguf_value *va
 static int read_entry(struct cursor *c, size_t i, struct tl_gguf *g) {
     struct tl_gguf_entry *entry = &g->entries[i];
     char quoted[100];
+    size_t start;
     int status;
     snprintf(c->field, sizeof(c->field), "metadata key %zu", i);
     if ((status = read_name(c, "", TL_GGUF_MAX_KEY, &entry->key)) != TL_OK) return status;
     tl_gguf_quote(entry->key, quoted, sizeof(quoted));
     snprintf(c->field, sizeof(c->field), "metadata %s", quoted);
+    start = c->at;
     if ((status = read_value(c, &entry->value)) != TL_OK) return status;
+    entry->stored = (struct tl_bytes){(const char *)c->data + start, c->at - start};
     if (!is_key(entry->key, "general.alignment")) return TL_OK;
     return read_alignment(c, &entry->value, &g->alignment);
 }
@@ -311,7 +314,7 @@ static int read_type(const struct cursor *c, uint32_t id, const struct tl_type_i
 static int read_tensor(struct cursor *c, size_t i, struct tl_gguf *g) {
     struct tl_gguf_tensor *t = &g->tensors[i];
     char quoted[96];
-    uint32_t n_dims, type;
+    uint32_t n_dims = 0, type = 0;
     uint64_t dims_at;
     int status;
     snprintf(c->field, sizeof(c->field), "tensor %zu", i);
@@ -448,7 +451,7 @@ static int check_apart(const struct cursor *c, struct tl_gguf *g) {
 static int read_version(struct cursor *c, uint32_t *out) {
     struct tl_bytes magic = {(const char *)c->data, 4};
     char quoted[32];
-    uint32_t version, swapped;
+    uint32_t version = 0, swapped;
     int status;
     if (c->size < 4) return fail_cut(c, "magic", 4);
     if (memcmp(c->data, "GGUF", 4) != 0) {
@@ -480,7 +483,7 @@ static int alloc_index(const struct cursor *c, size_t n, size_t item, void *out)
 }
 
 static int read_file(struct cursor *c, struct tl_gguf *g) {
-    uint64_t n_tensors, n_entries;
+    uint64_t n_tensors = 0, n_entries = 0;
     int status;
     if ((status = read_version(c, &g->version)) != TL_OK) return status;
     if ((status = read_count(c, "n_tensors", MIN_TENSOR_BYTES, &n_tensors)) != TL_OK) return status;

@@ -57,6 +57,7 @@ struct tl_gguf_value {
 struct tl_gguf_entry {
     struct tl_bytes key;
     struct tl_gguf_value value;
+    struct tl_bytes stored; // the type and the value, byte for byte
 };
 
 struct tl_gguf_tensor {

@@ -1,12 +1,23 @@
 /* py_module.c - tinyllm._core: module state, exceptions, and the functions that need no object. */
 #include "py.h"
 
+#include "py_gguf.h"
+#include "py_weight.h"
+
 #include <string.h>
 
 /* Types of the module, one row each; the index is the type's place in tlpy_state.types. */
 static PyType_Spec *const type_specs[] = {
+    &tlpy_weight_spec,
+    &tlpy_gguf_file_spec,
     NULL,
 };
+
+PyTypeObject *tlpy_type(const tlpy_state *st, const PyType_Spec *spec) {
+    size_t i = 0;
+    while (type_specs[i] != spec) i++;
+    return st->types[i];
+}
 
 tlpy_state *tlpy_state_of(PyObject *self) {
     PyObject *module = PyType_GetModuleByDef(Py_TYPE(self), &tlpy_module);
@@ -73,6 +84,11 @@ void *tlpy_raise(tlpy_state *st, const struct tl_error *err) {
 }
 
 static PyMethodDef methods[] = {
+    {"tensor_types", tlpy_tensor_types, METH_NOARGS,
+     "tensor_types()\n--\n\n"
+     "{name: (id, values per block, bytes per block, whether there is a formula)}"},
+    {"metadata_types", tlpy_metadata_types, METH_NOARGS,
+     "metadata_types()\n--\n\n{name: (id, bytes of a value; 0 for STRING and ARRAY)}"},
     {NULL, NULL, 0, NULL},
 };
 
