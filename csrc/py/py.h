@@ -36,6 +36,7 @@ void *tlpy_raise(tlpy_state *st, const struct tl_error *err);
 
 /* Functions of the module that other files define. */
 extern PyMethodDef tlpy_kernel_methods[]; // py_kernels.c
+extern PyMethodDef tlpy_math_methods[];   // py_math.c
 
 /* ---- py_array.c: NumPy ---- */
 

@@ -33,27 +33,28 @@ static PyObject *apply(PyObject *arg, apply_fn *fn) {
     return result;
 }
 
-PyDoc_STRVAR(exp_doc, "exp($module, x, /)\n"
-                      "--\n"
-                      "\n"
-                      "The exponential of each value, with the same bits on every machine.\n"
-                      "\n"
-                      "NumPy's own `exp` differs in the last place between CPUs; samplers use this\n"
-                      "one, so that a seed gives the same text everywhere. Error below 1.01 ulp.\n"
-                      "\n"
-                      "Parameters\n"
-                      "----------\n"
-                      "x : array_like of float64\n"
-                      "\n"
-                      "Returns\n"
-                      "-------\n"
-                      "numpy.ndarray of float64, the shape of `x`\n"
-                      "\n"
-                      "Examples\n"
-                      "--------\n"
-                      ">>> from tinyllm import _core\n"
-                      ">>> _core.exp([0.0, 1.0])\n"
-                      "array([1.        , 2.71828183])\n");
+PyDoc_STRVAR(exp_doc,
+             "exp($module, x, /)\n"
+             "--\n"
+             "\n"
+             "The exponential of each value, with the same bits on every machine.\n"
+             "\n"
+             "NumPy's own `exp` differs in the last place between CPUs; samplers use this\n"
+             "one, so that a seed gives the same text everywhere. Error below 1.01 ulp.\n"
+             "\n"
+             "Parameters\n"
+             "----------\n"
+             "x : array_like of float64\n"
+             "\n"
+             "Returns\n"
+             "-------\n"
+             "numpy.ndarray of float64, the shape of `x`\n"
+             "\n"
+             "Examples\n"
+             "--------\n"
+             ">>> from tinyllm import _core\n"
+             ">>> _core.exp([0.0, 1.0])\n"
+             "array([1.        , 2.71828183])\n");
 
 static PyObject *math_exp(PyObject *module, PyObject *arg) {
     (void)module;

@@ -47,7 +47,7 @@ static PyObject *session_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     if (!PyArg_ParseTuple(args, "O:Session", &model)) return NULL;
     st = PyType_GetModuleState(type);
     if (st == NULL) return NULL;
-    if (!PyObject_TypeCheck(model, st->types[TLPY_MODEL])) {
+    if (!PyObject_TypeCheck(model, tlpy_type(st, &tlpy_model_spec))) {
         PyErr_Format(PyExc_TypeError, "Session() takes a tinyllm._core.Model, not %.100s",
                      Py_TYPE(model)->tp_name);
         return NULL;
@@ -89,7 +89,7 @@ struct tl_session *tlpy_session_enter(PyObject *session, PyObject *model) {
     session_object *self = (session_object *)session;
     tlpy_state *st = tlpy_state_of(model);
     if (st == NULL) return NULL;
-    if (!PyObject_TypeCheck(session, st->types[TLPY_SESSION])) {
+    if (!PyObject_TypeCheck(session, tlpy_type(st, &tlpy_session_spec))) {
         PyErr_Format(PyExc_TypeError, "expected a tinyllm._core.Session, not %.100s",
                      Py_TYPE(session)->tp_name);
         return NULL;
