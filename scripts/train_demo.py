@@ -18,6 +18,7 @@ optimizer is AdamW (Loshchilov & Hutter 2019). The tokenizer is GPT-2's byte-lev
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import re
@@ -73,7 +74,7 @@ class Tokenizer:
 
         def add(index: int, sign: int) -> None:
             word = words[index]
-            for pair in zip(word, word[1:], strict=False):
+            for pair in itertools.pairwise(word):
                 pairs[pair] += sign * weights[index]
                 where[pair].add(index)
 
@@ -100,7 +101,7 @@ class Tokenizer:
                 symbols = [self.characters[b] for b in word.encode()]
                 while len(symbols) > 1:
                     pair = min(
-                        zip(symbols, symbols[1:], strict=False),
+                        itertools.pairwise(symbols),
                         key=lambda pair: self.ranks.get(pair, len(self.ranks)),
                     )
                     if pair not in self.ranks:
@@ -134,7 +135,7 @@ def merge(symbols: list[str], pair: tuple[str, str]) -> list[str]:
 # --- training --------------------------------------------------------------------------------
 
 
-def build_model(dropout: float):  # noqa: ANN201 - torch is imported only to train
+def build_model(dropout: float):
     """Return the network; the keys of its state dict are GGUF's tensor names."""
     import torch
     from torch import nn
@@ -164,14 +165,14 @@ def build_model(dropout: float):  # noqa: ANN201 - torch is imported only to tra
             self.ffn_up = linear(WIDTH, FFN_WIDTH)
             self.ffn_down = linear(FFN_WIDTH, WIDTH, branch)
 
-        def forward(self, x, cos, sin):  # noqa: ANN001, ANN202
+        def forward(self, x, cos, sin):
             batch, length, _ = x.shape
 
-            def rotate(v):  # noqa: ANN001, ANN202 - pairs (2j, 2j + 1), as GGUF stores llama
+            def rotate(v):
                 even, odd = v[..., 0::2], v[..., 1::2]
                 return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2)
 
-            def heads(v, count):  # noqa: ANN001, ANN202
+            def heads(v, count):
                 return v.view(batch, length, count, HEAD_SIZE).transpose(1, 2)
 
             n = self.attn_norm(x)
@@ -196,7 +197,7 @@ def build_model(dropout: float):  # noqa: ANN201 - torch is imported only to tra
             self.register_buffer("cos", angles.cos().float(), persistent=False)
             self.register_buffer("sin", angles.sin().float(), persistent=False)
 
-        def forward(self, ids):  # noqa: ANN001, ANN202
+        def forward(self, ids):
             cos, sin = self.cos[: ids.shape[1]], self.sin[: ids.shape[1]]
             x = functional.dropout(self.token_embd(ids), dropout, self.training)
             for block in self.blk:
@@ -214,7 +215,7 @@ def validation_windows(ids: np.ndarray, end: int) -> list[tuple[np.ndarray, np.n
     ]
 
 
-def measure(model, windows: list[tuple[np.ndarray, np.ndarray]]) -> float:  # noqa: ANN001
+def measure(model, windows: list[tuple[np.ndarray, np.ndarray]]) -> float:
     """Return the mean cross-entropy per token in nats, in float32."""
     import torch
     from torch.nn import functional
@@ -232,7 +233,7 @@ def measure(model, windows: list[tuple[np.ndarray, np.ndarray]]) -> float:  # no
     return total / count
 
 
-def sample(model, tokenizer: Tokenizer, prompt: str, count: int) -> str:  # noqa: ANN001
+def sample(model, tokenizer: Tokenizer, prompt: str, count: int) -> str:
     """Return a continuation at temperature 0.8 among the 40 likeliest tokens."""
     import torch
 
@@ -271,7 +272,9 @@ def train(text: str, run: Path, options: argparse.Namespace) -> None:
     held_out_ids = np.array(tokenizer.encode(held_out), dtype=np.int64)
     windows = validation_windows(held_out_ids, tokenizer.end)
     token_bytes = len(held_out.encode()) / len(held_out_ids)
-    log(f"{len(ids)} tokens to train on, {len(held_out_ids)} held out ({token_bytes:.3f} bytes each)")
+    log(
+        f"{len(ids)} tokens to train on, {len(held_out_ids)} held out; {token_bytes:.3f} bytes each"
+    )
 
     model = build_model(options.dropout)
     matrices = [p for p in model.parameters() if p.ndim == 2]
