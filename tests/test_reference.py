@@ -109,8 +109,11 @@ def test_attention_over_four_positions():
 def test_neighbouring_query_heads_share_a_key_head():
     config, _ = small_model(heads=4, kv_heads=2)
     layer = reference.Layer(config, 0)
-    v = np.array([[[10.0], [20.0]]])  # one token, value 10 in head 0 and 20 in head 1
-    assert reference.mix_values(layer, np.ones((4, 1, 1)), v).ravel().tolist() == [10, 10, 20, 20]
+    two = np.array([[[10.0], [20.0]]])  # one token, 10 in head 0 and 20 in head 1
+    scores = reference.masked_scores(layer, np.ones((1, 4, 1)), two)
+    assert scores.ravel().tolist() == [10, 10, 20, 20]
+    mix = reference.mix_values(layer, np.ones((4, 1, 1)), two)
+    assert mix.ravel().tolist() == [10, 10, 20, 20]
 
 
 def test_rms_norm_of_three_and_four():
@@ -237,6 +240,20 @@ def test_yarn_magnitude_is_in_the_rotation():
     y = reference.rotate(reference.Layer(config, 0), x, np.array([0, 9]))
     expected = 0.5 * (1 + 0.1 * math.log(4)) * np.linalg.norm(x, axis=-1)
     np.testing.assert_allclose(np.linalg.norm(y, axis=-1), expected, rtol=1e-13)
+
+
+def test_yarn_defaults_and_switch():
+    explicit = rope_config(type="yarn", factor=4.0, original_context_length=2048)
+    implicit = rope_config(type="yarn", factor=4.0)  # of the file's context length, 2048
+    assert np.array_equal(*(reference.rope_frequencies(c)[0] for c in (explicit, implicit)))
+    other = rope_config(type="yarn", factor=4.0, original_context_length=512)
+    assert (reference.rope_frequencies(other)[0] != reference.rope_frequencies(explicit)[0]).any()
+    steeper = rope_config(type="yarn", factor=4.0, yarn_beta_fast=16.0, yarn_beta_slow=2.0)
+    assert (reference.rope_frequencies(steeper)[0] != reference.rope_frequencies(explicit)[0]).any()
+    switched_off = rope_config(type="yarn", factor=4.0, yarn_ext_factor=0.0)
+    linear = rope_config(type="linear", factor=4.0)
+    for a, b in zip(*(reference.rope_frequencies(c) for c in (switched_off, linear)), strict=True):
+        assert np.array_equal(a, b)
 
 
 def test_llama3_factors_divide_the_frequencies():

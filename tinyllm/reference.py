@@ -223,7 +223,8 @@ def rope_frequencies(config: Config, factors: Array | None = None) -> tuple[Arra
         linearly over j, as the authors' code and ggml's ``rope_yarn`` do (the paper's text
         blends linearly over the number of turns).
     magnitude : float
-        1, for "yarn" 1 + 0.1 ln s (the paper's equation 22); times ``attn_factor``.
+        1, for "yarn" 1 + 0.1 ln s (the paper's equation 22); times ``attn_factor``. As in ggml,
+        an ``ext_factor`` other than 1 weakens what "yarn" keeps, and 0 makes it "linear".
     """
     n = config.rope_dimension
     base = _as_stored(config.rope_base)
@@ -236,10 +237,12 @@ def rope_frequencies(config: Config, factors: Array | None = None) -> tuple[Arra
         return frequencies, 1.0
     s = _as_stored(scaling.get("factor") or 1.0)
     magnitude = _as_stored(scaling.get("attn_factor") or 1.0)
-    if scaling["type"] == "linear":
-        return frequencies / s, magnitude
-    if scaling["type"] != "yarn":
+    if scaling["type"] not in ("linear", "yarn"):
         raise UnsupportedError(f"rope_scaling type {scaling['type']!r}: expected linear or yarn")
+    extrapolation = scaling.get("ext_factor")
+    extrapolation = 1.0 if extrapolation is None else _as_stored(extrapolation)
+    if scaling["type"] == "linear" or extrapolation == 0:
+        return frequencies / s, magnitude
 
     context = scaling.get("original_context_length") or config.context_length
 
@@ -249,8 +252,7 @@ def rope_frequencies(config: Config, factors: Array | None = None) -> tuple[Arra
     first = max(0, math.floor(pair_that_turns(scaling.get("beta_fast") or 32.0)))
     last = min(n - 1, math.ceil(pair_that_turns(scaling.get("beta_slow") or 1.0)))
     kept = 1 - np.clip((pair - first) / max(0.001, last - first), 0, 1)
-    extrapolation = scaling.get("ext_factor")
-    kept = kept * (1.0 if extrapolation is None else _as_stored(extrapolation))
+    kept = kept * extrapolation
     magnitude *= 1 + 0.1 * math.log(s)
     return frequencies * (kept + (1 - kept) / s), magnitude
 
