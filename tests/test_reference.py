@@ -248,8 +248,11 @@ def test_yarn_defaults_and_switch():
     assert np.array_equal(*(reference.rope_frequencies(c)[0] for c in (explicit, implicit)))
     other = rope_config(type="yarn", factor=4.0, original_context_length=512)
     assert (reference.rope_frequencies(other)[0] != reference.rope_frequencies(explicit)[0]).any()
-    steeper = rope_config(type="yarn", factor=4.0, yarn_beta_fast=16.0, yarn_beta_slow=2.0)
-    assert (reference.rope_frequencies(steeper)[0] != reference.rope_frequencies(explicit)[0]).any()
+    for key, value in (("yarn_beta_fast", 16.0), ("yarn_beta_slow", 2.0)):
+        steeper = rope_config(type="yarn", factor=4.0, **{key: value})
+        assert (
+            reference.rope_frequencies(steeper)[0] != reference.rope_frequencies(explicit)[0]
+        ).any()
     switched_off = rope_config(type="yarn", factor=4.0, yarn_ext_factor=0.0)
     linear = rope_config(type="linear", factor=4.0)
     for a, b in zip(*(reference.rope_frequencies(c) for c in (switched_off, linear)), strict=True):
