@@ -207,6 +207,11 @@ def build_model(dropout: float):
     return Llama()
 
 
+def split(text: str) -> int:
+    """Return where the held-out part starts: the last speech that begins within 90 %."""
+    return text.rindex("\n\n", 0, len(text) * 9 // 10) + 2
+
+
 def validation_windows(ids: np.ndarray, end: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Cut the ids into windows; each is read after an end-of-text token, with no other context."""
     return [
@@ -264,7 +269,7 @@ def train(text: str, run: Path, options: argparse.Namespace) -> None:
         print(message, flush=True)
         print(message, file=log_file, flush=True)
 
-    cut = text.rindex("\n\n", 0, len(text) * 9 // 10) + 2
+    cut = split(text)
     tokenizer = Tokenizer.train(text[:cut], VOCAB)
     (run / "merges.json").write_text(json.dumps(tokenizer.merges), encoding="utf-8")
     ids = np.array(tokenizer.encode(text[:cut]), dtype=np.int64)
@@ -341,6 +346,110 @@ def train(text: str, run: Path, options: argparse.Namespace) -> None:
         recent.append(loss.item())
 
 
+# --- export ----------------------------------------------------------------------------------
+
+
+def quantize_q8_0(matrix: np.ndarray) -> np.ndarray:
+    """Return rows of Q8_0 blocks: 32 values are one float16 scale d and 32 int8, value = d * q.
+
+    (out, in) float32 -> (out, in / 32 * 34) uint8. The layout is block_q8_0 of ggml-common.h; the
+    integers are rounded against the scale as stored, half to even.
+    """
+    blocks = matrix.reshape(-1, 32)
+    d = (np.abs(blocks).max(axis=1, keepdims=True) / 127).astype("<f2")
+    scale = d.astype(np.float32)
+    q = np.divide(blocks, scale, out=np.zeros_like(blocks), where=scale != 0)
+    q = np.clip(np.rint(q), -127, 127).astype(np.int8)
+    return np.hstack([d.view(np.uint8), q.view(np.uint8)]).reshape(len(matrix), -1)
+
+
+def dequantize_q8_0(raw: np.ndarray) -> np.ndarray:
+    """Return the float32 matrix that rows of Q8_0 blocks stand for."""
+    blocks = raw.reshape(-1, 34)
+    d = np.ascontiguousarray(blocks[:, :2]).view("<f2").astype(np.float32)
+    return (d * blocks[:, 2:].view(np.int8)).reshape(len(raw), -1)
+
+
+def describe(text: str, run: Path, tokenizer: Tokenizer, weights: dict[str, np.ndarray]) -> dict:
+    """Measure the weights on the held-out text and return the metadata of the file."""
+    import torch
+
+    model = build_model(dropout=0.0)
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+    held_out = text[split(text) :]
+    ids = np.array(tokenizer.encode(held_out), dtype=np.int64)
+    nats = measure(model, validation_windows(ids, tokenizer.end))
+    bits = nats * len(ids) / math.log(2) / len(held_out.encode())
+    facts = json.loads((run / "facts.json").read_text(encoding="utf-8"))
+    description = (
+        f"A small Llama that writes in the manner of Shakespeare's plays, for demonstrations. "
+        f"Trained on the first 90 % of tinyshakespeare ({facts['training_tokens']} tokens, "
+        f"{facts['step']} steps); loss on the held-out last 10 %, of these Q8_0 weights, windows "
+        f"of {CONTEXT} tokens: {nats:.4f} nats per token, {bits:.4f} bits per byte."
+    )
+    print(description)
+    print(sample(model, tokenizer, "ROMEO:\n", 200))
+    return {
+        "general.architecture": "llama",
+        "general.type": "model",
+        "general.name": "tinyllm demo",
+        "general.basename": "tinyllm-demo",
+        "general.size_label": "3.4M",
+        "general.description": description,
+        "general.author": "The tinyllm authors",
+        "general.license": "mit",
+        "general.license.name": "MIT for the weights; the text is in the public domain",
+        "general.languages": ["en"],
+        "general.dataset.count": 1,
+        "general.dataset.0.name": "tinyshakespeare",
+        "general.dataset.0.repo_url": "https://github.com/karpathy/char-rnn",
+        "general.file_type": 7,  # mostly Q8_0
+        "general.quantization_version": 2,
+        "llama.block_count": LAYERS,
+        "llama.context_length": CONTEXT,
+        "llama.embedding_length": WIDTH,
+        "llama.feed_forward_length": FFN_WIDTH,
+        "llama.attention.head_count": HEADS,
+        "llama.attention.head_count_kv": KV_HEADS,
+        "llama.attention.key_length": HEAD_SIZE,
+        "llama.attention.value_length": HEAD_SIZE,
+        "llama.attention.layer_norm_rms_epsilon": NORM_EPSILON,
+        "llama.rope.dimension_count": HEAD_SIZE,
+        "llama.rope.freq_base": ROPE_BASE,
+        "llama.vocab_size": VOCAB,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": tokenizer.pieces,
+        # 1 is an ordinary token, 3 a control token
+        "tokenizer.ggml.token_type": np.array([1] * (VOCAB - 1) + [3], dtype=np.int32),
+        "tokenizer.ggml.merges": [" ".join(pair) for pair in tokenizer.merges],
+        "tokenizer.ggml.bos_token_id": tokenizer.end,
+        "tokenizer.ggml.eos_token_id": tokenizer.end,
+        "tokenizer.ggml.add_bos_token": True,
+    }
+
+
+def export(text: str, run: Path, output: Path) -> None:
+    """Write the best weights of a run as GGUF: matrices in Q8_0, norms in F32."""
+    import tinyllm
+
+    merges = json.loads((run / "merges.json").read_text(encoding="utf-8"))
+    tokenizer = Tokenizer([(a, b) for a, b in merges])
+    tensors, exact = {}, {}
+    with np.load(run / "best.npz") as best:
+        for name, array in best.items():
+            if array.ndim == 2:
+                raw = quantize_q8_0(array)
+                tensors[name] = tinyllm.Weight(name, array.shape, "Q8_0", raw.tobytes())
+                exact[name] = dequantize_q8_0(raw)
+            else:
+                tensors[name] = exact[name] = array
+    metadata = describe(text, run, tokenizer, exact)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    tinyllm.write_gguf(output, metadata, tensors)
+    print(f"{output}: {output.stat().st_size} bytes")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("text", type=Path, help="the text, ASCII")
@@ -361,6 +470,7 @@ def main() -> None:
     text = options.text.read_text(encoding="ascii")
     if not options.export_only:
         train(text, options.run, options)
+    export(text, options.run, options.output)
 
 
 if __name__ == "__main__":
