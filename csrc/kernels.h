@@ -74,24 +74,33 @@ struct tl_kernels {
     void (*matmul)(const struct tl_matrix *w, int format, size_t row0, size_t row1,
                    const void *packed, size_t tokens, float *y, size_t y_stride, void *scratch);
 
-    /* The rest of the forward pass; see ops_template.h. */
-    void (*rms_norm)(const float *x, const float *weight, size_t n, float eps, float *scale,
-                     float *y);
+    /* The rest of the forward pass; ops_template.h, docs/numerics.md section 3. */
+
+    /* RMS norm in two steps: 1 / rms, then y = x * scale * weight. */
+    float (*norm_scale)(const float *x, size_t n, float epsilon);
+    void (*norm_apply)(const float *x, const float *weight, size_t n, float scale, float *y);
     void (*add)(const float *a, const float *b, float *y, size_t n); // y may be a or b
     void (*silu_mul)(const float *gate, const float *up, float *y, size_t n);
-    /* x, y: (heads, head_size); pairs (2j, 2j + 1), j < rot / 2; cos_sin: (rot / 2, 2). */
+    /* x, y: (heads, head_size); pairs (2j, 2j + 1) for 2j < rot; cos_sin: (rot / 2, 2). */
     void (*rope_pairs)(const float *x, float *y, size_t heads, size_t head_size, size_t rot,
                        const float *cos_sin);
+
     /*
-     * One query of one head over keys [0, n): scores[j] = scale * dot, j < n.
-     * blocks[b] holds the keys b * TL_BLOCK ... as a panel (head_size, TL_BLOCK).
+     * Attention of one head for `queries` consecutive tokens, the last of which sees `keys` keys
+     * and each one before it one less.
+     * blocks[b] holds positions b * TL_BLOCK ... : keys as (head_size, TL_BLOCK), values as
+     * (TL_BLOCK, value_stride), value_stride a multiple of 16 and zero-padded.
+     *   attn_scores   scores[i * stride + j] for j < keys rounded up to TL_BLOCK (what a query
+     *                 does not see is written too, and must not be read)
+     *   attn_softmax  one query, its n visible keys; probs may be scores
+     *   attn_mix      mix: (queries, mix_stride), all value_stride columns are written
      */
-    void (*attn_scores)(const float *q, const float *const *blocks, size_t head_size, size_t n,
-                        float scale, float *scores);
-    void (*attn_softmax)(const float *scores, size_t n, float *probs); // probs may be scores
-    /* mix (value_size): probabilities times the values, blocks[b] a panel (TL_BLOCK, value_size).*/
-    void (*attn_mix)(const float *probs, const float *const *blocks, size_t value_size, size_t n,
-                     float *mix);
+    void (*attn_scores)(const float *q, size_t q_stride, size_t queries, const float *const *blocks,
+                        size_t head_size, size_t keys, float scale, float *scores, size_t stride);
+    void (*attn_softmax)(const float *scores, size_t n, float *probs);
+    void (*attn_mix)(const float *probs, size_t probs_stride, size_t queries, size_t keys,
+                     const float *const *blocks, size_t value_stride, float *mix,
+                     size_t mix_stride);
 };
 
 #define TL_FORMATS 8
@@ -104,5 +113,16 @@ const struct tl_kernels *tl_kernels_best(struct tl_error *err);
 
 /* The i-th set that this CPU can run, worst first; NULL past the end. For tests and tl.cpu(). */
 const struct tl_kernels *tl_kernels_at(size_t i);
+
+/* The set of that name, or NULL when it is unknown or this CPU lacks it. For tests. */
+const struct tl_kernels *tl_kernels_find(const char *name);
+
+/* Each kernels_<set>.c: fills in everything but the name. */
+void tl_kernels_init_plain(struct tl_kernels *k);
+void tl_kernels_init_scalar(struct tl_kernels *k);
+void tl_kernels_init_avx2(struct tl_kernels *k);
+void tl_kernels_init_avx512(struct tl_kernels *k);
+void tl_kernels_init_avx512vnni(struct tl_kernels *k);
+void tl_kernels_init_neon(struct tl_kernels *k);
 
 #endif

@@ -17,6 +17,9 @@
 
 #include <immintrin.h>
 
+#define TL_ATTN_QUERIES 6 // attention tile: 12 accumulators of 8 lanes
+#define TL_ATTN_KEYS 1
+
 typedef struct {
     __m256 a, b;
 } v16;
@@ -58,7 +61,56 @@ TL_INLINE v16 v16_pow2(v16 x) {
                  _mm256_castsi256_ps(_mm256_add_epi32(b, one))};
 }
 
+#elif TL_SIMD == TL_SIMD_AVX512
+
+#include <immintrin.h>
+
+#define TL_ATTN_QUERIES 6
+#define TL_ATTN_KEYS 2
+
+typedef __m512 v16;
+
+TL_INLINE v16 v16_add(v16 x, v16 y) {
+    return _mm512_add_ps(x, y);
+}
+TL_INLINE v16 v16_sub(v16 x, v16 y) {
+    return _mm512_sub_ps(x, y);
+}
+TL_INLINE v16 v16_mul(v16 x, v16 y) {
+    return _mm512_mul_ps(x, y);
+}
+TL_INLINE v16 v16_div(v16 x, v16 y) {
+    return _mm512_div_ps(x, y);
+}
+TL_INLINE v16 v16_max(v16 x, v16 y) { // x > y ? x : y
+    return _mm512_max_ps(x, y);
+}
+TL_INLINE v16 v16_load(const float *p) {
+    return _mm512_loadu_ps(p);
+}
+TL_INLINE void v16_store(float *p, v16 x) {
+    _mm512_storeu_ps(p, x);
+}
+TL_INLINE v16 v16_set1(float x) {
+    return _mm512_set1_ps(x);
+}
+TL_INLINE v16 v16_fma(v16 x, v16 y, v16 z) {
+    return _mm512_fmadd_ps(x, y, z);
+}
+/* x < limit ? then : otherwise (otherwise for NaN) */
+TL_INLINE v16 v16_if_less(v16 x, v16 limit, v16 then, v16 otherwise) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, limit, _CMP_LT_OQ), otherwise, then);
+}
+/* 2^n as float32, where x = n + 1.5 * 2^23 and -126 <= n <= 127 */
+TL_INLINE v16 v16_pow2(v16 x) {
+    __m512i bits = _mm512_slli_epi32(_mm512_castps_si512(x), 23);
+    return _mm512_castsi512_ps(_mm512_add_epi32(bits, _mm512_set1_epi32(0x3f800000)));
+}
+
 #else // TL_SIMD_SCALAR
+
+#define TL_ATTN_QUERIES 4
+#define TL_ATTN_KEYS 1
 
 typedef struct {
     float v[16];

@@ -31,6 +31,9 @@ tlpy_state *tlpy_state_of(PyObject *self);
 /* Raises the exception that belongs to *err; always returns NULL. */
 void *tlpy_raise(tlpy_state *st, const struct tl_error *err);
 
+/* Functions of the module that other files define. */
+extern PyMethodDef tlpy_kernel_methods[]; // py_kernels.c
+
 /* ---- py_array.c: NumPy ---- */
 
 enum tlpy_dtype { TLPY_F32, TLPY_F64, TLPY_U8, TLPY_I32, TLPY_I64 };

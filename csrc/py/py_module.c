@@ -89,6 +89,7 @@ static int module_exec(PyObject *m) {
     Py_DECREF(errors);
     if (st->error == NULL || st->format_error == NULL || st->unsupported_error == NULL) return -1;
 
+    if (PyModule_AddFunctions(m, tlpy_kernel_methods) < 0) return -1;
     for (size_t i = 0; i < Py_ARRAY_LENGTH(type_specs) && type_specs[i] != NULL; i++) {
         st->types[i] = (PyTypeObject *)PyType_FromModuleAndSpec(m, type_specs[i], NULL);
         if (st->types[i] == NULL) return -1;

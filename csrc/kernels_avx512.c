@@ -1,0 +1,21 @@
+/* kernels_avx512.c - 512-bit vectors. */
+#include "kernels.h"
+
+#if TL_X86
+
+TL_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
+
+#define TL_SIMD TL_SIMD_AVX512
+#include "simd_int.h"
+
+#include "matmul_template.h"
+#include "ops_template.h"
+
+void tl_kernels_init_avx512(struct tl_kernels *k) {
+    matmul_init(k);
+    ops_init(k);
+}
+
+TL_TARGET_END
+
+#endif

@@ -1,0 +1,22 @@
+/* kernels_avx512vnni.c - 512-bit vectors and dot products of bytes. */
+#include "kernels.h"
+
+#if TL_X86
+
+TL_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
+
+#define TL_SIMD TL_SIMD_AVX512
+#define TL_VNNI
+#include "simd_int.h"
+
+#include "matmul_template.h"
+#include "ops_template.h"
+
+void tl_kernels_init_avx512vnni(struct tl_kernels *k) {
+    matmul_init(k);
+    ops_init(k);
+}
+
+TL_TARGET_END
+
+#endif

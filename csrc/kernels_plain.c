@@ -1,0 +1,13 @@
+/* kernels_plain.c - the reference with the fma and fmaf of libm: runs anywhere, and slowly. */
+#include "kernels.h"
+
+#define TL_SIMD TL_SIMD_SCALAR
+#include "simd_int.h"
+
+#include "matmul_template.h"
+#include "ops_template.h"
+
+void tl_kernels_init_plain(struct tl_kernels *k) {
+    matmul_init(k);
+    ops_init(k);
+}

@@ -1,0 +1,21 @@
+/* kernels_scalar.c - the reference, compiled where fma and fmaf are one instruction. */
+#include "kernels.h"
+
+#if TL_X86
+TL_TARGET_BEGIN("fma")
+#endif
+
+#define TL_SIMD TL_SIMD_SCALAR
+#include "simd_int.h"
+
+#include "matmul_template.h"
+#include "ops_template.h"
+
+void tl_kernels_init_scalar(struct tl_kernels *k) {
+    matmul_init(k);
+    ops_init(k);
+}
+
+#if TL_X86
+TL_TARGET_END
+#endif

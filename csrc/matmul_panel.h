@@ -1,0 +1,426 @@
+/*
+ * matmul_panel.h - quantized weights with one row of the matrix in each lane.
+ *
+ * Included by matmul_template.h for every set with vectors. A chunk of PANEL_ROWS rows is unpacked
+ * into a panel: integers interleaved so that one vector holds the next 2 or 4 values of 16 rows.
+ * The panel is used for all tokens, in tiles of INT_TOKENS. The 24-bit activations are cut into
+ * digits, small enough for the dot products of this set, and each digit is one row of the tile:
+ *   TL_DOT4   X = 65536 p2 + 256 p1 + p0, int8 digits times int8 weights
+ *   else      X = 4096 h + l, int16 digits times int16 weights (sub-scales multiplied in)
+ * All of that is exact in int32, so how it is cut does not show in the result.
+ */
+
+#ifdef TL_DOT4
+#define PLANES 3
+#define STEPS 64 // vectors per chunk
+#define INT_TOKENS 2
+#else
+#define PLANES 2
+#define STEPS 128
+#define INT_TOKENS 3
+#endif
+#if TL_SIMD == TL_SIMD_AVX512
+#define PANEL_VECTORS 2 // of 16 rows each
+#else
+#define PANEL_VECTORS 1
+#endif
+#define PANEL_ROWS (16 * PANEL_VECTORS)
+#define PANEL_CHUNKS 8 // chunks unpacked together, so that the sums are read and written less
+#define BLOCK_STEPS (STEPS / 8)
+
+struct panel {
+    int32_t weights[STEPS][PANEL_ROWS]; // 4 int8 or 2 int16 each
+    union {
+        struct {
+            double d[PANEL_ROWS], dmin[PANEL_ROWS];
+            int32_t min[8][PANEL_ROWS]; // int16 pairs: two groups of 16 values
+#ifdef TL_DOT4
+            int32_t scale[16][PANEL_ROWS];
+            int32_t bias[PANEL_ROWS];
+#endif
+        } k;
+        struct {
+            float d[8][PANEL_ROWS], m[8][PANEL_ROWS];
+#ifdef TL_DOT4
+            int32_t bias[8][PANEL_ROWS];
+#endif
+        } b; // blocks of 32
+    } u;
+    bool has_min;
+};
+
+/* ---- packed activations: one record for each tile and chunk ---- */
+
+struct record {
+    int32_t *digits; // [STEPS][tokens * PLANES], 4 bytes each
+    int32_t *sums;   // [8][tokens * 2], int16 pairs: sums over 16 values, high and low 14 bits
+    float *blocks;   // [8][tokens]: sums over 32 values, rounded
+    double *dx;      // [tokens]
+};
+
+TL_INLINE size_t record_bytes(const size_t tokens) {
+    return (STEPS * tokens * PLANES * 4 + 8 * tokens * 8 + 8 * tokens * 4 + tokens * 8 + 63) &
+           ~(size_t)63;
+}
+
+TL_INLINE struct record record_at(const void *packed, const size_t tokens, size_t index) {
+    struct record r;
+    r.digits = (int32_t *)((uintptr_t)packed + index * record_bytes(tokens));
+    r.sums = r.digits + STEPS * tokens * PLANES;
+    r.dx = (double *)(r.sums + 8 * tokens * 2);
+    r.blocks = (float *)(r.dx + tokens);
+    return r;
+}
+
+static size_t int_pack_bytes(size_t cols, size_t tokens, size_t tile) {
+    return size_product(round_up(cols, TL_CHUNK) / TL_CHUNK, round_up(tokens, tile) / tile,
+                        record_bytes(tile));
+}
+
+/* The digits of X, all of one plane together. */
+#ifdef TL_DOT4
+static void cut_digits(const int32_t *X, int32_t planes[PLANES][STEPS]) {
+    uint8_t digit[PLANES][TL_CHUNK];
+    for (int k = 0; k < TL_CHUNK; k++) {
+        uint32_t u = (uint32_t)(X[k] + 0x808080) ^ (TL_DIGIT_BIAS ? 0 : 0x808080);
+        digit[0][k] = (uint8_t)u;
+        digit[1][k] = (uint8_t)(u >> 8);
+        digit[2][k] = (uint8_t)(u >> 16);
+    }
+    memcpy(planes, digit, sizeof(digit));
+}
+#else
+static void cut_digits(const int32_t *X, int32_t planes[PLANES][STEPS]) {
+    int16_t digit[PLANES][TL_CHUNK];
+    for (int k = 0; k < TL_CHUNK; k++) {
+        int32_t high = (X[k] + 2048) >> 12;
+        digit[0][k] = (int16_t)(X[k] - high * 4096);
+        digit[1][k] = (int16_t)high;
+    }
+    memcpy(planes, digit, sizeof(digit));
+}
+#endif
+
+static void pack_record(const int32_t *X, double dx, size_t tile, size_t slot, struct record r) {
+    int32_t planes[PLANES][STEPS];
+    int16_t sums[2][16];
+    cut_digits(X, planes);
+    for (size_t s = 0; s < STEPS; s++) {
+        for (size_t p = 0; p < PLANES; p++) {
+            r.digits[s * tile * PLANES + slot * PLANES + p] = planes[p][s];
+        }
+    }
+    for (size_t b = 0; b < 8; b++) {
+        int32_t block = 0;
+        for (size_t g = 2 * b; g < 2 * b + 2; g++) {
+            int32_t sum = 0, high;
+            for (size_t i = 0; i < 16; i++) sum += X[g * 16 + i];
+            high = (sum + 8192) >> 14; // |sum| < 2^27
+            sums[0][g] = (int16_t)(sum - high * 16384);
+            sums[1][g] = (int16_t)high;
+            block += sum;
+        }
+        r.blocks[b * tile + slot] = (float)block;
+        for (size_t h = 0; h < 2; h++) {
+            memcpy(&r.sums[b * tile * 2 + slot * 2 + h], &sums[h][2 * b], 4);
+        }
+    }
+    r.dx[slot] = dx;
+}
+
+static void int_pack(const float *x, size_t cols, size_t tokens, size_t first, size_t last,
+                     void *packed, const size_t tile) {
+    const size_t chunks = round_up(cols, TL_CHUNK) / TL_CHUNK;
+    int32_t X[TL_CHUNK];
+    // whoever packs the last token also fills the last tile
+    size_t end = last == tokens ? round_up(tokens, tile) : last;
+    for (size_t t = first; t < end; t++) {
+        for (size_t c = 0; c < chunks; c++) {
+            struct record r = record_at(packed, tile, t / tile * chunks + c);
+            size_t n = TL_MIN(cols - c * TL_CHUNK, (size_t)TL_CHUNK);
+            double dx = 0;
+            if (t < tokens) {
+                dx = round_chunk(x + t * cols + c * TL_CHUNK, n, X);
+            } else {
+                memset(X, 0, sizeof(X));
+            }
+            pack_record(X, dx, tile, t % tile, r);
+        }
+    }
+}
+
+/* ---- panels ---- */
+
+/* Where the panels, and then the sums (tokens, PANEL_ROWS), lie in the scratch memory. */
+static size_t int_scratch(size_t tokens) {
+    return PANEL_CHUNKS * sizeof(struct panel) + 64 +
+           round_up(tokens, INT_TOKENS) * PANEL_ROWS * sizeof(double);
+}
+
+/* Rows beyond `rows` are zero. `first` is 0 or 16: where in the panel these 16 rows go. */
+static void panel_fill(const struct tl_type_info *type, const uint8_t *src, size_t row_bytes,
+                       size_t rows, size_t blocks, size_t first, struct panel *panel) {
+    struct tl_chunk chunk;
+    for (size_t r = 0; r < 16; r++) {
+        const size_t row = first + r;
+#ifdef TL_DOT4
+        int32_t words[STEPS];
+#else
+        int16_t scaled[TL_CHUNK];
+        int32_t words[STEPS];
+#endif
+        if (r < rows) {
+            type->unpack(src + r * row_bytes, blocks, &chunk);
+            panel->has_min = chunk.has_min;
+        } else {
+            memset(&chunk, 0, sizeof(chunk));
+        }
+#ifdef TL_DOT4
+        memcpy(words, chunk.q, sizeof(words));
+#else
+        if (type->kind == TL_KIND_K) {
+            for (int k = 0; k < TL_CHUNK; k++) {
+                scaled[k] = (int16_t)(chunk.q[k] * chunk.scale[k / 16]);
+            }
+        } else {
+            for (int k = 0; k < TL_CHUNK; k++) scaled[k] = chunk.q[k];
+        }
+        memcpy(words, scaled, sizeof(words));
+#endif
+        for (int s = 0; s < STEPS; s++) panel->weights[s][row] = words[s];
+        if (type->kind == TL_KIND_K) {
+            panel->u.k.d[row] = chunk.d[0];
+            panel->u.k.dmin[row] = chunk.dmin;
+            for (int g = 0; g < 8; g++) memcpy(&panel->u.k.min[g][row], &chunk.min[2 * g], 4);
+#ifdef TL_DOT4
+            for (int g = 0; g < 16; g++) panel->u.k.scale[g][row] = chunk.scale[g];
+#endif
+        } else {
+            for (int b = 0; b < 8; b++) {
+                panel->u.b.d[b][row] = chunk.d[b];
+                panel->u.b.m[b][row] = chunk.m[b];
+            }
+        }
+    }
+#ifdef TL_DOT4
+    // unsigned digits are TL_DIGIT_BIAS too large: start from what that adds
+    for (int b = 0; b < 8; b++) {
+        v16i block = v16i_set1(0);
+        for (int g = 2 * b; g < 2 * b + 2; g++) {
+            v16i sum = v16i_set1(0);
+            for (int s = 4 * g; s < 4 * g + 4; s++) {
+                sum = v16i_dot4(sum, v16i_load(&panel->weights[s][first]), v16i_set1(0x01010101));
+            }
+            if (type->kind == TL_KIND_K) {
+                sum = v16i_mul(sum, v16i_load(&panel->u.k.scale[g][first]));
+            }
+            block = v16i_add(block, sum);
+        }
+        block = v16i_mul(block, v16i_set1(-TL_DIGIT_BIAS));
+        if (type->kind == TL_KIND_K) {
+            int32_t *bias = &panel->u.k.bias[first];
+            v16i_store(bias, b == 0 ? block : v16i_add(v16i_load(bias), block));
+        } else {
+            v16i_store(&panel->u.b.bias[b][first], block);
+        }
+    }
+#endif
+}
+
+/* ---- sums of a tile ---- */
+
+typedef v16i tile_sums[PANEL_VECTORS][INT_TOKENS * PLANES];
+
+/* s = start + dot products over `steps` vectors; width: digits per step */
+TL_INLINE void tile_dot(tile_sums s, const int32_t (*weights)[PANEL_ROWS], const int32_t *x,
+                        const int steps, const int width) {
+    for (int i = 0; i < steps; i++) {
+        v16i w[PANEL_VECTORS];
+        for (int v = 0; v < PANEL_VECTORS; v++) w[v] = v16i_load(&weights[i][16 * v]);
+        TL_UNROLL(6)
+        for (int j = 0; j < width; j++) {
+            v16i digit = v16i_set1(x[i * width + j]);
+            for (int v = 0; v < PANEL_VECTORS; v++) {
+#ifdef TL_DOT4
+                s[v][j] = v16i_dot4(s[v][j], w[v], digit);
+#else
+                s[v][j] = v16i_dot2(s[v][j], w[v], digit);
+#endif
+            }
+        }
+    }
+}
+
+TL_INLINE void tile_set(tile_sums s, const int width, const int32_t *start) {
+    for (int v = 0; v < PANEL_VECTORS; v++) {
+        v16i first = start != NULL ? v16i_load(start + 16 * v) : v16i_set1(0);
+        for (int j = 0; j < width; j++) s[v][j] = first;
+    }
+}
+
+/* The chunk's exact T for each digit. */
+TL_INLINE void tile_chunk_k(const struct panel *panel, const int32_t *x, const int width,
+                            tile_sums s) {
+#ifdef TL_DOT4
+    tile_set(s, width, panel->u.k.bias);
+    for (int g = 0; g < 16; g++) {
+        tile_sums part;
+        tile_set(part, width, NULL);
+        tile_dot(part, panel->weights + 4 * g, x + 4 * g * width, 4, width);
+        for (int v = 0; v < PANEL_VECTORS; v++) {
+            v16i scale = v16i_load(&panel->u.k.scale[g][16 * v]);
+            for (int j = 0; j < width; j++) {
+                s[v][j] = v16i_add(s[v][j], v16i_mul(part[v][j], scale));
+            }
+        }
+    }
+#else
+    tile_set(s, width, NULL);
+    tile_dot(s, panel->weights, x, STEPS, width);
+#endif
+}
+
+/* From the sums of a token's digits to the exact T in float64. */
+TL_INLINE v16d digits_to_f64(const v16i *digit) {
+#ifdef TL_DOT4
+    v16d t = v16d_fma(v16d_from_i32(digit[1]), v16d_set1(256), v16d_from_i32(digit[0]));
+    return v16d_fma(v16d_from_i32(digit[2]), v16d_set1(65536), t);
+#else
+    return v16d_fma(v16d_from_i32(digit[1]), v16d_set1(4096), v16d_from_i32(digit[0]));
+#endif
+}
+
+/* T of a block of 32, rounded once to float32. */
+TL_INLINE v16 digits_to_f32(const v16i *digit) {
+#ifdef TL_DOT4
+    // T = 4096 high + low with both halves small enough for float32
+    v16i e = v16i_add(v16i_sll(digit[1], 8), digit[0]);
+    v16i carry = v16i_sra(v16i_add(e, v16i_set1(2048)), 12);
+    v16i high = v16i_add(v16i_sll(digit[2], 4), carry);
+    v16i low = v16i_sub(e, v16i_sll(carry, 12));
+#else
+    v16i high = digit[1], low = digit[0];
+#endif
+    return v16_fma(v16_from_i32(high), v16_set1(4096), v16_from_i32(low));
+}
+
+/* sums (tokens, PANEL_ROWS) += one chunk of the panel times one tile */
+TL_INLINE void tile_add_k(const struct panel *panel, struct record x, const int tokens,
+                          const bool has_min, double *sums) {
+    tile_sums s;
+    tile_chunk_k(panel, x.digits, tokens * PLANES, s);
+    for (int t = 0; t < tokens; t++) {
+        v16d dx = v16d_set1(x.dx[t]);
+        for (int v = 0; v < PANEL_VECTORS; v++) {
+            double *out = sums + t * PANEL_ROWS + 16 * v;
+            v16d scale = v16d_mul(v16d_load(panel->u.k.d + 16 * v), dx);
+            v16d_store(out, v16d_fma(scale, digits_to_f64(&s[v][t * PLANES]), v16d_load(out)));
+        }
+    }
+    if (!has_min) return;
+    for (int t = 0; t < tokens; t++) {
+        v16d dx = v16d_set1(-x.dx[t]);
+        for (int v = 0; v < PANEL_VECTORS; v++) {
+            double *out = sums + t * PANEL_ROWS + 16 * v;
+            v16i low = v16i_set1(0), high = low;
+            for (int g = 0; g < 8; g++) {
+                v16i min = v16i_load(&panel->u.k.min[g][16 * v]);
+                low = v16i_dot2(low, min, v16i_set1(x.sums[(g * tokens + t) * 2]));
+                high = v16i_dot2(high, min, v16i_set1(x.sums[(g * tokens + t) * 2 + 1]));
+            }
+            v16d m = v16d_fma(v16d_from_i32(high), v16d_set1(16384), v16d_from_i32(low));
+            v16d scale = v16d_mul(v16d_load(panel->u.k.dmin + 16 * v), dx);
+            v16d_store(out, v16d_fma(scale, m, v16d_load(out)));
+        }
+    }
+}
+
+TL_INLINE void tile_add_32(const struct panel *panel, struct record x, const int tokens,
+                           const bool has_min, double *sums) {
+    v16 u[PANEL_VECTORS][INT_TOKENS];
+    for (int v = 0; v < PANEL_VECTORS; v++) {
+        for (int t = 0; t < tokens; t++) u[v][t] = v16_set1(0);
+    }
+    for (int b = 0; b < 8; b++) {
+        tile_sums s;
+#ifdef TL_DOT4
+        tile_set(s, tokens * PLANES, panel->u.b.bias[b]);
+#else
+        tile_set(s, tokens * PLANES, NULL);
+#endif
+        tile_dot(s, panel->weights + b * BLOCK_STEPS, x.digits + b * BLOCK_STEPS * tokens * PLANES,
+                 BLOCK_STEPS, tokens * PLANES);
+        for (int v = 0; v < PANEL_VECTORS; v++) {
+            v16 d = v16_load(&panel->u.b.d[b][16 * v]);
+            for (int t = 0; t < tokens; t++) {
+                u[v][t] = v16_fma(digits_to_f32(&s[v][t * PLANES]), d, u[v][t]);
+            }
+            if (!has_min) continue;
+            v16 m = v16_load(&panel->u.b.m[b][16 * v]);
+            for (int t = 0; t < tokens; t++) {
+                u[v][t] = v16_fma(v16_set1(x.blocks[b * tokens + t]), m, u[v][t]);
+            }
+        }
+    }
+    for (int t = 0; t < tokens; t++) {
+        v16d dx = v16d_set1(x.dx[t]);
+        for (int v = 0; v < PANEL_VECTORS; v++) {
+            double *out = sums + t * PANEL_ROWS + 16 * v;
+            v16d_store(out, v16d_fma(v16d_from_f32(u[v][t]), dx, v16d_load(out)));
+        }
+    }
+}
+
+TL_INLINE void panel_matmul(const struct tl_matrix *w, size_t row0, size_t row1, const void *packed,
+                            size_t tokens, const int tile, float *y, size_t y_stride,
+                            void *scratch) {
+    const struct tl_type_info *type = w->type;
+    const size_t per_chunk = (size_t)(TL_CHUNK / type->items);
+    const size_t blocks = w->cols / (size_t)type->items;
+    const size_t chunks = round_up(w->cols, TL_CHUNK) / TL_CHUNK;
+    const size_t tiles = (tokens + (size_t)tile - 1) / (size_t)tile;
+    struct panel *panels = scratch;
+    double *sums = (double *)((char *)scratch + round_up(PANEL_CHUNKS * sizeof(*panels), 64));
+    for (size_t row = row0; row < row1; row += PANEL_ROWS) {
+        const size_t rows = TL_MIN(row1 - row, (size_t)PANEL_ROWS);
+        memset(sums, 0, tiles * (size_t)tile * PANEL_ROWS * sizeof(double));
+        for (size_t c0 = 0; c0 < chunks; c0 += PANEL_CHUNKS) {
+            const size_t n = TL_MIN(chunks - c0, (size_t)PANEL_CHUNKS);
+            for (size_t c = 0; c < n; c++) {
+                const size_t first = (c0 + c) * per_chunk;
+                for (size_t r = 0; r < PANEL_ROWS; r += 16) {
+                    panel_fill(type,
+                               w->data + (row + r) * w->row_bytes + first * (size_t)type->bytes,
+                               w->row_bytes, rows > r ? TL_MIN(rows - r, (size_t)16) : 0,
+                               TL_MIN(blocks - first, per_chunk), r, &panels[c]);
+                }
+            }
+            for (size_t i = 0; i < tiles; i++) {
+                double *out = sums + i * (size_t)tile * PANEL_ROWS;
+                for (size_t c = 0; c < n; c++) {
+                    struct record x = record_at(packed, (size_t)tile, i * chunks + c0 + c);
+                    if (type->kind == TL_KIND_K) {
+                        tile_add_k(&panels[c], x, tile, panels[c].has_min, out);
+                    } else {
+                        tile_add_32(&panels[c], x, tile, panels[c].has_min, out);
+                    }
+                }
+            }
+        }
+        for (size_t t = 0; t < tokens; t++) {
+            for (size_t r = 0; r < rows; r++) {
+                y[t * y_stride + row + r] = (float)sums[t * PANEL_ROWS + r];
+            }
+        }
+    }
+}
+
+static void int_matmul_tile(const struct tl_matrix *w, size_t row0, size_t row1, const void *packed,
+                            size_t tokens, float *y, size_t y_stride, void *scratch) {
+    panel_matmul(w, row0, row1, packed, tokens, INT_TOKENS, y, y_stride, scratch);
+}
+
+static void int_matmul_row(const struct tl_matrix *w, size_t row0, size_t row1, const void *packed,
+                           float *y, void *scratch) {
+    panel_matmul(w, row0, row1, packed, 1, 1, y, 0, scratch);
+}

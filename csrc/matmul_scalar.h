@@ -1,0 +1,100 @@
+/*
+ * matmul_scalar.h - quantized weights as docs/numerics.md section 1 writes them down.
+ *
+ * Included by matmul_template.h for the scalar sets. A chunk of a row is unpacked once and used
+ * for all tokens. Every other set must give the bits of this file.
+ */
+
+#define INT_TOKENS 1
+
+/* A chunk of one packed token; `block` and `group` are sums of X over 32 and 16 values. */
+struct int_chunk {
+    int32_t X[TL_CHUNK];
+    int32_t group[16];
+    int32_t block[8];
+    double dx;
+};
+
+static size_t int_pack_bytes(size_t cols, size_t tokens, size_t tile) {
+    (void)tile;
+    return size_product(round_up(cols, TL_CHUNK) / TL_CHUNK, tokens, sizeof(struct int_chunk));
+}
+
+static void int_pack(const float *x, size_t cols, size_t tokens, size_t first, size_t last,
+                     void *packed, size_t tile) {
+    const size_t chunks = round_up(cols, TL_CHUNK) / TL_CHUNK;
+    (void)tokens, (void)tile;
+    for (size_t t = first; t < last; t++) {
+        for (size_t c = 0; c < chunks; c++) {
+            struct int_chunk *out = (struct int_chunk *)packed + t * chunks + c;
+            size_t n = TL_MIN(cols - c * TL_CHUNK, (size_t)TL_CHUNK);
+            out->dx = round_chunk(x + t * cols + c * TL_CHUNK, n, out->X);
+            for (int g = 0; g < 16; g++) {
+                out->group[g] = 0;
+                for (int i = 0; i < 16; i++) out->group[g] += out->X[g * 16 + i];
+            }
+            for (int b = 0; b < 8; b++) out->block[b] = out->group[2 * b] + out->group[2 * b + 1];
+        }
+    }
+}
+
+static size_t int_scratch(size_t tokens) {
+    return tokens * sizeof(double);
+}
+
+static double add_chunk_k(const struct tl_chunk *w, const int32_t *scaled,
+                          const struct int_chunk *x, double sum) {
+    int64_t total = 0, mins = 0;
+    for (int k = 0; k < TL_CHUNK; k++) total += (int64_t)scaled[k] * x->X[k];
+    sum = fma((double)w->d[0] * x->dx, (double)total, sum);
+    if (!w->has_min) return sum;
+    for (int g = 0; g < 16; g++) mins += (int64_t)w->min[g] * x->group[g];
+    return fma(-((double)w->dmin * x->dx), (double)mins, sum);
+}
+
+static double add_chunk_32(const struct tl_chunk *w, const int32_t *q, const struct int_chunk *x,
+                           double sum) {
+    float u = 0;
+    for (int b = 0; b < 8; b++) {
+        int64_t total = 0;
+        for (int k = b * 32; k < b * 32 + 32; k++) total += (int64_t)q[k] * x->X[k];
+        u = fmaf((float)total, w->d[b], u);
+        if (w->has_min) u = fmaf((float)x->block[b], w->m[b], u);
+    }
+    return fma((double)u, x->dx, sum);
+}
+
+static void int_matmul_tile(const struct tl_matrix *w, size_t row0, size_t row1, const void *packed,
+                            size_t tokens, float *y, size_t y_stride, double *sums) {
+    const size_t per_chunk = (size_t)(TL_CHUNK / w->type->items);
+    const size_t blocks = w->cols / (size_t)w->type->items;
+    const size_t chunks = round_up(w->cols, TL_CHUNK) / TL_CHUNK;
+    const struct int_chunk *x = packed;
+    for (size_t row = row0; row < row1; row++) {
+        const uint8_t *p = w->data + row * w->row_bytes;
+        for (size_t t = 0; t < tokens; t++) sums[t] = 0;
+        for (size_t c = 0; c < chunks; c++) {
+            struct tl_chunk chunk;
+            int32_t q[TL_CHUNK];
+            size_t n = TL_MIN(blocks - c * per_chunk, per_chunk);
+            w->type->unpack(p + c * per_chunk * (size_t)w->type->bytes, n, &chunk);
+            if (w->type->kind == TL_KIND_K) {
+                for (int k = 0; k < TL_CHUNK; k++) q[k] = chunk.q[k] * chunk.scale[k / 16];
+                for (size_t t = 0; t < tokens; t++) {
+                    sums[t] = add_chunk_k(&chunk, q, x + t * chunks + c, sums[t]);
+                }
+            } else {
+                for (int k = 0; k < TL_CHUNK; k++) q[k] = chunk.q[k];
+                for (size_t t = 0; t < tokens; t++) {
+                    sums[t] = add_chunk_32(&chunk, q, x + t * chunks + c, sums[t]);
+                }
+            }
+        }
+        for (size_t t = 0; t < tokens; t++) y[t * y_stride + row] = (float)sums[t];
+    }
+}
+
+static void int_matmul_row(const struct tl_matrix *w, size_t row0, size_t row1, const void *packed,
+                           float *y, double *sums) {
+    int_matmul_tile(w, row0, row1, packed, 1, y, 0, sums);
+}

@@ -1,0 +1,357 @@
+/*
+ * matmul_template.h - matrix times activations, exact mode: docs/numerics.md, sections 1 and 2.
+ *
+ * Included by each kernels_<set>.c inside its target region, after simd_int.h. Float weights are
+ * here; quantized weights are in matmul_scalar.h (as the text defines them) or matmul_panel.h
+ * (16 rows in the lanes). All that is common to them is here: how activations are rounded, the
+ * formats of packed activations, and how a matrix finds its loop.
+ */
+
+/* Layouts of packed activations. */
+enum matmul_format {
+    FORMAT_FLOAT_ROW,  // as they are, each token zero-padded to a multiple of 16
+    FORMAT_FLOAT_TILE, // lane by lane, FLOAT_TOKENS tokens side by side
+    FORMAT_INT_ROW,    // rounded to integers, one token
+    FORMAT_INT_TILE,   // rounded to integers, INT_TOKENS tokens side by side
+};
+
+#if defined(__clang__)
+#define TL_UNROLL(n) TL_PRAGMA(unroll n)
+#else
+#define TL_UNROLL(n) TL_PRAGMA(GCC unroll n)
+#endif
+
+#define SUPERCHUNK 4096 // float weights: columns between two additions of the lanes to y
+#define FLOAT_ROWS 16
+
+/* From this many tokens on a matrix is unpacked into panels first. */
+#define FLOAT_TILE_MIN 4
+
+/* Tokens that share one pass over a panel: bounds the scratch memory. */
+#define TOKENS_AT_ONCE 768
+
+#if TL_SIMD == TL_SIMD_AVX512
+#define FLOAT_TOKENS 12
+#elif TL_SIMD == TL_SIMD_AVX2
+#define FLOAT_TOKENS 6
+#else
+#define FLOAT_TOKENS 4
+#endif
+
+/* a * b * c, or SIZE_MAX, which no allocation grants. */
+static size_t size_product(size_t a, size_t b, size_t c) {
+    size_t out;
+    return tl_mul_size(a, b, &out) && tl_mul_size(out, c, &out) ? out : SIZE_MAX;
+}
+
+static size_t round_up(size_t n, size_t to) {
+    return n <= SIZE_MAX - to ? (n + to - 1) / to * to : SIZE_MAX;
+}
+
+/* ---- activations as 24-bit integers ---- */
+
+/* One chunk of a token: X and dx of docs/numerics.md. x has n <= 256 values, the rest is zero. */
+static double round_chunk(const float *x, size_t n, int32_t *X) {
+    float padded[TL_CHUNK], factor;
+    uint32_t largest = 0, bits[TL_CHUNK];
+    uint64_t dx_bits;
+    double dx;
+    if (n < TL_CHUNK) {
+        memset(padded, 0, sizeof(padded));
+        memcpy(padded, x, n * sizeof(float));
+        x = padded;
+    }
+    memcpy(bits, x, sizeof(bits));
+    for (int k = 0; k < TL_CHUNK; k++) {
+        uint32_t b = bits[k] & 0x7fffffffu;
+        largest = b > largest ? b : largest;
+    }
+    if (largest >= 0x7f800000u) {
+        memset(X, 0, TL_CHUNK * sizeof(*X));
+        return (double)NAN;
+    }
+    uint32_t exponent = (largest + 0x010101u) >> 23;
+    if (exponent < 23) exponent = 23;
+    uint32_t factor_bits = (276 - exponent) << 23; // 2^(149 - exponent)
+    memcpy(&factor, &factor_bits, sizeof(factor));
+    dx_bits = (uint64_t)(exponent + 1023 - 149) << 52;
+    memcpy(&dx, &dx_bits, sizeof(dx));
+    for (int k = 0; k < TL_CHUNK; k++) X[k] = (int32_t)rintf(x[k] * factor);
+    return dx;
+}
+
+/* ---- float weights ---- */
+
+enum float_type { FLOAT_F32, FLOAT_F16, FLOAT_BF16 };
+
+static enum float_type float_type_of(const struct tl_type_info *type) {
+    if (type->bytes == 4) return FLOAT_F32;
+    return type == tl_type_find(TL_TYPE_F16) ? FLOAT_F16 : FLOAT_BF16;
+}
+
+TL_INLINE size_t float_size(enum float_type type) {
+    return type == FLOAT_F32 ? 4 : 2;
+}
+
+TL_INLINE v16 load_weights(enum float_type type, const uint8_t *p) {
+    if (type == FLOAT_F16) return v16_load_f16(p);
+    if (type == FLOAT_BF16) return v16_load_bf16(p);
+    float bits[16];
+    memcpy(bits, p, sizeof(bits));
+    return v16_load(bits);
+}
+
+TL_INLINE v16 load_weights_part(enum float_type type, const uint8_t *p, size_t n) {
+    uint8_t part[64] = {0};
+    memcpy(part, p, n * float_size(type));
+    return load_weights(type, part);
+}
+
+/* y += the lanes of s, one after another. */
+TL_INLINE float add_lanes(float y, v16 s) {
+    float lane[16];
+    v16_store(lane, s);
+    for (int l = 0; l < 16; l++) y += lane[l];
+    return y;
+}
+
+/* `n` (1 or 2) neighbouring rows times one token. */
+TL_INLINE void float_rows(const struct tl_matrix *w, enum float_type type, size_t row, const int n,
+                          const float *x, float *y) {
+    const size_t size = float_size(type), cols = w->cols;
+    float sum[2] = {0, 0};
+    for (size_t k0 = 0; k0 < cols; k0 += SUPERCHUNK) {
+        size_t end = cols - k0 < SUPERCHUNK ? cols : k0 + SUPERCHUNK, k = k0;
+        v16 s[2] = {v16_set1(0), v16_set1(0)};
+        for (; k + 16 <= end; k += 16) {
+            v16 activation = v16_load(x + k);
+            for (int r = 0; r < n; r++) {
+                const uint8_t *p = w->data + (row + (size_t)r) * w->row_bytes + k * size;
+                s[r] = v16_fma(load_weights(type, p), activation, s[r]);
+            }
+        }
+        if (k < end) {
+            v16 activation = v16_load(x + k);
+            for (int r = 0; r < n; r++) {
+                const uint8_t *p = w->data + (row + (size_t)r) * w->row_bytes + k * size;
+                s[r] = v16_fma(load_weights_part(type, p, end - k), activation, s[r]);
+            }
+        }
+        for (int r = 0; r < n; r++) sum[r] = add_lanes(sum[r], s[r]);
+    }
+    for (int r = 0; r < n; r++) y[r] = sum[r];
+}
+
+TL_INLINE void float_matvec(const struct tl_matrix *w, enum float_type type, size_t row0,
+                            size_t row1, const float *x, size_t tokens, float *y, size_t y_stride) {
+    const size_t stride = round_up(w->cols, 16);
+    size_t row = row0;
+    for (; row + 2 <= row1; row += 2) {
+        for (size_t t = 0; t < tokens; t++) {
+            float_rows(w, type, row, 2, x + t * stride, y + t * y_stride + row);
+        }
+    }
+    if (row < row1) {
+        for (size_t t = 0; t < tokens; t++) {
+            float_rows(w, type, row, 1, x + t * stride, y + t * y_stride + row);
+        }
+    }
+}
+
+/*
+ * Packed tiles: for each tile, superchunk and lane the values k = lane, lane + 16, ... of
+ * FLOAT_TOKENS tokens side by side. Columns are zero-padded to 16.
+ */
+static void pack_float_tile(const float *x, size_t cols, size_t token, float *packed) {
+    const size_t padded = round_up(cols, 16);
+    float *tile = packed + token / FLOAT_TOKENS * FLOAT_TOKENS * padded + token % FLOAT_TOKENS;
+    for (size_t k0 = 0; k0 < padded; k0 += SUPERCHUNK) {
+        size_t steps = TL_MIN(padded - k0, (size_t)SUPERCHUNK) / 16;
+        float *out = tile + k0 * FLOAT_TOKENS;
+        for (size_t lane = 0; lane < 16; lane++) {
+            for (size_t i = 0; i < steps; i++) {
+                size_t k = k0 + i * 16 + lane;
+                out[(lane * steps + i) * FLOAT_TOKENS] = x != NULL && k < cols ? x[k] : 0;
+            }
+        }
+    }
+}
+
+/* The columns [k0, k0 + steps * 16) of FLOAT_ROWS rows as (lane, step, row). */
+TL_INLINE void float_panel(const struct tl_matrix *w, enum float_type type, size_t row, size_t rows,
+                           size_t k0, size_t steps, float *panel) {
+    const size_t size = float_size(type);
+    for (size_t r = 0; r < FLOAT_ROWS; r++) {
+        const uint8_t *p = w->data + (row + r) * w->row_bytes + k0 * size;
+        for (size_t i = 0; i < steps; i++) {
+            float lane[16] = {0};
+            if (r < rows) {
+                size_t left = w->cols - k0 - i * 16;
+                v16_store(lane, left >= 16 ? load_weights(type, p + i * 16 * size)
+                                           : load_weights_part(type, p + i * 16 * size, left));
+            }
+            for (size_t l = 0; l < 16; l++) panel[(l * steps + i) * FLOAT_ROWS + r] = lane[l];
+        }
+    }
+}
+
+/* sums (FLOAT_TOKENS, 16 rows) += one lane of the panel times the same lane of one tile. */
+TL_INLINE void float_tile(const float *panel, const float *x, size_t steps, float *sums) {
+    v16 s[FLOAT_TOKENS];
+    for (int t = 0; t < FLOAT_TOKENS; t++) s[t] = v16_set1(0);
+    for (size_t i = 0; i < steps; i++) {
+        v16 weights = v16_load(panel + i * FLOAT_ROWS);
+        TL_UNROLL(12)
+        for (int t = 0; t < FLOAT_TOKENS; t++) {
+            s[t] = v16_fma(weights, v16_set1(x[i * FLOAT_TOKENS + (size_t)t]), s[t]);
+        }
+    }
+    for (int t = 0; t < FLOAT_TOKENS; t++) {
+        float *out = sums + t * FLOAT_ROWS;
+        v16_store(out, v16_add(v16_load(out), s[t]));
+    }
+}
+
+TL_INLINE void float_matmul(const struct tl_matrix *w, enum float_type type, size_t row0,
+                            size_t row1, const float *packed, size_t tokens, float *y,
+                            size_t y_stride, float *scratch) {
+    const size_t padded = round_up(w->cols, 16), tile_size = FLOAT_TOKENS * padded;
+    float *panel = scratch, *sums = scratch + FLOAT_ROWS * SUPERCHUNK;
+    for (size_t row = row0; row < row1; row += FLOAT_ROWS) {
+        size_t rows = TL_MIN(row1 - row, (size_t)FLOAT_ROWS);
+        size_t tiles = (tokens + FLOAT_TOKENS - 1) / FLOAT_TOKENS;
+        memset(sums, 0, tiles * FLOAT_TOKENS * FLOAT_ROWS * sizeof(float));
+        for (size_t k0 = 0; k0 < padded; k0 += SUPERCHUNK) {
+            size_t steps = TL_MIN(padded - k0, (size_t)SUPERCHUNK) / 16;
+            float_panel(w, type, row, rows, k0, steps, panel);
+            for (size_t lane = 0; lane < 16; lane++) {
+                for (size_t i = 0; i < tiles; i++) {
+                    float_tile(panel + lane * steps * FLOAT_ROWS,
+                               packed + i * tile_size + (k0 + lane * steps) * FLOAT_TOKENS, steps,
+                               sums + i * FLOAT_TOKENS * FLOAT_ROWS);
+                }
+            }
+        }
+        for (size_t t = 0; t < tokens; t++) {
+            memcpy(y + t * y_stride + row, sums + t * FLOAT_ROWS, rows * sizeof(float));
+        }
+    }
+}
+
+/* One copy of a loop for each float type, so that the type is a constant inside. */
+#define FLOAT_DISPATCH(function, ...)                                                              \
+    switch (float_type_of(w->type)) {                                                              \
+    case FLOAT_F32:                                                                                \
+        function(w, FLOAT_F32, __VA_ARGS__);                                                       \
+        break;                                                                                     \
+    case FLOAT_F16:                                                                                \
+        function(w, FLOAT_F16, __VA_ARGS__);                                                       \
+        break;                                                                                     \
+    case FLOAT_BF16:                                                                               \
+        function(w, FLOAT_BF16, __VA_ARGS__);                                                      \
+        break;                                                                                     \
+    }
+
+/* ---- quantized weights ---- */
+
+#if TL_SIMD == TL_SIMD_SCALAR
+#include "matmul_scalar.h"
+#else
+#include "matmul_panel.h"
+#endif
+
+/* ---- the entries of struct tl_kernels ---- */
+
+static int matmul_format(const struct tl_type_info *type, size_t tokens) {
+    if (type->kind == TL_KIND_FLOAT) {
+        return tokens < FLOAT_TILE_MIN ? FORMAT_FLOAT_ROW : FORMAT_FLOAT_TILE;
+    }
+    return tokens == 1 ? FORMAT_INT_ROW : FORMAT_INT_TILE;
+}
+
+static size_t matmul_pack_bytes(int format, size_t cols, size_t tokens) {
+    switch ((enum matmul_format)format) {
+    case FORMAT_FLOAT_ROW:
+        return size_product(round_up(cols, 16), tokens, sizeof(float));
+    case FORMAT_FLOAT_TILE:
+        return size_product(round_up(cols, 16), round_up(tokens, FLOAT_TOKENS), sizeof(float));
+    case FORMAT_INT_ROW:
+        return int_pack_bytes(cols, tokens, 1);
+    case FORMAT_INT_TILE:
+        return int_pack_bytes(cols, tokens, INT_TOKENS);
+    }
+    return 0;
+}
+
+static void matmul_pack(int format, const float *x, size_t cols, size_t tokens, size_t first,
+                        size_t last, void *packed) {
+    const size_t padded = round_up(cols, 16);
+    switch ((enum matmul_format)format) {
+    case FORMAT_FLOAT_ROW:
+        for (size_t t = first; t < last; t++) {
+            float *out = (float *)packed + t * padded;
+            memcpy(out, x + t * cols, cols * sizeof(float));
+            memset(out + cols, 0, (padded - cols) * sizeof(float));
+        }
+        break;
+    case FORMAT_FLOAT_TILE:
+        for (size_t t = first; t < last; t++) pack_float_tile(x + t * cols, cols, t, packed);
+        // whoever packs the last token also fills the last tile
+        for (size_t t = tokens; last == tokens && t % FLOAT_TOKENS != 0; t++) {
+            pack_float_tile(NULL, cols, t, packed);
+        }
+        break;
+    case FORMAT_INT_ROW:
+        int_pack(x, cols, tokens, first, last, packed, 1);
+        break;
+    case FORMAT_INT_TILE:
+        int_pack(x, cols, tokens, first, last, packed, INT_TOKENS);
+        break;
+    }
+}
+
+static size_t matmul_scratch(const struct tl_matrix *w, int format, size_t tokens) {
+    size_t at_once = TL_MIN(tokens, (size_t)TOKENS_AT_ONCE);
+    (void)w;
+    switch ((enum matmul_format)format) {
+    case FORMAT_FLOAT_ROW:
+        return 0;
+    case FORMAT_FLOAT_TILE:
+        return FLOAT_ROWS * sizeof(float) * (SUPERCHUNK + round_up(at_once, FLOAT_TOKENS));
+    case FORMAT_INT_ROW:
+    case FORMAT_INT_TILE:
+        return int_scratch(at_once);
+    }
+    return 0;
+}
+
+static void matmul_matmul(const struct tl_matrix *w, int format, size_t row0, size_t row1,
+                          const void *packed, size_t tokens, float *y, size_t y_stride,
+                          void *scratch) {
+    const uint8_t *x = packed;
+    if (format == FORMAT_FLOAT_ROW) {
+        FLOAT_DISPATCH(float_matvec, row0, row1, packed, tokens, y, y_stride)
+        return;
+    }
+    if (format == FORMAT_INT_ROW) {
+        int_matmul_row(w, row0, row1, packed, y, scratch);
+        return;
+    }
+    for (size_t t = 0; t < tokens; t += TOKENS_AT_ONCE) {
+        size_t n = TL_MIN(tokens - t, (size_t)TOKENS_AT_ONCE);
+        const void *part = x + matmul_pack_bytes(format, w->cols, t);
+        if (format == FORMAT_FLOAT_TILE) {
+            FLOAT_DISPATCH(float_matmul, row0, row1, part, n, y + t * y_stride, y_stride, scratch)
+        } else {
+            int_matmul_tile(w, row0, row1, part, n, y + t * y_stride, y_stride, scratch);
+        }
+    }
+}
+
+static void matmul_init(struct tl_kernels *k) {
+    k->format = matmul_format;
+    k->pack_bytes = matmul_pack_bytes;
+    k->pack = matmul_pack;
+    k->scratch = matmul_scratch;
+    k->matmul = matmul_matmul;
+}

@@ -1,0 +1,223 @@
+/*
+ * simd_int.h - sixteen int32 and sixteen float64 lanes beside the float32 lanes of simd.h.
+ *
+ * For the kernels of quantized weights: one lane is one row of the matrix.
+ *   v16i_dot2(s, w, x)   s + w0 * x0 + w1 * x1     on pairs of int16
+ *   v16i_dot4(s, w, x)   s + w0 * x0 + ... + w3 * x3   on quadruples of int8; only where
+ *                        TL_DOT4 is defined. x is unsigned where TL_DIGIT_BIAS is 128.
+ * All of them are exact as long as the result fits int32.
+ */
+#include "simd.h"
+
+#if TL_SIMD == TL_SIMD_AVX2
+
+typedef struct {
+    __m256i a, b;
+} v16i;
+
+typedef struct {
+    __m256d a, b, c, d;
+} v16d;
+
+#define V16I_BINARY(name, op)                                                                      \
+    TL_INLINE v16i name(v16i x, v16i y) {                                                          \
+        return (v16i){op(x.a, y.a), op(x.b, y.b)};                                                 \
+    }
+V16I_BINARY(v16i_add, _mm256_add_epi32)
+V16I_BINARY(v16i_sub, _mm256_sub_epi32)
+V16I_BINARY(v16i_mul, _mm256_mullo_epi32)
+
+TL_INLINE v16i v16i_sll(v16i x, int n) {
+    return (v16i){_mm256_slli_epi32(x.a, n), _mm256_slli_epi32(x.b, n)};
+}
+TL_INLINE v16i v16i_sra(v16i x, int n) {
+    return (v16i){_mm256_srai_epi32(x.a, n), _mm256_srai_epi32(x.b, n)};
+}
+TL_INLINE v16i v16i_load(const void *p) {
+    const char *q = p;
+    return (v16i){_mm256_loadu_si256((const __m256i *)(const void *)q),
+                  _mm256_loadu_si256((const __m256i *)(const void *)(q + 32))};
+}
+TL_INLINE void v16i_store(void *p, v16i x) {
+    char *q = p;
+    _mm256_storeu_si256((__m256i *)(void *)q, x.a);
+    _mm256_storeu_si256((__m256i *)(void *)(q + 32), x.b);
+}
+TL_INLINE v16i v16i_set1(int32_t x) {
+    return (v16i){_mm256_set1_epi32(x), _mm256_set1_epi32(x)};
+}
+TL_INLINE v16i v16i_dot2(v16i s, v16i w, v16i x) {
+    s.a = _mm256_add_epi32(s.a, _mm256_madd_epi16(w.a, x.a));
+    s.b = _mm256_add_epi32(s.b, _mm256_madd_epi16(w.b, x.b));
+    // without this GCC reassociates the sums of an unrolled tile and spills all of it
+    __asm__("" : "+x"(s.a), "+x"(s.b));
+    return s;
+}
+TL_INLINE v16 v16_from_i32(v16i x) {
+    return (v16){_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)};
+}
+TL_INLINE v16 v16_load_f16(const void *p) {
+    const char *q = p;
+    return (v16){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)q)),
+                 _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(q + 16)))};
+}
+TL_INLINE __m256 half_bf16(const char *q) {
+    __m256i h = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)q));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(h, 16));
+}
+TL_INLINE v16 v16_load_bf16(const void *p) {
+    return (v16){half_bf16(p), half_bf16((const char *)p + 16)};
+}
+
+TL_INLINE v16d v16d_load(const double *p) {
+    return (v16d){_mm256_loadu_pd(p), _mm256_loadu_pd(p + 4), _mm256_loadu_pd(p + 8),
+                  _mm256_loadu_pd(p + 12)};
+}
+TL_INLINE void v16d_store(double *p, v16d x) {
+    _mm256_storeu_pd(p, x.a);
+    _mm256_storeu_pd(p + 4, x.b);
+    _mm256_storeu_pd(p + 8, x.c);
+    _mm256_storeu_pd(p + 12, x.d);
+}
+TL_INLINE v16d v16d_set1(double x) {
+    __m256d v = _mm256_set1_pd(x);
+    return (v16d){v, v, v, v};
+}
+TL_INLINE v16d v16d_mul(v16d x, v16d y) {
+    return (v16d){_mm256_mul_pd(x.a, y.a), _mm256_mul_pd(x.b, y.b), _mm256_mul_pd(x.c, y.c),
+                  _mm256_mul_pd(x.d, y.d)};
+}
+TL_INLINE v16d v16d_fma(v16d x, v16d y, v16d z) {
+    return (v16d){_mm256_fmadd_pd(x.a, y.a, z.a), _mm256_fmadd_pd(x.b, y.b, z.b),
+                  _mm256_fmadd_pd(x.c, y.c, z.c), _mm256_fmadd_pd(x.d, y.d, z.d)};
+}
+TL_INLINE v16d v16d_from_i32(v16i x) {
+    return (v16d){_mm256_cvtepi32_pd(_mm256_castsi256_si128(x.a)),
+                  _mm256_cvtepi32_pd(_mm256_extracti128_si256(x.a, 1)),
+                  _mm256_cvtepi32_pd(_mm256_castsi256_si128(x.b)),
+                  _mm256_cvtepi32_pd(_mm256_extracti128_si256(x.b, 1))};
+}
+TL_INLINE v16d v16d_from_f32(v16 x) {
+    return (v16d){_mm256_cvtps_pd(_mm256_castps256_ps128(x.a)),
+                  _mm256_cvtps_pd(_mm256_extractf128_ps(x.a, 1)),
+                  _mm256_cvtps_pd(_mm256_castps256_ps128(x.b)),
+                  _mm256_cvtps_pd(_mm256_extractf128_ps(x.b, 1))};
+}
+TL_INLINE v16 v16_from_f64(v16d x) {
+    return (v16){_mm256_set_m128(_mm256_cvtpd_ps(x.b), _mm256_cvtpd_ps(x.a)),
+                 _mm256_set_m128(_mm256_cvtpd_ps(x.d), _mm256_cvtpd_ps(x.c))};
+}
+
+#elif TL_SIMD == TL_SIMD_AVX512
+
+typedef __m512i v16i;
+
+typedef struct {
+    __m512d a, b;
+} v16d;
+
+TL_INLINE v16i v16i_add(v16i x, v16i y) {
+    return _mm512_add_epi32(x, y);
+}
+TL_INLINE v16i v16i_sub(v16i x, v16i y) {
+    return _mm512_sub_epi32(x, y);
+}
+TL_INLINE v16i v16i_mul(v16i x, v16i y) {
+    return _mm512_mullo_epi32(x, y);
+}
+TL_INLINE v16i v16i_sll(v16i x, const unsigned n) {
+    return _mm512_slli_epi32(x, n);
+}
+TL_INLINE v16i v16i_sra(v16i x, const unsigned n) {
+    return _mm512_srai_epi32(x, n);
+}
+TL_INLINE v16i v16i_load(const void *p) {
+    return _mm512_loadu_si512(p);
+}
+TL_INLINE void v16i_store(void *p, v16i x) {
+    _mm512_storeu_si512(p, x);
+}
+TL_INLINE v16i v16i_set1(int32_t x) {
+    return _mm512_set1_epi32(x);
+}
+#ifdef TL_VNNI
+#define TL_DOT4
+#define TL_DIGIT_BIAS 128
+TL_INLINE v16i v16i_dot2(v16i s, v16i w, v16i x) {
+    return _mm512_dpwssd_epi32(s, w, x);
+}
+TL_INLINE v16i v16i_dot4(v16i s, v16i w, v16i x) {
+    return _mm512_dpbusd_epi32(s, x, w);
+}
+#else
+TL_INLINE v16i v16i_dot2(v16i s, v16i w, v16i x) {
+    s = _mm512_add_epi32(s, _mm512_madd_epi16(w, x));
+    __asm__("" : "+v"(s)); // see the AVX2 flavour
+    return s;
+}
+#endif
+TL_INLINE v16 v16_from_i32(v16i x) {
+    return _mm512_cvtepi32_ps(x);
+}
+TL_INLINE v16 v16_load_f16(const void *p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(p));
+}
+TL_INLINE v16 v16_load_bf16(const void *p) {
+    __m512i h = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(h, 16));
+}
+TL_INLINE v16d v16d_load(const double *p) {
+    return (v16d){_mm512_loadu_pd(p), _mm512_loadu_pd(p + 8)};
+}
+TL_INLINE void v16d_store(double *p, v16d x) {
+    _mm512_storeu_pd(p, x.a);
+    _mm512_storeu_pd(p + 8, x.b);
+}
+TL_INLINE v16d v16d_set1(double x) {
+    return (v16d){_mm512_set1_pd(x), _mm512_set1_pd(x)};
+}
+TL_INLINE v16d v16d_mul(v16d x, v16d y) {
+    return (v16d){_mm512_mul_pd(x.a, y.a), _mm512_mul_pd(x.b, y.b)};
+}
+TL_INLINE v16d v16d_fma(v16d x, v16d y, v16d z) {
+    return (v16d){_mm512_fmadd_pd(x.a, y.a, z.a), _mm512_fmadd_pd(x.b, y.b, z.b)};
+}
+TL_INLINE v16d v16d_from_i32(v16i x) {
+    return (v16d){_mm512_cvtepi32_pd(_mm512_castsi512_si256(x)),
+                  _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64(x, 1))};
+}
+TL_INLINE v16d v16d_from_f32(v16 x) {
+    return (v16d){_mm512_cvtps_pd(_mm512_castps512_ps256(x)),
+                  _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1))};
+}
+TL_INLINE v16 v16_from_f64(v16d x) {
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(x.a)), _mm512_cvtpd_ps(x.b),
+                              1);
+}
+
+#else // scalar: only what the float kernels need
+
+TL_INLINE v16 v16_load_f16(const void *p) {
+    const char *q = p;
+    v16 r;
+    for (int i = 0; i < 16; i++) {
+        uint16_t h;
+        memcpy(&h, q + 2 * i, 2);
+        r.v[i] = tl_f16_to_f32(h);
+    }
+    return r;
+}
+TL_INLINE v16 v16_load_bf16(const void *p) {
+    const char *q = p;
+    v16 r;
+    for (int i = 0; i < 16; i++) {
+        uint16_t h;
+        uint32_t bits;
+        memcpy(&h, q + 2 * i, 2);
+        bits = (uint32_t)h << 16;
+        memcpy(&r.v[i], &bits, 4);
+    }
+    return r;
+}
+
+#endif
