@@ -36,6 +36,7 @@ void *tlpy_raise(tlpy_state *st, const struct tl_error *err);
 
 /* Functions of the module that other files define. */
 extern PyMethodDef tlpy_kernel_methods[]; // py_kernels.c
+extern PyMethodDef tlpy_math_methods[];   // py_math.c
 
 /* ---- py_array.c: NumPy ---- */
 
@@ -79,6 +80,9 @@ PyObject *tlpy_array_from(PyObject *any, enum tlpy_dtype dtype);
 
 /* If `array` is a writable C-contiguous array of that type: its data and size; else raises. */
 void *tlpy_array_data(PyObject *array, enum tlpy_dtype dtype, const char *name, size_t *size);
+
+/* A new float64 array of the shape of one made by tlpy_array_from. */
+PyObject *tlpy_array_like(PyObject *array, void **data);
 
 /* The data of an array made by tlpy_array_from. */
 const void *tlpy_array_read(PyObject *array, size_t *size);

@@ -141,3 +141,10 @@ const void *tlpy_array_read(PyObject *array, size_t *size) {
     *size = (size_t)PyArray_SIZE((PyArrayObject *)array);
     return PyArray_DATA((PyArrayObject *)array);
 }
+
+PyObject *tlpy_array_like(PyObject *array, void **data) {
+    PyArrayObject *a = (PyArrayObject *)array;
+    PyObject *result = PyArray_SimpleNew(PyArray_NDIM(a), PyArray_DIMS(a), NPY_FLOAT64);
+    if (result != NULL) *data = PyArray_DATA((PyArrayObject *)result);
+    return result;
+}

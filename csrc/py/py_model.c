@@ -120,20 +120,52 @@ static bool read_config(PyObject *config, struct tl_config *c) {
     return read_shapes(config, c);
 }
 
+/* A Weight in the core's terms; `names` keeps the text that out->name points to. */
+static bool read_weight(tlpy_state *st, PyObject *weight, PyObject *names, struct tl_tensor *out) {
+    const struct tl_matrix *w;
+    const size_t *shape;
+    PyObject *name;
+    if (!tlpy_weight_check(st, weight)) {
+        PyErr_Format(PyExc_TypeError, "weights must be tinyllm Weights, not %.100s",
+                     Py_TYPE(weight)->tp_name);
+        return false;
+    }
+    name = PyObject_GetAttrString(weight, "name");
+    if (name == NULL) return false;
+    out->name = PyUnicode_AsUTF8(name);
+    if (out->name == NULL) { // a name that is no valid UTF-8 is no name that the model looks for
+        PyErr_Clear();
+        out->name = "";
+    }
+    if (PyList_Append(names, name) < 0) {
+        Py_DECREF(name);
+        return false;
+    }
+    Py_DECREF(name);
+    w = tlpy_weight_matrix(weight);
+    shape = tlpy_weight_shape(weight, &out->n_dims);
+    out->type = w->type;
+    out->data = w->data;
+    for (int i = 0; i < out->n_dims; i++) out->dims[i] = shape[out->n_dims - 1 - i];
+    return true;
+}
+
 static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    PyObject *config, *given, *weights = NULL;
+    PyObject *config, *given, *weights = NULL, *names = PyList_New(0);
     model_object *self = NULL;
     struct tl_config c = {0};
     struct tl_tensor *tensors = NULL;
     struct tl_error err;
+    tlpy_state *st = PyType_GetModuleState(type);
     Py_ssize_t n;
     int status;
 
+    if (names == NULL) return NULL;
     if (kwargs != NULL && PyDict_Size(kwargs) > 0) {
         PyErr_SetString(PyExc_TypeError, "Model() takes no keyword arguments");
-        return NULL;
+        goto done;
     }
-    if (!PyArg_ParseTuple(args, "OO:Model", &config, &given)) return NULL;
+    if (!PyArg_ParseTuple(args, "OO:Model", &config, &given)) goto done;
     weights = PySequence_Tuple(given);
     if (weights == NULL || !read_config(config, &c)) goto done;
     n = PyTuple_Size(weights);
@@ -143,7 +175,7 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         goto done;
     }
     for (Py_ssize_t i = 0; i < n; i++) {
-        if (!tlpy_weight_tensor(PyTuple_GetItem(weights, i), &tensors[i])) goto done;
+        if (!read_weight(st, PyTuple_GetItem(weights, i), names, &tensors[i])) goto done;
     }
     self = (model_object *)PyType_GenericAlloc(type, 0);
     if (self == NULL) goto done;
@@ -152,13 +184,14 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     status = tl_model_new(&c, tensors, (size_t)n, &self->m, &err);
     Py_END_ALLOW_THREADS
     if (status != TL_OK) {
-        tlpy_raise(tlpy_state_of((PyObject *)self), &err);
+        tlpy_raise(st, &err);
         Py_CLEAR(self);
     }
 done:
     PyMem_Free(tensors);
     PyMem_Free(c.shapes);
     Py_XDECREF(weights);
+    Py_DECREF(names);
     return (PyObject *)self;
 }
 

@@ -1,0 +1,215 @@
+"""The matmul of exact mode in Python integers and fractions.
+
+Written from docs/numerics.md alone, to be slow, exact and independent of the C code: sums are
+integers, and each rounding is one call of `round_to`.
+"""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+
+# items and bytes of a block, and where its float16 numbers are
+TYPES = {
+    "F32": (1, 4, ()),
+    "F16": (1, 2, ()),
+    "BF16": (1, 2, ()),
+    "Q4_0": (32, 18, (0,)),
+    "Q4_1": (32, 20, (0, 2)),
+    "Q5_0": (32, 22, (0,)),
+    "Q5_1": (32, 24, (0, 2)),
+    "Q8_0": (32, 34, (0,)),
+    "Q2_K": (256, 84, (80, 82)),
+    "Q3_K": (256, 110, (108,)),
+    "Q4_K": (256, 144, (0, 2)),
+    "Q5_K": (256, 176, (0, 2)),
+    "Q6_K": (256, 210, (208,)),
+}
+FLOATS = ("F32", "F16", "BF16")
+WITH_MIN = ("Q4_1", "Q5_1", "Q2_K", "Q4_K", "Q5_K")
+
+
+def round_to(value, digits, lowest):
+    """Round a Fraction to a binary float of that many digits, ties to even."""
+    if value == 0:
+        return 0.0
+    exponent = abs(value.numerator).bit_length() - value.denominator.bit_length()
+    if abs(value) < Fraction(2) ** exponent:
+        exponent -= 1
+    unit = Fraction(2) ** (max(exponent, lowest) - digits + 1)
+    rounded = round(value / unit) * unit
+    largest = (2 - Fraction(2) ** (1 - digits)) * Fraction(2) ** (1 - lowest)
+    if abs(rounded) > largest:
+        return math.inf if value > 0 else -math.inf
+    return float(rounded)
+
+
+def fused(a, b, c, digits, lowest):
+    """The value of a * b + c with one rounding."""
+    if not (math.isfinite(a) and math.isfinite(b) and math.isfinite(c)):
+        return float(np.float64(a) * np.float64(b) + np.float64(c))
+    return round_to(Fraction(a) * Fraction(b) + Fraction(c), digits, lowest)
+
+
+def fma32(a, b, c):
+    return fused(float(a), float(b), float(c), 24, -126)
+
+
+def fma64(a, b, c):
+    return fused(float(a), float(b), float(c), 53, -1022)
+
+
+def _half(block, at):
+    return float(block[at : at + 2].view(np.float16)[0])
+
+
+def _nibbles(bytes_):
+    return np.concatenate([bytes_ & 15, bytes_ >> 4]).astype(np.int64)
+
+
+def _fifth_bits(block, at):
+    return np.unpackbits(block[at : at + 4], bitorder="little").astype(np.int64) << 4
+
+
+def _scales_min_k4(p):
+    """Eight scales and eight minima of 6 bits: Q4_K and Q5_K."""
+    low = np.concatenate([p[0:4] & 63, (p[8:12] & 15) | (p[0:4] >> 6) << 4])
+    high = np.concatenate([p[4:8] & 63, (p[8:12] >> 4) | (p[4:8] >> 6) << 4])
+    return low.astype(np.int64).repeat(2), high.astype(np.int64).repeat(2)
+
+
+def decode_32(name, block):
+    """Integers, scale and minimum of a block of 32 (ggml: dequantize_row_q4_0 ...)."""
+    if name == "Q4_0":
+        return _nibbles(block[2:]) - 8, _half(block, 0), 0.0
+    if name == "Q4_1":
+        return _nibbles(block[4:]), _half(block, 0), _half(block, 2)
+    if name == "Q5_0":
+        return (_nibbles(block[6:]) | _fifth_bits(block, 2)) - 16, _half(block, 0), 0.0
+    if name == "Q5_1":
+        return _nibbles(block[8:]) | _fifth_bits(block, 4), _half(block, 0), _half(block, 2)
+    assert name == "Q8_0"
+    return block[2:].view(np.int8).astype(np.int64), _half(block, 0), 0.0
+
+
+def decode_k(name, block):
+    """Integers, sub-scales, sub-minima (each per 16), scale and minimum of a block of 256."""
+    none = np.zeros(16, np.int64)
+    if name == "Q2_K":
+        packed = block[16:80].reshape(2, 1, 32) >> np.array([0, 2, 4, 6]).reshape(1, 4, 1)
+        scales = block[:16].astype(np.int64)
+        q = (packed & 3).reshape(256).astype(np.int64)
+        return q, scales & 15, scales >> 4, _half(block, 80), _half(block, 82)
+    if name == "Q3_K":
+        packed = block[32:96].reshape(2, 1, 32) >> np.array([0, 2, 4, 6]).reshape(1, 4, 1)
+        high = block[:32].reshape(1, 32) >> np.arange(8).reshape(8, 1)
+        q = (packed & 3).reshape(256).astype(np.int64) + 4 * (high & 1).reshape(256) - 4
+        low = np.concatenate([block[96:104] & 15, block[96:104] >> 4]).astype(np.int64)
+        two = np.concatenate([block[104:108] >> shift & 3 for shift in (0, 2, 4, 6)])
+        return q, (low | two.astype(np.int64) << 4) - 32, none, _half(block, 108), 0.0
+    if name in ("Q4_K", "Q5_K"):
+        scale, minimum = _scales_min_k4(block[4:16])
+        packed = block[16:144] if name == "Q4_K" else block[48:176]
+        q = np.concatenate([_nibbles(part) for part in packed.reshape(4, 32)])
+        if name == "Q5_K":
+            q += ((block[16:48].reshape(1, 32) >> np.arange(8).reshape(8, 1) & 1) << 4).reshape(256)
+        return q, scale, minimum, _half(block, 0), _half(block, 2)
+    assert name == "Q6_K"
+    q = []
+    for half in range(2):
+        low = block[half * 64 : half * 64 + 64]
+        high = block[128 + half * 32 : 128 + half * 32 + 32]
+        for i, part in enumerate([low[:32] & 15, low[32:] & 15, low[:32] >> 4, low[32:] >> 4]):
+            q.append((part | (high >> (2 * i) & 3) << 4).astype(np.int64) - 32)
+    scales = block[192:208].view(np.int8).astype(np.int64)
+    return np.concatenate(q), scales, none, _half(block, 208), 0.0
+
+
+def round_chunk(x):
+    """24-bit integers of up to 256 activations, zero-padded, and the factor that undoes them."""
+    x = np.concatenate([x, np.zeros(256 - len(x), np.float32)])
+    bits = int((x.view(np.uint32) & 0x7FFFFFFF).max())
+    if bits >= 0x7F800000:
+        return np.zeros(256, np.int64), math.nan
+    exponent = max(23, (bits + 0x010101) >> 23)
+    scale = Fraction(2) ** (149 - exponent)
+    return np.array([round(Fraction(float(v)) * scale) for v in x], np.int64), float(1 / scale)
+
+
+def dot_quantized(name, row, rounded):
+    """One row of raw blocks times one token, a list of rounded chunks."""
+    items, size, _ = TYPES[name]
+    blocks = row.reshape(-1, size)
+    total = 0.0
+    for c, (x, dx) in enumerate(rounded):
+        if items == 256:
+            q, scale, minimum, d, dmin = decode_k(name, blocks[c])
+            sums = (q.reshape(16, 16) * x.reshape(16, 16)).sum(1)
+            total = fma64(d * dx, int((scale * sums).sum()), total)
+            if name in WITH_MIN:
+                sums = x.reshape(16, 16).sum(1)
+                total = fma64(-(dmin * dx), int((minimum * sums).sum()), total)
+            continue
+        u = 0.0
+        for j, block in enumerate(blocks[8 * c : 8 * c + 8]):
+            q, d, m = decode_32(name, block)
+            part = x[32 * j : 32 * j + 32]
+            u = fma32(round_to(Fraction(int((q * part).sum())), 24, -126), d, u)
+            if name in WITH_MIN:
+                u = fma32(round_to(Fraction(int(part.sum())), 24, -126), m, u)
+        total = fma64(u, dx, total)
+    if not math.isfinite(total):
+        return np.float32(total)
+    return np.float32(round_to(Fraction(total), 24, -126))
+
+
+def dot_float(row, x):
+    """One row of float32 weights times one token: 16 lanes, superchunks of 4096."""
+    y = np.float32(0)
+    for start in range(0, len(x), 4096):
+        w_part, x_part = row[start : start + 4096], x[start : start + 4096]
+        for lane in range(16):
+            s = 0.0
+            for k in range(lane, len(x_part), 16):
+                s = fma32(w_part[k], x_part[k], s)
+            with np.errstate(invalid="ignore", over="ignore"):
+                y = np.float32(y + np.float32(s))
+    return y
+
+
+def to_float32(name, weights):
+    """The values of F32, F16 or BF16 rows given as bytes."""
+    if name == "BF16":
+        return (weights.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return weights.view(np.float32 if name == "F32" else np.float16).astype(np.float32)
+
+
+def matmul(name, weights, cols, x):
+    """x (T, cols) times raw rows; the bits that every kernel set must give."""
+    out = np.empty((len(x), len(weights)), np.float32)
+    if name in FLOATS:
+        values = to_float32(name, weights)
+        for t in range(len(x)):
+            out[t] = [dot_float(row, x[t]) for row in values]
+        return out
+    for t in range(len(x)):
+        rounded = [round_chunk(x[t, c : c + 256]) for c in range(0, cols, 256)]
+        out[t] = [dot_quantized(name, row, rounded) for row in weights]
+    return out
+
+
+def random_rows(rng, name, rows, cols, scale=0.02):
+    """Raw rows: random bits, with float16 scales and float weights of a sensible size."""
+    items, size, halves = TYPES[name]
+    if items == 1:
+        values = (rng.standard_normal((rows, cols)) * scale).astype(np.float32)
+        if name == "F32":
+            return values.view(np.uint8)
+        if name == "F16":
+            return values.astype(np.float16).view(np.uint8)
+        return (values.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
+    raw = rng.integers(0, 256, (rows, cols // items, size), dtype=np.uint8)
+    for at in halves:
+        number = (rng.standard_normal(raw.shape[:2]) * scale).astype(np.float16)
+        raw[:, :, at : at + 2] = number[..., None].view(np.uint8)
+    return raw.reshape(rows, -1)
