@@ -9,8 +9,6 @@ import models
 import numpy as np
 import pytest
 
-from tinyllm import reference
-
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "train_demo.py"
 

@@ -85,7 +85,7 @@ def load(
     if max_context is not None and _integer("max_context", max_context) < 1:
         raise ValueError(f"max_context is {max_context}; expected at least 1")
     source: Any = DEMO if isinstance(path, str) and path == "demo" else path
-    metadata, weights = _open(source, mmap)
+    metadata, weights = open_file(source, mmap)
     config = read_config(metadata, weights)
     if tokenizer is None:
         tok = tokenizer_from_metadata(metadata)
@@ -117,8 +117,26 @@ def _integer(name: str, value: Any) -> int:
     return int(value)
 
 
-def _open(source: Any, mmap: bool) -> tuple[Mapping[str, Any], Mapping[str, _core.Weight]]:
-    """Metadata and weights of a GGUF file or a llama2.c checkpoint, told apart by the magic."""
+def open_file(
+    source: Any, mmap: bool = True
+) -> tuple[Mapping[str, Any], Mapping[str, _core.Weight]]:
+    """Open a GGUF file or a llama2.c checkpoint, told apart by the magic.
+
+    Parameters
+    ----------
+    source : str, os.PathLike or bytes-like
+        ``"demo"`` is the model that ships in the package.
+    mmap : bool
+        False reads the file into memory.
+
+    Returns
+    -------
+    metadata : mapping
+        GGUF keys.
+    weights : mapping of str to Weight
+    """
+    if isinstance(source, str) and source == "demo":
+        source = DEMO
     if isinstance(source, (bytes, bytearray, memoryview)):
         magic = bytes(source[:4])
     else:
@@ -252,7 +270,8 @@ class Model:
         """
         starts = [len(session) for session in sessions]
         lengths = [len(ids) for ids in tokens]
-        arena = Arena(self.config, taps, lengths, [a + b for a, b in zip(starts, lengths, strict=True)])
+        contexts = [a + b for a, b in zip(starts, lengths, strict=True)]
+        arena = Arena(self.config, taps, lengths, contexts)
         if taps:
             arena.allocate()
         logits = self.core.forward(
@@ -273,9 +292,7 @@ class Model:
         if self.tokenizer is None:
             return [str(int(i)) for i in ids]
         known = len(self.tokenizer)
-        return [
-            self.tokenizer.pieces([int(i)])[0] if i < known else f"[{int(i)}]" for i in ids
-        ]
+        return [self.tokenizer.pieces([int(i)])[0] if i < known else f"[{int(i)}]" for i in ids]
 
     def session(self) -> Session:
         """Start an empty context.
@@ -386,9 +403,7 @@ class Model:
         """
         prompts = list(prompt) if is_batch(prompt) else [prompt]
         lengths = [len(token_ids(p, self.tokenizer)) for p in prompts]
-        return Arena(
-            self.config, select(all_taps(self.config), capture), lengths, lengths
-        ).plan()
+        return Arena(self.config, select(all_taps(self.config), capture), lengths, lengths).plan()
 
     def hidden_states(self, prompt: Prompt) -> Floats:
         """The residual stream between the blocks.

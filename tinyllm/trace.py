@@ -29,8 +29,10 @@ Capture: TypeAlias = (
     None | str | re.Pattern[str] | Callable[[str], object] | Sequence["str | re.Pattern[str]"]
 )
 
-_TAPS = {name: (i, per_layer, matrix, axes) for i, (name, per_layer, matrix, axes) in
-         enumerate(_core.TAPS)}
+_TAPS = {
+    name: (i, per_layer, matrix, axes)
+    for i, (name, per_layer, matrix, axes) in enumerate(_core.TAPS)
+}
 _ALIASES = {"logits": "output"}
 
 #: Not captured unless asked for: they grow with the square of the context.
