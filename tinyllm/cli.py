@@ -193,9 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command(generate, 'example: tinyllm generate "ROMEO:" --seed 1')
     with_prompt(sub)
     sub.add_argument("-n", "--max-tokens", type=int, default=128, help="default: 128")
-    sub.add_argument(
-        "--temperature", type=float, default=0.8, help="0: the likeliest (default: 0.8)"
-    )
+    sub.add_argument("--temperature", type=float, default=0.8, help="default: 0.8")
     sub.add_argument("--top-k", type=int, default=40, help="0: all (default: 40)")
     sub.add_argument("--top-p", type=float, default=0.95, help="default: 0.95")
     sub.add_argument("--seed", type=int, help="the same seed gives the same text")

@@ -145,7 +145,8 @@ def open_file(
     if magic[:4] != b"GGUF" and _is_llama2c(source, magic):
         from .llama2c import read_llama2c
 
-        return read_llama2c(source, mmap=mmap)
+        metadata, weights = read_llama2c(source, mmap=mmap)
+        return {**metadata, "tinyllm.source": "llama2.c"}, weights
     from .gguf import GGUF
 
     file_ = GGUF(source, mmap=mmap)
@@ -532,7 +533,7 @@ class Model:
 
     @functools.cached_property
     def eog_ids(self) -> frozenset[int]:
-        """Ids that end a generation: the tokenizer's; BOS too for llama2.c, whose texts it parts."""
+        """Ids that end a generation; for llama2.c BOS too, which parts the texts it trained on."""
         if self.tokenizer is None:
             return frozenset()
         ids = set(self.tokenizer.eog_ids)
