@@ -19,13 +19,16 @@ import mmap as mmap_module
 import os
 import struct
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ._core import Buffer, Weight
+from ._core import Weight
 from .errors import FormatError, wrong
+
+if TYPE_CHECKING:
+    from ._core import Buffer
 
 __all__ = ["read_llama2c", "read_tokenizer_bin"]
 
@@ -126,14 +129,15 @@ def _read_header(data: memoryview) -> _Header:
     if len(data) < _HEADER_0:
         raise wrong("file size", len(data), f"at least {_HEADER_0} bytes", offset=len(data))
     if struct.unpack_from("<I", data)[0] != _MAGIC:
-        numbers = struct.unpack_from("<7i", data)
-        shared = numbers[5] > 0
-        numbers = (*numbers[:5], abs(numbers[5]), numbers[6])
-        header = _Header(*numbers, version=0, shared=shared, group_size=0, start=_HEADER_0)
+        dims = dict(zip(_FIELDS, struct.unpack_from("<7i", data), strict=True))
+        shared = dims["vocab_size"] > 0
+        dims["vocab_size"] = abs(dims["vocab_size"])
+        header = _Header(**dims, version=0, shared=shared, group_size=0, start=_HEADER_0)
         return _check_header(header, 0)
     if len(data) < _HEADER:
         raise wrong("file size", len(data), f"at least {_HEADER} bytes", offset=len(data))
-    version, *numbers_1 = struct.unpack_from("<8i", data, 4)
+    (version,) = struct.unpack_from("<i", data, 4)
+    dims = dict(zip(_FIELDS, struct.unpack_from("<7i", data, 8), strict=True))
     flag = data[36]
     if version not in (1, 2):
         raise wrong("version", version, "1 or 2", offset=4)
@@ -143,7 +147,7 @@ def _read_header(data: memoryview) -> _Header:
     if version == 2 and group_size < 1:
         raise wrong("group_size", group_size, "a positive number", offset=37)
     header = _Header(
-        *numbers_1, version=version, shared=flag == 1, group_size=group_size, start=_HEADER
+        **dims, version=version, shared=flag == 1, group_size=group_size, start=_HEADER
     )
     return _check_header(header, 8)
 
