@@ -278,7 +278,7 @@ class Model:
         logits = self.core.forward(
             tuple(sessions),
             tuple(tokens),
-            rows,
+            np.asarray(rows, np.int64),
             threads=self.threads,
             captures=tuple(arena.captures),
         )
