@@ -236,7 +236,7 @@ class Sampler:
     --------
     >>> s = Sampler(top_k=2, temperature=0.5, seed=1)
     >>> [s.sample([0.0, 3.0, 2.0], step) for step in range(8)]
-    [1, 2, 1, 1, 1, 1, 1, 1]
+    [2, 1, 1, 1, 1, 1, 1, 1]
     """
 
     def __init__(
