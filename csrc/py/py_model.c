@@ -544,7 +544,7 @@ static PyObject *model_forward(PyObject *op, PyObject *args, PyObject *kwargs) {
     if (empty == NULL) return NULL;
     a.captures = a.edits = empty;
     a.edit = a.resid = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO$nOOOnO:forward", names, &a.sessions,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$nOOOnO:forward", names, &a.sessions,
                                      &a.tokens, &a.rows, &a.threads, &a.captures, &a.edits, &a.edit,
                                      &a.first_layer, &a.resid)) {
         goto done;
