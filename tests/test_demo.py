@@ -173,7 +173,7 @@ def test_demo_has_learnt(demo, weights, tokenizer):
     config = models.reference_config(demo.metadata, demo.tensors)
     ids = np.array([tokenizer.end, *tokenizer.encode(PASSAGE)])
     right = loss(config, weights, ids)
-    
+
     assert right < 3.8
     shuffled = np.concatenate((ids[:1], np.random.default_rng(0).permutation(ids[1:])))
     assert loss(config, weights, shuffled) > right + 1.5

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from .errors import UnsupportedError as UnsupportedError
     from .generation import Generation as Generation
     from .gguf import GGUF as GGUF
-    from .gguf import TensorSource as TensorSource
     from .gguf import Weight as Weight
-    from .gguf import write_gguf as write_gguf
+    from .gguf_write import TensorSource as TensorSource
+    from .gguf_write import write_gguf as write_gguf
     from .model import Model as Model
     from .model import load as load
     from .sampling import Sampler as Sampler
@@ -48,17 +48,17 @@ _HOMES = {
     "Sampler": "sampling",
     "Session": "session",
     "StreamDecoder": "tokenizer",
-    "TensorSource": "gguf",
+    "TensorSource": "gguf_write",
     "Tokenizer": "tokenizer",
     "Trace": "trace",
     "UnsupportedError": "errors",
     "Weight": "gguf",
     "load": "model",
     "load_tokenizer": "tokenizer",
-    "write_gguf": "gguf",
+    "write_gguf": "gguf_write",
 }
 
-__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
+__all__ = [*_HOMES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,16 +6,16 @@ tinyllm accepts beyond or short of it, in ``docs/gguf.md`` of this project.
 
 from __future__ import annotations
 
-import html
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from . import _core
 from ._core import Weight
-from .errors import FormatError
+from .errors import FormatError, wrong
+from .html import Table, escape
 
 __all__ = ["GGUF", "Metadata", "Weight"]
 
@@ -120,10 +120,10 @@ class Metadata(Mapping[str, Any]):
         return self._file.stored(self._index[key][0])
 
     def _repr_html_(self) -> str:
-        return _html_table(("key", "type", "value"), self._html_rows())
-
-    def _html_rows(self) -> list[tuple[str, ...]]:
-        return [(key, self.type(key), _preview(self[key])) for key in self]
+        return Table(
+            ("key", "type", "value"),
+            [(_clean(key), self.type(key), _preview(self[key])) for key in self],
+        ).html()
 
 
 class GGUF:
@@ -200,7 +200,7 @@ class GGUF:
             _add_shards(tensors, self.paths, count, mmap)
             expected = _split_number(self.metadata, "split.tensors.count", path)
             if expected is not None and expected != len(tensors):
-                raise _split_error("split.tensors.count", expected, str(len(tensors)), path)
+                raise wrong("split.tensors.count", expected, str(len(tensors)), path=path)
         self.tensors = MappingProxyType(tensors)
 
     def __repr__(self) -> str:
@@ -212,15 +212,14 @@ class GGUF:
         )
 
     def _repr_html_(self) -> str:
-        tensors = [
-            (weight.name, weight.type, str(weight.shape), str(weight.nbytes))
-            for weight in self.tensors.values()
-        ]
+        tensors = Table(
+            ("name", "type", "shape", "bytes"),
+            [(_clean(w.name), w.type, w.shape, w.nbytes) for w in self.tensors.values()],
+        )
         return (
-            f"<p>{_escape(repr(self))}</p>"
+            f"<p>{escape(_clean(repr(self)))}</p>"
             f"<details open><summary>metadata</summary>{self.metadata._repr_html_()}</details>"
-            "<details open><summary>tensors</summary>"
-            f"{_html_table(('name', 'type', 'shape', 'bytes'), tensors)}</details>"
+            f"<details open><summary>tensors</summary>{tensors.html()}</details>"
         )
 
 
@@ -243,16 +242,11 @@ def _open(source: Any, path: str | None, mmap: bool) -> _core.GGUFFile:
 # ---- models that are split over several files ----
 
 
-def _split_error(field: str, value: object, expected: str, path: str | None) -> FormatError:
-    message = f"{field} is {value}; expected {expected}"
-    return FormatError(message, path=path, field=field, value=str(value), expected=expected)
-
-
 def _split_number(metadata: Metadata, key: str, path: str | None) -> int | None:
     """Read one of the split.* keys, which files have in several integer types."""
     value = metadata.get(key)
     if value is not None and type(value) is not int:
-        raise _split_error(f"{key} (type)", metadata.type(key), "an integer", path)
+        raise wrong(f"{key} (type)", metadata.type(key), "an integer", path=path)
     return value
 
 
@@ -260,11 +254,11 @@ def _shard_paths(path: str, metadata: Metadata, count: int) -> tuple[str, ...]:
     """Derive the names of all files from that of the first."""
     number = _split_number(metadata, "split.no", path)
     if number != 0:
-        raise _split_error("split.no", number, "0: open the first file of a split model", path)
+        raise wrong("split.no", number, "0: open the first file of a split model", path=path)
     match = _SHARD.fullmatch(path)
     if match is None or int(match["number"]) != 1 or int(match["count"]) != count:
         expected = f"a name that ends in -00001-of-{count:05}.gguf"
-        raise _split_error("name of the split file", os.path.basename(path), expected, path)
+        raise wrong("name of the split file", os.path.basename(path), expected, path=path)
     return tuple(f"{match['stem']}-{i + 1:05}-of-{count:05}.gguf" for i in range(count))
 
 
@@ -275,19 +269,20 @@ def _add_shards(tensors: dict[str, Weight], paths: tuple[str, ...], count: int, 
         for key, expected in (("split.no", i), ("split.count", count)):
             number = _split_number(metadata, key, path)
             if number != expected:
-                raise _split_error(key, number, str(expected), path)
+                raise wrong(key, number, str(expected), path=path)
         for weight in file.weights():
             if weight.name in tensors:
                 expected_name = "a name that no other file of the split model has"
-                raise _split_error("tensor name", repr(weight.name), expected_name, path)
+                raise wrong("tensor name", repr(weight.name), expected_name, path=path)
             tensors[weight.name] = weight
 
 
 # ---- notebooks ----
 
 
-def _escape(text: str) -> str:
-    return html.escape(text.encode("utf-8", "backslashreplace").decode("utf-8"))
+def _clean(text: str) -> str:
+    """Make text that can be sent: lone surrogates stand for bytes that are no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _preview(value: Any, limit: int = 80) -> str:
@@ -296,11 +291,5 @@ def _preview(value: Any, limit: int = 80) -> str:
         text += ", ..." if len(value) > 8 else ""
     else:
         text = str(value)
+    text = _clean(text)
     return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-def _html_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    def line(cells: tuple[str, ...], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{_escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    return f"<table>{line(head, 'th')}{''.join(line(row, 'td') for row in rows)}</table>"
