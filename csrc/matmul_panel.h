@@ -110,64 +110,70 @@ static size_t int_pack_bytes(size_t cols, size_t tokens, size_t tile) {
                         record_bytes(tile));
 }
 
-/* The digits of X, all of one plane together. */
-#ifdef TL_DOT4
-static void cut_digits(const int32_t *X, int32_t planes[PLANES][STEPS]) {
-    uint8_t digit[PLANES][TL_CHUNK];
-    for (int k = 0; k < TL_CHUNK; k++) {
-        uint32_t u = (uint32_t)(X[k] + 0x808080) ^ 0x808080;
-        digit[0][k] = (uint8_t)u;
-        digit[1][k] = (uint8_t)(u >> 8);
-        digit[2][k] = (uint8_t)(u >> 16);
+/* X and dx of n <= 256 values of a token; the rest of the chunk is zero. X[i] is 16 values. */
+static double round_chunk(const float *x, size_t n, v16i X[16]) {
+    v16i largest = v16i_set1(0);
+    int32_t bits[16], most = 0;
+    float padded[TL_CHUNK], factor;
+    double dx;
+    if (n < TL_CHUNK) {
+        memset(padded, 0, sizeof(padded));
+        memcpy(padded, x, n * sizeof(float));
+        x = padded;
     }
-    memcpy(planes, digit, sizeof(digit));
-}
-#else
-static void cut_digits(const int32_t *X, int32_t planes[PLANES][STEPS]) {
-    int16_t digit[PLANES][TL_CHUNK];
-    for (int k = 0; k < TL_CHUNK; k++) {
-        int32_t high = (X[k] + 2048) >> 12;
-        digit[0][k] = (int16_t)(X[k] - high * 4096);
-        digit[1][k] = (int16_t)high;
+    for (int i = 0; i < 16; i++) {
+        largest = v16i_max(largest, v16i_abs_bits(v16_load(x + 16 * i)));
     }
-    memcpy(planes, digit, sizeof(digit));
+    v16i_store(bits, largest);
+    for (int i = 0; i < 16; i++) most = TL_MAX(most, bits[i]);
+    dx = chunk_scale((uint32_t)most, &factor);
+    for (int i = 0; i < 16; i++) {
+        X[i] = isnan(dx) ? v16i_set1(0)
+                         : v16i_round(v16_mul(v16_load(x + 16 * i), v16_set1(factor)));
+    }
+    return dx;
 }
-#endif
 
-static void pack_record(const int32_t *X, double dx, size_t tile, size_t slot, struct record r) {
-    int32_t planes[PLANES][STEPS];
-    int16_t sums[2][16];
-    cut_digits(X, planes);
-    for (size_t s = 0; s < STEPS; s++) {
-        for (size_t p = 0; p < PLANES; p++) {
-            r.digits[s * tile * PLANES + slot * PLANES + p] = planes[p][s];
-        }
-    }
+/* The digits of X into their places, and what else the loops need to know of them. */
+static void pack_record(const v16i X[16], double dx, const size_t tile, size_t slot,
+                        struct record r) {
+    const size_t width = tile * PLANES;
+    int32_t out[16], sums[16], pairs[2][16];
+    v16i column[16], sum, high;
+    for (size_t i = 0; i < 16; i++) {
 #ifdef TL_DOT4
-    for (size_t g = 0; g < 16; g++) {
-        for (size_t p = 0; p < PLANES; p++) {
-            int8_t digit[16];
-            int32_t sum = 0;
-            memcpy(digit, &planes[p][4 * g], 16);
-            for (int i = 0; i < 16; i++) sum += digit[i];
-            r.groups[(g * tile + slot) * PLANES + p] = sum;
+        // lane 4 j + p: plane p of the values 4 j to 4 j + 3
+        v16i digits = v16i_quads(X[i]);
+        v16i_store(out, digits);
+        for (size_t j = 0; j < 4; j++) {
+            memcpy(&r.digits[(4 * i + j) * width + slot * PLANES], &out[4 * j], 4 * PLANES);
         }
-    }
+        v16i_store(out, v16i_fold4(v16i_dot4(v16i_set1(0), v16i_set1(0x01010101), digits)));
+        memcpy(&r.groups[i * width + slot * PLANES], out, 4 * PLANES);
+#else
+        // lane 2 j: the values 2 j and 2 j + 1
+        int32_t low[16];
+        high = v16i_sra(v16i_add(X[i], v16i_set1(2048)), 12);
+        v16i_store(low, v16i_pairs(v16i_sub(X[i], v16i_sll(high, 12))));
+        v16i_store(out, v16i_pairs(high));
+        for (size_t j = 0; j < 8; j++) {
+            r.digits[(8 * i + j) * width + slot * PLANES] = low[2 * j];
+            r.digits[(8 * i + j) * width + slot * PLANES + 1] = out[2 * j];
+        }
 #endif
+        column[i] = X[i];
+    }
+    v16i_transpose(column);
+    sum = column[0];
+    for (int i = 1; i < 16; i++) sum = v16i_add(sum, column[i]);
+    high = v16i_sra(v16i_add(sum, v16i_set1(8192)), 14); // |sum| < 2^27
+    v16i_store(sums, sum);
+    v16i_store(pairs[0], v16i_pairs(v16i_sub(sum, v16i_sll(high, 14))));
+    v16i_store(pairs[1], v16i_pairs(high));
     for (size_t b = 0; b < 8; b++) {
-        int32_t block = 0;
-        for (size_t g = 2 * b; g < 2 * b + 2; g++) {
-            int32_t sum = 0, high;
-            for (size_t i = 0; i < 16; i++) sum += X[g * 16 + i];
-            high = (sum + 8192) >> 14; // |sum| < 2^27
-            sums[0][g] = (int16_t)(sum - high * 16384);
-            sums[1][g] = (int16_t)high;
-            block += sum;
-        }
-        r.blocks[b * tile + slot] = (float)block;
-        for (size_t h = 0; h < 2; h++) {
-            memcpy(&r.sums[b * tile * 2 + slot * 2 + h], &sums[h][2 * b], 4);
-        }
+        r.blocks[b * tile + slot] = (float)(sums[2 * b] + sums[2 * b + 1]);
+        r.sums[b * tile * 2 + slot * 2] = pairs[0][2 * b];
+        r.sums[b * tile * 2 + slot * 2 + 1] = pairs[1][2 * b];
     }
     r.dx[slot] = dx;
 }
@@ -175,18 +181,18 @@ static void pack_record(const int32_t *X, double dx, size_t tile, size_t slot, s
 static void int_pack(const float *x, size_t cols, size_t tokens, size_t first, size_t last,
                      void *packed, const size_t tile) {
     const size_t chunks = round_up(cols, TL_CHUNK) / TL_CHUNK;
-    int32_t X[TL_CHUNK];
     // whoever packs the last token also fills the last tile
     size_t end = last == tokens ? round_up(tokens, tile) : last;
     for (size_t t = first; t < end; t++) {
         for (size_t c = 0; c < chunks; c++) {
             struct record r = record_at(packed, tile, t / tile * chunks + c);
             size_t n = TL_MIN(cols - c * TL_CHUNK, (size_t)TL_CHUNK);
+            v16i X[16];
             double dx = 0;
             if (t < tokens) {
                 dx = round_chunk(x + t * cols + c * TL_CHUNK, n, X);
             } else {
-                memset(X, 0, sizeof(X));
+                for (int i = 0; i < 16; i++) X[i] = v16i_set1(0);
             }
             pack_record(X, dx, tile, t % tile, r);
         }

@@ -6,6 +6,9 @@
  *   v16i_dot4(s, w, x)   s + w0 * x0 + ... + w3 * x3   on quadruples of int8; only where
  *                        TL_DOT4 is defined; w is unsigned, up to 127 + TL_OFFSET_Q8_0
  * All of them are exact as long as the result fits int32.
+ *   v16i_pairs(x)        lane 2 j: the low halves of the lanes 2 j and 2 j + 1, as int16
+ *   v16i_quads(x)        lane 4 j + p: digit p (0 lowest) of the lanes 4 j to 4 j + 3, as int8
+ *   v16i_fold4(x)        lane p: the sum of the lanes p, 4 + p, 8 + p, 12 + p
  */
 #include "simd.h"
 
@@ -44,6 +47,23 @@ TL_INLINE void v16i_store(void *p, v16i x) {
     char *q = p;
     _mm256_storeu_si256((__m256i *)(void *)q, x.a);
     _mm256_storeu_si256((__m256i *)(void *)(q + 32), x.b);
+}
+TL_INLINE v16i v16i_max(v16i x, v16i y) {
+    return (v16i){_mm256_max_epi32(x.a, y.a), _mm256_max_epi32(x.b, y.b)};
+}
+TL_INLINE v16i v16i_abs_bits(v16 x) {
+    const __m256i mask = _mm256_set1_epi32(0x7fffffff);
+    return (v16i){_mm256_and_si256(_mm256_castps_si256(x.a), mask),
+                  _mm256_and_si256(_mm256_castps_si256(x.b), mask)};
+}
+TL_INLINE v16i v16i_round(v16 x) {
+    return (v16i){_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)};
+}
+TL_INLINE __m256i half_pairs(__m256i x) {
+    return _mm256_blend_epi16(x, _mm256_srli_epi64(x, 16), 0xaa);
+}
+TL_INLINE v16i v16i_pairs(v16i x) {
+    return (v16i){half_pairs(x.a), half_pairs(x.b)};
 }
 TL_INLINE v16i v16i_set1(int32_t x) {
     return (v16i){_mm256_set1_epi32(x), _mm256_set1_epi32(x)};
@@ -181,6 +201,18 @@ TL_INLINE v16i v16i_load(const void *p) {
 TL_INLINE void v16i_store(void *p, v16i x) {
     _mm512_storeu_si512(p, x);
 }
+TL_INLINE v16i v16i_max(v16i x, v16i y) {
+    return _mm512_max_epi32(x, y);
+}
+TL_INLINE v16i v16i_abs_bits(v16 x) {
+    return _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff));
+}
+TL_INLINE v16i v16i_round(v16 x) {
+    return _mm512_cvtps_epi32(x);
+}
+TL_INLINE v16i v16i_pairs(v16i x) {
+    return _mm512_mask_blend_epi16(0xaaaaaaaau, x, _mm512_srli_epi64(x, 16));
+}
 TL_INLINE v16i v16i_set1(int32_t x) {
     return _mm512_set1_epi32(x);
 }
@@ -191,6 +223,16 @@ TL_INLINE v16i v16i_dot2(v16i s, v16i w, v16i x) {
 }
 TL_INLINE v16i v16i_dot4(v16i s, v16i w, v16i x) {
     return _mm512_dpbusd_epi32(s, w, x);
+}
+TL_INLINE v16i v16i_quads(v16i x) {
+    const __m512i order =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    x = _mm512_add_epi32(x, _mm512_set1_epi32(0x808080));
+    return _mm512_shuffle_epi8(_mm512_xor_si512(x, _mm512_set1_epi32(0x808080)), order);
+}
+TL_INLINE v16i v16i_fold4(v16i x) {
+    x = _mm512_add_epi32(x, _mm512_shuffle_i32x4(x, x, 0x4e));
+    return _mm512_add_epi32(x, _mm512_shuffle_i32x4(x, x, 0xb1));
 }
 #else
 TL_INLINE v16i v16i_dot2(v16i s, v16i w, v16i x) {
