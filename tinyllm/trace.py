@@ -180,6 +180,12 @@ class Plan:
         The shape of every captured tap.
     nbytes : int
         Bytes of all of them together (float32).
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> tl.load().plan([1, 2, 3], "blk.0.resid_post")
+    <tinyllm.Plan: 1 taps, 3,072 bytes>
     """
 
     shapes: dict[str, tuple[int, ...]]
