@@ -15,6 +15,22 @@ struct int_chunk {
     double dx;
 };
 
+/* X and dx of n <= 256 values of a token; the rest of the chunk is zero. */
+static double round_chunk(const float *x, size_t n, int32_t *X) {
+    uint32_t largest = 0, bits;
+    float factor;
+    double dx;
+    for (size_t k = 0; k < n; k++) {
+        memcpy(&bits, x + k, sizeof(bits));
+        bits &= 0x7fffffffu;
+        largest = bits > largest ? bits : largest;
+    }
+    dx = chunk_scale(largest, &factor);
+    memset(X, 0, TL_CHUNK * sizeof(*X));
+    for (size_t k = 0; k < n && !isnan(dx); k++) X[k] = (int32_t)rintf(x[k] * factor);
+    return dx;
+}
+
 static size_t int_pack_bytes(size_t cols, size_t tokens, size_t tile) {
     (void)tile;
     return size_product(round_up(cols, TL_CHUNK) / TL_CHUNK, tokens, sizeof(struct int_chunk));

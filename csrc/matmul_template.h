@@ -50,33 +50,21 @@ static size_t round_up(size_t n, size_t to) {
 
 /* ---- activations as 24-bit integers ---- */
 
-/* One chunk of a token: X and dx of docs/numerics.md. x has n <= 256 values, the rest is zero. */
-static double round_chunk(const float *x, size_t n, int32_t *X) {
-    float padded[TL_CHUNK], factor;
-    uint32_t largest = 0, bits[TL_CHUNK];
+/*
+ * The scale of a chunk: dx, and the power of two that turns its activations into the numbers that
+ * are rounded to X. `largest` is the maximum of the bits without the sign. A chunk with a NaN or
+ * an infinity has dx = NaN, and then X is all zeros.
+ */
+static double chunk_scale(uint32_t largest, float *factor) {
+    uint32_t exponent = (largest + 0x010101u) >> 23, factor_bits;
     uint64_t dx_bits;
     double dx;
-    if (n < TL_CHUNK) {
-        memset(padded, 0, sizeof(padded));
-        memcpy(padded, x, n * sizeof(float));
-        x = padded;
-    }
-    memcpy(bits, x, sizeof(bits));
-    for (int k = 0; k < TL_CHUNK; k++) {
-        uint32_t b = bits[k] & 0x7fffffffu;
-        largest = b > largest ? b : largest;
-    }
-    if (largest >= 0x7f800000u) {
-        memset(X, 0, TL_CHUNK * sizeof(*X));
-        return (double)NAN;
-    }
-    uint32_t exponent = (largest + 0x010101u) >> 23;
+    if (largest >= 0x7f800000u) return (double)NAN;
     if (exponent < 23) exponent = 23;
-    uint32_t factor_bits = (276 - exponent) << 23; // 2^(149 - exponent)
-    memcpy(&factor, &factor_bits, sizeof(factor));
+    factor_bits = (276 - exponent) << 23; // 2^(149 - exponent)
+    memcpy(factor, &factor_bits, sizeof(*factor));
     dx_bits = (uint64_t)(exponent + 1023 - 149) << 52;
     memcpy(&dx, &dx_bits, sizeof(dx));
-    for (int k = 0; k < TL_CHUNK; k++) X[k] = (int32_t)rintf(x[k] * factor);
     return dx;
 }
 

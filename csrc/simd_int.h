@@ -4,10 +4,15 @@
  * For the kernels of quantized weights: one lane is one row of the matrix.
  *   v16i_dot2(s, w, x)   s + w0 * x0 + w1 * x1     on pairs of int16
  *   v16i_dot4(s, w, x)   s + w0 * x0 + ... + w3 * x3   on quadruples of int8; only where
- *                        TL_DOT4 is defined. x is unsigned where TL_DIGIT_BIAS is 128.
+ *                        TL_DOT4 is defined; w is unsigned, up to 127 + TL_OFFSET_Q8_0
  * All of them are exact as long as the result fits int32.
+ *   v16i_pairs(x)        lane 2 j: the low halves of the lanes 2 j and 2 j + 1, as int16
+ *   v16i_quads(x)        lane 4 j + p: digit p (0 lowest) of the lanes 4 j to 4 j + 3, as int8
+ *   v16i_fold4(x)        lane p: the sum of the lanes p, 4 + p, 8 + p, 12 + p
  */
 #include "simd.h"
+
+#define TL_OFFSET_Q8_0 128
 
 #if TL_SIMD == TL_SIMD_AVX2
 
@@ -42,6 +47,23 @@ TL_INLINE void v16i_store(void *p, v16i x) {
     char *q = p;
     _mm256_storeu_si256((__m256i *)(void *)q, x.a);
     _mm256_storeu_si256((__m256i *)(void *)(q + 32), x.b);
+}
+TL_INLINE v16i v16i_max(v16i x, v16i y) {
+    return (v16i){_mm256_max_epi32(x.a, y.a), _mm256_max_epi32(x.b, y.b)};
+}
+TL_INLINE v16i v16i_abs_bits(v16 x) {
+    const __m256i mask = _mm256_set1_epi32(0x7fffffff);
+    return (v16i){_mm256_and_si256(_mm256_castps_si256(x.a), mask),
+                  _mm256_and_si256(_mm256_castps_si256(x.b), mask)};
+}
+TL_INLINE v16i v16i_round(v16 x) {
+    return (v16i){_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)};
+}
+TL_INLINE __m256i half_pairs(__m256i x) {
+    return _mm256_blend_epi16(x, _mm256_srli_epi64(x, 16), 0xaa);
+}
+TL_INLINE v16i v16i_pairs(v16i x) {
+    return (v16i){half_pairs(x.a), half_pairs(x.b)};
 }
 TL_INLINE v16i v16i_set1(int32_t x) {
     return (v16i){_mm256_set1_epi32(x), _mm256_set1_epi32(x)};
@@ -108,6 +130,48 @@ TL_INLINE v16 v16_from_f64(v16d x) {
                  _mm256_set_m128(_mm256_cvtpd_ps(x.d), _mm256_cvtpd_ps(x.c))};
 }
 
+/* Eight rows of eight dwords. */
+TL_INLINE void transpose_8(__m256i r[8]) {
+    __m256i t[8];
+    for (int i = 0; i < 8; i += 4) {
+        __m256i a = _mm256_unpacklo_epi32(r[i], r[i + 1]);
+        __m256i b = _mm256_unpackhi_epi32(r[i], r[i + 1]);
+        __m256i c = _mm256_unpacklo_epi32(r[i + 2], r[i + 3]);
+        __m256i d = _mm256_unpackhi_epi32(r[i + 2], r[i + 3]);
+        t[i] = _mm256_unpacklo_epi64(a, c);
+        t[i + 1] = _mm256_unpackhi_epi64(a, c);
+        t[i + 2] = _mm256_unpacklo_epi64(b, d);
+        t[i + 3] = _mm256_unpackhi_epi64(b, d);
+    }
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm256_permute2x128_si256(t[i], t[i + 4], 0x20);
+        r[i + 4] = _mm256_permute2x128_si256(t[i], t[i + 4], 0x31);
+    }
+}
+/* x[i] lane j becomes x[j] lane i */
+TL_INLINE void v16i_transpose(v16i x[16]) {
+    for (int half = 0; half < 2; half++) {
+        __m256i low[8], high[8];
+        for (int i = 0; i < 8; i++) {
+            low[i] = half ? x[i].b : x[i].a;
+            high[i] = half ? x[i + 8].b : x[i + 8].a;
+        }
+        transpose_8(low);
+        transpose_8(high);
+        for (int i = 0; i < 8; i++) {
+            // the lanes of the rows 8 to 15 wait where the first half has been read
+            if (half == 0) {
+                x[i].a = low[i];
+                x[i + 8].a = high[i];
+            } else {
+                __m256i swap = x[i + 8].a;
+                x[i + 8] = (v16i){low[i], high[i]};
+                x[i].b = swap;
+            }
+        }
+    }
+}
+
 #elif TL_SIMD == TL_SIMD_AVX512
 
 typedef __m512i v16i;
@@ -137,17 +201,38 @@ TL_INLINE v16i v16i_load(const void *p) {
 TL_INLINE void v16i_store(void *p, v16i x) {
     _mm512_storeu_si512(p, x);
 }
+TL_INLINE v16i v16i_max(v16i x, v16i y) {
+    return _mm512_max_epi32(x, y);
+}
+TL_INLINE v16i v16i_abs_bits(v16 x) {
+    return _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff));
+}
+TL_INLINE v16i v16i_round(v16 x) {
+    return _mm512_cvtps_epi32(x);
+}
+TL_INLINE v16i v16i_pairs(v16i x) {
+    return _mm512_mask_blend_epi16(0xaaaaaaaau, x, _mm512_srli_epi64(x, 16));
+}
 TL_INLINE v16i v16i_set1(int32_t x) {
     return _mm512_set1_epi32(x);
 }
 #ifdef TL_VNNI
 #define TL_DOT4
-#define TL_DIGIT_BIAS 128
 TL_INLINE v16i v16i_dot2(v16i s, v16i w, v16i x) {
     return _mm512_dpwssd_epi32(s, w, x);
 }
 TL_INLINE v16i v16i_dot4(v16i s, v16i w, v16i x) {
-    return _mm512_dpbusd_epi32(s, x, w);
+    return _mm512_dpbusd_epi32(s, w, x);
+}
+TL_INLINE v16i v16i_quads(v16i x) {
+    const __m512i order =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    x = _mm512_add_epi32(x, _mm512_set1_epi32(0x808080));
+    return _mm512_shuffle_epi8(_mm512_xor_si512(x, _mm512_set1_epi32(0x808080)), order);
+}
+TL_INLINE v16i v16i_fold4(v16i x) {
+    x = _mm512_add_epi32(x, _mm512_shuffle_i32x4(x, x, 0x4e));
+    return _mm512_add_epi32(x, _mm512_shuffle_i32x4(x, x, 0xb1));
 }
 #else
 TL_INLINE v16i v16i_dot2(v16i s, v16i w, v16i x) {
@@ -166,6 +251,31 @@ TL_INLINE v16 v16_load_bf16(const void *p) {
     __m512i h = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(h, 16));
 }
+/* x[i] lane j becomes x[j] lane i */
+TL_INLINE void v16i_transpose(v16i x[16]) {
+    __m512i t[16];
+    for (int i = 0; i < 16; i += 4) {
+        __m512i a = _mm512_unpacklo_epi32(x[i], x[i + 1]);
+        __m512i b = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+        __m512i c = _mm512_unpacklo_epi32(x[i + 2], x[i + 3]);
+        __m512i d = _mm512_unpackhi_epi32(x[i + 2], x[i + 3]);
+        t[i] = _mm512_unpacklo_epi64(a, c);
+        t[i + 1] = _mm512_unpackhi_epi64(a, c);
+        t[i + 2] = _mm512_unpacklo_epi64(b, d);
+        t[i + 3] = _mm512_unpackhi_epi64(b, d);
+    }
+    for (int i = 0; i < 4; i++) { // quarters: x[i + 4 q] = quarter q of four rows
+        __m512i a = _mm512_shuffle_i32x4(t[i], t[i + 4], 0x88);
+        __m512i b = _mm512_shuffle_i32x4(t[i + 8], t[i + 12], 0x88);
+        __m512i c = _mm512_shuffle_i32x4(t[i], t[i + 4], 0xdd);
+        __m512i d = _mm512_shuffle_i32x4(t[i + 8], t[i + 12], 0xdd);
+        x[i] = _mm512_shuffle_i32x4(a, b, 0x88);
+        x[i + 8] = _mm512_shuffle_i32x4(a, b, 0xdd);
+        x[i + 4] = _mm512_shuffle_i32x4(c, d, 0x88);
+        x[i + 12] = _mm512_shuffle_i32x4(c, d, 0xdd);
+    }
+}
+
 TL_INLINE v16d v16d_load(const double *p) {
     return (v16d){_mm512_loadu_pd(p), _mm512_loadu_pd(p + 8)};
 }

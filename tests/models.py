@@ -8,6 +8,8 @@ from typing import NamedTuple
 import gguf
 import numpy as np
 
+import tinyllm
+
 QUANTIZABLE = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 
 
@@ -107,7 +109,7 @@ def random_llama(
     `heads`, `kv_heads` and `ffn` may be lists, one number per layer. `types` maps patterns of
     tensor names to types, the first that fits wins over `type_name`; norms and biases are F32.
     `rope_freqs` gives the divisors of Llama 3.1; `metadata` adds keys or replaces them.
-    Tensors map a name to (type name, raw uint8 array): rows of blocks, shape[:-1] + (bytes,).
+    Tensors are `Weight` objects, ready for `write_gguf` and `tinyllm.reference`.
     """
     random = np.random.default_rng(seed)
 
@@ -126,10 +128,11 @@ def random_llama(
             raw = random_blocks(random, (outputs, inputs), chosen, std)
         else:
             raw = quantize(std * random.standard_normal((outputs, inputs)), chosen)
-        tensors[name] = (chosen, raw)
+        tensors[name] = tinyllm.Weight(name, (outputs, inputs), chosen, raw.tobytes())
 
     def vector(name, values):
-        tensors[name] = ("F32", quantize(values, "F32"))
+        raw = quantize(values, "F32")
+        tensors[name] = tinyllm.Weight(name, (len(values),), "F32", raw.tobytes())
 
     def norm(name):
         vector(f"{name}.weight", 1 + 0.3 * random.standard_normal(width))
@@ -181,7 +184,7 @@ def random_llama(
 
 def values(tensors):
     """Return name -> float32 array for the tensors of `random_llama`, as PyPI gguf reads them."""
-    return {name: dequantize(raw, type_name) for name, (type_name, raw) in tensors.items()}
+    return {name: dequantize(weight.raw, weight.type) for name, weight in tensors.items()}
 
 
 def reference_config(metadata, tensors):

@@ -255,7 +255,9 @@ def test_error_against_float64(name, isa, kind):
     values = gguf.dequantize(weights, gguf.GGMLQuantizationType[name]).astype(np.float64)
     x = activations(rng, kind, 4, cols)
     error = run(name, weights, cols, x, isa) - x.astype(np.float64) @ values.T
-    allowed = 1.5e-6 * np.linalg.norm(values) * np.linalg.norm(x.astype(np.float64), axis=1)
+    # the weights of random blocks with minima do not average to zero, so their errors add up
+    bound = 2.5e-6 if kind == "outliers" and name in exact.WITH_MIN else 1.5e-6
+    allowed = bound * np.linalg.norm(values) * np.linalg.norm(x.astype(np.float64), axis=1)
     assert (np.linalg.norm(error, axis=1) <= allowed / np.sqrt(cols)).all()
 
 

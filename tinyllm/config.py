@@ -145,9 +145,7 @@ class _Reader:
         self.metadata = metadata
         self.prefix = architecture + "."
 
-    def _get(
-        self, name: str, kind: str, convert: Callable[[Any], Any], default: Any
-    ) -> Any:
+    def _get(self, name: str, kind: str, convert: Callable[[Any], Any], default: Any) -> Any:
         key = self.prefix + name
         if key not in self.metadata:
             if default is not ...:

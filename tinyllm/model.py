@@ -85,7 +85,7 @@ def load(
     if max_context is not None and _integer("max_context", max_context) < 1:
         raise ValueError(f"max_context is {max_context}; expected at least 1")
     source: Any = DEMO if isinstance(path, str) and path == "demo" else path
-    metadata, weights = _open(source, mmap)
+    metadata, weights = open_file(source, mmap)
     config = read_config(metadata, weights)
     if tokenizer is None:
         tok = tokenizer_from_metadata(metadata)
@@ -117,8 +117,26 @@ def _integer(name: str, value: Any) -> int:
     return int(value)
 
 
-def _open(source: Any, mmap: bool) -> tuple[Mapping[str, Any], Mapping[str, _core.Weight]]:
-    """Metadata and weights of a GGUF file or a llama2.c checkpoint, told apart by the magic."""
+def open_file(
+    source: Any, mmap: bool = True
+) -> tuple[Mapping[str, Any], Mapping[str, _core.Weight]]:
+    """Open a GGUF file or a llama2.c checkpoint, told apart by the magic.
+
+    Parameters
+    ----------
+    source : str, os.PathLike or bytes-like
+        ``"demo"`` is the model that ships in the package.
+    mmap : bool
+        False reads the file into memory.
+
+    Returns
+    -------
+    metadata : mapping
+        GGUF keys.
+    weights : mapping of str to Weight
+    """
+    if isinstance(source, str) and source == "demo":
+        source = DEMO
     if isinstance(source, (bytes, bytearray, memoryview)):
         magic = bytes(source[:4])
     else:
@@ -127,7 +145,8 @@ def _open(source: Any, mmap: bool) -> tuple[Mapping[str, Any], Mapping[str, _cor
     if magic[:4] != b"GGUF" and _is_llama2c(source, magic):
         from .llama2c import read_llama2c
 
-        return read_llama2c(source, mmap=mmap)
+        metadata, weights = read_llama2c(source, mmap=mmap)
+        return {**metadata, "tinyllm.source": "llama2.c"}, weights
     from .gguf import GGUF
 
     file_ = GGUF(source, mmap=mmap)
@@ -252,13 +271,14 @@ class Model:
         """
         starts = [len(session) for session in sessions]
         lengths = [len(ids) for ids in tokens]
-        arena = Arena(self.config, taps, lengths, [a + b for a, b in zip(starts, lengths, strict=True)])
+        contexts = [a + b for a, b in zip(starts, lengths, strict=True)]
+        arena = Arena(self.config, taps, lengths, contexts)
         if taps:
             arena.allocate()
         logits = self.core.forward(
             tuple(sessions),
             tuple(tokens),
-            rows,
+            np.asarray(rows, np.int64),
             threads=self.threads,
             captures=tuple(arena.captures),
         )
@@ -273,9 +293,7 @@ class Model:
         if self.tokenizer is None:
             return [str(int(i)) for i in ids]
         known = len(self.tokenizer)
-        return [
-            self.tokenizer.pieces([int(i)])[0] if i < known else f"[{int(i)}]" for i in ids
-        ]
+        return [self.tokenizer.pieces([int(i)])[0] if i < known else f"[{int(i)}]" for i in ids]
 
     def session(self) -> Session:
         """Start an empty context.
@@ -386,9 +404,7 @@ class Model:
         """
         prompts = list(prompt) if is_batch(prompt) else [prompt]
         lengths = [len(token_ids(p, self.tokenizer)) for p in prompts]
-        return Arena(
-            self.config, select(all_taps(self.config), capture), lengths, lengths
-        ).plan()
+        return Arena(self.config, select(all_taps(self.config), capture), lengths, lengths).plan()
 
     def hidden_states(self, prompt: Prompt) -> Floats:
         """The residual stream between the blocks.
@@ -517,7 +533,7 @@ class Model:
 
     @functools.cached_property
     def eog_ids(self) -> frozenset[int]:
-        """Ids that end a generation: the tokenizer's; BOS too for llama2.c, whose texts it parts."""
+        """Ids that end a generation; for llama2.c BOS too, which parts the texts it trained on."""
         if self.tokenizer is None:
             return frozenset()
         ids = set(self.tokenizer.eog_ids)

@@ -26,11 +26,13 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 
 #: What ``capture=`` takes.
 Capture: TypeAlias = (
-    None | str | re.Pattern[str] | Callable[[str], object] | Sequence["str | re.Pattern[str]"]
+    str | re.Pattern[str] | Callable[[str], object] | Sequence["str | re.Pattern[str]"] | None
 )
 
-_TAPS = {name: (i, per_layer, matrix, axes) for i, (name, per_layer, matrix, axes) in
-         enumerate(_core.TAPS)}
+_TAPS = {
+    name: (i, per_layer, matrix, axes)
+    for i, (name, per_layer, matrix, axes) in enumerate(_core.TAPS)
+}
 _ALIASES = {"logits": "output"}
 
 #: Not captured unless asked for: they grow with the square of the context.

@@ -190,6 +190,8 @@ struct PyModuleDef tlpy_module = {
     .m_traverse = module_traverse, .m_clear = module_clear,   .m_free = module_free,
 };
 
+PyMODINIT_FUNC PyInit__core(void);
+
 PyMODINIT_FUNC PyInit__core(void) {
     return PyModuleDef_Init(&tlpy_module);
 }
