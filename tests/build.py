@@ -4,24 +4,11 @@ import models
 import numpy as np
 
 import tinyllm as tl
-from tinyllm import _core
-
-
-def weight(name, type_name, raw):
-    """Return a Weight over raw blocks, shape[:-1] + (bytes per row,)."""
-    _, items, size, _ = _core.tensor_types()[type_name]
-    shape = (*raw.shape[:-1], raw.shape[-1] // size * items)
-    return tl.Weight(name, shape, type_name, raw.tobytes())
-
-
-def weights(tensors):
-    """Return name -> Weight for name -> (type name, raw bytes)."""
-    return {name: weight(name, *pair) for name, pair in tensors.items()}
 
 
 def write(path, metadata, tensors):
     """Write a random model as GGUF and return the path."""
-    tl.write_gguf(path, metadata, weights(tensors))
+    tl.write_gguf(path, metadata, tensors)
     return path
 
 

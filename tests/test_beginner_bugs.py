@@ -4,10 +4,10 @@ In order: cos and sin swapped in RoPE; keys read where values were meant; token 
 to the wrong of two ids; a newline encoded as a space.
 """
 
-import build
 import hf
 import numpy as np
 
+import build
 import tinyllm as tl
 
 

@@ -6,9 +6,10 @@ import sys
 import threading
 import time
 
-import build
 import numpy as np
 import pytest
+
+import build
 
 
 @pytest.fixture(scope="module")
