@@ -54,6 +54,46 @@ class FormatError(Error, ValueError):
         self.expected = expected
         self.offset = offset
 
+    def __str__(self) -> str:
+        message = super().__str__()
+        return message if self.path is None else f"{self.path}: {message}"
+
 
 class UnsupportedError(Error, NotImplementedError):
     """The input is valid, but this version of tinyllm cannot run it."""
+
+
+def wrong(
+    field: str,
+    value: object,
+    expected: str,
+    *,
+    path: str | None = None,
+    offset: int | None = None,
+) -> FormatError:
+    """Make the error that says that a field of a file is not as expected.
+
+    Parameters
+    ----------
+    field, value, expected, path, offset
+        As in :class:`FormatError`, whose message is made from them.
+
+    Returns
+    -------
+    FormatError
+
+    Examples
+    --------
+    >>> from tinyllm.errors import wrong
+    >>> str(wrong("dim", -1, "a positive number", offset=0))
+    'dim is -1; expected a positive number (at byte 0)'
+    """
+    where = "" if offset is None else f" (at byte {offset})"
+    return FormatError(
+        f"{field} is {value}; expected {expected}{where}",
+        path=path,
+        field=field,
+        value=value,
+        expected=expected,
+        offset=offset,
+    )

@@ -25,6 +25,9 @@ typedef struct {
 
 extern struct PyModuleDef tlpy_module;
 
+/* The type that was made from a row of type_specs[] in py_module.c. */
+PyTypeObject *tlpy_type(const tlpy_state *st, const PyType_Spec *spec);
+
 /* The state of the module that defines the type of `self`, also for instances of subclasses. */
 tlpy_state *tlpy_state_of(PyObject *self);
 
@@ -33,10 +36,23 @@ void *tlpy_raise(tlpy_state *st, const struct tl_error *err);
 
 /* Functions of the module that other files define. */
 extern PyMethodDef tlpy_kernel_methods[]; // py_kernels.c
+extern PyMethodDef tlpy_math_methods[];   // py_math.c
 
 /* ---- py_array.c: NumPy ---- */
 
-enum tlpy_dtype { TLPY_F32, TLPY_F64, TLPY_U8, TLPY_I32, TLPY_I64 };
+enum tlpy_dtype {
+    TLPY_F32,
+    TLPY_F64,
+    TLPY_U8,
+    TLPY_I32,
+    TLPY_I64,
+    TLPY_I8,
+    TLPY_U16,
+    TLPY_I16,
+    TLPY_U32,
+    TLPY_U64,
+    TLPY_BOOL,
+};
 
 int tlpy_array_init(void);
 
@@ -47,11 +63,26 @@ PyObject *tlpy_array_new(enum tlpy_dtype dtype, int ndim, const size_t *shape, v
 PyObject *tlpy_array_view(enum tlpy_dtype dtype, int ndim, const size_t *shape, const void *data,
                           PyObject *owner);
 
+/* Makes a new array read-only. */
+void tlpy_array_freeze(PyObject *array);
+
+/* Whether `any` names float32 or float64; -1 with an exception set when it is neither. */
+int tlpy_array_float_dtype(PyObject *any, enum tlpy_dtype *out);
+
+/*
+ * Row numbers from a sequence of ints (negative ones count from the end) or from a mask of n
+ * bools, as a new int64 array with 0 <= row < n.
+ */
+PyObject *tlpy_array_rows(PyObject *any, size_t n);
+
 /* Any array_like as a C-contiguous array of that type (new reference), no lossy cast. */
 PyObject *tlpy_array_from(PyObject *any, enum tlpy_dtype dtype);
 
 /* If `array` is a writable C-contiguous array of that type: its data and size; else raises. */
 void *tlpy_array_data(PyObject *array, enum tlpy_dtype dtype, const char *name, size_t *size);
+
+/* A new float64 array of the shape of one made by tlpy_array_from. */
+PyObject *tlpy_array_like(PyObject *array, void **data);
 
 /* The data of an array made by tlpy_array_from. */
 const void *tlpy_array_read(PyObject *array, size_t *size);

@@ -7,12 +7,15 @@
 
 static const int typenums[] = {
     [TLPY_F32] = NPY_FLOAT32, [TLPY_F64] = NPY_FLOAT64, [TLPY_U8] = NPY_UINT8,
-    [TLPY_I32] = NPY_INT32,   [TLPY_I64] = NPY_INT64,
+    [TLPY_I32] = NPY_INT32,   [TLPY_I64] = NPY_INT64,   [TLPY_I8] = NPY_INT8,
+    [TLPY_U16] = NPY_UINT16,  [TLPY_I16] = NPY_INT16,   [TLPY_U32] = NPY_UINT32,
+    [TLPY_U64] = NPY_UINT64,  [TLPY_BOOL] = NPY_BOOL,
 };
 
 static const char *const dtype_names[] = {
-    [TLPY_F32] = "float32", [TLPY_F64] = "float64", [TLPY_U8] = "uint8",
-    [TLPY_I32] = "int32",   [TLPY_I64] = "int64",
+    [TLPY_F32] = "float32", [TLPY_F64] = "float64", [TLPY_U8] = "uint8",   [TLPY_I32] = "int32",
+    [TLPY_I64] = "int64",   [TLPY_I8] = "int8",     [TLPY_U16] = "uint16", [TLPY_I16] = "int16",
+    [TLPY_U32] = "uint32",  [TLPY_U64] = "uint64",  [TLPY_BOOL] = "bool",
 };
 
 int tlpy_array_init(void) {
@@ -53,6 +56,71 @@ PyObject *tlpy_array_view(enum tlpy_dtype dtype, int ndim, const size_t *shape, 
     return view;
 }
 
+void tlpy_array_freeze(PyObject *array) {
+    PyArray_CLEARFLAGS((PyArrayObject *)array, NPY_ARRAY_WRITEABLE);
+}
+
+int tlpy_array_float_dtype(PyObject *any, enum tlpy_dtype *out) {
+    PyArray_Descr *descr = NULL;
+    bool native;
+    int type;
+    if (!PyArray_DescrConverter(any, &descr)) return -1;
+    type = descr->type_num;
+    native = PyArray_ISNBO(descr->byteorder);
+    Py_DECREF(descr);
+    if (native && (type == NPY_FLOAT32 || type == NPY_FLOAT64)) {
+        *out = type == NPY_FLOAT32 ? TLPY_F32 : TLPY_F64;
+        return 0;
+    }
+    PyErr_Format(PyExc_TypeError, "dtype must be float32 or float64, not %R", any);
+    return -1;
+}
+
+/* Negative rows count from the end, but not those that a huge unsigned number became. */
+static bool check_rows(npy_int64 *row, npy_intp count, size_t n, bool is_unsigned) {
+    for (npy_intp i = 0; i < count; i++) {
+        npy_int64 at = row[i] < 0 && !is_unsigned ? row[i] + (npy_int64)n : row[i];
+        if (at < 0 || (npy_uint64)at >= n) {
+            PyErr_Format(PyExc_IndexError, "row %lld is out of range for %zu rows",
+                         (long long)row[i], n);
+            return false;
+        }
+        row[i] = at;
+    }
+    return true;
+}
+
+PyObject *tlpy_array_rows(PyObject *any, size_t n) {
+    PyObject *given = PyArray_FROM_O(any), *rows = NULL;
+    PyArrayObject *a = (PyArrayObject *)given;
+    if (given == NULL) return NULL;
+    if (PyArray_NDIM(a) != 1) {
+        PyErr_Format(PyExc_IndexError, "rows must be one-dimensional, not %d-dimensional",
+                     PyArray_NDIM(a));
+    } else if (PyArray_TYPE(a) == NPY_BOOL) {
+        PyObject *found;
+        if ((size_t)PyArray_SIZE(a) != n) {
+            PyErr_Format(PyExc_IndexError, "the mask of rows has %zd entries for %zu rows",
+                         (Py_ssize_t)PyArray_SIZE(a), n);
+        } else if ((found = PyArray_Nonzero(a)) != NULL) {
+            rows = PyArray_FROM_OTF(PyTuple_GET_ITEM(found, 0), NPY_INT64, NPY_ARRAY_IN_ARRAY);
+            Py_DECREF(found);
+        }
+    } else if (PyArray_SIZE(a) == 0 || PyTypeNum_ISINTEGER(PyArray_TYPE(a))) {
+        rows = PyArray_FROM_OTF(given, NPY_INT64,
+                                NPY_ARRAY_CARRAY | NPY_ARRAY_ENSURECOPY | NPY_ARRAY_FORCECAST);
+        if (rows != NULL && !check_rows(PyArray_DATA((PyArrayObject *)rows), PyArray_SIZE(a), n,
+                                        PyTypeNum_ISUNSIGNED(PyArray_TYPE(a)))) {
+            Py_CLEAR(rows);
+        }
+    } else {
+        PyErr_Format(PyExc_IndexError,
+                     "rows must be None, an int, a slice, ints, or a mask of bools, not %R", any);
+    }
+    Py_DECREF(given);
+    return rows;
+}
+
 PyObject *tlpy_array_from(PyObject *any, enum tlpy_dtype dtype) {
     return PyArray_FROM_OTF(any, typenums[dtype], NPY_ARRAY_IN_ARRAY);
 }
@@ -72,4 +140,11 @@ void *tlpy_array_data(PyObject *array, enum tlpy_dtype dtype, const char *name, 
 const void *tlpy_array_read(PyObject *array, size_t *size) {
     *size = (size_t)PyArray_SIZE((PyArrayObject *)array);
     return PyArray_DATA((PyArrayObject *)array);
+}
+
+PyObject *tlpy_array_like(PyObject *array, void **data) {
+    PyArrayObject *a = (PyArrayObject *)array;
+    PyObject *result = PyArray_SimpleNew(PyArray_NDIM(a), PyArray_DIMS(a), NPY_FLOAT64);
+    if (result != NULL) *data = PyArray_DATA((PyArrayObject *)result);
+    return result;
 }

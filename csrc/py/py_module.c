@@ -1,12 +1,24 @@
 /* py_module.c - tinyllm._core: module state, exceptions, and the functions that need no object. */
 #include "py.h"
 
+#include "os.h"
+#include "pool.h"
+#include "py_gguf.h"
+#include "py_model.h"
+#include "py_weight.h"
+
 #include <string.h>
 
 /* Types of the module, one row each; the index is the type's place in tlpy_state.types. */
 static PyType_Spec *const type_specs[] = {
-    NULL,
+    &tlpy_weight_spec, &tlpy_gguf_file_spec, &tlpy_model_spec, &tlpy_session_spec, NULL,
 };
+
+PyTypeObject *tlpy_type(const tlpy_state *st, const PyType_Spec *spec) {
+    size_t i = 0;
+    while (type_specs[i] != spec) i++;
+    return st->types[i];
+}
 
 tlpy_state *tlpy_state_of(PyObject *self) {
     PyObject *module = PyType_GetModuleByDef(Py_TYPE(self), &tlpy_module);
@@ -72,7 +84,43 @@ void *tlpy_raise(tlpy_state *st, const struct tl_error *err) {
     return NULL;
 }
 
+PyDoc_STRVAR(cpu_count_doc, "cpu_count($module, /)\n"
+                            "--\n"
+                            "\n"
+                            "Physical cores that this process may keep busy: affinity and control\n"
+                            "groups are respected.\n");
+
+static PyObject *cpu_count(PyObject *module, PyObject *ignored) {
+    (void)module, (void)ignored;
+    return PyLong_FromLong(tl_cpu_count(true));
+}
+
+PyDoc_STRVAR(memory_available_doc,
+             "memory_available($module, /)\n"
+             "--\n"
+             "\n"
+             "Bytes that this process may still take (control group included); 0 if unknown.\n");
+
+static PyObject *memory_available(PyObject *module, PyObject *ignored) {
+    (void)module, (void)ignored;
+    return PyLong_FromUnsignedLongLong(tl_memory_available());
+}
+
+static bool add_taps(PyObject *module) {
+    PyObject *taps = tlpy_taps();
+    const bool ok = taps != NULL && PyModule_AddObjectRef(module, "TAPS", taps) == 0;
+    Py_XDECREF(taps);
+    return ok;
+}
+
 static PyMethodDef methods[] = {
+    {"cpu_count", cpu_count, METH_NOARGS, cpu_count_doc},
+    {"memory_available", memory_available, METH_NOARGS, memory_available_doc},
+    {"tensor_types", tlpy_tensor_types, METH_NOARGS,
+     "tensor_types()\n--\n\n"
+     "{name: (id, values per block, bytes per block, whether there is a formula)}"},
+    {"metadata_types", tlpy_metadata_types, METH_NOARGS,
+     "metadata_types()\n--\n\n{name: (id, bytes of a value; 0 for STRING and ARRAY)}"},
     {NULL, NULL, 0, NULL},
 };
 
@@ -90,6 +138,9 @@ static int module_exec(PyObject *m) {
     if (st->error == NULL || st->format_error == NULL || st->unsupported_error == NULL) return -1;
 
     if (PyModule_AddFunctions(m, tlpy_kernel_methods) < 0) return -1;
+    if (PyModule_AddFunctions(m, tlpy_math_methods) < 0) return -1;
+    if (!add_taps(m)) return -1;
+    Py_AtExit(tl_pool_shutdown);
     for (size_t i = 0; i < Py_ARRAY_LENGTH(type_specs) && type_specs[i] != NULL; i++) {
         st->types[i] = (PyTypeObject *)PyType_FromModuleAndSpec(m, type_specs[i], NULL);
         if (st->types[i] == NULL) return -1;
@@ -138,6 +189,8 @@ struct PyModuleDef tlpy_module = {
     .m_size = sizeof(tlpy_state),  .m_methods = methods,      .m_slots = slots,
     .m_traverse = module_traverse, .m_clear = module_clear,   .m_free = module_free,
 };
+
+PyMODINIT_FUNC PyInit__core(void);
 
 PyMODINIT_FUNC PyInit__core(void) {
     return PyModuleDef_Init(&tlpy_module);

@@ -1,0 +1,192 @@
+/*
+ * attention.c - appending to the kv cache, and attention over it.
+ *
+ * A task is one head of up to `tile` consecutive tokens of one piece. Its three stages (scores,
+ * softmax, mix) run together unless scores or probs are edited: then each stage runs over all
+ * tasks before the next begins.
+ */
+#include "run.h"
+
+#include <math.h>
+#include <string.h>
+
+enum stage { STAGE_SCORES = 1, STAGE_SOFTMAX = 2, STAGE_MIX = 4, STAGE_ALL = 7 };
+
+struct attention {
+    struct run *r;
+    size_t layer;
+    const float *q; // (n, H, Dh)
+    float *mix;     // (n, H, Dv)
+    int stages;
+};
+
+static size_t tiles_of(const struct run *r, const struct span *s) {
+    return (s->n + r->tile - 1) / r->tile;
+}
+
+size_t attention_scratch(const struct run *r) {
+    size_t stride = 0;
+    for (size_t l = 0; l < r->m->config.layers; l++) {
+        stride = TL_MAX(stride, r->m->layers[l].value_stride);
+    }
+    // scores of a tile, its mix if the value size needs padding, two lists of blocks
+    return (r->tile * (r->max_keys + stride) + 16) * sizeof(float) +
+           2 * (r->max_keys / TL_BLOCK) * sizeof(float *);
+}
+
+/* One row of scores as the tap shows it: what is not visible is -inf. */
+static void store_scores(float *row, const float *scores, size_t visible, size_t all) {
+    memcpy(row, scores, visible * sizeof(float));
+    for (size_t j = visible; j < all; j++) row[j] = -INFINITY;
+}
+
+static void attention_task(void *arg, size_t task, int thread) {
+    const struct attention *a = arg;
+    struct run *r = a->r;
+    const struct tl_layer *l = &r->m->layers[a->layer];
+    const struct tl_layer_shape *shape = &l->shape;
+    const struct span *s = r->spans;
+    uint8_t *scratch = r->scratch + (size_t)thread * r->thread_bytes;
+    const float **keys = (const float **)(void *)scratch;
+    const float **values = keys + r->max_keys / TL_BLOCK;
+    float *buffer = (float *)(void *)(values + r->max_keys / TL_BLOCK), *scores = buffer;
+    const float scale = r->m->config.attention_scale != 0
+                            ? (float)r->m->config.attention_scale
+                            : (float)(1.0 / sqrt((double)shape->head_size));
+    const size_t row_q = shape->heads * shape->head_size;
+    const size_t row_mix = shape->heads * shape->value_size;
+    size_t head, first, n, context, last, stride = r->max_keys;
+    float *tap_scores = NULL, *tap_probs = NULL;
+
+    while (s + 1 < r->spans + r->n_spans && task >= s[1].first_task) s++;
+    head = (task - s->first_task) / tiles_of(r, s);
+    first = (task - s->first_task) % tiles_of(r, s) * r->tile;
+    n = TL_MIN(r->tile, s->n - first);
+    context = s->position - s->done + s->piece->n; // positions once the whole piece has run
+    last = s->position + first + n;                // keys that the last query sees
+    if (s->piece->scores != NULL && s->piece->scores[a->layer] != NULL) {
+        tap_scores = s->piece->scores[a->layer] + (head * s->piece->n + s->done + first) * context;
+    }
+    if (s->piece->probs != NULL && s->piece->probs[a->layer] != NULL) {
+        tap_probs = s->piece->probs[a->layer] + (head * s->piece->n + s->done + first) * context;
+    }
+    for (size_t b = 0; b * TL_BLOCK < last; b++) {
+        const size_t kv = head / (shape->heads / shape->kv_heads);
+        keys[b] =
+            tl_session_keys(s->piece->session, a->layer, b) + kv * shape->head_size * TL_BLOCK;
+        values[b] =
+            tl_session_values(s->piece->session, a->layer, b) + kv * l->value_stride * TL_BLOCK;
+    }
+    if (a->stages & STAGE_SCORES) {
+        r->k->attn_scores(a->q + (s->row + first) * row_q + head * shape->head_size, row_q, n, keys,
+                          shape->head_size, last, scale, scores, stride);
+        for (size_t i = 0; tap_scores != NULL && i < n; i++) {
+            store_scores(tap_scores + i * context, scores + i * stride, last - (n - 1 - i),
+                         context);
+        }
+    }
+    if (a->stages & STAGE_SOFTMAX) {
+        const bool staged = a->stages != STAGE_ALL;
+        for (size_t i = 0; i < n; i++) {
+            const size_t visible = last - (n - 1 - i);
+            const float *from = staged ? tap_scores + i * context : scores + i * stride;
+            float *to = tap_probs != NULL ? tap_probs + i * context : scores + i * stride;
+            r->k->attn_softmax(from, visible, to);
+            if (tap_probs != NULL) {
+                memset(to + visible, 0, (context - visible) * sizeof(float));
+            }
+        }
+    }
+    if (a->stages & STAGE_MIX) {
+        const float *probs = tap_probs != NULL ? tap_probs : scores;
+        const size_t probs_stride = tap_probs != NULL ? context : stride;
+        float *mix = a->mix + (s->row + first) * row_mix + head * shape->value_size;
+        if (shape->value_size == l->value_stride) {
+            r->k->attn_mix(probs, probs_stride, n, last, values, l->value_stride, mix, row_mix);
+        } else {
+            float *padded = buffer + r->tile * stride;
+            r->k->attn_mix(probs, probs_stride, n, last, values, l->value_stride, padded,
+                           l->value_stride);
+            for (size_t i = 0; i < n; i++) {
+                memcpy(mix + i * row_mix, padded + i * l->value_stride,
+                       shape->value_size * sizeof(float));
+            }
+        }
+    }
+}
+
+static int edit_matrix(struct run *r, enum tl_tap tap, size_t layer) {
+    if (!tap_edited(r, tap, layer)) return TL_OK;
+    for (size_t i = 0; i < r->n_spans; i++) {
+        const struct tl_piece *p = r->spans[i].piece;
+        float *const *arrays = tap == TL_TAP_ATTN_SCORES ? p->scores : p->probs;
+        if (r->call->edit(r->call->edit_user, tap, layer, r->spans[i].index, arrays[layer]) != 0) {
+            return tl_fail(r->err, TL_ESTOP, "stopped by an edit");
+        }
+    }
+    return TL_OK;
+}
+
+int attention_run(struct run *r, size_t layer, const float *q, float *mix) {
+    struct attention a = {.r = r, .layer = layer, .q = q, .mix = mix, .stages = STAGE_ALL};
+    const size_t heads = r->m->layers[layer].shape.heads;
+    const bool staged =
+        tap_edited(r, TL_TAP_ATTN_SCORES, layer) || tap_edited(r, TL_TAP_ATTN_PROBS, layer);
+    size_t tasks = 0;
+    int status = TL_OK;
+    for (size_t i = 0; i < r->n_spans; i++) {
+        r->spans[i].first_task = tasks;
+        tasks += heads * tiles_of(r, &r->spans[i]);
+    }
+    if (!staged) return run_tasks(r, tasks, attention_task, &a);
+    for (int stage = STAGE_SCORES; stage <= STAGE_MIX; stage *= 2) {
+        a.stages = stage;
+        status = run_tasks(r, tasks, attention_task, &a);
+        if (status == TL_OK && stage == STAGE_SCORES) {
+            status = edit_matrix(r, TL_TAP_ATTN_SCORES, layer);
+        }
+        if (status == TL_OK && stage == STAGE_SOFTMAX) {
+            status = edit_matrix(r, TL_TAP_ATTN_PROBS, layer);
+        }
+        if (status != TL_OK) break;
+    }
+    return status;
+}
+
+struct append {
+    struct run *r;
+    size_t layer;
+    const float *keys, *values;
+};
+
+/* One kv head of one span. */
+static void append_task(void *arg, size_t task, int thread) {
+    const struct append *a = arg;
+    const struct tl_layer *l = &a->r->m->layers[a->layer];
+    const struct tl_layer_shape *shape = &l->shape;
+    const struct span *s = &a->r->spans[task / shape->kv_heads];
+    const size_t head = task % shape->kv_heads;
+    (void)thread;
+    for (size_t i = 0; i < s->n; i++) {
+        const size_t position = s->position + i, at = position % TL_BLOCK;
+        const size_t row = (s->row + i) * shape->kv_heads + head;
+        const float *key = a->keys + row * shape->head_size;
+        const float *value = a->values + row * shape->value_size;
+        float *k = tl_session_keys(s->piece->session, a->layer, position / TL_BLOCK) +
+                   head * shape->head_size * TL_BLOCK + at;
+        float *v = tl_session_values(s->piece->session, a->layer, position / TL_BLOCK) +
+                   (head * TL_BLOCK + at) * l->value_stride;
+        for (size_t d = 0; d < shape->head_size; d++) k[d * TL_BLOCK] = key[d];
+        memcpy(v, value, shape->value_size * sizeof(float));
+    }
+}
+
+int attention_append(struct run *r, size_t layer, const float *keys, const float *values) {
+    struct append a = {.r = r, .layer = layer, .keys = keys, .values = values};
+    const size_t tasks = r->n_spans * r->m->layers[layer].shape.kv_heads;
+    if (r->n == 1) { // not worth waking anybody
+        for (size_t i = 0; i < tasks; i++) append_task(&a, i, 0);
+        return TL_OK;
+    }
+    return run_tasks(r, tasks, append_task, &a);
+}

@@ -1,0 +1,203 @@
+/* py_session.c - _core.Session: the kv cache of one context, for one thread at a time. */
+#include "py_model.h"
+
+#include <stdatomic.h>
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *model;
+    struct tl_session *s;
+    atomic_flag busy;
+} session_object;
+
+PyDoc_STRVAR(session_doc, "Session(model, /)\n"
+                          "--\n"
+                          "\n"
+                          "The keys and values of one context.\n"
+                          "\n"
+                          "For one thread at a time: a second thread gets RuntimeError.\n"
+                          "\n"
+                          "Parameters\n"
+                          "----------\n"
+                          "model : tinyllm._core.Model\n"
+                          "\n"
+                          "Examples\n"
+                          "--------\n"
+                          ">>> import tinyllm\n"
+                          ">>> from tinyllm import _core\n"
+                          ">>> len(_core.Session(tinyllm.load().core))\n"
+                          "0\n");
+
+static PyObject *session_alloc(PyTypeObject *type, PyObject *model) {
+    session_object *self = (session_object *)PyType_GenericAlloc(type, 0);
+    if (self == NULL) return NULL;
+    atomic_flag_clear(&self->busy);
+    self->model = Py_NewRef(model);
+    return (PyObject *)self;
+}
+
+static PyObject *session_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    PyObject *model, *self;
+    struct tl_error err;
+    tlpy_state *st;
+    if (kwargs != NULL && PyDict_Size(kwargs) > 0) {
+        PyErr_SetString(PyExc_TypeError, "Session() takes no keyword arguments");
+        return NULL;
+    }
+    if (!PyArg_ParseTuple(args, "O:Session", &model)) return NULL;
+    st = PyType_GetModuleState(type);
+    if (st == NULL) return NULL;
+    if (!PyObject_TypeCheck(model, tlpy_type(st, &tlpy_model_spec))) {
+        PyErr_Format(PyExc_TypeError, "Session() takes a tinyllm._core.Model, not %.100s",
+                     Py_TYPE(model)->tp_name);
+        return NULL;
+    }
+    self = session_alloc(type, model);
+    if (self == NULL) return NULL;
+    if (tl_session_new(tlpy_model_get(model), &((session_object *)self)->s, &err) != TL_OK) {
+        tlpy_raise(st, &err);
+        Py_CLEAR(self);
+    }
+    return self;
+}
+
+static int session_traverse(PyObject *self, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((session_object *)self)->model);
+    return 0;
+}
+
+static void session_dealloc(PyObject *op) {
+    session_object *self = (session_object *)op;
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    tl_session_free(self->s);
+    Py_CLEAR(self->model);
+    PyObject_GC_Del(op);
+    Py_DECREF(type);
+}
+
+static bool enter(session_object *self) {
+    if (!atomic_flag_test_and_set(&self->busy)) return true;
+    PyErr_SetString(PyExc_RuntimeError,
+                    "this session is in use: by another thread, twice in this call, or by the "
+                    "call whose edit is running; use session.fork() to have another one");
+    return false;
+}
+
+struct tl_session *tlpy_session_enter(PyObject *session, PyObject *model) {
+    session_object *self = (session_object *)session;
+    tlpy_state *st = tlpy_state_of(model);
+    if (st == NULL) return NULL;
+    if (!PyObject_TypeCheck(session, tlpy_type(st, &tlpy_session_spec))) {
+        PyErr_Format(PyExc_TypeError, "expected a tinyllm._core.Session, not %.100s",
+                     Py_TYPE(session)->tp_name);
+        return NULL;
+    }
+    if (self->model != model) {
+        PyErr_SetString(PyExc_ValueError, "the session belongs to another model");
+        return NULL;
+    }
+    return enter(self) ? self->s : NULL;
+}
+
+void tlpy_session_leave(PyObject *session) {
+    atomic_flag_clear(&((session_object *)session)->busy);
+}
+
+PyDoc_STRVAR(rewind_doc, "rewind($self, length, /)\n"
+                         "--\n"
+                         "\n"
+                         "Keep the first `length` positions and forget the rest.\n"
+                         "\n"
+                         "Raises\n"
+                         "------\n"
+                         "ValueError\n"
+                         "    `length` is negative or larger than ``len(self)``.\n"
+                         "RuntimeError\n"
+                         "    The session is in use by another thread.\n");
+
+static PyObject *session_rewind(PyObject *op, PyObject *arg) {
+    session_object *self = (session_object *)op;
+    Py_ssize_t n = PyNumber_AsSsize_t(arg, PyExc_OverflowError);
+    bool ok;
+    if (n == -1 && PyErr_Occurred()) return NULL;
+    if (!enter(self)) return NULL;
+    ok = n >= 0 && (size_t)n <= self->s->n;
+    if (ok) {
+        tl_session_rewind(self->s, (size_t)n);
+    } else {
+        PyErr_Format(PyExc_ValueError, "length is %zd; expected 0 to %zu", n, self->s->n);
+    }
+    tlpy_session_leave(op);
+    if (!ok) return NULL;
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(fork_doc, "fork($self, /)\n"
+                       "--\n"
+                       "\n"
+                       "A session with the same positions; memory is shared until one writes.\n");
+
+static PyObject *session_fork(PyObject *op, PyObject *ignored) {
+    session_object *self = (session_object *)op;
+    PyObject *fork;
+    struct tl_error err;
+    int status;
+    (void)ignored;
+    fork = session_alloc(Py_TYPE(op), self->model);
+    if (fork == NULL) return NULL;
+    if (!enter(self)) {
+        Py_DECREF(fork);
+        return NULL;
+    }
+    status = tl_session_fork(self->s, &((session_object *)fork)->s, &err);
+    tlpy_session_leave(op);
+    if (status == TL_OK) return fork;
+    Py_DECREF(fork);
+    return tlpy_raise(tlpy_state_of(op), &err);
+}
+
+static Py_ssize_t session_length(PyObject *op) {
+    session_object *self = (session_object *)op;
+    Py_ssize_t n;
+    if (!enter(self)) return -1;
+    n = (Py_ssize_t)self->s->n;
+    tlpy_session_leave(op);
+    return n;
+}
+
+static PyObject *session_nbytes(PyObject *op, void *closure) {
+    session_object *self = (session_object *)op;
+    size_t bytes;
+    (void)closure;
+    if (!enter(self)) return NULL;
+    bytes = tl_session_cache_bytes(self->s);
+    tlpy_session_leave(op);
+    return PyLong_FromSize_t(bytes);
+}
+
+static PyMethodDef session_methods[] = {
+    {"rewind", session_rewind, METH_O, rewind_doc},
+    {"fork", session_fork, METH_NOARGS, fork_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef session_getset[] = {
+    {"nbytes", session_nbytes, NULL, "int : bytes of the kv cache.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot session_slots[] = {
+    {Py_tp_doc, (void *)session_doc},   {Py_tp_new, session_new},
+    {Py_tp_traverse, session_traverse}, {Py_tp_dealloc, session_dealloc},
+    {Py_tp_methods, session_methods},   {Py_tp_getset, session_getset},
+    {Py_sq_length, session_length},     {0, NULL},
+};
+
+PyType_Spec tlpy_session_spec = {
+    .name = "tinyllm._core.Session",
+    .basicsize = sizeof(session_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = session_slots,
+};

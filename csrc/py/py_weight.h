@@ -1,0 +1,35 @@
+/* py_weight.h - Weight objects for the other files of the binding. */
+#ifndef TLPY_WEIGHT_H
+#define TLPY_WEIGHT_H
+
+#include "gguf.h"
+#include "kernels.h"
+#include "py.h"
+
+extern PyType_Spec tlpy_weight_spec;
+
+/* True if `any` is a Weight. */
+bool tlpy_weight_check(const tlpy_state *st, PyObject *any);
+
+/*
+ * The last axis as columns, all others as rows. Valid while the Weight lives; a Weight has no
+ * state that changes.
+ */
+const struct tl_matrix *tlpy_weight_matrix(PyObject *weight);
+
+/* The shape in NumPy's order, and the number of axes, 0 to 4. */
+const size_t *tlpy_weight_shape(PyObject *weight, int *ndim);
+
+/* A Weight over a tensor of a file whose bytes `owner` keeps. */
+PyObject *tlpy_weight_new(tlpy_state *st, const struct tl_gguf_tensor *tensor, PyObject *owner);
+
+/*
+ * The bytes of a bytes-like object, and the object that keeps them (a new reference): a
+ * memoryview of a read-only one, a copy of a writable one. NULL with an exception set.
+ */
+PyObject *tlpy_buffer_hold(PyObject *any, const uint8_t **data, size_t *size);
+
+/* {name: (id, values per block, bytes per block, whether .numpy() reads it)} */
+PyObject *tlpy_tensor_types(PyObject *module, PyObject *ignored);
+
+#endif

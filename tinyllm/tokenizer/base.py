@@ -1,0 +1,695 @@
+"""What all tokenizers share: the public face, special tokens, decoding, lookups."""
+
+from __future__ import annotations
+
+import codecs
+import functools
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+from .explain import Explanation, Step
+from .special import Partition
+from .vocab import TokenType, Vocab, to_bytes
+
+__all__ = ["StreamDecoder", "Tokenizer"]
+
+_SPECIAL = (TokenType.CONTROL, TokenType.UNKNOWN)
+
+
+class Tokenizer(ABC):
+    """Text to token ids and back, as the vocabulary of a file says.
+
+    Tokenizers come from `load_tokenizer`, `tokenizer_from_metadata` or ``model.tokenizer``. They
+    never change, and may be shared between threads. A token and its piece belong together by id:
+    where two ids have the same text, they stay two ids.
+
+    Parameters
+    ----------
+    metadata : Mapping
+        The metadata of a GGUF file.
+
+    Attributes
+    ----------
+    bos, eos, eot, eom, unk, sep, pad, cls, mask : int or None
+        Special ids; None where the file has none. `fim_pre`, `fim_suf`, `fim_mid`, `fim_pad`,
+        `fim_rep` and `fim_sep` are those of code completion.
+    eog_ids : frozenset of int
+        Ids that end a generation.
+    add_bos, add_eos : bool
+        The file's own rule for ``add_special``.
+    add_space_prefix : bool
+        Whether a space goes before a text, and is taken off again by `decode`.
+
+    Examples
+    --------
+    >>> from tinyllm.tokenizer import tokenizer_from_metadata
+    >>> tokenizer = tokenizer_from_metadata({
+    ...     "tokenizer.ggml.model": "llama",
+    ...     "tokenizer.ggml.tokens": ["<unk>", "<s>", "</s>", "▁", "a", "b", "▁a"],
+    ...     "tokenizer.ggml.scores": [0.0, 0.0, 0.0, -1.0, -2.0, -3.0, -1.0],
+    ...     "tokenizer.ggml.token_type": [2, 3, 3, 1, 1, 1, 1],
+    ... })
+    >>> tokenizer.encode("ab a")
+    [1, 6, 5, 6]
+    >>> tokenizer.decode([1, 6, 5, 6], skip_special=True)
+    'ab a'
+    """
+
+    #: The algorithm, for people.
+    kind: ClassVar[str] = ""
+    #: What holds where the file is silent; see `Vocab`.
+    defaults: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(self, metadata: Mapping[str, Any]) -> None:
+        self._metadata = metadata
+        self._vocab = vocab = Vocab(metadata, self.defaults)
+        self.bos, self.eos, self.eot, self.eom = vocab.bos, vocab.eos, vocab.eot, vocab.eom
+        self.unk, self.sep, self.pad = vocab.unk, vocab.sep, vocab.pad
+        self.cls, self.mask = vocab.cls, vocab.mask
+        self.fim_pre, self.fim_suf, self.fim_mid = vocab.fim_pre, vocab.fim_suf, vocab.fim_mid
+        self.fim_pad, self.fim_rep, self.fim_sep = vocab.fim_pad, vocab.fim_rep, vocab.fim_sep
+        self.eog_ids = vocab.eog_ids
+        self.add_bos, self.add_eos = vocab.add_bos, vocab.add_eos
+        self.add_space_prefix = vocab.add_space_prefix
+        self._partition = Partition(vocab)
+        self._prefix = self._special("bos", vocab.bos) if vocab.add_bos else []
+        self._suffix = self._special("eos", vocab.eos) if vocab.add_eos else []
+        if vocab.add_sep:
+            self._suffix = self._suffix + self._special("sep", vocab.sep)
+
+    def _special(self, name: str, token: int | None) -> list[int]:
+        if token is not None:
+            return [token]
+        if self._metadata.get(f"tokenizer.ggml.add_{name}_token"):
+            warnings.warn(
+                f"the file asks for add_{name}_token, but has no {name} token: none is added",
+                stacklevel=4,
+            )
+        return []
+
+    # ---- what each algorithm is ----
+
+    @abstractmethod
+    def _encode_fragment(self, text: bytes, after_special: bool) -> list[int]:
+        """Return the ids of a fragment without special tokens."""
+
+    @abstractmethod
+    def _explain_fragment(self, text: bytes, after_special: bool) -> list[Step]:
+        """Return the steps of `_encode_fragment`."""
+
+    @abstractmethod
+    def _render(self, token: int) -> bytes:
+        """Return the bytes that a normal token stands for."""
+
+    # ---- encoding ----
+
+    def encode(
+        self,
+        text: str | bytes,
+        add_special: bool | None = None,
+        parse_special: bool = False,
+    ) -> list[int]:
+        """Return the ids of a text.
+
+        Parameters
+        ----------
+        text : str or bytes
+            Any text. Bytes need not be UTF-8; a lone surrogate U+DC80 to U+DCFF in a str stands
+            for the byte that `decode` hid there, any other becomes U+FFFD.
+        add_special : bool, optional
+            None: put the special tokens around the text that the file asks for (`add_bos`,
+            `add_eos`), but no second BOS before a text that starts with one. True: the same,
+            and the second BOS too, with a warning. False: none.
+        parse_special : bool
+            Whether ``"<s>"`` in the text means the token. False is right for text from users.
+            User-defined tokens are cut out in any case.
+
+        Returns
+        -------
+        list of int
+
+        Raises
+        ------
+        TypeError
+            If `text` is neither str nor bytes.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> tl.load("demo").tokenizer.encode("", add_special=False)
+        []
+        """
+        ids: list[int] = []
+        after_special = True
+        for fragment in self._partition(_as_bytes(text), parse_special):
+            if isinstance(fragment, int):
+                ids.append(fragment)
+            else:
+                ids += self._encode_fragment(fragment, after_special)
+            after_special = isinstance(fragment, int)
+        if add_special is None or add_special:
+            self._put_around(ids, double=add_special is not None)
+        return ids
+
+    def _put_around(self, ids: list[int], double: bool) -> None:
+        if self._prefix and ids[:1] == self._prefix:
+            if double:
+                warnings.warn(
+                    "the text starts with the beginning-of-sequence token and add_special=True "
+                    "puts another before it; add_special=None does not",
+                    stacklevel=3,
+                )
+                ids[:0] = self._prefix
+        else:
+            ids[:0] = self._prefix
+        ids += self._suffix
+
+    def encode_batch(
+        self,
+        texts: Iterable[str | bytes],
+        add_special: bool | None = None,
+        parse_special: bool = False,
+    ) -> list[list[int]]:
+        """Return the ids of each text; see `encode`.
+
+        Parameters
+        ----------
+        texts : iterable of (str or bytes)
+        add_special : bool, optional
+        parse_special : bool
+
+        Returns
+        -------
+        list of list of int
+            Ragged: nothing is padded.
+
+        Raises
+        ------
+        TypeError
+            If `texts` is itself a str or bytes.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> tl.load("demo").tokenizer.encode_batch(["", ""], add_special=False)
+        [[], []]
+        """
+        if isinstance(texts, str | bytes | bytearray):
+            raise TypeError(f"texts must be a list of texts, not one {type(texts).__name__}")
+        return [self.encode(text, add_special, parse_special) for text in texts]
+
+    # ---- decoding ----
+
+    def pieces_bytes(self, ids: Iterable[int] | int, skip_special: bool = False) -> list[bytes]:
+        """Return the bytes that each token stands for; one piece may be a part of a character.
+
+        Parameters
+        ----------
+        ids : iterable of int, or int
+        skip_special : bool
+            Whether control and unknown tokens become ``b""`` instead of their text.
+
+        Returns
+        -------
+        list of bytes
+            As many as ids.
+
+        Raises
+        ------
+        IndexError
+            If an id is outside the vocabulary.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> tokenizer = tl.load("demo").tokenizer
+        >>> b"".join(tokenizer.pieces_bytes(tokenizer.encode("To be", add_special=False)))
+        b'To be'
+        """
+        return [self._piece(token, skip_special) for token in self._checked(ids)]
+
+    def pieces(self, ids: Iterable[int] | int, errors: str = "replace") -> list[str]:
+        """Return what each token stands for as text.
+
+        Parameters
+        ----------
+        ids : iterable of int, or int
+        errors : str
+            What becomes of bytes that are a part of a character, as for `bytes.decode`:
+            ``"backslashreplace"`` shows them, ``"surrogateescape"`` loses nothing.
+
+        Returns
+        -------
+        list of str
+            As many as ids.
+
+        Raises
+        ------
+        IndexError
+            If an id is outside the vocabulary.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> tokenizer = tl.load("demo").tokenizer
+        >>> "".join(tokenizer.pieces(tokenizer.encode("To be", add_special=False)))
+        'To be'
+        """
+        return [piece.decode(errors=errors) for piece in self.pieces_bytes(ids)]
+
+    def decode_bytes(
+        self,
+        ids: Iterable[int] | int,
+        skip_special: bool = False,
+        strip_prefix: bool = True,
+    ) -> bytes:
+        r"""Return the text of ids as bytes.
+
+        Parameters
+        ----------
+        ids : iterable of int, or int
+        skip_special : bool
+            Whether control and unknown tokens are left out.
+        strip_prefix : bool
+            Whether the space that `encode` put before the text is taken off. False is right for
+            ids that continue a text.
+
+        Returns
+        -------
+        bytes
+
+        Raises
+        ------
+        IndexError
+            If an id is outside the vocabulary.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> tokenizer = tl.load("demo").tokenizer
+        >>> tokenizer.decode_bytes(tokenizer.encode("né", add_special=False))
+        b'n\xc3\xa9'
+        """
+        text = b"".join(self.pieces_bytes(ids, skip_special))
+        return text.removeprefix(b" ") if strip_prefix and self._strips_prefix else text
+
+    def decode(
+        self,
+        ids: Iterable[int] | int,
+        skip_special: bool = False,
+        errors: str = "replace",
+        strip_prefix: bool = True,
+    ) -> str:
+        """Return the text of ids. Nothing is cleaned up: no space before a comma disappears.
+
+        Parameters
+        ----------
+        ids : iterable of int, or int
+        skip_special : bool
+            Whether control and unknown tokens are left out.
+        errors : str
+            What becomes of bytes that are not UTF-8, as for `bytes.decode`.
+        strip_prefix : bool
+            As in `decode_bytes`.
+
+        Returns
+        -------
+        str
+
+        Raises
+        ------
+        IndexError
+            If an id is outside the vocabulary.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> tokenizer = tl.load("demo").tokenizer
+        >>> tokenizer.decode(tokenizer.encode("x != y", add_special=False))
+        'x != y'
+        """
+        return self.decode_bytes(ids, skip_special, strip_prefix).decode(errors=errors)
+
+    def stream_decoder(
+        self, skip_special: bool = False, errors: str = "replace", strip_prefix: bool = True
+    ) -> StreamDecoder:
+        """Return a `StreamDecoder` of this vocabulary.
+
+        Parameters
+        ----------
+        skip_special, errors, strip_prefix
+            As in `decode`.
+
+        Returns
+        -------
+        StreamDecoder
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> decoder = tl.load("demo").tokenizer.stream_decoder()
+        """
+        return StreamDecoder(self, skip_special, errors, strip_prefix)
+
+    @functools.cached_property
+    def _strips_prefix(self) -> bool:
+        return self.add_space_prefix
+
+    def _checked(self, ids: Iterable[int] | int) -> list[int]:
+        if hasattr(ids, "tolist"):
+            ids = ids.tolist()
+        listed = [ids] if isinstance(ids, int) else list(ids)
+        size = len(self._vocab)
+        for i, token in enumerate(listed):
+            if not hasattr(token, "__index__"):
+                raise TypeError(f"ids[{i}] is {token!r}; expected an int")
+            if not 0 <= token.__index__() < size:
+                raise IndexError(f"ids[{i}] is {token}; the vocabulary has {size} tokens")
+        return listed
+
+    def _piece(self, token: int, skip_special: bool) -> bytes:
+        kind = self._vocab.types[token]
+        if kind in _SPECIAL:
+            return b"" if skip_special else to_bytes(self._vocab.texts[token])
+        if kind == TokenType.USER_DEFINED:
+            return to_bytes(self._vocab.texts[token])
+        if kind == TokenType.BYTE:
+            value = self._vocab.byte_value(token)
+            return to_bytes(self._vocab.texts[token]) if value is None else bytes([value])
+        return self._render(token)
+
+    # ---- lookups ----
+
+    def __len__(self) -> int:
+        return len(self._vocab)
+
+    @functools.cached_property
+    def vocab(self) -> tuple[str, ...]:
+        """The texts of the vocabulary by id, as the file spells them.
+
+        Bytes that are not UTF-8 are lone surrogates (``surrogateescape``).
+        """
+        return tuple(self._vocab.texts)
+
+    @functools.cached_property
+    def _ids_of_piece(self) -> dict[bytes, list[int]]:
+        found: dict[bytes, list[int]] = {}
+        for token in range(len(self)):
+            found.setdefault(self._piece(token, False), []).append(token)
+        return found
+
+    @functools.cached_property
+    def _ids_of_text(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for token, text in enumerate(self._vocab.texts):
+            found.setdefault(text, []).append(token)
+        return found
+
+    def ids(self, piece: str | bytes) -> list[int]:
+        """Return every id of a piece.
+
+        Parameters
+        ----------
+        piece : str or bytes
+            What the token stands for, as `pieces` and `pieces_bytes` give it (``" Hello"``); if
+            no token stands for that, the vocabulary's own spelling (``"▁Hello"``, ``"ĠHello"``,
+            ``"<0x0A>"``).
+
+        Returns
+        -------
+        list of int
+            In order; empty if there is none.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> tl.load("demo").tokenizer.ids("no such piece")
+        []
+        """
+        raw = _as_bytes(piece)
+        found = self._ids_of_piece.get(raw)
+        if found is None:
+            found = self._ids_of_text.get(raw.decode(errors="surrogateescape"), [])
+        return list(found)
+
+    def id(self, piece: str | bytes) -> int:
+        """Return the lowest id of a piece that is not a byte token.
+
+        Parameters
+        ----------
+        piece : str or bytes
+            As for `ids`.
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        KeyError
+            If there is none; the message names the piece.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> tokenizer = tl.load("demo").tokenizer
+        >>> tokenizer.pieces([tokenizer.id("e")])
+        ['e']
+        """
+        found = self.ids(piece)
+        for token in found:
+            if self._vocab.types[token] != TokenType.BYTE:
+                return token
+        if found:
+            raise KeyError(f"{piece!r} is only the byte token {found[0]}; ids() finds it")
+        raise KeyError(f"no token is {piece!r}")
+
+    def _at(self, token: int) -> int:
+        return self._checked([token])[0]
+
+    def token_type(self, token: int) -> TokenType:
+        """Return what kind of token an id is.
+
+        Parameters
+        ----------
+        token : int
+
+        Returns
+        -------
+        TokenType
+
+        Raises
+        ------
+        IndexError
+            If the id is outside the vocabulary.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> tokenizer = tl.load("demo").tokenizer
+        >>> tokenizer.token_type(tokenizer.id("e")).name
+        'NORMAL'
+        """
+        return TokenType(self._vocab.types[self._at(token)])
+
+    def score(self, token: int) -> float:
+        """Return the score of a token, 0 if the file has no scores.
+
+        Parameters
+        ----------
+        token : int
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        IndexError
+            If the id is outside the vocabulary.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> tl.load("demo").tokenizer.score(0)
+        0.0
+        """
+        token = self._at(token)
+        return 0.0 if self._vocab.scores is None else self._vocab.scores[token]
+
+    def is_special(self, token: int) -> bool:
+        """Return whether a token is a control or unknown token, which `skip_special` leaves out.
+
+        Parameters
+        ----------
+        token : int
+
+        Returns
+        -------
+        bool
+
+        Raises
+        ------
+        IndexError
+            If the id is outside the vocabulary.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> tokenizer = tl.load("demo").tokenizer
+        >>> tokenizer.is_special(tokenizer.id("e"))
+        False
+        """
+        return self._vocab.types[self._at(token)] in _SPECIAL
+
+    def is_eog(self, token: int) -> bool:
+        """Return whether a token ends a generation.
+
+        Parameters
+        ----------
+        token : int
+
+        Returns
+        -------
+        bool
+
+        Raises
+        ------
+        IndexError
+            If the id is outside the vocabulary.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> tokenizer = tl.load("demo").tokenizer
+        >>> tokenizer.is_eog(tokenizer.id("e"))
+        False
+        """
+        return self._at(token) in self.eog_ids
+
+    def explain(
+        self,
+        text: str | bytes,
+        add_special: bool | None = None,
+        parse_special: bool = False,
+    ) -> Explanation:
+        """Return the steps from a text to its ids, as a table that can be printed.
+
+        Parameters
+        ----------
+        text, add_special, parse_special
+            As in `encode`.
+
+        Returns
+        -------
+        Explanation
+            ``print`` it, or look at ``.steps`` and ``.ids``.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> tl.load("demo").tokenizer.explain("", add_special=False).ids
+        []
+        """
+        steps: list[Step] = []
+        after_special = True
+        for fragment in self._partition(_as_bytes(text), parse_special):
+            if isinstance(fragment, int):
+                kind = TokenType(self._vocab.types[fragment]).name.lower()
+                spelling = to_bytes(self._vocab.texts[fragment])
+                steps.append(Step("special", spelling, f"{kind} token", [fragment]))
+            else:
+                steps += self._explain_fragment(fragment, after_special)
+            after_special = isinstance(fragment, int)
+        ids = [token for step in steps for token in step.ids]
+        if add_special is None or add_special:
+            before = len(ids)
+            around = list(ids)
+            self._put_around(around, double=add_special is not None)
+            head = around[: len(around) - before - len(self._suffix)]
+            if head:
+                steps.insert(0, Step("special", b"", "add_bos", head))
+            if self._suffix:
+                steps.append(Step("special", b"", "add_eos or add_sep", list(self._suffix)))
+            ids = around
+        return Explanation(steps, ids, self.pieces_bytes(ids))
+
+    def __repr__(self) -> str:
+        pre = f", pre {self._vocab.pre!r}" if self._vocab.pre else ""
+        return f"<tinyllm.Tokenizer: {self.kind}, {len(self)} tokens{pre}>"
+
+
+class StreamDecoder:
+    """Text from ids as they come, never a part of a character.
+
+    What the calls return, joined, is what `Tokenizer.decode` gives for all ids at once. For one
+    thread at a time.
+
+    Parameters
+    ----------
+    tokenizer : Tokenizer
+    skip_special, errors, strip_prefix
+        As in `Tokenizer.decode`; ``strip_prefix=False`` is right for ids that continue a text.
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> tokenizer = tl.load("demo").tokenizer
+    >>> decoder = tl.StreamDecoder(tokenizer)
+    >>> ids = tokenizer.encode("é", add_special=False)
+    >>> "".join(decoder.feed(i) for i in ids) + decoder.finish()
+    'é'
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        skip_special: bool = False,
+        errors: str = "replace",
+        strip_prefix: bool = True,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._skip_special = skip_special
+        self._strip = strip_prefix and tokenizer._strips_prefix
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors)
+
+    def feed(self, ids: Iterable[int] | int) -> str:
+        """Return the text that these ids complete, perhaps ``""``.
+
+        Parameters
+        ----------
+        ids : int or iterable of int
+
+        Returns
+        -------
+        str
+
+        Raises
+        ------
+        IndexError
+            If an id is outside the vocabulary.
+        """
+        data = b"".join(self._tokenizer.pieces_bytes(ids, self._skip_special))
+        if data and self._strip:
+            data = data.removeprefix(b" ")
+            self._strip = False
+        return self._decoder.decode(data)
+
+    def finish(self) -> str:
+        """Return what is left: with ``errors="replace"`` U+FFFD for an unfinished character.
+
+        Returns
+        -------
+        str
+        """
+        return self._decoder.decode(b"", final=True)
+
+
+def _as_bytes(text: str | bytes | bytearray | memoryview) -> bytes:
+    if isinstance(text, str):
+        return to_bytes(text)
+    if isinstance(text, bytes | bytearray | memoryview):
+        return bytes(text)
+    raise TypeError(f"text must be str or bytes, not {type(text).__name__}")

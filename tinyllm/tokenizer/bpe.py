@@ -1,0 +1,241 @@
+"""Byte-level BPE, as GPT-2 introduced it, with the pre-tokenizers of its descendants.
+
+Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), section 2.2; the
+byte alphabet is `bytes_to_unicode` of https://github.com/openai/gpt-2.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from ..errors import FormatError
+from .base import Tokenizer
+from .explain import Step
+from .merging import merge
+from .pretokenizers import PRE_TOKENIZERS, PreTokenizer, split_pieces
+from .vocab import TokenType, to_bytes, to_text
+
+__all__ = ["BYTE_ALPHABET", "BpeTokenizer", "Gemma4Tokenizer"]
+
+_CACHED_WORD = 64  # characters
+_CACHE_SIZE = 100_000
+
+
+def _byte_alphabet() -> list[str]:
+    """Return a visible character for each byte: itself if it is one, else U+0100 and on."""
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [value for value in range(256) if value not in visible]
+    table = {value: chr(value) for value in visible}
+    table |= {value: chr(0x100 + i) for i, value in enumerate(others)}
+    return [table[value] for value in range(256)]
+
+
+#: The character that stands for each byte in a byte-level vocabulary.
+BYTE_ALPHABET = _byte_alphabet()
+_BYTE_OF = {char: value for value, char in enumerate(BYTE_ALPHABET)}
+_TO_ALPHABET = dict(enumerate(BYTE_ALPHABET))
+
+
+class BpeTokenizer(Tokenizer):
+    """The text is cut into words; in each, neighbours merge in the order of the merge list.
+
+    Parameters
+    ----------
+    metadata : Mapping
+        The metadata of a GGUF file with ``tokenizer.ggml.model = "gpt2"``.
+
+    Raises
+    ------
+    FormatError
+        If the file has no merges, or one of them is not two parts.
+
+    Examples
+    --------
+    >>> tokenizer = BpeTokenizer({
+    ...     "tokenizer.ggml.pre": "gpt-2",
+    ...     "tokenizer.ggml.tokens": ["a", "b", "Ġ", "ab"], "tokenizer.ggml.merges": ["a b"]})
+    >>> tokenizer.encode("ab ab")
+    [3, 2, 3]
+    """
+
+    kind = "BPE"
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    #: The row of the pre-tokenizer table when the file names none.
+    default_pre: ClassVar[str] = "default"
+
+    def __init__(self, metadata: Mapping[str, Any]) -> None:
+        name = metadata.get("tokenizer.ggml.pre")
+        self._pre = self._choose_pre(name)
+        self.defaults = {"add_bos": self._pre.add_bos, **type(self).defaults}  # type: ignore[misc]
+        super().__init__(metadata)
+        if self._pre.no_bos:
+            self.bos = None
+        self._set_legacy_ends(metadata)
+        self._merges = self._vocab.strings("merges", required=True)
+        for i, pair in enumerate(self._merges):
+            if not 0 < pair.find(" ", 1) < len(pair) - 1:
+                raise FormatError(
+                    f"tokenizer.ggml.merges[{i}] is {pair!r}; expected two parts with a space "
+                    "between them",
+                    field=f"tokenizer.ggml.merges[{i}]",
+                    value=pair,
+                    expected="two parts with a space between them",
+                )
+        self._cache: dict[str, list[int]] = {}
+
+    def _choose_pre(self, name: object) -> PreTokenizer:
+        if name is None or name == "":
+            warnings.warn(
+                "the file does not name its pre-tokenizer (tokenizer.ggml.pre): falling back to "
+                f"{self.default_pre!r}; the ids may differ from the model's own",
+                stacklevel=4,
+            )
+            return PRE_TOKENIZERS[self.default_pre]
+        if not isinstance(name, str) or name not in PRE_TOKENIZERS:
+            warnings.warn(
+                f"tokenizer.ggml.pre is {name!r}, which tinyllm does not know: falling back to "
+                f"{self.default_pre!r}; the ids may differ from the model's own",
+                stacklevel=4,
+            )
+            return PRE_TOKENIZERS[self.default_pre]
+        return PRE_TOKENIZERS[name]
+
+    def _set_legacy_ends(self, metadata: Mapping[str, Any]) -> None:
+        """Falcon's first files rely on id 11 being <|endoftext|>."""
+        keys = ("tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id")
+        if any(key in metadata for key in keys) or len(self) <= 11:
+            return
+        if self._vocab.types[11] == TokenType.CONTROL and self.eos is None:
+            self.bos = None if self._pre.no_bos else 11
+            self.eos = 11
+            self.eog_ids = self.eog_ids | {11}
+
+    # ---- encoding ----
+
+    @functools.cached_property
+    def _order(self) -> Callable[[str, str], int | None]:
+        # of a merge that occurs twice, the first counts
+        count = len(self._merges)
+        ranks = dict(zip(reversed(self._merges), range(count - 1, -1, -1), strict=True))
+
+        def order(a: str, b: str) -> int | None:
+            # a pair is cut at its first space after position 0
+            return None if " " in a[1:] else ranks.get(f"{a} {b}")
+
+        return (lambda a, b: ranks.get(f"{a} {b}")) if self._pre.byte_encode else order
+
+    def _words(self, text: bytes) -> list[str]:
+        string = to_text(text)
+        if self._pre.escape_spaces:
+            string = string.replace(" ", "▁")
+        words = split_pieces(string, self._pre.splitters)
+        if self._pre.byte_encode:
+            return [word.encode().decode("latin-1").translate(_TO_ALPHABET) for word in words]
+        return words
+
+    def _encode_fragment(self, text: bytes, after_special: bool) -> list[int]:
+        out: list[int] = []
+        cache = self._cache
+        for word in self._words(text):
+            found = cache.get(word)
+            if found is None:
+                found = self._ids(self._symbols(word))
+                if len(word) <= _CACHED_WORD and len(cache) < _CACHE_SIZE:
+                    cache[word] = found
+            out += found
+        return out
+
+    def _symbols(
+        self, word: str, trace: Callable[[str, str, Any], None] | None = None
+    ) -> list[str]:
+        if self._pre.ignore_merges and word in self._vocab.id_of_text:
+            return [word]
+        return merge(list(word), self._order, trace)
+
+    def _ids(self, symbols: list[str]) -> list[int]:
+        out: list[int] = []
+        ids = self._vocab.id_of_text
+        for symbol in symbols:
+            token = ids.get(symbol)
+            if token is not None:
+                out.append(token)
+            elif self._pre.byte_encode:
+                for char in symbol:
+                    # llama.cpp looks up single bytes of the spelling here, so only ASCII is found
+                    token = ids.get(char) if char < "\x80" else None
+                    if token is None:
+                        self._warn_dropped(_BYTE_OF[char])
+                    else:
+                        out.append(token)
+            else:
+                for value in symbol.encode():
+                    token = self._vocab.byte_ids[value]
+                    if token is None:
+                        self._warn_dropped(value)
+                    else:
+                        out.append(token)
+        return out
+
+    def _warn_dropped(self, value: int) -> None:
+        warnings.warn(
+            f"the vocabulary has no token for byte 0x{value:02X}: it is dropped", stacklevel=5
+        )
+
+    def _explain_fragment(self, text: bytes, after_special: bool) -> list[Step]:
+        steps: list[Step] = []
+        for word in self._words(text):
+            merges: list[Step] = []
+
+            def note(a: str, b: str, order: int, merges: list[Step] = merges) -> None:
+                merges.append(Step("merge", to_bytes(a + b), f"{a} + {b}, rank {order}"))
+
+            steps.append(Step("word", to_bytes(word)))
+            symbols = self._symbols(word, note)
+            steps += merges
+            for symbol in symbols:
+                known = symbol in self._vocab.id_of_text
+                detail = "in the vocabulary" if known else "not in the vocabulary: bytes"
+                steps.append(Step("tokens", to_bytes(symbol), detail, self._ids([symbol])))
+        return steps
+
+    # ---- decoding ----
+
+    def _render(self, token: int) -> bytes:
+        text = self._vocab.texts[token]
+        if self._pre.escape_spaces:
+            text = text.replace("▁", " ")
+        if not self._pre.byte_encode:
+            return to_bytes(text)
+        try:
+            return bytes([_BYTE_OF[char] for char in text])
+        except KeyError:  # not in the alphabet: meant as it stands
+            return to_bytes(text)
+
+
+class Gemma4Tokenizer(BpeTokenizer):
+    """BPE over characters with spaces as U+2581 and bytes as ``<0xNN>``.
+
+    Parameters
+    ----------
+    metadata : Mapping
+        The metadata of a GGUF file with ``tokenizer.ggml.model = "gemma4"``.
+
+    Examples
+    --------
+    >>> tokenizer = Gemma4Tokenizer({
+    ...     "tokenizer.ggml.pre": "gemma4",
+    ...     "tokenizer.ggml.tokens": ["a", "▁", "▁a"], "tokenizer.ggml.merges": ["▁ a"]})
+    >>> tokenizer.encode("a a", add_special=False)
+    [0, 2]
+    """
+
+    kind = "BPE (gemma4)"
+    defaults: ClassVar[Mapping[str, Any]] = {"add_bos": True}
+    default_pre = "gemma4"
+
+    def _choose_pre(self, name: object) -> PreTokenizer:
+        # the model key alone says which one it is
+        return super()._choose_pre(name or self.default_pre)

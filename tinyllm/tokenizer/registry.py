@@ -1,0 +1,117 @@
+"""Which tokenizer a file has: one row per `tokenizer.ggml.model`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import FormatError, UnsupportedError
+from .base import Tokenizer
+from .bpe import BpeTokenizer, Gemma4Tokenizer
+from .rwkv import RwkvTokenizer
+from .spm import SpmTokenizer
+from .ugm import UgmTokenizer
+from .wpm import WpmTokenizer
+
+__all__ = ["TOKENIZERS", "load_tokenizer", "tokenizer_from_metadata"]
+
+#: ``tokenizer.ggml.model`` -> class; None is a file that has no tokenizer on purpose.
+TOKENIZERS: dict[str, type[Tokenizer] | None] = {
+    "llama": SpmTokenizer,
+    "gpt2": BpeTokenizer,
+    "gemma4": Gemma4Tokenizer,
+    "bert": WpmTokenizer,
+    "t5": UgmTokenizer,
+    "rwkv": RwkvTokenizer,
+    "no_vocab": None,
+    "none": None,
+}
+
+_MODEL = "tokenizer.ggml.model"
+
+
+def tokenizer_from_metadata(metadata: Mapping[str, Any]) -> Tokenizer | None:
+    """Return the tokenizer that a file's metadata describe.
+
+    Parameters
+    ----------
+    metadata : Mapping
+        Key to Python value, NumPy array or list, as ``tl.GGUF(path).metadata``.
+
+    Returns
+    -------
+    Tokenizer or None
+        None when the file has none: `tokenizer.ggml.model` is missing, ``"no_vocab"`` or
+        ``"none"``.
+
+    Raises
+    ------
+    UnsupportedError
+        If the kind of tokenizer is unknown; the message names it.
+    FormatError
+        If the vocabulary is malformed.
+
+    Examples
+    --------
+    >>> tokenizer_from_metadata({}) is None
+    True
+    """
+    model = metadata.get(_MODEL)
+    if model is None:
+        return None
+    if not isinstance(model, str):
+        raise FormatError(f"{_MODEL} is {model!r}; expected a string", field=_MODEL, value=model)
+    if model not in TOKENIZERS:
+        raise UnsupportedError(
+            f"{_MODEL} is {model!r}; this version knows {', '.join(sorted(TOKENIZERS))}"
+        )
+    kind = TOKENIZERS[model]
+    return None if kind is None else kind(metadata)
+
+
+def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
+    """Return the tokenizer of a file.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        A GGUF file, or a ``tokenizer.bin`` of llama2.c.
+
+    Returns
+    -------
+    Tokenizer
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    FormatError
+        If the file is malformed, or a GGUF file without a tokenizer.
+    UnsupportedError
+        If the kind of tokenizer is unknown.
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> tl.load_tokenizer("/no/such/file")
+    Traceback (most recent call last):
+    FileNotFoundError: [Errno 2] No such file or directory: '/no/such/file'
+    """
+    with open(path, "rb") as file:
+        magic = file.read(4)
+    if magic == b"GGUF":
+        from ..gguf import GGUF
+
+        found = tokenizer_from_metadata(GGUF(path).metadata)
+    else:
+        from ..llama2c import read_tokenizer_bin
+
+        found = tokenizer_from_metadata(read_tokenizer_bin(path))
+    if found is None:
+        raise FormatError(
+            f"{os.fspath(path)} has no tokenizer ({_MODEL} is missing or says none)",
+            path=os.fspath(path),
+            field=_MODEL,
+        )
+    return found
