@@ -7,7 +7,6 @@ TL_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
 
 #define TL_SIMD TL_SIMD_AVX512
 #define TL_VNNI
-#define TL_PANEL_FILL "fill_vnni.h"
 #include "simd_int.h"
 
 #include "matmul_template.h"

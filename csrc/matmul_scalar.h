@@ -5,7 +5,10 @@
  * for all tokens. Every other set must give the bits of this file.
  */
 
-#define INT_TOKENS 1
+static bool int_in_bytes(const struct tl_type_info *type) {
+    (void)type; // one layout, neither bytes nor words
+    return true;
+}
 
 /* A chunk of one packed token; `block` and `group` are sums of X over 32 and 16 values. */
 struct int_chunk {
@@ -31,15 +34,15 @@ static double round_chunk(const float *x, size_t n, int32_t *X) {
     return dx;
 }
 
-static size_t int_pack_bytes(size_t cols, size_t tokens, size_t tile) {
-    (void)tile;
+static size_t int_pack_bytes(enum matmul_format format, size_t cols, size_t tokens) {
+    (void)format;
     return size_product(round_up(cols, TL_CHUNK) / TL_CHUNK, tokens, sizeof(struct int_chunk));
 }
 
-static void int_pack(const float *x, size_t cols, size_t tokens, size_t first, size_t last,
-                     void *packed, size_t tile) {
+static void int_pack(enum matmul_format format, const float *x, size_t cols, size_t tokens,
+                     size_t first, size_t last, void *packed) {
     const size_t chunks = round_up(cols, TL_CHUNK) / TL_CHUNK;
-    (void)tokens, (void)tile;
+    (void)format, (void)tokens;
     for (size_t t = first; t < last; t++) {
         for (size_t c = 0; c < chunks; c++) {
             struct int_chunk *out = (struct int_chunk *)packed + t * chunks + c;
@@ -80,12 +83,15 @@ static double add_chunk_32(const struct tl_chunk *w, const int32_t *q, const str
     return fma((double)u, x->dx, sum);
 }
 
-static void int_matmul_tile(const struct tl_matrix *w, size_t row0, size_t row1, const void *packed,
-                            size_t tokens, float *y, size_t y_stride, double *sums) {
+static void int_matmul(enum matmul_format format, const struct tl_matrix *w, size_t row0,
+                       size_t row1, const void *packed, size_t tokens, float *y, size_t y_stride,
+                       void *scratch) {
     const size_t per_chunk = (size_t)(TL_CHUNK / w->type->items);
     const size_t blocks = w->cols / (size_t)w->type->items;
     const size_t chunks = round_up(w->cols, TL_CHUNK) / TL_CHUNK;
     const struct int_chunk *x = packed;
+    double *sums = scratch;
+    (void)format;
     for (size_t row = row0; row < row1; row++) {
         const uint8_t *p = w->data + row * w->row_bytes;
         for (size_t t = 0; t < tokens; t++) sums[t] = 0;
@@ -108,9 +114,4 @@ static void int_matmul_tile(const struct tl_matrix *w, size_t row0, size_t row1,
         }
         for (size_t t = 0; t < tokens; t++) y[t * y_stride + row] = (float)sums[t];
     }
-}
-
-static void int_matmul_row(const struct tl_matrix *w, size_t row0, size_t row1, const void *packed,
-                           float *y, double *sums) {
-    int_matmul_tile(w, row0, row1, packed, 1, y, 0, sums);
 }

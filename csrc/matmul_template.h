@@ -11,8 +11,10 @@
 enum matmul_format {
     FORMAT_FLOAT_ROW,  // as they are, each token zero-padded to a multiple of 16
     FORMAT_FLOAT_TILE, // lane by lane, FLOAT_TOKENS tokens side by side
-    FORMAT_INT_ROW,    // rounded to integers, one token
-    FORMAT_INT_TILE,   // rounded to integers, INT_TOKENS tokens side by side
+    FORMAT_BYTE_ROW,   // rounded to integers, int8 digits, one token
+    FORMAT_BYTE_TILE,  // the same, BYTE_TOKENS tokens side by side
+    FORMAT_WORD_ROW,   // rounded to integers, int16 digits, one token
+    FORMAT_WORD_TILE,  // the same, WORD_TOKENS tokens side by side
 };
 
 #if defined(__clang__)
@@ -23,19 +25,18 @@ enum matmul_format {
 
 #define SUPERCHUNK 4096 // float weights: columns between two additions of the lanes to y
 #define FLOAT_ROWS 16
+#define LANE_PAD 16 // keeps the lanes of a panel from falling on the same sets of the L1 cache
 
-/* From this many tokens on a matrix is unpacked into panels first. */
-#define FLOAT_TILE_MIN 4
+/* From this many tokens on a matrix of floats is unpacked into panels first. */
+#define FLOAT_TILE_MIN 12
 
 /* Tokens that share one pass over a panel: bounds the scratch memory. */
-#define TOKENS_AT_ONCE 768
+#define TOKENS_AT_ONCE 768 // a multiple of all tiles
 
-#if TL_SIMD == TL_SIMD_AVX512
-#define FLOAT_TOKENS 12
-#elif TL_SIMD == TL_SIMD_AVX2
+#if TL_SIMD == TL_SIMD_AVX2
 #define FLOAT_TOKENS 6
 #else
-#define FLOAT_TOKENS 4
+#define FLOAT_TOKENS 12
 #endif
 
 /* a * b * c, or SIZE_MAX, which no allocation grants. */
@@ -84,9 +85,7 @@ TL_INLINE size_t float_size(enum float_type type) {
 TL_INLINE v16 load_weights(enum float_type type, const uint8_t *p) {
     if (type == FLOAT_F16) return v16_load_f16(p);
     if (type == FLOAT_BF16) return v16_load_bf16(p);
-    float bits[16];
-    memcpy(bits, p, sizeof(bits));
-    return v16_load(bits);
+    return v16_load_f32(p);
 }
 
 TL_INLINE v16 load_weights_part(enum float_type type, const uint8_t *p, size_t n) {
@@ -146,6 +145,22 @@ TL_INLINE void float_matvec(const struct tl_matrix *w, enum float_type type, siz
     }
 }
 
+#if TL_SIMD == TL_SIMD_SCALAR
+
+// the scalar sets take all tokens row by row
+static void pack_float_tile(const float *x, size_t cols, size_t token, float *packed) {
+    (void)x, (void)cols, (void)token, (void)packed;
+}
+
+TL_INLINE void float_matmul(const struct tl_matrix *w, enum float_type type, size_t row0,
+                            size_t row1, const float *packed, size_t tokens, float *y,
+                            size_t y_stride, float *scratch) {
+    (void)scratch;
+    float_matvec(w, type, row0, row1, packed, tokens, y, y_stride);
+}
+
+#else
+
 /*
  * Packed tiles: for each tile, superchunk and lane the values k = lane, lane + 16, ... of
  * FLOAT_TOKENS tokens side by side. Columns are zero-padded to 16.
@@ -165,20 +180,24 @@ static void pack_float_tile(const float *x, size_t cols, size_t token, float *pa
     }
 }
 
-/* The columns [k0, k0 + steps * 16) of FLOAT_ROWS rows as (lane, step, row). */
+/*
+ * The columns [k0, k0 + steps * 16) of FLOAT_ROWS rows as (lane, step, row). A row that is not
+ * there repeats the last one; nobody reads its sums.
+ */
 TL_INLINE void float_panel(const struct tl_matrix *w, enum float_type type, size_t row, size_t rows,
                            size_t k0, size_t steps, float *panel) {
     const size_t size = float_size(type);
-    for (size_t r = 0; r < FLOAT_ROWS; r++) {
-        const uint8_t *p = w->data + (row + r) * w->row_bytes + k0 * size;
-        for (size_t i = 0; i < steps; i++) {
-            float lane[16] = {0};
-            if (r < rows) {
-                size_t left = w->cols - k0 - i * 16;
-                v16_store(lane, left >= 16 ? load_weights(type, p + i * 16 * size)
-                                           : load_weights_part(type, p + i * 16 * size, left));
-            }
-            for (size_t l = 0; l < 16; l++) panel[(l * steps + i) * FLOAT_ROWS + r] = lane[l];
+    for (size_t i = 0; i < steps; i++) {
+        const size_t k = k0 + i * 16, left = w->cols - k;
+        v16i column[16];
+        for (size_t r = 0; r < FLOAT_ROWS; r++) {
+            const uint8_t *p = w->data + (row + TL_MIN(r, rows - 1)) * w->row_bytes + k * size;
+            column[r] =
+                v16i_bits(left >= 16 ? load_weights(type, p) : load_weights_part(type, p, left));
+        }
+        v16i_transpose(column);
+        for (size_t l = 0; l < 16; l++) {
+            v16i_store(panel + l * (steps * FLOAT_ROWS + LANE_PAD) + i * FLOAT_ROWS, column[l]);
         }
     }
 }
@@ -204,7 +223,7 @@ TL_INLINE void float_matmul(const struct tl_matrix *w, enum float_type type, siz
                             size_t row1, const float *packed, size_t tokens, float *y,
                             size_t y_stride, float *scratch) {
     const size_t padded = round_up(w->cols, 16), tile_size = FLOAT_TOKENS * padded;
-    float *panel = scratch, *sums = scratch + FLOAT_ROWS * SUPERCHUNK;
+    float *panel = scratch, *sums = scratch + FLOAT_ROWS * SUPERCHUNK + 16 * LANE_PAD;
     for (size_t row = row0; row < row1; row += FLOAT_ROWS) {
         size_t rows = TL_MIN(row1 - row, (size_t)FLOAT_ROWS);
         size_t tiles = (tokens + FLOAT_TOKENS - 1) / FLOAT_TOKENS;
@@ -214,7 +233,7 @@ TL_INLINE void float_matmul(const struct tl_matrix *w, enum float_type type, siz
             float_panel(w, type, row, rows, k0, steps, panel);
             for (size_t lane = 0; lane < 16; lane++) {
                 for (size_t i = 0; i < tiles; i++) {
-                    float_tile(panel + lane * steps * FLOAT_ROWS,
+                    float_tile(panel + lane * (steps * FLOAT_ROWS + LANE_PAD),
                                packed + i * tile_size + (k0 + lane * steps) * FLOAT_TOKENS, steps,
                                sums + i * FLOAT_TOKENS * FLOAT_ROWS);
                 }
@@ -225,6 +244,8 @@ TL_INLINE void float_matmul(const struct tl_matrix *w, enum float_type type, siz
         }
     }
 }
+
+#endif
 
 /* One copy of a loop for each float type, so that the type is a constant inside. */
 #define FLOAT_DISPATCH(function, ...)                                                              \
@@ -252,9 +273,11 @@ TL_INLINE void float_matmul(const struct tl_matrix *w, enum float_type type, siz
 
 static int matmul_format(const struct tl_type_info *type, size_t tokens) {
     if (type->kind == TL_KIND_FLOAT) {
-        return tokens < FLOAT_TILE_MIN ? FORMAT_FLOAT_ROW : FORMAT_FLOAT_TILE;
+        bool few = tokens < FLOAT_TILE_MIN || TL_SIMD == TL_SIMD_SCALAR;
+        return few ? FORMAT_FLOAT_ROW : FORMAT_FLOAT_TILE;
     }
-    return tokens == 1 ? FORMAT_INT_ROW : FORMAT_INT_TILE;
+    if (int_in_bytes(type)) return tokens == 1 ? FORMAT_BYTE_ROW : FORMAT_BYTE_TILE;
+    return tokens == 1 ? FORMAT_WORD_ROW : FORMAT_WORD_TILE;
 }
 
 static size_t matmul_pack_bytes(int format, size_t cols, size_t tokens) {
@@ -263,12 +286,9 @@ static size_t matmul_pack_bytes(int format, size_t cols, size_t tokens) {
         return size_product(round_up(cols, 16), tokens, sizeof(float));
     case FORMAT_FLOAT_TILE:
         return size_product(round_up(cols, 16), round_up(tokens, FLOAT_TOKENS), sizeof(float));
-    case FORMAT_INT_ROW:
-        return int_pack_bytes(cols, tokens, 1);
-    case FORMAT_INT_TILE:
-        return int_pack_bytes(cols, tokens, INT_TOKENS);
+    default:
+        return int_pack_bytes((enum matmul_format)format, cols, tokens);
     }
-    return 0;
 }
 
 static void matmul_pack(int format, const float *x, size_t cols, size_t tokens, size_t first,
@@ -289,12 +309,8 @@ static void matmul_pack(int format, const float *x, size_t cols, size_t tokens, 
             pack_float_tile(NULL, cols, t, packed);
         }
         break;
-    case FORMAT_INT_ROW:
-        int_pack(x, cols, tokens, first, last, packed, 1);
-        break;
-    case FORMAT_INT_TILE:
-        int_pack(x, cols, tokens, first, last, packed, INT_TOKENS);
-        break;
+    default:
+        int_pack((enum matmul_format)format, x, cols, tokens, first, last, packed);
     }
 }
 
@@ -305,12 +321,11 @@ static size_t matmul_scratch(const struct tl_matrix *w, int format, size_t token
     case FORMAT_FLOAT_ROW:
         return 0;
     case FORMAT_FLOAT_TILE:
-        return FLOAT_ROWS * sizeof(float) * (SUPERCHUNK + round_up(at_once, FLOAT_TOKENS));
-    case FORMAT_INT_ROW:
-    case FORMAT_INT_TILE:
+        return FLOAT_ROWS * sizeof(float) *
+               (SUPERCHUNK + LANE_PAD + round_up(at_once, FLOAT_TOKENS));
+    default:
         return int_scratch(at_once);
     }
-    return 0;
 }
 
 static void matmul_matmul(const struct tl_matrix *w, int format, size_t row0, size_t row1,
@@ -321,17 +336,14 @@ static void matmul_matmul(const struct tl_matrix *w, int format, size_t row0, si
         FLOAT_DISPATCH(float_matvec, row0, row1, packed, tokens, y, y_stride)
         return;
     }
-    if (format == FORMAT_INT_ROW) {
-        int_matmul_row(w, row0, row1, packed, y, scratch);
-        return;
-    }
     for (size_t t = 0; t < tokens; t += TOKENS_AT_ONCE) {
         size_t n = TL_MIN(tokens - t, (size_t)TOKENS_AT_ONCE);
         const void *part = x + matmul_pack_bytes(format, w->cols, t);
         if (format == FORMAT_FLOAT_TILE) {
             FLOAT_DISPATCH(float_matmul, row0, row1, part, n, y + t * y_stride, y_stride, scratch)
         } else {
-            int_matmul_tile(w, row0, row1, part, n, y + t * y_stride, y_stride, scratch);
+            int_matmul((enum matmul_format)format, w, row0, row1, part, n, y + t * y_stride,
+                       y_stride, scratch);
         }
     }
 }

@@ -94,7 +94,8 @@ size_t tl_page_size(void) {
 
 uint64_t tl_memory_available(void) {
     MEMORYSTATUSEX status = {.dwLength = sizeof(status)};
-    return GlobalMemoryStatusEx(&status) ? TL_MIN(status.ullAvailPhys, status.ullAvailPageFile) : 0;
+    return GlobalMemoryStatusEx(&status) ? TL_MIN(status.ullAvailPhys, status.ullAvailPageFile)
+                                         : UINT64_MAX;
 }
 
 int tl_cpu_count(bool cores) {
@@ -503,8 +504,7 @@ uint64_t tl_memory_available(void) {
         find_number(text, "MemAvailable:", &kib)) {
         available = kib * 1024;
     }
-    available = TL_MIN(available, limit);
-    return available == UINT64_MAX ? 0 : available;
+    return TL_MIN(available, limit);
 }
 
 /* True if `cpu` is the first of the hardware threads of its core that are in the set. */
@@ -560,7 +560,9 @@ int tl_cpu_count(bool cores) {
 uint64_t tl_memory_available(void) {
     vm_statistics64_data_t vm;
     mach_msg_type_number_t n = HOST_VM_INFO64_COUNT;
-    if (host_statistics64(mach_host_self(), HOST_VM_INFO64, (host_info64_t)&vm, &n) != 0) return 0;
+    if (host_statistics64(mach_host_self(), HOST_VM_INFO64, (host_info64_t)&vm, &n) != 0) {
+        return UINT64_MAX;
+    }
     return ((uint64_t)vm.free_count + vm.inactive_count) * tl_page_size();
 }
 
@@ -575,7 +577,7 @@ int tl_cpu_count(bool cores) {
 #else
 
 uint64_t tl_memory_available(void) {
-    return 0;
+    return UINT64_MAX;
 }
 
 int tl_cpu_count(bool cores) {

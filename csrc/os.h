@@ -40,7 +40,7 @@ size_t tl_page_size(void);
 
 /*
  * Bytes that this process may still take before the machine swaps or its control group is
- * killed; 0 when the system does not tell.
+ * killed; UINT64_MAX when the system does not tell.
  */
 uint64_t tl_memory_available(void);
 

@@ -3,16 +3,18 @@
  *
  * For the kernels of quantized weights: one lane is one row of the matrix.
  *   v16i_dot2(s, w, x)   s + w0 * x0 + w1 * x1     on pairs of int16
- *   v16i_dot4(s, w, x)   s + w0 * x0 + ... + w3 * x3   on quadruples of int8; only where
- *                        TL_DOT4 is defined; w is unsigned, up to 127 + TL_OFFSET_Q8_0
+ * Where TL_DOT4 is defined, on quadruples of bytes, w unsigned (at most 127 + TL_OFFSET_Q8_0):
+ *   v16i_dot4(s, w, x)   s + w0 * x0 + ... + w3 * x3
+ * Elsewhere the same in two steps, w at most 127, with sums of pairs as int16 between them:
+ *   v16i_mul_bytes(w, x)       w0 * x0 + w1 * x1 | w2 * x2 + w3 * x3
+ *   v16i_add_bytes(s, w, x)    s + that
  * All of them are exact as long as the result fits int32.
+ *   v16i_low_words(x)    bytes 0 and 1 of every lane as two int16; high_words: bytes 2 and 3
  *   v16i_pairs(x)        lane 2 j: the low halves of the lanes 2 j and 2 j + 1, as int16
  *   v16i_quads(x)        lane 4 j + p: digit p (0 lowest) of the lanes 4 j to 4 j + 3, as int8
  *   v16i_fold4(x)        lane p: the sum of the lanes p, 4 + p, 8 + p, 12 + p
  */
 #include "simd.h"
-
-#define TL_OFFSET_Q8_0 128
 
 #if TL_SIMD == TL_SIMD_AVX2
 
@@ -31,6 +33,34 @@ typedef struct {
 V16I_BINARY(v16i_add, _mm256_add_epi32)
 V16I_BINARY(v16i_sub, _mm256_sub_epi32)
 V16I_BINARY(v16i_mul, _mm256_mullo_epi32)
+V16I_BINARY(v16i_and, _mm256_and_si256)
+V16I_BINARY(v16i_xor, _mm256_xor_si256)
+V16I_BINARY(v16i_mul_bytes, _mm256_maddubs_epi16)
+
+TL_INLINE v16i v16i_or_and(v16i x, v16i y, v16i mask) { // x | (y & mask)
+    return (v16i){_mm256_or_si256(x.a, _mm256_and_si256(y.a, mask.a)),
+                  _mm256_or_si256(x.b, _mm256_and_si256(y.b, mask.b))};
+}
+TL_INLINE v16i v16i_srl(v16i x, int n) {
+    return (v16i){_mm256_srli_epi32(x.a, n), _mm256_srli_epi32(x.b, n)};
+}
+TL_INLINE __m256i half_words(__m256i x) {
+    const __m256i order =
+        _mm256_broadcastsi128_si256(_mm_setr_epi32(0x01800080, 0x05800480, 0x09800880, 0x0d800c80));
+    return _mm256_srai_epi16(_mm256_shuffle_epi8(x, order), 8);
+}
+TL_INLINE v16i v16i_low_words(v16i x) {
+    return (v16i){half_words(x.a), half_words(x.b)};
+}
+TL_INLINE v16i v16i_high_words(v16i x) {
+    return v16i_low_words(v16i_srl(x, 16));
+}
+TL_INLINE v16i v16i_add_bytes(v16i s, v16i w, v16i x) {
+    s.a = _mm256_add_epi16(s.a, _mm256_maddubs_epi16(w.a, x.a));
+    s.b = _mm256_add_epi16(s.b, _mm256_maddubs_epi16(w.b, x.b));
+    __asm__("" : "+x"(s.a), "+x"(s.b)); // see v16i_dot2
+    return s;
+}
 
 TL_INLINE v16i v16i_sll(v16i x, int n) {
     return (v16i){_mm256_slli_epi32(x.a, n), _mm256_slli_epi32(x.b, n)};
@@ -77,6 +107,13 @@ TL_INLINE v16i v16i_dot2(v16i s, v16i w, v16i x) {
 }
 TL_INLINE v16 v16_from_i32(v16i x) {
     return (v16){_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)};
+}
+TL_INLINE v16i v16i_bits(v16 x) {
+    return (v16i){_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)};
+}
+TL_INLINE v16 v16_load_f32(const void *p) {
+    v16i x = v16i_load(p);
+    return (v16){_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)};
 }
 TL_INLINE v16 v16_load_f16(const void *p) {
     const char *q = p;
@@ -130,6 +167,29 @@ TL_INLINE v16 v16_from_f64(v16d x) {
                  _mm256_set_m128(_mm256_cvtpd_ps(x.d), _mm256_cvtpd_ps(x.c))};
 }
 
+TL_INLINE __m256i half_quads(__m256i x) {
+    const __m256i order = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    const __m256i middle = _mm256_set1_epi32(0x808080);
+    return _mm256_shuffle_epi8(_mm256_xor_si256(_mm256_add_epi32(x, middle), middle), order);
+}
+TL_INLINE v16i v16i_quads(v16i x) {
+    return (v16i){half_quads(x.a), half_quads(x.b)};
+}
+TL_INLINE v16i v16i_fold4(v16i x) {
+    x.a = _mm256_add_epi32(x.a, x.b);
+    x.a = _mm256_add_epi32(x.a, _mm256_permute2x128_si256(x.a, x.a, 1));
+    return (v16i){x.a, x.a};
+}
+/* The low half of every lane, a float16, as float32. */
+TL_INLINE v16 v16_from_low_halves(v16i x) {
+    const __m256i mask = _mm256_set1_epi32(0xffff);
+    __m256i h = _mm256_packus_epi32(_mm256_and_si256(x.a, mask), _mm256_and_si256(x.b, mask));
+    h = _mm256_permute4x64_epi64(h, 0xd8);
+    return (v16){_mm256_cvtph_ps(_mm256_castsi256_si128(h)),
+                 _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1))};
+}
+
 /* Eight rows of eight dwords. */
 TL_INLINE void transpose_8(__m256i r[8]) {
     __m256i t[8];
@@ -172,6 +232,38 @@ TL_INLINE void v16i_transpose(v16i x[16]) {
     }
 }
 
+/* The same 32 bytes of 16 rows: x[i] holds their dwords i. */
+TL_INLINE void v16i_load_32_bytes(const uint8_t *const *row, size_t at, v16i x[8]) {
+    __m256i low[8], high[8];
+    for (int i = 0; i < 8; i++) {
+        low[i] = _mm256_loadu_si256((const __m256i *)(const void *)(row[i] + at));
+        high[i] = _mm256_loadu_si256((const __m256i *)(const void *)(row[i + 8] + at));
+    }
+    transpose_8(low);
+    transpose_8(high);
+    for (int i = 0; i < 8; i++) x[i] = (v16i){low[i], high[i]};
+}
+/* The same for 16 bytes and four dwords. */
+TL_INLINE void half_load_16_bytes(const uint8_t *const *row, size_t at, __m256i x[4]) {
+    __m256i t[4];
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm256_set_m128i(_mm_loadu_si128((const __m128i *)(const void *)(row[i + 4] + at)),
+                                _mm_loadu_si128((const __m128i *)(const void *)(row[i] + at)));
+    }
+    __m256i a = _mm256_unpacklo_epi32(t[0], t[1]), b = _mm256_unpackhi_epi32(t[0], t[1]);
+    __m256i c = _mm256_unpacklo_epi32(t[2], t[3]), d = _mm256_unpackhi_epi32(t[2], t[3]);
+    x[0] = _mm256_unpacklo_epi64(a, c);
+    x[1] = _mm256_unpackhi_epi64(a, c);
+    x[2] = _mm256_unpacklo_epi64(b, d);
+    x[3] = _mm256_unpackhi_epi64(b, d);
+}
+TL_INLINE void v16i_load_16_bytes(const uint8_t *const *row, size_t at, v16i x[4]) {
+    __m256i low[4], high[4];
+    half_load_16_bytes(row, at, low);
+    half_load_16_bytes(row + 8, at, high);
+    for (int i = 0; i < 4; i++) x[i] = (v16i){low[i], high[i]};
+}
+
 #elif TL_SIMD == TL_SIMD_AVX512
 
 typedef __m512i v16i;
@@ -188,6 +280,18 @@ TL_INLINE v16i v16i_sub(v16i x, v16i y) {
 }
 TL_INLINE v16i v16i_mul(v16i x, v16i y) {
     return _mm512_mullo_epi32(x, y);
+}
+TL_INLINE v16i v16i_and(v16i x, v16i y) {
+    return _mm512_and_si512(x, y);
+}
+TL_INLINE v16i v16i_xor(v16i x, v16i y) {
+    return _mm512_xor_si512(x, y);
+}
+TL_INLINE v16i v16i_or_and(v16i x, v16i y, v16i mask) { // x | (y & mask)
+    return _mm512_ternarylogic_epi32(x, y, mask, 0xf8);
+}
+TL_INLINE v16i v16i_srl(v16i x, const unsigned n) {
+    return _mm512_srli_epi32(x, n);
 }
 TL_INLINE v16i v16i_sll(v16i x, const unsigned n) {
     return _mm512_slli_epi32(x, n);
@@ -218,12 +322,36 @@ TL_INLINE v16i v16i_set1(int32_t x) {
 }
 #ifdef TL_VNNI
 #define TL_DOT4
+#define TL_OFFSET_Q8_0 128
 TL_INLINE v16i v16i_dot2(v16i s, v16i w, v16i x) {
     return _mm512_dpwssd_epi32(s, w, x);
 }
 TL_INLINE v16i v16i_dot4(v16i s, v16i w, v16i x) {
     return _mm512_dpbusd_epi32(s, w, x);
 }
+#else
+TL_INLINE v16i v16i_dot2(v16i s, v16i w, v16i x) {
+    s = _mm512_add_epi32(s, _mm512_madd_epi16(w, x));
+    __asm__("" : "+v"(s)); // see the AVX2 flavour
+    return s;
+}
+TL_INLINE v16i v16i_low_words(v16i x) {
+    __m512i order =
+        _mm512_broadcast_i32x4(_mm_setr_epi32(0x01800080, 0x05800480, 0x09800880, 0x0d800c80));
+    return _mm512_srai_epi16(_mm512_shuffle_epi8(x, order), 8);
+}
+TL_INLINE v16i v16i_high_words(v16i x) {
+    return v16i_low_words(_mm512_srli_epi32(x, 16));
+}
+TL_INLINE v16i v16i_mul_bytes(v16i w, v16i x) {
+    return _mm512_maddubs_epi16(w, x);
+}
+TL_INLINE v16i v16i_add_bytes(v16i s, v16i w, v16i x) {
+    s = _mm512_add_epi16(s, _mm512_maddubs_epi16(w, x));
+    __asm__("" : "+v"(s));
+    return s;
+}
+#endif
 TL_INLINE v16i v16i_quads(v16i x) {
     const __m512i order =
         _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
@@ -234,15 +362,63 @@ TL_INLINE v16i v16i_fold4(v16i x) {
     x = _mm512_add_epi32(x, _mm512_shuffle_i32x4(x, x, 0x4e));
     return _mm512_add_epi32(x, _mm512_shuffle_i32x4(x, x, 0xb1));
 }
-#else
-TL_INLINE v16i v16i_dot2(v16i s, v16i w, v16i x) {
-    s = _mm512_add_epi32(s, _mm512_madd_epi16(w, x));
-    __asm__("" : "+v"(s)); // see the AVX2 flavour
-    return s;
+/* The low half of every lane, a float16, as float32. */
+TL_INLINE v16 v16_from_low_halves(v16i x) {
+    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x));
 }
-#endif
+/* The same 32 bytes of 16 rows: x[i] holds their dwords i. */
+TL_INLINE void v16i_load_32_bytes(const uint8_t *const *row, size_t at, v16i x[8]) {
+    __m512i t[8];
+    for (int i = 0; i < 8; i++) {
+        const uint8_t *low = row[i / 4 * 8 + i % 4] + at, *high = row[i / 4 * 8 + i % 4 + 4] + at;
+        t[i] = _mm512_inserti64x4(
+            _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)low)),
+            _mm256_loadu_si256((const __m256i *)(const void *)high), 1);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        __m512i a = _mm512_unpacklo_epi32(t[i], t[i + 1]);
+        __m512i b = _mm512_unpackhi_epi32(t[i], t[i + 1]);
+        __m512i c = _mm512_unpacklo_epi32(t[i + 2], t[i + 3]);
+        __m512i d = _mm512_unpackhi_epi32(t[i + 2], t[i + 3]);
+        t[i] = _mm512_unpacklo_epi64(a, c);
+        t[i + 1] = _mm512_unpackhi_epi64(a, c);
+        t[i + 2] = _mm512_unpacklo_epi64(b, d);
+        t[i + 3] = _mm512_unpackhi_epi64(b, d);
+    }
+    for (int i = 0; i < 4; i++) {
+        x[i] = _mm512_shuffle_i32x4(t[i], t[i + 4], 0x88);
+        x[i + 4] = _mm512_shuffle_i32x4(t[i], t[i + 4], 0xdd);
+    }
+}
+
+/* The same for 16 bytes and four dwords. */
+TL_INLINE void v16i_load_16_bytes(const uint8_t *const *row, size_t at, v16i x[4]) {
+    __m512i t[4];
+    for (int i = 0; i < 4; i++) {
+        __m128i part[4];
+        for (int j = 0; j < 4; j++) {
+            part[j] = _mm_loadu_si128((const __m128i *)(const void *)(row[4 * j + i] + at));
+        }
+        t[i] = _mm512_inserti64x4(
+            _mm512_castsi256_si512(
+                _mm256_inserti128_si256(_mm256_castsi128_si256(part[0]), part[1], 1)),
+            _mm256_inserti128_si256(_mm256_castsi128_si256(part[2]), part[3], 1), 1);
+    }
+    __m512i a = _mm512_unpacklo_epi32(t[0], t[1]), b = _mm512_unpackhi_epi32(t[0], t[1]);
+    __m512i c = _mm512_unpacklo_epi32(t[2], t[3]), d = _mm512_unpackhi_epi32(t[2], t[3]);
+    x[0] = _mm512_unpacklo_epi64(a, c);
+    x[1] = _mm512_unpackhi_epi64(a, c);
+    x[2] = _mm512_unpacklo_epi64(b, d);
+    x[3] = _mm512_unpackhi_epi64(b, d);
+}
 TL_INLINE v16 v16_from_i32(v16i x) {
     return _mm512_cvtepi32_ps(x);
+}
+TL_INLINE v16i v16i_bits(v16 x) {
+    return _mm512_castps_si512(x);
+}
+TL_INLINE v16 v16_load_f32(const void *p) {
+    return _mm512_loadu_ps(p);
 }
 TL_INLINE v16 v16_load_f16(const void *p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(p));
@@ -305,15 +481,32 @@ TL_INLINE v16 v16_from_f64(v16d x) {
                               1);
 }
 
-#else // scalar: only what the float kernels need
+#endif
 
+#ifndef TL_OFFSET_Q8_0
+#define TL_OFFSET_Q8_0 (-1) // bytes cannot do it: Q8_0 goes through int16
+#endif
+
+#if TL_SIMD == TL_SIMD_SCALAR // only what the float kernels need
+
+TL_INLINE v16 v16_load_f32(const void *p) {
+    v16 r;
+    memcpy(r.v, p, sizeof(r.v));
+    return r;
+}
 TL_INLINE v16 v16_load_f16(const void *p) {
     const char *q = p;
     v16 r;
     for (int i = 0; i < 16; i++) {
         uint16_t h;
+        uint32_t bits;
         memcpy(&h, q + 2 * i, 2);
-        r.v[i] = tl_f16_to_f32(h);
+        bits = (h & 0x7fffu) << 13;
+        memcpy(&r.v[i], &bits, 4);
+        r.v[i] *= 0x1p112f; // exact, for denormals too
+        memcpy(&bits, &r.v[i], 4);
+        bits |= (h & 0x8000u) << 16 | ((h & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0u);
+        memcpy(&r.v[i], &bits, 4);
     }
     return r;
 }

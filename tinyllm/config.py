@@ -291,6 +291,10 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Conf
             "this version does not run mixtures of experts"
         )
     layers = read.integer("block_count")
+    if layers > len(tensors):  # before anything is made per layer
+        raise _wrong(
+            read.prefix + "block_count", layers, f"at most {len(tensors)}, the file's tensors"
+        )
     width = read.integer("embedding_length")
     heads = read.per_layer("attention.head_count", layers)
     context_length = read.integer("context_length")

@@ -375,6 +375,8 @@ def _infer(where: str, value: Any) -> str:
         return "FLOAT32"
     if isinstance(value, list):
         return f"ARRAY[{_infer_items(where, value)}]"
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str):
+        return value[0]
     raise TypeError(f"{where}: GGUF has no type for {type(value).__name__}")
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tinyllm import _core
-from tinyllm.philox import new_seed, uniform
+from . import _core
+from .philox import new_seed, uniform
 
 __all__ = ["SAMPLERS", "Candidates", "Context", "Draw", "Sampler", "sampler"]
 

@@ -9,9 +9,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-from tinyllm.tokenizer.explain import Explanation, Step
-from tinyllm.tokenizer.special import Partition
-from tinyllm.tokenizer.vocab import TokenType, Vocab, to_bytes
+from .explain import Explanation, Step
+from .special import Partition
+from .vocab import TokenType, Vocab, to_bytes
 
 __all__ = ["StreamDecoder", "Tokenizer"]
 

@@ -11,12 +11,12 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from tinyllm.errors import FormatError
-from tinyllm.tokenizer.base import Tokenizer
-from tinyllm.tokenizer.explain import Step
-from tinyllm.tokenizer.merging import merge
-from tinyllm.tokenizer.pretokenizers import PRE_TOKENIZERS, PreTokenizer, split_pieces
-from tinyllm.tokenizer.vocab import TokenType, to_bytes, to_text
+from ..errors import FormatError
+from .base import Tokenizer
+from .explain import Step
+from .merging import merge
+from .pretokenizers import PRE_TOKENIZERS, PreTokenizer, split_pieces
+from .vocab import TokenType, to_bytes, to_text
 
 __all__ = ["BYTE_ALPHABET", "BpeTokenizer", "Gemma4Tokenizer"]
 

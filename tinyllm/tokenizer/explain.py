@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tinyllm.tokenizer.base import Tokenizer
+    from .base import Tokenizer
 
 __all__ = ["Explanation", "Step", "TokenDiff", "diff_tokens"]
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from tinyllm.tokenizer.unicode_classes import class_body, to_re
+from .unicode_classes import class_body, to_re
 
 __all__ = ["PRE_TOKENIZERS", "PreTokenizer", "split_pieces"]
 

@@ -6,13 +6,13 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from tinyllm.errors import FormatError, UnsupportedError
-from tinyllm.tokenizer.base import Tokenizer
-from tinyllm.tokenizer.bpe import BpeTokenizer, Gemma4Tokenizer
-from tinyllm.tokenizer.rwkv import RwkvTokenizer
-from tinyllm.tokenizer.spm import SpmTokenizer
-from tinyllm.tokenizer.ugm import UgmTokenizer
-from tinyllm.tokenizer.wpm import WpmTokenizer
+from ..errors import FormatError, UnsupportedError
+from .base import Tokenizer
+from .bpe import BpeTokenizer, Gemma4Tokenizer
+from .rwkv import RwkvTokenizer
+from .spm import SpmTokenizer
+from .ugm import UgmTokenizer
+from .wpm import WpmTokenizer
 
 __all__ = ["TOKENIZERS", "load_tokenizer", "tokenizer_from_metadata"]
 
@@ -101,11 +101,11 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     with open(path, "rb") as file:
         magic = file.read(4)
     if magic == b"GGUF":
-        from tinyllm.gguf import GGUF
+        from ..gguf import GGUF
 
         found = tokenizer_from_metadata(GGUF(path).metadata)
     else:
-        from tinyllm.llama2c import read_tokenizer_bin
+        from ..llama2c import read_tokenizer_bin
 
         found = tokenizer_from_metadata(read_tokenizer_bin(path))
     if found is None:

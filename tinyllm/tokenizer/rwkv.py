@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from tinyllm.tokenizer.base import Tokenizer
-from tinyllm.tokenizer.explain import Step
-from tinyllm.tokenizer.vocab import TokenType, to_bytes
+from .base import Tokenizer
+from .explain import Step
+from .vocab import TokenType, to_bytes
 
 __all__ = ["RwkvTokenizer"]
 

@@ -6,7 +6,7 @@ import functools
 import re
 from collections.abc import Sequence
 
-from tinyllm.tokenizer.vocab import TokenType, Vocab, to_bytes
+from .vocab import TokenType, Vocab, to_bytes
 
 __all__ = ["Partition"]
 

@@ -11,10 +11,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from tinyllm.tokenizer.base import Tokenizer
-from tinyllm.tokenizer.explain import Step
-from tinyllm.tokenizer.merging import merge
-from tinyllm.tokenizer.vocab import TokenType, to_bytes
+from .base import Tokenizer
+from .explain import Step
+from .merging import merge
+from .vocab import TokenType, to_bytes
 
 __all__ = ["SpmTokenizer", "characters"]
 

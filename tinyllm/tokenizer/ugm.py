@@ -11,10 +11,10 @@ import struct
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from tinyllm.errors import FormatError
-from tinyllm.tokenizer.base import Tokenizer
-from tinyllm.tokenizer.explain import Step
-from tinyllm.tokenizer.vocab import TokenType, to_bytes
+from ..errors import FormatError
+from .base import Tokenizer
+from .explain import Step
+from .vocab import TokenType, to_bytes
 
 __all__ = ["UgmTokenizer"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 
-from tinyllm.tokenizer.unicode_table import RANGES
+from .unicode_table import RANGES
 
 __all__ = ["class_body", "code_points", "code_ranges", "to_re"]
 

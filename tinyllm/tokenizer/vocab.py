@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
-from tinyllm.errors import FormatError
+from ..errors import FormatError
 
 __all__ = ["TokenType", "Vocab", "to_bytes", "to_text"]
 
@@ -383,9 +383,9 @@ class Vocab:
     def byte_ids(self) -> list[int | None]:
         """What stands for each of the 256 bytes: ``<0xNN>``, else the byte as a text."""
         found: list[int | None] = [None] * 256
-        for value in range(128):
-            found[value] = self.id_of_text.get(chr(value))
         for value in range(256):
+            raw = chr(value) if value < 128 else chr(0xDC00 + value)
+            found[value] = self.id_of_text.get(raw)
             named = self.id_of_text.get(f"<0x{value:02X}>")
             found[value] = found[value] if named is None else named
         return found

@@ -14,10 +14,10 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from tinyllm.tokenizer.base import Tokenizer
-from tinyllm.tokenizer.explain import Step
-from tinyllm.tokenizer.unicode_classes import class_body
-from tinyllm.tokenizer.vocab import TokenType, to_bytes, to_text
+from .base import Tokenizer
+from .explain import Step
+from .unicode_classes import class_body
+from .vocab import TokenType, to_bytes, to_text
 
 __all__ = ["WpmTokenizer"]
 
