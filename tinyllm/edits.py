@@ -285,7 +285,7 @@ def _numbers(kind: str, value: Any) -> Floats:
 # ---- the kinds of edits: one function each ----
 
 
-def set(tap: Capture, value: Any, *, at: Where = None, head: Where = None) -> Edit:  # noqa: A001
+def set(tap: Capture, value: Any, *, at: Where = None, head: Where = None) -> Edit:
     """Write values.
 
     Parameters

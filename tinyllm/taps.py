@@ -25,7 +25,7 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 
 #: What ``capture=`` takes.
 Capture: TypeAlias = (
-    None | str | re.Pattern[str] | Callable[[str], object] | Sequence["str | re.Pattern[str]"]
+    str | re.Pattern[str] | Callable[[str], object] | Sequence["str | re.Pattern[str]"] | None
 )
 
 #: Other names of a tap.
