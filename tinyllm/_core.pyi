@@ -49,3 +49,23 @@ class GGUFFile:
     def value(self, i: int, /) -> Any: ...
     def stored(self, i: int, /) -> bytes: ...
     def weights(self) -> list[Weight]: ...
+
+@final
+class Encoder:
+    def __new__(
+        cls,
+        kind: str,
+        tokens: list[str],
+        weak: npt.ArrayLike,
+        byte_ids: npt.ArrayLike,
+        scores: npt.ArrayLike | None,
+        merges: list[str],
+        splitters: list[
+            tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32]]
+        ],
+        ignore_merges: bool,
+        cut_at_spaces: bool,
+    ) -> Encoder: ...
+    def encode(
+        self, text: bytes, ends: npt.ArrayLike | None = None, /
+    ) -> tuple[list[int], bytes]: ...
