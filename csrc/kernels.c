@@ -46,7 +46,7 @@ static bool has_avx512vnni(void) {
 static const struct set {
     const char *name;
     bool (*available)(void);
-    void (*init)(struct tl_kernels *k);
+    void (*init)(struct tl_kernels *k, bool fast);
 } sets[] = {
     {"plain", always, tl_kernels_init_plain},
 #if TL_X86
@@ -61,13 +61,18 @@ static const struct set {
 };
 
 static struct tl_kernels tables[TL_ARRAY_LEN(sets)]; // those that this CPU can run
+static struct tl_kernels fast_tables[TL_ARRAY_LEN(sets)];
 static size_t table_count;
 
 static void fill_tables(void) {
     for (size_t i = 0; i < TL_ARRAY_LEN(sets); i++) {
         if (!sets[i].available()) continue;
-        tables[table_count].name = sets[i].name;
-        sets[i].init(&tables[table_count++]);
+        struct tl_kernels *exact = &tables[table_count], *fast = &fast_tables[table_count];
+        sets[i].init(exact, false);
+        sets[i].init(fast, true);
+        exact->name = fast->name = sets[i].name;
+        exact->fast = fast->fast = fast;
+        table_count++;
     }
 }
 

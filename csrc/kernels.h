@@ -56,6 +56,12 @@ struct tl_kernels {
     const char *name; // "scalar", "avx2", ...
 
     /*
+     * The same set with the matmul of fast mode (docs/numerics.md, section 4): deterministic, but
+     * its bits may differ between sets, and between one token and many.
+     */
+    const struct tl_kernels *fast;
+
+    /*
      * Matmul, y[t * y_stride + r] = sum_k w[r][k] * x[t][k].
      * The activations are first packed into the layout that this set wants for this type and
      * number of tokens; matrices with the same format share one packed copy.
@@ -103,7 +109,7 @@ struct tl_kernels {
                      size_t mix_stride);
 };
 
-#define TL_FORMATS 8
+#define TL_FORMATS 10
 
 /*
  * The set that runs: TINYLLM_ISA if set, else the best this CPU has. Chosen once per process.
@@ -117,12 +123,12 @@ const struct tl_kernels *tl_kernels_at(size_t i);
 /* The set of that name, or NULL when it is unknown or this CPU lacks it. For tests. */
 const struct tl_kernels *tl_kernels_find(const char *name);
 
-/* Each kernels_<set>.c: fills in everything but the name. */
-void tl_kernels_init_plain(struct tl_kernels *k);
-void tl_kernels_init_scalar(struct tl_kernels *k);
-void tl_kernels_init_avx2(struct tl_kernels *k);
-void tl_kernels_init_avx512(struct tl_kernels *k);
-void tl_kernels_init_avx512vnni(struct tl_kernels *k);
-void tl_kernels_init_neon(struct tl_kernels *k);
+/* Each kernels_<set>.c: fills in everything but name and fast; `fast`: for fast mode. */
+void tl_kernels_init_plain(struct tl_kernels *k, bool fast);
+void tl_kernels_init_scalar(struct tl_kernels *k, bool fast);
+void tl_kernels_init_avx2(struct tl_kernels *k, bool fast);
+void tl_kernels_init_avx512(struct tl_kernels *k, bool fast);
+void tl_kernels_init_avx512vnni(struct tl_kernels *k, bool fast);
+void tl_kernels_init_neon(struct tl_kernels *k, bool fast);
 
 #endif
