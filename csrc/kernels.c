@@ -11,7 +11,19 @@ static bool always(void) {
     return true;
 }
 
-#if TL_X86
+#ifdef TL_SIMDE // a test build: every set runs anywhere
+
+#define has_fma always
+#define has_no_fma never
+#define has_avx2 always
+#define has_avx512 always
+#define has_avx512vnni always
+#define has_neon always
+static bool never(void) {
+    return false;
+}
+
+#elif TL_X86
 
 // these look at the CPU and at whether the operating system saves the registers
 #define TL_HAS(feature) (__builtin_cpu_supports(feature) != 0)
@@ -39,6 +51,26 @@ static bool has_avx512vnni(void) {
 
 #endif
 
+#if TL_ARM && !defined(TL_SIMDE)
+
+#if defined(__linux__)
+#include <sys/auxv.h>
+#define HWCAP_DOT_PRODUCT (1UL << 20) // asm/hwcap.h: HWCAP_ASIMDDP
+static bool has_neon(void) {
+    return (getauxval(AT_HWCAP) & HWCAP_DOT_PRODUCT) != 0;
+}
+#elif defined(__APPLE__)
+static bool has_neon(void) {
+    return true; // every Apple silicon that runs macOS
+}
+#else
+static bool has_neon(void) {
+    return false;
+}
+#endif
+
+#endif
+
 /*
  * Worst first. "scalar" is one source compiled twice: with the FMA instruction, or, where the CPU
  * has none, as "plain" is.
@@ -57,6 +89,9 @@ static const struct set {
     {"avx512vnni", has_avx512vnni, tl_kernels_init_avx512vnni},
 #else
     {"scalar", always, tl_kernels_init_scalar},
+#endif
+#if TL_ARM || defined(TL_SIMDE)
+    {"neon", has_neon, tl_kernels_init_neon},
 #endif
 };
 

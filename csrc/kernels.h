@@ -19,7 +19,10 @@
 
 /* A stretch of a file compiled for more than the base instruction set. */
 #define TL_PRAGMA(x) _Pragma(#x)
-#if defined(__clang__)
+#if defined(TL_SIMDE) // the command line says what the host has
+#define TL_TARGET_BEGIN(features)
+#define TL_TARGET_END
+#elif defined(__clang__)
 #define TL_TARGET_BEGIN(features)                                                                  \
     TL_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
 #define TL_TARGET_END _Pragma("clang attribute pop")

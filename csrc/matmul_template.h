@@ -37,10 +37,10 @@ enum matmul_format {
 /* Tokens that share one pass over a panel: bounds the scratch memory. */
 #define TOKENS_AT_ONCE 768 // a multiple of all tiles
 
-#if TL_SIMD == TL_SIMD_AVX2
-#define FLOAT_TOKENS 6
-#else
+#if TL_SIMD == TL_SIMD_AVX512
 #define FLOAT_TOKENS 12
+#else
+#define FLOAT_TOKENS 6
 #endif
 
 /* a * b * c, or SIZE_MAX, which no allocation grants. */
