@@ -6,6 +6,9 @@
 TL_TARGET_BEGIN("avx2,fma,f16c")
 
 #define TL_SIMD TL_SIMD_AVX2
+#if defined(__GNUC__) && !defined(TINYLLM_NO_ASM)
+#define TL_TILE_ASM "tile_avx2.h"
+#endif
 #include "simd_int.h"
 
 #include "matmul_template.h"

@@ -336,6 +336,10 @@ static void fill_any(const struct tl_type_info *type, const uint8_t *const *row,
 
 typedef v16i tile_sums[PANEL_VECTORS][TILE_DIGITS];
 
+#ifdef TL_TILE_ASM
+#include TL_TILE_ASM
+#endif
+
 /* s = start[j] in every row, or zero */
 TL_INLINE void tile_set(tile_sums s, const int width, const int32_t *start) {
     for (int j = 0; j < width; j++) {
@@ -385,6 +389,12 @@ TL_INLINE void tile_bytes(tile_sums s, const int32_t (*weights)[PANEL_ROWS], con
     }
 #else
     (void)start;
+#ifdef TL_TILE_ASM
+    if (width == 6 && (scale != NULL || depth < 8)) {
+        tile_asm(s[0], weights, x, steps, depth, scale);
+        return;
+    }
+#endif
     for (int i0 = 0; i0 < steps; i0 += depth) {
         TL_UNROLL(8)
         for (int i = i0; i < i0 + depth; i++) {
