@@ -205,7 +205,9 @@ def test_logits_argument(model):
     assert np.array_equal(model.trace(IDS, [], logits="all").logits, want)
     assert np.array_equal(model.trace(IDS, [], logits="last").logits, want[-1])
     assert np.array_equal(model.trace(IDS, "output", logits="last").logits, want[-1])
-    assert np.array_equal(model.trace(IDS, "*resid_mid", logits=[3, 0, -1]).logits, want[[3, 0, -1]])
+    assert np.array_equal(
+        model.trace(IDS, "*resid_mid", logits=[3, 0, -1]).logits, want[[3, 0, -1]]
+    )
     batch = model.trace([IDS, IDS[:3]], [], logits=[1, -1])
     assert np.array_equal(batch[1].logits, want[[1, 2]])
     assert np.array_equal(model.trace(IDS).logits, want)

@@ -719,9 +719,7 @@ class Model:
         >>> g.text == model.generate("ROMEO:", max_tokens=5, seed=1).text
         True
         """
-        stepper = self._stepper(
-            prompt, max_tokens, temperature, top_k, top_p, seed, capture, edits
-        )
+        stepper = self._stepper(prompt, max_tokens, temperature, top_k, top_p, seed, capture, edits)
         for _ in stepper:
             pass
         return stepper.result()
@@ -758,9 +756,7 @@ class Model:
         """
         if self.tokenizer is None:
             raise ValueError("stream() gives text, and the model's file has no tokenizer")
-        return iter(
-            self._stepper(prompt, max_tokens, temperature, top_k, top_p, seed, edits=edits)
-        )
+        return iter(self._stepper(prompt, max_tokens, temperature, top_k, top_p, seed, edits=edits))
 
     def _stepper(
         self,

@@ -247,9 +247,7 @@ def _tensor(name: str, entry: Any, data: npt.NDArray[np.uint8]) -> Array:
         raise _wrong(f"data_offsets of {field}", span, f"two offsets into {data.size} bytes")
     dtype = np.dtype(kind)
     if math.prod(shape) * dtype.itemsize != span[1] - span[0]:
-        raise _wrong(
-            f"data_offsets of {field}", span, f"{math.prod(shape) * dtype.itemsize} bytes"
-        )
+        raise _wrong(f"data_offsets of {field}", span, f"{math.prod(shape) * dtype.itemsize} bytes")
     raw = data[span[0] : span[1]]
     if raw.size == 0:
         return np.zeros(shape, dtype)
