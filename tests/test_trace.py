@@ -195,7 +195,7 @@ def test_a_mapping(model):
         t["blk.0.attn_qx"]
     assert t.names("*norm*") == [n for n in t if "norm" in n]
     assert t.names("nothing*") == []
-    assert t == t  # noqa: PLR0124
+    assert t == t
     assert t != model.trace(IDS, ["output", "blk.0.*"])
     assert "5 tokens, 21 taps" in repr(t)
 
