@@ -8,7 +8,7 @@ import pytest
 
 import build
 import tinyllm as tl
-from tinyllm.arena import Layout
+from tinyllm.arena import Arena, Layout
 from tinyllm.taps import match, select, tap_names, tap_shape
 
 SIZES = {"width": 32, "ffn": 48, "vocab": 60, "context": 64}
@@ -95,7 +95,7 @@ def test_an_unknown_name_raises_and_names_the_nearest(model, capture):
     for call in (model.trace, model.plan):
         with pytest.raises(ValueError, match="no tap is named"):
             call(IDS, capture)
-    with pytest.raises(ValueError, match="blk.0.attn_q'"):
+    with pytest.raises(ValueError, match=r"blk\.0\.attn_q'"):
         model.trace(IDS, "blk.0.attn_qq")
     with pytest.raises(TypeError, match="capture holds 5"):
         model.trace(IDS, ["output", 5])
@@ -237,8 +237,6 @@ def test_a_capture_that_does_not_fit_raises_before_anything_runs(model, monkeypa
     monkeypatch.setattr(_core, "memory_available", lambda: 1 << 20, raising=False)
     layout = model.layout("*")
     with pytest.raises(MemoryError, match=r"takes [0-9,]+ bytes and 1,048,576 are available"):
-        from tinyllm.arena import Arena
-
         Arena(layout, [4000], [4000])
 
 

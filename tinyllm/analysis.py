@@ -587,8 +587,7 @@ def induction_scores(model: Model, length: int = 32, *, batch: int = 4, seed: in
     scores = np.full((config.layers, most), np.nan)
     for i in range(config.layers):
         paid = [t[f"blk.{i}.attn_probs"][:, queries, queries - length + 1] for t in traces]
-        mean = np.mean(paid, axis=(0, 2), dtype=np.float64)
-        scores[i, : len(mean)] = mean
+        scores[i, : paid[0].shape[0]] = np.mean(paid, axis=(0, 2), dtype=np.float64)
     return scores
 
 

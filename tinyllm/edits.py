@@ -622,8 +622,8 @@ def _patched(site: Site, trace: Trace) -> Change:
     if tap.head_axis is not None:
         source = source[heads] if tap.matrix else source[:, heads]
     if isinstance(at, int):
-        source = source.take(0, axis=site.row_axis) if len(chosen) else source
-        return lambda region, piece: source
+        one = np.asarray(source.take(0, axis=site.row_axis)) if len(chosen) else source
+        return lambda region, piece: one
     places = np.flatnonzero(inside)
 
     def change(region: Floats, piece: Floats) -> None:

@@ -32,7 +32,8 @@ def escape(value: object) -> str:
 def sample(array: npt.NDArray[Any], limit: int = 65536) -> npt.NDArray[np.float64]:
     """The finite values of an array, or of an even sample if there are more than `limit`."""
     flat = array.reshape(-1)[:: max(1, -(-array.size // limit))]
-    return flat[np.isfinite(flat)].astype(np.float64)
+    values: npt.NDArray[np.float64] = flat[np.isfinite(flat)].astype(np.float64)
+    return values
 
 
 def statistics(values: npt.NDArray[np.float64]) -> tuple[str, str, str, str]:
@@ -164,7 +165,7 @@ class Table:
 def weight_html(weight: Weight) -> str:
     """A weight: name, type, shape, bytes, and a histogram of some of its rows."""
     count = len(weight) if weight.shape else 1
-    columns = ("name", "type", "shape", "bytes", "mean", "rms", "min", "max", "histogram")
+    columns = ["name", "type", "shape", "bytes", "mean", "rms", "min", "max", "histogram"]
     row: tuple[object, ...] = (weight.name, weight.type, weight.shape, f"{weight.nbytes:,}")
     try:
         chosen = slice(None) if weight.nbytes <= 1 << 16 else np.arange(64) * (count - 1) // 63

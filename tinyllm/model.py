@@ -303,7 +303,7 @@ class Model:
             edits=() if dispatch is None else dispatch.edits,
             edit=dispatch,
             first_layer=first_layer,
-            resid=resid,
+            resid=None if resid is None else np.ascontiguousarray(resid, np.float32),
         )
         if layout is None:
             return logits, []

@@ -63,7 +63,7 @@ class Progress:
             return
         if self._tqdm is None and self._drawn < 0:
             try:
-                from tqdm import tqdm
+                from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
             except ImportError:
                 pass
             else:

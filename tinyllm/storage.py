@@ -134,7 +134,7 @@ def _write_safetensors(
     file.write(struct.pack("<Q", len(text)) + text)
     for array in arrays.values():
         little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-        file.write(memoryview(little.reshape(-1)).cast("B") if little.size else b"")
+        file.write(little.reshape(-1).view(np.uint8).data if little.size else b"")
 
 
 def _write_npz(file: BinaryIO, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
@@ -240,7 +240,8 @@ def _tensor(name: str, entry: Any, data: npt.NDArray[np.uint8]) -> Array:
     kind = _DTYPES.get(entry.get("dtype", "")) if isinstance(entry.get("dtype"), str) else None
     if kind is None:
         raise _wrong(f"dtype of {field}", entry.get("dtype"), f"one of {', '.join(_DTYPES)}")
-    shape, span = entry.get("shape"), entry.get("data_offsets")
+    shape: Any = entry.get("shape")
+    span: Any = entry.get("data_offsets")
     if not _sizes(shape) or len(shape) > 32:
         raise _wrong(f"shape of {field}", shape, "up to 32 sizes")
     if not _sizes(span) or len(span) != 2 or not span[0] <= span[1] <= data.size:
