@@ -6,11 +6,11 @@ import os
 import pathlib
 import re
 
-import build
 import models
 import numpy as np
 import pytest
 
+import build
 import tinyllm as tl
 
 
