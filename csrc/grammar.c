@@ -75,8 +75,9 @@ struct tl_automaton {
         uint32_t a, b, result;
     } memo[MEMO];
 
-    uint32_t *path; // states along a walk
-    size_t cached;  // bytes of `onward` tables and masks
+    uint32_t *path;         // states along a walk
+    size_t cached;          // bytes of `onward` tables and masks
+    uint8_t spread[256][8]; // the bits of a byte, the lowest first
 };
 
 // ---- sets ----
@@ -529,6 +530,14 @@ static int add_group(struct tl_automaton *m, uint32_t state, uint32_t below, uin
     return status;
 }
 
+/* One byte of the mask per bit. */
+static void spread_bits(const struct tl_automaton *m, const uint64_t *bits, uint8_t *mask,
+                        size_t n) {
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) memcpy(mask + i, m->spread[bits[i / 64] >> i % 64 & 0xFF], 8);
+    for (; i < n; i++) mask[i] = bits[i / 64] >> i % 64 & 1;
+}
+
 int tl_automaton_mask(struct tl_automaton *m, uint32_t state, uint8_t *mask, size_t n,
                       struct tl_error *err) {
     int status = check_state(m, state, err);
@@ -547,7 +556,7 @@ int tl_automaton_mask(struct tl_automaton *m, uint32_t state, uint8_t *mask, siz
         for (uint32_t j = 0; j < i && new; j++) new = pairs[j].below != pairs[i].below;
         if (new) status = add_group(m, state, pairs[i].below, bits, err);
     }
-    for (size_t i = 0; i < n && status == TL_OK; i++) mask[i] = bits[i / 64] >> i % 64 & 1;
+    if (status == TL_OK) spread_bits(m, bits, mask, n);
     free(bits);
     return status;
 }
@@ -606,6 +615,7 @@ int tl_automaton_new(const struct tl_grammar_node *nodes, size_t n, size_t root,
     }
     memcpy(m->nodes, nodes, n * sizeof *nodes);
     find_classes(m);
+    for (int i = 0; i < 256 * 8; i++) m->spread[i / 8][i % 8] = (uint8_t)(i / 8 >> i % 8 & 1);
     status = intern(m, NULL, 0, false, &set, err);                     // NOTHING
     if (status == TL_OK) status = intern(m, NULL, 0, true, &set, err); // EMPTY
     if (status == TL_OK) {

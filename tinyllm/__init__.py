@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .gguf import Weight as Weight
     from .gguf_write import TensorSource as TensorSource
     from .gguf_write import write_gguf as write_gguf
+    from .grammar import Grammar as Grammar
     from .model import Model as Model
     from .model import load as load
     from .sampling import Sampler as Sampler
@@ -61,6 +62,7 @@ _HOMES = {
     "FormatError": "errors",
     "GGUF": "gguf",
     "Generation": "generation",
+    "Grammar": "grammar",
     "Model": "model",
     "Plan": "arena",
     "Sampler": "sampling",

@@ -98,9 +98,7 @@ class Encoder:
         byte_ids: npt.ArrayLike,
         scores: npt.ArrayLike | None,
         merges: list[str],
-        splitters: list[
-            tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32]]
-        ],
+        splitters: list[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32]]],
         ignore_merges: bool,
         cut_at_spaces: bool,
     ) -> Encoder: ...

@@ -263,8 +263,8 @@ def _check_left(rules: Rules) -> None:
             elif name in path:
                 way = " -> ".join([*path[path.index(name) :], name])
                 raise ValueError(
-                    f"rule {name!r} is left-recursive ({way}): it would start with itself for ever; "
-                    "write it with a repetition, or put the recursion last"
+                    f"rule {name!r} is left-recursive ({way}): it would start with itself for "
+                    "ever; write it with a repetition, or put the recursion last"
                 )
             elif name not in done:
                 path.append(name)
@@ -316,6 +316,8 @@ def _show(expr: Expr, tight: bool) -> str:
         return inner + ends.get((expr.low, expr.high), count)
     if not expr.items:
         return '""'
+    if len(expr.items) == 1:
+        return _show(expr.items[0], tight)
     if isinstance(expr, Seq):
         text = " ".join(_show(item, True) for item in expr.items)
     else:
