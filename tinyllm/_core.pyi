@@ -76,6 +76,12 @@ class Session:
     def nbytes(self) -> int: ...
     def rewind(self, length: int, /) -> None: ...
     def fork(self) -> Session: ...
+    def cache(
+        self, layer: int, /
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]: ...
+    def fill(
+        self, layers: Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]], /
+    ) -> None: ...
     def __len__(self) -> int: ...
 
 TAPS: tuple[tuple[str, bool, bool, str], ...]
@@ -98,9 +104,7 @@ class Encoder:
         byte_ids: npt.ArrayLike,
         scores: npt.ArrayLike | None,
         merges: list[str],
-        splitters: list[
-            tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32]]
-        ],
+        splitters: list[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32]]],
         ignore_merges: bool,
         cut_at_spaces: bool,
     ) -> Encoder: ...
