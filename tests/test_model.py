@@ -117,7 +117,11 @@ BROKEN = [
     ({"block_count": 2}, tl.FormatError, r"blk\.1\..*missing"),
     ({"block_count": 513}, tl.FormatError, "llama.block_count is 513; expected at most 12"),
     ({"block_count": ("UINT64", 2**40)}, tl.FormatError, "llama.block_count is 1099511627776"),
-    ({"block_count": 2**31 - 1}, tl.FormatError, "llama.block_count is 2147483647; expected at most"),
+    (
+        {"block_count": 2**31 - 1},
+        tl.FormatError,
+        "llama.block_count is 2147483647; expected at most",
+    ),
     ({"block_count": "1"}, tl.FormatError, "llama.block_count is '1'"),
     ({"embedding_length": 0}, tl.FormatError, "llama.embedding_length is 0"),
     ({"embedding_length": 65}, tl.FormatError, "expected"),

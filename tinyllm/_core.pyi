@@ -87,3 +87,23 @@ def exp(x: npt.ArrayLike, /) -> npt.NDArray[np.float64]: ...
 def log(x: npt.ArrayLike, /) -> npt.NDArray[np.float64]: ...
 def softmax(x: npt.ArrayLike, /) -> npt.NDArray[np.float64]: ...
 def sum(x: npt.ArrayLike, /) -> float: ...
+
+@final
+class Encoder:
+    def __new__(
+        cls,
+        kind: str,
+        tokens: list[str],
+        weak: npt.ArrayLike,
+        byte_ids: npt.ArrayLike,
+        scores: npt.ArrayLike | None,
+        merges: list[str],
+        splitters: list[
+            tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32]]
+        ],
+        ignore_merges: bool,
+        cut_at_spaces: bool,
+    ) -> Encoder: ...
+    def encode(
+        self, text: bytes, ends: npt.ArrayLike | None = None, /
+    ) -> tuple[list[int], bytes]: ...
