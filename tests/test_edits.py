@@ -264,7 +264,9 @@ def test_positions_are_absolute_in_a_session(model):
         assert [part.start for part in parts] == list(range(0, T, size))
         for name in ("blk.0.resid_post", "blk.1.resid_mid", "output"):
             assert np.array_equal(np.concatenate([part[name] for part in parts]), whole[name])
-        assert np.array_equal(parts[-1]["blk.1.attn_probs"][:, -1], whole["blk.1.attn_probs"][:, -1])
+        assert np.array_equal(
+            parts[-1]["blk.1.attn_probs"][:, -1], whole["blk.1.attn_probs"][:, -1]
+        )
 
 
 def test_an_edited_key_or_value_stays_in_the_cache(model):
@@ -365,7 +367,11 @@ def test_functions_of_one_and_of_two_arguments(model):
 @pytest.mark.parametrize(
     ("edit", "error", "words"),
     [
-        (lambda t: tl.zero("blk.0.attn_mx"), ValueError, "edits[0], tl.zero('blk.0.attn_mx'): no t"),
+        (
+            lambda t: tl.zero("blk.0.attn_mx"),
+            ValueError,
+            "edits[0], tl.zero('blk.0.attn_mx'): no t",
+        ),
         (lambda t: tl.zero("blk.9.*"), ValueError, "blk.9.*"),
         (lambda t: tl.zero("blk.0.attn_mx"), ValueError, "blk.0.attn_mix"),
         (lambda t: tl.set("blk.0.resid_mid", np.ones(5)), ValueError, "(7, 32)"),
@@ -450,7 +456,11 @@ def test_run_from(model, plain, layer):
     again = model.run_from(layer, resid, "*", tokens=IDS)
     assert again.pieces == plain.pieces
     assert same_bits(again, plain)
-    later = [n for n in TAPS if n.startswith("output") or int(n.split(".")[1] if "." in n else -1) >= layer]
+    later = [
+        n
+        for n in TAPS
+        if n.startswith("output") or int(n.split(".")[1] if "." in n else -1) >= layer
+    ]
     assert list(again) == later
 
 
