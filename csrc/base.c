@@ -62,3 +62,19 @@ void *tl_alloc(size_t bytes) {
 void tl_free(void *p) {
     free(p);
 }
+
+bool tl_reserve(void **items, size_t *capacity, size_t wanted, size_t item_size) {
+    size_t count = *capacity < 32 ? 32 : *capacity, bytes;
+    void *bigger;
+    if (wanted <= *capacity) return true;
+    while (count < wanted) {
+        if (!tl_mul_size(count, 2, &count)) return false;
+    }
+    bigger = tl_mul_size(count, item_size, &bytes) ? tl_alloc(bytes) : NULL;
+    if (bigger == NULL) return false;
+    if (*capacity > 0) memcpy(bigger, *items, *capacity * item_size);
+    tl_free(*items);
+    *items = bigger;
+    *capacity = count;
+    return true;
+}

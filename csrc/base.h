@@ -56,6 +56,9 @@ bool tl_add_size(size_t a, size_t b, size_t *out);
 void *tl_alloc(size_t bytes);
 void tl_free(void *p);
 
+/* Makes room for `wanted` items by doubling; false, and nothing changed, without memory. */
+bool tl_reserve(void **items, size_t *capacity, size_t wanted, size_t item_size);
+
 #define TL_ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 #define TL_MIN(a, b) ((a) < (b) ? (a) : (b))
 #define TL_MAX(a, b) ((a) > (b) ? (a) : (b))

@@ -25,6 +25,8 @@ static bool never(void) {
 
 #elif TL_X86
 
+#include <cpuid.h>
+
 // these look at the CPU and at whether the operating system saves the registers
 #define TL_HAS(feature) (__builtin_cpu_supports(feature) != 0)
 
@@ -36,8 +38,14 @@ static bool has_no_fma(void) {
     return !TL_HAS("fma");
 }
 
+/* clang 14's __builtin_cpu_supports does not know this name; its registers are AVX's. */
+static bool has_f16c(void) {
+    unsigned a, b, c = 0, d;
+    return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+
 static bool has_avx2(void) {
-    return TL_HAS("avx2") && TL_HAS("fma") && TL_HAS("f16c");
+    return TL_HAS("avx2") && TL_HAS("fma") && has_f16c();
 }
 
 static bool has_avx512(void) {

@@ -34,7 +34,8 @@
 #define TL_TARGET_END
 #endif
 
-#if defined(__GNUC__)
+/* Sanitizer builds compile for many minutes when everything is inlined. */
+#if defined(__GNUC__) && !defined(TL_NO_INLINE)
 #define TL_INLINE static inline __attribute__((always_inline))
 #else
 #define TL_INLINE static inline

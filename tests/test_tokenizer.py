@@ -542,14 +542,14 @@ def test_odd_vocabularies_load():
 
 @pytest.mark.parametrize("merge", ["ab", "a ", " a", "", " ", "  "])
 def test_malformed_merge(merge):
+    metadata = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": [*BYTE_ALPHABET, "aa"],
+        "tokenizer.ggml.merges": ["a a", merge],
+    }
     with pytest.raises(tl.FormatError, match=r"merges\[1\]"):
-        bpe_metadata = {
-            "tokenizer.ggml.model": "gpt2",
-            "tokenizer.ggml.pre": "gpt-2",
-            "tokenizer.ggml.tokens": [*BYTE_ALPHABET, "aa"],
-            "tokenizer.ggml.merges": ["a a", merge],
-        }
-        tokenizer_from_metadata(bpe_metadata)
+        tokenizer_from_metadata(metadata)
 
 
 def test_merges_missing_or_unknown():

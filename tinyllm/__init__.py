@@ -44,11 +44,11 @@ if TYPE_CHECKING:
     from .model import load as load
     from .sampling import Sampler as Sampler
     from .session import Session as Session
+    from .storage import read as read
+    from .sweep import patch_sweep as patch_sweep
     from .tokenizer import StreamDecoder as StreamDecoder
     from .tokenizer import Tokenizer as Tokenizer
     from .tokenizer import load_tokenizer as load_tokenizer
-    from .storage import read as read
-    from .sweep import patch_sweep as patch_sweep
     from .trace import Trace as Trace
 
 __version__ = "0.1.0"

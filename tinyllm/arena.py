@@ -164,7 +164,7 @@ class Arena:
         size = layout.nbytes(lengths, contexts)
         if size > 1 << 24:  # asking the system takes longer than a small call
             available = _core.memory_available()
-            if 0 < available < size:
+            if available < size:
                 raise MemoryError(
                     f"the capture takes {size:,} bytes and {available:,} are available; "
                     "capture less, or fewer tokens at a time"

@@ -276,16 +276,14 @@ def _numbers(kind: str, value: Any) -> Floats:
         if np.iscomplexobj(array):
             raise TypeError
     except (TypeError, ValueError):
-        raise TypeError(
-            f"tl.{kind}: the value is {_short(value)}; expected real numbers"
-        ) from None
+        raise TypeError(f"tl.{kind}: the value is {_short(value)}; expected real numbers") from None
     return np.array(array, np.float32)  # a copy: what the caller does to his later does not count
 
 
 # ---- the kinds of edits: one function each ----
 
 
-def set(tap: Capture, value: Any, *, at: Where = None, head: Where = None) -> Edit:  # noqa: A001
+def set(tap: Capture, value: Any, *, at: Where = None, head: Where = None) -> Edit:
     """Write values.
 
     Parameters
@@ -413,9 +411,7 @@ def zero(tap: Capture, *, at: Where = None, head: Where = None) -> Edit:
     return Edit("zero", tap, at, head, prepare)
 
 
-def mean(
-    tap: Capture, over: Trace | None = None, *, at: Where = None, head: Where = None
-) -> Edit:
+def mean(tap: Capture, over: Trace | None = None, *, at: Where = None, head: Where = None) -> Edit:
     """Replace values by their mean over tokens: a gentler knock-out than `tinyllm.zero`.
 
     Wang et al. 2022, "Interpretability in the Wild" (arXiv:2211.00593), section 2.1, on why
@@ -626,8 +622,8 @@ def _patched(site: Site, trace: Trace) -> Change:
     if tap.head_axis is not None:
         source = source[heads] if tap.matrix else source[:, heads]
     if isinstance(at, int):
-        source = source.take(0, axis=site.row_axis) if len(chosen) else source
-        return lambda region, piece: source
+        one = np.asarray(source.take(0, axis=site.row_axis)) if len(chosen) else source
+        return lambda region, piece: one
     places = np.flatnonzero(inside)
 
     def change(region: Floats, piece: Floats) -> None:

@@ -114,9 +114,7 @@ class Stepper:
             edits = []
             if self._program is not None:
                 edits = [self._program.sites(len(session), len(tokens), False)]
-            logits, traces = model.run(
-                [session], [tokens], [len(tokens) - 1], self._layout, edits
-            )
+            logits, traces = model.run([session], [tokens], [len(tokens) - 1], self._layout, edits)
             self._traces += traces
             token = self._sampler.sample(logits[0], len(self._ids))
             if token in model.eog_ids:

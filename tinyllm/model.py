@@ -303,7 +303,7 @@ class Model:
             edits=() if dispatch is None else dispatch.edits,
             edit=dispatch,
             first_layer=first_layer,
-            resid=resid,
+            resid=None if resid is None else np.ascontiguousarray(resid, np.float32),
         )
         if layout is None:
             return logits, []
@@ -374,12 +374,31 @@ class Model:
         known = len(self.tokenizer)
         return [self.tokenizer.pieces([int(i)])[0] if i < known else f"[{int(i)}]" for i in ids]
 
-    def session(self) -> Session:
-        """Start an empty context.
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Tells models apart: a hash over config and weights, see `tinyllm.storage.fingerprint`."""
+        from .storage import fingerprint
+
+        return fingerprint(self.config, self.weights)
+
+    def session(self, path: str | os.PathLike[str] | None = None) -> Session:
+        """Start a context, empty or as `Session.save` left it.
+
+        Parameters
+        ----------
+        path : str or os.PathLike, optional
+            A file that `Session.save` wrote.
 
         Returns
         -------
         Session
+
+        Raises
+        ------
+        tinyllm.FormatError
+            The file is no session of this model, or is damaged.
+        OSError
+            It cannot be read.
 
         Examples
         --------
@@ -388,7 +407,12 @@ class Model:
         >>> session.eval([1, 2, 3]).shape == (tl.load().config.vocab_size,)
         True
         """
-        return Session(self)
+        session = Session(self)
+        if path is not None:
+            from .storage import load_session
+
+            load_session(session, path)
+        return session
 
     def logits(self, prompt: Any, *, edits: Any = ()) -> Any:
         """The logits after every token of a prompt.
@@ -695,9 +719,7 @@ class Model:
         >>> g.text == model.generate("ROMEO:", max_tokens=5, seed=1).text
         True
         """
-        stepper = self._stepper(
-            prompt, max_tokens, temperature, top_k, top_p, seed, capture, edits
-        )
+        stepper = self._stepper(prompt, max_tokens, temperature, top_k, top_p, seed, capture, edits)
         for _ in stepper:
             pass
         return stepper.result()
@@ -734,9 +756,7 @@ class Model:
         """
         if self.tokenizer is None:
             raise ValueError("stream() gives text, and the model's file has no tokenizer")
-        return iter(
-            self._stepper(prompt, max_tokens, temperature, top_k, top_p, seed, edits=edits)
-        )
+        return iter(self._stepper(prompt, max_tokens, temperature, top_k, top_p, seed, edits=edits))
 
     def _stepper(
         self,

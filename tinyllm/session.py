@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, overload
@@ -130,6 +131,41 @@ class Session:
         if self.logits is not None:
             traces[0].keep_logits(self.logits)
         return traces[0]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the context with its keys and values; `Model.session` gives it back.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            Ends in ``.safetensors`` or ``.npz``. An existing file is replaced once the new one
+            is whole.
+
+        Raises
+        ------
+        ValueError
+            Another ending.
+        OSError
+            The file cannot be written.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> model = tl.load()
+        >>> session = model.session()
+        >>> _ = session.eval("ROMEO:")
+        >>> session.save("context.safetensors")
+        >>> model.session("context.safetensors").tokens == session.tokens
+        True
+        """
+        from .storage import save_session
+
+        save_session(self, path)
+
+    def restore(self, tokens: list[int], logits: Floats | None) -> None:
+        """Set tokens and logits of a session whose cache was filled: for `Model.session`."""
+        self._tokens = tokens
+        self.logits = logits
 
     def rewind(self, n: int) -> None:
         """Forget the last `n` tokens.

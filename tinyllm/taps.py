@@ -25,7 +25,7 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 
 #: What ``capture=`` takes.
 Capture: TypeAlias = (
-    None | str | re.Pattern[str] | Callable[[str], object] | Sequence["str | re.Pattern[str]"]
+    str | re.Pattern[str] | Callable[[str], object] | Sequence["str | re.Pattern[str]"] | None
 )
 
 #: Other names of a tap.
@@ -99,6 +99,19 @@ def all_taps(config: Config) -> list[Tap]:
     taps = [make("token_embd", 0)]
     taps += [make(family, layer) for layer in range(config.layers) for family in per_layer]
     return taps + [make(family, 0) for family in last]
+
+
+def tap_of(config: Config, name: str) -> Tap | None:
+    """The tap of a name, without making all of them; None if there is none."""
+    family = name.rpartition(".")[2]
+    row = _TAPS.get(family)
+    if row is None:
+        return None
+    number = re.fullmatch(r"blk\.(0|[1-9][0-9]{0,8})\.[a-z_]+", name)
+    layer = int(number[1]) if number else 0
+    if row[1] != bool(number) or layer >= config.layers or (not number and name != family):
+        return None
+    return Tap(name, family, row[0], layer, row[2], row[3])
 
 
 def runs_from(tap: Tap, layer: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from .arena import Views
 from .config import Config
-from .html import Table
+from .html import Table, sample, statistics, trace_html
 from .taps import ALIASES, Capture, Floats, is_matrix, match, unknown
 
 if TYPE_CHECKING:
@@ -338,7 +338,7 @@ class Trace(Mapping[str, Floats]):
         return Table(
             ("tap", "shape", "mean", "rms", "min", "max", "bytes"),
             [
-                (name, str(array.shape), *_statistics(array), f"{array.nbytes:,}")
+                (name, array.shape, *statistics(sample(array)), f"{array.nbytes:,}")
                 for name, array in self._arrays.items()
             ],
         )
@@ -350,16 +350,4 @@ class Trace(Mapping[str, Floats]):
         )
 
     def _repr_html_(self) -> str:
-        from .html import trace_html
-
         return trace_html(self)
-
-
-def _statistics(array: Floats) -> Iterable[str]:
-    flat = array.reshape(-1) if array.flags.c_contiguous else array.ravel()
-    flat = flat[:: max(1, flat.size // 65536)]
-    finite = flat[np.isfinite(flat)].astype(np.float64)
-    if finite.size == 0:
-        return ("", "", "", "")
-    numbers = (finite.mean(), np.sqrt(np.mean(finite * finite)), finite.min(), finite.max())
-    return (f"{number:.4g}" for number in numbers)

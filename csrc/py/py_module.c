@@ -5,13 +5,15 @@
 #include "pool.h"
 #include "py_gguf.h"
 #include "py_model.h"
+#include "py_tokenize.h"
 #include "py_weight.h"
 
 #include <string.h>
 
 /* Types of the module, one row each; the index is the type's place in tlpy_state.types. */
 static PyType_Spec *const type_specs[] = {
-    &tlpy_weight_spec, &tlpy_gguf_file_spec, &tlpy_model_spec, &tlpy_session_spec, NULL,
+    &tlpy_weight_spec,  &tlpy_gguf_file_spec, &tlpy_model_spec,
+    &tlpy_session_spec, &tlpy_encoder_spec,   NULL,
 };
 
 PyTypeObject *tlpy_type(const tlpy_state *st, const PyType_Spec *spec) {
@@ -99,7 +101,8 @@ PyDoc_STRVAR(memory_available_doc,
              "memory_available($module, /)\n"
              "--\n"
              "\n"
-             "Bytes that this process may still take (control group included); 0 if unknown.\n");
+             "Bytes that this process may still take (control group included); 2**64 - 1 if\n"
+             "unknown.\n");
 
 static PyObject *memory_available(PyObject *module, PyObject *ignored) {
     (void)module, (void)ignored;

@@ -7,21 +7,23 @@ byte alphabet is `bytes_to_unicode` of https://github.com/openai/gpt-2.
 from __future__ import annotations
 
 import functools
+import unicodedata
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+import numpy as np
+
+from .. import _core
 from ..errors import FormatError
 from .base import Tokenizer
 from .explain import Step
 from .merging import merge
 from .pretokenizers import PRE_TOKENIZERS, PreTokenizer, split_pieces
+from .program import Program, compile_program
 from .vocab import TokenType, to_bytes, to_text
 
 __all__ = ["BYTE_ALPHABET", "BpeTokenizer", "Gemma4Tokenizer"]
-
-_CACHED_WORD = 64  # characters
-_CACHE_SIZE = 100_000
 
 
 def _byte_alphabet() -> list[str]:
@@ -37,6 +39,11 @@ def _byte_alphabet() -> list[str]:
 BYTE_ALPHABET = _byte_alphabet()
 _BYTE_OF = {char: value for value, char in enumerate(BYTE_ALPHABET)}
 _TO_ALPHABET = dict(enumerate(BYTE_ALPHABET))
+
+
+@functools.cache
+def _compile(expression: str) -> Program:
+    return compile_program(expression)
 
 
 class BpeTokenizer(Tokenizer):
@@ -63,6 +70,8 @@ class BpeTokenizer(Tokenizer):
 
     kind = "BPE"
     defaults: ClassVar[Mapping[str, Any]] = {}
+    #: Whether the core's loops are used; without, the same ids come from the Python here.
+    use_core: ClassVar[bool] = True
     #: The row of the pre-tokenizer table when the file names none.
     default_pre: ClassVar[str] = "default"
 
@@ -75,16 +84,48 @@ class BpeTokenizer(Tokenizer):
             self.bos = None
         self._set_legacy_ends(metadata)
         self._merges = self._vocab.strings("merges", required=True)
+        self._encoder = self._make_encoder() if self.use_core else None
+        if self._encoder is None:
+            self._check_merges()
+
+    def _make_encoder(self) -> _core.Encoder:
+        splitters = self._pre.splitters
+        whole = all(isinstance(splitter, str) for splitter in splitters)
+        return _core.Encoder(
+            kind="bpe-bytes" if self._pre.byte_encode else "bpe-letters",
+            tokens=self._vocab.texts,
+            weak=self._vocab.is_byte,
+            byte_ids=self._stand_ins,
+            scores=None,
+            merges=self._merges,
+            splitters=[_compile(s) for s in splitters if isinstance(s, str)] if whole else [],
+            ignore_merges=self._pre.ignore_merges,
+            cut_at_spaces=False,
+        )
+
+    @functools.cached_property
+    def _stand_ins(self) -> list[int]:
+        """What stands for each byte of a symbol that is not in the vocabulary; -1 is nothing."""
+        if self._pre.byte_encode:
+            # llama.cpp looks up single bytes of the spelling here, so only visible ASCII is found
+            visible = range(0x21, 0x7F)
+            found = self._vocab.ids_of([chr(value) for value in visible])
+            table = dict(zip(visible, found, strict=True))
+        else:
+            table = dict(enumerate(self._vocab.byte_ids))
+        return [-1 if table.get(value) is None else table[value] for value in range(256)]  # type: ignore[misc]
+
+    def _check_merges(self) -> None:
         for i, pair in enumerate(self._merges):
             if not 0 < pair.find(" ", 1) < len(pair) - 1:
+                expected = "two parts with a space between them"
+                field = f"tokenizer.ggml.merges[{i}]"
                 raise FormatError(
-                    f"tokenizer.ggml.merges[{i}] is {pair!r}; expected two parts with a space "
-                    "between them",
-                    field=f"tokenizer.ggml.merges[{i}]",
+                    f"{field} is {pair!r}; expected {expected}",
+                    field=field,
                     value=pair,
-                    expected="two parts with a space between them",
+                    expected=expected,
                 )
-        self._cache: dict[str, list[int]] = {}
 
     def _choose_pre(self, name: object) -> PreTokenizer:
         if name is None or name == "":
@@ -127,26 +168,35 @@ class BpeTokenizer(Tokenizer):
 
         return (lambda a, b: ranks.get(f"{a} {b}")) if self._pre.byte_encode else order
 
-    def _words(self, text: bytes) -> list[str]:
+    def _normalize(self, text: bytes) -> str:
         string = to_text(text)
         if self._pre.escape_spaces:
             string = string.replace(" ", "▁")
-        words = split_pieces(string, self._pre.splitters)
-        if self._pre.byte_encode:
-            return [word.encode().decode("latin-1").translate(_TO_ALPHABET) for word in words]
-        return words
+        return unicodedata.normalize("NFC", string) if self._pre.nfc else string
+
+    def _spell(self, word: str) -> str:
+        if not self._pre.byte_encode:
+            return word
+        return word.encode().decode("latin-1").translate(_TO_ALPHABET)
+
+    def _words(self, text: bytes) -> list[str]:
+        return split_pieces(self._normalize(text), self._pre.splitters)
 
     def _encode_fragment(self, text: bytes, after_special: bool) -> list[int]:
-        out: list[int] = []
-        cache = self._cache
-        for word in self._words(text):
-            found = cache.get(word)
-            if found is None:
-                found = self._ids(self._symbols(word))
-                if len(word) <= _CACHED_WORD and len(cache) < _CACHE_SIZE:
-                    cache[word] = found
-            out += found
-        return out
+        if self._encoder is None:
+            out: list[int] = []
+            for word in self._words(text):
+                out += self._ids(self._symbols(self._spell(word)))
+            return out
+        string = self._normalize(text)
+        ends = None
+        if not all(isinstance(splitter, str) for splitter in self._pre.splitters):
+            pieces = split_pieces(string, self._pre.splitters)
+            ends = np.cumsum([len(piece.encode()) for piece in pieces])
+        ids, dropped = self._encoder.encode(string.encode(), ends)
+        for value in dropped:
+            self._warn_dropped(value)
+        return ids
 
     def _symbols(
         self, word: str, trace: Callable[[str, str, Any], None] | None = None
@@ -162,21 +212,13 @@ class BpeTokenizer(Tokenizer):
             token = ids.get(symbol)
             if token is not None:
                 out.append(token)
-            elif self._pre.byte_encode:
-                for char in symbol:
-                    # llama.cpp looks up single bytes of the spelling here, so only ASCII is found
-                    token = ids.get(char) if char < "\x80" else None
-                    if token is None:
-                        self._warn_dropped(_BYTE_OF[char])
-                    else:
-                        out.append(token)
-            else:
-                for value in symbol.encode():
-                    token = self._vocab.byte_ids[value]
-                    if token is None:
-                        self._warn_dropped(value)
-                    else:
-                        out.append(token)
+                continue
+            raw = [_BYTE_OF[c] for c in symbol] if self._pre.byte_encode else symbol.encode()
+            for value in raw:
+                if self._stand_ins[value] < 0:
+                    self._warn_dropped(value)
+                else:
+                    out.append(self._stand_ins[value])
         return out
 
     def _warn_dropped(self, value: int) -> None:
@@ -186,7 +228,7 @@ class BpeTokenizer(Tokenizer):
 
     def _explain_fragment(self, text: bytes, after_special: bool) -> list[Step]:
         steps: list[Step] = []
-        for word in self._words(text):
+        for word in map(self._spell, self._words(text)):
             merges: list[Step] = []
 
             def note(a: str, b: str, order: int, merges: list[Step] = merges) -> None:

@@ -41,6 +41,8 @@ class PreTokenizer:
         Spaces become U+2581 before the text is cut.
     no_bos : bool
         The model has no beginning-of-sequence token, whatever the file says.
+    nfc : bool
+        The text is brought to Unicode's normal form C first.
     """
 
     splitters: tuple[Splitter, ...]
@@ -49,6 +51,7 @@ class PreTokenizer:
     byte_encode: bool = True
     escape_spaces: bool = False
     no_bos: bool = False
+    nfc: bool = False
 
 
 def split_pieces(text: str, splitters: Iterable[Splitter]) -> list[str]:
@@ -225,6 +228,7 @@ _ROW_GPT2 = _row(_GPT2)
 _ROW_LLAMA3 = _row(_llama3(), ignore_merges=True, add_bos=True)
 _ROW_LLAMA3_PLAIN = _row(_llama3())
 _ROW_QWEN2 = _row(_llama3(r"\p{N}"))
+_ROW_QWEN2_NFC = _row(_llama3(r"\p{N}"), nfc=True)
 _ROW_DIGITS_GPT2 = _row(r"\p{N}", _GPT2)
 _ROW_DEEPSEEK3 = _row(r"\p{N}{1,3}", _CJK, _DEEPSEEK3)
 _ROW_BLOOM = _row(_BLOOM)
@@ -291,13 +295,14 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "refact": _ROW_DIGITS_GPT2,
     "command-r": _ROW_DIGITS_GPT2,
     "cohere2_moe": _ROW_DIGITS_GPT2,
-    "qwen2": _ROW_QWEN2,
+    "qwen2": _ROW_QWEN2_NFC,
     "deepseek-r1-qwen": _ROW_QWEN2,
     "kormo": _ROW_QWEN2,
     "openpangu": _ROW_QWEN2,
     "f2llmv2": _ROW_QWEN2,
     "qwen35": _row(
-        _llama3(r"\p{N}", r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+", r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*")
+        _llama3(r"\p{N}", r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+", r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"),
+        nfc=True,
     ),
     "stablelm2": _ROW_QWEN2,
     "olmo": _ROW_GPT2,

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+from .. import _core
 from .base import Tokenizer
 from .explain import Step
 from .merging import merge
@@ -20,8 +21,6 @@ __all__ = ["SpmTokenizer", "characters"]
 
 _SPACE = "▁".encode()
 _CHARACTER = re.compile(rb"[\xc0-\xdf].?|[\xe0-\xef].{0,2}|[\xf0-\xff].{0,3}|.", re.DOTALL)
-_CACHED_WORD = 64  # bytes; words in real texts are shorter
-_CACHE_SIZE = 100_000
 
 
 def characters(text: bytes) -> list[bytes]:
@@ -63,9 +62,31 @@ class SpmTokenizer(Tokenizer):
         "bos": 1, "eos": 2, "unk": 0, "add_bos": True, "add_space_prefix": True,
     }  # fmt: skip
 
+    #: Whether the core's loops are used; without, the same ids come from the Python here.
+    use_core: ClassVar[bool] = True
+
     def __init__(self, metadata: Mapping[str, Any]) -> None:
         super().__init__(metadata)
-        self._cache: dict[bytes, list[int]] = {}
+        self._encoder = self._make_encoder() if self.use_core else None
+
+    def _make_encoder(self) -> _core.Encoder:
+        return _core.Encoder(
+            kind="spm",
+            tokens=self._vocab.texts,
+            weak=self._vocab.is_byte,
+            byte_ids=self._stand_ins,
+            scores=self._vocab.scores,
+            merges=[],
+            splitters=[],
+            ignore_merges=False,
+            cut_at_spaces=self._cuts_at_spaces,
+        )
+
+    @functools.cached_property
+    def _stand_ins(self) -> list[int]:
+        """What stands for each byte that no token covers; -1 is nothing."""
+        unknown = -1 if self.unk is None else self.unk
+        return [unknown if i is None else i for i in self._vocab.byte_ids]
 
     @functools.cached_property
     def _order(self) -> Callable[[bytes, bytes], float | None]:
@@ -89,25 +110,24 @@ class SpmTokenizer(Tokenizer):
             for i, text in enumerate(self._vocab.texts)
         )
 
-    def _words(self, text: bytes, after_special: bool) -> list[bytes]:
+    def _normalize(self, text: bytes, after_special: bool) -> bytes:
         if after_special and self.add_space_prefix:
             text = b" " + text
-        text = text.replace(b" ", _SPACE)
+        return text.replace(b" ", _SPACE)
+
+    def _words(self, text: bytes) -> list[bytes]:
         if not self._cuts_at_spaces:
             return [text]
         words = re.split(rb"(?<!\xe2\x96\x81)(?=\xe2\x96\x81)", text)
         return words[1:] if not words[0] else words
 
     def _encode_fragment(self, text: bytes, after_special: bool) -> list[int]:
+        text = self._normalize(text, after_special)
+        if self._encoder is not None:
+            return self._encoder.encode(text)[0]
         out: list[int] = []
-        cache = self._cache
-        for word in self._words(text, after_special):
-            found = cache.get(word)
-            if found is None:
-                found = self._ids(merge(characters(word), self._order))
-                if len(word) <= _CACHED_WORD and len(cache) < _CACHE_SIZE:
-                    cache[word] = found
-            out += found
+        for word in self._words(text):
+            out += self._ids(merge(characters(word), self._order))
         return out
 
     def _ids(self, symbols: list[bytes]) -> list[int]:
@@ -117,18 +137,14 @@ class SpmTokenizer(Tokenizer):
             token = ids.get(symbol)
             if token is not None:
                 out.append(token)
-                continue
-            for value in symbol:
-                stand_in = self._vocab.byte_ids[value]
-                stand_in = self.unk if stand_in is None else stand_in
-                if stand_in is not None:
-                    out.append(stand_in)
+            else:
+                out += [self._stand_ins[b] for b in symbol if self._stand_ins[b] >= 0]
         return out
 
     def _explain_fragment(self, text: bytes, after_special: bool) -> list[Step]:
-        words = self._words(text, after_special)
-        steps = [Step("normalize", b"".join(words), "spaces are U+2581")]
-        for word in words:
+        text = self._normalize(text, after_special)
+        steps = [Step("normalize", text, "spaces are U+2581")]
+        for word in self._words(text):
             merges: list[Step] = []
 
             def note(a: bytes, b: bytes, order: float, merges: list[Step] = merges) -> None:

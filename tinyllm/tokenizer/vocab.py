@@ -14,6 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import FormatError
 
 __all__ = ["TokenType", "Vocab", "to_bytes", "to_text"]
@@ -374,6 +377,11 @@ class Vocab:
         found.pop("", None)
         return found
 
+    @property
+    def is_byte(self) -> NDArray[np.uint8]:
+        """Whether each token is a byte token, (n,)."""
+        return np.array([kind == TokenType.BYTE for kind in self.types], np.uint8)
+
     @functools.cached_property
     def id_of_bytes(self) -> dict[bytes, int]:
         """`id_of_text` with the texts as UTF-8."""
@@ -382,13 +390,21 @@ class Vocab:
     @functools.cached_property
     def byte_ids(self) -> list[int | None]:
         """What stands for each of the 256 bytes: ``<0xNN>``, else the byte as a text."""
-        found: list[int | None] = [None] * 256
-        for value in range(256):
-            raw = chr(value) if value < 128 else chr(0xDC00 + value)
-            found[value] = self.id_of_text.get(raw)
-            named = self.id_of_text.get(f"<0x{value:02X}>")
-            found[value] = found[value] if named is None else named
-        return found
+        named = self.ids_of([f"<0x{value:02X}>" for value in range(256)])
+        # a byte that is not ASCII is no text of its own: it comes as a lone surrogate
+        raw = self.ids_of([chr(v if v < 0x80 else 0xDC00 + v) for v in range(256)])
+        return [b if a is None else a for a, b in zip(named, raw, strict=True)]
+
+    def ids_of(self, texts: Sequence[str]) -> list[int | None]:
+        """Return the ids of a few texts, as `id_of_text` would, without building it."""
+        found: dict[str, int] = {}
+        wanted = set(texts)
+        for i, text in enumerate(self.texts):
+            if text in wanted:
+                before = found.get(text)
+                if before is None or (self.types[before] == TokenType.BYTE != self.types[i]):
+                    found[text] = i
+        return [found.get(text) for text in texts]
 
     def byte_value(self, token: int) -> int | None:
         """Return the value of a byte token, None when its text is not ``<0xNN>``."""
