@@ -21,12 +21,12 @@ else:
     cflags += ["-fvisibility=hidden", "-Wall", "-Wextra", "-Wconversion", "-Wshadow"]
     cflags += ["-Wmissing-prototypes", "-Wstrict-prototypes", "-Wvla", "-Wno-sign-conversion"]
     cflags += ["-Wno-missing-field-initializers"]
-    cflags += ["-O1", "-g3", "-UNDEBUG", "-fno-omit-frame-pointer"] if DEBUG else ["-O3"]
+    cflags += ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer"] if DEBUG else ["-O3"]
     ldflags = []
 if STRICT:
     cflags.append("-Werror")
 if SANITIZE:
-    cflags += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=undefined"]
+    cflags += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=undefined", "-DTL_NO_INLINE"]
     ldflags.append(f"-fsanitize={SANITIZE}")
 if COVERAGE:
     cflags.append("--coverage")

@@ -162,23 +162,12 @@ struct append {
 /* One kv head of one span. */
 static void append_task(void *arg, size_t task, int thread) {
     const struct append *a = arg;
-    const struct tl_layer *l = &a->r->m->layers[a->layer];
-    const struct tl_layer_shape *shape = &l->shape;
+    const struct tl_layer_shape *shape = &a->r->m->layers[a->layer].shape;
     const struct span *s = &a->r->spans[task / shape->kv_heads];
-    const size_t head = task % shape->kv_heads;
     (void)thread;
-    for (size_t i = 0; i < s->n; i++) {
-        const size_t position = s->position + i, at = position % TL_BLOCK;
-        const size_t row = (s->row + i) * shape->kv_heads + head;
-        const float *key = a->keys + row * shape->head_size;
-        const float *value = a->values + row * shape->value_size;
-        float *k = tl_session_keys(s->piece->session, a->layer, position / TL_BLOCK) +
-                   head * shape->head_size * TL_BLOCK + at;
-        float *v = tl_session_values(s->piece->session, a->layer, position / TL_BLOCK) +
-                   (head * TL_BLOCK + at) * l->value_stride;
-        for (size_t d = 0; d < shape->head_size; d++) k[d * TL_BLOCK] = key[d];
-        memcpy(v, value, shape->value_size * sizeof(float));
-    }
+    tl_session_put(s->piece->session, a->layer, task % shape->kv_heads, s->position, s->n,
+                   a->keys + s->row * shape->kv_heads * shape->head_size,
+                   a->values + s->row * shape->kv_heads * shape->value_size);
 }
 
 int attention_append(struct run *r, size_t layer, const float *keys, const float *values) {

@@ -11,7 +11,21 @@ static bool always(void) {
     return true;
 }
 
-#if TL_X86
+#ifdef TL_SIMDE // a test build: every set runs anywhere
+
+#define has_fma always
+#define has_no_fma never
+#define has_avx2 always
+#define has_avx512 always
+#define has_avx512vnni always
+#define has_neon always
+static bool never(void) {
+    return false;
+}
+
+#elif TL_X86
+
+#include <cpuid.h>
 
 // these look at the CPU and at whether the operating system saves the registers
 #define TL_HAS(feature) (__builtin_cpu_supports(feature) != 0)
@@ -24,8 +38,14 @@ static bool has_no_fma(void) {
     return !TL_HAS("fma");
 }
 
+/* clang 14's __builtin_cpu_supports does not know this name; its registers are AVX's. */
+static bool has_f16c(void) {
+    unsigned a, b, c = 0, d;
+    return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+
 static bool has_avx2(void) {
-    return TL_HAS("avx2") && TL_HAS("fma") && TL_HAS("f16c");
+    return TL_HAS("avx2") && TL_HAS("fma") && has_f16c();
 }
 
 static bool has_avx512(void) {
@@ -39,6 +59,26 @@ static bool has_avx512vnni(void) {
 
 #endif
 
+#if TL_ARM && !defined(TL_SIMDE)
+
+#if defined(__linux__)
+#include <sys/auxv.h>
+#define HWCAP_DOT_PRODUCT (1UL << 20) // asm/hwcap.h: HWCAP_ASIMDDP
+static bool has_neon(void) {
+    return (getauxval(AT_HWCAP) & HWCAP_DOT_PRODUCT) != 0;
+}
+#elif defined(__APPLE__)
+static bool has_neon(void) {
+    return true; // every Apple silicon that runs macOS
+}
+#else
+static bool has_neon(void) {
+    return false;
+}
+#endif
+
+#endif
+
 /*
  * Worst first. "scalar" is one source compiled twice: with the FMA instruction, or, where the CPU
  * has none, as "plain" is.
@@ -46,7 +86,7 @@ static bool has_avx512vnni(void) {
 static const struct set {
     const char *name;
     bool (*available)(void);
-    void (*init)(struct tl_kernels *k);
+    void (*init)(struct tl_kernels *k, bool fast);
 } sets[] = {
     {"plain", always, tl_kernels_init_plain},
 #if TL_X86
@@ -58,16 +98,24 @@ static const struct set {
 #else
     {"scalar", always, tl_kernels_init_scalar},
 #endif
+#if TL_ARM || defined(TL_SIMDE)
+    {"neon", has_neon, tl_kernels_init_neon},
+#endif
 };
 
 static struct tl_kernels tables[TL_ARRAY_LEN(sets)]; // those that this CPU can run
+static struct tl_kernels fast_tables[TL_ARRAY_LEN(sets)];
 static size_t table_count;
 
 static void fill_tables(void) {
     for (size_t i = 0; i < TL_ARRAY_LEN(sets); i++) {
         if (!sets[i].available()) continue;
-        tables[table_count].name = sets[i].name;
-        sets[i].init(&tables[table_count++]);
+        struct tl_kernels *exact = &tables[table_count], *fast = &fast_tables[table_count];
+        sets[i].init(exact, false);
+        sets[i].init(fast, true);
+        exact->name = fast->name = sets[i].name;
+        exact->fast = fast->fast = fast;
+        table_count++;
     }
 }
 

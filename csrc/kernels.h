@@ -19,7 +19,10 @@
 
 /* A stretch of a file compiled for more than the base instruction set. */
 #define TL_PRAGMA(x) _Pragma(#x)
-#if defined(__clang__)
+#if defined(TL_SIMDE) // the command line says what the host has
+#define TL_TARGET_BEGIN(features)
+#define TL_TARGET_END
+#elif defined(__clang__)
 #define TL_TARGET_BEGIN(features)                                                                  \
     TL_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
 #define TL_TARGET_END _Pragma("clang attribute pop")
@@ -31,7 +34,8 @@
 #define TL_TARGET_END
 #endif
 
-#if defined(__GNUC__)
+/* Sanitizer builds compile for many minutes when everything is inlined. */
+#if defined(__GNUC__) && !defined(TL_NO_INLINE)
 #define TL_INLINE static inline __attribute__((always_inline))
 #else
 #define TL_INLINE static inline
@@ -54,6 +58,12 @@ struct tl_matrix {
 
 struct tl_kernels {
     const char *name; // "scalar", "avx2", ...
+
+    /*
+     * The same set with the matmul of fast mode (docs/numerics.md, section 4): deterministic, but
+     * its bits may differ between sets, and between one token and many.
+     */
+    const struct tl_kernels *fast;
 
     /*
      * Matmul, y[t * y_stride + r] = sum_k w[r][k] * x[t][k].
@@ -103,7 +113,7 @@ struct tl_kernels {
                      size_t mix_stride);
 };
 
-#define TL_FORMATS 8
+#define TL_FORMATS 10
 
 /*
  * The set that runs: TINYLLM_ISA if set, else the best this CPU has. Chosen once per process.
@@ -117,12 +127,12 @@ const struct tl_kernels *tl_kernels_at(size_t i);
 /* The set of that name, or NULL when it is unknown or this CPU lacks it. For tests. */
 const struct tl_kernels *tl_kernels_find(const char *name);
 
-/* Each kernels_<set>.c: fills in everything but the name. */
-void tl_kernels_init_plain(struct tl_kernels *k);
-void tl_kernels_init_scalar(struct tl_kernels *k);
-void tl_kernels_init_avx2(struct tl_kernels *k);
-void tl_kernels_init_avx512(struct tl_kernels *k);
-void tl_kernels_init_avx512vnni(struct tl_kernels *k);
-void tl_kernels_init_neon(struct tl_kernels *k);
+/* Each kernels_<set>.c: fills in everything but name and fast; `fast`: for fast mode. */
+void tl_kernels_init_plain(struct tl_kernels *k, bool fast);
+void tl_kernels_init_scalar(struct tl_kernels *k, bool fast);
+void tl_kernels_init_avx2(struct tl_kernels *k, bool fast);
+void tl_kernels_init_avx512(struct tl_kernels *k, bool fast);
+void tl_kernels_init_avx512vnni(struct tl_kernels *k, bool fast);
+void tl_kernels_init_neon(struct tl_kernels *k, bool fast);
 
 #endif

@@ -6,13 +6,16 @@
 TL_TARGET_BEGIN("avx2,fma,f16c")
 
 #define TL_SIMD TL_SIMD_AVX2
+#if defined(__GNUC__) && !defined(TINYLLM_NO_ASM)
+#define TL_TILE_ASM "tile_avx2.h"
+#endif
 #include "simd_int.h"
 
 #include "matmul_template.h"
 #include "ops_template.h"
 
-void tl_kernels_init_avx2(struct tl_kernels *k) {
-    matmul_init(k);
+void tl_kernels_init_avx2(struct tl_kernels *k, bool fast) {
+    matmul_init(k, fast);
     ops_init(k);
 }
 

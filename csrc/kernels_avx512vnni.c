@@ -12,8 +12,8 @@ TL_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
 #include "matmul_template.h"
 #include "ops_template.h"
 
-void tl_kernels_init_avx512vnni(struct tl_kernels *k) {
-    matmul_init(k);
+void tl_kernels_init_avx512vnni(struct tl_kernels *k, bool fast) {
+    matmul_init(k, fast);
     ops_init(k);
 }
 

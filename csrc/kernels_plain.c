@@ -7,7 +7,7 @@
 #include "matmul_template.h"
 #include "ops_template.h"
 
-void tl_kernels_init_plain(struct tl_kernels *k) {
-    matmul_init(k);
+void tl_kernels_init_plain(struct tl_kernels *k, bool fast) {
+    matmul_init(k, fast);
     ops_init(k);
 }

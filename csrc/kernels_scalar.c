@@ -11,8 +11,8 @@ TL_TARGET_BEGIN("fma")
 #include "matmul_template.h"
 #include "ops_template.h"
 
-void tl_kernels_init_scalar(struct tl_kernels *k) {
-    matmul_init(k);
+void tl_kernels_init_scalar(struct tl_kernels *k, bool fast) {
+    matmul_init(k, fast);
     ops_init(k);
 }
 

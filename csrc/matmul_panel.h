@@ -21,11 +21,19 @@
 
 #define BYTE_TOKENS 2
 #define WORD_TOKENS 3
-#define TILE_TOKENS WORD_TOKENS // the larger
-#define TILE_DIGITS 6           // digits of a tile, in both layouts
+#define FAST_TOKENS 6
+#define TILE_TOKENS FAST_TOKENS // the largest
+#define TILE_DIGITS 6           // digits of a tile, in every layout
 
 TL_INLINE int planes_of(const bool bytes) {
     return bytes ? 3 : 2;
+}
+
+/* How activations are packed. Fast: one digit, and a float32 scale for each 32 values. */
+enum layout { LAYOUT_BYTES, LAYOUT_WORDS, LAYOUT_FAST_BYTES, LAYOUT_FAST_WORDS };
+
+TL_INLINE bool layout_in_bytes(const enum layout layout) {
+    return layout == LAYOUT_BYTES || layout == LAYOUT_FAST_BYTES;
 }
 
 /* Vectors per chunk. */
@@ -197,23 +205,32 @@ TL_INLINE void pack_record(const bool bytes, const v16i X[16], double dx, const 
     r.dx[slot] = dx;
 }
 
-TL_INLINE void pack_tokens(const bool bytes, const size_t tile, const float *x, size_t cols,
+#include "matmul_fast.h"
+
+TL_INLINE size_t layout_record_bytes(const enum layout layout, const size_t tile) {
+    if (layout >= LAYOUT_FAST_BYTES) return fast_record_bytes(layout_in_bytes(layout), tile);
+    return record_bytes(layout_in_bytes(layout), tile);
+}
+
+TL_INLINE void pack_tokens(const enum layout layout, const size_t tile, const float *x, size_t cols,
                            size_t tokens, size_t first, size_t last, void *packed) {
     const size_t chunks = round_up(cols, TL_CHUNK) / TL_CHUNK;
+    const bool bytes = layout_in_bytes(layout);
+    const float zero[TL_CHUNK] = {0};
     // whoever packs the last token also fills the last tile
     size_t end = last == tokens ? round_up(tokens, tile) : last;
     for (size_t t = first; t < end; t++) {
         for (size_t c = 0; c < chunks; c++) {
-            struct record r = record_at(packed, bytes, tile, t / tile * chunks + c);
-            size_t n = TL_MIN(cols - c * TL_CHUNK, (size_t)TL_CHUNK);
-            v16i X[16];
-            double dx = 0;
-            if (t < tokens) {
-                dx = round_chunk(x + t * cols + c * TL_CHUNK, n, X);
+            size_t n = TL_MIN(cols - c * TL_CHUNK, (size_t)TL_CHUNK), at = t / tile * chunks + c;
+            const float *part = t < tokens ? x + t * cols + c * TL_CHUNK : zero;
+            if (layout >= LAYOUT_FAST_BYTES) {
+                fast_pack_record(bytes, part, n, tile, t % tile,
+                                 fast_record_at(packed, bytes, tile, at));
             } else {
-                for (int i = 0; i < 16; i++) X[i] = v16i_set1(0);
+                v16i X[16];
+                double dx = round_chunk(part, n, X);
+                pack_record(bytes, X, dx, tile, t % tile, record_at(packed, bytes, tile, at));
             }
-            pack_record(bytes, X, dx, tile, t % tile, r);
         }
     }
 }
@@ -222,27 +239,42 @@ TL_INLINE void pack_tokens(const bool bytes, const size_t tile, const float *x, 
 #define INT_DISPATCH(format, function, ...)                                                        \
     switch (format) {                                                                              \
     case FORMAT_BYTE_ROW:                                                                          \
-        function(true, 1, __VA_ARGS__);                                                            \
+        function(LAYOUT_BYTES, 1, __VA_ARGS__);                                                    \
         break;                                                                                     \
     case FORMAT_BYTE_TILE:                                                                         \
-        function(true, BYTE_TOKENS, __VA_ARGS__);                                                  \
+        function(LAYOUT_BYTES, BYTE_TOKENS, __VA_ARGS__);                                          \
         break;                                                                                     \
     case FORMAT_WORD_ROW:                                                                          \
-        function(false, 1, __VA_ARGS__);                                                           \
+        function(LAYOUT_WORDS, 1, __VA_ARGS__);                                                    \
         break;                                                                                     \
     case FORMAT_WORD_TILE:                                                                         \
-        function(false, WORD_TOKENS, __VA_ARGS__);                                                 \
+        function(LAYOUT_WORDS, WORD_TOKENS, __VA_ARGS__);                                          \
+        break;                                                                                     \
+    case FORMAT_FAST_BYTE_ROW:                                                                     \
+        function(LAYOUT_FAST_BYTES, 1, __VA_ARGS__);                                               \
+        break;                                                                                     \
+    case FORMAT_FAST_BYTE_TILE:                                                                    \
+        function(LAYOUT_FAST_BYTES, FAST_TOKENS, __VA_ARGS__);                                     \
+        break;                                                                                     \
+    case FORMAT_FAST_WORD_ROW:                                                                     \
+        function(LAYOUT_FAST_WORDS, 1, __VA_ARGS__);                                               \
+        break;                                                                                     \
+    case FORMAT_FAST_WORD_TILE:                                                                    \
+        function(LAYOUT_FAST_WORDS, FAST_TOKENS, __VA_ARGS__);                                     \
         break;                                                                                     \
     default:                                                                                       \
         break;                                                                                     \
     }
 
+static void pack_size(enum layout layout, size_t tile, size_t cols, size_t tokens, size_t *out) {
+    *out = size_product(round_up(cols, TL_CHUNK) / TL_CHUNK, round_up(tokens, tile) / tile,
+                        layout_record_bytes(layout, tile));
+}
+
 static size_t int_pack_bytes(enum matmul_format format, size_t cols, size_t tokens) {
-    const bool bytes = format == FORMAT_BYTE_ROW || format == FORMAT_BYTE_TILE;
-    const bool row = format == FORMAT_BYTE_ROW || format == FORMAT_WORD_ROW;
-    const size_t tile = row ? 1 : bytes ? BYTE_TOKENS : WORD_TOKENS;
-    return size_product(round_up(cols, TL_CHUNK) / TL_CHUNK, round_up(tokens, tile) / tile,
-                        record_bytes(bytes, tile));
+    size_t size = 0;
+    INT_DISPATCH(format, pack_size, cols, tokens, &size)
+    return size;
 }
 
 static void int_pack(enum matmul_format format, const float *x, size_t cols, size_t tokens,
@@ -336,6 +368,10 @@ static void fill_any(const struct tl_type_info *type, const uint8_t *const *row,
 
 typedef v16i tile_sums[PANEL_VECTORS][TILE_DIGITS];
 
+#ifdef TL_TILE_ASM
+#include TL_TILE_ASM
+#endif
+
 /* s = start[j] in every row, or zero */
 TL_INLINE void tile_set(tile_sums s, const int width, const int32_t *start) {
     for (int j = 0; j < width; j++) {
@@ -385,6 +421,12 @@ TL_INLINE void tile_bytes(tile_sums s, const int32_t (*weights)[PANEL_ROWS], con
     }
 #else
     (void)start;
+#ifdef TL_TILE_ASM
+    if (width == 6 && (scale != NULL || depth < 8)) {
+        tile_asm(s[0], weights, x, steps, depth, scale);
+        return;
+    }
+#endif
     for (int i0 = 0; i0 < steps; i0 += depth) {
         TL_UNROLL(8)
         for (int i = i0; i < i0 + depth; i++) {
@@ -526,20 +568,41 @@ TL_INLINE void tile_add_32(const bool bytes, const struct panel *panel, struct r
     }
 }
 
-/* One tile times one chunk, with the traits as constants. */
-TL_INLINE void tile_add(const bool bytes, enum tl_type id, const struct panel *panel,
-                        struct record x, const int tokens, double *sums) {
-    if (!bytes) {
-        tile_add_32(false, panel, x, tokens, traits_of(TL_TYPE_Q8_0), sums);
+#define FAST_TILES
+#include "matmul_fast.h"
+
+/* One tile times one chunk, with the traits as constants. Sums are float64, in fast mode float32.*/
+TL_INLINE void tile_add(const enum layout layout, enum tl_type id, const struct panel *panel,
+                        const void *record, const int tokens, void *sums) {
+    const size_t tile = (size_t)tokens;
+    if (layout == LAYOUT_WORDS) {
+        tile_add_32(false, panel, record_at(record, false, tile, 0), tokens,
+                    traits_of(TL_TYPE_Q8_0), sums);
+        return;
+    }
+    if (layout == LAYOUT_FAST_WORDS) {
+        fast_add_32(false, panel, fast_record_at(record, false, tile, 0), tokens,
+                    traits_of(TL_TYPE_Q8_0), sums);
         return;
     }
 #define CASE_K(type)                                                                               \
     case type:                                                                                     \
-        tile_add_k(panel, x, tokens, traits_of(type), sums);                                       \
+        if (layout == LAYOUT_BYTES) {                                                              \
+            tile_add_k(panel, record_at(record, true, tile, 0), tokens, traits_of(type), sums);    \
+        } else {                                                                                   \
+            fast_add_k(panel, fast_record_at(record, true, tile, 0), tokens, traits_of(type),      \
+                       sums);                                                                      \
+        }                                                                                          \
         break
 #define CASE_32(type)                                                                              \
     case type:                                                                                     \
-        tile_add_32(true, panel, x, tokens, traits_of(type), sums);                                \
+        if (layout == LAYOUT_BYTES) {                                                              \
+            tile_add_32(true, panel, record_at(record, true, tile, 0), tokens, traits_of(type),    \
+                        sums);                                                                     \
+        } else {                                                                                   \
+            fast_add_32(true, panel, fast_record_at(record, true, tile, 0), tokens,                \
+                        traits_of(type), sums);                                                    \
+        }                                                                                          \
         break
     switch (id) {
         CASE_K(TL_TYPE_Q2_K);
@@ -568,7 +631,7 @@ TL_INLINE void prefetch(const uint8_t *p, size_t bytes) {
 #endif
 }
 
-TL_INLINE void panel_matmul(const bool bytes, const int tile, const struct tl_matrix *w,
+TL_INLINE void panel_matmul(const enum layout layout, const int tile, const struct tl_matrix *w,
                             size_t row0, size_t row1, const void *packed, size_t tokens, float *y,
                             size_t y_stride, void *scratch) {
     const struct tl_type_info *type = w->type;
@@ -579,11 +642,13 @@ TL_INLINE void panel_matmul(const bool bytes, const int tile, const struct tl_ma
     const size_t ahead = PANEL_ROWS * w->row_bytes;
     const size_t chunks_at_once = tile == 1 ? 1 : PANEL_CHUNKS;
     struct panel *panels = scratch;
-    double *sums = (double *)((char *)scratch + round_up(PANEL_CHUNKS * sizeof(*panels), 64));
+    const size_t sum_bytes = layout < LAYOUT_FAST_BYTES ? sizeof(double) : sizeof(float);
+    const size_t record_size = layout_record_bytes(layout, (size_t)tile);
+    char *sums = (char *)scratch + round_up(PANEL_CHUNKS * sizeof(*panels), 64);
     for (size_t row = row0; row < row1; row += PANEL_ROWS) {
         const size_t rows = TL_MIN(row1 - row, (size_t)PANEL_ROWS);
         const uint8_t *src = w->data + row * w->row_bytes;
-        memset(sums, 0, tiles * (size_t)tile * PANEL_ROWS * sizeof(double));
+        memset(sums, 0, tiles * (size_t)tile * PANEL_ROWS * sum_bytes);
         for (size_t c0 = 0; c0 < chunks; c0 += chunks_at_once) {
             const size_t n = TL_MIN(chunks - c0, chunks_at_once);
             if (row1 - row >= 2 * PANEL_ROWS) {
@@ -601,16 +666,19 @@ TL_INLINE void panel_matmul(const bool bytes, const int tile, const struct tl_ma
                 }
             }
             for (size_t i = 0; i < tiles; i++) {
-                double *out = sums + i * (size_t)tile * PANEL_ROWS;
+                void *out = sums + i * (size_t)tile * PANEL_ROWS * sum_bytes;
                 for (size_t c = 0; c < n; c++) {
-                    struct record x = record_at(packed, bytes, (size_t)tile, i * chunks + c0 + c);
-                    tile_add(bytes, type_id(type), &panels[c], x, tile, out);
+                    const char *x = (const char *)packed + (i * chunks + c0 + c) * record_size;
+                    tile_add(layout, type_id(type), &panels[c], x, tile, out);
                 }
             }
         }
         for (size_t t = 0; t < tokens; t++) {
             for (size_t r = 0; r < rows; r++) {
-                y[t * y_stride + row + r] = (float)sums[t * PANEL_ROWS + r];
+                size_t at = t * PANEL_ROWS + r;
+                y[t * y_stride + row + r] = layout < LAYOUT_FAST_BYTES
+                                                ? (float)((const double *)(const void *)sums)[at]
+                                                : ((const float *)(const void *)sums)[at];
             }
         }
     }

@@ -16,6 +16,7 @@ struct int_chunk {
     int32_t group[16];
     int32_t block[8];
     double dx;
+    float scale[8]; // fast mode
 };
 
 /* X and dx of n <= 256 values of a token; the rest of the chunk is zero. */
@@ -34,6 +35,25 @@ static double round_chunk(const float *x, size_t n, int32_t *X) {
     return dx;
 }
 
+/* Fast mode: int8 and a scale for each 32. */
+static void round_blocks(const float *x, size_t n, struct int_chunk *out) {
+    float padded[TL_CHUNK] = {0};
+    memcpy(padded, x, n * sizeof(float));
+    for (int b = 0; b < 8; b++) {
+        uint32_t largest = 0, bits;
+        float factor;
+        for (int k = 32 * b; k < 32 * b + 32; k++) {
+            memcpy(&bits, padded + k, sizeof(bits));
+            bits &= 0x7fffffffu;
+            largest = bits > largest ? bits : largest;
+        }
+        out->scale[b] = block_scale(largest, 127, &factor);
+        for (int k = 32 * b; k < 32 * b + 32; k++) {
+            out->X[k] = factor > 0 ? (int32_t)rintf(padded[k] * factor) : 0;
+        }
+    }
+}
+
 static size_t int_pack_bytes(enum matmul_format format, size_t cols, size_t tokens) {
     (void)format;
     return size_product(round_up(cols, TL_CHUNK) / TL_CHUNK, tokens, sizeof(struct int_chunk));
@@ -42,12 +62,16 @@ static size_t int_pack_bytes(enum matmul_format format, size_t cols, size_t toke
 static void int_pack(enum matmul_format format, const float *x, size_t cols, size_t tokens,
                      size_t first, size_t last, void *packed) {
     const size_t chunks = round_up(cols, TL_CHUNK) / TL_CHUNK;
-    (void)format, (void)tokens;
+    (void)tokens;
     for (size_t t = first; t < last; t++) {
         for (size_t c = 0; c < chunks; c++) {
             struct int_chunk *out = (struct int_chunk *)packed + t * chunks + c;
             size_t n = TL_MIN(cols - c * TL_CHUNK, (size_t)TL_CHUNK);
-            out->dx = round_chunk(x + t * cols + c * TL_CHUNK, n, out->X);
+            if (format >= FORMAT_FAST_BYTE_ROW) {
+                round_blocks(x + t * cols + c * TL_CHUNK, n, out);
+            } else {
+                out->dx = round_chunk(x + t * cols + c * TL_CHUNK, n, out->X);
+            }
             for (int g = 0; g < 16; g++) {
                 out->group[g] = 0;
                 for (int i = 0; i < 16; i++) out->group[g] += out->X[g * 16 + i];
@@ -83,6 +107,44 @@ static double add_chunk_32(const struct tl_chunk *w, const int32_t *q, const str
     return fma((double)u, x->dx, sum);
 }
 
+/* Fast mode, one chunk: float32 sums, a block of 32 after the other. */
+static float fast_chunk_k(const struct tl_chunk *w, const struct tl_type_info *type,
+                          const int32_t *scaled, const struct int_chunk *x, float sum) {
+    const bool wide = type == tl_type_find(TL_TYPE_Q4_K) || type == tl_type_find(TL_TYPE_Q5_K);
+    float totals = 0, mins = 0;
+    for (int b = 0; b < 8; b++) {
+        int32_t total = 0,
+                min = w->min[2 * b] * x->group[2 * b] + w->min[2 * b + 1] * x->group[2 * b + 1];
+        for (int k = 32 * b; k < 32 * b + 32; k++) total += scaled[k] * x->X[k];
+        totals = fmaf((float)total, x->scale[b], totals);
+        mins = wide ? fmaf(w->min[2 * b], x->scale[b] * (float)x->block[b], mins)
+                    : fmaf((float)min, x->scale[b], mins);
+    }
+    sum = fmaf(w->d[0], totals, sum);
+    return w->has_min ? fmaf(w->dmin, -mins, sum) : sum;
+}
+
+static float fast_chunk_32(const struct tl_chunk *w, const int32_t *q, const struct int_chunk *x,
+                           float sum) {
+    for (int b = 0; b < 8; b++) {
+        int32_t total = 0;
+        for (int k = 32 * b; k < 32 * b + 32; k++) total += q[k] * x->X[k];
+        sum = fmaf((float)total * x->scale[b], w->d[b], sum);
+        if (w->has_min) sum = fmaf(w->m[b], x->scale[b] * (float)x->block[b], sum);
+    }
+    return sum;
+}
+
+static double add_chunk(enum matmul_format format, const struct tl_type_info *type,
+                        const struct tl_chunk *w, const int32_t *q, const struct int_chunk *x,
+                        double sum) {
+    if (format >= FORMAT_FAST_BYTE_ROW) { // the sum is a float32
+        return type->kind == TL_KIND_K ? fast_chunk_k(w, type, q, x, (float)sum)
+                                       : fast_chunk_32(w, q, x, (float)sum);
+    }
+    return type->kind == TL_KIND_K ? add_chunk_k(w, q, x, sum) : add_chunk_32(w, q, x, sum);
+}
+
 static void int_matmul(enum matmul_format format, const struct tl_matrix *w, size_t row0,
                        size_t row1, const void *packed, size_t tokens, float *y, size_t y_stride,
                        void *scratch) {
@@ -91,7 +153,6 @@ static void int_matmul(enum matmul_format format, const struct tl_matrix *w, siz
     const size_t chunks = round_up(w->cols, TL_CHUNK) / TL_CHUNK;
     const struct int_chunk *x = packed;
     double *sums = scratch;
-    (void)format;
     for (size_t row = row0; row < row1; row++) {
         const uint8_t *p = w->data + row * w->row_bytes;
         for (size_t t = 0; t < tokens; t++) sums[t] = 0;
@@ -100,16 +161,11 @@ static void int_matmul(enum matmul_format format, const struct tl_matrix *w, siz
             int32_t q[TL_CHUNK];
             size_t n = TL_MIN(blocks - c * per_chunk, per_chunk);
             w->type->unpack(p + c * per_chunk * (size_t)w->type->bytes, n, &chunk);
-            if (w->type->kind == TL_KIND_K) {
-                for (int k = 0; k < TL_CHUNK; k++) q[k] = chunk.q[k] * chunk.scale[k / 16];
-                for (size_t t = 0; t < tokens; t++) {
-                    sums[t] = add_chunk_k(&chunk, q, x + t * chunks + c, sums[t]);
-                }
-            } else {
-                for (int k = 0; k < TL_CHUNK; k++) q[k] = chunk.q[k];
-                for (size_t t = 0; t < tokens; t++) {
-                    sums[t] = add_chunk_32(&chunk, q, x + t * chunks + c, sums[t]);
-                }
+            for (int k = 0; k < TL_CHUNK; k++) {
+                q[k] = w->type->kind == TL_KIND_K ? chunk.q[k] * chunk.scale[k / 16] : chunk.q[k];
+            }
+            for (size_t t = 0; t < tokens; t++) {
+                sums[t] = add_chunk(format, w->type, &chunk, q, x + t * chunks + c, sums[t]);
             }
         }
         for (size_t t = 0; t < tokens; t++) y[t * y_stride + row] = (float)sums[t];

@@ -9,12 +9,16 @@
 
 /* Layouts of packed activations. */
 enum matmul_format {
-    FORMAT_FLOAT_ROW,  // as they are, each token zero-padded to a multiple of 16
-    FORMAT_FLOAT_TILE, // lane by lane, FLOAT_TOKENS tokens side by side
-    FORMAT_BYTE_ROW,   // rounded to integers, int8 digits, one token
-    FORMAT_BYTE_TILE,  // the same, BYTE_TOKENS tokens side by side
-    FORMAT_WORD_ROW,   // rounded to integers, int16 digits, one token
-    FORMAT_WORD_TILE,  // the same, WORD_TOKENS tokens side by side
+    FORMAT_FLOAT_ROW,      // as they are, each token zero-padded to a multiple of 16
+    FORMAT_FLOAT_TILE,     // lane by lane, FLOAT_TOKENS tokens side by side
+    FORMAT_BYTE_ROW,       // rounded to integers, int8 digits, one token
+    FORMAT_BYTE_TILE,      // the same, BYTE_TOKENS tokens side by side
+    FORMAT_WORD_ROW,       // rounded to integers, int16 digits, one token
+    FORMAT_WORD_TILE,      // the same, WORD_TOKENS tokens side by side
+    FORMAT_FAST_BYTE_ROW,  // fast mode: int8 with a scale for each 32, one token
+    FORMAT_FAST_BYTE_TILE, // the same, FAST_TOKENS tokens side by side
+    FORMAT_FAST_WORD_ROW,  // fast mode: int16 with a scale for each 32, one token
+    FORMAT_FAST_WORD_TILE, // the same, FAST_TOKENS tokens side by side
 };
 
 #if defined(__clang__)
@@ -33,10 +37,10 @@ enum matmul_format {
 /* Tokens that share one pass over a panel: bounds the scratch memory. */
 #define TOKENS_AT_ONCE 768 // a multiple of all tiles
 
-#if TL_SIMD == TL_SIMD_AVX2
-#define FLOAT_TOKENS 6
-#else
+#if TL_SIMD == TL_SIMD_AVX512
 #define FLOAT_TOKENS 12
+#else
+#define FLOAT_TOKENS 6
 #endif
 
 /* a * b * c, or SIZE_MAX, which no allocation grants. */
@@ -67,6 +71,21 @@ static double chunk_scale(uint32_t largest, float *factor) {
     dx_bits = (uint64_t)(exponent + 1023 - 149) << 52;
     memcpy(&dx, &dx_bits, sizeof(dx));
     return dx;
+}
+
+/*
+ * Fast mode: the scale of a block of 32 activations, and the factor that takes them to integers up
+ * to `limit`. `largest` is as above. A block with a NaN or an infinity has a scale of NaN, and all
+ * its integers are zero, as they are in a block where nothing reaches 2^-100.
+ */
+static float block_scale(uint32_t largest, float limit, float *factor) {
+    float most;
+    memcpy(&most, &largest, sizeof(most));
+    *factor = 0;
+    if (largest >= 0x7f800000u) return NAN;
+    if (most < 0x1p-100f) return 0;
+    *factor = limit / most;
+    return most / limit;
 }
 
 /* ---- float weights ---- */
@@ -280,6 +299,12 @@ static int matmul_format(const struct tl_type_info *type, size_t tokens) {
     return tokens == 1 ? FORMAT_WORD_ROW : FORMAT_WORD_TILE;
 }
 
+static int matmul_format_fast(const struct tl_type_info *type, size_t tokens) {
+    if (type->kind == TL_KIND_FLOAT) return matmul_format(type, tokens);
+    if (int_in_bytes(type)) return tokens == 1 ? FORMAT_FAST_BYTE_ROW : FORMAT_FAST_BYTE_TILE;
+    return tokens == 1 ? FORMAT_FAST_WORD_ROW : FORMAT_FAST_WORD_TILE;
+}
+
 static size_t matmul_pack_bytes(int format, size_t cols, size_t tokens) {
     switch ((enum matmul_format)format) {
     case FORMAT_FLOAT_ROW:
@@ -348,8 +373,8 @@ static void matmul_matmul(const struct tl_matrix *w, int format, size_t row0, si
     }
 }
 
-static void matmul_init(struct tl_kernels *k) {
-    k->format = matmul_format;
+static void matmul_init(struct tl_kernels *k, bool fast) {
+    k->format = fast ? matmul_format_fast : matmul_format;
     k->pack_bytes = matmul_pack_bytes;
     k->pack = matmul_pack;
     k->scratch = matmul_scratch;

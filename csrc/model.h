@@ -160,6 +160,13 @@ int tl_session_reserve(struct tl_session *s, size_t n, struct tl_error *err);
 float *tl_session_keys(const struct tl_session *s, size_t layer, size_t block);
 float *tl_session_values(const struct tl_session *s, size_t layer, size_t block);
 
+/* Writes one kv head at positions [position, position + n), which are reserved, from rows of all
+   heads: keys (n, kv_heads, head_size), values (n, kv_heads, value_size). */
+void tl_session_put(struct tl_session *s, size_t layer, size_t head, size_t position, size_t n,
+                    const float *keys, const float *values);
+/* The keys and values of all positions of a layer, in the same layout. */
+void tl_session_get(const struct tl_session *s, size_t layer, float *keys, float *values);
+
 /* ---- the forward pass ---- */
 
 /* Tokens of one session. Several pieces run together: a ragged batch. */

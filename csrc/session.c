@@ -158,3 +158,35 @@ float *tl_session_keys(const struct tl_session *s, size_t layer, size_t block) {
 float *tl_session_values(const struct tl_session *s, size_t layer, size_t block) {
     return s->blocks[layer * s->capacity + block]->values;
 }
+
+void tl_session_put(struct tl_session *s, size_t layer, size_t head, size_t position, size_t n,
+                    const float *keys, const float *values) {
+    const struct tl_layer *l = &s->model->layers[layer];
+    const struct tl_layer_shape *shape = &l->shape;
+    for (size_t i = 0; i < n; i++) {
+        const size_t block = (position + i) / TL_BLOCK, at = (position + i) % TL_BLOCK;
+        const size_t row = i * shape->kv_heads + head;
+        const float *key = keys + row * shape->head_size;
+        float *k = tl_session_keys(s, layer, block) + head * shape->head_size * TL_BLOCK + at;
+        float *v = tl_session_values(s, layer, block) + (head * TL_BLOCK + at) * l->value_stride;
+        for (size_t d = 0; d < shape->head_size; d++) k[d * TL_BLOCK] = key[d];
+        memcpy(v, values + row * shape->value_size, shape->value_size * sizeof(float));
+    }
+}
+
+void tl_session_get(const struct tl_session *s, size_t layer, float *keys, float *values) {
+    const struct tl_layer *l = &s->model->layers[layer];
+    const struct tl_layer_shape *shape = &l->shape;
+    for (size_t i = 0; i < s->n; i++) {
+        const size_t block = i / TL_BLOCK, at = i % TL_BLOCK;
+        for (size_t head = 0; head < shape->kv_heads; head++) {
+            const float *k =
+                tl_session_keys(s, layer, block) + head * shape->head_size * TL_BLOCK + at;
+            const float *v =
+                tl_session_values(s, layer, block) + (head * TL_BLOCK + at) * l->value_stride;
+            for (size_t d = 0; d < shape->head_size; d++) *keys++ = k[d * TL_BLOCK];
+            memcpy(values, v, shape->value_size * sizeof(float));
+            values += shape->value_size;
+        }
+    }
+}

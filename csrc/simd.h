@@ -63,7 +63,13 @@ TL_INLINE v16 v16_pow2(v16 x) {
 
 #elif TL_SIMD == TL_SIMD_AVX512
 
+#ifdef TL_SIMDE
+#include <simde/x86/avx512.h>
+#include <simde/x86/f16c.h>
+#include <simde/x86/fma.h>
+#else
 #include <immintrin.h>
+#endif
 
 #define TL_ATTN_QUERIES 6
 #define TL_ATTN_KEYS 2
@@ -105,6 +111,63 @@ TL_INLINE v16 v16_if_less(v16 x, v16 limit, v16 then, v16 otherwise) {
 TL_INLINE v16 v16_pow2(v16 x) {
     __m512i bits = _mm512_slli_epi32(_mm512_castps_si512(x), 23);
     return _mm512_castsi512_ps(_mm512_add_epi32(bits, _mm512_set1_epi32(0x3f800000)));
+}
+
+#elif TL_SIMD == TL_SIMD_NEON
+
+#ifdef TL_SIMDE
+#include <simde/arm/neon.h>
+#else
+#include <arm_neon.h>
+#endif
+
+#define TL_ATTN_QUERIES 6
+#define TL_ATTN_KEYS 1
+
+typedef struct {
+    float32x4_t v[4];
+} v16;
+
+#define V16_NEON(expression)                                                                       \
+    v16 r;                                                                                         \
+    for (int i = 0; i < 4; i++) r.v[i] = (expression);                                             \
+    return r
+
+TL_INLINE v16 v16_add(v16 x, v16 y) {
+    V16_NEON(vaddq_f32(x.v[i], y.v[i]));
+}
+TL_INLINE v16 v16_sub(v16 x, v16 y) {
+    V16_NEON(vsubq_f32(x.v[i], y.v[i]));
+}
+TL_INLINE v16 v16_mul(v16 x, v16 y) {
+    V16_NEON(vmulq_f32(x.v[i], y.v[i]));
+}
+TL_INLINE v16 v16_div(v16 x, v16 y) {
+    V16_NEON(vdivq_f32(x.v[i], y.v[i]));
+}
+TL_INLINE v16 v16_max(v16 x, v16 y) { // x > y ? x : y
+    V16_NEON(vbslq_f32(vcgtq_f32(x.v[i], y.v[i]), x.v[i], y.v[i]));
+}
+TL_INLINE v16 v16_load(const float *p) {
+    V16_NEON(vld1q_f32(p + 4 * i));
+}
+TL_INLINE void v16_store(float *p, v16 x) {
+    for (int i = 0; i < 4; i++) vst1q_f32(p + 4 * i, x.v[i]);
+}
+TL_INLINE v16 v16_set1(float x) {
+    V16_NEON(vdupq_n_f32(x));
+}
+TL_INLINE v16 v16_fma(v16 x, v16 y, v16 z) {
+    V16_NEON(vfmaq_f32(z.v[i], x.v[i], y.v[i]));
+}
+/* x < limit ? then : otherwise (otherwise for NaN) */
+TL_INLINE v16 v16_if_less(v16 x, v16 limit, v16 then, v16 otherwise) {
+    V16_NEON(vbslq_f32(vcltq_f32(x.v[i], limit.v[i]), then.v[i], otherwise.v[i]));
+}
+/* 2^n as float32, where x = n + 1.5 * 2^23 and -126 <= n <= 127 */
+TL_INLINE v16 v16_pow2(v16 x) {
+    V16_NEON(vreinterpretq_f32_s32(
+        vaddq_s32(vshlq_n_s32(vreinterpretq_s32_f32(x.v[i]), 23), vdupq_n_s32(0x3f800000))));
 }
 
 #else // TL_SIMD_SCALAR

@@ -193,4 +193,4 @@ def test_the_demo_models_bits():
     assert digest == GOLDEN
 
 
-GOLDEN = "to be filled in with the demo model"
+GOLDEN = "a15abd18fe3eea974cd2aae0fa73dc52a082a589bd40446d89a8adab50617f7c"

@@ -3,10 +3,10 @@
 import subprocess
 import sys
 
-import build
 import models
 import pytest
 
+import build
 from tinyllm.cli import main
 
 

@@ -368,6 +368,24 @@ def test_the_file_appears_when_it_is_complete(path):
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_the_file_is_on_the_disk_before_it_gets_its_name(path, monkeypatch):
+    calls = []
+
+    def recorded(name):
+        function = getattr(os, name)
+
+        def call(*args):
+            calls.append(name)
+            return function(*args)
+
+        return call
+
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(os, name, recorded(name))
+    write_gguf(path, {}, {"a": np.zeros(3)})
+    assert calls[:2] == ["fsync", "replace"]
+
+
 def test_errors_of_the_system(tmp_path):
     missing = tmp_path / "no" / "m.gguf"
     with pytest.raises(FileNotFoundError) as error:

@@ -182,6 +182,7 @@ def test_rows_of_other_shapes():
     for rows in (1, [2, 0], slice(None, None, -2), np.array([True, False, True])):
         np.testing.assert_array_equal(deep.numpy(rows), deep.numpy()[rows])
     flat = weight("Q8_0", (768,), blocks)
+    np.testing.assert_array_equal(deep.numpy().reshape(-1), flat.numpy())
     for rows in (33, -1, [5, 700], slice(10, 100, 7), np.arange(768) % 5 == 0):
         np.testing.assert_array_equal(flat.numpy(rows), flat.numpy()[rows])
     with pytest.raises(IndexError):
@@ -208,12 +209,13 @@ def test_empty_tensors(shape):
         assert w.numpy([0, 1]).shape == (2, *shape[1:])
 
 
-def test_long_rows_are_cut_into_pieces():
+@pytest.mark.parametrize("name", ["Q6_K", "Q4_0", "F16"])
+def test_long_rows_are_cut_into_pieces(name):
     cols = 3 * 65536 + 512
-    raw = random_blocks("Q6_K", 3, cols, seed=6)
+    raw = random_blocks(name, 3, cols, seed=6)
     with np.errstate(all="ignore"):
-        expected = dequantize(raw.reshape(-1), "Q6_K").reshape(3, cols)
-    w = weight("Q6_K", (3, cols), raw)
+        expected = dequantize(raw.reshape(-1), name).reshape(3, cols)
+    w = weight(name, (3, cols), raw)
     np.testing.assert_array_equal(w.numpy(), expected)
     np.testing.assert_array_equal(w.numpy([2, 0]), expected[[2, 0]])
 

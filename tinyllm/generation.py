@@ -13,8 +13,11 @@ from . import _core
 from .html import Table
 
 if TYPE_CHECKING:
+    from .arena import Layout
+    from .edits import Program
     from .model import Model
     from .sampling import Sampler
+    from .trace import Trace
 
 __all__ = ["Generation", "Stepper"]
 
@@ -36,6 +39,9 @@ class Generation:
         context is full).
     seed : int
         The seed it was drawn with.
+    traces : list of Trace
+        With ``capture=``: one per step, the first of the whole prompt, then of each new token
+        that was run. Otherwise empty.
 
     Examples
     --------
@@ -50,6 +56,7 @@ class Generation:
     prompt_ids: list[int]
     stop_reason: str
     seed: int
+    traces: list[Trace] = dataclasses.field(default_factory=list)
 
     def __str__(self) -> str:
         """Give the text."""
@@ -74,11 +81,16 @@ class Stepper:
         prompt: npt.NDArray[np.int32],
         sampler: Sampler,
         max_tokens: int | None,
+        layout: Layout | None = None,
+        program: Program | None = None,
     ) -> None:
         self._model = model
         self._prompt = prompt
         self._sampler = sampler
         self._max_tokens = max_tokens
+        self._layout = layout
+        self._program = program
+        self._traces: list[Trace] = []
         self._ids: list[int] = []
         self._text: list[str] = []
         self._reason = ""
@@ -99,7 +111,11 @@ class Stepper:
             if len(self._prompt) + len(self._ids) > limit:
                 self._reason = "context"
                 break
-            logits, _ = model.run([session], [tokens], [len(tokens) - 1])
+            edits = []
+            if self._program is not None:
+                edits = [self._program.sites(len(session), len(tokens), False)]
+            logits, traces = model.run([session], [tokens], [len(tokens) - 1], self._layout, edits)
+            self._traces += traces
             token = self._sampler.sample(logits[0], len(self._ids))
             if token in model.eog_ids:
                 self._reason = "eog"
@@ -123,4 +139,5 @@ class Stepper:
             self._prompt.tolist(),
             self._reason,
             self._sampler.seed,
+            self._traces,
         )

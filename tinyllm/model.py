@@ -6,19 +6,24 @@ import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _core
+from .arena import Arena, Layout, Plan
 from .config import Config, read_config
 from .errors import FormatError
 from .generation import Generation, Stepper
 from .html import Table
-from .session import Session
+from .session import Rows, Session
+from .taps import Capture, Floats, Tap, all_taps, runs_from, select
 from .tokenizer import Tokenizer, load_tokenizer, tokenizer_from_metadata
-from .trace import Arena, Capture, Floats, Plan, Tap, Trace, all_taps, select
+from .trace import Trace
+
+if TYPE_CHECKING:
+    from .edits import Program, Sites
 
 __all__ = ["DEMO", "Model", "Prompt", "load"]
 
@@ -241,6 +246,7 @@ class Model:
         self.tokenizer = tokenizer
         self.threads = threads
         self.path = _path_text(source)
+        self._layouts: dict[tuple[str, ...], Layout] = {}
 
     # ---- running ----
 
@@ -249,7 +255,10 @@ class Model:
         sessions: Sequence[_core.Session],
         tokens: Sequence[npt.NDArray[np.int32]],
         rows: Sequence[int] | npt.NDArray[np.int64],
-        taps: Sequence[Tap] = (),
+        layout: Layout | None = None,
+        edits: Sequence[Sites] = (),
+        first_layer: int = 0,
+        resid: npt.ArrayLike | None = None,
     ) -> tuple[Floats, list[Trace]]:
         """Run tokens in several sessions together; `session` and `trace` are friendlier.
 
@@ -260,33 +269,103 @@ class Model:
             The tokens of each session.
         rows : sequence of int
             Rising row numbers, over all sessions, whose logits are wanted.
-        taps : sequence of Tap
-            What to capture.
+        layout : Layout, optional
+            What to capture: see `layout`.
+        edits : sequence of Sites
+            What to change in each session: see `tinyllm.edits.Program`. Empty: nothing.
+        first_layer, resid : int and array_like of float32, shape (T, D), optional
+            Start at this layer from this residual stream instead of the embedding.
 
         Returns
         -------
         logits : numpy.ndarray of float32, shape (len(rows), V)
         traces : list of Trace
-            One per session.
+            One per session; empty without `layout`.
         """
-        starts = [len(session) for session in sessions]
         lengths = [len(ids) for ids in tokens]
+        starts = [len(session) for session in sessions]
         contexts = [a + b for a, b in zip(starts, lengths, strict=True)]
-        arena = Arena(self.config, taps, lengths, contexts)
-        if taps:
-            arena.allocate()
+        arena = Arena(layout or self.layout([]), lengths, contexts)
+        captures = arena.captures
+        dispatch = None
+        if any(edits):
+            from .edits import Dispatcher
+
+            dispatch = Dispatcher(edits, lengths)
+            needed = self._needed(dispatch.edits, arena.layout)
+            captures = captures + Arena(needed, lengths, contexts).captures
         logits = self.core.forward(
             tuple(sessions),
             tuple(tokens),
             np.asarray(rows, np.int64),
             threads=self.threads,
-            captures=tuple(arena.captures),
+            captures=tuple(captures),
+            edits=() if dispatch is None else dispatch.edits,
+            edit=dispatch,
+            first_layer=first_layer,
+            resid=None if resid is None else np.ascontiguousarray(resid, np.float32),
         )
-        traces = []
-        for i, ids in enumerate(tokens if taps else ()):
-            arrays, stacks = arena.arrays(i)
-            traces.append(Trace(self.config, ids, self.pieces(ids), arrays, stacks, starts[i]))
-        return logits, traces
+        if layout is None:
+            return logits, []
+        return logits, [
+            Trace(self.config, ids, self.pieces(ids), arena.views(i), start=starts[i], model=self)
+            for i, ids in enumerate(tokens)
+        ]
+
+    @functools.cached_property
+    def taps(self) -> tuple[Tap, ...]:
+        """Every tap of the model, in the order in which the values come to be."""
+        return tuple(all_taps(self.config))
+
+    def layout(self, capture: Capture) -> Layout:
+        """How a capture lies in memory; the same object for the same taps.
+
+        Parameters
+        ----------
+        capture : str, re.Pattern, callable, or sequence of str and re.Pattern, optional
+            As for `trace`.
+
+        Returns
+        -------
+        Layout
+        """
+        taps = select(self.taps, capture)
+        key = tuple(tap.name for tap in taps)
+        found = self._layouts.get(key)
+        if found is None:
+            if len(self._layouts) > 64:
+                self._layouts.clear()
+            found = self._layouts[key] = Layout(self.config, taps)
+        return found
+
+    def _needed(self, edits: Sequence[tuple[int, int]], captured: Layout) -> Layout:
+        """What an edited call must capture although nobody asked for it: see `_core.Model`."""
+        places = {(tap.index, tap.layer): tap for tap in self.taps}
+        names = set()
+        for place in edits:
+            tap = places[place]
+            if tap.matrix:
+                names |= {f"blk.{tap.layer}.attn_scores", f"blk.{tap.layer}.attn_probs"}
+            elif tap.family == "output":
+                names.add(tap.name)
+        return self.layout([name for name in sorted(names) if name not in captured.places])
+
+    def program(self, edits: Any) -> Program | None:
+        """Edits, checked as far as that goes without tokens; None if there are none.
+
+        Parameters
+        ----------
+        edits : Edit or sequence of Edit
+
+        Returns
+        -------
+        tinyllm.edits.Program or None
+        """
+        if isinstance(edits, (tuple, list)) and not edits:
+            return None
+        from .edits import Program
+
+        return Program(self.config, self.taps, edits, self.core.config["max_context"])
 
     def pieces(self, ids: npt.NDArray[np.int32]) -> list[str]:
         """The text of each token; its number where there is no text."""
@@ -295,12 +374,31 @@ class Model:
         known = len(self.tokenizer)
         return [self.tokenizer.pieces([int(i)])[0] if i < known else f"[{int(i)}]" for i in ids]
 
-    def session(self) -> Session:
-        """Start an empty context.
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Tells models apart: a hash over config and weights, see `tinyllm.storage.fingerprint`."""
+        from .storage import fingerprint
+
+        return fingerprint(self.config, self.weights)
+
+    def session(self, path: str | os.PathLike[str] | None = None) -> Session:
+        """Start a context, empty or as `Session.save` left it.
+
+        Parameters
+        ----------
+        path : str or os.PathLike, optional
+            A file that `Session.save` wrote.
 
         Returns
         -------
         Session
+
+        Raises
+        ------
+        tinyllm.FormatError
+            The file is no session of this model, or is damaged.
+        OSError
+            It cannot be read.
 
         Examples
         --------
@@ -309,19 +407,26 @@ class Model:
         >>> session.eval([1, 2, 3]).shape == (tl.load().config.vocab_size,)
         True
         """
-        return Session(self)
+        session = Session(self)
+        if path is not None:
+            from .storage import load_session
 
-    def logits(self, prompt: Prompt) -> Floats:
+            load_session(session, path)
+        return session
+
+    def logits(self, prompt: Any, *, edits: Any = ()) -> Any:
         """The logits after every token of a prompt.
 
         Parameters
         ----------
-        prompt : str, bytes or ids
-            Text gets the special tokens that the file asks for.
+        prompt : str, bytes, ids, or a list of them
+            Text gets the special tokens that the file asks for. Batches as in `trace`.
+        edits : Edit or sequence of Edit
+            As for `trace`.
 
         Returns
         -------
-        numpy.ndarray of float32, shape (T, V)
+        numpy.ndarray of float32, shape (T, V), or a list of them for a batch
             Row i holds the scores of the token that follows token i.
 
         Raises
@@ -336,10 +441,12 @@ class Model:
         >>> model.logits([1, 2, 3]).shape == (3, model.config.vocab_size)
         True
         """
-        ids = token_ids(prompt, self.tokenizer)
-        return self.run([_core.Session(self.core)], [ids], np.arange(len(ids)))[0]
+        traces = self.trace(prompt, [], edits=edits, logits="all")
+        return [trace.logits for trace in traces] if is_batch(prompt) else traces.logits
 
-    def trace(self, prompt: Any, capture: Capture = None) -> Any:
+    def trace(
+        self, prompt: Any, capture: Capture = None, *, edits: Any = (), logits: Any = None
+    ) -> Any:
         """Run a prompt and keep its inner values.
 
         Parameters
@@ -352,6 +459,12 @@ class Model:
             Names (``"blk.0.attn_q"``), patterns (``"blk.*.resid_post"``, ``"*"``), regular
             expressions (searched), or a function of the name. None: everything but
             ``attn_scores`` and ``attn_probs``, which grow with the square of the context.
+        edits : Edit or sequence of Edit
+            Changes on the way, in this order: see `tinyllm.edits`. In a batch they apply to
+            each prompt.
+        logits : str or sequence of int, optional
+            What `Trace.logits` holds: ``"all"`` -> (T, V), ``"last"`` -> (V,), indices into the
+            tokens -> (len, V). None: what ``output`` holds, if that is captured.
 
         Returns
         -------
@@ -360,7 +473,10 @@ class Model:
         Raises
         ------
         ValueError
-            An unknown name (the nearest are named), or a prompt that cannot run.
+            An unknown name (the nearest are named), a prompt that cannot run, or an edit that
+            does not fit; nothing has run then.
+        IndexError
+            A token or head of an edit, or an index of `logits`, that is not there.
         MemoryError
             The capture does not fit; says how large it is.
 
@@ -371,18 +487,128 @@ class Model:
         >>> trace["blk.0.resid_post"].shape == (len(trace.tokens), trace.config.width)
         True
         """
-        taps = select(all_taps(self.config), capture)
+        layout = self.layout(capture)
         prompts = list(prompt) if is_batch(prompt) else [prompt]
         tokens = [
             token_ids(p, self.tokenizer, f"prompt {i}" if len(prompts) > 1 else "the prompt")
             for i, p in enumerate(prompts)
         ]
-        if taps:
-            sessions = [_core.Session(self.core) for _ in tokens]
-            traces = self.run(sessions, tokens, [], taps)[1]
-        else:
-            traces = [Trace(self.config, ids, self.pieces(ids), {}) for ids in tokens]
+        traces = self.trace_ids(tokens, layout, self.program(edits), logits)
         return traces if is_batch(prompt) else traces[0]
+
+    def trace_ids(
+        self,
+        tokens: Sequence[npt.NDArray[np.int32]],
+        layout: Layout,
+        program: Program | None = None,
+        logits: Any = None,
+        first_layer: int = 0,
+        resid: npt.ArrayLike | None = None,
+    ) -> list[Trace]:
+        """Run fresh contexts together; `trace` and `run_from` are friendlier.
+
+        Parameters
+        ----------
+        tokens : sequence of int32 arrays
+        layout, program, logits
+            See `layout`, `program` and `trace`.
+        first_layer, resid
+            As for `run`.
+
+        Returns
+        -------
+        list of Trace
+        """
+        wanted = [Rows(logits, len(ids)) for ids in tokens]
+        rows: list[int] = []
+        total = 0
+        for ids, want in zip(tokens, wanted, strict=True):
+            rows += [] if "output" in layout.places else [total + row for row in want.rows]
+            total += len(ids)
+        edits = []
+        if program is not None:
+            edits = [program.sites(0, len(ids), True) for ids in tokens]
+        sessions = [_core.Session(self.core) for _ in tokens]
+        values, traces = self.run(sessions, tokens, rows, layout, edits, first_layer, resid)
+        if logits is not None:
+            at = 0
+            for trace, want in zip(traces, wanted, strict=True):
+                if "output" in layout.places:
+                    trace.keep_logits(want.take(trace["output"][want.rows]))
+                else:
+                    trace.keep_logits(want.take(values[at : at + len(want.rows)]))
+                    at += len(want.rows)
+        return traces
+
+    def run_from(
+        self,
+        layer: int,
+        resid: npt.ArrayLike,
+        capture: Capture = "output",
+        *,
+        edits: Any = (),
+        logits: Any = None,
+        tokens: Any = None,
+    ) -> Trace:
+        """Run the blocks from one on, from a residual stream instead of from tokens.
+
+        Parameters
+        ----------
+        layer : int
+            The first block to run; the number of layers runs only the final norm and the output.
+        resid : array_like of float32, shape (T, D)
+            What enters that block: ``trace[f"blk.{layer}.resid_pre"]`` gives the rest of that
+            run, bit for bit.
+        capture, edits, logits
+            As for `trace`, of the taps that run.
+        tokens : ids, optional
+            To label the rows of the trace; no value depends on them.
+
+        Returns
+        -------
+        Trace
+            Without `tokens`, its ids are -1 and its pieces are positions.
+
+        Raises
+        ------
+        ValueError
+            `resid` has another shape, or a tap does not run.
+        IndexError
+            There is no such layer.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> model = tl.load()
+        >>> t = model.trace("ROMEO:")
+        >>> again = model.run_from(1, t["blk.1.resid_pre"])
+        >>> bool((again["output"] == t["output"]).all())
+        True
+        """
+        layers, width = self.config.layers, self.config.width
+        layer = _integer("layer", layer)
+        if not -layers <= layer <= layers:
+            raise IndexError(f"layer is {layer}; expected 0 to {layers}")
+        layer += layers if layer < 0 else 0
+        stream = np.ascontiguousarray(resid, np.float32)
+        if stream.ndim != 2 or stream.shape[1] != width or not len(stream):
+            raise ValueError(f"resid has shape {stream.shape}; expected (tokens, {width})")
+        labels = None if tokens is None else token_ids(tokens, self.tokenizer, "tokens")
+        if labels is not None and len(labels) != len(stream):
+            raise ValueError(f"tokens has {len(labels)} ids; expected {len(stream)}, as in resid")
+        running = [tap for tap in self.taps if runs_from(tap, layer)]
+        layout = self.layout([tap.name for tap in select(running, capture)])
+        program = self.program(edits)
+        for tap in program.taps.values() if program is not None else ():
+            if not runs_from(tap, layer):
+                raise ValueError(f"the tap {tap.name!r} of an edit does not run from layer {layer}")
+        ids = np.zeros(len(stream), np.int32)
+        (trace,) = self.trace_ids([ids], layout, program, logits, layer, stream)
+        trace.tokens = np.full(len(stream), -1, np.int32) if labels is None else labels
+        trace.pieces = (
+            [str(i) for i in range(len(stream))] if labels is None else self.pieces(labels)
+        )
+        return trace
 
     def plan(self, prompt: Any, capture: Capture = None) -> Plan:
         """What `trace` would keep: shapes and bytes, without running anything.
@@ -404,18 +630,20 @@ class Model:
         """
         prompts = list(prompt) if is_batch(prompt) else [prompt]
         lengths = [len(token_ids(p, self.tokenizer)) for p in prompts]
-        return Arena(self.config, select(all_taps(self.config), capture), lengths, lengths).plan()
+        return self.layout(capture).plan(lengths)
 
-    def hidden_states(self, prompt: Prompt) -> Floats:
+    def hidden_states(self, prompt: Any, *, edits: Any = ()) -> Any:
         """The residual stream between the blocks.
 
         Parameters
         ----------
-        prompt : str, bytes or ids
+        prompt : str, bytes, ids, or a list of them
+        edits : Edit or sequence of Edit
+            As for `trace`.
 
         Returns
         -------
-        numpy.ndarray of float32, shape (layers + 1, T, D)
+        numpy.ndarray of float32, shape (layers + 1, T, D), or a list of them for a batch
             Entry i enters block i; the last one leaves the last block and is not normalized
             (Hugging Face's last hidden state is: that is the tap ``output_norm``).
 
@@ -427,8 +655,13 @@ class Model:
         True
         """
         last = f"blk.{self.config.layers - 1}.resid_post"
-        trace = self.trace(prompt, ["blk.*.resid_pre", last])
-        return np.concatenate([trace.stack("blk.*.resid_pre"), trace[last][np.newaxis]])
+        traces = self.trace(prompt, ["blk.*.resid_pre", last], edits=edits)
+        batch = is_batch(prompt)
+        states = [
+            np.concatenate([trace.stack("blk.*.resid_pre"), trace[last][np.newaxis]])
+            for trace in (traces if batch else [traces])
+        ]
+        return states if batch else states[0]
 
     # ---- generating ----
 
@@ -440,6 +673,9 @@ class Model:
         top_k: int = 40,
         top_p: float = 0.95,
         seed: int | None = None,
+        *,
+        capture: Capture = None,
+        edits: Any = (),
     ) -> Generation:
         """Continue a prompt.
 
@@ -457,6 +693,12 @@ class Model:
         seed : int, optional
             The same seed gives the same text on every machine and with any number of threads.
             None draws one; it is in the result.
+        capture : str, re.Pattern, callable, or sequence of str and re.Pattern, optional
+            Keep inner values: one trace per step in `Generation.traces`, the first of the whole
+            prompt. None: nothing.
+        edits : Edit or sequence of Edit
+            Changes on the way, as in `trace`: in each step, those of its positions; ``at=-1``
+            is the last token of every step.
 
         Returns
         -------
@@ -477,7 +719,7 @@ class Model:
         >>> g.text == model.generate("ROMEO:", max_tokens=5, seed=1).text
         True
         """
-        stepper = self._stepper(prompt, max_tokens, temperature, top_k, top_p, seed)
+        stepper = self._stepper(prompt, max_tokens, temperature, top_k, top_p, seed, capture, edits)
         for _ in stepper:
             pass
         return stepper.result()
@@ -490,12 +732,14 @@ class Model:
         top_k: int = 40,
         top_p: float = 0.95,
         seed: int | None = None,
+        *,
+        edits: Any = (),
     ) -> Iterator[str]:
         """Continue a prompt, piece by piece.
 
         Parameters
         ----------
-        prompt, max_tokens, temperature, top_k, top_p, seed
+        prompt, max_tokens, temperature, top_k, top_p, seed, edits
             As for `generate`. The model needs a tokenizer.
 
         Yields
@@ -512,7 +756,7 @@ class Model:
         """
         if self.tokenizer is None:
             raise ValueError("stream() gives text, and the model's file has no tokenizer")
-        return iter(self._stepper(prompt, max_tokens, temperature, top_k, top_p, seed))
+        return iter(self._stepper(prompt, max_tokens, temperature, top_k, top_p, seed, edits=edits))
 
     def _stepper(
         self,
@@ -522,6 +766,8 @@ class Model:
         top_k: int,
         top_p: float,
         seed: int | None,
+        capture: Capture = None,
+        edits: Any = (),
     ) -> Stepper:
         from .sampling import Sampler
 
@@ -529,7 +775,8 @@ class Model:
             raise ValueError(f"max_tokens is {max_tokens}; expected 0 or more, or None")
         ids = token_ids(prompt, self.tokenizer)
         sampler = Sampler(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-        return Stepper(self, ids, sampler, max_tokens)
+        layout = None if capture is None else self.layout(capture)
+        return Stepper(self, ids, sampler, max_tokens, layout, self.program(edits))
 
     @functools.cached_property
     def eog_ids(self) -> frozenset[int]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from . import _core
 from .html import Table
-from .trace import Floats
+from .taps import Capture, Floats
+from .trace import Trace
 
 if TYPE_CHECKING:
     from .model import Model
@@ -50,7 +53,22 @@ class Session:
         """The ids in the context so far, as a new list."""
         return list(self._tokens)
 
-    def eval(self, tokens: Any, logits: Any = "last") -> Floats | None:
+    @overload
+    def eval(
+        self, tokens: Any, logits: Any = "last", *, capture: None = None, edits: Any = ()
+    ) -> Floats | None: ...
+    @overload
+    def eval(
+        self,
+        tokens: Any,
+        logits: Any = "last",
+        *,
+        capture: str | re.Pattern[str] | Callable[[str], object] | Sequence[str | re.Pattern[str]],
+        edits: Any = (),
+    ) -> Trace: ...
+    def eval(
+        self, tokens: Any, logits: Any = "last", *, capture: Capture = None, edits: Any = ()
+    ) -> Floats | Trace | None:
         """Append tokens to the context and run them.
 
         Parameters
@@ -61,16 +79,24 @@ class Session:
         logits : str or sequence of int
             ``"last"`` -> shape (V,); ``"all"`` -> (n, V); indices into these tokens (negative
             ones count from the end) -> (len, V); ``"none"`` -> None.
+        capture : str, re.Pattern, callable, or sequence of str and re.Pattern, optional
+            Keep inner values, as in `Model.trace`. None: nothing.
+        edits : Edit or sequence of Edit
+            Changes on the way: see `tinyllm.edits`. An edited key or value stays edited in the
+            cache.
 
         Returns
         -------
         numpy.ndarray of float32, or None
             Also kept in `logits`. Row i holds the scores of what follows token i.
+        Trace
+            With `capture`, instead: of these tokens, `Trace.start` being the position of the
+            first. The logits are in `Trace.logits`.
 
         Raises
         ------
         ValueError
-            No tokens, an id outside the vocabulary, or the context is full.
+            No tokens, an id outside the vocabulary, the context is full, or an unknown tap.
         IndexError
             An index of `logits` is out of range.
         RuntimeError
@@ -82,22 +108,64 @@ class Session:
         >>> session = tl.load().session()
         >>> session.eval([1, 2, 3], logits="all").shape[0]
         3
+        >>> session.eval([4, 5], capture="blk.0.attn_probs")["blk.0.attn_probs"].shape[1:]
+        (2, 5)
         """
         from .model import token_ids
 
-        if isinstance(tokens, (str, bytes)) and self._tokens and self.model.tokenizer is not None:
-            tokens = self.model.tokenizer.encode(tokens, add_special=False)
-        ids = token_ids(tokens, self.model.tokenizer, "tokens")
-        wanted = _rows(logits, len(ids))
-        rows, places = np.unique(wanted, return_inverse=True)
-        values, _ = self.model.run([self.core], [ids], rows)
+        model = self.model
+        if isinstance(tokens, (str, bytes)) and self._tokens and model.tokenizer is not None:
+            tokens = model.tokenizer.encode(tokens, add_special=False)
+        ids = token_ids(tokens, model.tokenizer, "tokens")
+        wanted = Rows(logits, len(ids))
+        layout = None if capture is None else model.layout(capture)
+        program = model.program(edits)
+        sites = []
+        if program is not None:
+            sites = [program.sites(len(self._tokens), len(ids), False)]
+        values, traces = model.run([self.core], [ids], wanted.rows, layout, sites)
         self._tokens += ids.tolist()
-        if isinstance(logits, str):
-            result = {"last": values[-1:], "all": values, "none": values}[logits]
-            self.logits = None if logits == "none" else result[0] if logits == "last" else result
-        else:
-            self.logits = values[places]
-        return self.logits
+        self.logits = wanted.take(values)
+        if not traces:
+            return self.logits
+        if self.logits is not None:
+            traces[0].keep_logits(self.logits)
+        return traces[0]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the context with its keys and values; `Model.session` gives it back.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            Ends in ``.safetensors`` or ``.npz``. An existing file is replaced once the new one
+            is whole.
+
+        Raises
+        ------
+        ValueError
+            Another ending.
+        OSError
+            The file cannot be written.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> model = tl.load()
+        >>> session = model.session()
+        >>> _ = session.eval("ROMEO:")
+        >>> session.save("context.safetensors")
+        >>> model.session("context.safetensors").tokens == session.tokens
+        True
+        """
+        from .storage import save_session
+
+        save_session(self, path)
+
+    def restore(self, tokens: list[int], logits: Floats | None) -> None:
+        """Set tokens and logits of a session whose cache was filled: for `Model.session`."""
+        self._tokens = tokens
+        self.logits = logits
 
     def rewind(self, n: int) -> None:
         """Forget the last `n` tokens.
@@ -189,19 +257,38 @@ class Session:
         return self.table().html(caption=repr(self))
 
 
-def _rows(logits: Any, n: int) -> Sequence[int]:
-    """Row numbers that ``logits=`` asks for."""
-    if isinstance(logits, str):
-        names = {"last": [n - 1], "all": range(n), "none": []}
-        if logits not in names:
-            raise ValueError(
-                f"logits is {logits!r}; expected 'last', 'all', 'none' or a list of indices"
-            )
-        return names[logits]
-    rows = []
-    for i, index in enumerate(logits):
-        row = int(index) + n if index < 0 else int(index)
-        if not 0 <= row < n:
-            raise IndexError(f"logits[{i}] is {index}; expected -{n} to {n - 1}")
-        rows.append(row)
-    return rows
+class Rows:
+    """The rows that a ``logits=`` argument asks for, of `n` tokens.
+
+    Attributes
+    ----------
+    rows : list of int
+        Rising.
+    """
+
+    def __init__(self, logits: Any, n: int) -> None:
+        self._how = "none" if logits is None else logits
+        self._places: Any = slice(None)
+        if isinstance(self._how, str):
+            names = {"last": [n - 1], "all": list(range(n)), "none": []}
+            if self._how not in names:
+                raise ValueError(
+                    f"logits is {logits!r}; expected 'last', 'all', 'none' or a list of indices"
+                )
+            self.rows = names[self._how]
+            return
+        rows = []
+        for i, index in enumerate(logits):
+            row = int(index) + n if index < 0 else int(index)
+            if not 0 <= row < n:
+                raise IndexError(f"logits[{i}] is {index}; expected -{n} to {n - 1}")
+            rows.append(row)
+        unique, self._places = np.unique(np.asarray(rows, np.int64), return_inverse=True)
+        self.rows = unique.tolist()
+
+    def take(self, values: Floats) -> Floats | None:
+        """Give the logits of `rows` in the shape that was asked for."""
+        if isinstance(self._how, str):
+            return {"last": values[0] if len(values) else values, "all": values}.get(self._how)
+        taken: Floats = values[self._places]
+        return taken

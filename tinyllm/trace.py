@@ -1,281 +1,62 @@
-"""Traces: the inner values of a run, by name, as NumPy arrays.
-
-The names and shapes are one vocabulary for every architecture: the tap ``X`` is the output of
-the step that uses the weight ``X.weight``, and steps without a weight have plain names.
-"""
+"""Traces: the inner values of a run, by name, as NumPy arrays."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import fnmatch
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from . import _core
+from .arena import Views
 from .config import Config
-from .html import Table
+from .html import Table, sample, statistics, trace_html
+from .taps import ALIASES, Capture, Floats, is_matrix, match, unknown
 
-__all__ = ["Capture", "Plan", "Trace", "tap_names", "tap_shape"]
+if TYPE_CHECKING:
+    from .model import Model
 
-Floats: TypeAlias = npt.NDArray[np.float32]
-
-#: What ``capture=`` takes.
-Capture: TypeAlias = (
-    str | re.Pattern[str] | Callable[[str], object] | Sequence["str | re.Pattern[str]"] | None
-)
-
-_TAPS = {
-    name: (i, per_layer, matrix, axes)
-    for i, (name, per_layer, matrix, axes) in enumerate(_core.TAPS)
-}
-_ALIASES = {"logits": "output"}
-
-#: Not captured unless asked for: they grow with the square of the context.
-_LARGE = ("attn_scores", "attn_probs")
+__all__ = ["Trace"]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Tap:
-    """One tap of one layer: where the core knows it by."""
+class _Cut(Mapping[str, Floats]):
+    """The arrays of some of the tokens, cut when they are asked for."""
 
-    name: str
-    family: str
-    index: int
-    layer: int
-    matrix: bool
-    axes: str
+    def __init__(self, whole: Mapping[str, Floats], key: slice) -> None:
+        self._whole = whole
+        self._key = key
 
+    def __getitem__(self, name: str) -> Floats:
+        array = self._whole[name]
+        return array[:, self._key] if is_matrix(name) else array[self._key]
 
-def all_taps(config: Config) -> list[Tap]:
-    """Every tap of a model, in the order in which the values come to be."""
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._whole)
 
-    def make(family: str, layer: int) -> Tap:
-        index, per_layer, matrix, axes = _TAPS[family]
-        name = f"blk.{layer}.{family}" if per_layer else family
-        return Tap(name, family, index, layer, matrix, axes)
+    def __len__(self) -> int:
+        return len(self._whole)
 
-    per_layer = [family for family, row in _TAPS.items() if row[1]]
-    last = [family for family, row in _TAPS.items() if not row[1] and row[0] > 0]
-    taps = [make("token_embd", 0)]
-    taps += [make(family, layer) for layer in range(config.layers) for family in per_layer]
-    return taps + [make(family, 0) for family in last]
+    def __contains__(self, name: object) -> bool:
+        return name in self._whole
 
-
-def tap_names(config: Config) -> list[str]:
-    """Every tap name of a model, in the order in which the values come to be.
-
-    Parameters
-    ----------
-    config : Config
-
-    Returns
-    -------
-    list of str
-
-    Examples
-    --------
-    >>> import tinyllm
-    >>> from tinyllm.trace import tap_names
-    >>> tap_names(tinyllm.load().config)[:2]
-    ['token_embd', 'blk.0.resid_pre']
-    """
-    return [tap.name for tap in all_taps(config)]
+    def stack(self, names: Sequence[str]) -> Floats | None:
+        """As `tinyllm.arena.Views.stack`."""
+        stack = _stack(self._whole, names)
+        if stack is None:
+            return None
+        return stack[:, :, self._key] if is_matrix(names[0]) else stack[:, self._key]
 
 
-def _shape(config: Config, tap: Tap, tokens: int, context: int) -> tuple[int, ...]:
-    sizes = {
-        "D": config.width,
-        "H": config.layer("heads", tap.layer),
-        "K": config.layer("kv_heads", tap.layer),
-        "d": config.head_size,
-        "v": config.value_size,
-        "F": config.layer("ffn_width", tap.layer),
-        "V": config.vocab_size,
-        "S": context,
-    }
-    axes = [sizes[axis] for axis in tap.axes]
-    return (axes[0], tokens, axes[1]) if tap.matrix else (tokens, *axes)
-
-
-def tap_shape(
-    config: Config, name: str, tokens: int, context: int | None = None
-) -> tuple[int, ...]:
-    """The shape of a tap.
-
-    Parameters
-    ----------
-    config : Config
-    name : str
-        A full name, for example ``"blk.0.attn_q"``.
-    tokens : int
-        Tokens T of the call.
-    context : int, optional
-        Tokens S in the context once the call is done; `tokens` if not given.
-
-    Returns
-    -------
-    tuple of int
-
-    Raises
-    ------
-    ValueError
-        There is no such tap.
-
-    Examples
-    --------
-    >>> import tinyllm
-    >>> from tinyllm.trace import tap_shape
-    >>> config = tinyllm.load().config
-    >>> tap_shape(config, "blk.0.attn_probs", 5) == (config.heads, 5, 5)
-    True
-    """
-    (tap,) = select(all_taps(config), name)
-    return _shape(config, tap, tokens, tokens if context is None else context)
-
-
-def _unknown(pattern: str, names: Sequence[str]) -> ValueError:
-    near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.5)
-    hint = "; the nearest are " + ", ".join(map(repr, near)) if near else ""
-    return ValueError(f"no tap is named {pattern!r}{hint}")
-
-
-def select(taps: Sequence[Tap], capture: Capture) -> list[Tap]:
-    """The taps that a ``capture=`` argument asks for, in their order; see `tinyllm.Model.trace`."""
-    names = [tap.name for tap in taps]
-    if capture is None:
-        return [tap for tap in taps if tap.family not in _LARGE]
-    if callable(capture):
-        return [tap for tap in taps if capture(tap.name)]
-    patterns = [capture] if isinstance(capture, (str, re.Pattern)) else list(capture)
-    wanted: set[str] = set()
-    for pattern in patterns:
-        if isinstance(pattern, re.Pattern):
-            found = [name for name in names if pattern.search(name)]
-        elif isinstance(pattern, str):
-            pattern = _ALIASES.get(pattern, pattern)
-            if any(c in pattern for c in "*?["):
-                found = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
-            else:
-                found = [pattern] if pattern in names else []
-        else:
-            raise TypeError(f"capture must hold names and patterns, not {pattern!r}")
-        if not found:
-            raise _unknown(getattr(pattern, "pattern", pattern), names)
-        wanted.update(found)
-    return [tap for tap in taps if tap.name in wanted]
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a capture would take, before anything runs.
-
-    Attributes
-    ----------
-    shapes : dict of str to tuple of int
-        The shape of every captured tap.
-    nbytes : int
-        Bytes of all of them together (float32).
-
-    Examples
-    --------
-    >>> import tinyllm as tl
-    >>> tl.load().plan([1, 2, 3], "blk.0.resid_post")
-    <tinyllm.Plan: 1 taps, 3,072 bytes>
-    """
-
-    shapes: dict[str, tuple[int, ...]]
-    nbytes: int
-
-    def __repr__(self) -> str:
-        """Name the number of taps and their size."""
-        return f"<tinyllm.Plan: {len(self.shapes)} taps, {self.nbytes:,} bytes>"
-
-
-class Arena:
-    """The arrays of one call: one block per tap family, which the kernels write to."""
-
-    def __init__(
-        self, config: Config, taps: Sequence[Tap], lengths: Sequence[int], contexts: Sequence[int]
-    ) -> None:
-        self.taps = list(taps)
-        self.lengths = list(lengths)
-        self.contexts = list(contexts)
-        self.config = config
-        self.blocks: dict[tuple[str, int], Floats] = {}  # (family, piece): (layers, T, ...)
-        self.layers: dict[str, list[int]] = {}
-        self.captures: list[tuple[int, int, int, Floats]] = []
-        for tap in self.taps:
-            self.layers.setdefault(tap.family, []).append(tap.layer)
-
-    def plan(self) -> Plan:
-        """Shapes and bytes of one trace per piece; refused if they do not fit into memory."""
-        shapes: dict[str, tuple[int, ...]] = {}
-        size = 0
-        for tap in self.taps:
-            for length, context in zip(self.lengths, self.contexts, strict=True):
-                shapes[tap.name] = _shape(self.config, tap, length, context)
-                size += 4 * int(np.prod(shapes[tap.name], dtype=np.int64))
-        return Plan(shapes, size)
-
-    def allocate(self) -> None:
-        """Take the memory."""
-        size = self.plan().nbytes
-        available = _core.memory_available()
-        if 0 < available < size:
-            raise MemoryError(
-                f"the capture takes {size:,} bytes and {available:,} are available; "
-                "capture less, or fewer tokens at a time"
-            )
-        total = sum(self.lengths)
-        pieces = range(len(self.lengths))
-        for tap in self.taps:
-            layers = self.layers[tap.family]
-            at = layers.index(tap.layer)
-            for piece in pieces if tap.matrix else (-1,):
-                length = self.lengths[piece] if tap.matrix else total
-                context = self.contexts[piece] if tap.matrix else total
-                shape = _shape(self.config, tap, length, context)
-                key = (tap.family, piece)
-                uniform = all(
-                    _shape(self.config, dataclasses.replace(tap, layer=other), length, context)
-                    == shape
-                    for other in layers
-                )
-                if not uniform:  # layers of different sizes lie apart
-                    key, at = (tap.name, piece), 0
-                if key not in self.blocks:
-                    count = len(layers) if uniform else 1
-                    self.blocks[key] = np.empty((count, *shape), np.float32)
-                self.captures.append((tap.index, tap.layer, piece, self.blocks[key][at]))
-
-    def arrays(self, piece: int) -> tuple[dict[str, Floats], dict[str, Floats]]:
-        """The read-only arrays of one piece, by name; and the stacks of whole families."""
-        start = sum(self.lengths[:piece])
-        rows = slice(start, start + self.lengths[piece])
-        stacks: dict[str, Floats] = {}
-        arrays: dict[str, Floats] = {}
-        for (key, owner), block in self.blocks.items():
-            if owner in (-1, piece):
-                block.flags.writeable = False
-                stacks[key] = block if owner >= 0 else block[:, rows]
-        for tap in self.taps:
-            if tap.name in stacks:
-                arrays[tap.name] = stacks[tap.name][0]
-            else:
-                arrays[tap.name] = stacks[tap.family][self.layers[tap.family].index(tap.layer)]
-        return arrays, {family: stack for family, stack in stacks.items() if family in _TAPS}
+def _stack(arrays: Mapping[str, Floats], names: Sequence[str]) -> Floats | None:
+    return arrays.stack(names) if isinstance(arrays, (Views, _Cut)) else None
 
 
 class Trace(Mapping[str, Floats]):
     """The inner values of one run: a read-only mapping from tap name to array.
 
     Arrays are float32, read-only, and stay valid when the trace and the model are gone. A slice
-    selects tokens: ``trace[10:20]`` is a trace of tokens 10 to 19.
+    selects tokens: ``trace[10:20]`` is a trace of tokens 10 to 19. Values are those after edits.
 
     Attributes
     ----------
@@ -287,12 +68,16 @@ class Trace(Mapping[str, Floats]):
         The model's.
     start : int
         Position of the first token in its context.
+    model : Model or None
+        The model that ran; None when the trace was read from a file.
+    fingerprint : str or None
+        Of the model, see `Model.fingerprint`.
 
     Examples
     --------
     >>> import tinyllm
     >>> t = tinyllm.load().trace("ROMEO:", capture=["blk.0.attn_probs", "output"])
-    >>> t["blk.0.attn_probs"].shape == (t.config.heads, len(t.tokens), len(t.tokens))
+    >>> t["blk.0.attn_probs"].shape == (t.config.layer("heads", 0), len(t.tokens), len(t.tokens))
     True
     >>> list(t)
     ['blk.0.attn_probs', 'output']
@@ -304,26 +89,56 @@ class Trace(Mapping[str, Floats]):
         tokens: npt.NDArray[np.int32],
         pieces: list[str],
         arrays: Mapping[str, Floats],
-        stacks: Mapping[str, Floats] | None = None,
+        *,
         start: int = 0,
+        model: Model | None = None,
+        fingerprint: str | None = None,
+        logits: Floats | None = None,
     ) -> None:
         self.config = config
         self.tokens = tokens
         self.pieces = pieces
         self.start = start
-        self._arrays = dict(arrays)
-        self._stacks = dict(stacks or {})
+        self.model = model
+        self._fingerprint = fingerprint
+        self._arrays = arrays
+        self._logits = logits
+
+    @property
+    def fingerprint(self) -> str | None:  # noqa: D102 (see Attributes)
+        return self._fingerprint if self.model is None else self.model.fingerprint
+
+    @property
+    def logits(self) -> Floats:
+        """The logits that ``logits=`` asked for; all of them when ``output`` was captured.
+
+        Raises
+        ------
+        AttributeError
+            The run was not asked for them.
+        """
+        if self._logits is not None:
+            return self._logits
+        if "output" in self._arrays:
+            return self._arrays["output"]
+        raise AttributeError(
+            "this trace has no logits; ask for them with logits='all' or capture 'output'"
+        )
+
+    def keep_logits(self, logits: Floats | None) -> None:
+        """Set `logits`: for whoever ran the model."""
+        self._logits = logits
 
     def __getitem__(self, key: Any) -> Any:
         """Give the array of a tap, or the trace of a slice of tokens."""
         if isinstance(key, slice):
-            return self._tokens(key)
+            return self._slice(key)
         if not isinstance(key, str):
             raise TypeError(f"a trace is indexed by tap names and slices of tokens, not {key!r}")
         try:
-            return self._arrays[_ALIASES.get(key, key)]
+            return self._arrays[ALIASES.get(key, key)]
         except KeyError:
-            raise KeyError(str(_unknown(key, list(self._arrays)))) from None
+            raise KeyError(unknown(key, self._arrays)) from None
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names, in the order in which the values came to be."""
@@ -333,22 +148,26 @@ class Trace(Mapping[str, Floats]):
         """Count the captured taps."""
         return len(self._arrays)
 
-    def _tokens(self, key: slice) -> Trace:
+    def __contains__(self, name: object) -> bool:
+        """Whether a tap was captured."""
+        return isinstance(name, str) and ALIASES.get(name, name) in self._arrays
+
+    # two traces are the same only if they are one; comparing arrays takes a tolerance
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def _slice(self, key: slice) -> Trace:
         first, _, step = key.indices(len(self.tokens))
         if step != 1:
             raise ValueError(f"a slice of tokens has step 1, not {step}")
-
-        def cut(name: str, array: Floats, stacked: bool) -> Floats:
-            matrix = _TAPS[name.split(".")[-1]][2]
-            return array[(slice(None),) * (stacked + matrix) + (key,)]
-
         return Trace(
             self.config,
             self.tokens[key],
             self.pieces[key],
-            {name: cut(name, array, False) for name, array in self._arrays.items()},
-            {name: cut(name, array, True) for name, array in self._stacks.items()},
-            self.start + first,
+            _Cut(self._arrays, key),
+            start=self.start + first,
+            model=self.model,
+            fingerprint=self._fingerprint,
         )
 
     @property
@@ -375,9 +194,8 @@ class Trace(Mapping[str, Floats]):
         >>> tinyllm.load().trace("ROMEO:", capture="blk.0.*").names("*resid*")
         ['blk.0.resid_pre', 'blk.0.resid_mid', 'blk.0.resid_post']
         """
-        taps = [tap for tap in all_taps(self.config) if tap.name in self._arrays]
         try:
-            return [tap.name for tap in select(taps, pattern)]
+            return match(list(self._arrays), pattern, "pattern")
         except ValueError:
             return []
 
@@ -392,7 +210,8 @@ class Trace(Mapping[str, Floats]):
         Returns
         -------
         numpy.ndarray of float32, shape (layers, T, ...)
-            A view without a copy when it is one tap of all captured layers.
+            A view without a copy when it is one tap of all captured layers. (H, T, S) arrays
+            give (layers, H, T, S).
 
         Raises
         ------
@@ -406,42 +225,109 @@ class Trace(Mapping[str, Floats]):
         >>> t.stack("blk.*.resid_post").shape == (t.config.layers, len(t.tokens), t.config.width)
         True
         """
-        names = self.names(pattern)
+        names = match(list(self._arrays), pattern, "pattern")
         if not names:
-            raise _unknown(str(pattern), list(self._arrays))
-        families = {name.split(".")[-1] for name in names}
-        if len(families) == 1:
-            (family,) = families
-            stack = self._stacks.get(family)
-            if stack is not None and len(stack) == len(names):
-                return stack
-        shapes = {self._arrays[name].shape for name in names}
+            raise ValueError(f"{pattern!r} matches no tap of this trace")
+        stack = _stack(self._arrays, names)
+        if stack is not None:
+            return stack
+        arrays = [self._arrays[name] for name in names]
+        shapes = sorted({array.shape for array in arrays})
         if len(shapes) > 1:
-            raise ValueError(f"{pattern!r} matches taps of different shapes: {sorted(shapes)}")
-        stacked = np.stack([self._arrays[name] for name in names])
+            raise ValueError(f"{pattern!r} matches taps of different shapes: {shapes}")
+        stacked = np.stack(arrays)
         stacked.flags.writeable = False
         return stacked
 
-    def _rows(self) -> Iterable[tuple[object, ...]]:
-        for name, array in self._arrays.items():
-            finite = array[np.isfinite(array)]
-            yield (
-                name,
-                str(array.shape),
-                f"{finite.mean():.4g}" if finite.size else "",
-                f"{np.sqrt(np.mean(np.square(finite, dtype=np.float64))):.4g}"
-                if finite.size
-                else "",
-                f"{array.nbytes:,}",
-            )
+    # ---- analysis and files, which live in their own modules ----
+
+    def head_outputs(self, layer: int) -> Floats:
+        """What each head of a layer adds to the residual stream.
+
+        Parameters
+        ----------
+        layer : int
+
+        Returns
+        -------
+        numpy.ndarray of float32, shape (T, H, D)
+            Summed over H (and with ``attn_output.bias`` where there is one) it is the tap
+            ``attn_output``, up to rounding. Elhage et al. 2021, "A Mathematical Framework for
+            Transformer Circuits", section "Attention Heads are Independent and Additive".
+
+        Raises
+        ------
+        ValueError
+            ``attn_mix`` of that layer was not captured, or the trace has no model.
+
+        Examples
+        --------
+        >>> import numpy as np, tinyllm
+        >>> t = tinyllm.load().trace("ROMEO:")
+        >>> parts = t.head_outputs(0).sum(axis=1)
+        >>> np.allclose(parts, t["blk.0.attn_output"], atol=1e-4)
+        True
+        """
+        from .analysis import head_outputs
+
+        return head_outputs(self, layer)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the trace to a file; `tinyllm.read` gives it back.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            Ends in ``.safetensors`` or ``.npz``. An existing file is replaced once the new one
+            is whole.
+
+        Raises
+        ------
+        ValueError
+            Another ending.
+        OSError
+            The file cannot be written.
+
+        Examples
+        --------
+        >>> import tinyllm
+        >>> t = tinyllm.load().trace("ROMEO:")
+        >>> t.save("run.safetensors")
+        >>> bool((tinyllm.read("run.safetensors")["output"] == t["output"]).all())
+        True
+        """
+        from .storage import save_trace
+
+        save_trace(self, path)
+
+    def html(self, path: str | os.PathLike[str]) -> None:
+        """Write one self-contained page to click through layers, heads and tokens.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            The page needs no network. It holds every captured attention matrix, norms of the
+            residual stream and, if the trace has its model, the logit lens.
+
+        Examples
+        --------
+        >>> import tinyllm
+        >>> tinyllm.load().trace("ROMEO:", "*").html("trace.html")
+        """
+        from .page import write_page
+
+        write_page(self, path)
+
+    # ---- showing ----
 
     def table(self) -> Table:
-        """A table of the taps: name, shape, mean, root mean square, bytes.
+        """A table of the taps: name, shape, mean, root mean square, least, largest, bytes.
 
         Returns
         -------
         Table
-            Prints as text, shows as HTML in a notebook.
+            Prints as text, shows as HTML in a notebook. Of arrays of more than 65536 values the
+            numbers are those of an even sample; entries that are not finite do not count.
 
         Examples
         --------
@@ -449,7 +335,13 @@ class Trace(Mapping[str, Floats]):
         >>> print(tinyllm.load().trace("ROMEO:", capture="output").table())  # doctest: +ELLIPSIS
         tap...
         """
-        return Table(("tap", "shape", "mean", "rms", "bytes"), list(self._rows()))
+        return Table(
+            ("tap", "shape", "mean", "rms", "min", "max", "bytes"),
+            [
+                (name, array.shape, *statistics(sample(array)), f"{array.nbytes:,}")
+                for name, array in self._arrays.items()
+            ],
+        )
 
     def __repr__(self) -> str:
         """Summarize: tokens, taps, bytes."""
@@ -458,4 +350,4 @@ class Trace(Mapping[str, Floats]):
         )
 
     def _repr_html_(self) -> str:
-        return self.table().html(caption=repr(self))
+        return trace_html(self)

@@ -73,16 +73,17 @@ static bool run(const struct tl_kernels *k, const struct tl_matrix *w, const flo
 }
 
 PyDoc_STRVAR(matmul_doc,
-             "_matmul(type, weights, cols, x, isa=None, row0=0, row1=None)\n--\n\n"
+             "_matmul(type, weights, cols, x, isa=None, row0=0, row1=None, fast=False)\n--\n\n"
              "x (T, cols) times the rows of a matrix of raw blocks, through one kernel set.\n\n"
              "weights: uint8, (rows, bytes of a row), C-contiguous, used where it is.\n"
              "Returns float32 (T, rows); rows outside [row0, row1) are zero.");
 
 static PyObject *matmul(PyObject *module, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"type", "weights", "cols", "x", "isa", "row0", "row1", NULL};
+    static char *names[] = {"type", "weights", "cols", "x", "isa", "row0", "row1", "fast", NULL};
     PyObject *type, *weights_any, *x_any, *row1_any = Py_None;
     PyObject *weights = NULL, *x = NULL, *y = NULL;
     const char *isa = NULL;
+    int fast = 0;
     Py_ssize_t cols, row0 = 0, row1;
     size_t weight_bytes, values, shape[2];
     struct tl_matrix w;
@@ -90,11 +91,12 @@ static PyObject *matmul(PyObject *module, PyObject *args, PyObject *kwargs) {
     const float *x_data;
     void *y_data;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOnO|znO:_matmul", names, &type, &weights_any,
-                                     &cols, &x_any, &isa, &row0, &row1_any)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOnO|znOp:_matmul", names, &type, &weights_any,
+                                     &cols, &x_any, &isa, &row0, &row1_any, &fast)) {
         return NULL;
     }
     if ((w.type = type_of(type)) == NULL || (k = kernels_of(module, isa)) == NULL) return NULL;
+    if (fast) k = k->fast;
     if (cols <= 0 || !tl_type_row_bytes(w.type, (uint64_t)cols, &w.row_bytes)) {
         return PyErr_Format(PyExc_ValueError, "cols is %zd; expected a positive multiple of %d",
                             cols, w.type->items);

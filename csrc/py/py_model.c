@@ -368,7 +368,7 @@ static bool read_pieces(struct arguments *a, model_object *self) {
     return true;
 }
 
-/* captures: tuple of (tap, layer, piece, array); piece is -1 for row taps. */
+/* captures: tuple of (tap, first layer, piece, array of one or more layers); -1 for row taps. */
 static bool read_captures(struct arguments *a, const struct tl_model *m) {
     const size_t layers = m->config.layers;
     if (!PyTuple_Check(a->captures) || !PyTuple_Check(a->edits)) {
@@ -387,7 +387,7 @@ static bool read_captures(struct arguments *a, const struct tl_model *m) {
         size_t size, shape[4];
         const struct tl_piece *p;
         PyObject *array;
-        void *data;
+        float *data;
         int n;
         if (!PyArg_ParseTuple(PyTuple_GetItem(a->captures, i), "nnnO", &tap, &layer, &piece,
                               &array)) {
@@ -402,18 +402,29 @@ static bool read_captures(struct arguments *a, const struct tl_model *m) {
         data = tlpy_array_data(array, TLPY_F32, "a capture", &size);
         if (data == NULL) return false;
         p = piece >= 0 ? &a->pieces[piece] : NULL;
-        n = tap_shape(m, (enum tl_tap)tap, (size_t)layer, p != NULL ? p->n : a->total,
-                      p != NULL ? p->session->n + p->n : 0, shape);
-        if (product(shape, n) != size) {
-            PyErr_Format(PyExc_ValueError, "captures[%zd] has %zu values; expected %zu", i, size,
-                         product(shape, n));
-            return false;
-        }
-        if (p == NULL) {
-            a->arrays[(size_t)layer * TL_TAP_COUNT + (size_t)tap] = data;
-        } else {
-            const size_t row = 2 * (size_t)piece + (tap == TL_TAP_ATTN_PROBS);
-            a->matrices[row * layers + (size_t)layer] = data;
+        for (size_t l = (size_t)layer, left = size;; l++) {
+            size_t one = 0;
+            if (l < layers) {
+                n = tap_shape(m, (enum tl_tap)tap, l, p != NULL ? p->n : a->total,
+                              p != NULL ? p->session->n + p->n : 0, shape);
+                one = product(shape, n);
+            }
+            if (one == 0 || one > left) {
+                PyErr_Format(PyExc_ValueError,
+                             "captures[%zd] has %zu values, which are not those of whole layers "
+                             "from %zd on",
+                             i, size, layer);
+                return false;
+            }
+            if (p == NULL) {
+                a->arrays[l * TL_TAP_COUNT + (size_t)tap] = data;
+            } else {
+                const size_t row = 2 * (size_t)piece + (tap == TL_TAP_ATTN_PROBS);
+                a->matrices[row * layers + l] = data;
+            }
+            left -= one;
+            data += one;
+            if (left == 0) break;
         }
     }
     for (size_t i = 0; i < a->n_pieces; i++) {
@@ -499,7 +510,8 @@ PyDoc_STRVAR(
     "    At most this many threads.\n"
     "captures : tuple of (tap, layer, piece, array)\n"
     "    float32 arrays that the taps are written to. Row taps have piece -1 and T rows; scores\n"
-    "    and probs belong to one session, shape (H, n, S). Taps: indices of ``TAPS``.\n"
+    "    and probs belong to one session, shape (H, n, S). Taps: indices of ``TAPS``. A longer\n"
+    "    array holds the following layers too, one after another.\n"
     "edits : tuple of (tap, layer)\n"
     "    Where `edit` is called.\n"
     "edit : callable, optional\n"

@@ -101,7 +101,8 @@ PyDoc_STRVAR(memory_available_doc,
              "memory_available($module, /)\n"
              "--\n"
              "\n"
-             "Bytes that this process may still take (control group included); 0 if unknown.\n");
+             "Bytes that this process may still take (control group included); 2**64 - 1 if\n"
+             "unknown.\n");
 
 static PyObject *memory_available(PyObject *module, PyObject *ignored) {
     (void)module, (void)ignored;

@@ -158,6 +158,141 @@ static PyObject *session_fork(PyObject *op, PyObject *ignored) {
     return tlpy_raise(tlpy_state_of(op), &err);
 }
 
+PyDoc_STRVAR(cache_doc, "cache($self, layer, /)\n"
+                        "--\n"
+                        "\n"
+                        "Copies of the keys (n, K, Dh) and values (n, K, Dv) of one layer.\n"
+                        "\n"
+                        "Raises\n"
+                        "------\n"
+                        "IndexError\n"
+                        "    There is no such layer.\n"
+                        "RuntimeError\n"
+                        "    The session is in use by another thread.\n");
+
+static PyObject *session_cache(PyObject *op, PyObject *arg) {
+    session_object *self = (session_object *)op;
+    const struct tl_config *config = &tlpy_model_get(self->model)->config;
+    const Py_ssize_t layer = PyNumber_AsSsize_t(arg, PyExc_OverflowError);
+    const struct tl_layer_shape *shape;
+    PyObject *keys = NULL, *values = NULL, *pair = NULL;
+    void *key_data, *value_data;
+    if (layer == -1 && PyErr_Occurred()) return NULL;
+    if (layer < 0 || (size_t)layer >= config->layers) {
+        PyErr_Format(PyExc_IndexError, "layer is %zd; expected 0 to %zu", layer,
+                     config->layers - 1);
+        return NULL;
+    }
+    if (!enter(self)) return NULL;
+    shape = &config->shapes[layer];
+    keys = tlpy_array_new(TLPY_F32, 3, (size_t[]){self->s->n, shape->kv_heads, shape->head_size},
+                          &key_data);
+    values = tlpy_array_new(TLPY_F32, 3, (size_t[]){self->s->n, shape->kv_heads, shape->value_size},
+                            &value_data);
+    if (keys != NULL && values != NULL) {
+        tl_session_get(self->s, (size_t)layer, key_data, value_data);
+        pair = PyTuple_Pack(2, keys, values);
+    }
+    tlpy_session_leave(op);
+    Py_XDECREF(keys);
+    Py_XDECREF(values);
+    return pair;
+}
+
+PyDoc_STRVAR(fill_doc,
+             "fill($self, layers, /)\n"
+             "--\n"
+             "\n"
+             "Give an empty session the keys and values that `cache` returned.\n"
+             "\n"
+             "Parameters\n"
+             "----------\n"
+             "layers : sequence of (keys, values)\n"
+             "    float32 arrays for every layer: (n, K, Dh) and (n, K, Dv).\n"
+             "\n"
+             "Raises\n"
+             "------\n"
+             "ValueError\n"
+             "    The session is not empty, an array has another size, or n is beyond the\n"
+             "    context length.\n"
+             "RuntimeError\n"
+             "    The session is in use by another thread.\n");
+
+/* One array of fill(); *n becomes the number of positions, which must be the same for all. */
+static PyObject *fill_array(PyObject *given, Py_ssize_t which, size_t row, size_t *n) {
+    PyObject *item = PySequence_GetItem(given, which), *array;
+    size_t size;
+    if (item == NULL) return NULL;
+    array = tlpy_array_from(item, TLPY_F32);
+    Py_DECREF(item);
+    if (array == NULL) return NULL;
+    tlpy_array_read(array, &size);
+    if (*n == SIZE_MAX) *n = size / row;
+    if (size % row != 0 || size / row != *n) {
+        PyErr_Format(PyExc_ValueError,
+                     "an array of the cache has %zu values; expected %zu rows of %zu", size, *n,
+                     row);
+        Py_CLEAR(array);
+    }
+    return array;
+}
+
+static PyObject *session_fill(PyObject *op, PyObject *arg) {
+    session_object *self = (session_object *)op;
+    const struct tl_config *config = &tlpy_model_get(self->model)->config;
+    PyObject *layers = PySequence_Tuple(arg);
+    struct tl_error err;
+    size_t n = SIZE_MAX;
+    bool ok = false;
+    if (layers == NULL) return NULL;
+    if ((size_t)PyTuple_Size(layers) != config->layers) {
+        PyErr_Format(PyExc_ValueError, "the cache has %zd layers; expected %zu",
+                     PyTuple_Size(layers), config->layers);
+        Py_DECREF(layers);
+        return NULL;
+    }
+    if (!enter(self)) {
+        Py_DECREF(layers);
+        return NULL;
+    }
+    if (self->s->n != 0) {
+        PyErr_SetString(PyExc_ValueError, "the session is not empty");
+        goto done;
+    }
+    for (size_t i = 0; i < config->layers; i++) {
+        const struct tl_layer_shape *shape = &config->shapes[i];
+        PyObject *pair = PyTuple_GetItem(layers, (Py_ssize_t)i), *keys, *values;
+        size_t size;
+        keys = fill_array(pair, 0, shape->kv_heads * shape->head_size, &n);
+        values = keys != NULL ? fill_array(pair, 1, shape->kv_heads * shape->value_size, &n) : NULL;
+        if (values != NULL && i == 0) {
+            if (n > config->max_context) {
+                PyErr_Format(PyExc_ValueError, "the cache has %zu positions; expected at most %zu",
+                             n, config->max_context);
+                Py_CLEAR(values);
+            } else if (tl_session_reserve(self->s, n, &err) != TL_OK) {
+                tlpy_raise(tlpy_state_of(op), &err);
+                Py_CLEAR(values);
+            }
+        }
+        for (size_t head = 0; values != NULL && head < shape->kv_heads; head++) {
+            tl_session_put(self->s, i, head, 0, n, tlpy_array_read(keys, &size),
+                           tlpy_array_read(values, &size));
+        }
+        Py_XDECREF(keys);
+        if (values == NULL) goto done;
+        Py_DECREF(values);
+    }
+    self->s->n = n;
+    ok = true;
+done:
+    if (!ok) tl_session_rewind(self->s, self->s->n);
+    tlpy_session_leave(op);
+    Py_DECREF(layers);
+    if (!ok) return NULL;
+    Py_RETURN_NONE;
+}
+
 static Py_ssize_t session_length(PyObject *op) {
     session_object *self = (session_object *)op;
     Py_ssize_t n;
@@ -180,6 +315,8 @@ static PyObject *session_nbytes(PyObject *op, void *closure) {
 static PyMethodDef session_methods[] = {
     {"rewind", session_rewind, METH_O, rewind_doc},
     {"fork", session_fork, METH_NOARGS, fork_doc},
+    {"cache", session_cache, METH_O, cache_doc},
+    {"fill", session_fill, METH_O, fill_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -459,28 +459,10 @@ static PyObject *weight_repr(PyObject *self) {
 }
 
 static PyObject *weight_repr_html(PyObject *self, PyObject *ignored) {
-    tlpy_weight *w = (tlpy_weight *)self;
-    PyObject *html = PyImport_ImportModule("html"), *shape = get_shape(self, NULL);
-    PyObject *name = NULL, *text = NULL;
+    PyObject *module = PyImport_ImportModule("tinyllm.html"), *text = NULL;
     (void)ignored;
-    // lone surrogates cannot be sent to a notebook
-    if (html != NULL && shape != NULL) {
-        PyObject *bytes = PyUnicode_AsEncodedString(w->name, "utf-8", "backslashreplace");
-        PyObject *clean =
-            bytes != NULL ? PyUnicode_FromEncodedObject(bytes, "utf-8", "strict") : NULL;
-        if (clean != NULL) name = PyObject_CallMethod(html, "escape", "O", clean);
-        Py_XDECREF(clean);
-        Py_XDECREF(bytes);
-    }
-    if (name != NULL) {
-        text = PyUnicode_FromFormat("<table><tr><th>name</th><th>type</th><th>shape</th>"
-                                    "<th>bytes</th></tr><tr><td><code>%U</code></td><td>%s</td>"
-                                    "<td>%R</td><td>%zu</td></tr></table>",
-                                    name, w->matrix.type->name, shape, w->bytes);
-    }
-    Py_XDECREF(name);
-    Py_XDECREF(shape);
-    Py_XDECREF(html);
+    if (module != NULL) text = PyObject_CallMethod(module, "weight_html", "O", self);
+    Py_XDECREF(module);
     return text;
 }
 

@@ -1,0 +1,423 @@
+"""Pictures of traces and weights, with matplotlib (``pip install "tinyllm[plot]"``).
+
+Each function draws into `ax`, or into a figure of its own, and returns the Axes. matplotlib is
+imported when the first one is called; without a display it draws into memory, and
+``ax.figure.savefig(path)`` writes a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ._core import Weight
+from .analysis import Attribution, Lens
+from .analysis import attribution as _attribution
+from .analysis import lens as _lens
+from .taps import Capture
+from .trace import Trace
+
+if TYPE_CHECKING:
+    from .model import Model
+
+__all__ = ["attention", "attribution", "grid", "lens", "norms", "weights"]
+
+#: Labels are left out where there are more than this.
+_LABELS = 64
+
+#: Where a block of a type keeps the float16 factor of its values (ggml-common.h of ggml).
+_SCALES = {
+    "Q4_0": 0,
+    "Q4_1": 0,
+    "Q5_0": 0,
+    "Q5_1": 0,
+    "Q8_0": 0,
+    "Q2_K": 80,
+    "Q3_K": 108,
+    "Q4_K": 0,
+    "Q5_K": 0,
+    "Q6_K": 208,
+}
+
+
+def _axes(ax: Any, width: float, height: float) -> Any:
+    try:
+        import matplotlib.axes
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError(
+            'tinyllm.plot needs matplotlib: pip install "tinyllm[plot]"', name=error.name
+        ) from error
+    if ax is None:
+        return plt.subplots(figsize=(width, height), layout="constrained")[1]
+    if not isinstance(ax, matplotlib.axes.Axes):
+        raise TypeError(f"ax is {ax!r}; expected a matplotlib Axes or None")
+    return ax
+
+
+def _label(text: str) -> str:
+    """A token as a label: blanks to be seen, nothing that matplotlib reads as mathematics."""
+    shown = repr(text)[1:-1].replace(" ", "·")
+    shown = "".join(c if c.isprintable() and ord(c) < 0x2000 else "□" for c in shown)
+    return (shown if len(shown) <= 9 else shown[:8] + "…").replace("$", r"\$")
+
+
+def _token_ticks(ax: Any, tokens: Sequence[str], axis: str) -> None:
+    if len(tokens) > _LABELS:
+        (ax.set_xlabel if axis == "x" else ax.set_ylabel)("token")
+        return
+    labels = [_label(token) for token in tokens]
+    if axis == "x":
+        ax.set_xticks(range(len(labels)), labels, rotation=90, fontsize=7)
+    else:
+        ax.set_yticks(range(len(labels)), labels, fontsize=7)
+
+
+def attention(
+    trace: Trace, layer: int, head: int | None = None, *, ax: Any = None, cmap: str = "Blues"
+) -> Any:
+    """Attention patterns of a layer: who looks at whom.
+
+    Parameters
+    ----------
+    trace : Trace
+        With ``attn_probs`` of that layer captured.
+    layer : int
+    head : int, optional
+        Only this one. None: all, side by side.
+    ax : matplotlib.axes.Axes, optional
+    cmap : str
+        Name of a matplotlib colour map.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        With several heads, each has an inset of it (``ax.child_axes``).
+
+    Raises
+    ------
+    ValueError
+        ``attn_probs`` was not captured.
+    IndexError
+        There is no such layer or head.
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> t = tl.load().trace("ROMEO:", "blk.*.attn_probs")
+    >>> ax = tl.plot.attention(t, layer=0)  # doctest: +SKIP
+    """
+    layers = trace.config.layers
+    if not -layers <= layer < layers:
+        raise IndexError(f"layer is {layer}; expected 0 to {layers - 1}")
+    name = f"blk.{layer % layers}.attn_probs"
+    if name not in trace:
+        raise ValueError(f"plot.attention needs {name}; capture it")
+    probs = trace[name]
+    count = len(probs)
+    if head is not None and not -count <= head < count:
+        raise IndexError(f"head is {head}; expected 0 to {count - 1}")
+    keys = list(trace.pieces)
+    if probs.shape[2] != len(keys):  # tokens before this call
+        keys = [""] * (probs.shape[2] - len(keys)) + keys
+    if head is not None:
+        ax = _axes(ax, 5, 5)
+        ax.imshow(probs[head], cmap=cmap, vmin=0, vmax=1, aspect="auto")
+        _token_ticks(ax, keys, "x")
+        _token_ticks(ax, trace.pieces, "y")
+        ax.set_title(f"{name}, head {head % count}", fontsize=9)
+        return ax
+    columns = min(count, 4) if count <= 8 else int(np.ceil(np.sqrt(count)))
+    rows = -(-count // columns)
+    ax = _axes(ax, 3 * columns + 0.6, 3.5 * rows)
+    ax.set_axis_off()
+    ax.set_title(name, fontsize=10)
+    for i in range(count):
+        row, column = divmod(i, columns)
+        box = [
+            (column + 0.04) / columns,
+            1 - (row + 0.98) / rows,
+            0.88 / columns,
+            0.86 / rows,
+        ]
+        inset = ax.inset_axes(box)
+        inset.imshow(probs[i], cmap=cmap, vmin=0, vmax=1, aspect="auto")
+        inset.set_title(f"head {i}", fontsize=8, pad=2)
+        inset.set_xticks([])
+        inset.set_yticks([])
+        if column == 0:
+            _token_ticks(inset, trace.pieces, "y")
+        if row == rows - 1:
+            _token_ticks(inset, keys, "x")
+    return ax
+
+
+def grid(
+    values: npt.ArrayLike,
+    rows: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    *,
+    title: str = "",
+    ax: Any = None,
+) -> Any:
+    """A table of numbers as colours, zero white: for `tinyllm.patch_sweep` and head scores.
+
+    Parameters
+    ----------
+    values : array_like of float, shape (rows, columns)
+    rows, columns : sequence of str, optional
+        Labels; token texts may be given as they are.
+    title : str
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    ValueError
+        `values` is no table, or the labels are not as many.
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> ax = tl.plot.grid([[0, 1], [-1, 0]], columns=["a", "b"])  # doctest: +SKIP
+    """
+    table = np.asarray(values, np.float64)
+    if table.ndim != 2 or not table.size:
+        raise ValueError(f"values has shape {table.shape}; expected (rows, columns)")
+    for name, labels, size in (("rows", rows, len(table)), ("columns", columns, table.shape[1])):
+        if labels is not None and len(labels) != size:
+            raise ValueError(f"{name} has {len(labels)} labels; expected {size}")
+    ax = _axes(ax, 2 + 0.35 * min(table.shape[1], 40), 1.2 + 0.35 * min(len(table), 40))
+    finite = table[np.isfinite(table)]
+    most = float(np.abs(finite).max()) if finite.size else 1.0
+    image = ax.imshow(table, cmap="RdBu", vmin=-(most or 1), vmax=most or 1, aspect="auto")
+    ax.figure.colorbar(image, ax=ax, shrink=0.8)
+    if rows is not None:
+        _token_ticks(ax, rows, "y")
+    else:
+        ax.set_ylabel("layer")
+    if columns is not None:
+        _token_ticks(ax, columns, "x")
+    ax.set_title(title.replace("$", r"\$"), fontsize=10)
+    return ax
+
+
+def lens(
+    result: Lens | Trace,
+    *,
+    taps: Capture = "blk.*.resid_post",
+    model: Model | None = None,
+    ax: Any = None,
+) -> Any:
+    """The logit lens: each layer's best guess for the next token, written into its cell.
+
+    Parameters
+    ----------
+    result : Lens or Trace
+        What `tinyllm.lens` gave, or a trace to give to it.
+    taps, model
+        For a trace: as for `tinyllm.lens`.
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Colour is the probability of the guess; the last layer is on top.
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> ax = tl.plot.lens(tl.load().trace("ROMEO:"))  # doctest: +SKIP
+    """
+    if isinstance(result, Trace):
+        result = _lens(result, 1, taps=taps, model=model)
+    layers, tokens, _ = result.ids.shape
+    ax = _axes(ax, 2 + 0.62 * min(tokens, 40), 1.2 + 0.32 * min(layers, 40))
+    image = ax.imshow(
+        result.probs[:, :, 0], cmap="viridis", vmin=0, vmax=1, aspect="auto", origin="lower"
+    )
+    ax.figure.colorbar(image, ax=ax, shrink=0.8, label="probability")
+    if layers * tokens <= 2000:
+        for layer in range(layers):
+            for token in range(tokens):
+                ax.text(
+                    token,
+                    layer,
+                    _label(result.pieces[layer][token][0]),
+                    ha="center",
+                    va="center",
+                    fontsize=6,
+                    color="white" if result.probs[layer, token, 0] < 0.6 else "black",
+                )
+    _token_ticks(ax, result.tokens, "x")
+    ax.set_yticks(range(layers), result.names, fontsize=7)
+    ax.set_title("logit lens", fontsize=10)
+    return ax
+
+
+def norms(trace: Trace, *, ax: Any = None) -> Any:
+    """How large the residual stream and what is added to it are, layer by layer.
+
+    Parameters
+    ----------
+    trace : Trace
+        With any of ``resid_post``, ``attn_output``, ``ffn_down`` captured.
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The mean over tokens of the Euclidean norm, and the range from the least to the largest.
+
+    Raises
+    ------
+    ValueError
+        None of them was captured.
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> ax = tl.plot.norms(tl.load().trace("ROMEO:"))  # doctest: +SKIP
+    """
+    families = ("resid_post", "attn_output", "ffn_down")
+    found = {family: trace.names(f"blk.*.{family}") for family in families}
+    if not any(found.values()):
+        raise ValueError(f"plot.norms needs one of {', '.join(families)}; capture it")
+    ax = _axes(ax, 6, 3.6)
+    for family, names in found.items():
+        if not names:
+            continue
+        layers = [int(name.split(".")[1]) for name in names]
+        values = np.array(
+            [np.linalg.norm(trace[name].astype(np.float64), axis=1) for name in names]
+        )
+        ax.plot(layers, values.mean(axis=1), marker="o", markersize=3, label=family)
+        ax.fill_between(layers, values.min(axis=1), values.max(axis=1), alpha=0.15)
+    ax.set_xticks(range(trace.config.layers))
+    ax.locator_params(axis="x", nbins=12, integer=True)
+    ax.set_xlabel("layer")
+    ax.set_ylabel("norm, over tokens")
+    ax.set_yscale("log")
+    ax.legend(fontsize=8)
+    return ax
+
+
+def attribution(
+    result: Attribution | Trace,
+    token: int | str | None = None,
+    *,
+    top: int = 16,
+    ax: Any = None,
+    **options: Any,
+) -> Any:
+    """Where a logit comes from: its largest parts as bars.
+
+    Parameters
+    ----------
+    result : Attribution or Trace
+        What `tinyllm.attribution` gave, or a trace to give to it.
+    token : int or str, optional
+        For a trace: whose logit. `options` go on to `tinyllm.attribution`.
+    top : int
+        How many parts.
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> t = tl.load().trace("ROMEO:")
+    >>> ax = tl.plot.attribution(tl.attribution(t, 5))  # doctest: +SKIP
+    """
+    if isinstance(result, Trace):
+        if token is None:
+            raise TypeError("plot.attribution of a trace needs token=")
+        result = _attribution(result, token, **options)
+    order = np.argsort(-abs(result.values), kind="stable")[:top]
+    ax = _axes(ax, 6, 1 + 0.24 * len(order))
+    values = result.values[order]
+    ax.barh(range(len(order)), values, color=np.where(values < 0, "#b2543a", "#3a72b2"))
+    ax.set_yticks(range(len(order)), [result.names[i] for i in order], fontsize=7)
+    ax.invert_yaxis()
+    ax.axvline(0, color="black", linewidth=0.6)
+    of = _label(result.token) + (f" - {_label(result.minus)}" if result.minus is not None else "")
+    ax.set_title(f"logit of {of}: {result.total:.3f}", fontsize=10)
+    ax.set_xlabel("added to the logit")
+    return ax
+
+
+def weights(weight: Weight, *, ax: Any = None) -> Any:
+    """A weight: a histogram of each row's values, and the scales of its blocks beside it.
+
+    Parameters
+    ----------
+    weight : Weight
+        Of a matrix with more rows than fit, an even choice of 256 is shown.
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Darker is more values. For quantized types ggml's factor of each block (of 32 or 256
+        values) is in an inset on the right: its mean size in each row, and its range.
+
+    Raises
+    ------
+    TypeError
+        `weight` is no Weight.
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> ax = tl.plot.weights(tl.load().weights["blk.0.attn_q.weight"])  # doctest: +SKIP
+    """
+    if not isinstance(weight, Weight):
+        raise TypeError(f"weight is {weight!r:.80}; expected a tinyllm.Weight")
+    matrix = len(weight.shape) > 1
+    total = weight.shape[0] if matrix else 1
+    chosen = np.unique(np.linspace(0, total - 1, min(total, 256)).astype(np.int64))
+    values = weight.numpy(chosen) if matrix else weight.numpy()
+    values = np.asarray(values, np.float64).reshape(len(chosen), -1)
+    ax = _axes(ax, 6, 4)
+    finite = values[np.isfinite(values)]
+    most = float(np.abs(finite).max()) if finite.size else 1.0
+    edges = np.linspace(-(most or 1), most or 1, 102)
+    counts = np.array([np.histogram(row[np.isfinite(row)], edges)[0] for row in values])
+    extent = (edges[0], edges[-1], total, 0)
+    ax.imshow(np.log1p(counts), cmap="Greys", aspect="auto", extent=extent)
+    ax.set_xlabel("value")
+    ax.set_ylabel("row")
+    ax.set_title(f"{weight.name} {weight.type} {weight.shape}".replace("$", r"\$"), fontsize=9)
+    scales = _block_scales(weight, chosen)
+    if scales is not None:
+        box = ax.inset_axes([1.02, 0, 0.2, 1])
+        box.fill_betweenx(chosen, scales.min(axis=1), scales.max(axis=1), alpha=0.25)
+        box.plot(scales.mean(axis=1), chosen, linewidth=0.8)
+        box.set_ylim(total, 0)
+        box.set_yticks([])
+        box.tick_params(labelsize=6)
+        box.locator_params(axis="x", nbins=2)
+        box.set_title("block scales", fontsize=7)
+    return ax
+
+
+def _block_scales(weight: Weight, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64] | None:
+    """The size of each block's factor, shape (rows, blocks); None for types without one."""
+    from ._core import tensor_types
+
+    if weight.type not in _SCALES or len(weight.shape) < 2:
+        return None
+    size = tensor_types()[weight.type][2]
+    raw = np.ascontiguousarray(weight.raw[rows]).reshape(len(rows), -1, size)
+    at = _SCALES[weight.type]
+    halves = np.ascontiguousarray(raw[:, :, at : at + 2]).view("<f2")[:, :, 0]
+    return np.abs(halves.astype(np.float64))
