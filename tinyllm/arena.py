@@ -182,7 +182,7 @@ class Arena:
                 ]
             else:
                 shapes = [tap.shape(layout.config, total, total)]
-            blocks = [np.empty((count, *shape), np.float32) for shape in shapes]
+            blocks = [_core.empty((count, *shape)) for shape in shapes]
             for piece, block in enumerate(blocks):
                 for at, layer, n in family.runs:
                     part = block if n == count else block[at : at + n]
