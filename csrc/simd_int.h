@@ -551,7 +551,7 @@ TL_INLINE v16i v16i_abs_bits(v16 x) {
     V16I_NEON(vandq_s32(vreinterpretq_s32_f32(x.v[i]), vdupq_n_s32(0x7fffffff)));
 }
 TL_INLINE v16i v16i_round(v16 x) {
-    V16I_NEON(vcvtnq_s32_f32(x.v[i]));
+    V16I_NEON(vcvtq_s32_f32(vrndnq_f32(x.v[i])));
 }
 TL_INLINE int32x4_t quarter_bytes(int32x4_t x, const uint8_t *order) {
     return vreinterpretq_s32_u8(vqtbl1q_u8(vreinterpretq_u8_s32(x), vld1q_u8(order)));
