@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
-
 from . import _core
 from .config import Config
 from .taps import Floats, Tap
