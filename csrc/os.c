@@ -96,6 +96,10 @@ size_t tl_page_size(void) {
     return info.dwPageSize;
 }
 
+void *tl_alloc_huge(size_t bytes) {
+    return tl_alloc(bytes);
+}
+
 uint64_t tl_memory_available(void) {
     MEMORYSTATUSEX status = {.dwLength = sizeof(status)};
     return GlobalMemoryStatusEx(&status) ? TL_MIN(status.ullAvailPhys, status.ullAvailPageFile)
@@ -255,6 +259,18 @@ static void unmap(struct tl_file *file) {
 size_t tl_page_size(void) {
     long size = sysconf(_SC_PAGESIZE);
     return size > 0 ? (size_t)size : 4096;
+}
+
+void *tl_alloc_huge(size_t bytes) {
+    const size_t page = (size_t)2 << 20;
+    void *p;
+    if (!tl_add_size(bytes, page - 1, &bytes)) return NULL;
+    bytes &= ~(page - 1);
+    p = aligned_alloc(page, bytes);
+#ifdef MADV_HUGEPAGE
+    if (p != NULL) (void)madvise(p, bytes, MADV_HUGEPAGE); // a wish; no harm if it is not granted
+#endif
+    return p;
 }
 
 uint64_t tl_clock_ns(void) {
