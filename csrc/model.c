@@ -289,6 +289,7 @@ int tl_model_new(const struct tl_config *config, const struct tl_tensor *tensors
     if (status != TL_OK) return status;
     kernels = tl_kernels_best(err);
     if (kernels == NULL) return err->status;
+    if (config->fast) kernels = kernels->fast;
 
     l.m = calloc(1, sizeof(*l.m));
     if (l.m == NULL) goto no_memory;

@@ -73,6 +73,7 @@ struct tl_layer_shape {
 };
 
 struct tl_config {
+    bool fast; // rounded activations: docs/numerics.md, section 4
     size_t layers;
     size_t width;
     size_t vocab_size;

@@ -94,7 +94,7 @@ static uint32_t hash_bytes(const uint8_t *text, size_t size) {
 static uint32_t find_symbol(const struct tl_encoder *e, const uint8_t *text, size_t size) {
     const size_t mask = e->n_slots - 1;
     uint32_t hash;
-    if (size > e->longest || e->n_slots == 0) return NO_SYMBOL;
+    if (size > e->longest) return NO_SYMBOL;
     hash = hash_bytes(text, size);
     for (size_t i = hash & mask; e->slots[i].symbol != 0; i = (i + 1) & mask) {
         const struct symbol *s = &e->symbols[e->slots[i].symbol - 1];
@@ -113,8 +113,8 @@ static void put_slot(struct slot *slots, size_t n_slots, uint32_t hash, uint32_t
     slots[i].symbol = symbol + 1;
 }
 
-static int grow_slots(struct tl_encoder *e, struct tl_error *err) {
-    size_t n = e->n_slots == 0 ? 1024 : e->n_slots * 2, bytes;
+static int grow_slots(struct tl_encoder *e, size_t n, struct tl_error *err) {
+    size_t bytes;
     struct slot *slots = tl_mul_size(n, sizeof *slots, &bytes) ? tl_alloc(bytes) : NULL;
     if (slots == NULL) return tl_fail(err, TL_ENOMEM, "no memory for a vocabulary");
     memset(slots, 0, bytes);
@@ -140,7 +140,8 @@ static int intern(struct tl_encoder *e, const uint8_t *text, size_t size, uint32
         !tl_add_size(e->arena_n, size, &wanted)) {
         return tl_fail(err, TL_EARG, "the vocabulary is too large");
     }
-    if (2 * (e->n_symbols + 1) > e->n_slots && grow_slots(e, err) < 0) return err->status;
+    if (2 * (e->n_symbols + 1) > e->n_slots && grow_slots(e, e->n_slots * 2, err) < 0)
+        return err->status;
     if (reserve(&arena, &e->arena_capacity, wanted, 1, err) < 0) return err->status;
     e->arena = arena;
     if (reserve(&symbols, &e->symbols_capacity, e->n_symbols + 1, sizeof *s, err) < 0) {
@@ -196,14 +197,49 @@ static bool from_alphabet(const uint8_t *text, size_t size, uint8_t *out, size_t
 
 /* ---- building ---- */
 
-int tl_encoder_new(enum tl_encoder_kind kind, const int32_t byte_ids[256], struct tl_encoder **out,
-                   struct tl_error *err) {
+static size_t pair_place(const struct pair *pairs, size_t n_pairs, uint32_t left, uint32_t right) {
+    size_t i = (size_t)mix((uint64_t)left << 32 | right) & (n_pairs - 1);
+    while (pairs[i].left != 0 && (pairs[i].left != left + 1 || pairs[i].right != right + 1)) {
+        i = (i + 1) & (n_pairs - 1);
+    }
+    return i;
+}
+
+static int grow_pairs(struct tl_encoder *e, size_t n, struct tl_error *err) {
+    size_t bytes;
+    struct pair *pairs = tl_mul_size(n, sizeof *pairs, &bytes) ? tl_alloc(bytes) : NULL;
+    if (pairs == NULL) return tl_fail(err, TL_ENOMEM, "no memory for the merges");
+    memset(pairs, 0, bytes);
+    for (size_t i = 0; i < e->n_pairs; i++) {
+        const struct pair *p = &e->pairs[i];
+        if (p->left != 0) pairs[pair_place(pairs, n, p->left - 1, p->right - 1)] = *p;
+    }
+    tl_free(e->pairs);
+    e->pairs = pairs;
+    e->n_pairs = n;
+    return TL_OK;
+}
+
+/* A power of two of which n are less than half. */
+static size_t table_size(size_t n) {
+    size_t size = 1024;
+    while (size / 2 <= n && size < SIZE_MAX / 4) size *= 2;
+    return size;
+}
+
+int tl_encoder_new(enum tl_encoder_kind kind, const int32_t byte_ids[256], size_t n_tokens,
+                   size_t n_merges, struct tl_encoder **out, struct tl_error *err) {
     struct tl_encoder *e = tl_alloc(sizeof *e);
     *out = NULL;
     if (e == NULL) return tl_fail(err, TL_ENOMEM, "no memory for a tokenizer");
     memset(e, 0, sizeof *e);
     e->kind = kind;
     memcpy(e->byte_ids, byte_ids, sizeof e->byte_ids);
+    if (grow_slots(e, table_size(n_tokens), err) < 0 ||
+        grow_pairs(e, table_size(n_merges), err) < 0) {
+        tl_encoder_free(e);
+        return err->status;
+    }
     for (int b = 0; b < 256; b++) {
         const uint8_t byte = (uint8_t)b;
         e->byte_symbols[b] = NO_SYMBOL;
@@ -268,29 +304,6 @@ int tl_encoder_add_token(struct tl_encoder *e, const char *text, size_t size, do
     return TL_OK;
 }
 
-static size_t pair_place(const struct pair *pairs, size_t n_pairs, uint32_t left, uint32_t right) {
-    size_t i = (size_t)mix((uint64_t)left << 32 | right) & (n_pairs - 1);
-    while (pairs[i].left != 0 && (pairs[i].left != left + 1 || pairs[i].right != right + 1)) {
-        i = (i + 1) & (n_pairs - 1);
-    }
-    return i;
-}
-
-static int grow_pairs(struct tl_encoder *e, struct tl_error *err) {
-    size_t n = e->n_pairs == 0 ? 1024 : e->n_pairs * 2, bytes;
-    struct pair *pairs = tl_mul_size(n, sizeof *pairs, &bytes) ? tl_alloc(bytes) : NULL;
-    if (pairs == NULL) return tl_fail(err, TL_ENOMEM, "no memory for the merges");
-    memset(pairs, 0, bytes);
-    for (size_t i = 0; i < e->n_pairs; i++) {
-        const struct pair *p = &e->pairs[i];
-        if (p->left != 0) pairs[pair_place(pairs, n, p->left - 1, p->right - 1)] = *p;
-    }
-    tl_free(e->pairs);
-    e->pairs = pairs;
-    e->n_pairs = n;
-    return TL_OK;
-}
-
 int tl_encoder_add_merge(struct tl_encoder *e, const char *text, size_t size,
                          struct tl_error *err) {
     const char *space = size > 1 ? memchr(text + 1, ' ', size - 1) : NULL;
@@ -320,7 +333,8 @@ int tl_encoder_add_merge(struct tl_encoder *e, const char *text, size_t size,
     if (both != small) tl_free(both);
     if (status < 0) return status;
 
-    if (2 * (e->pairs_used + 1) > e->n_pairs && grow_pairs(e, err) < 0) return err->status;
+    if (2 * (e->pairs_used + 1) > e->n_pairs && grow_pairs(e, e->n_pairs * 2, err) < 0)
+        return err->status;
     place = pair_place(e->pairs, e->n_pairs, left, right);
     if (e->pairs[place].left == 0) {
         e->pairs[place] = (struct pair){left + 1, right + 1, rank, merged};
@@ -407,7 +421,7 @@ static int consider(struct work *w, uint32_t left, uint32_t right, struct tl_err
         wish.merged = found;
     } else {
         const struct pair *p;
-        if (a->symbol == NO_SYMBOL || b->symbol == NO_SYMBOL || e->n_pairs == 0) return TL_OK;
+        if (a->symbol == NO_SYMBOL || b->symbol == NO_SYMBOL) return TL_OK;
         p = &e->pairs[pair_place(e->pairs, e->n_pairs, a->symbol, b->symbol)];
         if (p->left == 0) return TL_OK;
         wish.order = p->rank;
@@ -420,24 +434,33 @@ static size_t lead_size(uint8_t lead) {
     return lead < 0xC0 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
 }
 
-static int start_nodes(struct work *w, size_t size, size_t *count, struct tl_error *err) {
+static int start_nodes(struct work *w, size_t size, size_t *count, struct tl_ids *out,
+                       struct tl_error *err) {
+    const struct tl_encoder *e = w->e;
     void *items = w->nodes;
     size_t n = 0;
     if (reserve(&items, &w->nodes_capacity, size, sizeof *w->nodes, err) < 0) return err->status;
     w->nodes = items;
-    for (size_t at = 0; at < size; n++) {
+    for (size_t at = 0; at < size;) {
         struct node *node = &w->nodes[n];
+        const uint8_t byte = w->word[at];
         node->start = at;
-        if (w->e->kind == TL_ENCODER_BPE_BYTES) {
+        if (e->kind == TL_ENCODER_BPE_BYTES) {
             node->size = 1;
-            node->symbol = w->e->byte_symbols[w->word[at]];
+            node->symbol = e->byte_symbols[byte];
         } else {
-            node->size = TL_MIN(lead_size(w->word[at]), size - at);
-            node->symbol = find_symbol(w->e, w->word + at, node->size);
+            node->size = TL_MIN(lead_size(byte), size - at);
+            node->symbol = find_symbol(e, w->word + at, node->size);
         }
         at += node->size;
+        if (e->kind == TL_ENCODER_BPE_BYTES && e->symbols[node->symbol].token < 0) {
+            // as in Hugging Face's BPE: what is no token is not there for the merges either
+            out->dropped[byte >> 3] |= (uint8_t)(1u << (byte & 7));
+            continue;
+        }
         node->before = (uint32_t)n - 1;
         node->after = (uint32_t)n + 1;
+        n++;
     }
     *count = n;
     return TL_OK;
@@ -470,7 +493,7 @@ static int merge_word(struct work *w, const uint8_t *word, size_t size, struct t
     if (size >= UINT32_MAX) return tl_fail(err, TL_EARG, "a word of %zu bytes is too long", size);
     w->word = word;
     w->n_heap = 0;
-    if (start_nodes(w, size, &count, err) < 0) return err->status;
+    if (start_nodes(w, size, &count, out, err) < 0) return err->status;
     for (size_t i = 0; i + 1 < count; i++) {
         if (consider(w, (uint32_t)i, (uint32_t)i + 1, err) < 0) return err->status;
     }
@@ -491,9 +514,11 @@ static int merge_word(struct work *w, const uint8_t *word, size_t size, struct t
     }
     for (size_t i = 0; i < count; i = w->nodes[i].after) {
         const struct node *node = &w->nodes[i];
-        const int32_t id = node->symbol == NO_SYMBOL ? -1 : e->symbols[node->symbol].token;
-        const int status =
-            id >= 0 ? add_id(out, id, err) : add_bytes(e, word + node->start, node->size, out, err);
+        const struct symbol *symbol = node->symbol == NO_SYMBOL ? NULL : &e->symbols[node->symbol];
+        const uint8_t *bytes = symbol == NULL ? word + node->start : e->arena + symbol->start;
+        const int status = symbol != NULL && symbol->token >= 0
+                               ? add_id(out, symbol->token, err)
+                               : add_bytes(e, bytes, node->size, out, err);
         if (status < 0) return status;
     }
     return TL_OK;

@@ -27,9 +27,12 @@ enum tl_encoder_kind {
     TL_ENCODER_BPE_LETTERS // merge list; texts as they are
 };
 
-/* byte_ids: what stands for each byte that no token covers, -1 for nothing. */
-int tl_encoder_new(enum tl_encoder_kind kind, const int32_t byte_ids[256], struct tl_encoder **out,
-                   struct tl_error *err);
+/*
+ * byte_ids: what stands for each byte that no token covers, -1 for nothing. n_tokens and n_merges
+ * say for how many room is made; more may come.
+ */
+int tl_encoder_new(enum tl_encoder_kind kind, const int32_t byte_ids[256], size_t n_tokens,
+                   size_t n_merges, struct tl_encoder **out, struct tl_error *err);
 void tl_encoder_free(struct tl_encoder *e);
 
 /* Whether words that are tokens as they stand are not merged. */

@@ -385,7 +385,8 @@ def describe(text: str, run: Path, tokenizer: Tokenizer, weights: dict[str, np.n
         f"A small Llama that writes in the manner of Shakespeare's plays, for demonstrations. "
         f"Trained on the first 90 % of tinyshakespeare ({facts['training_tokens']} tokens, "
         f"{facts['step']} steps); loss on the held-out last 10 %, of these Q8_0 weights, windows "
-        f"of {CONTEXT} tokens: {nats:.4f} nats per token, {bits:.4f} bits per byte."
+        f"of {CONTEXT} tokens: {nats:.4f} nats per token, {bits:.4f} bits per byte. The checkpoint "
+        f"was chosen by this loss."
     )
     print(description)
     print(sample(model, tokenizer, "ROMEO:\n", 200))
@@ -456,12 +457,12 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("run"), help="folder of log and weights")
     parser.add_argument("--output", type=Path, default=Path("tinyllm/data/demo.gguf"))
     parser.add_argument("--export-only", action="store_true", help="write the GGUF file only")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--minutes", type=float, default=math.inf, help="train no longer than this")
     parser.add_argument("--batch", type=int, default=8, help=f"windows of {CONTEXT} tokens")
     parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
-    parser.add_argument("--dropout", type=float, default=0.2)
-    parser.add_argument("--weight-decay", type=float, default=0.1)
+    parser.add_argument("--dropout", type=float, default=0.25)
+    parser.add_argument("--weight-decay", type=float, default=1.0)
     parser.add_argument("--patience", type=int, default=6, help="checks without a better loss")
     parser.add_argument("--check-every", type=int, default=100, help="steps between checks")
     parser.add_argument("--threads", type=int, default=1)

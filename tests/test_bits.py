@@ -185,6 +185,19 @@ print(tiny / 4 == 0.0, digest() == before, tiny / 4 == 0.0)
     assert still_flushed == "True"  # the caller's own state is put back
 
 
+@pytest.mark.parametrize("type_name", models.TYPES)
+def test_fast_mode_is_the_same_with_any_number_of_threads(type_name, tmp_path):
+    path = build.write(tmp_path / "m.gguf", *models.random_llama(type_name))
+    exact, fast = tl.load(path), tl.load(path, mode="fast", threads=1)
+    ids = build.random_ids(exact, 70)
+    want = fast.logits(ids)
+    for threads in (2, 5):
+        assert np.array_equal(tl.load(path, mode="fast", threads=threads).logits(ids), want)
+    error = models.normwise_error(want, exact.logits(ids))
+    assert error < 0.03
+    assert (error == 0) == (type_name in ("F32", "F16", "BF16"))
+
+
 def test_the_demo_models_bits():
     """The bits of a known model on a known prompt: they never move again."""
     model = tl.load()
@@ -193,4 +206,4 @@ def test_the_demo_models_bits():
     assert digest == GOLDEN
 
 
-GOLDEN = "to be filled in with the demo model"
+GOLDEN = "a15abd18fe3eea974cd2aae0fa73dc52a082a589bd40446d89a8adab50617f7c"

@@ -275,6 +275,72 @@ def test_weights_and_activations_at_any_address(isa):
             assert_same_bits(run(name, moved, cols, x, isa), expected, f"{name} + {shift}")
 
 
+# ---- fast mode ----
+
+# where bytes cannot hold Q8_0, int16 digits are as fast, and more exact
+WORDS = {"avx2", "avx512"}
+
+
+def expected_fast(name, isa, weights, cols, x):
+    return run(
+        name, weights, cols, x, isa if name == "Q8_0" and isa in WORDS else "scalar", fast=True
+    )
+
+
+@pytest.mark.parametrize("isa", SETS)
+@pytest.mark.parametrize("name", exact.TYPES)
+def test_fast_mode_does_not_depend_on_how_the_work_is_split(name, isa):
+    rng = np.random.default_rng(20)
+    cols = odd_cols(name, 256 if isa == "plain" else 1024)
+    weights = exact.random_rows(rng, name, 70, cols)
+    x = activations(rng, "outliers", 13 if isa == "plain" else 40, cols)
+    whole = run(name, weights, cols, x, isa, fast=True)
+    assert_same_bits(whole, expected_fast(name, isa, weights, cols, x))
+    for count in (1, 2, 5, 7):
+        part = run(name, weights, cols, x[3 : 3 + count], isa, fast=True)
+        assert_same_bits(part, whole[3 : 3 + count])
+    part = run(name, weights, cols, x, isa, row0=32, row1=67, fast=True)
+    assert_same_bits(part[:, 32:67].copy(), whole[:, 32:67].copy())
+    assert not part[:, :32].any()
+    assert not part[:, 67:].any()
+
+
+@pytest.mark.parametrize("isa", SETS)
+@pytest.mark.parametrize("name", QUANTIZED)
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"huge", "any finite"}))  # float32 sums
+def test_fast_mode_error(name, isa, kind):
+    gguf = pytest.importorskip("gguf")
+    rng = np.random.default_rng(21)
+    cols = odd_cols(name, 512)
+    weights = exact.random_rows(rng, name, 32, cols)
+    values = gguf.dequantize(weights, gguf.GGMLQuantizationType[name]).astype(np.float64)
+    x = activations(rng, kind, 3, cols)
+    wide = x.astype(np.float64)
+    # half a step of every block of 32, and what float32 sums and scales add
+    step = np.abs(wide).reshape(3, -1, 32).max(2).repeat(32, 1) / 127
+    bound = (step / 2 * 1.01) @ np.abs(values).T + 1e-5 * (np.abs(wide) @ np.abs(values).T) + 1e-27
+    error = np.abs(run(name, weights, cols, x, isa, fast=True) - wide @ values.T)
+    assert (error <= bound).all()
+    if kind == "gaussian":
+        assert np.linalg.norm(error) < 1.2e-2 * np.linalg.norm(wide @ values.T)
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_fast_mode_with_nan_or_infinity(name, bad):
+    rng = np.random.default_rng(22)
+    cols = odd_cols(name, 512)
+    weights = exact.random_rows(rng, name, 20, cols)
+    x = activations(rng, "gaussian", 7, cols)
+    good = {isa: run(name, weights, cols, x, isa, fast=True) for isa in SETS}
+    x[4, 300] = bad
+    for isa in SETS:
+        y = run(name, weights, cols, x, isa, fast=True)
+        assert np.isnan(y[4]).all(), isa
+        others = [0, 1, 2, 3, 5, 6]
+        assert_same_bits(y[others], good[isa][others], isa)
+
+
 GUARDED = """
 import ctypes, mmap, sys
 import numpy as np
@@ -313,6 +379,8 @@ for name, (items, _, _) in exact.TYPES.items():
                     for isa in sys.argv[1].split(","):
                         y = _core._matmul(name, w, cols, a, isa)
                         assert np.array_equal(y, expected), (name, cols, rows, tokens, isa)
+                        y = _core._matmul(name, w, cols, a, isa, fast=True)
+                        assert np.isfinite(y).all(), (name, cols, rows, tokens, isa)
                     del w, a
                     keep.clear()
 print("untouched")

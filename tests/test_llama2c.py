@@ -104,7 +104,7 @@ def test_version_1_is_bit_equal_to_version_0(folder, model, tmp_path):
 
 def test_a_classifier_of_its_own(folder, tmp_path):
     data = (folder / "stories260K.bin").read_bytes()
-    numbers, tensors = read_v0(data)
+    numbers, _ = read_v0(data)
     own = np.random.default_rng(1).standard_normal((512, 64)).astype("<f4")
     path = tmp_path / "own.bin"
     changed = (*numbers[:5], -numbers[5], numbers[6])

@@ -61,7 +61,7 @@ def test_attention_of_all_heads(plt, trace):
 
 
 def test_attention_of_one_head_and_of_a_later_call(plt, model, trace):
-    figure, ax = plt.subplots()
+    ax = plt.subplots()[1]
     assert tl.plot.attention(trace, -1, head=2, ax=ax) is ax
     assert np.array_equal(np.asarray(ax.images[0].get_array()), trace["blk.1.attn_probs"][2])
     draw(ax)

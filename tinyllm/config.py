@@ -107,10 +107,11 @@ class Config:
         value = getattr(self, name)
         return int(value[index] if isinstance(value, tuple) else value)
 
-    def core(self, max_context: int) -> dict[str, Any]:
+    def core(self, max_context: int, fast: bool = False) -> dict[str, Any]:
         """Give the config as `tinyllm._core.Model` takes it."""
         scaling = self.rope_scaling or {}
         return {
+            "fast": int(fast),
             "layers": self.layers,
             "width": self.width,
             "vocab_size": self.vocab_size,

@@ -54,6 +54,8 @@ def load(
     mode : str
         ``"exact"``: weights at their exact value, activations not rounded; the same bits
         whatever the number of threads, the split of the prompt, what is captured, and the CPU.
+        ``"fast"``: activations are rounded before each matmul with quantized weights, as
+        llama.cpp does, but finer; the same bits on one CPU whatever the number of threads.
     threads : int, optional
         At most this many threads; None takes the physical cores that this process may use.
     tokenizer : str, os.PathLike or Tokenizer, optional
@@ -83,8 +85,8 @@ def load(
     >>> model.config.architecture
     'llama'
     """
-    if mode != "exact":
-        raise ValueError(f"mode is {mode!r}; expected 'exact'")
+    if mode not in ("exact", "fast"):
+        raise ValueError(f"mode is {mode!r}; expected 'exact' or 'fast'")
     if threads is not None and not 1 <= _integer("threads", threads) <= 256:
         raise ValueError(f"threads is {threads}; expected 1 to 256")
     if max_context is not None and _integer("max_context", max_context) < 1:
@@ -105,7 +107,9 @@ def load(
                 expected=f"at most {config.vocab_size}",
             )
     try:
-        core = _core.Model(config.core(max_context or config.context_length), weights.values())
+        core = _core.Model(
+            config.core(max_context or config.context_length, mode == "fast"), weights.values()
+        )
     except FormatError as error:
         error.path = _path_text(source)
         raise

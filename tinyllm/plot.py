@@ -62,7 +62,7 @@ def _label(text: str) -> str:
     """A token as a label: blanks to be seen, nothing that matplotlib reads as mathematics."""
     shown = repr(text)[1:-1].replace(" ", "·")
     shown = "".join(c if c.isprintable() and ord(c) < 0x2000 else "□" for c in shown)
-    return (shown if len(shown) <= 12 else shown[:11] + "…").replace("$", r"\$")
+    return (shown if len(shown) <= 9 else shown[:8] + "…").replace("$", r"\$")
 
 
 def _token_ticks(ax: Any, tokens: Sequence[str], axis: str) -> None:
@@ -132,7 +132,7 @@ def attention(
         return ax
     columns = min(count, 4) if count <= 8 else int(np.ceil(np.sqrt(count)))
     rows = -(-count // columns)
-    ax = _axes(ax, 2.6 * columns, 2.7 * rows)
+    ax = _axes(ax, 3 * columns + 0.6, 3.5 * rows)
     ax.set_axis_off()
     ax.set_title(name, fontsize=10)
     for i in range(count):
@@ -140,7 +140,7 @@ def attention(
         box = [
             (column + 0.04) / columns,
             1 - (row + 0.98) / rows,
-            0.92 / columns,
+            0.88 / columns,
             0.86 / rows,
         ]
         inset = ax.inset_axes(box)
@@ -238,7 +238,7 @@ def lens(
     if isinstance(result, Trace):
         result = _lens(result, 1, taps=taps, model=model)
     layers, tokens, _ = result.ids.shape
-    ax = _axes(ax, 2 + 0.62 * min(tokens, 40), 1.2 + 0.32 * min(layers, 40))
+    ax = _axes(ax, 2 + 0.6 * min(tokens, 40), 1.4 + 0.45 * min(layers, 40))
     image = ax.imshow(
         result.probs[:, :, 0], cmap="viridis", vmin=0, vmax=1, aspect="auto", origin="lower"
     )
@@ -252,7 +252,7 @@ def lens(
                     _label(result.pieces[layer][token][0]),
                     ha="center",
                     va="center",
-                    fontsize=6,
+                    fontsize=7,
                     color="white" if result.probs[layer, token, 0] < 0.6 else "black",
                 )
     _token_ticks(ax, result.tokens, "x")
@@ -299,6 +299,7 @@ def norms(trace: Trace, *, ax: Any = None) -> Any:
         )
         ax.plot(layers, values.mean(axis=1), marker="o", markersize=3, label=family)
         ax.fill_between(layers, values.min(axis=1), values.max(axis=1), alpha=0.15)
+    ax.locator_params(axis="x", integer=True)
     ax.set_xlabel("layer")
     ax.set_ylabel("norm, over tokens")
     ax.set_yscale("log")
@@ -403,6 +404,7 @@ def weights(weight: Weight, *, ax: Any = None) -> Any:
         box.set_ylim(total, 0)
         box.set_yticks([])
         box.tick_params(labelsize=6)
+        box.locator_params(axis="x", nbins=2)
         box.set_title("block scales", fontsize=7)
     return ax
 

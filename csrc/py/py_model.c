@@ -27,7 +27,7 @@ PyDoc_STRVAR(
     "Parameters\n"
     "----------\n"
     "config : dict\n"
-    "    ``layers width vocab_size max_context norm_epsilon attention_scale rope_dimension\n"
+    "    ``fast layers width vocab_size max_context norm_epsilon attention_scale rope_dimension\n"
     "    rope_base rope_scaling rope_factor rope_original_context rope_beta_fast\n"
     "    rope_beta_slow rope_attn_factor`` and ``shapes``, a sequence of ``(heads, kv_heads,\n"
     "    head_size, value_size, ffn_width)`` per layer. ``rope_scaling`` is 0 (none), 1 (linear)\n"
@@ -95,8 +95,9 @@ done:
 }
 
 static bool read_config(PyObject *config, struct tl_config *c) {
-    size_t scaling;
-    if (!(read_size(config, "layers", &c->layers) && read_size(config, "width", &c->width) &&
+    size_t scaling, fast;
+    if (!(read_size(config, "fast", &fast) && read_size(config, "layers", &c->layers) &&
+          read_size(config, "width", &c->width) &&
           read_size(config, "vocab_size", &c->vocab_size) &&
           read_size(config, "max_context", &c->max_context) &&
           read_double(config, "norm_epsilon", &c->norm_epsilon) &&
@@ -116,6 +117,7 @@ static bool read_config(PyObject *config, struct tl_config *c) {
                      scaling);
         return false;
     }
+    c->fast = fast != 0;
     c->rope_scaling = (enum tl_rope_scaling)scaling;
     return read_shapes(config, c);
 }

@@ -145,7 +145,8 @@ static PyObject *encoder_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     }
     self = (encoder_object *)type->tp_alloc(type, 0);
     if (self == NULL) goto done;
-    if (tl_encoder_new((enum tl_encoder_kind)k, ids, &self->encoder, &err) < 0 ||
+    if (tl_encoder_new((enum tl_encoder_kind)k, ids, (size_t)PyList_GET_SIZE(tokens),
+                       (size_t)PyList_GET_SIZE(merges), &self->encoder, &err) < 0 ||
         !fill(self->encoder, tokens, weak, scores, merges, splitters, &err)) {
         tlpy_state *st = tlpy_state_of((PyObject *)self);
         if (!PyErr_Occurred() && st != NULL) tlpy_raise(st, &err);

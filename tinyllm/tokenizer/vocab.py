@@ -10,7 +10,7 @@ import functools
 import math
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -222,13 +222,13 @@ class Vocab:
             return []
         if not isinstance(value, Sequence) or isinstance(value, str | bytes):
             raise _wrong(key, value, "an array of strings")
-        value = list(value)
+        value = value if isinstance(value, list) else list(value)
         if not set(map(type, value)) <= {str}:
             at = next(i for i, text in enumerate(value) if not isinstance(text, str))
             raise _wrong(f"{key}[{at}]", value[at], "a string")
         return value
 
-    def numbers(self, name: str, convert: Callable[[Any], Any]) -> list[Any] | None:
+    def numbers(self, name: str, convert: type[int] | type[float]) -> list[Any] | None:
         """Return the array of numbers at ``tokenizer.ggml.<name>``, one per token, or None."""
         key = _PREFIX + name
         value = self._metadata.get(key)
@@ -249,7 +249,7 @@ class Vocab:
         if not set(map(type, value)) <= {int, float}:
             at = next(i for i, x in enumerate(value) if type(x) not in (int, float))
             raise _wrong(f"{key}[{at}]", value[at], "a number")
-        return [convert(x) for x in value]
+        return list(value) if set(map(type, value)) == {convert} else [convert(x) for x in value]
 
     def _types(self) -> list[int]:
         types = self.numbers("token_type", int)
@@ -273,9 +273,8 @@ class Vocab:
         by_text: dict[str, list[int]] = {}
         marks = set(_END_TEXTS + _HARMONY_TEXTS).union(*_FIM_TEXTS.values())
         if not marks.isdisjoint(self.texts):
-            for i, text in enumerate(self.texts):
-                if text in marks:
-                    by_text.setdefault(text, []).append(i)
+            for i in [i for i, text in enumerate(self.texts) if text in marks]:
+                by_text.setdefault(self.texts[i], []).append(i)
         for text in _ONLY_IF_CONTROL:
             kept = [i for i in by_text.pop(text, ()) if self.types[i] == TokenType.CONTROL]
             if kept:
@@ -380,7 +379,7 @@ class Vocab:
     @property
     def is_byte(self) -> NDArray[np.uint8]:
         """Whether each token is a byte token, (n,)."""
-        return np.array([kind == TokenType.BYTE for kind in self.types], np.uint8)
+        return np.array(np.array(self.types, np.uint8) == TokenType.BYTE, np.uint8)
 
     @functools.cached_property
     def id_of_bytes(self) -> dict[bytes, int]:
@@ -399,8 +398,9 @@ class Vocab:
         """Return the ids of a few texts, as `id_of_text` would, without building it."""
         found: dict[str, int] = {}
         wanted = set(texts)
-        for i, text in enumerate(self.texts):
-            if text in wanted:
+        for i in [i for i, text in enumerate(self.texts) if text in wanted]:
+            text = self.texts[i]
+            if text:
                 before = found.get(text)
                 if before is None or (self.types[before] == TokenType.BYTE != self.types[i]):
                     found[text] = i
