@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from .model import Model as Model
     from .model import load as load
     from .sampling import Sampler as Sampler
+    from .scoring import kl as kl
     from .session import Session as Session
     from .storage import read as read
     from .sweep import patch_sweep as patch_sweep
@@ -78,6 +79,7 @@ _HOMES = {
     "attention_entropy": "analysis",
     "attribution": "analysis",
     "induction_scores": "analysis",
+    "kl": "scoring",
     "lens": "analysis",
     "load": "model",
     "load_tokenizer": "tokenizer",
