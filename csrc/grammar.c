@@ -7,10 +7,11 @@
 #include <string.h>
 
 enum {
-    NOTHING = 0,       // the set without a stack: the text does not fit
-    EMPTY = 1,         // the set of the empty stack alone: the text is complete
-    MAX_STACKS = 8192, // stacks of one state; more means that the grammar is too ambiguous
-    MAX_MERGE = 64,    // how deep stacks are merged
+    NOTHING = 0,        // the set without a stack: the text does not fit
+    EMPTY = 1,          // the set of the empty stack alone: the text is complete
+    MAX_STACKS = 8192,  // stacks of one state; more means that the grammar is too ambiguous
+    MAX_MERGE = 1000,   // how deep stacks are merged
+    MAX_WORK = 1 << 20, // pairs merged for one byte
     MEMO = 4096,
 };
 
@@ -65,6 +66,7 @@ struct tl_automaton {
     struct pair *found; // BYTE nodes of the state that is being made
     size_t n_found, found_capacity;
     bool found_empty;
+    size_t merged; // pairs merged since begin()
     struct seen {
         struct pair pair;
         uint32_t round;
@@ -180,7 +182,8 @@ static int unite(struct tl_automaton *m, uint32_t a, uint32_t b, int depth, uint
         return TL_OK;
     }
     total = (size_t)m->sets[a].n + m->sets[b].n;
-    if (total > MAX_STACKS) {
+    m->merged += total;
+    if (total > MAX_STACKS || m->merged > MAX_WORK) {
         return tl_fail(err, TL_ENOSUP, "the grammar explodes: more than %d ways to read a text",
                        MAX_STACKS);
     }
@@ -242,6 +245,7 @@ static bool grow_seen(struct tl_automaton *m) {
 static void begin(struct tl_automaton *m) {
     m->n_work = m->n_found = m->n_seen = 0;
     m->found_empty = false;
+    m->merged = 0;
     if (++m->round == 0) { // the numbers have gone round: forget the old ones
         for (size_t i = 0; i < m->seen_size; i++) m->seen[i].round = 0;
         m->round = 1;

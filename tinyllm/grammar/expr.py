@@ -169,8 +169,8 @@ def check(rules: Rules, root: str) -> dict[str, Expr]:
         if name not in found:
             found[name] = rules[name]
             waiting += [(name, other) for other in references(rules[name])]
-    _check_ends(found)
     _check_left(found)
+    _check_ends(found)
     return found
 
 
@@ -352,7 +352,7 @@ def to_gbnf(rules: Rules) -> str:
         if isinstance(expr, Ref):
             return Ref(names[expr.name])
         if isinstance(expr, Repeat):
-            return Repeat(renamed(expr.item), expr.low, expr.high)
+            return Repeat(renamed(expr.item), expr.low, expr.high) if expr.high != 0 else Text("")
         if isinstance(expr, Seq):
             return Seq(tuple(map(renamed, expr.items)))
         if isinstance(expr, Alt):

@@ -123,6 +123,8 @@ class _Builder:
         if isinstance(expr, Chars):
             return sum(1 if high < 0x80 else 6 for _, high in expr.ranges)
         if isinstance(expr, Repeat):
+            if expr.high == 0:
+                return 0
             inner = self.size(expr.item)
             return (inner + 1) * max(expr.low, expr.high or 0, 1)
         if isinstance(expr, Ref):
