@@ -89,15 +89,17 @@ def search(
             allowed = allowed_tokens(model, options, len(beam.ids), constraint, beam.state)
             if allowed is not None:
                 values[~allowed] = -np.inf
-            # every token that ends the text, and of the others enough for every place
-            for k in ends.union(best(values, beams + len(ends)).tolist()):
+            # besides those that end the text enough for every place
+            for k in best(values, beams + len(ends)).tolist():
                 if values[k] > -np.inf:
                     found.append((beam.total + float(values[k]), i, k))
         found.sort(key=lambda f: (-f[0], f[1], f[2]))
         onward: list[_Beam] = []
-        for total, i, token in found:
+        for place, (total, i, token) in enumerate(found):
             beam = live[i]
             if token in ends:
+                if place >= beams:
+                    continue
                 is_eog = token in model.eog_ids
                 finish(beam, total, "eog" if is_eog else "stop", None if is_eog else token)
             elif len(onward) < beams:

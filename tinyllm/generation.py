@@ -275,9 +275,10 @@ class StopFinder:
         if not self._strings or self.found is not None:
             return text if self.found is None else ""
         held = self._held + text
-        hits = [(held.find(s), s) for s in self._strings if s in held]
+        # the one that is whole first, whatever the pieces; of several the one that starts first
+        hits = [(held.find(s) + len(s), held.find(s), s) for s in self._strings if s in held]
         if hits:
-            at, self.found = min(hits)
+            _, at, self.found = min(hits)
             self._held = ""
             return held[:at]
         # hold back the longest end that may become a stop string
@@ -397,13 +398,13 @@ class _Run:
         logprobs = None
         if self.options.logprobs is not None:
             k = min(self.options.logprobs, self.model.config.vocab_size)
-            top_ids = np.array([row[2] for row in self.drawn], np.int64).reshape(-1, k)
+            top_ids = np.array([row[2] for row in self.drawn], np.int64).reshape(len(self.drawn), k)
             logprobs = Logprobs(
                 self.model.pieces(np.asarray(self.ids, np.int32)),
                 np.array([row[0] for row in self.drawn], np.float64),
                 np.array([row[1] for row in self.drawn], np.float64),
                 top_ids,
-                np.array([row[3] for row in self.drawn], np.float64).reshape(-1, k),
+                np.array([row[3] for row in self.drawn], np.float64).reshape(len(self.drawn), k),
                 [self.model.pieces(row.astype(np.int32)) for row in top_ids],
             )
         complete = None

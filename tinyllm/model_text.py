@@ -174,8 +174,9 @@ class TextMethods:
     ) -> list[Generation]:
         """Find continuations of high probability.
 
-        In each step every beam is continued with every token, and the best `beams` of all these
-        go on. Texts that have ended are kept aside; the search is over when none of the beams
+        In each step every beam is continued with every token, and the best `beams` of these that
+        do not end the text go on. Those that end it are kept aside if they are among the best
+        `beams` of all (as in Hugging Face's search); the search is over when none of the beams
         can still become better than they are.
 
         Parameters
