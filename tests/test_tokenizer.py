@@ -359,12 +359,15 @@ def test_a_long_run_is_not_quadratic(kind):
     t = KINDS[kind]()
 
     def seconds(size):
-        start = time.perf_counter()
-        t.encode("a" * size + " " * size, False)
-        return time.perf_counter() - start
+        text = "a" * size + " " * size
+        best = 1e9
+        for _ in range(3):
+            start = time.thread_time()
+            t.encode(text, False)
+            best = min(best, time.thread_time() - start)
+        return best
 
-    seconds(1000)
-    assert seconds(40_000) < 40 * max(seconds(5_000), 1e-3)  # quadratic would be 64
+    assert seconds(160_000) < 30 * max(seconds(20_000), 1e-3)  # quadratic would be 64
 
 
 def test_200000_distinct_merges():
@@ -484,6 +487,9 @@ GOOD = {
         ("token_type", [1, 1, 1, 1, 99], r"token_type\[4\] is 99"),
         ("token_type", [-1, 1, 1, 1, 1], r"token_type\[0\] is -1"),
         ("token_type", ["x"] * 5, r"token_type\[0\]"),
+        ("token_type", np.full(5, np.nan), r"token_type\[0\] is nan; expected an int"),
+        ("token_type", np.ones((5, 2), np.int32), r"token_type\[0\]"),
+        ("scores", np.array(["a"] * 5), r"scores\[0\]"),
         ("bos_token_id", "x", "bos_token_id is 'x'"),
         ("bos_token_id", True, "bos_token_id is True"),
         ("add_bos_token", "yes", "add_bos_token is 'yes'"),
