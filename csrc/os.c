@@ -1,5 +1,5 @@
 /* os.c - files, memory, CPUs, clock and threads on Linux, macOS and Windows. */
-#if defined(__linux__)
+#if defined(__linux__) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE // sched_getaffinity
 #elif defined(__APPLE__)
 #define _DARWIN_C_SOURCE
@@ -11,6 +11,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
 
 static const uint8_t no_bytes[1];
 
@@ -90,6 +94,10 @@ size_t tl_page_size(void) {
     SYSTEM_INFO info;
     GetSystemInfo(&info);
     return info.dwPageSize;
+}
+
+void *tl_alloc_huge(size_t bytes) {
+    return tl_alloc(bytes);
 }
 
 uint64_t tl_memory_available(void) {
@@ -251,6 +259,18 @@ static void unmap(struct tl_file *file) {
 size_t tl_page_size(void) {
     long size = sysconf(_SC_PAGESIZE);
     return size > 0 ? (size_t)size : 4096;
+}
+
+void *tl_alloc_huge(size_t bytes) {
+    const size_t page = (size_t)2 << 20;
+    void *p;
+    if (!tl_add_size(bytes, page - 1, &bytes)) return NULL;
+    bytes &= ~(page - 1);
+    p = aligned_alloc(page, bytes);
+#ifdef MADV_HUGEPAGE
+    if (p != NULL) (void)madvise(p, bytes, MADV_HUGEPAGE); // a wish; no harm if it is not granted
+#endif
+    return p;
 }
 
 uint64_t tl_clock_ns(void) {
@@ -596,4 +616,14 @@ void tl_file_close(struct tl_file *file) {
         tl_free((void *)file->data);
     }
     *file = (struct tl_file){.data = no_bytes};
+}
+
+bool tl_cpu_has_dot_product(void) {
+#if defined(__aarch64__) && defined(__linux__)
+    return (getauxval(AT_HWCAP) & (1UL << 20)) != 0; // HWCAP_ASIMDDP of asm/hwcap.h
+#elif defined(__aarch64__) && defined(__APPLE__)
+    return true; // every Apple silicon that runs macOS
+#else
+    return false;
+#endif
 }

@@ -38,6 +38,9 @@ void tl_file_close(struct tl_file *file);
 
 size_t tl_page_size(void);
 
+/* As tl_alloc, for blocks of megabytes: in huge pages where the system has them. */
+void *tl_alloc_huge(size_t bytes);
+
 /*
  * Bytes that this process may still take before the machine swaps or its control group is
  * killed; UINT64_MAX when the system does not tell.
@@ -51,6 +54,9 @@ uint64_t tl_memory_available(void);
  * control group's quota pays for. `cores`: two hardware threads of one core count once.
  */
 int tl_cpu_count(bool cores);
+
+/* Whether an ARM CPU has the integer dot product; false on others. */
+bool tl_cpu_has_dot_product(void);
 
 /* ---- clock ---- */
 

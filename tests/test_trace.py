@@ -2,12 +2,14 @@
 
 import gc
 import re
+import threading
 
 import numpy as np
 import pytest
 
 import build
 import tinyllm as tl
+from tinyllm import _core
 from tinyllm.arena import Arena, Layout
 from tinyllm.taps import match, select, tap_names, tap_shape
 
@@ -232,8 +234,6 @@ def test_a_sessions_captures_have_absolute_positions(model):
 
 
 def test_a_capture_that_does_not_fit_raises_before_anything_runs(model, monkeypatch):
-    from tinyllm import _core
-
     monkeypatch.setattr(_core, "memory_available", lambda: 1 << 20, raising=False)
     layout = model.layout("*")
     with pytest.raises(MemoryError, match=r"takes [0-9,]+ bytes and 1,048,576 are available"):
@@ -272,3 +272,71 @@ def test_ten_thousand_traces_leak_nothing(model):
     before = resident()
     run(10_000)
     assert resident() - before < 256  # pages: one megabyte
+
+
+# --- the memory of captures --------------------------------------------------------------------
+
+
+def test_memory_of_captures_is_used_again():
+    shape = (64, 1024)
+    array = _core.empty(shape)
+    assert array.shape == shape
+    assert array.dtype == np.float32
+    assert array.flags.writeable
+    assert array.flags.c_contiguous
+    address = array.ctypes.data
+    assert address % 64 == 0
+    view = array[3:5]
+    del array
+    other = _core.empty(shape)
+    assert other.ctypes.data != address  # a view keeps the block
+    view[:] = 1
+    del view
+    before = _core.pages_kept()
+    again = _core.empty((65_536,))
+    assert again.ctypes.data == address
+    assert _core.pages_kept() == before - again.nbytes
+    del again
+    assert _core.pages_kept() == before
+
+
+def test_the_memory_that_is_kept_is_bounded():
+    arrays = [_core.empty((1 << 21,)) for _ in range(100)]  # 800 MiB, never touched
+    del arrays
+    assert _core.pages_kept() <= 512 << 20
+    sizes = [_core.empty((20_000 + 3000 * i,)) for i in range(200)]
+    del sizes
+    assert _core.pages_kept() <= 512 << 20
+
+
+def test_empty_refuses_what_is_no_shape():
+    assert _core.empty(()).shape == ()
+    assert _core.empty((0, 5)).size == 0
+    with pytest.raises(ValueError, match=r"shape\[1\] is -1"):
+        _core.empty((2, -1))
+    with pytest.raises(TypeError, match="tuple"):
+        _core.empty(3)
+    with pytest.raises(TypeError):
+        _core.empty((1.5,))
+    with pytest.raises(MemoryError):
+        _core.empty((2**40, 2**40))
+    with pytest.raises(MemoryError):
+        _core.empty((2**60,))
+
+
+def test_captures_from_several_threads(model):
+    want = model.trace(IDS * 10, "*")
+    wrong = []
+
+    def work():
+        for _ in range(20):
+            t = model.trace(IDS * 10, "*")
+            if not all(np.array_equal(t[name], want[name]) for name in t):
+                wrong.append(1)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []

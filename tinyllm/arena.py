@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
-
 from . import _core
 from .config import Config
 from .taps import Floats, Tap
@@ -182,7 +180,7 @@ class Arena:
                 ]
             else:
                 shapes = [tap.shape(layout.config, total, total)]
-            blocks = [np.empty((count, *shape), np.float32) for shape in shapes]
+            blocks = [_core.empty((count, *shape)) for shape in shapes]
             for piece, block in enumerate(blocks):
                 for at, layer, n in family.runs:
                     part = block if n == count else block[at : at + n]

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -41,7 +41,11 @@ def write_page(trace: Trace, path: str | os.PathLike[str]) -> None:
     >>> write_page(tl.load().trace("ROMEO:", "*"), "trace.html")
     """
     text = page(trace).encode()
-    _write_atomically(os.fsdecode(path), lambda file: file.write(text) and None)
+
+    def write(file: BinaryIO) -> None:
+        file.write(text)
+
+    _write_atomically(os.fsdecode(path), write)
 
 
 def page(trace: Trace) -> str:

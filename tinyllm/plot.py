@@ -238,7 +238,7 @@ def lens(
     if isinstance(result, Trace):
         result = _lens(result, 1, taps=taps, model=model)
     layers, tokens, _ = result.ids.shape
-    ax = _axes(ax, 2 + 0.62 * min(tokens, 40), 1.2 + 0.32 * min(layers, 40))
+    ax = _axes(ax, 2 + 0.6 * min(tokens, 40), 1.4 + 0.45 * min(layers, 40))
     image = ax.imshow(
         result.probs[:, :, 0], cmap="viridis", vmin=0, vmax=1, aspect="auto", origin="lower"
     )
@@ -252,7 +252,7 @@ def lens(
                     _label(result.pieces[layer][token][0]),
                     ha="center",
                     va="center",
-                    fontsize=6,
+                    fontsize=7,
                     color="white" if result.probs[layer, token, 0] < 0.6 else "black",
                 )
     _token_ticks(ax, result.tokens, "x")
@@ -299,8 +299,7 @@ def norms(trace: Trace, *, ax: Any = None) -> Any:
         )
         ax.plot(layers, values.mean(axis=1), marker="o", markersize=3, label=family)
         ax.fill_between(layers, values.min(axis=1), values.max(axis=1), alpha=0.15)
-    ax.set_xticks(range(trace.config.layers))
-    ax.locator_params(axis="x", nbins=12, integer=True)
+    ax.locator_params(axis="x", integer=True)
     ax.set_xlabel("layer")
     ax.set_ylabel("norm, over tokens")
     ax.set_yscale("log")

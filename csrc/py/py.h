@@ -19,7 +19,7 @@ typedef struct {
     PyObject *error;             // tinyllm.errors.Error
     PyObject *format_error;      //
     PyObject *unsupported_error; //
-    PyTypeObject *types[8];      // in the order of type_specs[] in py_module.c
+    PyTypeObject *types[12];     // in the order of type_specs[] in py_module.c
     int n_types;
 } tlpy_state;
 
@@ -58,6 +58,9 @@ int tlpy_array_init(void);
 
 /* A new C-contiguous array and where its data starts; NULL with an exception set. */
 PyObject *tlpy_array_new(enum tlpy_dtype dtype, int ndim, const size_t *shape, void **data);
+
+/* A new float32 array, not cleared, in memory that is used again when it is gone. */
+PyObject *tlpy_array_pooled(int ndim, const size_t *shape);
 
 /* A read-only view of memory that `owner` keeps alive. */
 PyObject *tlpy_array_view(enum tlpy_dtype dtype, int ndim, const size_t *shape, const void *data,

@@ -1,4 +1,5 @@
 /* py_array.c - the only file that includes NumPy. */
+#include "pages.h"
 #include "py.h"
 
 #define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
@@ -40,6 +41,37 @@ PyObject *tlpy_array_new(enum tlpy_dtype dtype, int ndim, const size_t *shape, v
     if (!dims_from(ndim, shape, dims)) return NULL;
     array = PyArray_SimpleNew(ndim, dims, typenums[dtype]);
     if (array != NULL) *data = PyArray_DATA((PyArrayObject *)array);
+    return array;
+}
+
+static void give_back(PyObject *capsule) {
+    const size_t bytes = (size_t)(uintptr_t)PyCapsule_GetContext(capsule);
+    tl_pages_give(PyCapsule_GetPointer(capsule, NULL), bytes);
+}
+
+PyObject *tlpy_array_pooled(int ndim, const size_t *shape) {
+    npy_intp dims[NPY_MAXDIMS_LEGACY_ITERS];
+    PyObject *array, *owner;
+    size_t bytes = sizeof(float);
+    void *data;
+    if (!dims_from(ndim, shape, dims)) return NULL;
+    for (int i = 0; i < ndim; i++) {
+        if (!tl_mul_size(bytes, shape[i], &bytes)) return PyErr_NoMemory();
+    }
+    data = tl_pages_take(bytes);
+    if (data == NULL) return PyErr_NoMemory();
+    owner = PyCapsule_New(data, NULL, give_back);
+    if (owner == NULL) {
+        tl_pages_give(data, bytes);
+        return NULL;
+    }
+    PyCapsule_SetContext(owner, (void *)(uintptr_t)bytes);
+    array = PyArray_SimpleNewFromData(ndim, dims, NPY_FLOAT32, data);
+    if (array == NULL) {
+        Py_DECREF(owner);
+    } else if (PyArray_SetBaseObject((PyArrayObject *)array, owner) < 0) { // took the reference
+        Py_CLEAR(array);
+    }
     return array;
 }
 

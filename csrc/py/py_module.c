@@ -2,8 +2,10 @@
 #include "py.h"
 
 #include "os.h"
+#include "pages.h"
 #include "pool.h"
 #include "py_gguf.h"
+#include "py_grammar.h"
 #include "py_model.h"
 #include "py_tokenize.h"
 #include "py_weight.h"
@@ -12,8 +14,8 @@
 
 /* Types of the module, one row each; the index is the type's place in tlpy_state.types. */
 static PyType_Spec *const type_specs[] = {
-    &tlpy_weight_spec,  &tlpy_gguf_file_spec, &tlpy_model_spec,
-    &tlpy_session_spec, &tlpy_encoder_spec,   NULL,
+    &tlpy_weight_spec,  &tlpy_gguf_file_spec, &tlpy_model_spec,     &tlpy_session_spec,
+    &tlpy_encoder_spec, &tlpy_trie_spec,      &tlpy_automaton_spec, NULL,
 };
 
 PyTypeObject *tlpy_type(const tlpy_state *st, const PyType_Spec *spec) {
@@ -109,6 +111,60 @@ static PyObject *memory_available(PyObject *module, PyObject *ignored) {
     return PyLong_FromUnsignedLongLong(tl_memory_available());
 }
 
+PyDoc_STRVAR(empty_doc,
+             "empty(shape, /)\n"
+             "--\n"
+             "\n"
+             "A float32 array, not initialized. Its memory goes to a bounded cache when the array\n"
+             "is gone, from which the next array of about that size takes it.\n"
+             "\n"
+             "Parameters\n"
+             "----------\n"
+             "shape : tuple of int\n"
+             "    Up to 32 sizes.\n"
+             "\n"
+             "Raises\n"
+             "------\n"
+             "MemoryError\n"
+             "    There is no memory of that size.\n"
+             "\n"
+             "Examples\n"
+             "--------\n"
+             ">>> from tinyllm import _core\n"
+             ">>> _core.empty((2, 3)).shape\n"
+             "(2, 3)\n");
+
+static PyObject *empty(PyObject *module, PyObject *arg) {
+    size_t shape[32];
+    Py_ssize_t n;
+    (void)module;
+    if (!PyTuple_Check(arg) || PyTuple_Size(arg) > 32) {
+        PyErr_SetString(PyExc_TypeError, "shape must be a tuple of up to 32 sizes");
+        return NULL;
+    }
+    n = PyTuple_Size(arg);
+    for (Py_ssize_t i = 0; i < n; i++) {
+        const Py_ssize_t size = PyNumber_AsSsize_t(PyTuple_GetItem(arg, i), PyExc_OverflowError);
+        if (size == -1 && PyErr_Occurred()) return NULL;
+        if (size < 0) {
+            PyErr_Format(PyExc_ValueError, "shape[%zd] is %zd; expected 0 or more", i, size);
+            return NULL;
+        }
+        shape[i] = (size_t)size;
+    }
+    return tlpy_array_pooled((int)n, shape);
+}
+
+PyDoc_STRVAR(pages_kept_doc, "pages_kept($module, /)\n"
+                             "--\n"
+                             "\n"
+                             "Bytes that `empty` keeps for its next arrays.\n");
+
+static PyObject *pages_kept(PyObject *module, PyObject *ignored) {
+    (void)module, (void)ignored;
+    return PyLong_FromSize_t(tl_pages_kept());
+}
+
 static bool add_taps(PyObject *module) {
     PyObject *taps = tlpy_taps();
     const bool ok = taps != NULL && PyModule_AddObjectRef(module, "TAPS", taps) == 0;
@@ -118,6 +174,8 @@ static bool add_taps(PyObject *module) {
 
 static PyMethodDef methods[] = {
     {"cpu_count", cpu_count, METH_NOARGS, cpu_count_doc},
+    {"empty", empty, METH_O, empty_doc},
+    {"pages_kept", pages_kept, METH_NOARGS, pages_kept_doc},
     {"memory_available", memory_available, METH_NOARGS, memory_available_doc},
     {"tensor_types", tlpy_tensor_types, METH_NOARGS,
      "tensor_types()\n--\n\n"
