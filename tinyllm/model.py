@@ -17,6 +17,7 @@ from .config import Config, read_config
 from .errors import FormatError
 from .generation import Generation, Stepper
 from .html import Table
+from .progress import Progress
 from .session import Rows, Session
 from .taps import Capture, Floats, Tap, all_taps, runs_from, select
 from .tokenizer import Tokenizer, load_tokenizer, tokenizer_from_metadata
@@ -298,17 +299,19 @@ class Model:
             dispatch = Dispatcher(edits, lengths)
             needed = self._needed(dispatch.edits, arena.layout)
             captures = captures + Arena(needed, lengths, contexts).captures
-        logits = self.core.forward(
-            tuple(sessions),
-            tuple(tokens),
-            np.asarray(rows, np.int64),
-            threads=self.threads,
-            captures=tuple(captures),
-            edits=() if dispatch is None else dispatch.edits,
-            edit=dispatch,
-            first_layer=first_layer,
-            resid=None if resid is None else np.ascontiguousarray(resid, np.float32),
-        )
+        with Progress(1.0, f"running {sum(lengths)} tokens", sum(lengths) > 1) as bar:
+            logits = self.core.forward(
+                tuple(sessions),
+                tuple(tokens),
+                np.asarray(rows, np.int64),
+                threads=self.threads,
+                captures=tuple(captures),
+                edits=() if dispatch is None else dispatch.edits,
+                edit=dispatch,
+                first_layer=first_layer,
+                resid=None if resid is None else np.ascontiguousarray(resid, np.float32),
+                progress=bar.to if bar.shown else None,
+            )
         if layout is None:
             return logits, []
         return logits, [
