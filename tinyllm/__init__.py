@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import tinyllm.plot as plot
+    import tinyllm.plot as plot  # noqa: F401
 
     from .analysis import attention_entropy as attention_entropy
     from .analysis import attribution as attribution

@@ -73,7 +73,11 @@ class Progress:
                 pass
             else:
                 self._tqdm = tqdm(
-                    total=self._total, desc=self._label, file=self._stream, leave=False
+                    total=self._total,
+                    desc=self._label,
+                    file=self._stream,
+                    leave=False,
+                    bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
                 )
                 before = 0.0
         if self._tqdm is not None:
