@@ -30,14 +30,14 @@ TL_INLINE v16i twice(v16i x) {
     return v16i_or_and(v16i_sll(x, 16), x, v16i_set1(0xffff));
 }
 
-TL_INLINE v16 load_halves(const uint8_t *const *row, size_t at) {
+TL_INLINE v16 load_halves(const struct rows *row, size_t at) {
     uint16_t half[16];
-    for (int r = 0; r < 16; r++) memcpy(&half[r], row[r] + at, 2);
+    for (int r = 0; r < 16; r++) memcpy(&half[r], row->at[r] + at, 2);
     return v16_load_f16(half);
 }
 
 /* Q4_K and Q5_K: the 16 bytes before the values. */
-TL_INLINE void fill_header_k4(const uint8_t *const *row, size_t first, struct panel *p) {
+TL_INLINE void fill_header_k4(const struct rows *row, size_t first, struct panel *p) {
     v16i x[4], scales[2], mins[2];
     v16i_load_16_bytes(row, 0, x);
     v16_store(&p->u.k.d[first], v16_from_low_halves(x[0]));
@@ -56,7 +56,7 @@ TL_INLINE void fill_header_k4(const uint8_t *const *row, size_t first, struct pa
     }
 }
 
-TL_INLINE void fill_q4_k(const uint8_t *const *row, size_t first, struct panel *p) {
+TL_INLINE void fill_q4_k(const struct rows *row, size_t first, struct panel *p) {
     fill_header_k4(row, first, p);
     for (int c = 0; c < 4; c++) {
         v16i x[8];
@@ -68,7 +68,7 @@ TL_INLINE void fill_q4_k(const uint8_t *const *row, size_t first, struct panel *
     }
 }
 
-TL_INLINE void fill_q5_k(const uint8_t *const *row, size_t first, struct panel *p) {
+TL_INLINE void fill_q5_k(const struct rows *row, size_t first, struct panel *p) {
     v16i high[8];
     fill_header_k4(row, first, p);
     v16i_load_32_bytes(row, 16, high);
@@ -85,7 +85,7 @@ TL_INLINE void fill_q5_k(const uint8_t *const *row, size_t first, struct panel *
     }
 }
 
-TL_INLINE void fill_q6_k(const uint8_t *const *row, size_t first, struct panel *p) {
+TL_INLINE void fill_q6_k(const struct rows *row, size_t first, struct panel *p) {
     v16i scales[4];
     v16_store(&p->u.k.d[first], load_halves(row, 208));
     v16i_load_16_bytes(row, 192, scales);
@@ -114,7 +114,7 @@ TL_INLINE void fill_q6_k(const uint8_t *const *row, size_t first, struct panel *
 }
 
 #if TL_OFFSET_Q8_0 >= 0
-TL_INLINE void fill_q8_0(const uint8_t *const *row, size_t first, struct panel *p) {
+TL_INLINE void fill_q8_0(const struct rows *row, size_t first, struct panel *p) {
     for (size_t b = 0; b < 8; b++) {
         v16i x[8];
         v16_store(&p->u.b.d[b][first], load_halves(row, 34 * b));
@@ -126,7 +126,7 @@ TL_INLINE void fill_q8_0(const uint8_t *const *row, size_t first, struct panel *
 }
 #else
 /* int16, two of a row in each lane */
-TL_INLINE void fill_q8_0(const uint8_t *const *row, size_t first, struct panel *p) {
+TL_INLINE void fill_q8_0(const struct rows *row, size_t first, struct panel *p) {
     for (size_t b = 0; b < 8; b++) {
         v16i x[8];
         v16_store(&p->u.b.d[b][first], load_halves(row, 34 * b));
@@ -140,7 +140,7 @@ TL_INLINE void fill_q8_0(const uint8_t *const *row, size_t first, struct panel *
 #endif
 
 /* Nibbles of blocks of 32: `bytes` per block, the values in its last 16. */
-TL_INLINE void fill_nibbles_32(const uint8_t *const *row, const size_t bytes, const bool has_min,
+TL_INLINE void fill_nibbles_32(const struct rows *row, const size_t bytes, const bool has_min,
                                size_t first, struct panel *p) {
     for (size_t b = 0; b < 8; b++) {
         v16i x[4];
@@ -155,12 +155,12 @@ TL_INLINE void fill_nibbles_32(const uint8_t *const *row, const size_t bytes, co
 }
 
 /* One bit for each value of the 32: dword i of the result has the bits 4 i to 4 i + 3 << 4. */
-TL_INLINE void fill_fives_32(const uint8_t *const *row, const size_t bytes, const bool has_min,
+TL_INLINE void fill_fives_32(const struct rows *row, const size_t bytes, const bool has_min,
                              size_t first, struct panel *p) {
     fill_nibbles_32(row, bytes, has_min, first, p);
     for (size_t b = 0; b < 8; b++) {
         int32_t bits[16];
-        for (int r = 0; r < 16; r++) memcpy(&bits[r], row[r] + bytes * b + bytes - 20, 4);
+        for (int r = 0; r < 16; r++) memcpy(&bits[r], row->at[r] + bytes * b + bytes - 20, 4);
         v16i high = v16i_load(bits);
         for (size_t i = 0; i < 8; i++) {
             // the lowest four bits to the bits 4 of the four bytes
@@ -174,7 +174,7 @@ TL_INLINE void fill_fives_32(const uint8_t *const *row, const size_t bytes, cons
     }
 }
 
-TL_INLINE void fill_rows(const struct tl_type_info *type, const uint8_t *const *row, size_t blocks,
+TL_INLINE void fill_rows(const struct tl_type_info *type, const struct rows *row, size_t blocks,
                          size_t first, struct panel *panel) {
     const bool whole = blocks * (size_t)type->items == TL_CHUNK;
     switch (whole ? type_id(type) : TL_TYPE_COUNT) {

@@ -61,21 +61,9 @@ static bool has_avx512vnni(void) {
 
 #if TL_ARM && !defined(TL_SIMDE)
 
-#if defined(__linux__)
-#include <sys/auxv.h>
-#define HWCAP_DOT_PRODUCT (1UL << 20) // asm/hwcap.h: HWCAP_ASIMDDP
 static bool has_neon(void) {
-    return (getauxval(AT_HWCAP) & HWCAP_DOT_PRODUCT) != 0;
+    return tl_cpu_has_dot_product();
 }
-#elif defined(__APPLE__)
-static bool has_neon(void) {
-    return true; // every Apple silicon that runs macOS
-}
-#else
-static bool has_neon(void) {
-    return false;
-}
-#endif
 
 #endif
 

@@ -313,7 +313,7 @@ static void scale_offsets(const struct tl_type_info *type, size_t first, struct 
  * One chunk of 16 rows, any type. `first` is 0 or 16: where in the panel these rows go. A row
  * that is not there repeats the last one; nobody reads its sums.
  */
-static void fill_any(const struct tl_type_info *type, const uint8_t *const *row, size_t blocks,
+static void fill_any(const struct tl_type_info *type, const struct rows *row, size_t blocks,
                      size_t first, struct panel *panel) {
     const int offset = traits_of(type_id(type)).offset;
     const int steps = steps_of(int_in_bytes(type));
@@ -321,10 +321,10 @@ static void fill_any(const struct tl_type_info *type, const uint8_t *const *row,
     struct tl_chunk chunk;
     for (size_t r = 0; r < 16; r++) {
         const size_t at = first + r;
-        if (r > 0 && row[r] == row[r - 1]) {
+        if (r > 0 && row->at[r] == row->at[r - 1]) {
             memcpy(words[r], words[r - 1], sizeof(words[r]));
         } else {
-            type->unpack(row[r], blocks, &chunk);
+            type->unpack(row->at[r], blocks, &chunk);
             if (int_in_bytes(type)) {
                 uint8_t q[TL_CHUNK];
                 for (int k = 0; k < TL_CHUNK; k++) q[k] = (uint8_t)(chunk.q[k] + offset);
@@ -622,15 +622,6 @@ TL_INLINE void tile_add(const enum layout layout, enum tl_type id, const struct 
 #undef CASE_32
 }
 
-/* A part of the rows that come next is fetched while these are worked on. */
-TL_INLINE void prefetch(const uint8_t *p, size_t bytes) {
-#if defined(__GNUC__)
-    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
-#else
-    (void)p, (void)bytes;
-#endif
-}
-
 TL_INLINE void panel_matmul(const enum layout layout, const int tile, const struct tl_matrix *w,
                             size_t row0, size_t row1, const void *packed, size_t tokens, float *y,
                             size_t y_stride, void *scratch) {
@@ -639,7 +630,6 @@ TL_INLINE void panel_matmul(const enum layout layout, const int tile, const stru
     const size_t blocks = w->cols / (size_t)type->items;
     const size_t chunks = round_up(w->cols, TL_CHUNK) / TL_CHUNK;
     const size_t tiles = (tokens + (size_t)tile - 1) / (size_t)tile;
-    const size_t ahead = PANEL_ROWS * w->row_bytes;
     const size_t chunks_at_once = tile == 1 ? 1 : PANEL_CHUNKS;
     struct panel *panels = scratch;
     const size_t sum_bytes = layout < LAYOUT_FAST_BYTES ? sizeof(double) : sizeof(float);
@@ -651,18 +641,15 @@ TL_INLINE void panel_matmul(const enum layout layout, const int tile, const stru
         memset(sums, 0, tiles * (size_t)tile * PANEL_ROWS * sum_bytes);
         for (size_t c0 = 0; c0 < chunks; c0 += chunks_at_once) {
             const size_t n = TL_MIN(chunks - c0, chunks_at_once);
-            if (row1 - row >= 2 * PANEL_ROWS) {
-                prefetch(src + ahead + ahead / chunks * c0, ahead / chunks * n);
-            }
             for (size_t c = 0; c < n; c++) {
                 const size_t first = (c0 + c) * per_chunk;
                 for (size_t r0 = 0; r0 < PANEL_ROWS; r0 += 16) {
-                    const uint8_t *at[16];
+                    struct rows at = {.ahead = PANEL_ROWS * w->row_bytes};
                     for (size_t r = 0; r < 16; r++) {
-                        at[r] = src + TL_MIN(r0 + r, rows - 1) * w->row_bytes +
-                                first * (size_t)type->bytes;
+                        at.at[r] = src + TL_MIN(r0 + r, rows - 1) * w->row_bytes +
+                                   first * (size_t)type->bytes;
                     }
-                    fill_rows(type, at, TL_MIN(blocks - first, per_chunk), r0, &panels[c]);
+                    fill_rows(type, &at, TL_MIN(blocks - first, per_chunk), r0, &panels[c]);
                 }
             }
             for (size_t i = 0; i < tiles; i++) {

@@ -121,45 +121,31 @@ TL_INLINE float add_lanes(float y, v16 s) {
     return y;
 }
 
-/* `n` (1 or 2) neighbouring rows times one token. */
-TL_INLINE void float_rows(const struct tl_matrix *w, enum float_type type, size_t row, const int n,
-                          const float *x, float *y) {
-    const size_t size = float_size(type), cols = w->cols;
-    float sum[2] = {0, 0};
+/* One row times one token. One after another: two rows at once would be two streams of memory. */
+TL_INLINE float float_row(const uint8_t *row, enum float_type type, size_t cols, const float *x) {
+    const size_t size = float_size(type);
+    float sum = 0;
     for (size_t k0 = 0; k0 < cols; k0 += SUPERCHUNK) {
         size_t end = cols - k0 < SUPERCHUNK ? cols : k0 + SUPERCHUNK, k = k0;
-        v16 s[2] = {v16_set1(0), v16_set1(0)};
+        v16 s = v16_set1(0);
         for (; k + 16 <= end; k += 16) {
-            v16 activation = v16_load(x + k);
-            for (int r = 0; r < n; r++) {
-                const uint8_t *p = w->data + (row + (size_t)r) * w->row_bytes + k * size;
-                s[r] = v16_fma(load_weights(type, p), activation, s[r]);
-            }
+            s = v16_fma(load_weights(type, row + k * size), v16_load(x + k), s);
         }
         if (k < end) {
-            v16 activation = v16_load(x + k);
-            for (int r = 0; r < n; r++) {
-                const uint8_t *p = w->data + (row + (size_t)r) * w->row_bytes + k * size;
-                s[r] = v16_fma(load_weights_part(type, p, end - k), activation, s[r]);
-            }
+            s = v16_fma(load_weights_part(type, row + k * size, end - k), v16_load(x + k), s);
         }
-        for (int r = 0; r < n; r++) sum[r] = add_lanes(sum[r], s[r]);
+        sum = add_lanes(sum, s);
     }
-    for (int r = 0; r < n; r++) y[r] = sum[r];
+    return sum;
 }
 
 TL_INLINE void float_matvec(const struct tl_matrix *w, enum float_type type, size_t row0,
                             size_t row1, const float *x, size_t tokens, float *y, size_t y_stride) {
     const size_t stride = round_up(w->cols, 16);
-    size_t row = row0;
-    for (; row + 2 <= row1; row += 2) {
+    for (size_t row = row0; row < row1; row++) {
+        const uint8_t *p = w->data + row * w->row_bytes;
         for (size_t t = 0; t < tokens; t++) {
-            float_rows(w, type, row, 2, x + t * stride, y + t * y_stride + row);
-        }
-    }
-    if (row < row1) {
-        for (size_t t = 0; t < tokens; t++) {
-            float_rows(w, type, row, 1, x + t * stride, y + t * y_stride + row);
+            y[t * y_stride + row] = float_row(p, type, w->cols, x + t * stride);
         }
     }
 }

@@ -1,5 +1,5 @@
 /* os.c - files, memory, CPUs, clock and threads on Linux, macOS and Windows. */
-#if defined(__linux__)
+#if defined(__linux__) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE // sched_getaffinity
 #elif defined(__APPLE__)
 #define _DARWIN_C_SOURCE
@@ -11,6 +11,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
 
 static const uint8_t no_bytes[1];
 
@@ -612,4 +616,14 @@ void tl_file_close(struct tl_file *file) {
         tl_free((void *)file->data);
     }
     *file = (struct tl_file){.data = no_bytes};
+}
+
+bool tl_cpu_has_dot_product(void) {
+#if defined(__aarch64__) && defined(__linux__)
+    return (getauxval(AT_HWCAP) & (1UL << 20)) != 0; // HWCAP_ASIMDDP of asm/hwcap.h
+#elif defined(__aarch64__) && defined(__APPLE__)
+    return true; // every Apple silicon that runs macOS
+#else
+    return false;
+#endif
 }

@@ -55,6 +55,9 @@ uint64_t tl_memory_available(void);
  */
 int tl_cpu_count(bool cores);
 
+/* Whether an ARM CPU has the integer dot product; false on others. */
+bool tl_cpu_has_dot_product(void);
+
 /* ---- clock ---- */
 
 /* Nanoseconds since some moment in the past; never goes back. */

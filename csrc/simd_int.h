@@ -16,6 +16,21 @@
  */
 #include "simd.h"
 
+/* Sixteen rows that are read together, and how far ahead lie the rows to read after them. */
+struct rows {
+    const uint8_t *at[16];
+    size_t ahead;
+};
+
+/* Memory is slow to answer: ask for the next rows a little with every load of these. */
+TL_INLINE const uint8_t *row_at(const struct rows *rows, int i, size_t at) {
+    const uint8_t *p = rows->at[i] + at;
+#if defined(__GNUC__)
+    __builtin_prefetch(p + rows->ahead, 0, 2);
+#endif
+    return p;
+}
+
 #if TL_SIMD == TL_SIMD_AVX2
 
 typedef struct {
@@ -233,22 +248,23 @@ TL_INLINE void v16i_transpose(v16i x[16]) {
 }
 
 /* The same 32 bytes of 16 rows: x[i] holds their dwords i. */
-TL_INLINE void v16i_load_32_bytes(const uint8_t *const *row, size_t at, v16i x[8]) {
+TL_INLINE void v16i_load_32_bytes(const struct rows *row, size_t at, v16i x[8]) {
     __m256i low[8], high[8];
     for (int i = 0; i < 8; i++) {
-        low[i] = _mm256_loadu_si256((const __m256i *)(const void *)(row[i] + at));
-        high[i] = _mm256_loadu_si256((const __m256i *)(const void *)(row[i + 8] + at));
+        low[i] = _mm256_loadu_si256((const __m256i *)(const void *)row_at(row, i, at));
+        high[i] = _mm256_loadu_si256((const __m256i *)(const void *)row_at(row, i + 8, at));
     }
     transpose_8(low);
     transpose_8(high);
     for (int i = 0; i < 8; i++) x[i] = (v16i){low[i], high[i]};
 }
 /* The same for 16 bytes and four dwords. */
-TL_INLINE void half_load_16_bytes(const uint8_t *const *row, size_t at, __m256i x[4]) {
+TL_INLINE void half_load_16_bytes(const struct rows *row, int first, size_t at, __m256i x[4]) {
     __m256i t[4];
     for (int i = 0; i < 4; i++) {
-        t[i] = _mm256_set_m128i(_mm_loadu_si128((const __m128i *)(const void *)(row[i + 4] + at)),
-                                _mm_loadu_si128((const __m128i *)(const void *)(row[i] + at)));
+        t[i] = _mm256_set_m128i(
+            _mm_loadu_si128((const __m128i *)(const void *)row_at(row, first + i + 4, at)),
+            _mm_loadu_si128((const __m128i *)(const void *)row_at(row, first + i, at)));
     }
     __m256i a = _mm256_unpacklo_epi32(t[0], t[1]), b = _mm256_unpackhi_epi32(t[0], t[1]);
     __m256i c = _mm256_unpacklo_epi32(t[2], t[3]), d = _mm256_unpackhi_epi32(t[2], t[3]);
@@ -257,10 +273,10 @@ TL_INLINE void half_load_16_bytes(const uint8_t *const *row, size_t at, __m256i 
     x[2] = _mm256_unpacklo_epi64(b, d);
     x[3] = _mm256_unpackhi_epi64(b, d);
 }
-TL_INLINE void v16i_load_16_bytes(const uint8_t *const *row, size_t at, v16i x[4]) {
+TL_INLINE void v16i_load_16_bytes(const struct rows *row, size_t at, v16i x[4]) {
     __m256i low[4], high[4];
-    half_load_16_bytes(row, at, low);
-    half_load_16_bytes(row + 8, at, high);
+    half_load_16_bytes(row, 0, at, low);
+    half_load_16_bytes(row, 8, at, high);
     for (int i = 0; i < 4; i++) x[i] = (v16i){low[i], high[i]};
 }
 
@@ -367,10 +383,11 @@ TL_INLINE v16 v16_from_low_halves(v16i x) {
     return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x));
 }
 /* The same 32 bytes of 16 rows: x[i] holds their dwords i. */
-TL_INLINE void v16i_load_32_bytes(const uint8_t *const *row, size_t at, v16i x[8]) {
+TL_INLINE void v16i_load_32_bytes(const struct rows *row, size_t at, v16i x[8]) {
     __m512i t[8];
     for (int i = 0; i < 8; i++) {
-        const uint8_t *low = row[i / 4 * 8 + i % 4] + at, *high = row[i / 4 * 8 + i % 4 + 4] + at;
+        const uint8_t *low = row_at(row, i / 4 * 8 + i % 4, at),
+                      *high = row_at(row, i / 4 * 8 + i % 4 + 4, at);
         t[i] = _mm512_inserti64x4(
             _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)low)),
             _mm256_loadu_si256((const __m256i *)(const void *)high), 1);
@@ -392,12 +409,12 @@ TL_INLINE void v16i_load_32_bytes(const uint8_t *const *row, size_t at, v16i x[8
 }
 
 /* The same for 16 bytes and four dwords. */
-TL_INLINE void v16i_load_16_bytes(const uint8_t *const *row, size_t at, v16i x[4]) {
+TL_INLINE void v16i_load_16_bytes(const struct rows *row, size_t at, v16i x[4]) {
     __m512i t[4];
     for (int i = 0; i < 4; i++) {
         __m128i part[4];
         for (int j = 0; j < 4; j++) {
-            part[j] = _mm_loadu_si128((const __m128i *)(const void *)(row[4 * j + i] + at));
+            part[j] = _mm_loadu_si128((const __m128i *)(const void *)row_at(row, 4 * j + i, at));
         }
         t[i] = _mm512_inserti64x4(
             _mm512_castsi256_si512(
@@ -609,16 +626,17 @@ TL_INLINE void v16i_transpose(v16i x[16]) {
     }
 }
 /* The same 16 bytes of 16 rows: x[i] holds their dwords i. */
-TL_INLINE void v16i_load_16_bytes(const uint8_t *const *row, size_t at, v16i x[4]) {
+TL_INLINE void v16i_load_16_bytes(const struct rows *row, size_t at, v16i x[4]) {
     for (int q = 0; q < 4; q++) {
         int32x4_t part[4];
-        for (int i = 0; i < 4; i++) part[i] = vreinterpretq_s32_u8(vld1q_u8(row[4 * q + i] + at));
+        for (int i = 0; i < 4; i++)
+            part[i] = vreinterpretq_s32_u8(vld1q_u8(row_at(row, 4 * q + i, at)));
         transpose_4(part);
         for (int i = 0; i < 4; i++) x[i].v[q] = part[i];
     }
 }
 /* The same for 32 bytes and eight dwords. */
-TL_INLINE void v16i_load_32_bytes(const uint8_t *const *row, size_t at, v16i x[8]) {
+TL_INLINE void v16i_load_32_bytes(const struct rows *row, size_t at, v16i x[8]) {
     v16i_load_16_bytes(row, at, x);
     v16i_load_16_bytes(row, at + 16, x + 4);
 }

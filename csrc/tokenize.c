@@ -434,24 +434,33 @@ static size_t lead_size(uint8_t lead) {
     return lead < 0xC0 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
 }
 
-static int start_nodes(struct work *w, size_t size, size_t *count, struct tl_error *err) {
+static int start_nodes(struct work *w, size_t size, size_t *count, struct tl_ids *out,
+                       struct tl_error *err) {
+    const struct tl_encoder *e = w->e;
     void *items = w->nodes;
     size_t n = 0;
     if (reserve(&items, &w->nodes_capacity, size, sizeof *w->nodes, err) < 0) return err->status;
     w->nodes = items;
-    for (size_t at = 0; at < size; n++) {
+    for (size_t at = 0; at < size;) {
         struct node *node = &w->nodes[n];
+        const uint8_t byte = w->word[at];
         node->start = at;
-        if (w->e->kind == TL_ENCODER_BPE_BYTES) {
+        if (e->kind == TL_ENCODER_BPE_BYTES) {
             node->size = 1;
-            node->symbol = w->e->byte_symbols[w->word[at]];
+            node->symbol = e->byte_symbols[byte];
         } else {
-            node->size = TL_MIN(lead_size(w->word[at]), size - at);
-            node->symbol = find_symbol(w->e, w->word + at, node->size);
+            node->size = TL_MIN(lead_size(byte), size - at);
+            node->symbol = find_symbol(e, w->word + at, node->size);
         }
         at += node->size;
+        if (e->kind == TL_ENCODER_BPE_BYTES && e->symbols[node->symbol].token < 0) {
+            // as in Hugging Face's BPE: what is no token is not there for the merges either
+            out->dropped[byte >> 3] |= (uint8_t)(1u << (byte & 7));
+            continue;
+        }
         node->before = (uint32_t)n - 1;
         node->after = (uint32_t)n + 1;
+        n++;
     }
     *count = n;
     return TL_OK;
@@ -484,7 +493,7 @@ static int merge_word(struct work *w, const uint8_t *word, size_t size, struct t
     if (size >= UINT32_MAX) return tl_fail(err, TL_EARG, "a word of %zu bytes is too long", size);
     w->word = word;
     w->n_heap = 0;
-    if (start_nodes(w, size, &count, err) < 0) return err->status;
+    if (start_nodes(w, size, &count, out, err) < 0) return err->status;
     for (size_t i = 0; i + 1 < count; i++) {
         if (consider(w, (uint32_t)i, (uint32_t)i + 1, err) < 0) return err->status;
     }
@@ -505,9 +514,11 @@ static int merge_word(struct work *w, const uint8_t *word, size_t size, struct t
     }
     for (size_t i = 0; i < count; i = w->nodes[i].after) {
         const struct node *node = &w->nodes[i];
-        const int32_t id = node->symbol == NO_SYMBOL ? -1 : e->symbols[node->symbol].token;
-        const int status =
-            id >= 0 ? add_id(out, id, err) : add_bytes(e, word + node->start, node->size, out, err);
+        const struct symbol *symbol = node->symbol == NO_SYMBOL ? NULL : &e->symbols[node->symbol];
+        const uint8_t *bytes = symbol == NULL ? word + node->start : e->arena + symbol->start;
+        const int status = symbol != NULL && symbol->token >= 0
+                               ? add_id(out, symbol->token, err)
+                               : add_bytes(e, bytes, node->size, out, err);
         if (status < 0) return status;
     }
     return TL_OK;

@@ -106,8 +106,13 @@ def build(metadata: dict[str, Any], pre_name: str | None = None, specials: bool 
         scores = [(token, float(s)) for token, s in zip(tokens, get("scores"), strict=True)]
         t = hf.Tokenizer(models.Unigram(scores, int(get("unknown_token_id"))))
         charsmap = bytes(int(x) & 255 for x in get("precompiled_charsmap"))
+        # as transformers' SpmConverter makes it
         t.normalizer = normalizers.Sequence(
-            [normalizers.Precompiled(charsmap), normalizers.Replace(Regex(" {2,}"), " ")]
+            [
+                normalizers.Precompiled(charsmap),
+                normalizers.Strip(left=False, right=True),
+                normalizers.Replace(Regex(" {2,}"), "▁"),
+            ]
         )
         t.pre_tokenizer = pre.Metaspace(replacement="▁", prepend_scheme="always")
     else:

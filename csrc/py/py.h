@@ -19,7 +19,7 @@ typedef struct {
     PyObject *error;             // tinyllm.errors.Error
     PyObject *format_error;      //
     PyObject *unsupported_error; //
-    PyTypeObject *types[8];      // in the order of type_specs[] in py_module.c
+    PyTypeObject *types[12];     // in the order of type_specs[] in py_module.c
     int n_types;
 } tlpy_state;
 

@@ -5,6 +5,7 @@
 #include "pages.h"
 #include "pool.h"
 #include "py_gguf.h"
+#include "py_grammar.h"
 #include "py_model.h"
 #include "py_tokenize.h"
 #include "py_weight.h"
@@ -13,8 +14,8 @@
 
 /* Types of the module, one row each; the index is the type's place in tlpy_state.types. */
 static PyType_Spec *const type_specs[] = {
-    &tlpy_weight_spec,  &tlpy_gguf_file_spec, &tlpy_model_spec,
-    &tlpy_session_spec, &tlpy_encoder_spec,   NULL,
+    &tlpy_weight_spec,  &tlpy_gguf_file_spec, &tlpy_model_spec,     &tlpy_session_spec,
+    &tlpy_encoder_spec, &tlpy_trie_spec,      &tlpy_automaton_spec, NULL,
 };
 
 PyTypeObject *tlpy_type(const tlpy_state *st, const PyType_Spec *spec) {

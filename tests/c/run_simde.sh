@@ -4,8 +4,8 @@ set -eu
 cd "$(dirname "$0")/../.."
 build="${BUILD:-$(mktemp -d)}"
 flags="-std=gnu11 -O2 -mavx2 -mfma -mf16c -ffp-contract=off -fno-math-errno -fno-trapping-math"
-flags="$flags -Icsrc -DTL_SIMDE -DSIMDE_ENABLE_NATIVE_ALIASES -Wno-psabi"
+flags="$flags -D_GNU_SOURCE -Icsrc -DTL_SIMDE -DSIMDE_ENABLE_NATIVE_ALIASES -Wno-psabi"
 flags="$flags -include tests/c/simde_missing.h"
-${CC:-gcc} $flags tests/c/compare_sets.c csrc/kernels*.c csrc/quant.c csrc/base.c \
+${CC:-gcc} $flags tests/c/compare_sets.c csrc/kernels*.c csrc/quant.c csrc/base.c csrc/os.c \
     $(ls csrc/math64.c 2>/dev/null || true) -o "$build/compare_simde" -lm -lpthread
 "$build/compare_simde"

@@ -6,6 +6,7 @@
 
 #include <simde/arm/neon.h>
 #include <simde/x86/avx512.h>
+#include <simde/x86/f16c.h>
 
 #define vdivq_f32 tl_vdivq_f32
 static inline simde_float32x4_t tl_vdivq_f32(simde_float32x4_t a, simde_float32x4_t b) {
@@ -42,3 +43,21 @@ static inline simde__m512i tl_cvtps_epi32(simde__m512 a) {
 }
 #undef _mm512_cvtps_epi32
 #define _mm512_cvtps_epi32 tl_cvtps_epi32
+
+static inline simde__m512 tl_cvtph_ps(simde__m256i a) {
+    simde__m256i_private x = simde__m256i_to_private(a);
+    simde__m512_private r;
+    for (int i = 0; i < 2; i++) r.m256[i] = simde_mm256_cvtph_ps(x.m128i[i]);
+    return simde__m512_from_private(r);
+}
+#undef _mm512_cvtph_ps
+#define _mm512_cvtph_ps tl_cvtph_ps
+
+static inline simde__m256i tl_cvtepi32_epi16(simde__m512i a) {
+    simde__m512i_private x = simde__m512i_to_private(a);
+    simde__m256i_private r;
+    for (int i = 0; i < 16; i++) r.i16[i] = (int16_t)x.i32[i];
+    return simde__m256i_from_private(r);
+}
+#undef _mm512_cvtepi32_epi16
+#define _mm512_cvtepi32_epi16 tl_cvtepi32_epi16

@@ -6,7 +6,7 @@ import codecs
 import functools
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from .explain import Explanation, Step
@@ -615,6 +615,103 @@ class Tokenizer(ABC):
                 steps.append(Step("special", b"", "add_eos or add_sep", list(self._suffix)))
             ids = around
         return Explanation(steps, ids, self.pieces_bytes(ids))
+
+    # ---- chat ----
+
+    def render_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Any] | None = None,
+        add_generation_prompt: bool = True,
+        template: str | None = None,
+        **variables: Any,
+    ) -> str:
+        """Return the text of a conversation, by the file's chat template.
+
+        Parameters
+        ----------
+        messages : sequence of Mapping
+            ``{"role": "user", "content": "..."}`` and so on.
+        tools : sequence of (dict or callable), optional
+            JSON schemas or annotated Python functions.
+        add_generation_prompt : bool
+            Whether the text ends with the start of an answer.
+        template : str, optional
+            The name of one of the file's templates, or Jinja2 source. None: ``tool_use`` if there
+            are tools, else the default.
+        **variables
+            What else the template uses. ``bos_token`` and ``eos_token`` are there already.
+
+        Returns
+        -------
+        str
+
+        Raises
+        ------
+        tinyllm.chat.ChatTemplateError
+            If there is no such template, or it fails, or takes too much time or memory.
+        ImportError
+            If Jinja2 is not installed.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> tl.load("demo").tokenizer.render_chat(
+        ...     [{"role": "user", "content": "Hi"}], template="{{ messages[0].content }}!")
+        'Hi!'
+        """
+        from .. import chat
+
+        source = chat.choose_template(self._metadata, template, bool(tools))
+        texts = self._vocab.texts
+        known = {
+            "bos_token": "" if self.bos is None else texts[self.bos],
+            "eos_token": "" if self.eos is None else texts[self.eos],
+        }
+        return chat.render_chat(
+            source, messages, tools, add_generation_prompt, **{**known, **variables}
+        )
+
+    def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Any] | None = None,
+        add_generation_prompt: bool = True,
+        template: str | None = None,
+        **variables: Any,
+    ) -> list[int]:
+        """Return the ids of a conversation, by the file's chat template.
+
+        Special tokens that the template writes are parsed, those in messages too. None is added
+        but the BOS of a model that wants one and whose template has not written it.
+
+        Parameters
+        ----------
+        messages, tools, add_generation_prompt, template, **variables
+            As in `render_chat`.
+
+        Returns
+        -------
+        list of int
+
+        Raises
+        ------
+        tinyllm.chat.ChatTemplateError, ImportError
+            As in `render_chat`.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> tokenizer = tl.load("demo").tokenizer
+        >>> messages = [{"role": "user", "content": "Hi"}]
+        >>> ids = tokenizer.encode_chat(messages, template="{{ messages[0].content }}!")
+        >>> tokenizer.decode(ids, skip_special=True)
+        'Hi!'
+        """
+        from .. import chat
+
+        text = self.render_chat(messages, tools, add_generation_prompt, template, **variables)
+        return chat.encode_chat(self, text)
 
     def __repr__(self) -> str:
         pre = f", pre {self._vocab.pre!r}" if self._vocab.pre else ""

@@ -203,7 +203,13 @@ class BpeTokenizer(Tokenizer):
     ) -> list[str]:
         if self._pre.ignore_merges and word in self._vocab.id_of_text:
             return [word]
-        return merge(list(word), self._order, trace)
+        symbols = list(word)
+        if self._pre.byte_encode:
+            # as in Hugging Face's BPE: what is no token is not there for the merges either
+            symbols = [c for c in word if c in self._vocab.id_of_text]
+            for char in set(word).difference(symbols):
+                self._warn_dropped(_BYTE_OF[char])
+        return merge(symbols, self._order, trace)
 
     def _ids(self, symbols: list[str]) -> list[int]:
         out: list[int] = []

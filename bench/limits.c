@@ -1,0 +1,95 @@
+/*
+ * limits.c - what this machine can do at most, for bench/kernels.py, which compiles it for the
+ * CPU at hand: cc -O2 -march=native -shared -fPIC.
+ */
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef float vec_f32 __attribute__((vector_size(32)));
+typedef int vec_i32 __attribute__((vector_size(32)));
+
+/* Dependent additions: one cycle each. */
+void limit_clock(size_t n) {
+#if defined(__x86_64__) || defined(__aarch64__)
+    size_t x = 1;
+    for (size_t i = 0; i < n; i += 8) {
+#define ADD __asm__ volatile("add %0, %0, #1" : "+r"(x));
+#if defined(__x86_64__)
+#undef ADD
+#define ADD __asm__ volatile("add $1, %0" : "+r"(x));
+#endif
+        ADD ADD ADD ADD ADD ADD ADD ADD
+    }
+#else
+    (void)n;
+#endif
+}
+
+/* Reads memory; the sum keeps the compiler from leaving it out. */
+int64_t limit_read(const char *p, size_t bytes) {
+    vec_i32 sum[8];
+    int64_t total = 0;
+    memset(sum, 0, sizeof(sum));
+    for (size_t i = 0; i + sizeof(sum) <= bytes; i += sizeof(sum)) {
+        vec_i32 x[8];
+        memcpy(x, p + i, sizeof(x));
+        for (int j = 0; j < 8; j++) sum[j] += x[j];
+    }
+    for (int j = 0; j < 8; j++) total += sum[j][0];
+    return total;
+}
+
+/* n rounds of 12 fused multiply-adds of 8 lanes. */
+float limit_fma(size_t n, float a, float b) {
+    vec_f32 sum[12], x = a - (vec_f32){0}, y = b - (vec_f32){0};
+    float total = 0;
+    memset(sum, 0, sizeof(sum));
+    for (size_t i = 0; i < n; i++) {
+#pragma GCC unroll 12
+        for (int j = 0; j < 12; j++) {
+            sum[j] = x * sum[j] + y;
+            __asm__ volatile("" : "+x"(sum[j]));
+        }
+    }
+    for (int j = 0; j < 12; j++) total += sum[j][0];
+    return total;
+}
+
+#if defined(__x86_64__) && defined(__AVX2__)
+#include <immintrin.h>
+
+/* n rounds of 12 dot products of 32 (AVX2) or 64 (VNNI) pairs of bytes; returns the pairs. */
+size_t limit_bytes(size_t n) {
+#if defined(__AVX512VNNI__)
+    __m512i sum[12], x = _mm512_set1_epi8(1);
+    memset(sum, 0, sizeof(sum));
+    for (size_t i = 0; i < n; i++) {
+#pragma GCC unroll 12
+        for (int j = 0; j < 12; j++) {
+            sum[j] = _mm512_dpbusd_epi32(sum[j], x, x);
+            __asm__ volatile("" : "+v"(sum[j]));
+        }
+    }
+    return n * 12 * 64;
+#else
+    __m256i sum[12], x = _mm256_set1_epi8(1);
+    memset(sum, 0, sizeof(sum));
+    for (size_t i = 0; i < n; i++) {
+#pragma GCC unroll 12
+        for (int j = 0; j < 12; j++) {
+            __m256i product = _mm256_maddubs_epi16(x, x);
+            __asm__ volatile("" : "+x"(product));
+            sum[j] = _mm256_add_epi16(sum[j], product);
+            __asm__ volatile("" : "+x"(sum[j]));
+        }
+    }
+    return n * 12 * 32;
+#endif
+}
+#else
+size_t limit_bytes(size_t n) {
+    (void)n;
+    return 0;
+}
+#endif

@@ -1,0 +1,6 @@
+"""Settings for all tests."""
+
+import os
+
+# Processes that tests start import the installed package, not the source tree they stand in.
+os.environ["PYTHONSAFEPATH"] = "1"

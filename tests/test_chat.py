@@ -1,0 +1,315 @@
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tinyllm.tokenizer import tokenizer_from_metadata
+
+pytest.importorskip("jinja2")
+from tinyllm.chat import (
+    ChatTemplateError,
+    choose_template,
+    encode_chat,
+    render_chat,
+    tool_schema,
+)
+
+ROOT = os.environ.get("TINYLLM_TEST_DATA")
+CHAT = Path(ROOT or ".") / "chat"
+needs_data = pytest.mark.skipif(not ROOT, reason="needs TINYLLM_TEST_DATA")
+USER = [{"role": "user", "content": "Hi"}]
+
+
+def golden():
+    return json.loads((CHAT / "golden.json").read_text())
+
+
+def fixed_date(pattern):
+    assert pattern == "%d %b %Y"
+    return "26 Jul 2024"
+
+
+def check(source, messages, tools, want, **variables):
+    variables = {"strftime_now": fixed_date, **variables}
+    if want.startswith("ERR "):
+        with pytest.raises(ChatTemplateError, match="template") as error:
+            render_chat(source, messages, tools, **variables)
+        assert want.split(": ", 1)[1] in str(error.value)
+    else:
+        assert render_chat(source, messages, tools, **variables) == want
+
+
+@needs_data
+@pytest.mark.parametrize("case", ["system", "plain", "tools"])
+@pytest.mark.parametrize("index", range(17))
+def test_the_templates_of_17_models(index, case):
+    g = golden()
+    entry = g["files"][index]
+    source = (CHAT / entry["file"]).read_text()
+    messages = g["conversation" if case == "system" else "plain"]
+    tools = g["tools"] if case == "tools" else None
+    check(source, messages, tools, entry["cases"][case], bos_token="<BOS>", eos_token="<EOS>")
+
+
+@needs_data
+@pytest.mark.parametrize("index", range(30))
+def test_the_templates_of_llama_cpps_tests(index):
+    g = golden()
+    entry = g["cpp_cases"][index]
+    want = entry["jinja2_trim"]
+    check(entry["template"], g["conversation"], None, want,
+          bos_token=entry["bos"], eos_token=entry["eos"])  # fmt: skip
+
+
+# ---- what Hugging Face's environment has ----
+
+
+@pytest.mark.parametrize(
+    ("source", "want"),
+    [
+        ("a\n{% if true %}\nb\n{% endif %}\nc\n", "a\nb\nc"),
+        ("  {% if true %}x{% endif %}", "x"),
+        ("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}", "01"),
+        ("{% for i in [1,2] %}{% continue %}{{ i }}{% endfor %}", ""),
+        ("{{ {'a': '<é&>'} | tojson }}", '{"a": "<é&>"}'),
+        ("{{ [1, 2] | tojson(indent=2) }}", "[\n  1,\n  2\n]"),
+        ("{{ {'b': 1, 'a': 2} | tojson(sort_keys=true, separators=(',', ':')) }}", '{"a":2,"b":1}'),
+        ("a{% generation %}b{{ 1 + 1 }}{% endgeneration %}c", "ab2c"),
+        ("{{ messages[0].content ~ '!' ~ 3 }}", "Hi!3"),
+        ("{% set ns = namespace(n=0) %}{% for i in range(3) %}{% set ns.n = ns.n + i %}{% endfor %}"
+         "{{ ns.n }}", "3"),
+        ("{% macro m(x) %}<{{ x }}>{% endmacro %}{{ m('a') }}", "<a>"),
+        ("{{ missing }}", ""),
+        ("{{ tools is none }} {{ documents }}", "True None"),
+        ("{{ 'a-b'.split('-') | join('+') }} {{ 'x'.replace('x', 'yy') }}", "a+b yy"),
+        ("{{ '%s=%d' % ('a', 3) }} {{ '{:>4}'.format('a') }}", "a=3    a"),
+        ("{{ 2 ** 10 }} {{ 'ab' * 3 }} {{ [0] * 2 }}", "1024 ababab [0, 0]"),
+        ("{% set x, y = 1, 2 %}{{ y }}{% for a, b in [(1, 2)] %}{{ b }}{% endfor %}", "22"),
+        ("{{ messages | map(attribute='role') | list }}", "['user']"),
+        ("{% call(x) m2() %}{% endcall %}" if False else "{{ [3, 1] | sort | first }}", "1"),
+        ("{% set t %}a{{ 1 }}{% endset %}{{ t | upper }}", "A1"),
+        ("{% filter upper %}a{% endfilter %}", "A"),
+    ],
+)  # fmt: skip
+def test_environment(source, want):
+    assert render_chat(source, USER) == want
+
+
+def test_raise_exception_brings_its_message():
+    with pytest.raises(ChatTemplateError, match="roles must alternate"):
+        render_chat("{{ raise_exception('roles must alternate') }}", USER)
+
+
+def test_strftime_now_is_there():
+    assert render_chat("{{ strftime_now('%Y') }}", USER) == time.strftime("%Y")
+
+
+def test_tool_call_arguments_become_objects():
+    call = {"function": {"name": "f", "arguments": '{"city": "Bern"}'}}
+    source = "{{ messages[0].tool_calls[0].function.arguments.city }}"
+    messages = [{"role": "assistant", "content": None, "tool_calls": [call]}]
+    assert render_chat(source, messages) == "Bern"
+    assert call["function"]["arguments"] == '{"city": "Bern"}'
+    broken = {"function": {"name": "f", "arguments": "{"}}
+    source = "{{ messages[0].tool_calls[0].function.arguments }}"
+    assert render_chat(source, [{"tool_calls": [broken]}]) == "{"
+
+
+def test_tools_may_be_functions():
+    def weather(city: str, days: int = 1, unit: str | None = None) -> str:
+        """Get the weather.
+
+        city: The city.
+        """
+
+    want = {
+        "type": "function",
+        "function": {
+            "name": "weather",
+            "description": "Get the weather.",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "city": {"type": "string", "description": "The city."},
+                    "days": {"type": "integer"},
+                    "unit": {"type": "string", "nullable": True},
+                },
+                "required": ["city"],
+            },
+        },
+    }
+    assert tool_schema(weather) == want
+    assert json.loads(render_chat("{{ tools[0] | tojson }}", USER, [weather])) == want
+    with pytest.raises(TypeError, match="'x' of the tool"):
+        tool_schema(lambda x: x)
+    with pytest.raises(TypeError, match="expected a JSON schema or a function"):
+        render_chat("", USER, [3])
+
+
+# ---- hostile templates: an error, soon, in this process ----
+
+HOSTILE = {
+    "long loop": "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
+    "huge range": "{% for i in range(10**9) %}{% endfor %}",
+    "macro tree": "{% macro f(n) %}{% if n > 0 %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}"
+                  "{{ f(60) }}",
+    "macro for ever": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "recursive loop": "{% for x in [1] recursive %}{{ loop([1, 1]) }}{% endfor %}",
+    "gigabyte": "{{ 'a' * 10**9 }}",
+    "gigabyte turned": "{{ 10**9 * 'a' }}",
+    "list": "{{ [0] * 10**9 }}",
+    "tuple": "{{ (0,) * 10**9 }}",
+    "doubling": "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(60) %}"
+                "{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",
+    "doubling plus": "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(60) %}"
+                     "{% set ns.x = ns.x + ns.x %}{% endfor %}",
+    "doubling lists": "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}"
+                      "{% set ns.x = ns.x + ns.x %}{% endfor %}",
+    "nested lists": "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}"
+                    "{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
+    "nested dicts": "{% set ns = namespace(x={}) %}{% for i in range(60) %}"
+                    "{% set ns.x = {'a': ns.x, 'b': ns.x} %}{% endfor %}{{ ns.x | tojson }}",
+    "nested dict calls": "{% set ns = namespace(x={}) %}{% for i in range(60) %}"
+                         "{% set ns.x = dict(a=ns.x, b=ns.x) %}{% endfor %}{{ ns.x }}",
+    "set blocks": "{% set x %}aaaaaaaa{% endset %}"
+                  + "{% set x %}{{ x }}{{ x }}{% endset %}" * 60 + "{{ x }}",
+    "power": "{{ 10 ** 10 ** 9 }}{{ 10 ** 9999 }}",
+    "squares": "{% set ns = namespace(x=3) %}{% for i in range(60) %}{% set ns.x = ns.x * ns.x %}"
+               "{% endfor %}",
+    "center": "{{ 'a' | center(10**9) }}",
+    "ljust": "{{ 'a'.ljust(10**9) }}",
+    "zfill": "{{ 'a'.zfill(10**9) }}",
+    "expandtabs": "{{ ('\t' * 1000).expandtabs(10**9) }}",
+    "join": "{{ range(100000) | join('a' * 100000) }}",
+    "join method": "{{ ('a' * 100000).join(['b'] * 100000) }}",
+    "replace": "{{ ('a' * 100000).replace('a', 'b' * 100000) }}",
+    "replace filter": "{{ ('a' * 100000) | replace('a', 'b' * 100000) }}",
+    "replace nothing": "{{ ('a' * 100000).replace('', 'b' * 100000) }}",
+    "indent": "{{ ('a\n' * 100000) | indent(100000) }}",
+    "indent by text": "{{ ('a\n' * 100000) | indent('b' * 100000) }}",
+    "json indent": "{{ ([0] * 100000) | tojson(indent=100000) }}",
+    "format": "{{ '{:1000000000}'.format(1) }}",
+    "format filter": "{{ '%1000000000d' | format(1) }}",
+    "percent": "{{ '%1000000000d' % 1 }}",
+    "percent star": "{{ '%*d' % (1000000000, 1) }}",
+    "format of format": "{{ '{:{}}'.format(1, 1000000000) }}",
+    "batch": "{{ [1] | batch(10**9, 'x') | list }}",
+    "slice": "{{ [1] | slice(10**9) | list }}",
+    "lipsum": "{{ lipsum(n=10**6) }}",
+    "wordwrap": "{{ ('a ' * 100000) | wordwrap(1, wrapstring='b' * 100000) }}",
+    "much output": "{% for i in range(100000) %}{{ 'a' * 10000 }}{% endfor %}",
+    "much data": "{% for i in range(100000) %}" + "a" * 100_000 + "{% endfor %}",
+    "class": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "globals": "{{ cycler.__init__.__globals__.os.system('true') }}",
+    "join of an iterator": "{{ range(100000) | map('string') | join('a' * 100000) }}",
+    "join method of an iterator": "{{ ('a' * 100000).join(range(100000) | map('string')) }}",
+    "sum of lists": "{{ ([[0] * 3000] * 3000) | sum(start=[]) }}",
+    "format attribute": "{{ '{0.__class__.__mro__}'.format(1) }}",
+    "mutation": "{% set _ = messages.append(1) %}",
+    "include": "{% include '/etc/passwd' %}",
+    "import": "{% import 'os' as os %}",
+    "syntax": "{% for %}",
+    "unclosed": "{{ '",
+    "deep parentheses": "{{ " + "(" * 50_000 + "1" + ")" * 50_000 + " }}",
+    "deep sum": "{{ 1" + " + 1" * 50_000 + " }}",
+    "deep ifs": "{% if 1 %}" * 3000 + "{% endif %}" * 3000,
+    "deep loops": "{% for i in [1] %}" * 60 + "{% endfor %}" * 60,
+    "large source": "a" * 2_000_000,
+    "division": "{{ 1 / 0 }}",
+    "helpers": "{{ tl_concat.__self__ }}{{ tl_concat.__globals__ }}{{ raise_exception('x') }}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_template(name, monkeypatch):
+    monkeypatch.setattr("tinyllm.chat.MAX_SECONDS", 1.0)
+    start = time.perf_counter()
+    with pytest.raises(ChatTemplateError):
+        render_chat(HOSTILE[name], USER)
+    assert time.perf_counter() - start < 20  # the limit, on a busy machine
+
+
+def test_hostile_templates_stay_small():
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for name in ("gigabyte", "join", "doubling", "nested lists", "much data", "indent", "slice"):
+        with pytest.raises(ChatTemplateError):
+            render_chat(HOSTILE[name], USER)
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit < 600e6
+
+
+def test_attributes_of_python_are_out_of_reach():
+    assert render_chat("{{ ''|attr('__class__')|list }}{{ messages.__len__ }}", USER) == "[]"
+
+
+def test_a_long_conversation_is_no_attack():
+    messages = [{"role": "user", "content": "word " * 50_000}] * 10
+    source = "{% for m in messages %}{{ m.content.replace('w', 'W') | trim }}{% endfor %}"
+    assert len(render_chat(source, messages)) == 10 * 249_999
+
+
+# ---- choosing ----
+
+
+def test_choosing_a_template():
+    one = {"tokenizer.chat_template": "{{ 1 }}"}
+    two = {**one, "tokenizer.chat_template.tool_use": "{{ 2 }}",
+           "tokenizer.chat_templates": ["tool_use"]}  # fmt: skip
+    assert choose_template(one) == choose_template(one, tools=True) == "{{ 1 }}"
+    assert choose_template(two) == "{{ 1 }}"
+    assert choose_template(two, tools=True) == "{{ 2 }}"
+    assert choose_template(two, "default", tools=True) == "{{ 1 }}"
+    assert choose_template(two, "{{ 3 }}") == "{{ 3 }}"
+    assert choose_template({"tokenizer.chat_template.rag": "{{ 4 }}"}) == "{{ 4 }}"
+    with pytest.raises(ChatTemplateError, match=r"'nope'.*\['default', 'tool_use'\]"):
+        choose_template(two, "nope")
+    with pytest.raises(ChatTemplateError, match="no chat template"):
+        choose_template({})
+    with pytest.raises(ChatTemplateError, match="choose one of"):
+        choose_template({f"tokenizer.chat_template.{n}": "" for n in "ab"})
+
+
+def chatty(
+    template="{{ bos_token }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}",
+):
+    return tokenizer_from_metadata(
+        {
+            "tokenizer.ggml.model": "llama",
+            "tokenizer.ggml.tokens": ["<unk>", "<s>", "</s>", "▁", "H", "i"],
+            "tokenizer.ggml.token_type": [2, 3, 3, 1, 1, 1],
+            "tokenizer.chat_template": template,
+        }
+    )
+
+
+def test_ids_of_a_chat():
+    t = chatty()
+    assert t.render_chat(USER) == "<s>Hi</s>"
+    assert t.encode_chat(USER) == [1, 3, 4, 5, 2]
+    # the template writes no BOS: it is added, once
+    assert t.encode_chat(USER, template="{{ messages[0].content }}") == [1, 3, 4, 5]
+    assert t.render_chat(USER, template="{{ x }}", x=3) == "3"
+    assert t.render_chat(USER, template="{{ bos_token }}", bos_token="B") == "B"
+    assert encode_chat(t, "<s><s>") == [1, 1]
+
+
+def test_wrong_messages():
+    for wrong in ("Hi", {"role": "user"}):
+        with pytest.raises(TypeError, match="messages must be a list"):
+            render_chat("", wrong)
+    with pytest.raises(TypeError, match=r"messages\[0\] is 'Hi'"):
+        render_chat("", ["Hi"])
+
+
+def test_without_jinja2_the_error_says_what_to_install(monkeypatch):
+    from tinyllm import chat
+
+    chat._environment_class.cache_clear()
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(ImportError, match=r"pip install 'tinyllm\[chat\]'"):
+        render_chat("", USER)
+    chat._environment_class.cache_clear()

@@ -1,0 +1,360 @@
+"""What a grammar is made of, and the checks that every grammar passes.
+
+A grammar is a dict from rule names to expressions over code points; `gbnf`, `regex` and `schema`
+build them, `program` turns them into an automaton over bytes. Nothing else knows both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+__all__ = [
+    "ANY",
+    "Alt",
+    "Chars",
+    "Expr",
+    "Ref",
+    "Repeat",
+    "Rules",
+    "Seq",
+    "Text",
+    "check",
+    "optional",
+    "to_gbnf",
+]
+
+_LAST = 0x10FFFF
+_SURROGATES = (0xD800, 0xDFFF)
+
+
+@dataclass(frozen=True)
+class Text:
+    """These code points, one after another; empty: nothing."""
+
+    value: str
+
+
+@dataclass(frozen=True)
+class Chars:
+    """One code point out of ranges that rise and do not touch; never a surrogate."""
+
+    ranges: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, ranges: Iterable[tuple[int, int]]) -> Chars:
+        """Make one from any ranges, both ends included; surrogates are left out."""
+        cut: list[tuple[int, int]] = []
+        for low, high in ranges:
+            if high < _SURROGATES[0] or low > _SURROGATES[1]:
+                cut.append((low, high))
+            else:
+                cut += [(low, _SURROGATES[0] - 1), (_SURROGATES[1] + 1, high)]
+        merged: list[tuple[int, int]] = []
+        for low, high in sorted(pair for pair in cut if pair[0] <= pair[1]):
+            if merged and low <= merged[-1][1] + 1:
+                merged[-1] = (merged[-1][0], max(merged[-1][1], high))
+            else:
+                merged.append((low, high))
+        return cls(tuple(merged))
+
+    @classmethod
+    def among(cls, characters: str) -> Chars:
+        """Make one from the characters themselves."""
+        return cls.of((ord(c), ord(c)) for c in characters)
+
+    def __invert__(self) -> Chars:
+        gaps, at = [], 0
+        for low, high in self.ranges:
+            gaps.append((at, low - 1))
+            at = high + 1
+        return Chars.of([*gaps, (at, _LAST)])
+
+    def __or__(self, other: Chars) -> Chars:
+        return Chars.of(self.ranges + other.ranges)
+
+    def __sub__(self, other: Chars) -> Chars:
+        return ~(~self | other)
+
+    def __and__(self, other: Chars) -> Chars:
+        return ~(~self | ~other)
+
+    def __contains__(self, character: str) -> bool:
+        return any(low <= ord(character) <= high for low, high in self.ranges)
+
+
+@dataclass(frozen=True)
+class Seq:
+    """One after another."""
+
+    items: tuple[Expr, ...]
+
+
+@dataclass(frozen=True)
+class Alt:
+    """One of several."""
+
+    items: tuple[Expr, ...]
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """`low` to `high` times; None: without end."""
+
+    item: Expr
+    low: int
+    high: int | None
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Another rule."""
+
+    name: str
+
+
+Expr: TypeAlias = Text | Chars | Seq | Alt | Repeat | Ref
+Rules: TypeAlias = Mapping[str, Expr]
+
+#: Any code point.
+ANY = ~Chars(())
+
+
+def optional(item: Expr) -> Repeat:
+    """Make an expression that may be left out."""
+    return Repeat(item, 0, 1)
+
+
+def references(expr: Expr) -> Iterator[str]:
+    """Yield the rules that an expression names."""
+    waiting = [expr]
+    while waiting:
+        at = waiting.pop()
+        if isinstance(at, Ref):
+            yield at.name
+        elif isinstance(at, Repeat):
+            if at.high != 0:
+                waiting.append(at.item)
+        elif isinstance(at, Seq | Alt):
+            waiting += reversed(at.items)
+
+
+def check(rules: Rules, root: str) -> dict[str, Expr]:
+    """Return the rules that the root reaches, or say which one can not be used.
+
+    Parameters
+    ----------
+    rules : mapping of str to Expr
+    root : str
+
+    Returns
+    -------
+    dict
+        The reachable rules, the root first.
+
+    Raises
+    ------
+    ValueError
+        A rule is missing, is left-recursive, can never end, or matches no text at all.
+    """
+    if root not in rules:
+        raise ValueError(f"the grammar has no rule {root!r}; that is where it starts")
+    found: dict[str, Expr] = {}
+    waiting = [(root, root)]
+    while waiting:
+        user, name = waiting.pop()
+        if name not in rules:
+            raise ValueError(f"rule {user!r} names {name!r}, which is not defined")
+        if name not in found:
+            found[name] = rules[name]
+            waiting += [(name, other) for other in references(rules[name])]
+    _check_ends(found)
+    _check_left(found)
+    return found
+
+
+def _fixpoint(rules: Rules, holds: str) -> set[str]:
+    """Rules that may be empty (`holds` is "empty") or may end at all ("ends")."""
+    users: dict[str, set[str]] = {name: set() for name in rules}
+    for name, expr in rules.items():
+        for other in references(expr):
+            users[other].add(name)
+    known: set[str] = set()
+
+    def test(expr: Expr) -> bool:
+        if isinstance(expr, Text):
+            return holds == "ends" or not expr.value
+        if isinstance(expr, Chars):
+            return holds == "ends" and bool(expr.ranges)
+        if isinstance(expr, Seq):
+            return all(map(test, expr.items))
+        if isinstance(expr, Alt):
+            return any(map(test, expr.items))
+        if isinstance(expr, Repeat):
+            return expr.low == 0 or test(expr.item)
+        return expr.name in known
+
+    waiting = list(rules)
+    while waiting:
+        name = waiting.pop()
+        if name not in known and test(rules[name]):
+            known.add(name)
+            waiting += users[name]
+    return known
+
+
+def _check_ends(rules: Rules) -> None:
+    ends = _fixpoint(rules, "ends")
+    endless = [name for name in rules if name not in ends]
+    if not endless:
+        return
+    # the culprit is one that every way leads back to, not one that merely uses it
+    path = [endless[0]]
+    while True:
+        onward = [name for name in references(rules[path[-1]]) if name in endless]
+        if not onward:
+            raise ValueError(f"rule {path[-1]!r} matches no text")
+        if onward[0] in path:
+            way = " -> ".join([*path[path.index(onward[0]) :], onward[0]])
+            raise ValueError(
+                f"rule {onward[0]!r} can never end: every way through it leads back ({way})"
+            )
+        path.append(onward[0])
+
+
+def _check_left(rules: Rules) -> None:
+    empty = _fixpoint(rules, "empty")
+
+    def is_empty(expr: Expr) -> bool:
+        if isinstance(expr, Text):
+            return not expr.value
+        if isinstance(expr, Seq):
+            return all(map(is_empty, expr.items))
+        if isinstance(expr, Alt):
+            return any(map(is_empty, expr.items))
+        if isinstance(expr, Repeat):
+            return expr.low == 0 or is_empty(expr.item)
+        return isinstance(expr, Ref) and expr.name in empty
+
+    def first(expr: Expr) -> Iterator[str]:
+        if isinstance(expr, Ref):
+            yield expr.name
+        elif isinstance(expr, Repeat):
+            if expr.high != 0:
+                yield from first(expr.item)
+        elif isinstance(expr, Alt):
+            for item in expr.items:
+                yield from first(item)
+        elif isinstance(expr, Seq):
+            for item in expr.items:
+                yield from first(item)
+                if not is_empty(item):
+                    return
+
+    done: set[str] = set()
+    for start in rules:
+        path, ways = [start], [first(rules[start])]
+        while path:
+            name = next(ways[-1], None)
+            if name is None:
+                done.add(path.pop())
+                ways.pop()
+            elif name in path:
+                way = " -> ".join([*path[path.index(name) :], name])
+                raise ValueError(
+                    f"rule {name!r} is left-recursive ({way}): it would start with itself for ever; "
+                    "write it with a repetition, or put the recursion last"
+                )
+            elif name not in done:
+                path.append(name)
+                ways.append(first(rules[name]))
+
+
+# ---- printing ----
+
+_ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\", '"': '\\"'}
+
+
+def _spell(code: int, within: str) -> str:
+    character = chr(code)
+    if character in _ESCAPES and not (character == '"' and within == "]"):
+        return _ESCAPES[character]
+    if within == "]" and character in "[]":
+        return "\\" + character
+    if 32 <= code < 127 and not (within == "]" and character in "^-"):
+        return character
+    if code < 256:
+        return f"\\x{code:02X}"
+    if not character.isprintable() or code > 0xFFFF:
+        return f"\\u{code:04X}" if code < 0x10000 else f"\\U{code:08X}"
+    return character
+
+
+def _show(expr: Expr, tight: bool) -> str:
+    if isinstance(expr, Text):
+        return '"' + "".join(_spell(ord(c), '"') for c in expr.value) + '"'
+    if isinstance(expr, Chars):
+        if expr == ANY:
+            return "."
+        inverse = ~expr
+        negated = len(inverse.ranges) < len(expr.ranges)
+        parts = [
+            _spell(low, "]") + ("" if low == high else "-" + _spell(high, "]"))
+            for low, high in (inverse if negated else expr).ranges
+        ]
+        return f"[{'^' if negated else ''}{''.join(parts)}]"
+    if isinstance(expr, Ref):
+        return expr.name
+    if isinstance(expr, Repeat):
+        ends = {(0, None): "*", (1, None): "+", (0, 1): "?"}
+        high = "" if expr.high is None else expr.high
+        count = f"{{{expr.low}}}" if expr.low == expr.high else f"{{{expr.low},{high}}}"
+        inner = _show(expr.item, True)
+        if isinstance(expr.item, Repeat):
+            inner = f"({inner})"
+        return inner + ends.get((expr.low, expr.high), count)
+    if not expr.items:
+        return '""'
+    if isinstance(expr, Seq):
+        text = " ".join(_show(item, True) for item in expr.items)
+    else:
+        text = " | ".join(_show(item, False) for item in expr.items)
+    return f"({text})" if tight else text
+
+
+def to_gbnf(rules: Rules) -> str:
+    """Write rules in GBNF, one per line; names get the letters that GBNF allows.
+
+    Parameters
+    ----------
+    rules : mapping of str to Expr
+        The root first; it is written as ``root``.
+
+    Returns
+    -------
+    str
+    """
+    names: dict[str, str] = {}
+    for i, name in enumerate(rules):
+        plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in name).strip("-") or "r"
+        plain = "root" if i == 0 else plain
+        count = 2
+        chosen = plain
+        while chosen in names.values():
+            chosen = f"{plain}-{count}"
+            count += 1
+        names[name] = chosen
+
+    def renamed(expr: Expr) -> Expr:
+        if isinstance(expr, Ref):
+            return Ref(names[expr.name])
+        if isinstance(expr, Repeat):
+            return Repeat(renamed(expr.item), expr.low, expr.high)
+        if isinstance(expr, Seq):
+            return Seq(tuple(map(renamed, expr.items)))
+        if isinstance(expr, Alt):
+            return Alt(tuple(map(renamed, expr.items)))
+        return expr
+
+    return "".join(f"{names[name]} ::= {_show(renamed(e), False)}\n" for name, e in rules.items())

@@ -1,0 +1,70 @@
+"""Matching, written to be read: the oracle of `_core.Automaton`.
+
+A state is a set of stacks. A stack is what is still to be matched: a node, and below it the nodes
+to come back to, as nested pairs ``(node, (node, ... ()))``; the empty stack is the end of the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .program import BYTE, CALL, SPLIT, Program
+
+__all__ = ["advance", "is_complete", "mask", "start"]
+
+Stack: TypeAlias = Any  # () or (int, Stack)
+State: TypeAlias = frozenset[Stack]
+
+
+def _close(program: Program, stacks: Iterable[Stack]) -> State:
+    """Follow what needs no byte."""
+    seen: set[Stack] = set()
+    waiting = list(stacks)
+    while waiting:
+        stack = waiting.pop()
+        if stack in seen:
+            continue
+        seen.add(stack)
+        if not stack:
+            continue
+        at, below = stack
+        op, _, _, a, b = program.nodes[at]
+        if op == SPLIT:
+            waiting += [(a, below), (b, below)]
+        elif op == CALL:
+            waiting.append((a, below if b < 0 else (b, below)))
+        elif op != BYTE:
+            waiting.append(below)
+    return frozenset(s for s in seen if not s or program.nodes[s[0]][0] == BYTE)
+
+
+def start(program: Program) -> State:
+    """Return the state before any text."""
+    return _close(program, [(program.root, ())])
+
+
+def advance(program: Program, state: State, data: bytes) -> State:
+    """Return the state after more bytes; empty if they do not fit."""
+    for byte in data:
+        onward = []
+        for stack in state:
+            if stack:
+                _, low, high, a, _ = program.nodes[stack[0]]
+                if low <= byte <= high:
+                    onward.append((a, stack[1]))
+        state = _close(program, onward)
+    return state
+
+
+def is_complete(state: State) -> bool:
+    """Whether the text may end here."""
+    return () in state
+
+
+def mask(program: Program, state: State, pieces: Sequence[bytes]) -> NDArray[np.bool_]:
+    """Return which pieces may come next, (len(pieces),); an empty one never may."""
+    return np.array([bool(p) and bool(advance(program, state, p)) for p in pieces], np.bool_)

@@ -1,0 +1,289 @@
+"""From rules over code points to a nondeterministic automaton over bytes, with calls.
+
+A program is a list of nodes. Matching follows every way at once; the C core does it quickly
+(`_core.Automaton`), `tinyllm.grammar.matcher` does it so that it can be read.
+
+BYTE low high a
+    A byte from low to high, then node a.
+SPLIT a b
+    Both node a and node b.
+CALL a b
+    Node a; where that ends, node b. b is -1 for a call that is the last thing of its rule.
+END
+    Back to where this was called from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from .expr import Alt, Chars, Expr, Ref, Repeat, Rules, Seq, Text, references
+
+__all__ = ["BYTE", "CALL", "END", "MAX_NODES", "SPLIT", "Program", "build"]
+
+BYTE, SPLIT, CALL, END = range(4)
+#: Larger programs are refused.
+MAX_NODES = 400_000
+# Rules up to this size are put in place of their calls: what is inside one rule is cached whatever
+# it was called from, so larger rules are better, up to a point.
+_INLINE = 64
+# A repeated part is copied as long as all copies together are no larger; else it is called.
+_COPIES = 60_000
+
+_Node = tuple[int, int, int, int, int]  # op, low, high, a, b
+
+
+@dataclass
+class Program:
+    """Nodes, and where the root starts.
+
+    Attributes
+    ----------
+    nodes : list of (op, low, high, a, b)
+    root : int
+    owners : list of str
+        The rule that each node came from, for messages.
+    """
+
+    nodes: list[_Node] = field(default_factory=list)
+    root: int = 0
+    owners: list[str] = field(default_factory=list)
+
+
+def utf8_sequences(low: int, high: int) -> Iterator[list[tuple[int, int]]]:
+    """Yield lists of byte ranges that together are the UTF-8 of the code points low to high."""
+    for end in (0x7F, 0x7FF, 0xFFFF):
+        if low <= end < high:
+            yield from utf8_sequences(low, end)
+            yield from utf8_sequences(end + 1, high)
+            return
+    if high < 0x80:
+        yield [(low, high)]
+        return
+    # cut where the continuation bytes do not run from 80 to BF
+    for shift in (6, 12, 18):
+        mask = (1 << shift) - 1
+        if low & ~mask != high & ~mask:
+            if low & mask:
+                yield from utf8_sequences(low, low | mask)
+                yield from utf8_sequences((low | mask) + 1, high)
+                return
+            if high & mask != mask:
+                yield from utf8_sequences(low, (high & ~mask) - 1)
+                yield from utf8_sequences(high & ~mask, high)
+                return
+    first, last = chr(low).encode(), chr(high).encode()
+    yield list(zip(first, last, strict=True))
+
+
+class _Builder:
+    """Builds backwards: each part knows the node that comes after it."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        self.program = Program()
+        self.known: dict[_Node, int] = {}
+        self.entries: dict[str, int] = {}
+        self.owner = next(iter(rules))
+        self.hoisted: dict[Expr, str] = {}
+        self.bodies: dict[str, tuple[Expr, str]] = {}
+        self.patches: list[tuple[int, str]] = []
+        self.sizes: dict[str, int | None] = {}
+        self.recursive = _recursive(rules)
+        self.end = self.node((END, 0, 0, 0, 0))
+
+    def node(self, node: _Node, shared: bool = True) -> int:
+        if shared and node in self.known:
+            return self.known[node]
+        if len(self.program.nodes) >= MAX_NODES:
+            raise ValueError(
+                f"the grammar explodes in rule {self.owner!r}: more than {MAX_NODES:,} states; "
+                "use smaller repetitions"
+            )
+        self.program.nodes.append(node)
+        self.program.owners.append(self.owner)
+        index = len(self.program.nodes) - 1
+        if shared:
+            self.known[node] = index
+        return index
+
+    def split(self, starts: Sequence[int]) -> int:
+        unique = list(dict.fromkeys(starts))
+        at = unique[-1]
+        for start in reversed(unique[:-1]):
+            at = self.node((SPLIT, 0, 0, start, at))
+        return at
+
+    # ---- how large an expression becomes ----
+
+    def size(self, expr: Expr) -> int:
+        if isinstance(expr, Text):
+            return len(expr.value.encode())
+        if isinstance(expr, Chars):
+            return sum(1 if high < 0x80 else 6 for _, high in expr.ranges)
+        if isinstance(expr, Repeat):
+            inner = self.size(expr.item)
+            return (inner + 1) * max(expr.low, expr.high or 0, 1)
+        if isinstance(expr, Ref):
+            return self.inlined(expr.name) or 1
+        return sum(self.size(item) + 1 for item in expr.items)
+
+    def inlined(self, name: str) -> int | None:
+        """The size of a rule that is put in place of its calls; None if it is called."""
+        if name in self.recursive:
+            return None
+        if name not in self.sizes:
+            size = self.size(self.rules[name])
+            self.sizes[name] = size if size <= _INLINE else None
+        return self.sizes[name]
+
+    # ---- building ----
+
+    def build(self, expr: Expr, after: int) -> int:
+        if isinstance(expr, Text):
+            for byte in reversed(expr.value.encode()):
+                after = self.node((BYTE, byte, byte, after, 0))
+            return after
+        if isinstance(expr, Chars):
+            return self.chars(expr, after)
+        if isinstance(expr, Seq):
+            for item in reversed(expr.items):
+                after = self.build(item, after)
+            return after
+        if isinstance(expr, Alt):
+            return self.alternatives(expr.items, after)
+        if isinstance(expr, Repeat):
+            return self.repeat(expr, after)
+        if self.inlined(expr.name) is not None:
+            owner, self.owner = self.owner, expr.name
+            start = self.build(self.rules[expr.name], after)
+            self.owner = owner
+            return start
+        return self.call(expr.name, after)
+
+    def call(self, name: str, after: int) -> int:
+        last = -1 if after == self.end else after
+        index = self.node((CALL, 0, 0, -1, last), shared=False)
+        self.patches.append((index, name))
+        return index
+
+    def chars(self, chars: Chars, after: int) -> int:
+        starts = []
+        for low, high in chars.ranges:
+            for sequence in utf8_sequences(low, high):
+                at = after
+                for first, last in reversed(sequence):
+                    at = self.node((BYTE, first, last, at, 0))
+                starts.append(at)
+        return self.split(starts)
+
+    def alternatives(self, items: Sequence[Expr], after: int) -> int:
+        """One start per alternative; texts that start alike share their start, as a trie."""
+        texts = [item.value.encode() for item in items if isinstance(item, Text)]
+        starts = [self.build(item, after) for item in items if not isinstance(item, Text)]
+        if texts:
+            starts.append(self.trie(sorted(set(texts)), after))
+        return self.split(starts)
+
+    def trie(self, texts: list[bytes], after: int) -> int:
+        # (depth, starts) of the open nodes along the last text, closed from the deepest
+        def close(depth: int, byte: int) -> None:
+            start = self.split(open_.pop())
+            open_[depth].append(self.node((BYTE, byte, byte, start, 0)))
+
+        open_: list[list[int]] = [[]]
+        last = b""
+        for text in texts:
+            shared = 0
+            while shared < min(len(last), len(text)) and last[shared] == text[shared]:
+                shared += 1
+            for depth in range(len(last) - 1, shared - 1, -1):
+                close(depth, last[depth])
+            open_ += [[] for _ in text[shared:]]
+            open_[-1].append(after)
+            last = text
+        for depth in range(len(last) - 1, -1, -1):
+            close(depth, last[depth])
+        return self.split(open_[0])
+
+    def repeat(self, expr: Repeat, after: int) -> int:
+        item, low, high = expr.item, expr.low, expr.high
+        if high == 0:
+            return after
+        copies = max(low, high or 0)
+        if copies > 1 and copies * self.size(item) > _COPIES:
+            name = self.hoisted.setdefault(item, f"{self.owner} (repeated part)")
+            if name in self.bodies and self.bodies[name][0] != item:
+                name = self.hoisted[item] = f"{name} {len(self.bodies)}"
+            self.bodies[name] = (item, self.owner)
+            item = Ref(name)
+            self.sizes[name] = None
+        if high is None:
+            loop = self.node((SPLIT, 0, 0, -1, after), shared=False)
+            body = self.build(item, loop)
+            self.program.nodes[loop] = (SPLIT, 0, 0, body, after)
+            after, low = (body, low - 1) if low else (loop, 0)
+        else:
+            stop = after
+            for _ in range(high - low):
+                after = self.split([self.build(item, after), stop])
+        for _ in range(low):
+            after = self.build(item, after)
+        return after
+
+    def run(self) -> Program:
+        root = next(iter(self.rules))
+        self.entry(root)
+        done = 0
+        while done < len(self.patches):
+            index, name = self.patches[done]
+            op, low, high, _, after = self.program.nodes[index]
+            self.program.nodes[index] = (op, low, high, self.entry(name), after)
+            done += 1
+        self.program.root = self.entries[root]
+        return self.program
+
+    def entry(self, name: str) -> int:
+        if name not in self.entries:
+            expr, self.owner = self.bodies.get(name) or (self.rules[name], name)
+            self.entries[name] = self.build(expr, self.end)
+        return self.entries[name]
+
+
+def _recursive(rules: Rules) -> set[str]:
+    """Rules that lead back to themselves, or to a rule that does."""
+    users: dict[str, set[str]] = {name: set() for name in rules}
+    waiting_for = {}
+    for name, expr in rules.items():
+        named = set(references(expr))
+        waiting_for[name] = len(named)
+        for other in named:
+            users[other].add(name)
+    plain = [name for name, count in waiting_for.items() if not count]
+    for name in plain:
+        for user in users[name]:
+            waiting_for[user] -= 1
+            if not waiting_for[user]:
+                plain.append(user)
+    return set(rules) - set(plain)
+
+
+def build(rules: Rules) -> Program:
+    """Turn checked rules into a program.
+
+    Parameters
+    ----------
+    rules : mapping of str to Expr
+        As `tinyllm.grammar.expr.check` returns them: the root first.
+
+    Returns
+    -------
+    Program
+
+    Raises
+    ------
+    ValueError
+        It would have more than `MAX_NODES` nodes; names the rule.
+    """
+    return _Builder(rules).run()
