@@ -28,7 +28,7 @@ import tinyllm as tl
 def interleaved(works, rounds):
     """Run each of several functions in turn, and so on; return name -> list of seconds."""
     seconds = {name: [] for name in works}
-    for name, work in works.items():  # warm up
+    for work in works.values():  # warm up
         work()
     for _ in range(rounds):
         for name, work in works.items():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -251,7 +252,7 @@ class Model:
         self.tokenizer = tokenizer
         self.threads = threads
         self.path = _path_text(source)
-        self._layouts: dict[tuple[str, ...], Layout] = {}
+        self._layouts: dict[Hashable, Layout] = {}
 
     # ---- running ----
 
@@ -336,13 +337,23 @@ class Model:
         -------
         Layout
         """
-        taps = select(self.taps, capture)
-        key = tuple(tap.name for tap in taps)
-        found = self._layouts.get(key)
+        given: Hashable = None  # what was asked for before needs no search
+        if capture is None or isinstance(capture, (str, re.Pattern)):
+            given = ("one", capture)
+        elif isinstance(capture, (list, tuple)) and all(
+            isinstance(item, (str, re.Pattern)) for item in capture
+        ):
+            given = ("several", *capture)
+        found = None if given is None else self._layouts.get(given)
         if found is None:
+            taps = select(self.taps, capture)
+            key = ("several", *(tap.name for tap in taps))
             if len(self._layouts) > 64:
                 self._layouts.clear()
-            found = self._layouts[key] = Layout(self.config, taps)
+            found = self._layouts.get(key) or Layout(self.config, taps)
+            self._layouts[key] = found
+            if given is not None:
+                self._layouts[given] = found
         return found
 
     def _needed(self, edits: Sequence[tuple[int, int]], captured: Layout) -> Layout:
