@@ -78,8 +78,8 @@ def measure_limits(memory):
                 library.limit_read(memory.ctypes.data + i * part, part)
 
             n = 2_000_000
-            fma = best(threads, lambda i: library.limit_fma(n, 0.5, 1.0), 5)
-            dots = best(threads, lambda i: library.limit_bytes(n), 5)
+            fma = best(threads, lambda i, n=n: library.limit_fma(n, 0.5, 1.0), 5)
+            dots = best(threads, lambda i, n=n: library.limit_bytes(n), 5)
             found[f"memory GB/s, {threads}T"] = part * threads / best(threads, read, 5) / 1e9
             found[f"fma GFLOP/s, {threads}T"] = n * threads * 12 * 8 * 2 / fma / 1e9
             found[f"bytes GOP/s, {threads}T"] = n * threads * pairs * 2 / dots / 1e9
