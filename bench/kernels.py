@@ -68,8 +68,9 @@ def measure_limits(memory):
     """Clock in GHz; GB/s, GFLOP/s and GOP/s for 1 and 2 threads."""
     with tempfile.TemporaryDirectory() as directory:
         library = build_limits(directory)
-        n = 4_000_000
-        found = {"clock GHz": n / best(1, lambda i: library.limit_clock(n), 20) / 1e9}
+        adds, rounds = 4_000_000, 2_000_000
+        clock = best(1, lambda i: library.limit_clock(adds), 20)
+        found = {"clock GHz": adds / clock / 1e9}
         pairs = library.limit_bytes(1)
         for threads in (1, 2):
             part = memory.nbytes // threads // 4096 * 4096
@@ -77,12 +78,11 @@ def measure_limits(memory):
             def read(i, part=part):
                 library.limit_read(memory.ctypes.data + i * part, part)
 
-            n = 2_000_000
-            fma = best(threads, lambda i: library.limit_fma(n, 0.5, 1.0), 5)
-            dots = best(threads, lambda i: library.limit_bytes(n), 5)
+            fma = best(threads, lambda i: library.limit_fma(rounds, 0.5, 1.0), 5)
+            dots = best(threads, lambda i: library.limit_bytes(rounds), 5)
             found[f"memory GB/s, {threads}T"] = part * threads / best(threads, read, 5) / 1e9
-            found[f"fma GFLOP/s, {threads}T"] = n * threads * 12 * 8 * 2 / fma / 1e9
-            found[f"bytes GOP/s, {threads}T"] = n * threads * pairs * 2 / dots / 1e9
+            found[f"fma GFLOP/s, {threads}T"] = rounds * threads * 12 * 8 * 2 / fma / 1e9
+            found[f"bytes GOP/s, {threads}T"] = rounds * threads * pairs * 2 / dots / 1e9
     return found
 
 

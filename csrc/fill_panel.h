@@ -7,7 +7,7 @@
  */
 
 TL_INLINE v16i bytes_of(int value) {
-    return v16i_set1(value * 0x01010101);
+    return v16i_set1((int32_t)((uint32_t)value * 0x01010101u));
 }
 
 TL_INLINE v16i masked(v16i x, int mask) {

@@ -546,7 +546,10 @@ static int run_chunk(struct run *r, size_t row0, size_t n) {
         STEP(each_row(r, n, width * 4, embed_rows, &x));
         STEP(done(r, TL_TAP_TOKEN_EMBD, 0, x));
     }
-    for (size_t i = first; i < r->m->config.layers; i++) STEP(run_layer(r, i, &x));
+    for (size_t i = first; i < r->m->config.layers; i++) {
+        STEP(run_layer(r, i, &x));
+        if (r->call->progress != NULL) *r->call->progress += n;
+    }
     return run_output(r, x);
 }
 

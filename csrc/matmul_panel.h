@@ -343,7 +343,7 @@ static void fill_any(const struct tl_type_info *type, const struct rows *row, si
 #ifdef TL_DOT4
                 panel->u.k.scale[g][at] = chunk.scale[g];
 #else
-                panel->u.k.scale[g][at] = (chunk.scale[g] & 0xffff) * 0x10001;
+                panel->u.k.scale[g][at] = (int32_t)((uint32_t)(uint16_t)chunk.scale[g] * 0x10001u);
 #endif
             }
         } else {

@@ -198,6 +198,7 @@ struct tl_call {
     void *edit_user;         //
     int (*poll)(void *user); // called often on the calling thread; non-zero stops; may be NULL
     void *poll_user;         //
+    size_t *progress;        // counts layers times rows that are done, for poll; may be NULL
     size_t first_layer;      // start here ...
     const float *resid;      // ... from this residual stream (T, D) instead of the embedding
 };

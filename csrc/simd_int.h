@@ -284,6 +284,12 @@ TL_INLINE void v16i_load_16_bytes(const struct rows *row, size_t at, v16i x[4]) 
 
 typedef __m512i v16i;
 
+#ifdef TL_SIMDE
+#define KEEP_512(x) (void)(x)
+#else
+#define KEEP_512(x) __asm__("" : "+v"(x))
+#endif
+
 typedef struct {
     __m512d a, b;
 } v16d;
@@ -348,7 +354,7 @@ TL_INLINE v16i v16i_dot4(v16i s, v16i w, v16i x) {
 #else
 TL_INLINE v16i v16i_dot2(v16i s, v16i w, v16i x) {
     s = _mm512_add_epi32(s, _mm512_madd_epi16(w, x));
-    __asm__("" : "+v"(s)); // see the AVX2 flavour
+    KEEP_512(s); // see the AVX2 flavour
     return s;
 }
 TL_INLINE v16i v16i_low_words(v16i x) {
@@ -364,7 +370,7 @@ TL_INLINE v16i v16i_mul_bytes(v16i w, v16i x) {
 }
 TL_INLINE v16i v16i_add_bytes(v16i s, v16i w, v16i x) {
     s = _mm512_add_epi16(s, _mm512_maddubs_epi16(w, x));
-    __asm__("" : "+v"(s));
+    KEEP_512(s);
     return s;
 }
 #endif

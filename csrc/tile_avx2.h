@@ -35,10 +35,12 @@
 #define ASM_STEPS_4                                                                                \
     ASM_STEPS_2                                                                                    \
     ASM_WEIGHTS(2) ASM_DIGITS(ASM_ADD, 2) ASM_WEIGHTS(3) ASM_DIGITS(ASM_ADD, 3)
+// clang-format off
 #define ASM_STEPS_8                                                                                \
     ASM_STEPS_4                                                                                    \
     ASM_WEIGHTS(4) ASM_DIGITS(ASM_ADD, 4) ASM_WEIGHTS(5) ASM_DIGITS(ASM_ADD, 5)                    \
     ASM_WEIGHTS(6) ASM_DIGITS(ASM_ADD, 6) ASM_WEIGHTS(7) ASM_DIGITS(ASM_ADD, 7)
+// clang-format on
 
 /* s[6] of 16 rows += scale * dot products over that many steps */
 #define DEFINE_TILE_ASM(steps)                                                                     \

@@ -15,7 +15,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import plot as plot
+    import tinyllm.plot as plot  # noqa: F401
+
     from .analysis import attention_entropy as attention_entropy
     from .analysis import attribution as attribution
     from .analysis import induction_scores as induction_scores

@@ -67,6 +67,7 @@ class Model:
         edit: Callable[[int, int, npt.NDArray[np.float32], int], object] | None = None,
         first_layer: int = 0,
         resid: npt.NDArray[np.float32] | None = None,
+        progress: Callable[[float], object] | None = None,
     ) -> npt.NDArray[np.float32]: ...
 
 @final

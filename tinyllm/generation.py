@@ -356,6 +356,8 @@ class _Run:
             values = log_softmax(logits)
             top = best(values, self.options.logprobs)
             self.drawn.append((float(values[token]), draw.probability, top, values[top]))
+        if allowed is not None and not allowed[token]:
+            raise Error(f"the sampler drew token {token}, which may not come here")
         self.ids.append(token)
         self.history.append(token)
         self.tokens = np.asarray([token], np.int32)

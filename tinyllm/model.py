@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,6 +18,7 @@ from .config import Config, read_config
 from .errors import FormatError
 from .html import Table
 from .model_text import TextMethods
+from .progress import Progress
 from .session import Rows, Session
 from .taps import Capture, Floats, Tap, all_taps, runs_from, select
 from .tokenizer import Tokenizer, load_tokenizer, tokenizer_from_metadata
@@ -250,7 +252,7 @@ class Model(TextMethods):
         self.tokenizer = tokenizer
         self.threads = threads
         self.path = _path_text(source)
-        self._layouts: dict[tuple[str, ...], Layout] = {}
+        self._layouts: dict[Hashable, Layout] = {}
 
     # ---- running ----
 
@@ -298,17 +300,19 @@ class Model(TextMethods):
             dispatch = Dispatcher(edits, lengths)
             needed = self._needed(dispatch.edits, arena.layout)
             captures = captures + Arena(needed, lengths, contexts).captures
-        logits = self.core.forward(
-            tuple(sessions),
-            tuple(tokens),
-            np.asarray(rows, np.int64),
-            threads=self.threads,
-            captures=tuple(captures),
-            edits=() if dispatch is None else dispatch.edits,
-            edit=dispatch,
-            first_layer=first_layer,
-            resid=None if resid is None else np.ascontiguousarray(resid, np.float32),
-        )
+        with Progress(1.0, f"running {sum(lengths)} tokens", sum(lengths) > 1) as bar:
+            logits = self.core.forward(
+                tuple(sessions),
+                tuple(tokens),
+                np.asarray(rows, np.int64),
+                threads=self.threads,
+                captures=tuple(captures),
+                edits=() if dispatch is None else dispatch.edits,
+                edit=dispatch,
+                first_layer=first_layer,
+                resid=None if resid is None else np.ascontiguousarray(resid, np.float32),
+                progress=bar.to if bar.shown else None,
+            )
         if layout is None:
             return logits, []
         return logits, [
@@ -333,13 +337,23 @@ class Model(TextMethods):
         -------
         Layout
         """
-        taps = select(self.taps, capture)
-        key = tuple(tap.name for tap in taps)
-        found = self._layouts.get(key)
+        given: Hashable = None  # what was asked for before needs no search
+        if capture is None or isinstance(capture, (str, re.Pattern)):
+            given = ("one", capture)
+        elif isinstance(capture, (list, tuple)) and all(
+            isinstance(item, (str, re.Pattern)) for item in capture
+        ):
+            given = ("several", *capture)
+        found = None if given is None else self._layouts.get(given)
         if found is None:
+            taps = select(self.taps, capture)
+            key = ("several", *(tap.name for tap in taps))
             if len(self._layouts) > 64:
                 self._layouts.clear()
-            found = self._layouts[key] = Layout(self.config, taps)
+            found = self._layouts.get(key) or Layout(self.config, taps)
+            self._layouts[key] = found
+            if given is not None:
+                self._layouts[given] = found
         return found
 
     def _needed(self, edits: Sequence[tuple[int, int]], captured: Layout) -> Layout:

@@ -27,6 +27,11 @@ class Progress:
     enabled : bool
         False shows nothing.
 
+    Attributes
+    ----------
+    shown : bool
+        Whether anybody would see it.
+
     Examples
     --------
     >>> from tinyllm.progress import Progress
@@ -38,9 +43,9 @@ class Progress:
     def __init__(self, total: float, label: str, enabled: bool = True) -> None:
         stream = sys.stderr
         try:
-            self._shown = bool(enabled and stream is not None and stream.isatty())
+            self.shown = bool(enabled and stream is not None and stream.isatty())
         except ValueError:  # closed
-            self._shown = False
+            self.shown = False
         self._stream = stream
         self._total = total
         self._label = label
@@ -59,7 +64,7 @@ class Progress:
     def to(self, done: float) -> None:
         """Say how much is done by now."""
         before, self._done = self._done, done
-        if not self._shown or time.monotonic() - self._start < PATIENCE:
+        if not self.shown or time.monotonic() - self._start < PATIENCE:
             return
         if self._tqdm is None and self._drawn < 0:
             try:
@@ -68,7 +73,11 @@ class Progress:
                 pass
             else:
                 self._tqdm = tqdm(
-                    total=self._total, desc=self._label, file=self._stream, leave=False
+                    total=self._total,
+                    desc=self._label,
+                    file=self._stream,
+                    leave=False,
+                    bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
                 )
                 before = 0.0
         if self._tqdm is not None:

@@ -1,195 +1,22 @@
-"""From logits to the next token: a chain of samplers, one function each.
+"""From logits to the next token: a chain of the samplers of `tinyllm.samplers`, and a draw.
 
-Everything here is the same on every machine: exp, log, softmax and sum are the core's own, and
-what is added up is added in one order. The random numbers are those of `tinyllm.philox`.
+The random numbers are those of `tinyllm.philox`.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from . import _core
 from .philox import new_seed, uniform
+from .samplers import SAMPLERS, Candidates, Context, sampler
 
-__all__ = ["SAMPLERS", "Candidates", "Context", "Draw", "Sampler", "sampler"]
-
-Floats = NDArray[np.float64]
-Ids = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """The tokens that are still possible, and their logits.
-
-    Parameters
-    ----------
-    ids : ndarray of int64, (n,)
-    logits : ndarray of float64, (n,)
-    ordered : bool
-        Whether the best come first (of equal ones the lowest id); else the ids rise.
-    """
-
-    ids: Ids
-    logits: Floats
-    ordered: bool = False
-
-    def best_first(self) -> Candidates:
-        """Return the same candidates, the best first, of equal ones the lowest id."""
-        if self.ordered:
-            return self
-        order = np.argsort(-self.logits, kind="stable")
-        return Candidates(self.ids[order], self.logits[order], True)
-
-    def keep(self, which: NDArray[np.bool_] | slice) -> Candidates:
-        """Return some of the candidates, in the same order."""
-        return Candidates(self.ids[which], self.logits[which], self.ordered)
-
-    def with_logits(self, logits: Floats, ordered: bool = False) -> Candidates:
-        """Return the same tokens with other logits; `ordered` if their order is still right."""
-        if ordered or not self.ordered:
-            return Candidates(self.ids, logits, self.ordered)
-        order = np.argsort(self.ids)
-        return Candidates(self.ids[order], logits[order])
-
-    @property
-    def probabilities(self) -> Floats:
-        """Softmax of the logits, float64, (n,)."""
-        return _core.softmax(self.logits)
-
-
-@dataclass
-class Context:
-    """What samplers may look at beside the logits.
-
-    Parameters
-    ----------
-    history : sequence of int
-        The ids so far: the prompt and what was generated.
-    seed : int
-    step : int
-        Which token of the generation this is.
-    state : dict
-        What samplers remember from one token to the next, by their name.
-    """
-
-    history: Sequence[int] = ()
-    seed: int = 0
-    step: int = 0
-    state: dict[str, Any] = field(default_factory=dict)
-
-    def uniform(self, stream: int) -> float:
-        """Return this token's random number of a stream other than 0."""
-        return uniform(self.seed, self.step, stream)
-
-
-SamplerFunction = Callable[..., Candidates]
-
-#: Name -> function. A new sampler is one function with the decorator `sampler`.
-SAMPLERS: dict[str, SamplerFunction] = {}
-
-
-def sampler(name: str) -> Callable[[SamplerFunction], SamplerFunction]:
-    """Register a sampler: a function ``(candidates, context, value, ...) -> candidates``.
-
-    Parameters
-    ----------
-    name : str
-        The keyword of `Sampler`.
-
-    Returns
-    -------
-    callable
-
-    Examples
-    --------
-    >>> @sampler("only_even")
-    ... def only_even(candidates, context, on):
-    ...     return candidates.keep(candidates.ids % 2 == 0) if on else candidates
-    >>> Sampler(only_even=True, temperature=0).sample([0.0, 9.0, 1.0], step=0)
-    2
-    >>> del SAMPLERS["only_even"]
-    """
-
-    def register(function: SamplerFunction) -> SamplerFunction:
-        SAMPLERS[name] = function
-        return function
-
-    return register
-
-
-def _check(ok: bool, name: str, value: object, expected: str) -> None:
-    if not ok:
-        raise ValueError(f"{name} is {value!r}; expected {expected}")
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        raise TypeError(f"{name} is {value!r}; expected a number")
-    return float(value)
-
-
-@sampler("temperature")
-def temperature(candidates: Candidates, context: Context, value: float) -> Candidates:
-    """Divide the logits; 0 keeps the best token alone (of equal ones the lowest id)."""
-    value = _number("temperature", value)
-    _check(0 <= value < float("inf"), "temperature", value, "a finite number >= 0")
-    if value == 0:
-        best = int(np.argmax(candidates.logits))
-        if not candidates.ordered:
-            return candidates.keep(slice(best, best + 1))
-        return candidates.keep(slice(0, 1))
-    return candidates.with_logits(candidates.logits / value, ordered=True)
-
-
-@sampler("top_k")
-def top_k(candidates: Candidates, context: Context, k: int) -> Candidates:
-    """Keep the k best; 0 or less keeps all."""
-    if isinstance(k, bool) or not isinstance(k, int | np.integer):
-        raise TypeError(f"top_k is {k!r}; expected an int")
-    size = len(candidates.ids)
-    if k <= 0 or k >= size:
-        return candidates
-    if not candidates.ordered:
-        # at least k are as good as the k-th best: sort only those
-        limit = np.partition(candidates.logits, size - k)[size - k]
-        candidates = candidates.keep(candidates.logits >= limit).best_first()
-    return candidates.keep(slice(0, int(k)))
-
-
-@sampler("top_p")
-def top_p(candidates: Candidates, context: Context, p: float) -> Candidates:
-    """Keep the fewest best whose probabilities add up to p; 1 or more keeps all.
-
-    Holtzman et al., "The Curious Case of Neural Text Degeneration" (2020).
-    """
-    p = _number("top_p", p)
-    _check(p >= 0, "top_p", p, "a number >= 0")
-    if p >= 1:
-        return candidates
-    candidates = candidates.best_first()
-    total = np.add.accumulate(candidates.probabilities)
-    count = int(np.searchsorted(total, p)) + 1
-    return candidates.keep(slice(0, max(count, 1)))
-
-
-@sampler("min_p")
-def min_p(candidates: Candidates, context: Context, p: float) -> Candidates:
-    """Keep what is at least p times as probable as the best; 0 keeps all.
-
-    Nguyen et al., "Turning Up the Heat: Min-p Sampling" (2024).
-    """
-    p = _number("min_p", p)
-    _check(0 <= p <= 1, "min_p", p, "0 to 1")
-    if p == 0:
-        return candidates
-    limit = candidates.logits.max() + float(_core.log([p])[0])
-    return candidates.keep(candidates.logits >= limit)
+__all__ = ["SAMPLERS", "Candidates", "Context", "Draw", "Sampler", "SamplerExplanation", "sampler"]
 
 
 @dataclass(frozen=True)
@@ -208,6 +35,32 @@ class Draw:
     id: int
     probability: float
     candidates: Candidates
+
+
+@dataclass(frozen=True)
+class SamplerExplanation:
+    """What each step of a chain left; ``print`` shows it as a table.
+
+    Parameters
+    ----------
+    steps : list of (str, Candidates)
+        The first is the logits as they came.
+    top : int
+        How many tokens a row of the table shows.
+    """
+
+    steps: list[tuple[str, Candidates]]
+    top: int
+
+    def __str__(self) -> str:
+        width = max(len(name) for name, _ in self.steps)
+        lines = [f"{'step':{width}}  kept  best tokens"]
+        for name, found in self.steps:
+            best = found.best_first()
+            pairs = zip(best.ids[: self.top], best.probabilities, strict=False)
+            shown = ", ".join(f"{token} {p:.3f}" for token, p in pairs)
+            lines.append(f"{name:{width}}  {len(best.ids):4}  {shown}")
+        return "\n".join(lines)
 
 
 class Sampler:
@@ -251,7 +104,8 @@ class Sampler:
         if isinstance(seed, bool) or not hasattr(seed, "__index__"):
             raise TypeError(f"seed is {seed!r}; expected an int or None")
         self.seed = seed.__index__()
-        _check(0 <= self.seed < 2**64, "seed", seed, "0 to 2**64 - 1")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed is {seed}; expected 0 to 2**64 - 1")
         self.chain: list[tuple[str, dict[str, Any]]] = []
         for name, value in [*chain, *samplers.items()]:
             if value is not None:
@@ -259,7 +113,7 @@ class Sampler:
         # a wrong value fails here, not at the first token
         trial = Candidates(np.arange(3), np.array([2.0, 1.0, 0.0]))
         for name, arguments in self.chain:
-            trial = SAMPLERS[name](trial, Context(), **arguments)
+            trial = SAMPLERS[name](trial, Context(trial=True), **arguments)
         self._state: dict[str, Any] = {}
 
     @classmethod
@@ -276,6 +130,86 @@ class Sampler:
         1
         """
         return cls(temperature=0, seed=0)
+
+    @classmethod
+    def llama_cpp(cls, seed: int | None = None) -> Sampler:
+        """Return a sampler with the defaults of llama.cpp's programs.
+
+        Parameters
+        ----------
+        seed : int, optional
+
+        Returns
+        -------
+        Sampler
+            Top-k 40, top-p 0.95, min-p 0.05, temperature 0.8, in this order
+            (``common/common.h``, 2025-02).
+
+        Examples
+        --------
+        >>> Sampler.llama_cpp(seed=1)
+        Sampler(top_k=40, top_p=0.95, min_p=0.05, temperature=0.8, seed=1)
+        """
+        return cls(top_k=40, top_p=0.95, min_p=0.05, temperature=0.8, seed=seed)
+
+    @classmethod
+    def hugging_face(cls, seed: int | None = None) -> Sampler:
+        """Return a sampler with the defaults of transformers' ``generate(do_sample=True)``.
+
+        Parameters
+        ----------
+        seed : int, optional
+
+        Returns
+        -------
+        Sampler
+            Temperature 1, top-k 50, top-p 1, in this order (``GenerationConfig``).
+
+        Examples
+        --------
+        >>> Sampler.hugging_face(seed=1)
+        Sampler(temperature=1.0, top_k=50, top_p=1.0, seed=1)
+        """
+        return cls(temperature=1.0, top_k=50, top_p=1.0, seed=seed)
+
+    def explain(
+        self, logits: ArrayLike, step: int = 0, history: Sequence[int] = (), top: int = 5
+    ) -> SamplerExplanation:
+        """Return what each step of the chain leaves, as a table that can be printed.
+
+        Nothing is drawn, and nothing is remembered.
+
+        Parameters
+        ----------
+        logits, step, history
+            As in `sample`.
+        top : int
+            How many of the best tokens each row shows.
+
+        Returns
+        -------
+        SamplerExplanation
+
+        Raises
+        ------
+        ValueError
+            As in `sample`.
+
+        Examples
+        --------
+        >>> print(Sampler(top_k=2, temperature=0.5).explain([0.0, 3.0, 2.0]))
+        step             kept  best tokens
+        logits              3  1 0.705, 2 0.259, 0 0.035
+        top_k=2             2  1 0.731, 2 0.269
+        temperature=0.5     2  1 0.881, 2 0.119
+        """
+        context = self._context(step, history, {k: dict(v) for k, v in self._state.items()})
+        found = _start(logits)
+        rows = [("logits", found)]
+        for name, arguments in self.chain:
+            found = SAMPLERS[name](found, context, **arguments)
+            rows.append((_label(name, arguments), found))
+        return SamplerExplanation(rows, top)
 
     def candidates(
         self,
@@ -303,8 +237,12 @@ class Sampler:
         ValueError
             As in `sample`.
         """
+        return self._run(logits, self._context(step, history, state), allowed)
+
+    def _run(
+        self, logits: ArrayLike, context: Context, allowed: NDArray[np.bool_] | None
+    ) -> Candidates:
         found = _start(logits, allowed)
-        context = self._context(step, history, state)
         for name, arguments in self.chain:
             found = SAMPLERS[name](found, context, **arguments)
         return found
@@ -342,7 +280,8 @@ class Sampler:
         ValueError
             As in `sample`.
         """
-        left = self.candidates(logits, step, history, state, allowed)
+        context = self._context(step, history, state)
+        left = self._run(logits, context, allowed)
         if left.ordered:  # the draw goes by id, whatever the chain has sorted
             order = np.argsort(left.ids)
             left = Candidates(left.ids[order], left.logits[order])
@@ -351,6 +290,8 @@ class Sampler:
         at = int(np.searchsorted(total, uniform(self.seed, step) * total[-1], side="right"))
         # the product may round up to the total itself: then the last that has a weight
         at = min(at, int(np.flatnonzero(weights)[-1]))
+        for learn in context.after:
+            learn(float(weights[at]))
         return Draw(int(left.ids[at]), float(weights[at]), left)
 
     def sample(
@@ -391,18 +332,20 @@ class Sampler:
         return self.draw(logits, step, history, state).id
 
     def __repr__(self) -> str:
-        steps = ", ".join(
-            f"{name}={next(iter(args.values())) if len(args) == 1 else args!r}"
-            for name, args in self.chain
-        )
+        steps = ", ".join(_label(name, arguments) for name, arguments in self.chain)
         return f"Sampler({steps}{', ' if steps else ''}seed={self.seed})"
+
+
+def _label(name: str, arguments: Mapping[str, Any]) -> str:
+    value = next(iter(arguments.values())) if len(arguments) == 1 else dict(arguments)
+    return f"{name}={value!r}"
 
 
 def _arguments(name: str, value: Any) -> dict[str, Any]:
     if name not in SAMPLERS:
         raise ValueError(f"there is no sampler {name!r}; there are {', '.join(sorted(SAMPLERS))}")
     names = list(inspect.signature(SAMPLERS[name]).parameters)[2:]
-    if not isinstance(value, Mapping) or not set(value) <= set(names):
+    if not isinstance(value, Mapping) or not value or not set(value) <= set(names):
         return {names[0]: value}
     return dict(value)
 

@@ -227,6 +227,7 @@ def match(names: Sequence[str], capture: Capture, argument: str = "capture") -> 
     if callable(capture):
         return [name for name in names if capture(name)]
     wanted: set[str] = set()
+    known = frozenset(names)
     try:
         patterns = [capture] if isinstance(capture, (str, re.Pattern)) else list(capture or ())
     except TypeError:
@@ -239,7 +240,7 @@ def match(names: Sequence[str], capture: Capture, argument: str = "capture") -> 
             if any(c in pattern for c in "*?["):
                 found = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
             else:
-                found = [pattern] if pattern in names else []
+                found = [pattern] if pattern in known else []
         else:
             raise TypeError(
                 f"{argument} holds {pattern!r}; expected names, patterns or a function of the name"

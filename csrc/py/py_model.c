@@ -8,6 +8,7 @@
 
 /* How often a long call looks for Ctrl-C. */
 #define POLL_NS 20000000u
+#define PROGRESS_NS 100000000u
 
 typedef struct {
     PyObject_HEAD
@@ -222,6 +223,9 @@ struct forward {
     const struct tl_model *m;
     PyThreadState *thread; // of the caller, while the GIL is released
     PyObject *edit;        // or NULL
+    PyObject *progress;    // or None
+    size_t done, all;      // layers times rows
+    uint64_t told;         //
     const struct tl_piece *pieces;
     size_t rows;
     uint64_t polled;
@@ -235,6 +239,13 @@ static int poll_signals(void *user) {
     f->polled = now;
     PyEval_RestoreThread(f->thread);
     stop = PyErr_CheckSignals();
+    if (stop == 0 && f->progress != Py_None && now - f->told >= PROGRESS_NS) {
+        PyObject *result =
+            PyObject_CallFunction(f->progress, "d", (double)f->done / (double)TL_MAX(f->all, 1));
+        f->told = now;
+        stop = result == NULL;
+        Py_XDECREF(result);
+    }
     f->thread = PyEval_SaveThread();
     return stop;
 }
@@ -312,7 +323,7 @@ static int call_edit(void *user, enum tl_tap tap, size_t layer, int piece, float
 
 /* What forward() was given, in the core's terms; everything in it is freed by release(). */
 struct arguments {
-    PyObject *sessions, *tokens, *rows, *captures, *edits, *edit, *resid;
+    PyObject *sessions, *tokens, *rows, *captures, *edits, *edit, *resid, *progress;
     Py_ssize_t threads, first_layer;
     size_t n_pieces, total;
     size_t n_busy;           // sessions taken
@@ -491,7 +502,7 @@ static bool read_rows(struct arguments *a) {
 PyDoc_STRVAR(
     forward_doc,
     "forward($self, /, sessions, tokens, rows, *, threads, captures=(), edits=(), edit=None,\n"
-    "        first_layer=0, resid=None)\n"
+    "        first_layer=0, resid=None, progress=None)\n"
     "--\n"
     "\n"
     "Run tokens after what their sessions hold, and append them.\n"
@@ -520,6 +531,8 @@ PyDoc_STRVAR(
     "    ``edit(tap, layer, array, piece)`` changes the array in place.\n"
     "first_layer, resid : int and float32 array, shape (T, D), optional\n"
     "    Start at this layer from this residual stream instead of the embedding.\n"
+    "progress : callable, optional\n"
+    "    ``progress(fraction)``, called now and then during a long call.\n"
     "\n"
     "Returns\n"
     "-------\n"
@@ -542,8 +555,8 @@ PyDoc_STRVAR(
     "1\n");
 
 static PyObject *model_forward(PyObject *op, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"sessions", "tokens", "rows",        "threads", "captures",
-                            "edits",    "edit",   "first_layer", "resid",   NULL};
+    static char *names[] = {"sessions", "tokens",      "rows",  "threads",  "captures", "edits",
+                            "edit",     "first_layer", "resid", "progress", NULL};
     model_object *self = (model_object *)op;
     const struct tl_model *m = self->m;
     struct arguments a = {.threads = 1};
@@ -557,10 +570,10 @@ static PyObject *model_forward(PyObject *op, PyObject *args, PyObject *kwargs) {
 
     if (empty == NULL) return NULL;
     a.captures = a.edits = empty;
-    a.edit = a.resid = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$nOOOnO:forward", names, &a.sessions,
+    a.edit = a.resid = a.progress = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$nOOOnOO:forward", names, &a.sessions,
                                      &a.tokens, &a.rows, &a.threads, &a.captures, &a.edits, &a.edit,
-                                     &a.first_layer, &a.resid)) {
+                                     &a.first_layer, &a.resid, &a.progress)) {
         goto done;
     }
     if (a.threads < 1 || a.first_layer < 0 || (size_t)a.first_layer > m->config.layers) {
@@ -591,7 +604,9 @@ static PyObject *model_forward(PyObject *op, PyObject *args, PyObject *kwargs) {
     f.edit = a.edit;
     f.pieces = a.pieces;
     f.rows = a.total;
-    f.polled = tl_clock_ns();
+    f.polled = f.told = tl_clock_ns();
+    f.progress = a.progress;
+    f.all = a.total * (m->config.layers - (size_t)a.first_layer);
     call.threads = (int)TL_MIN(a.threads, 256);
     call.rows = a.row_numbers;
     call.n_rows = shape[0];
@@ -602,6 +617,7 @@ static PyObject *model_forward(PyObject *op, PyObject *args, PyObject *kwargs) {
     call.edit_user = &f;
     call.poll = poll_signals;
     call.poll_user = &f;
+    call.progress = &f.done;
     call.first_layer = (size_t)a.first_layer;
     f.thread = PyEval_SaveThread();
     status = tl_forward(m, a.pieces, a.n_pieces, &call, &err);

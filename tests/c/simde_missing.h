@@ -61,3 +61,29 @@ static inline simde__m256i tl_cvtepi32_epi16(simde__m512i a) {
 }
 #undef _mm512_cvtepi32_epi16
 #define _mm512_cvtepi32_epi16 tl_cvtepi32_epi16
+
+/* lane by lane */
+#define TL_EACH(name, result, argument, to, from, n, expression)                                   \
+    static inline result name(argument a) {                                                        \
+        argument##_private x = argument##_to_private(a);                                           \
+        result##_private r;                                                                        \
+        for (int i = 0; i < (n); i++) to[i] = (expression)from[i];                                 \
+        return result##_from_private(r);                                                           \
+    }
+TL_EACH(tl_cvtepi32_pd, simde__m512d, simde__m256i, r.f64, x.i32, 8, double)
+TL_EACH(tl_cvtepi32_ps, simde__m512, simde__m512i, r.f32, x.i32, 16, float)
+TL_EACH(tl_cvtepu16_epi32, simde__m512i, simde__m256i, r.i32, x.u16, 16, int32_t)
+TL_EACH(tl_cvtpd_ps, simde__m256, simde__m512d, r.f32, x.f64, 8, float)
+TL_EACH(tl_cvtps_pd, simde__m512d, simde__m256, r.f64, x.f32, 8, double)
+#undef _mm512_cvtepi32_pd
+#undef _mm512_cvtepi32_ps
+#undef _mm512_cvtepu16_epi32
+#undef _mm512_cvtpd_ps
+#undef _mm512_cvtps_pd
+#undef _mm512_extractf32x8_ps
+#define _mm512_cvtepi32_pd tl_cvtepi32_pd
+#define _mm512_cvtepi32_ps tl_cvtepi32_ps
+#define _mm512_cvtepu16_epi32 tl_cvtepu16_epi32
+#define _mm512_cvtpd_ps tl_cvtpd_ps
+#define _mm512_cvtps_pd tl_cvtps_pd
+#define _mm512_extractf32x8_ps(a, i) (simde__m512_to_private(a).m256[i])

@@ -263,8 +263,8 @@ def _check_left(rules: Rules) -> None:
             elif name in path:
                 way = " -> ".join([*path[path.index(name) :], name])
                 raise ValueError(
-                    f"rule {name!r} is left-recursive ({way}): it would start with itself for "
-                    "ever; write it with a repetition, or put the recursion last"
+                    f"rule {name!r} is left-recursive ({way}): it would start with itself; "
+                    "write it with a repetition, or put the recursion last"
                 )
             elif name not in done:
                 path.append(name)

@@ -10,7 +10,7 @@ import functools
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -74,6 +74,12 @@ _FIM_TEXTS = {
     "fim_rep": ("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>"),
     "fim_sep": ("<|file_sep|>",),
 }
+_BYTE_NAMES = [f"<0x{value:02X}>" for value in range(256)]
+# a byte that is not ASCII is no text of its own: it comes as a lone surrogate
+_RAW_BYTES = [chr(value if value < 0x80 else 0xDC00 + value) for value in range(256)]
+_SOUGHT = frozenset((*_END_TEXTS, *_HARMONY_TEXTS, *_BYTE_NAMES, *_RAW_BYTES)).union(
+    *_FIM_TEXTS.values()
+)
 _BYTE_TEXT = re.compile("<0x([0-9A-Fa-f]{2})>")
 
 
@@ -170,6 +176,10 @@ class Vocab:
             raise _wrong(_PREFIX + "tokens", [], "at least one token")
         self.types = self._types()
         self.scores = self._scores()
+        # one pass for all that is looked up by text: vocabularies are long
+        self._places: dict[str, list[int]] = {}
+        for i in [i for i, text in enumerate(self.texts) if text in _SOUGHT]:
+            self._places.setdefault(self.texts[i], []).append(i)
         self._find_specials()
         for flag in ("add_bos", "add_eos", "add_sep"):
             setattr(self, flag, self.flag(f"{flag}_token", self._defaults.get(flag, False)))
@@ -246,17 +256,18 @@ class Vocab:
                 value=len(value),
                 expected=f"{len(self.texts)} entries",
             )
-        if not set(map(type, value)) <= {int, float}:
-            at = next(i for i, x in enumerate(value) if type(x) not in (int, float))
-            raise _wrong(f"{key}[{at}]", value[at], "a number")
-        return list(value) if set(map(type, value)) == {convert} else [convert(x) for x in value]
+        kinds = set(map(type, value))
+        if not kinds <= {int, convert}:
+            at = next(i for i, x in enumerate(value) if type(x) not in (int, convert))
+            raise _wrong(f"{key}[{at}]", value[at], "a number" if convert is float else "an int")
+        return list(value) if kinds == {convert} else [convert(x) for x in value]
 
     def _types(self) -> list[int]:
         types = self.numbers("token_type", int)
         if types is None:
             return [int(TokenType.NORMAL)] * len(self.texts)
-        if not 0 <= min(types) <= max(types) <= max(TokenType):
-            at = next(i for i, t in enumerate(types) if not 0 <= t <= max(TokenType))
+        if not set(types) <= set(TokenType):
+            at = next(i for i, t in enumerate(types) if t not in set(TokenType))
             raise _wrong(f"{_PREFIX}token_type[{at}]", types[at], f"0 to {max(TokenType):d}")
         return types
 
@@ -270,11 +281,7 @@ class Vocab:
     # ---- special tokens ----
 
     def _find_specials(self) -> None:
-        by_text: dict[str, list[int]] = {}
-        marks = set(_END_TEXTS + _HARMONY_TEXTS).union(*_FIM_TEXTS.values())
-        if not marks.isdisjoint(self.texts):
-            for i in [i for i, text in enumerate(self.texts) if text in marks]:
-                by_text.setdefault(self.texts[i], []).append(i)
+        by_text = dict(self._places)
         for text in _ONLY_IF_CONTROL:
             kept = [i for i in by_text.pop(text, ()) if self.types[i] == TokenType.CONTROL]
             if kept:
@@ -389,22 +396,17 @@ class Vocab:
     @functools.cached_property
     def byte_ids(self) -> list[int | None]:
         """What stands for each of the 256 bytes: ``<0xNN>``, else the byte as a text."""
-        named = self.ids_of([f"<0x{value:02X}>" for value in range(256)])
-        # a byte that is not ASCII is no text of its own: it comes as a lone surrogate
-        raw = self.ids_of([chr(v if v < 0x80 else 0xDC00 + v) for v in range(256)])
+        named, raw = self.ids_of(_BYTE_NAMES), self.ids_of(_RAW_BYTES)
         return [b if a is None else a for a, b in zip(named, raw, strict=True)]
 
-    def ids_of(self, texts: Sequence[str]) -> list[int | None]:
-        """Return the ids of a few texts, as `id_of_text` would, without building it."""
-        found: dict[str, int] = {}
-        wanted = set(texts)
-        for i in [i for i, text in enumerate(self.texts) if text in wanted]:
-            text = self.texts[i]
-            if text:
-                before = found.get(text)
-                if before is None or (self.types[before] == TokenType.BYTE != self.types[i]):
-                    found[text] = i
-        return [found.get(text) for text in texts]
+    def ids_of(self, texts: Iterable[str]) -> list[int | None]:
+        """Return the ids of some of the texts that are looked for in every vocabulary."""
+        found: list[int | None] = []
+        for text in texts:
+            ids = self._places.get(text, [])
+            others = [i for i in ids if self.types[i] != TokenType.BYTE]
+            found.append(next(iter(others or ids), None))
+        return found
 
     def byte_value(self, token: int) -> int | None:
         """Return the value of a byte token, None when its text is not ``<0xNN>``."""
