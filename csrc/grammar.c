@@ -283,7 +283,7 @@ static bool add_set(struct tl_automaton *m, uint32_t set) {
 static int finish(struct tl_automaton *m, uint32_t *out, struct tl_error *err) {
     size_t n = 0;
     int status;
-    qsort(m->found, m->n_found, sizeof *m->found, compare_pairs);
+    if (m->n_found > 1) qsort(m->found, m->n_found, sizeof *m->found, compare_pairs);
     for (size_t i = 0; i < m->n_found; i++) {
         if (n > 0 && m->found[n - 1].at == m->found[i].at) {
             status =

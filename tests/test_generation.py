@@ -9,6 +9,7 @@ import schemas
 import build
 import tinyllm as tl
 from tinyllm.generation import StopFinder
+from tinyllm.logprob import best
 from tinyllm.sampling import Sampler
 
 
@@ -127,6 +128,15 @@ def test_logprobs_are_those_of_the_logits(model, options):
     assert "logprob" in str(lp)
     assert "tokens" in repr(lp)
     assert "<table" in lp._repr_html_()
+
+
+def test_best_of_many_equals_are_the_lowest_ids():
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        values = rng.integers(0, 5, 400).astype(np.float64)
+        k = int(rng.integers(0, 400))
+        order = np.lexsort((np.arange(400), -values))
+        assert best(values, k).tolist() == order[:k].tolist()
 
 
 def test_logprobs_of_nothing_and_of_the_whole_vocabulary(model):
