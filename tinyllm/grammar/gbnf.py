@@ -57,9 +57,7 @@ class _Parser:
             name = self.name()
             self.blank(False)
             if not self.text.startswith("::=", self.at):
-                raise self.fail(
-                    f"expected '::=' after {name!r}, not {self.peek() or 'the end'!r}"
-                )
+                raise self.fail(f"expected '::=' after {name!r}, not {self.peek() or 'the end'!r}")
             if name in self.rules:
                 raise self.fail(f"rule {name!r} is defined twice", start)
             self.rule = name
