@@ -7,10 +7,11 @@
 #include <string.h>
 
 enum {
-    NOTHING = 0,       // the set without a stack: the text does not fit
-    EMPTY = 1,         // the set of the empty stack alone: the text is complete
-    MAX_STACKS = 8192, // stacks of one state; more means that the grammar is too ambiguous
-    MAX_MERGE = 64,    // how deep stacks are merged
+    NOTHING = 0,        // the set without a stack: the text does not fit
+    EMPTY = 1,          // the set of the empty stack alone: the text is complete
+    MAX_STACKS = 8192,  // stacks of one state; more means that the grammar is too ambiguous
+    MAX_MERGE = 1000,   // how deep stacks are merged
+    MAX_WORK = 1 << 20, // pairs merged for one byte
     MEMO = 4096,
 };
 
@@ -65,6 +66,7 @@ struct tl_automaton {
     struct pair *found; // BYTE nodes of the state that is being made
     size_t n_found, found_capacity;
     bool found_empty;
+    size_t merged; // pairs merged since begin()
     struct seen {
         struct pair pair;
         uint32_t round;
@@ -75,8 +77,9 @@ struct tl_automaton {
         uint32_t a, b, result;
     } memo[MEMO];
 
-    uint32_t *path; // states along a walk
-    size_t cached;  // bytes of `onward` tables and masks
+    uint32_t *path;         // states along a walk
+    size_t cached;          // bytes of `onward` tables and masks
+    uint8_t spread[256][8]; // the bits of a byte, the lowest first
 };
 
 // ---- sets ----
@@ -179,7 +182,8 @@ static int unite(struct tl_automaton *m, uint32_t a, uint32_t b, int depth, uint
         return TL_OK;
     }
     total = (size_t)m->sets[a].n + m->sets[b].n;
-    if (total > MAX_STACKS) {
+    m->merged += total;
+    if (total > MAX_STACKS || m->merged > MAX_WORK) {
         return tl_fail(err, TL_ENOSUP, "the grammar explodes: more than %d ways to read a text",
                        MAX_STACKS);
     }
@@ -241,6 +245,7 @@ static bool grow_seen(struct tl_automaton *m) {
 static void begin(struct tl_automaton *m) {
     m->n_work = m->n_found = m->n_seen = 0;
     m->found_empty = false;
+    m->merged = 0;
     if (++m->round == 0) { // the numbers have gone round: forget the old ones
         for (size_t i = 0; i < m->seen_size; i++) m->seen[i].round = 0;
         m->round = 1;
@@ -529,6 +534,14 @@ static int add_group(struct tl_automaton *m, uint32_t state, uint32_t below, uin
     return status;
 }
 
+/* One byte of the mask per bit. */
+static void spread_bits(const struct tl_automaton *m, const uint64_t *bits, uint8_t *mask,
+                        size_t n) {
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) memcpy(mask + i, m->spread[bits[i / 64] >> i % 64 & 0xFF], 8);
+    for (; i < n; i++) mask[i] = bits[i / 64] >> i % 64 & 1;
+}
+
 int tl_automaton_mask(struct tl_automaton *m, uint32_t state, uint8_t *mask, size_t n,
                       struct tl_error *err) {
     int status = check_state(m, state, err);
@@ -547,7 +560,7 @@ int tl_automaton_mask(struct tl_automaton *m, uint32_t state, uint8_t *mask, siz
         for (uint32_t j = 0; j < i && new; j++) new = pairs[j].below != pairs[i].below;
         if (new) status = add_group(m, state, pairs[i].below, bits, err);
     }
-    for (size_t i = 0; i < n && status == TL_OK; i++) mask[i] = bits[i / 64] >> i % 64 & 1;
+    if (status == TL_OK) spread_bits(m, bits, mask, n);
     free(bits);
     return status;
 }
@@ -606,6 +619,7 @@ int tl_automaton_new(const struct tl_grammar_node *nodes, size_t n, size_t root,
     }
     memcpy(m->nodes, nodes, n * sizeof *nodes);
     find_classes(m);
+    for (int i = 0; i < 256 * 8; i++) m->spread[i / 8][i % 8] = (uint8_t)(i / 8 >> i % 8 & 1);
     status = intern(m, NULL, 0, false, &set, err);                     // NOTHING
     if (status == TL_OK) status = intern(m, NULL, 0, true, &set, err); // EMPTY
     if (status == TL_OK) {

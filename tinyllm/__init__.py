@@ -41,9 +41,11 @@ if TYPE_CHECKING:
     from .gguf import Weight as Weight
     from .gguf_write import TensorSource as TensorSource
     from .gguf_write import write_gguf as write_gguf
+    from .grammar import Grammar as Grammar
     from .model import Model as Model
     from .model import load as load
     from .sampling import Sampler as Sampler
+    from .scoring import kl as kl
     from .session import Session as Session
     from .storage import read as read
     from .sweep import patch_sweep as patch_sweep
@@ -62,6 +64,7 @@ _HOMES = {
     "FormatError": "errors",
     "GGUF": "gguf",
     "Generation": "generation",
+    "Grammar": "grammar",
     "Model": "model",
     "Plan": "arena",
     "Sampler": "sampling",
@@ -77,6 +80,7 @@ _HOMES = {
     "attention_entropy": "analysis",
     "attribution": "analysis",
     "induction_scores": "analysis",
+    "kl": "scoring",
     "lens": "analysis",
     "load": "model",
     "load_tokenizer": "tokenizer",

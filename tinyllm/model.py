@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -16,8 +16,8 @@ from . import _core
 from .arena import Arena, Layout, Plan
 from .config import Config, read_config
 from .errors import FormatError
-from .generation import Generation, Stepper
 from .html import Table
+from .model_text import TextMethods
 from .progress import Progress
 from .session import Rows, Session
 from .taps import Capture, Floats, Tap, all_taps, runs_from, select
@@ -207,7 +207,7 @@ def is_batch(prompt: Any) -> bool:
     )
 
 
-class Model:
+class Model(TextMethods):
     """A model, ready to run. Made by `load`.
 
     Immutable and safe to share between threads; each call makes its own session.
@@ -680,121 +680,6 @@ class Model:
             for trace in (traces if batch else [traces])
         ]
         return states if batch else states[0]
-
-    # ---- generating ----
-
-    def generate(
-        self,
-        prompt: Prompt,
-        max_tokens: int | None = None,
-        temperature: float = 0.8,
-        top_k: int = 40,
-        top_p: float = 0.95,
-        seed: int | None = None,
-        *,
-        capture: Capture = None,
-        edits: Any = (),
-    ) -> Generation:
-        """Continue a prompt.
-
-        Parameters
-        ----------
-        prompt : str, bytes or ids
-        max_tokens : int, optional
-            Stop after this many new tokens; None goes on until the model ends its text or the
-            context is full.
-        temperature : float
-            0 takes the most likely token each time.
-        top_k, top_p : int, float
-            Draw among the `top_k` most likely tokens (0: all), and of these among the fewest
-            whose probabilities reach `top_p`.
-        seed : int, optional
-            The same seed gives the same text on every machine and with any number of threads.
-            None draws one; it is in the result.
-        capture : str, re.Pattern, callable, or sequence of str and re.Pattern, optional
-            Keep inner values: one trace per step in `Generation.traces`, the first of the whole
-            prompt. None: nothing.
-        edits : Edit or sequence of Edit
-            Changes on the way, as in `trace`: in each step, those of its positions; ``at=-1``
-            is the last token of every step.
-
-        Returns
-        -------
-        Generation
-
-        Raises
-        ------
-        ValueError
-            The prompt cannot run, or an argument is out of range.
-
-        Examples
-        --------
-        >>> import tinyllm as tl
-        >>> model = tl.load()
-        >>> g = model.generate("ROMEO:", max_tokens=5, seed=1)
-        >>> len(g.ids), g.stop_reason
-        (5, 'length')
-        >>> g.text == model.generate("ROMEO:", max_tokens=5, seed=1).text
-        True
-        """
-        stepper = self._stepper(prompt, max_tokens, temperature, top_k, top_p, seed, capture, edits)
-        for _ in stepper:
-            pass
-        return stepper.result()
-
-    def stream(
-        self,
-        prompt: Prompt,
-        max_tokens: int | None = None,
-        temperature: float = 0.8,
-        top_k: int = 40,
-        top_p: float = 0.95,
-        seed: int | None = None,
-        *,
-        edits: Any = (),
-    ) -> Iterator[str]:
-        """Continue a prompt, piece by piece.
-
-        Parameters
-        ----------
-        prompt, max_tokens, temperature, top_k, top_p, seed, edits
-            As for `generate`. The model needs a tokenizer.
-
-        Yields
-        ------
-        str
-            Text as it comes; never a part of a character. Joined, it is `Generation.text`.
-
-        Examples
-        --------
-        >>> import tinyllm as tl
-        >>> model = tl.load()
-        >>> "".join(model.stream("ROMEO:", 5, seed=1)) == model.generate("ROMEO:", 5, seed=1).text
-        True
-        """
-        if self.tokenizer is None:
-            raise ValueError("stream() gives text, and the model's file has no tokenizer")
-        return iter(self._stepper(prompt, max_tokens, temperature, top_k, top_p, seed, edits=edits))
-
-    def _stepper(
-        self,
-        prompt: Prompt,
-        max_tokens: int | None,
-        temperature: float,
-        top_k: int,
-        top_p: float,
-        seed: int | None,
-        capture: Capture = None,
-        edits: Any = (),
-    ) -> Stepper:
-        from .sampling import Sampler
-
-        if max_tokens is not None and _integer("max_tokens", max_tokens) < 0:
-            raise ValueError(f"max_tokens is {max_tokens}; expected 0 or more, or None")
-        ids = token_ids(prompt, self.tokenizer)
-        sampler = Sampler(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-        layout = None if capture is None else self.layout(capture)
-        return Stepper(self, ids, sampler, max_tokens, layout, self.program(edits))
 
     @functools.cached_property
     def eog_ids(self) -> frozenset[int]:

@@ -217,6 +217,7 @@ class Sampler:
         step: int = 0,
         history: Sequence[int] = (),
         state: dict[str, Any] | None = None,
+        allowed: NDArray[np.bool_] | None = None,
     ) -> Candidates:
         """Return what the chain leaves of the logits.
 
@@ -224,6 +225,8 @@ class Sampler:
         ----------
         logits, step, history, state
             As in `sample`.
+        allowed : ndarray of bool, (V,), optional
+            The tokens that the chain starts with, for example those that a grammar allows.
 
         Returns
         -------
@@ -234,10 +237,12 @@ class Sampler:
         ValueError
             As in `sample`.
         """
-        return self._run(logits, self._context(step, history, state))
+        return self._run(logits, self._context(step, history, state), allowed)
 
-    def _run(self, logits: ArrayLike, context: Context) -> Candidates:
-        found = _start(logits)
+    def _run(
+        self, logits: ArrayLike, context: Context, allowed: NDArray[np.bool_] | None
+    ) -> Candidates:
+        found = _start(logits, allowed)
         for name, arguments in self.chain:
             found = SAMPLERS[name](found, context, **arguments)
         return found
@@ -255,6 +260,7 @@ class Sampler:
         step: int,
         history: Sequence[int] = (),
         state: dict[str, Any] | None = None,
+        allowed: NDArray[np.bool_] | None = None,
     ) -> Draw:
         """Return a token drawn from what the chain leaves, and how probable it was.
 
@@ -262,6 +268,8 @@ class Sampler:
         ----------
         logits, step, history, state
             As in `sample`.
+        allowed : ndarray of bool, (V,), optional
+            As in `candidates`.
 
         Returns
         -------
@@ -273,7 +281,7 @@ class Sampler:
             As in `sample`.
         """
         context = self._context(step, history, state)
-        left = self._run(logits, context)
+        left = self._run(logits, context, allowed)
         if left.ordered:  # the draw goes by id, whatever the chain has sorted
             order = np.argsort(left.ids)
             left = Candidates(left.ids[order], left.logits[order])
@@ -342,11 +350,17 @@ def _arguments(name: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def _start(logits: ArrayLike) -> Candidates:
+def _start(logits: ArrayLike, allowed: NDArray[np.bool_] | None = None) -> Candidates:
     values = np.asarray(logits, np.float64)
     if values.ndim != 1 or not values.size:
         raise ValueError(f"logits have the shape {values.shape}; expected (V,), V > 0")
     worst = values.max()  # NaN if there is one
     if not np.isfinite(worst):
         raise ValueError(f"the largest logit is {worst}; expected a finite number")
-    return Candidates(np.arange(values.size), values)
+    if allowed is None:
+        return Candidates(np.arange(values.size), values)
+    ids = np.flatnonzero(allowed)
+    left = values[ids]
+    if not ids.size or left.max() == -np.inf:
+        raise ValueError("no token that is allowed has a finite logit")
+    return Candidates(ids, left)

@@ -169,8 +169,8 @@ def check(rules: Rules, root: str) -> dict[str, Expr]:
         if name not in found:
             found[name] = rules[name]
             waiting += [(name, other) for other in references(rules[name])]
-    _check_ends(found)
     _check_left(found)
+    _check_ends(found)
     return found
 
 
@@ -316,6 +316,8 @@ def _show(expr: Expr, tight: bool) -> str:
         return inner + ends.get((expr.low, expr.high), count)
     if not expr.items:
         return '""'
+    if len(expr.items) == 1:
+        return _show(expr.items[0], tight)
     if isinstance(expr, Seq):
         text = " ".join(_show(item, True) for item in expr.items)
     else:
@@ -350,7 +352,7 @@ def to_gbnf(rules: Rules) -> str:
         if isinstance(expr, Ref):
             return Ref(names[expr.name])
         if isinstance(expr, Repeat):
-            return Repeat(renamed(expr.item), expr.low, expr.high)
+            return Repeat(renamed(expr.item), expr.low, expr.high) if expr.high != 0 else Text("")
         if isinstance(expr, Seq):
             return Seq(tuple(map(renamed, expr.items)))
         if isinstance(expr, Alt):

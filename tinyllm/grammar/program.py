@@ -89,8 +89,11 @@ class _Builder:
         self.hoisted: dict[Expr, str] = {}
         self.bodies: dict[str, tuple[Expr, str]] = {}
         self.patches: list[tuple[int, str]] = []
-        self.sizes: dict[str, int | None] = {}
-        self.recursive = _recursive(rules)
+        #: Size of the rules that are put in place of their calls; None: of those called.
+        self.sizes: dict[str, int | None] = dict.fromkeys(rules)
+        for name in _not_recursive(rules):
+            size = self.size(rules[name])
+            self.sizes[name] = size if size <= _INLINE else None
         self.end = self.node((END, 0, 0, 0, 0))
 
     def node(self, node: _Node, shared: bool = True) -> int:
@@ -123,20 +126,13 @@ class _Builder:
         if isinstance(expr, Chars):
             return sum(1 if high < 0x80 else 6 for _, high in expr.ranges)
         if isinstance(expr, Repeat):
+            if expr.high == 0:
+                return 0
             inner = self.size(expr.item)
             return (inner + 1) * max(expr.low, expr.high or 0, 1)
         if isinstance(expr, Ref):
-            return self.inlined(expr.name) or 1
+            return self.sizes[expr.name] or 1
         return sum(self.size(item) + 1 for item in expr.items)
-
-    def inlined(self, name: str) -> int | None:
-        """The size of a rule that is put in place of its calls; None if it is called."""
-        if name in self.recursive:
-            return None
-        if name not in self.sizes:
-            size = self.size(self.rules[name])
-            self.sizes[name] = size if size <= _INLINE else None
-        return self.sizes[name]
 
     # ---- building ----
 
@@ -155,7 +151,7 @@ class _Builder:
             return self.alternatives(expr.items, after)
         if isinstance(expr, Repeat):
             return self.repeat(expr, after)
-        if self.inlined(expr.name) is not None:
+        if self.sizes[expr.name] is not None:
             owner, self.owner = self.owner, expr.name
             start = self.build(self.rules[expr.name], after)
             self.owner = owner
@@ -251,8 +247,8 @@ class _Builder:
         return self.entries[name]
 
 
-def _recursive(rules: Rules) -> set[str]:
-    """Rules that lead back to themselves, or to a rule that does."""
+def _not_recursive(rules: Rules) -> list[str]:
+    """Rules that lead to no recursion, each after those that it names."""
     users: dict[str, set[str]] = {name: set() for name in rules}
     waiting_for = {}
     for name, expr in rules.items():
@@ -266,7 +262,7 @@ def _recursive(rules: Rules) -> set[str]:
             waiting_for[user] -= 1
             if not waiting_for[user]:
                 plain.append(user)
-    return set(rules) - set(plain)
+    return plain
 
 
 def build(rules: Rules) -> Program:
