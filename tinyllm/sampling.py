@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from .philox import new_seed, uniform
 from .samplers import SAMPLERS, Candidates, Context, sampler
