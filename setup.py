@@ -2,10 +2,12 @@
 
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 
 import numpy
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 SANITIZE = os.environ.get("TINYLLM_SANITIZE", "")  # e.g. "address,undefined" or "thread"
 COVERAGE = bool(os.environ.get("TINYLLM_COVERAGE"))
@@ -21,7 +23,7 @@ else:
     cflags += ["-fvisibility=hidden", "-Wall", "-Wextra", "-Wconversion", "-Wshadow"]
     cflags += ["-Wmissing-prototypes", "-Wstrict-prototypes", "-Wvla", "-Wno-sign-conversion"]
     cflags += ["-Wno-missing-field-initializers"]
-    cflags += ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer"] if DEBUG else ["-O3"]
+    cflags += ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer"] if DEBUG else ["-O3", "-g0"]
     ldflags = []
 if STRICT:
     cflags.append("-Werror")
@@ -32,7 +34,24 @@ if COVERAGE:
     cflags.append("--coverage")
     ldflags.append("--coverage")
 
+
+class BuildExt(build_ext):
+    """Compile the files of the extension side by side; setuptools does one after another."""
+
+    def build_extension(self, ext):
+        compile_one = self.compiler.compile
+
+        def compile_all(sources, *args, **kwargs):
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                objects = pool.map(lambda source: compile_one([source], *args, **kwargs), sources)
+                return [name for names in objects for name in names]
+
+        self.compiler.compile = compile_all
+        super().build_extension(ext)
+
+
 setup(
+    cmdclass={"build_ext": BuildExt},
     ext_modules=[
         Extension(
             "tinyllm._core",
@@ -43,5 +62,5 @@ setup(
             extra_compile_args=cflags,
             extra_link_args=ldflags,
         )
-    ]
+    ],
 )

@@ -60,7 +60,7 @@ struct tl_kernels {
     const char *name; // "scalar", "avx2", ...
 
     /*
-     * The same set with the matmul of fast mode (docs/numerics.md, section 5): deterministic, but
+     * The same set with the matmul of fast mode (docs/numerics.md, section 4): deterministic, but
      * its bits may differ between sets, and between one token and many.
      */
     const struct tl_kernels *fast;

@@ -1,7 +1,7 @@
 /*
  * matmul_fast.h - fast mode over the panels of matmul_panel.h, which includes it: activations are
  * int8 (words: int16) with a float32 scale for each 32 values, sums are float32, one block of 32
- * after the other (docs/numerics.md, section 5).
+ * after the other (docs/numerics.md, section 4).
  *
  * Two parts, because the tiles need the panels and the panels are filled for any layout: the
  * first inclusion has the packed activations, the second (FAST_TILES) the tiles.

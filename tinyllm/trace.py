@@ -321,13 +321,14 @@ class Trace(Mapping[str, Floats]):
     # ---- showing ----
 
     def table(self) -> Table:
-        """A table of the taps: name, shape, mean, root mean square, least, largest, bytes.
+        """A table of the taps: name, shape, mean, norm, root mean square, least, largest, bytes.
 
         Returns
         -------
         Table
-            Prints as text, shows as HTML in a notebook. Of arrays of more than 65536 values the
-            numbers are those of an even sample; entries that are not finite do not count.
+            Prints as text, shows as HTML in a notebook. The norm is the root of the sum of all
+            squares. The other numbers are, for arrays of more than 65536 values, those of an
+            even sample. Entries that are not finite do not count.
 
         Examples
         --------
@@ -336,10 +337,11 @@ class Trace(Mapping[str, Floats]):
         tap...
         """
         return Table(
-            ("tap", "shape", "mean", "rms", "min", "max", "bytes"),
+            ("tap", "shape", "mean", "norm", "rms", "min", "max", "bytes"),
             [
-                (name, array.shape, *statistics(sample(array)), f"{array.nbytes:,}")
+                (name, array.shape, mean, _norm(array), *others, f"{array.nbytes:,}")
                 for name, array in self._arrays.items()
+                for mean, *others in [statistics(sample(array))]
             ],
         )
 
@@ -351,3 +353,8 @@ class Trace(Mapping[str, Floats]):
 
     def _repr_html_(self) -> str:
         return trace_html(self)
+
+
+def _norm(array: Floats) -> str:
+    finite = array[np.isfinite(array)].astype(np.float64)
+    return f"{np.sqrt(np.dot(finite, finite)):.4g}" if finite.size else ""
