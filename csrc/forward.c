@@ -23,7 +23,7 @@
 /* Work (in multiplications) from which a loop is handed to the pool, and of one task at most:
    small enough that a task ends well before anybody notices that Ctrl-C waits for it. */
 #define PARALLEL_WORK 32768
-#define TASK_WORK 100000000
+#define TASK_WORK 30000000
 
 #define MAX_GROUP 3 // matrices that read the same activations: q, k, v
 
