@@ -256,6 +256,14 @@ def test_deep_nesting():
     assert not grammar.accepts("(" * n + ")" * (n - 1))
 
 
+def test_long_repetitions_are_counted():
+    grammar = tl.Grammar.gbnf('root ::= "ab"{40000} [c-d]{70000,70001}')
+    assert grammar.accepts("ab" * 40000 + "c" * 70000)
+    assert grammar.accepts("ab" * 40000 + "d" * 70001)
+    assert not grammar.accepts("ab" * 39999 + "c" * 70000)
+    assert not grammar.accepts("ab" * 40000 + "c" * 70002)
+
+
 def test_right_recursion_takes_no_memory():
     grammar = tl.Grammar.gbnf('root ::= "a" root | "b"')
     automaton = _core.Automaton(grammar._nodes, grammar._program.root)
