@@ -1,9 +1,7 @@
 """`load` and `Model`: what opens, what does not and why, and what the model gives."""
 
 import gc
-import io
 import os
-import pathlib
 import re
 
 import models
@@ -341,5 +339,4 @@ def test_what_people_see(model, path):
     hostile = tl.load(path)
     hostile.metadata = {"general.name": "<script>alert(1)</script>"}
     assert "<script>" not in hostile._repr_html_()
-    assert isinstance(io.StringIO(str(hostile.table())).read(), str)
-    assert isinstance(pathlib.Path(model.path), pathlib.Path)
+    assert "<script>" in str(hostile.table())  # text is not HTML

@@ -162,10 +162,6 @@ def test_two_threads_in_one_session(model, ids):
         start.wait()
         for _ in range(20):
             try:
-                session.core.model_check = None
-            except AttributeError:
-                pass
-            try:
                 model.run([session.core], [np.asarray(ids[:2], np.int32)], [1])
                 finished += 1
             except RuntimeError as error:
