@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import FormatError, UnsupportedError
+from .errors import FormatError, UnsupportedError, wrong
 
 __all__ = ["ARCHITECTURES", "Config", "read_config"]
 
@@ -198,12 +198,6 @@ def _finite(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _wrong(key: str, value: object, expected: str) -> FormatError:
-    return FormatError(
-        f"{key} is {value!r}; expected {expected}", field=key, value=value, expected=expected
-    )
-
-
 def _rope_scaling(read: _Reader, context_length: int) -> Mapping[str, Any] | None:
     """Read the RoPE scaling, as llama.cpp reads it (llama-model.cpp, load_hparams)."""
     kind = read.text("rope.scaling.type", "linear")
@@ -212,7 +206,7 @@ def _rope_scaling(read: _Reader, context_length: int) -> Mapping[str, Any] | Non
         "rope.scaling.attn_factor", read.number("rope.scaling.yarn_attn_factor", 1.0)
     )
     if factor < 0:
-        raise _wrong(read.prefix + "rope.scaling.factor", factor, "a positive number")
+        raise wrong(read.prefix + "rope.scaling.factor", factor, "a positive number")
     if kind == "none" or (kind == "linear" and factor in (0.0, 1.0)):
         if attn_factor == 1.0:
             return None
@@ -293,7 +287,7 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Conf
         )
     layers = read.integer("block_count")
     if layers > len(tensors):  # before anything is made per layer
-        raise _wrong(
+        raise wrong(
             read.prefix + "block_count", layers, f"at most {len(tensors)}, the file's tensors"
         )
     width = read.integer("embedding_length")
@@ -303,7 +297,7 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Conf
     head_size = read.integer("attention.key_length", None)
     if head_size is None:
         if isinstance(heads, tuple) or width % heads != 0:
-            raise _wrong(
+            raise wrong(
                 read.prefix + "attention.head_count",
                 heads,
                 f"a divisor of the width, {width}, or {read.prefix}attention.key_length",
@@ -311,15 +305,15 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Conf
         head_size = width // heads
     epsilon = read.number("attention.layer_norm_rms_epsilon")
     if not 0 <= epsilon < 1:
-        raise _wrong(
+        raise wrong(
             read.prefix + "attention.layer_norm_rms_epsilon", epsilon, "a number from 0 to 1"
         )
     base = read.number("rope.freq_base", 10000.0)
     if not base > 0:
-        raise _wrong(read.prefix + "rope.freq_base", base, "a positive number")
+        raise wrong(read.prefix + "rope.freq_base", base, "a positive number")
     rotated = read.integer("rope.dimension_count", head_size)
     if rotated % 2 or rotated > head_size:
-        raise _wrong(
+        raise wrong(
             read.prefix + "rope.dimension_count", rotated, f"an even number up to {head_size}"
         )
 
@@ -333,7 +327,7 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Conf
     vocab_size = int(embedding.shape[0])
     tokens = metadata.get("tokenizer.ggml.tokens")
     if tokens is not None and len(tokens) > vocab_size:
-        raise _wrong(
+        raise wrong(
             "tokenizer.ggml.tokens",
             f"{len(tokens)} tokens",
             f"at most {vocab_size}, the rows of token_embd.weight",
