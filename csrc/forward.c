@@ -27,39 +27,6 @@
 
 #define MAX_GROUP 3 // matrices that read the same activations: q, k, v
 
-size_t tl_tap_row(const struct tl_model *m, enum tl_tap tap, size_t layer) {
-    const struct tl_layer_shape *s = &m->config.shapes[layer];
-    size_t n = 1;
-    for (int i = 0; i < 3 && tl_taps[tap].axes[i] != TL_AXIS_END; i++) {
-        switch (tl_taps[tap].axes[i]) {
-        case TL_AXIS_D:
-            n *= m->config.width;
-            break;
-        case TL_AXIS_H:
-            n *= s->heads;
-            break;
-        case TL_AXIS_K:
-            n *= s->kv_heads;
-            break;
-        case TL_AXIS_DH:
-            n *= s->head_size;
-            break;
-        case TL_AXIS_DV:
-            n *= s->value_size;
-            break;
-        case TL_AXIS_F:
-            n *= s->ffn_width;
-            break;
-        case TL_AXIS_V:
-            n *= m->config.vocab_size;
-            break;
-        default:
-            break;
-        }
-    }
-    return n;
-}
-
 /* ---- the workspace ---- */
 
 struct carver {

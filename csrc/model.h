@@ -134,6 +134,11 @@ int tl_model_new(const struct tl_config *config, const struct tl_tensor *tensors
                  struct tl_model **out, struct tl_error *err);
 void tl_model_free(struct tl_model *m);
 
+/* The length of an axis in one layer; 1 for S, which belongs to a call. */
+size_t tl_tap_axis(const struct tl_model *m, enum tl_axis axis, size_t layer);
+/* Floats in one row of a tap (not of scores and probs). */
+size_t tl_tap_row(const struct tl_model *m, enum tl_tap tap, size_t layer);
+
 /* ---- sessions: the kv cache of one context ---- */
 
 struct tl_block; // TL_BLOCK positions of one layer, shared between sessions by reference count

@@ -114,9 +114,8 @@ static void set_up(void) {
     atomic_store(&pool.process, process);
 }
 
-static int run_alone(size_t first, size_t tasks, tl_task_fn *fn, void *arg, int (*poll)(void *user),
-                     void *user) {
-    for (size_t i = first; i < tasks; i++) {
+static int run_alone(size_t tasks, tl_task_fn *fn, void *arg, int (*poll)(void *user), void *user) {
+    for (size_t i = 0; i < tasks; i++) {
         fn(arg, i, 0);
         if (poll != NULL && poll(user) != 0) return TL_ESTOP;
     }
@@ -131,9 +130,9 @@ int tl_pool_run(int threads, size_t tasks, tl_task_fn *fn, void *arg, int (*poll
 
     if (threads > TL_MAX_THREADS) threads = TL_MAX_THREADS;
     if ((size_t)threads > tasks) threads = (int)tasks;
-    if (threads <= 1) return run_alone(0, tasks, fn, arg, poll, user);
+    if (threads <= 1) return run_alone(tasks, fn, arg, poll, user);
     set_up();
-    if (atomic_flag_test_and_set(&pool.taken)) return run_alone(0, tasks, fn, arg, poll, user);
+    if (atomic_flag_test_and_set(&pool.taken)) return run_alone(tasks, fn, arg, poll, user);
 
     while (pool.n_threads < threads - 1) {
         struct tl_thread *t = &pool.threads[pool.n_threads];

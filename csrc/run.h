@@ -43,9 +43,6 @@ struct run {
     size_t n_spans;
 };
 
-/* Floats in one row of a tap (not of scores and probs). */
-size_t tl_tap_row(const struct tl_model *m, enum tl_tap tap, size_t layer);
-
 static inline size_t tap_cell(size_t layer, enum tl_tap tap) {
     return layer * TL_TAP_COUNT + tap;
 }

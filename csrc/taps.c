@@ -27,3 +27,33 @@ const struct tl_tap_info tl_taps[TL_TAP_COUNT] = {
     [TL_TAP_OUTPUT_NORM] = {"output_norm", false, false, {TL_AXIS_D}},
     [TL_TAP_OUTPUT] = {"output", false, false, {TL_AXIS_V}},
 };
+
+size_t tl_tap_axis(const struct tl_model *m, enum tl_axis axis, size_t layer) {
+    const struct tl_layer_shape *s = &m->config.shapes[layer];
+    switch (axis) {
+    case TL_AXIS_D:
+        return m->config.width;
+    case TL_AXIS_H:
+        return s->heads;
+    case TL_AXIS_K:
+        return s->kv_heads;
+    case TL_AXIS_DH:
+        return s->head_size;
+    case TL_AXIS_DV:
+        return s->value_size;
+    case TL_AXIS_F:
+        return s->ffn_width;
+    case TL_AXIS_V:
+        return m->config.vocab_size;
+    default:
+        return 1; // S belongs to a call, not to the model
+    }
+}
+
+size_t tl_tap_row(const struct tl_model *m, enum tl_tap tap, size_t layer) {
+    size_t n = 1;
+    for (int i = 0; i < 3 && tl_taps[tap].axes[i] != TL_AXIS_END; i++) {
+        n *= tl_tap_axis(m, tl_taps[tap].axes[i], layer);
+    }
+    return n;
+}

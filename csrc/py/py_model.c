@@ -253,40 +253,15 @@ static int poll_signals(void *user) {
 /* The shape of a tap in one call; returns the number of axes. */
 static int tap_shape(const struct tl_model *m, enum tl_tap tap, size_t layer, size_t tokens,
                      size_t context, size_t *shape) {
-    const struct tl_layer_shape *s = &m->config.shapes[layer];
     const struct tl_tap_info *info = &tl_taps[tap];
     int n = 0;
     if (info->matrix) {
-        shape[0] = s->heads, shape[1] = tokens, shape[2] = context;
+        shape[0] = tl_tap_axis(m, TL_AXIS_H, layer), shape[1] = tokens, shape[2] = context;
         return 3;
     }
     shape[n++] = tokens;
     for (int i = 0; i < 3 && info->axes[i] != TL_AXIS_END; i++) {
-        switch (info->axes[i]) {
-        case TL_AXIS_D:
-            shape[n++] = m->config.width;
-            break;
-        case TL_AXIS_H:
-            shape[n++] = s->heads;
-            break;
-        case TL_AXIS_K:
-            shape[n++] = s->kv_heads;
-            break;
-        case TL_AXIS_DH:
-            shape[n++] = s->head_size;
-            break;
-        case TL_AXIS_DV:
-            shape[n++] = s->value_size;
-            break;
-        case TL_AXIS_F:
-            shape[n++] = s->ffn_width;
-            break;
-        case TL_AXIS_V:
-            shape[n++] = m->config.vocab_size;
-            break;
-        default:
-            break;
-        }
+        shape[n++] = tl_tap_axis(m, info->axes[i], layer);
     }
     return n;
 }
