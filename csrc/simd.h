@@ -72,7 +72,7 @@ TL_INLINE v16 v16_pow2(v16 x) {
 #endif
 
 #define TL_ATTN_QUERIES 6
-#define TL_ATTN_KEYS 2
+#define TL_ATTN_KEYS 4 // 24 accumulators
 
 typedef __m512 v16;
 
