@@ -169,11 +169,14 @@ static void op_attn_softmax(const float *scores, size_t n, float *probs) {
     }
     for (size_t k = 0; k < n; k += TL_BLOCK) {
         const size_t end = TL_MIN(n, k + TL_BLOCK);
-        double lane[16] = {0}, sum = 0;
+        double lane[16], sum = 0;
+        d16 lanes = d16_zero();
         for (i = k; i + 16 <= end; i += 16) {
-            v16_store(probs + i, v16_exp(v16_sub(v16_load(scores + i), v16_set1(max))));
-            for (int l = 0; l < 16; l++) lane[l] += (double)probs[i + l];
+            v16 e = v16_exp(v16_sub(v16_load(scores + i), v16_set1(max)));
+            v16_store(probs + i, e);
+            lanes = d16_add(lanes, e);
         }
+        d16_store(lane, lanes);
         if (i < end) {
             v16 e = v16_exp(v16_sub(v16_load_part(scores + i, end - i), v16_set1(max)));
             v16_store_part(probs + i, end - i, e);
