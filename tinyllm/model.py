@@ -17,6 +17,7 @@ from .arena import Arena, Layout, Plan
 from .config import Config, read_config
 from .errors import FormatError
 from .html import Table
+from .machine import Memory
 from .model_text import TextMethods
 from .progress import Progress
 from .session import Rows, Session
@@ -649,6 +650,35 @@ class Model(TextMethods):
         prompts = list(prompt) if is_batch(prompt) else [prompt]
         lengths = [len(token_ids(p, self.tokenizer)) for p in prompts]
         return self.layout(capture).plan(lengths)
+
+    def memory(self, tokens: int | None = None) -> Memory:
+        """What the model and one session take, without running anything.
+
+        Parameters
+        ----------
+        tokens : int, optional
+            Length of the session; None: the longest that the model is loaded for.
+
+        Returns
+        -------
+        Memory
+            Sizes in bytes.
+
+        Raises
+        ------
+        ValueError
+            The context does not hold so many tokens, or none are asked for.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> model = tl.load()
+        >>> model.memory(256).cache < model.memory().cache
+        True
+        """
+        count = self.core.config["max_context"] if tokens is None else _integer("tokens", tokens)
+        cache, workspace = self.core.memory(count, self.threads)
+        return Memory(sum(w.nbytes for w in self.weights.values()), cache, workspace, count)
 
     def hidden_states(self, prompt: Any, *, edits: Any = ()) -> Any:
         """The residual stream between the blocks.
