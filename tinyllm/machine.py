@@ -30,6 +30,12 @@ class CPU(NamedTuple):
         which is what ``threads=None`` means.
     memory : int
         Bytes that this process may still take; 2**64 - 1 if unknown.
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> tl.cpu().cores >= 1
+    True
     """
 
     name: str
@@ -55,6 +61,13 @@ class Memory(NamedTuple):
     workspace : int
         Buffers of a session that ran them as one prompt; captured values come on top.
     tokens : int
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> memory = tl.load().memory(100)
+    >>> memory.total == memory.weights + memory.cache + memory.workspace
+    True
     """
 
     weights: int
