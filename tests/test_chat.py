@@ -13,6 +13,7 @@ from tinyllm.chat import (
     ChatTemplateError,
     choose_template,
     encode_chat,
+    file_templates,
     render_chat,
     tool_schema,
 )
@@ -255,22 +256,26 @@ def test_a_long_conversation_is_no_attack():
 # ---- choosing ----
 
 
+def choose(metadata, *args, **options):
+    return choose_template(file_templates(metadata), *args, **options)
+
+
 def test_choosing_a_template():
     one = {"tokenizer.chat_template": "{{ 1 }}"}
     two = {**one, "tokenizer.chat_template.tool_use": "{{ 2 }}",
            "tokenizer.chat_templates": ["tool_use"]}  # fmt: skip
-    assert choose_template(one) == choose_template(one, tools=True) == "{{ 1 }}"
-    assert choose_template(two) == "{{ 1 }}"
-    assert choose_template(two, tools=True) == "{{ 2 }}"
-    assert choose_template(two, "default", tools=True) == "{{ 1 }}"
-    assert choose_template(two, "{{ 3 }}") == "{{ 3 }}"
-    assert choose_template({"tokenizer.chat_template.rag": "{{ 4 }}"}) == "{{ 4 }}"
-    with pytest.raises(ChatTemplateError, match=r"'nope'.*\['default', 'tool_use'\]"):
-        choose_template(two, "nope")
+    assert choose(one) == choose(one, tools=True) == "{{ 1 }}"
+    assert choose(two) == "{{ 1 }}"
+    assert choose(two, tools=True) == "{{ 2 }}"
+    assert choose(two, "default", tools=True) == "{{ 1 }}"
+    assert choose(two, "{{ 3 }}") == "{{ 3 }}"
+    assert choose({"tokenizer.chat_template.rag": "{{ 4 }}"}) == "{{ 4 }}"
+    with pytest.raises(ChatTemplateError, match=r"'nope'.*'default', 'plain', 'tool_use'"):
+        choose(two, "nope")
     with pytest.raises(ChatTemplateError, match="no chat template"):
-        choose_template({})
+        choose({})
     with pytest.raises(ChatTemplateError, match="choose one of"):
-        choose_template({f"tokenizer.chat_template.{n}": "" for n in "ab"})
+        choose({f"tokenizer.chat_template.{n}": "" for n in "ab"})
 
 
 def chatty(

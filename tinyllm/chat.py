@@ -28,10 +28,13 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_SECONDS",
     "MAX_SIZE",
+    "TEMPLATES",
     "ChatTemplateError",
     "choose_template",
     "encode_chat",
+    "file_templates",
     "render_chat",
+    "stop_strings",
     "tool_schema",
 ]
 
@@ -342,18 +345,72 @@ def _instrument(tree: Any, nodes: Any) -> Any:
 # ---- templates ----
 
 
-def choose_template(
-    metadata: Mapping[str, Any], template: str | None = None, tools: bool = False
-) -> str:
-    """Return the source of the template to use.
+class _Builtin(typing.NamedTuple):
+    """A template for files that have none, and the strings that end an answer."""
+
+    source: str
+    stop: tuple[str, ...]
+
+
+#: Templates for files that have none. ``"chatml"`` is for models that were trained on ChatML
+#: (https://github.com/openai/openai-python/blob/v0.28.1/chatml.md), ``"plain"`` for models that
+#: were never taught to chat: each message is a paragraph under the name of its role.
+TEMPLATES: dict[str, _Builtin] = {
+    "chatml": _Builtin(
+        "{% for m in messages %}"
+        "{{ '<|im_start|>' + m.role + '\n' + (m.content or '') + '<|im_end|>\n' }}"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+        ("<|im_end|>", "<|im_start|>"),
+    ),
+    "plain": _Builtin(
+        "{% for m in messages %}"
+        "{{ '' if m.role == 'system' else m.role | upper + ':\n' }}"
+        "{{ (m.content or '') | trim + '\n\n' }}"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'ASSISTANT:\n' }}{% endif %}",
+        ("\nUSER:", "\nASSISTANT:"),
+    ),
+}
+
+
+def file_templates(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Return the chat templates of a file by name; the one without a name is ``"default"``.
 
     Parameters
     ----------
     metadata : Mapping
         Of the GGUF file.
+
+    Returns
+    -------
+    dict of str to str
+
+    Examples
+    --------
+    >>> file_templates({"tokenizer.chat_template": "{{ 1 }}", "tokenizer.chat_template.rag": "{}"})
+    {'default': '{{ 1 }}', 'rag': '{}'}
+    """
+    named = {"default": str(metadata[_KEY])} if _KEY in metadata else {}
+    for key in metadata:
+        if key.startswith(_KEY + "."):
+            named[key.removeprefix(_KEY + ".")] = str(metadata[key])
+    return named
+
+
+def choose_template(
+    named: Mapping[str, str], template: str | None = None, tools: bool = False
+) -> str:
+    """Return the source of the template to use.
+
+    Parameters
+    ----------
+    named : Mapping of str to str
+        The file's own: see `file_templates`.
     template : str, optional
-        The name of one of the file's templates, or a source (which has a ``{``). None: the one
-        named ``tool_use`` if there are tools, else the default one, else the only one.
+        The name of one of the file's templates or of `TEMPLATES`, or a source (which has a
+        ``{``). None: the file's template named ``tool_use`` if there are tools, else the default
+        one, else the only one.
     tools : bool
         Whether tools are given.
 
@@ -368,23 +425,19 @@ def choose_template(
 
     Examples
     --------
-    >>> choose_template({"tokenizer.chat_template": "{{ messages }}"})
+    >>> choose_template({"default": "{{ messages }}"})
     '{{ messages }}'
     """
-    if template is not None and "{" in template:
-        return template
-    named = {
-        key.removeprefix(_KEY + "."): str(metadata[key])
-        for key in metadata
-        if key.startswith(_KEY + ".")
-    }
-    if _KEY in metadata:
-        named.setdefault("default", str(metadata[_KEY]))
     if template is not None:
+        if "{" in template:
+            return template
         if template in named:
             return named[template]
+        if template in TEMPLATES:
+            return TEMPLATES[template].source
         raise ChatTemplateError(
-            f"template is {template!r}; expected Jinja2 source or one of {sorted(named)}"
+            f"template is {template!r}; expected Jinja2 source or one of "
+            f"{sorted({*named, *TEMPLATES})}"
         )
     if tools and "tool_use" in named:
         return named["tool_use"]
@@ -396,7 +449,30 @@ def choose_template(
         raise ChatTemplateError(
             f"the file has no default chat template; choose one of {sorted(named)} by template="
         )
-    raise ChatTemplateError("the file has no chat template; give one as template=")
+    raise ChatTemplateError(
+        "the file has no chat template; give one as template=: Jinja2 source, or the name of one "
+        f"of ours: {', '.join(sorted(TEMPLATES))}"
+    )
+
+
+def stop_strings(named: Mapping[str, str], template: str | None) -> tuple[str, ...]:
+    """Return what ends an answer beside the model's own tokens: nothing but for `TEMPLATES`.
+
+    Parameters
+    ----------
+    named, template
+        As for `choose_template`.
+
+    Returns
+    -------
+    tuple of str
+
+    Examples
+    --------
+    >>> stop_strings({}, "chatml"), stop_strings({}, None)
+    (('<|im_end|>', '<|im_start|>'), ())
+    """
+    return TEMPLATES[template].stop if template in TEMPLATES and template not in named else ()
 
 
 def render_chat(

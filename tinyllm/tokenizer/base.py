@@ -618,6 +618,13 @@ class Tokenizer(ABC):
 
     # ---- chat ----
 
+    @functools.cached_property
+    def chat_templates(self) -> Mapping[str, str]:
+        """The file's chat templates by name; the one without a name is ``"default"``."""
+        from ..chat import file_templates
+
+        return file_templates(self._metadata)
+
     def render_chat(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -637,8 +644,8 @@ class Tokenizer(ABC):
         add_generation_prompt : bool
             Whether the text ends with the start of an answer.
         template : str, optional
-            The name of one of the file's templates, or Jinja2 source. None: ``tool_use`` if there
-            are tools, else the default.
+            The name of one of the file's templates or of `tinyllm.chat.TEMPLATES`, or Jinja2
+            source. None: the file's ``tool_use`` if there are tools, else its default.
         **variables
             What else the template uses. ``bos_token`` and ``eos_token`` are there already.
 
@@ -662,7 +669,7 @@ class Tokenizer(ABC):
         """
         from .. import chat
 
-        source = chat.choose_template(self._metadata, template, bool(tools))
+        source = chat.choose_template(self.chat_templates, template, bool(tools))
         texts = self._vocab.texts
         known = {
             "bos_token": "" if self.bos is None else texts[self.bos],
