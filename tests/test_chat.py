@@ -376,7 +376,11 @@ def test_the_stop_strings_of_our_own_templates(model):
     assert model.chat(TALK, template="plain", grammar=grammar, stop="ai").text == "H"
     assert stop_strings({"plain": "{{ 1 }}"}, "plain") == ()
     assert stop_strings({}, "{{ 1 }}") == ()
-    conversation = [{"role": "system", "content": "S"}, *USER, {"role": "assistant", "content": None}]
+    conversation = [
+        {"role": "system", "content": "S"},
+        *USER,
+        {"role": "assistant", "content": None},
+    ]
     assert model.tokenizer.render_chat(conversation, template="chatml") == (
         "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
         "<|im_start|>assistant\n<|im_end|>\n<|im_start|>assistant\n"
