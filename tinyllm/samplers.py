@@ -373,15 +373,17 @@ def dry(
 
     "Don't repeat yourself", https://github.com/oobabooga/text-generation-webui/pull/5677: a token
     that would make a repeated run of n + 1 tokens, n >= allowed_length, loses multiplier *
-    base ** (n - allowed_length). Runs do not reach over the ids in `breakers`.
+    base ** (n - allowed_length). Runs do not reach over the ids in `breakers`, which themselves
+    lose nothing.
     """
     multiplier = _number("dry", multiplier)
     base = _number("dry base", base)
     _check(np.isfinite(multiplier), "dry", multiplier, "a finite number")
     _check(base >= 1, "dry base", base, "a number >= 1")
     _check(allowed_length >= 1, "dry allowed_length", allowed_length, "an int >= 1")
-    longest = _repetitions(_last(context.history, last_n), frozenset(breakers))
-    longest = {token: n for token, n in longest.items() if n >= allowed_length}
+    apart = frozenset(breakers)
+    longest = _repetitions(_last(context.history, last_n), apart)
+    longest = {t: n for t, n in longest.items() if n >= allowed_length and t not in apart}
     if multiplier == 0 or not longest:
         return candidates
     logits = candidates.logits.copy()
