@@ -182,6 +182,7 @@ class TextMethods:
         edits: Any = (),
         template: str | None = None,
         variables: Mapping[str, Any] | None = None,
+        parse_content: bool = True,
         session: Session | None = None,
     ) -> Any:
         """Answer the last message of a conversation, or of several together.
@@ -208,6 +209,8 @@ class TextMethods:
             to `stop`.
         variables : Mapping, optional
             What else the template uses, such as ``{"enable_thinking": False}``.
+        parse_content : bool
+            False: special tokens in messages are plain text; see `Tokenizer.encode_chat`.
         session : Session, optional
             Go on in this context: what it shares with the beginning of the conversation is not
             run again (nor captured, nor edited), what it does not share is forgotten. Afterwards
@@ -255,7 +258,7 @@ class TextMethods:
         chain = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         stepper = chat_stepper(
             model, messages if several else [messages], tools, limits, chain, seed, sampler,
-            capture, edits, template, variables, session,
+            capture, edits, template, variables, parse_content, session,
         )  # fmt: skip
         for _ in stepper:
             pass
@@ -280,13 +283,14 @@ class TextMethods:
         edits: Any = (),
         template: str | None = None,
         variables: Mapping[str, Any] | None = None,
+        parse_content: bool = True,
         session: Session | None = None,
     ) -> Iterator[str]:
         """Answer the last message of a conversation, piece by piece.
 
         Parameters
         ----------
-        messages, tools, template, variables, session
+        messages, tools, template, variables, parse_content, session
             As for `chat`.
         max_tokens, temperature, top_k, top_p, seed, sampler, grammar, stop, stop_ids
             As for `generate`.
@@ -317,7 +321,7 @@ class TextMethods:
         chain = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         stepper = chat_stepper(
             cast("Model", self), [messages], tools, limits, chain, seed, sampler,
-            None, edits, template, variables, session,
+            None, edits, template, variables, parse_content, session,
         )  # fmt: skip
         return (text for text in stepper if text)
 
@@ -508,6 +512,7 @@ def chat_stepper(
     edits: Any = (),
     template: str | None = None,
     variables: Mapping[str, Any] | None = None,
+    parse_content: bool = True,
     session: Session | None = None,
 ) -> Stepper:
     """Return what steps through the answers to some conversations.
@@ -516,7 +521,7 @@ def chat_stepper(
     ----------
     model : Model
     conversations : sequence of sequences of Mapping
-    tools, seed, sampler, capture, edits, template, variables, session
+    tools, seed, sampler, capture, edits, template, variables, parse_content, session
         As for `Model.chat`.
     limits, chain : Mapping
         The arguments of `Model.generate` that say when to stop, and those that make a sampler.
@@ -548,7 +553,9 @@ def chat_stepper(
         limits = {**limits, "stop": (*([stop] if isinstance(stop, str) else stop), *more)}
     options = Options.checked(model, **limits)
     prompts = [
-        tokenizer.encode_chat(messages, tools, template=template, **(variables or {}))
+        tokenizer.encode_chat(
+            messages, tools, template=template, parse_content=parse_content, **(variables or {})
+        )
         for messages in conversations
     ]
     sessions = None if session is None else [session]
