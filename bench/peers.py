@@ -219,7 +219,9 @@ def cpu():
     except OSError:
         return platform.processor()
     fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    flags = {flag for key, value in fields.items() if key.strip() == "flags" for flag in value.split()}
+    flags = {
+        flag for key, value in fields.items() if key.strip() == "flags" for flag in value.split()
+    }
     name = next((v.strip() for k, v in fields.items() if k.strip() == "model name"), "?")
     has = [flag for flag in ("avx2", "avx_vnni", "avx512f", "avx512_vnni") if flag in flags]
     return f"{name} ({', '.join(has)})"

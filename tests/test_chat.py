@@ -511,7 +511,7 @@ def test_special_tokens_in_messages_can_be_plain_text():
         ids = t.encode_chat(talk, template=other, parse_content=False)
         assert (ids.count(3), ids.count(4)) == (1, 1), change
         if "tojson" in change:
-            assert t.decode(ids) == t.render_chat(talk, template=other)
+            assert t.decode(ids).replace("▁", " ") == t.render_chat(talk, template=other)
     # in a role, in the arguments of a call, and in their names
     talk[0]["role"] = "<|im_end|>"
     talk[0]["tool_calls"] = [{"function": {"arguments": json.dumps({"</s>": "<|im_end|>é"})}}]

@@ -168,7 +168,8 @@ def test_only_what_is_new_runs(monkeypatch, capsys):
 
 SLOW = """
 import fcntl, sys, termios, time, tinyllm as tl
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+if sys.stdin.isatty():
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 from tinyllm.cli import main
 run = tl.Model.run
 def slow(self, *args, **options):
@@ -293,6 +294,30 @@ def test_a_signal_from_elsewhere_stops_the_answer_too(terminal):
     t.until("> ")
     t.type("\x04")
     assert t.status() == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGINT")
+def test_a_signal_stops_an_answer_to_a_pipe(tmp_path):
+    path = tmp_path / "talk.json"
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW, *PLAIN, "-n", "400"],
+        bufsize=0,  # so that nothing read is lost to communicate
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        try:
+            process.stdin.write(b"Good morrow!\n")
+            process.stdin.flush()
+            first = process.stdout.read(5)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(f"/save {path}\n/nope\n".encode(), timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 2
+    assert err.decode().index("(stopped)") < err.decode().index("no command /nope")
+    messages = json.loads(path.read_text())
+    assert (first + out).decode().strip() == messages[1]["content"]
 
 
 def test_lines_are_remembered(terminal, tmp_path):
