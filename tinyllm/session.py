@@ -167,6 +167,41 @@ class Session:
         self._tokens = tokens
         self.logits = logits
 
+    def ran(self, tokens: Sequence[int]) -> None:
+        """Note tokens that ran in `core` without `eval`: for `generate` and `chat`."""
+        self._tokens += tokens
+        self.logits = None
+
+    def keep(self, ids: Sequence[int]) -> int:
+        """Forget what `ids` do not begin with; the last of them is forgotten in any case.
+
+        What is left need not run again to run `ids`.
+
+        Parameters
+        ----------
+        ids : sequence of int
+
+        Returns
+        -------
+        int
+            How many tokens are left: ``ids[n:]`` is what must still run.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> session = tl.load().session()
+        >>> _ = session.eval([1, 2, 3, 4])
+        >>> session.keep([1, 2, 5]), session.tokens
+        (2, [1, 2])
+        """
+        n = 0
+        for mine, theirs in zip(self._tokens, ids[:-1], strict=False):
+            if mine != theirs:
+                break
+            n += 1
+        self.rewind(len(self) - n)
+        return n
+
     def rewind(self, n: int) -> None:
         """Forget the last `n` tokens.
 
