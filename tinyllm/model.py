@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -337,14 +338,15 @@ class Model(TextMethods):
         -------
         Layout
         """
-        given: Hashable = None  # what was asked for before needs no search
+        # what was asked for before needs no search; a function may say something else each time
+        given: Hashable = None
+        found = None
         if capture is None or isinstance(capture, (str, re.Pattern)):
             given = ("one", capture)
-        elif isinstance(capture, (list, tuple)) and all(
-            isinstance(item, (str, re.Pattern)) for item in capture
-        ):
+        elif isinstance(capture, (list, tuple)):
             given = ("several", *capture)
-        found = None if given is None else self._layouts.get(given)
+        with contextlib.suppress(TypeError):  # not hashable: `select` says what is wrong
+            found = self._layouts.get(given)
         if found is None:
             taps = select(self.taps, capture)
             key = ("several", *(tap.name for tap in taps))
