@@ -17,7 +17,7 @@ from . import _core
 from .arena import Arena, Layout, Plan
 from .config import Config, read_config
 from .errors import FormatError
-from .html import Table
+from .html import Table, weights_table
 from .model_text import TextMethods
 from .progress import Progress
 from .session import Rows, Session
@@ -737,4 +737,9 @@ class Model(TextMethods):
         )
 
     def _repr_html_(self) -> str:
-        return self.table().html(caption=repr(self))
+        weights, caption = weights_table(self.weights.values())
+        return (
+            f"{self.table().html(caption=repr(self))}"
+            f"<details><summary>{len(self.weights)} weights</summary>{weights.html(caption)}"
+            "</details>"
+        )
