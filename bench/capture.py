@@ -126,6 +126,8 @@ def transformer_lens(threads, rounds):
             logits, cache = bridge.run_with_cache(tokens)
             cells = {(value.data_ptr(), value.shape): value.nbytes for value in cache.values()}
             print(f"run_with_cache: {len(cache)} names, {sum(cells.values()):,} bytes")
+            plan = model.plan(ids, "*")
+            print(f"tinyllm: {len(plan.shapes)} taps, {plan.nbytes:,} bytes")
             ours = model.trace(ids, "*")["output"]
             gap = np.abs(logits[0].numpy() - ours).max() / np.abs(ours).max()
             print(f"largest difference of logits: {gap:.1e} of the largest logit")
