@@ -72,9 +72,7 @@ print(resident() - before, memory.cache + memory.workspace)
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux")
 def test_a_process_grows_by_about_that(tmp_path):
     path = tmp_path / "model.gguf"
-    tl.write_gguf(
-        path, *models.random_llama(layers=8, width=256, heads=4, kv_heads=4, **SIXHUNDRED)
-    )
+    tl.write_gguf(path, *models.random_llama(layers=8, heads=4, kv_heads=4, context=600))
     done = subprocess.run(
         [sys.executable, "-c", GROWTH, str(path)], capture_output=True, text=True, check=True
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -16,7 +17,7 @@ from . import _core
 from .arena import Arena, Layout, Plan
 from .config import Config, read_config
 from .errors import FormatError
-from .html import Table
+from .html import Table, weights_table
 from .machine import Memory
 from .model_text import TextMethods
 from .progress import Progress
@@ -338,14 +339,15 @@ class Model(TextMethods):
         -------
         Layout
         """
-        given: Hashable = None  # what was asked for before needs no search
+        # what was asked for before needs no search; a function may say something else each time
+        given: Hashable = None
+        found = None
         if capture is None or isinstance(capture, (str, re.Pattern)):
             given = ("one", capture)
-        elif isinstance(capture, (list, tuple)) and all(
-            isinstance(item, (str, re.Pattern)) for item in capture
-        ):
+        elif isinstance(capture, (list, tuple)):
             given = ("several", *capture)
-        found = None if given is None else self._layouts.get(given)
+        with contextlib.suppress(TypeError):  # not hashable: `select` says what is wrong
+            found = self._layouts.get(given)
         if found is None:
             taps = select(self.taps, capture)
             key = ("several", *(tap.name for tap in taps))
@@ -765,4 +767,9 @@ class Model(TextMethods):
         )
 
     def _repr_html_(self) -> str:
-        return self.table().html(caption=repr(self))
+        weights, caption = weights_table(self.weights.values())
+        return (
+            f"{self.table().html(caption=repr(self))}"
+            f"<details><summary>{len(self.weights)} weights</summary>{weights.html(caption)}"
+            "</details>"
+        )
