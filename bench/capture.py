@@ -7,7 +7,8 @@
 `cost`: decoding and an exact prompt with and without capture, interleaved, so that a slow minute
 of the machine hits both. `transformer-lens`: 4 layers of TinyLlama's shape in float32, 256
 tokens, every tap and the attention matrices; needs torch, transformers and transformer_lens,
-which get the same weights. On a busy machine all of it is noise: the spread is printed.
+which get the same weights. On a busy machine all of it is noise: the spread is
+printed. Writes OUT.json and OUT.md.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import tempfile
 import time
 
 import numpy as np
+import report
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests"))
 
@@ -38,13 +40,15 @@ def interleaved(works, rounds):
     return seconds
 
 
-def show(title, seconds, base):
-    """Print medians, spreads, and each relative to one of them, from paired rounds."""
-    print(title)
+def table(title, seconds):
+    """Medians, spreads, and each relative to the first of them, from paired rounds."""
+    lines = [f"{title}:", "", "| what | ms | 10 % to 90 % | ratio |", "|---|---|---|---|"]
+    base = next(iter(seconds.values()))
     for name, values in seconds.items():
-        ratio = statistics.median(a / b for a, b in zip(values, seconds[base], strict=True))
+        ratio = statistics.median(a / b for a, b in zip(values, base, strict=True))
         low, middle, high = np.percentile(values, [10, 50, 90]) * 1e3
-        print(f"  {name:28} {middle:9.2f} ms  (10-90 %: {low:.2f}-{high:.2f})  x {ratio:.4f}")
+        lines.append(f"| {name} | {middle:.2f} | {low:.2f} to {high:.2f} | {ratio:.3f} |")
+    return [*lines, ""]
 
 
 def decode(model, capture, prompt, count):
@@ -61,9 +65,8 @@ def decode(model, capture, prompt, count):
 
 
 def cost(path, threads, rounds):
-    """Measure what capture costs in decode and in a prompt."""
+    """Measure what capture costs in decode and in a prompt; return title -> seconds."""
     model = tl.load(path, threads=threads)
-    print(model, f"{threads} threads")
     everything = [tap.name for tap in model.taps if not tap.matrix]
     ids = np.random.default_rng(0).integers(0, model.config.vocab_size, 128)
     works = {
@@ -72,7 +75,7 @@ def cost(path, threads, rounds):
         "all but attention matrices": decode(model, everything, ids, 8),
         "all": decode(model, "*", ids, 8),
     }
-    show("decode", interleaved(works, rounds), "decode 8 tokens")
+    found = {f"decode, {threads} threads": interleaved(works, rounds)}
     inner = [name for name in everything if name != "output"]  # logits of every row are more work
     works = {
         "prompt of 128": lambda: model.trace(ids, [], logits="all"),
@@ -80,11 +83,12 @@ def cost(path, threads, rounds):
         "all but attention matrices": lambda: model.trace(ids, inner, logits="all"),
         "all": lambda: model.trace(ids, "*"),
     }
-    show("exact prompt", interleaved(works, max(3, rounds // 3)), "prompt of 128")
+    found[f"exact prompt, {threads} threads"] = interleaved(works, max(3, rounds // 3))
+    return found
 
 
 def transformer_lens(threads, rounds):
-    """Measure a whole trace against TransformerLens on the same weights."""
+    """Measure a whole trace against TransformerLens on the same weights, as `cost` does."""
     import hf
     import tokenizers
     import torch
@@ -132,13 +136,13 @@ def transformer_lens(threads, rounds):
             gap = np.abs(logits[0].numpy() - ours).max() / np.abs(ours).max()
             print(f"largest difference of logits: {gap:.1e} of the largest logit")
             works = {
-                "Hugging Face forward": lambda: theirs(tokens),
                 "run_with_cache": lambda: bridge.run_with_cache(tokens),
+                "Hugging Face forward": lambda: theirs(tokens),
                 "tinyllm, every tap": lambda: model.trace(ids, "*"),
                 "tinyllm, logits only": lambda: model.logits(ids),
             }
-            seconds = interleaved(works, rounds)
-        show(f"256 tokens, 4 layers, float32, {threads} threads", seconds, "run_with_cache")
+            title = f"256 tokens, 4 layers, float32, {threads} threads"
+            return {title: interleaved(works, rounds)}
 
 
 def main():
@@ -148,13 +152,16 @@ def main():
     parser.add_argument("model", nargs="?", help="for cost: a GGUF file")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--out", default="capture")
     arguments = parser.parse_args()
     if arguments.what == "transformer-lens":
-        transformer_lens(arguments.threads, arguments.rounds)
+        found = transformer_lens(arguments.threads, arguments.rounds)
     elif arguments.model is None:
         parser.error("cost needs a GGUF file")
     else:
-        cost(arguments.model, arguments.threads, arguments.rounds)
+        found = cost(arguments.model, arguments.threads, arguments.rounds)
+    lines = [line for title, seconds in found.items() for line in table(title, seconds)]
+    report.save(arguments.out, lines, {"seconds": found})
 
 
 if __name__ == "__main__":

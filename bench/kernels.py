@@ -10,10 +10,8 @@ same run by bench/limits.c. Writes OUT.json and OUT.md. On a busy machine all of
 
 import argparse
 import ctypes
-import json
 import os
 import pathlib
-import platform
 import subprocess
 import sys
 import tempfile
@@ -25,6 +23,7 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests"))
 
 import exact_arithmetic
+import report
 
 from tinyllm import _core
 
@@ -125,11 +124,7 @@ def measure(name, isa, fast, weights, threads, repeats):
 
 def markdown(limits, rows):
     """The table."""
-    lines = [
-        f"Measured on {platform.processor() or platform.machine()}, {os.cpu_count()} CPUs.",
-        "",
-    ]
-    lines += [f"- {name}: {value:.1f}" for name, value in limits.items()]
+    lines = [f"- {name}: {value:.1f}" for name, value in limits.items()]
     lines += [
         "",
         "| type | mode | threads | decode, cycles / 256 w | decode GB/s | of memory | prompt GOP/s"
@@ -145,7 +140,7 @@ def markdown(limits, rows):
             f" | {row['decode GB/s']:.1f} | {row['decode GB/s'] / limits[f'memory GB/s, {t}T']:.0%}"
             f" | {row['prompt GOP/s']:.0f} | {row['prompt GOP/s'] / limits[f'{unit}, {t}T']:.0%} |"
         )
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def main():
@@ -174,10 +169,8 @@ def main():
                 row |= measure(name, options.isa, fast, weights, threads, options.repeats)
                 rows.append(row)
                 print(row, flush=True)
-    result = {"isa": options.isa, "limits": limits, "kernels": rows}
-    pathlib.Path(options.out + ".json").write_text(json.dumps(result, indent=1))
-    pathlib.Path(options.out + ".md").write_text(markdown(limits, rows))
-    print(markdown(limits, rows))
+    data = {"isa": options.isa, "limits": limits, "kernels": rows}
+    report.save(options.out, [f"Kernels: {options.isa}.", "", *markdown(limits, rows)], data)
 
 
 if __name__ == "__main__":

@@ -22,11 +22,12 @@ import argparse
 import json
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
 import time
+
+import report
 
 ENGINES = ("llama.cpp", "exact", "fast")
 SEED = 12345
@@ -217,21 +218,6 @@ def measure_file(path, threads, rounds, figures):
     return out
 
 
-def cpu():
-    """The processor's name and what it can do, as the kernel tells it."""
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    flags = {
-        flag for key, value in fields.items() if key.strip() == "flags" for flag in value.split()
-    }
-    name = next((v.strip() for k, v in fields.items() if k.strip() == "model name"), "?")
-    has = [flag for flag in ("avx2", "avx_vnni", "avx512f", "avx512_vnni") if flag in flags]
-    return f"{name} ({', '.join(has)})"
-
-
 def speed(figures, figure):
     """Tokens per second."""
     return FIGURES[figure][1] / statistics.median(figures[figure])
@@ -311,14 +297,11 @@ def main():
                 ratios = [median_ratio(by[m][key], by["llama.cpp"][key]) for m in ENGINES[1:]]
                 print(f"  {key:6} exact {ratios[0]:.2f}  fast {ratios[1]:.2f}", flush=True)
     names = {e["name"] for files in results.values() for by in files.values() for e in by.values()}
-    head = [f"{cpu()}; {'; '.join(sorted(names))}; Python {platform.python_version()}."]
-    text = "\n".join(head + tables(results, figures)) + "\n"
-    out = pathlib.Path(options.out)
-    out.with_suffix(".json").write_text(
-        json.dumps({"cpu": cpu(), "engines": sorted(names), "results": results}, indent=1)
+    report.save(
+        options.out,
+        [f"{'; '.join(sorted(names))}.", *tables(results, figures)],
+        {"engines": sorted(names), "results": results},
     )
-    out.with_suffix(".md").write_text(text)
-    print(text)
 
 
 if __name__ == "__main__":

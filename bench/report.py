@@ -1,0 +1,35 @@
+"""What a figure is worth nothing without, and where the figures go."""
+
+import json
+import os
+import pathlib
+import platform
+
+import tinyllm
+
+
+def machine():
+    """One line: the processor and what it can do, and what ran on it."""
+    cpu = tinyllm.cpu()
+    flags = set()
+    try:
+        for line in pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("flags"):
+                flags = set(line.split())
+                break
+    except OSError:
+        pass
+    has = [f for f in ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "asimddp") if f in flags]
+    return (
+        f"{cpu.name} ({', '.join(has) or platform.machine()}), {os.cpu_count()} CPUs; "
+        f"tinyllm {tinyllm.__version__} on {cpu.isa}; Python {platform.python_version()}"
+    )
+
+
+def save(out, lines, data):
+    """Write OUT.json and OUT.md, both with the name of the machine, and print the latter."""
+    text = "\n".join([f"{machine()}.", "", *lines]) + "\n"
+    path = pathlib.Path(out)
+    path.with_suffix(".json").write_text(json.dumps({"machine": machine()} | data, indent=1))
+    path.with_suffix(".md").write_text(text)
+    print(text)
