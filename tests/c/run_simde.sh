@@ -16,4 +16,4 @@ flags="$flags -DSIMDE_NO_NATIVE -DSIMDE_ENABLE_NATIVE_ALIASES -include tests/c/s
 ls csrc/kernels*.c csrc/quant.c csrc/base.c csrc/os.c tests/c/compare_sets.c |
     xargs -P "$(nproc)" -I '{}' sh -c "$cc $flags -c {} -o $build/\$(basename {} .c).o"
 $cc "$build"/*.o -o "$build/compare_simde" -lm -lpthread
-"$build/compare_simde"
+"$build/compare_simde" plain scalar avx2 avx512 avx512vnni neon
