@@ -1,7 +1,8 @@
 /*
  * attention.c - appending to the kv cache, and attention over it.
  *
- * A task is one head of up to `tile` consecutive tokens of one piece. Its three stages (scores,
+ * A task is up to `tile` queries over one head of keys: consecutive tokens of one head, or, when a
+ * span is one token, the heads of that token that share these keys. Its three stages (scores,
  * softmax, mix) run together unless scores or probs are edited: then each stage runs over all
  * tasks before the next begins.
  */
@@ -20,17 +21,34 @@ struct attention {
     int stages;
 };
 
-static size_t tiles_of(const struct run *r, const struct span *s) {
-    return (s->n + r->tile - 1) / r->tile;
+/* The heads of one token that a task takes: those that share keys, if every thread gets some. */
+static size_t heads_together(const struct run *r, const struct tl_layer_shape *shape) {
+    size_t n = shape->heads / shape->kv_heads;
+    while (n > 1 && (n > r->tile || shape->heads / n < (size_t)r->call->threads)) {
+        n = n % 2 == 0 ? n / 2 : 1;
+    }
+    return n;
+}
+
+static size_t tasks_of(const struct run *r, const struct tl_layer_shape *shape,
+                       const struct span *s) {
+    if (s->n == 1) return shape->heads / heads_together(r, shape);
+    return shape->heads * ((s->n + r->tile - 1) / r->tile);
+}
+
+/* A row of scores; the padding keeps a tile's rows from falling on the same sets of the cache. */
+static size_t scores_stride(const struct run *r) {
+    return r->max_keys + 16;
 }
 
 size_t attention_scratch(const struct run *r) {
-    size_t stride = 0;
+    size_t values = 0, head = 0;
     for (size_t l = 0; l < r->m->config.layers; l++) {
-        stride = TL_MAX(stride, r->m->layers[l].value_stride);
+        values = TL_MAX(values, r->m->layers[l].value_stride);
+        head = TL_MAX(head, r->m->layers[l].shape.head_size);
     }
-    // scores of a tile, its mix if the value size needs padding, two lists of blocks
-    return (r->tile * (r->max_keys + stride) + 16) * sizeof(float) +
+    // two lists of blocks; of each query: its scores, its mix if padded, and itself
+    return r->tile * (scores_stride(r) + values + head) * sizeof(float) +
            2 * (r->max_keys / TL_BLOCK) * sizeof(float *);
 }
 
@@ -38,6 +56,24 @@ size_t attention_scratch(const struct run *r) {
 static void store_scores(float *row, const float *scores, size_t visible, size_t all) {
     memcpy(row, scores, visible * sizeof(float));
     for (size_t j = visible; j < all; j++) row[j] = -INFINITY;
+}
+
+/* The queries of a task. */
+struct queries {
+    size_t head, first; // of the first query: its head, and its token within the span
+    size_t n;
+    size_t tokens, heads; // from one query to the next; one of them is 0, the other 1
+};
+
+static struct queries queries_of(const struct run *r, const struct tl_layer_shape *shape,
+                                 const struct span *s, size_t task) {
+    if (s->n == 1) {
+        const size_t n = heads_together(r, shape);
+        return (struct queries){.head = task * n, .n = n, .heads = 1};
+    }
+    const size_t tiles = (s->n + r->tile - 1) / r->tile, first = task % tiles * r->tile;
+    return (struct queries){
+        .head = task / tiles, .first = first, .n = TL_MIN(r->tile, s->n - first), .tokens = 1};
 }
 
 static void attention_task(void *arg, size_t task, int thread) {
@@ -49,48 +85,56 @@ static void attention_task(void *arg, size_t task, int thread) {
     uint8_t *scratch = r->scratch + (size_t)thread * r->thread_bytes;
     const float **keys = (const float **)(void *)scratch;
     const float **values = keys + r->max_keys / TL_BLOCK;
-    float *buffer = (float *)(void *)(values + r->max_keys / TL_BLOCK), *scores = buffer;
+    const size_t stride = scores_stride(r);
+    float *scores = (float *)(void *)(values + r->max_keys / TL_BLOCK);
+    float *padded = scores + r->tile * stride, *gathered = padded + r->tile * l->value_stride;
     const float scale = r->m->config.attention_scale != 0
                             ? (float)r->m->config.attention_scale
                             : (float)(1.0 / sqrt((double)shape->head_size));
     const size_t row_q = shape->heads * shape->head_size;
     const size_t row_mix = shape->heads * shape->value_size;
-    size_t head, first, n, context, last, stride = r->max_keys;
     float *tap_scores = NULL, *tap_probs = NULL;
 
     while (s + 1 < r->spans + r->n_spans && task >= s[1].first_task) s++;
-    head = (task - s->first_task) / tiles_of(r, s);
-    first = (task - s->first_task) % tiles_of(r, s) * r->tile;
-    n = TL_MIN(r->tile, s->n - first);
-    context = s->position - s->done + s->piece->n; // positions once the whole piece has run
-    last = s->position + first + n;                // keys that the last query sees
+    const struct queries t = queries_of(r, shape, s, task - s->first_task);
+    const size_t context = s->position - s->done + s->piece->n; // once the whole piece has run
+    const size_t last = s->position + t.first + (s->n == 1 ? 1 : t.n);   // keys of the last query
+    const size_t tap_row = context * (t.tokens + t.heads * s->piece->n); // between queries
+    const size_t tap_at = (t.head * s->piece->n + s->done + t.first) * context;
     if (s->piece->scores != NULL && s->piece->scores[a->layer] != NULL) {
-        tap_scores = s->piece->scores[a->layer] + (head * s->piece->n + s->done + first) * context;
+        tap_scores = s->piece->scores[a->layer] + tap_at;
     }
     if (s->piece->probs != NULL && s->piece->probs[a->layer] != NULL) {
-        tap_probs = s->piece->probs[a->layer] + (head * s->piece->n + s->done + first) * context;
+        tap_probs = s->piece->probs[a->layer] + tap_at;
     }
     for (size_t b = 0; b * TL_BLOCK < last; b++) {
-        const size_t kv = head / (shape->heads / shape->kv_heads);
+        const size_t kv = t.head / (shape->heads / shape->kv_heads);
         keys[b] =
             tl_session_keys(s->piece->session, a->layer, b) + kv * shape->head_size * TL_BLOCK;
         values[b] =
             tl_session_values(s->piece->session, a->layer, b) + kv * l->value_stride * TL_BLOCK;
     }
     if (a->stages & STAGE_SCORES) {
-        r->k->attn_scores(a->q + (s->row + first) * row_q + head * shape->head_size, row_q, n, keys,
-                          shape->head_size, last, scale, scores, stride);
-        for (size_t i = 0; tap_scores != NULL && i < n; i++) {
-            store_scores(tap_scores + i * context, scores + i * stride, last - (n - 1 - i),
-                         context);
+        const float *q = a->q + (s->row + t.first) * row_q + t.head * shape->head_size;
+        if (t.tokens > 0) {
+            for (size_t i = 0; i < t.n; i++) {
+                memcpy(gathered + i * shape->head_size, q + i * row_q,
+                       shape->head_size * sizeof(float));
+            }
+            q = gathered;
+        }
+        r->k->attn_scores(q, t.n, keys, shape->head_size, last, scale, scores, stride);
+        for (size_t i = 0; tap_scores != NULL && i < t.n; i++) {
+            store_scores(tap_scores + i * tap_row, scores + i * stride,
+                         last - (t.n - 1 - i) * t.tokens, context);
         }
     }
     if (a->stages & STAGE_SOFTMAX) {
         const bool staged = a->stages != STAGE_ALL;
-        for (size_t i = 0; i < n; i++) {
-            const size_t visible = last - (n - 1 - i);
-            const float *from = staged ? tap_scores + i * context : scores + i * stride;
-            float *to = tap_probs != NULL ? tap_probs + i * context : scores + i * stride;
+        for (size_t i = 0; i < t.n; i++) {
+            const size_t visible = last - (t.n - 1 - i) * t.tokens;
+            const float *from = staged ? tap_scores + i * tap_row : scores + i * stride;
+            float *to = tap_probs != NULL ? tap_probs + i * tap_row : scores + i * stride;
             r->k->attn_softmax(from, visible, to);
             if (tap_probs != NULL) {
                 memset(to + visible, 0, (context - visible) * sizeof(float));
@@ -99,16 +143,17 @@ static void attention_task(void *arg, size_t task, int thread) {
     }
     if (a->stages & STAGE_MIX) {
         const float *probs = tap_probs != NULL ? tap_probs : scores;
-        const size_t probs_stride = tap_probs != NULL ? context : stride;
-        float *mix = a->mix + (s->row + first) * row_mix + head * shape->value_size;
+        const size_t probs_stride = tap_probs != NULL ? tap_row : stride;
+        const size_t mix_row = t.tokens > 0 ? row_mix : shape->value_size;
+        float *mix = a->mix + (s->row + t.first) * row_mix + t.head * shape->value_size;
         if (shape->value_size == l->value_stride) {
-            r->k->attn_mix(probs, probs_stride, n, last, values, l->value_stride, mix, row_mix);
+            r->k->attn_mix(probs, probs_stride, t.n, t.tokens, last, values, l->value_stride, mix,
+                           mix_row);
         } else {
-            float *padded = buffer + r->tile * stride;
-            r->k->attn_mix(probs, probs_stride, n, last, values, l->value_stride, padded,
-                           l->value_stride);
-            for (size_t i = 0; i < n; i++) {
-                memcpy(mix + i * row_mix, padded + i * l->value_stride,
+            r->k->attn_mix(probs, probs_stride, t.n, t.tokens, last, values, l->value_stride,
+                           padded, l->value_stride);
+            for (size_t i = 0; i < t.n; i++) {
+                memcpy(mix + i * mix_row, padded + i * l->value_stride,
                        shape->value_size * sizeof(float));
             }
         }
@@ -129,14 +174,14 @@ static int edit_matrix(struct run *r, enum tl_tap tap, size_t layer) {
 
 int attention_run(struct run *r, size_t layer, const float *q, float *mix) {
     struct attention a = {.r = r, .layer = layer, .q = q, .mix = mix, .stages = STAGE_ALL};
-    const size_t heads = r->m->layers[layer].shape.heads;
+    const struct tl_layer_shape *shape = &r->m->layers[layer].shape;
     const bool staged =
         tap_edited(r, TL_TAP_ATTN_SCORES, layer) || tap_edited(r, TL_TAP_ATTN_PROBS, layer);
     size_t tasks = 0;
     int status = TL_OK;
     for (size_t i = 0; i < r->n_spans; i++) {
         r->spans[i].first_task = tasks;
-        tasks += heads * tiles_of(r, &r->spans[i]);
+        tasks += tasks_of(r, shape, &r->spans[i]);
     }
     if (!staged) return run_tasks(r, tasks, attention_task, &a);
     for (int stage = STAGE_SCORES; stage <= STAGE_MIX; stage *= 2) {

@@ -41,6 +41,13 @@
 #define TL_INLINE static inline
 #endif
 
+/* Before a loop of a constant number of rounds, at most n. */
+#if defined(__clang__)
+#define TL_UNROLL(n) TL_PRAGMA(unroll n)
+#else
+#define TL_UNROLL(n) TL_PRAGMA(GCC unroll n)
+#endif
+
 /* A matrix as the file stores it: `rows` rows of `cols` values, any alignment. */
 struct tl_matrix {
     const struct tl_type_info *type;
@@ -96,20 +103,20 @@ struct tl_kernels {
                        const float *cos_sin);
 
     /*
-     * Attention of one head for `queries` consecutive tokens, the last of which sees `keys` keys
-     * and each one before it one less.
-     * blocks[b] holds positions b * TL_BLOCK ... : keys as (head_size, TL_BLOCK), values as
-     * (TL_BLOCK, value_stride), value_stride a multiple of 16 and zero-padded.
-     *   attn_scores   scores[i * stride + j] for j < keys rounded up to TL_BLOCK (what a query
-     *                 does not see is written too, and must not be read)
+     * Attention of `queries` queries over one head of keys and values. Query i sees the first
+     * keys - (queries - 1 - i) * step of them: step 1 for consecutive tokens, 0 for heads of one
+     * token. blocks[b] holds positions b * TL_BLOCK ... : keys as (TL_BLOCK / 16, head_size, 16),
+     * values as (TL_BLOCK, value_stride), value_stride a multiple of 16 and zero-padded.
+     *   attn_scores   q: (queries, head_size); scores[i * stride + j] for j < keys rounded up to
+     *                 TL_BLOCK (what a query does not see may be written, and must not be read)
      *   attn_softmax  one query, its n visible keys; probs may be scores
      *   attn_mix      mix: (queries, mix_stride), all value_stride columns are written
      */
-    void (*attn_scores)(const float *q, size_t q_stride, size_t queries, const float *const *blocks,
+    void (*attn_scores)(const float *q, size_t queries, const float *const *blocks,
                         size_t head_size, size_t keys, float scale, float *scores, size_t stride);
     void (*attn_softmax)(const float *scores, size_t n, float *probs);
-    void (*attn_mix)(const float *probs, size_t probs_stride, size_t queries, size_t keys,
-                     const float *const *blocks, size_t value_stride, float *mix,
+    void (*attn_mix)(const float *probs, size_t probs_stride, size_t queries, size_t step,
+                     size_t keys, const float *const *blocks, size_t value_stride, float *mix,
                      size_t mix_stride);
 };
 

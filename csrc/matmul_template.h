@@ -21,12 +21,6 @@ enum matmul_format {
     FORMAT_FAST_WORD_TILE, // the same, FAST_TOKENS tokens side by side
 };
 
-#if defined(__clang__)
-#define TL_UNROLL(n) TL_PRAGMA(unroll n)
-#else
-#define TL_UNROLL(n) TL_PRAGMA(GCC unroll n)
-#endif
-
 #define SUPERCHUNK 4096 // float weights: columns between two additions of the lanes to y
 #define FLOAT_ROWS 16
 #define LANE_PAD 16 // keeps the lanes of a panel from falling on the same sets of the L1 cache

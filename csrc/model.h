@@ -162,7 +162,8 @@ size_t tl_session_cache_bytes(const struct tl_session *s);
 
 /* Makes positions [s->n, s->n + n) of every layer writable. On failure s is as before. */
 int tl_session_reserve(struct tl_session *s, size_t n, struct tl_error *err);
-/* The keys (kv_heads, head_size, TL_BLOCK) and values (kv_heads, TL_BLOCK, value_stride). */
+/* The keys (kv_heads, TL_BLOCK / 16, head_size, 16) and values (kv_heads, TL_BLOCK, value_stride).
+ */
 float *tl_session_keys(const struct tl_session *s, size_t layer, size_t block);
 float *tl_session_values(const struct tl_session *s, size_t layer, size_t block);
 

@@ -99,55 +99,53 @@ static void op_rope_pairs(const float *x, float *y, size_t heads, size_t head_si
 
 /* ---- attention ---- */
 
-/* Scores of `queries` rows against 16 * N keys of one panel: one chain over the head's values. */
-TL_INLINE void scores_tile(const int queries, const int N, const float *q, size_t q_stride,
-                           const float *panel, size_t head_size, v16 scale, float *scores,
-                           size_t stride) {
-    v16 acc[6][4];
-#pragma GCC unroll 6
+/* Scores of some queries against 16 * N keys: one chain over the head's values each. */
+TL_INLINE void scores_tile(const int queries, const int N, const float *q, const float *panel,
+                           size_t head_size, v16 scale, float *scores, size_t stride) {
+    v16 acc[TL_ATTN_QUERIES][4];
+    TL_UNROLL(6)
     for (int i = 0; i < queries; i++) {
-#pragma GCC unroll 4
+        TL_UNROLL(6)
         for (int j = 0; j < N; j++) acc[i][j] = v16_set1(0.0f);
     }
     for (size_t d = 0; d < head_size; d++) {
         v16 k[4];
-#pragma GCC unroll 4
-        for (int j = 0; j < N; j++) k[j] = v16_load(panel + d * TL_BLOCK + 16 * j);
-#pragma GCC unroll 6
+        TL_UNROLL(6)
+        for (int j = 0; j < N; j++) k[j] = v16_load(panel + (j * head_size + d) * 16);
+        TL_UNROLL(6)
         for (int i = 0; i < queries; i++) {
-            v16 x = v16_set1(q[i * q_stride + d]);
-#pragma GCC unroll 4
+            v16 x = v16_set1(q[i * head_size + d]);
+            TL_UNROLL(6)
             for (int j = 0; j < N; j++) acc[i][j] = v16_fma(x, k[j], acc[i][j]);
         }
     }
-#pragma GCC unroll 6
+    TL_UNROLL(6)
     for (int i = 0; i < queries; i++) {
-#pragma GCC unroll 4
+        TL_UNROLL(6)
         for (int j = 0; j < N; j++) {
             v16_store(scores + i * stride + 16 * j, v16_mul(scale, acc[i][j]));
         }
     }
 }
 
-static void op_attn_scores(const float *q, size_t q_stride, size_t queries,
-                           const float *const *blocks, size_t head_size, size_t keys, float scale,
-                           float *scores, size_t stride) {
+static void op_attn_scores(const float *q, size_t queries, const float *const *blocks,
+                           size_t head_size, size_t keys, float scale, float *scores,
+                           size_t stride) {
     const v16 s = v16_set1(scale);
-    for (size_t k = 0; k < keys; k += TL_BLOCK) {
-        const float *panel = blocks[k / TL_BLOCK];
-        const size_t n = TL_MIN(keys - k, TL_BLOCK);
+    for (size_t k = 0; k < keys; k += 16 * TL_ATTN_KEYS) { // these keys stay in the first cache
+        const float *panel = blocks[k / TL_BLOCK] + k % TL_BLOCK * head_size;
         size_t i = 0;
         for (; i + TL_ATTN_QUERIES <= queries; i += TL_ATTN_QUERIES) {
-            for (size_t j = 0; j < n; j += 16 * TL_ATTN_KEYS) {
-                scores_tile(TL_ATTN_QUERIES, TL_ATTN_KEYS, q + i * q_stride, q_stride, panel + j,
-                            head_size, s, scores + i * stride + k + j, stride);
-            }
+            scores_tile(TL_ATTN_QUERIES, TL_ATTN_KEYS, q + i * head_size, panel, head_size, s,
+                        scores + i * stride + k, stride);
+        }
+        for (; i + 2 <= queries; i += 2) {
+            scores_tile(2, TL_ATTN_KEYS, q + i * head_size, panel, head_size, s,
+                        scores + i * stride + k, stride);
         }
         for (; i < queries; i++) {
-            for (size_t j = 0; j < n; j += 64) {
-                scores_tile(1, 4, q + i * q_stride, q_stride, panel + j, head_size, s,
-                            scores + i * stride + k + j, stride);
-            }
+            scores_tile(1, TL_ATTN_KEYS, q + i * head_size, panel, head_size, s,
+                        scores + i * stride + k, stride);
         }
     }
 }
@@ -171,11 +169,14 @@ static void op_attn_softmax(const float *scores, size_t n, float *probs) {
     }
     for (size_t k = 0; k < n; k += TL_BLOCK) {
         const size_t end = TL_MIN(n, k + TL_BLOCK);
-        double lane[16] = {0}, sum = 0;
+        double lane[16], sum = 0;
+        d16 lanes = d16_zero();
         for (i = k; i + 16 <= end; i += 16) {
-            v16_store(probs + i, v16_exp(v16_sub(v16_load(scores + i), v16_set1(max))));
-            for (int l = 0; l < 16; l++) lane[l] += (double)probs[i + l];
+            v16 e = v16_exp(v16_sub(v16_load(scores + i), v16_set1(max)));
+            v16_store(probs + i, e);
+            lanes = d16_add(lanes, e);
         }
+        d16_store(lane, lanes);
         if (i < end) {
             v16 e = v16_exp(v16_sub(v16_load_part(scores + i, end - i), v16_set1(max)));
             v16_store_part(probs + i, end - i, e);
@@ -191,74 +192,88 @@ static void op_attn_softmax(const float *scores, size_t n, float *probs) {
     for (; i < n; i++) probs[i] *= factor;
 }
 
-/* Values times probabilities for 16 * N columns: a chain per block in key order, blocks added. */
+/*
+ * Values times probabilities for 16 * N columns: a chain per block in the order of the keys, the
+ * blocks added. Query i sees the first keys - (queries - 1 - i) * step keys.
+ */
 TL_INLINE void mix_tile(const int queries, const int N, const float *probs, size_t probs_stride,
-                        const float *const *blocks, size_t value_stride, size_t column,
-                        size_t first, size_t keys, float *total, size_t total_stride) {
-    for (size_t k = first; k < keys; k += TL_BLOCK) {
+                        size_t step, size_t keys, const float *const *blocks, size_t value_stride,
+                        size_t column, float *mix, size_t mix_stride) {
+    const size_t all = keys - ((size_t)queries - 1) * step; // keys that every query sees
+    for (size_t k = 0; k < keys; k += TL_BLOCK) {
         const float *v = blocks[k / TL_BLOCK] + column;
-        const size_t n = TL_MIN(keys - k, TL_BLOCK);
-        v16 acc[6][4];
-#pragma GCC unroll 6
+        const size_t end = TL_MIN(keys, k + TL_BLOCK), shared = TL_MIN(all, end);
+        size_t p = k;
+        v16 acc[TL_ATTN_QUERIES][4];
+        TL_UNROLL(6)
         for (int i = 0; i < queries; i++) {
-#pragma GCC unroll 4
+            TL_UNROLL(6)
             for (int j = 0; j < N; j++) acc[i][j] = v16_set1(0.0f);
         }
-        for (size_t p = 0; p < n; p++, v += value_stride) {
+        for (; p < shared; p++, v += value_stride) {
             v16 x[4];
-#pragma GCC unroll 4
+            TL_UNROLL(6)
             for (int j = 0; j < N; j++) x[j] = v16_load(v + 16 * j);
-#pragma GCC unroll 6
+            TL_UNROLL(6)
             for (int i = 0; i < queries; i++) {
-                v16 w = v16_set1(probs[i * probs_stride + k + p]);
-#pragma GCC unroll 4
+                v16 w = v16_set1(probs[i * probs_stride + p]);
+                TL_UNROLL(6)
                 for (int j = 0; j < N; j++) acc[i][j] = v16_fma(w, x[j], acc[i][j]);
             }
         }
-#pragma GCC unroll 6
+        for (; p < end; p++, v += value_stride) {
+            TL_UNROLL(6)
+            for (int i = 0; i < queries; i++) {
+                if (p >= all + i * step) continue;
+                v16 w = v16_set1(probs[i * probs_stride + p]);
+                TL_UNROLL(6)
+                for (int j = 0; j < N; j++) {
+                    acc[i][j] = v16_fma(w, v16_load(v + 16 * j), acc[i][j]);
+                }
+            }
+        }
+        TL_UNROLL(6)
         for (int i = 0; i < queries; i++) {
-#pragma GCC unroll 4
+            TL_UNROLL(6)
             for (int j = 0; j < N; j++) {
-                float *t = total + i * total_stride + 16 * j;
-                v16_store(t, v16_add(v16_load(t), acc[i][j]));
+                float *to = mix + i * mix_stride + column + 16 * j;
+                v16 before = k == 0 ? v16_set1(0.0f) : v16_load(to);
+                v16_store(to, v16_add(before, acc[i][j]));
             }
         }
     }
 }
 
-static void op_attn_mix(const float *probs, size_t probs_stride, size_t queries, size_t keys,
-                        const float *const *blocks, size_t value_stride, float *mix,
+TL_INLINE void mix_rows(const int queries, const float *probs, size_t probs_stride, size_t step,
+                        size_t keys, const float *const *blocks, size_t value_stride, float *mix,
                         size_t mix_stride) {
-    // The last query sees `keys` keys, the one before it one less, and so on. All queries of a
-    // tile share the blocks that each of them sees whole; the rest is done one query at a time.
-    size_t i = 0;
-    for (size_t row = 0; row < queries; row++) {
-        for (size_t c = 0; c < value_stride; c++) mix[row * mix_stride + c] = 0.0f;
+    size_t c = 0;
+    for (; c + 16 * TL_ATTN_KEYS <= value_stride; c += 16 * TL_ATTN_KEYS) {
+        mix_tile(queries, TL_ATTN_KEYS, probs, probs_stride, step, keys, blocks, value_stride, c,
+                 mix, mix_stride);
     }
-    while (i < queries) {
-        const size_t tile = queries - i >= TL_ATTN_QUERIES ? TL_ATTN_QUERIES : 1;
-        const size_t least = keys - (queries - 1 - i); // keys that the first of the tile sees
-        const size_t shared = tile > 1 ? least / TL_BLOCK * TL_BLOCK : 0;
-        for (size_t c = 0; shared > 0 && c < value_stride; c += 16 * TL_ATTN_KEYS) {
-            if (value_stride - c >= 16 * TL_ATTN_KEYS) {
-                mix_tile(TL_ATTN_QUERIES, TL_ATTN_KEYS, probs + i * probs_stride, probs_stride,
-                         blocks, value_stride, c, 0, shared, mix + i * mix_stride + c, mix_stride);
-            } else {
-                mix_tile(TL_ATTN_QUERIES, 1, probs + i * probs_stride, probs_stride, blocks,
-                         value_stride, c, 0, shared, mix + i * mix_stride + c, mix_stride);
-            }
-        }
-        for (size_t end = i + tile; i < end; i++) {
-            const size_t seen = keys - (queries - 1 - i);
-            size_t c = 0;
-            for (; c + 64 <= value_stride; c += 64) {
-                mix_tile(1, 4, probs + i * probs_stride, 0, blocks, value_stride, c, shared, seen,
-                         mix + i * mix_stride + c, 0);
-            }
-            for (; c < value_stride; c += 16) {
-                mix_tile(1, 1, probs + i * probs_stride, 0, blocks, value_stride, c, shared, seen,
-                         mix + i * mix_stride + c, 0);
-            }
+    for (; TL_ATTN_KEYS > 1 && c < value_stride; c += 16) {
+        mix_tile(queries, 1, probs, probs_stride, step, keys, blocks, value_stride, c, mix,
+                 mix_stride);
+    }
+}
+
+static void op_attn_mix(const float *probs, size_t probs_stride, size_t queries, size_t step,
+                        size_t keys, const float *const *blocks, size_t value_stride, float *mix,
+                        size_t mix_stride) {
+    for (size_t i = 0, tile; i < queries; i += tile) {
+        const float *from = probs + i * probs_stride;
+        float *to = mix + i * mix_stride;
+        size_t seen; // by the last query of the tile
+        tile = queries - i >= TL_ATTN_QUERIES ? TL_ATTN_QUERIES : queries - i >= 2 ? 2 : 1;
+        seen = keys - (queries - i - tile) * step;
+        if (tile == TL_ATTN_QUERIES) {
+            mix_rows(TL_ATTN_QUERIES, from, probs_stride, step, seen, blocks, value_stride, to,
+                     mix_stride);
+        } else if (tile == 2) {
+            mix_rows(2, from, probs_stride, step, seen, blocks, value_stride, to, mix_stride);
+        } else {
+            mix_rows(1, from, probs_stride, step, seen, blocks, value_stride, to, mix_stride);
         }
     }
 }

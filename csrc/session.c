@@ -9,7 +9,8 @@
 struct tl_block {
     atomic_int references;
     float *values; // inside data, after the keys
-    float *data;   // keys (kv_heads, head_size, TL_BLOCK), values (kv_heads, TL_BLOCK, stride)
+    float
+        *data; // keys (kv_heads, TL_BLOCK / 16, head_size, 16), values (kv_heads, TL_BLOCK, stride)
 };
 
 static size_t values_bytes(const struct tl_layer *l) {
@@ -159,6 +160,11 @@ float *tl_session_values(const struct tl_session *s, size_t layer, size_t block)
     return s->blocks[layer * s->capacity + block]->values;
 }
 
+/* Where the key of a position lies in its block, of which it takes every 16th value. */
+static size_t key_offset(const struct tl_layer_shape *shape, size_t head, size_t at) {
+    return (head * TL_BLOCK + at / 16 * 16) * shape->head_size + at % 16;
+}
+
 void tl_session_put(struct tl_session *s, size_t layer, size_t head, size_t position, size_t n,
                     const float *keys, const float *values) {
     const struct tl_layer *l = &s->model->layers[layer];
@@ -167,9 +173,9 @@ void tl_session_put(struct tl_session *s, size_t layer, size_t head, size_t posi
         const size_t block = (position + i) / TL_BLOCK, at = (position + i) % TL_BLOCK;
         const size_t row = i * shape->kv_heads + head;
         const float *key = keys + row * shape->head_size;
-        float *k = tl_session_keys(s, layer, block) + head * shape->head_size * TL_BLOCK + at;
+        float *k = tl_session_keys(s, layer, block) + key_offset(shape, head, at);
         float *v = tl_session_values(s, layer, block) + (head * TL_BLOCK + at) * l->value_stride;
-        for (size_t d = 0; d < shape->head_size; d++) k[d * TL_BLOCK] = key[d];
+        for (size_t d = 0; d < shape->head_size; d++) k[16 * d] = key[d];
         memcpy(v, values + row * shape->value_size, shape->value_size * sizeof(float));
     }
 }
@@ -180,11 +186,10 @@ void tl_session_get(const struct tl_session *s, size_t layer, float *keys, float
     for (size_t i = 0; i < s->n; i++) {
         const size_t block = i / TL_BLOCK, at = i % TL_BLOCK;
         for (size_t head = 0; head < shape->kv_heads; head++) {
-            const float *k =
-                tl_session_keys(s, layer, block) + head * shape->head_size * TL_BLOCK + at;
+            const float *k = tl_session_keys(s, layer, block) + key_offset(shape, head, at);
             const float *v =
                 tl_session_values(s, layer, block) + (head * TL_BLOCK + at) * l->value_stride;
-            for (size_t d = 0; d < shape->head_size; d++) *keys++ = k[d * TL_BLOCK];
+            for (size_t d = 0; d < shape->head_size; d++) *keys++ = k[16 * d];
             memcpy(values, v, shape->value_size * sizeof(float));
             values += shape->value_size;
         }

@@ -64,6 +64,24 @@ TL_INLINE v16 v16_pow2(v16 x) {
                  _mm256_castsi256_ps(_mm256_add_epi32(b, one))};
 }
 
+/* sixteen float64 lanes: only sums */
+typedef struct {
+    __m256d v[4];
+} d16;
+TL_INLINE d16 d16_zero(void) {
+    const __m256d zero = _mm256_setzero_pd();
+    return (d16){{zero, zero, zero, zero}};
+}
+TL_INLINE d16 d16_add(d16 sum, v16 x) {
+    const __m128 part[4] = {_mm256_castps256_ps128(x.a), _mm256_extractf128_ps(x.a, 1),
+                            _mm256_castps256_ps128(x.b), _mm256_extractf128_ps(x.b, 1)};
+    for (int i = 0; i < 4; i++) sum.v[i] = _mm256_add_pd(sum.v[i], _mm256_cvtps_pd(part[i]));
+    return sum;
+}
+TL_INLINE void d16_store(double *p, d16 x) {
+    for (int i = 0; i < 4; i++) _mm256_storeu_pd(p + 4 * i, x.v[i]);
+}
+
 #elif TL_SIMD == TL_SIMD_AVX512
 
 #ifndef TL_SIMDE
@@ -71,7 +89,7 @@ TL_INLINE v16 v16_pow2(v16 x) {
 #endif
 
 #define TL_ATTN_QUERIES 6
-#define TL_ATTN_KEYS 2
+#define TL_ATTN_KEYS 4 // 24 accumulators
 
 typedef __m512 v16;
 
@@ -110,6 +128,23 @@ TL_INLINE v16 v16_if_less(v16 x, v16 limit, v16 then, v16 otherwise) {
 TL_INLINE v16 v16_pow2(v16 x) {
     __m512i bits = _mm512_slli_epi32(_mm512_castps_si512(x), 23);
     return _mm512_castsi512_ps(_mm512_add_epi32(bits, _mm512_set1_epi32(0x3f800000)));
+}
+
+/* sixteen float64 lanes: only sums */
+typedef struct {
+    __m512d a, b;
+} d16;
+TL_INLINE d16 d16_zero(void) {
+    return (d16){_mm512_setzero_pd(), _mm512_setzero_pd()};
+}
+TL_INLINE d16 d16_add(d16 sum, v16 x) {
+    const __m512d b = _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1));
+    return (d16){_mm512_add_pd(sum.a, _mm512_cvtps_pd(_mm512_castps512_ps256(x))),
+                 _mm512_add_pd(sum.b, b)};
+}
+TL_INLINE void d16_store(double *p, d16 x) {
+    _mm512_storeu_pd(p, x.a);
+    _mm512_storeu_pd(p + 8, x.b);
 }
 
 #elif TL_SIMD == TL_SIMD_NEON
@@ -167,6 +202,26 @@ TL_INLINE v16 v16_pow2(v16 x) {
         vaddq_s32(vshlq_n_s32(vreinterpretq_s32_f32(x.v[i]), 23), vdupq_n_s32(0x3f800000))));
 }
 
+/* sixteen float64 lanes: only sums */
+typedef struct {
+    float64x2_t v[8];
+} d16;
+TL_INLINE d16 d16_zero(void) {
+    d16 r;
+    for (int i = 0; i < 8; i++) r.v[i] = vdupq_n_f64(0.0);
+    return r;
+}
+TL_INLINE d16 d16_add(d16 sum, v16 x) {
+    for (int i = 0; i < 4; i++) {
+        sum.v[2 * i] = vaddq_f64(sum.v[2 * i], vcvt_f64_f32(vget_low_f32(x.v[i])));
+        sum.v[2 * i + 1] = vaddq_f64(sum.v[2 * i + 1], vcvt_f64_f32(vget_high_f32(x.v[i])));
+    }
+    return sum;
+}
+TL_INLINE void d16_store(double *p, d16 x) {
+    for (int i = 0; i < 8; i++) vst1q_f64(p + 2 * i, x.v[i]);
+}
+
 #else // TL_SIMD_SCALAR
 
 #define TL_ATTN_QUERIES 4
@@ -222,6 +277,21 @@ TL_INLINE v16 v16_pow2(v16 x) {
         memcpy(&r.v[i], &bits, 4);
     }
     return r;
+}
+
+/* sixteen float64 lanes: only sums */
+typedef struct {
+    double v[16];
+} d16;
+TL_INLINE d16 d16_zero(void) {
+    return (d16){{0}};
+}
+TL_INLINE d16 d16_add(d16 sum, v16 x) {
+    for (int i = 0; i < 16; i++) sum.v[i] += (double)x.v[i];
+    return sum;
+}
+TL_INLINE void d16_store(double *p, d16 x) {
+    memcpy(p, x.v, sizeof(x.v));
 }
 
 #endif

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from .gguf_write import TensorSource as TensorSource
     from .gguf_write import write_gguf as write_gguf
     from .grammar import Grammar as Grammar
+    from .machine import CPU as CPU
+    from .machine import cpu as cpu
     from .model import Model as Model
     from .model import load as load
     from .sampling import Sampler as Sampler
@@ -58,6 +60,7 @@ __version__ = "0.1.0"
 
 #: Public names, and where each lives: imported when first used, so that `import tinyllm` is quick.
 _HOMES = {
+    "CPU": "machine",
     "Config": "config",
     "Edit": "edits",
     "Error": "errors",
@@ -79,6 +82,7 @@ _HOMES = {
     "apply": "edits",
     "attention_entropy": "analysis",
     "attribution": "analysis",
+    "cpu": "machine",
     "induction_scores": "analysis",
     "kl": "scoring",
     "lens": "analysis",

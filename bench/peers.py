@@ -1,0 +1,317 @@
+"""Speed of tinyllm, both modes, against llama.cpp on the same files, interleaved.
+
+    python bench/make_model.py Q4_K_M /tmp/Q4_K_M.gguf
+    python bench/peers.py /tmp/Q4_K_M.gguf [more.gguf] [--threads 1,2] [--rounds 5] [--out peers]
+
+llama.cpp is the one in `llama-cpp-python` (`pip install llama-cpp-python`). Every engine runs in
+a process of its own and sleeps while another one is measured; the engines take turns within a
+round, so that a slow minute of the machine hits all of them. Measured, as llama-bench names it:
+tg64 (64 tokens decoded one by one from an empty context), pp512 and pp2048 (a prompt), and
+
+- busy: tg64 while a foreign process computes without end on the same cpus, as a share of tg64,
+- load: seconds from opening the file to the logits of a one-token prompt, tokenizer loaded, file
+  in the page cache,
+- memory: resident bytes after pp2048, the mapped file included, and what is not a mapped file.
+
+A ratio is the median over rounds of llama.cpp's seconds / ours: above 1 is faster than
+llama.cpp. Writes OUT.json and OUT.md. `--isa` forces an instruction set on tinyllm only; for a fair
+comparison point LLAMA_CPP_LIB_PATH to a llama.cpp built for the same one.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import time
+
+ENGINES = ("llama.cpp", "exact", "fast")
+SEED = 12345
+VOCABULARY = 32000
+
+
+class Ours:
+    """tinyllm in one of its modes."""
+
+    def __init__(self, path, mode, threads):
+        import tinyllm
+
+        self.model = tinyllm.load(path, threads=threads, mode=mode)
+        self.session = self.model.session()
+
+    def prompt(self, tokens):
+        """Run a prompt from an empty context."""
+        self.session.rewind(len(self.session))
+        self.session.eval(tokens)
+
+    def decode(self, tokens):
+        """Run tokens one by one from an empty context."""
+        self.session.rewind(len(self.session))
+        for token in tokens:
+            self.session.eval([token])
+
+    def name(self):
+        """What ran."""
+        import tinyllm
+
+        return f"tinyllm {tinyllm.__version__}, {tinyllm.cpu().isa}"
+
+
+class LlamaCpp:
+    """llama.cpp through the C interface that llama-cpp-python binds."""
+
+    def __init__(self, path, threads):
+        import llama_cpp
+
+        self.lib = llama_cpp
+        quiet = llama_cpp.llama_log_callback(lambda *_: None)
+        llama_cpp.llama_log_set(quiet, None)
+        self.keep = [quiet]
+        llama_cpp.llama_backend_init()
+        self.model = llama_cpp.llama_model_load_from_file(
+            os.fsencode(path), llama_cpp.llama_model_default_params()
+        )
+        options = llama_cpp.llama_context_default_params()
+        options.n_ctx = 2176
+        options.n_batch = 2048
+        options.n_ubatch = 512
+        options.n_threads = options.n_threads_batch = threads
+        self.context = llama_cpp.llama_init_from_model(self.model, options)
+        if not self.context:
+            raise SystemExit(f"llama.cpp cannot open {path}")
+
+    def run(self, tokens):
+        """Append tokens to the context."""
+        array = (self.lib.llama_token * len(tokens))(*tokens)
+        batch = self.lib.llama_batch_get_one(array, len(tokens))
+        if self.lib.llama_decode(self.context, batch) != 0:
+            raise SystemExit("llama_decode failed")
+        self.lib.llama_get_logits_ith(self.context, -1)
+
+    def prompt(self, tokens):
+        """Run a prompt from an empty context."""
+        self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
+        self.run(tokens)
+
+    def decode(self, tokens):
+        """Run tokens one by one from an empty context."""
+        self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
+        for token in tokens:
+            self.run([token])
+
+    def name(self):
+        """What ran."""
+        return f"llama-cpp-python {self.lib.__version__}"
+
+
+def resident():
+    """Resident bytes of this process, and those that no file backs."""
+    total = anonymous = 0
+    with open("/proc/self/smaps_rollup", encoding="ascii") as lines:
+        for line in lines:
+            if line.startswith("Rss:"):
+                total = int(line.split()[1]) * 1024
+            elif line.startswith("Anonymous:"):
+                anonymous = int(line.split()[1]) * 1024
+    return {"resident": total, "anonymous": anonymous}
+
+
+def worker(engine, path, threads):
+    """Run what standard input asks for; answer in JSON lines."""
+    import numpy  # noqa: F401  (both engines need it: not a part of loading)
+
+    if engine == "llama.cpp":
+        import llama_cpp  # noqa: F401
+    else:
+        import tinyllm  # noqa: F401
+    start = time.perf_counter()
+    it = LlamaCpp(path, threads) if engine == "llama.cpp" else Ours(path, engine, threads)
+    it.prompt([1])
+    print(json.dumps({"load": time.perf_counter() - start, "name": it.name()}), flush=True)
+    for line in sys.stdin:
+        what, count = line.split()
+        tokens = [1 + (SEED * (i + 1)) % (VOCABULARY - 1) for i in range(int(count))]
+        start = time.perf_counter()
+        (it.prompt if what == "pp" else it.decode)(tokens)
+        print(json.dumps({"seconds": time.perf_counter() - start, **resident()}), flush=True)
+
+
+class Worker:
+    """One engine in a process of its own."""
+
+    def __init__(self, engine, path, threads):
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, "--worker", engine, path, "--threads", str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.loaded = self.answer()
+
+    def answer(self):
+        """Wait for the next line."""
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.process.args} ended with {self.process.wait()}")
+        return json.loads(line)
+
+    def ask(self, what, count):
+        """Run one measurement."""
+        self.process.stdin.write(f"{what} {count}\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+    def close(self):
+        """End the process."""
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def median_ratio(seconds, other):
+    """How many times faster: the median over paired rounds."""
+    return statistics.median(b / a for a, b in zip(seconds, other, strict=True))
+
+
+def measure_file(path, threads, rounds, engines):
+    """All figures of one file: engine -> figure -> list over rounds, or a number."""
+    out = {engine: {"tg64": [], "pp512": [], "pp2048": [], "busy": []} for engine in engines}
+    for engine in engines:
+        loads = []
+        for _ in range(3):
+            one = Worker(engine, path, threads)
+            loads.append(one.loaded["load"])
+            one.close()
+        out[engine]["load"] = statistics.median(loads)
+    workers = {engine: Worker(engine, path, threads) for engine in engines}
+    for engine, one in workers.items():
+        out[engine]["name"] = one.loaded["name"]
+        one.ask("pp", 512)  # warm up
+        one.ask("tg", 8)
+    for number in range(rounds):
+        for what, count, key in (("tg", 64, "tg64"), ("pp", 512, "pp512"), ("pp", 2048, "pp2048")):
+            if key == "pp2048" and number >= max(2, rounds // 2):
+                continue
+            for engine, one in workers.items():
+                answer = one.ask(what, count)
+                out[engine][key].append(answer["seconds"])
+                out[engine] |= {k: answer[k] for k in ("resident", "anonymous")}
+    spinner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        time.sleep(0.5)
+        for _ in range(rounds):
+            for engine, one in workers.items():
+                out[engine]["busy"].append(one.ask("tg", 64)["seconds"])
+    finally:
+        spinner.kill()
+        spinner.wait()
+    for one in workers.values():
+        one.close()
+    return out
+
+
+def cpu():
+    """The processor's name and what it can do, as the kernel tells it."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    flags = {flag for key, value in fields.items() if key.strip() == "flags" for flag in value.split()}
+    name = next((v.strip() for k, v in fields.items() if k.strip() == "model name"), "?")
+    has = [flag for flag in ("avx2", "avx_vnni", "avx512f", "avx512_vnni") if flag in flags]
+    return f"{name} ({', '.join(has)})"
+
+
+def tables(results):
+    """The Markdown of everything measured."""
+    lines = []
+    for threads, files in results.items():
+        lines += [
+            "",
+            f"{threads} thread{'s' * (threads != 1)}: llama.cpp's speed in tokens per second, and "
+            "how many times faster tinyllm is",
+            "",
+            "| file | tg64 | exact | fast | pp512 | exact | fast | pp2048 | exact | fast |",
+            "|---|---|---|---|---|---|---|---|---|---|",
+        ]
+        for name, by in files.items():
+            cells = []
+            for key, count in (("tg64", 64), ("pp512", 512), ("pp2048", 2048)):
+                theirs = by["llama.cpp"][key]
+                cells.append(f"{count / statistics.median(theirs):.1f}")
+                cells += [f"{median_ratio(by[m][key], theirs):.2f}" for m in ("exact", "fast")]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines += [
+            "",
+            "| file | engine | load, s | resident, MB | of it no file, MB | pp2048 / pp512 speed | "
+            "tg64 with a busy process |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for name, by in files.items():
+            for engine, figures in by.items():
+                tg, pp, long, busy = (
+                    statistics.median(figures[key]) for key in ("tg64", "pp512", "pp2048", "busy")
+                )
+                lines.append(
+                    f"| {name} | {engine} | {figures['load']:.3f} | "
+                    f"{figures['resident'] / 1e6:.0f} | {figures['anonymous'] / 1e6:.0f} | "
+                    f"{4 * pp / long:.2f} | {tg / busy:.0%} |"
+                )
+    if len(results) > 1:
+        few, many = min(results), max(results)
+        lines += ["", f"Speed with {many} threads over speed with {few}:", ""]
+        lines += ["| file | engine | tg64 | pp512 |", "|---|---|---|---|"]
+        for name in results[few]:
+            for engine in results[few][name]:
+                gain = [
+                    statistics.median(results[few][name][engine][key])
+                    / statistics.median(results[many][name][engine][key])
+                    for key in ("tg64", "pp512")
+                ]
+                lines.append(f"| {name} | {engine} | {gain[0]:.2f} | {gain[1]:.2f} |")
+    return lines
+
+
+def main():
+    """Read the arguments and measure."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs="+", help="GGUF files of a vocabulary of 32,000")
+    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--isa", help="TINYLLM_ISA of our engines")
+    parser.add_argument("--out", default="peers")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        worker(options.worker, options.models[0], int(options.threads))
+        return
+    if options.isa:
+        os.environ["TINYLLM_ISA"] = options.isa
+    results = {}
+    for threads in map(int, options.threads.split(",")):
+        results[threads] = {}
+        for path in options.models:
+            name = pathlib.Path(path).stem
+            results[threads][name] = by = measure_file(path, threads, options.rounds, ENGINES)
+            print(f"{name}, {threads} threads", flush=True)
+            for key in ("tg64", "pp512", "pp2048"):
+                ratios = [median_ratio(by[m][key], by["llama.cpp"][key]) for m in ENGINES[1:]]
+                print(f"  {key:6} exact {ratios[0]:.2f}  fast {ratios[1]:.2f}", flush=True)
+    names = {e["name"] for files in results.values() for by in files.values() for e in by.values()}
+    head = [f"{cpu()}; {'; '.join(sorted(names))}; Python {platform.python_version()}."]
+    text = "\n".join(head + tables(results)) + "\n"
+    out = pathlib.Path(options.out)
+    out.with_suffix(".json").write_text(
+        json.dumps({"cpu": cpu(), "engines": sorted(names), "results": results}, indent=1)
+    )
+    out.with_suffix(".md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
