@@ -246,42 +246,45 @@ static void compare_rope(const struct tl_kernels *k, const struct tl_kernels *sc
     }
 }
 
-/* What lies in the cache behind the last key may be anything: here, NaN. */
+/*
+ * step: as for attn_mix. What lies in the cache behind the last key may be anything, and so may
+ * probabilities of keys that a query does not see: here, NaN.
+ */
 static void compare_attention(const struct tl_kernels *k, const struct tl_kernels *scalar,
-                              size_t queries, size_t keys, size_t size, size_t value_stride) {
+                              size_t queries, size_t step, size_t keys, size_t size,
+                              size_t value_stride) {
     const size_t blocks = (keys + TL_BLOCK - 1) / TL_BLOCK, row = blocks * TL_BLOCK;
-    const size_t stride = row + 16, q_stride = size + 3, mix_stride = value_stride + 7;
+    const size_t stride = row + 16, mix_stride = value_stride + 7;
     const float *key_blocks[8], *value_blocks[8];
-    float *q = random_floats((queries - 1) * q_stride + size);
+    float *q = random_floats(queries * size);
     float *scores = floats((queries - 1) * stride + row), *expected = floats(row);
     float *probs = floats((queries - 1) * stride + keys);
     float *mix = floats((queries - 1) * mix_stride + value_stride), *want = floats(value_stride);
-    char what[96];
-    snprintf(what, sizeof(what), "attention, %zu queries, %zu keys of %zu, values of %zu", queries,
-             keys, size, value_stride);
+    char what[128];
+    snprintf(what, sizeof(what), "attention, %zu queries, %zu keys of %zu, values of %zu, step %zu",
+             queries, keys, size, value_stride, step);
     for (size_t b = 0; b < blocks; b++) {
         float *kb = random_floats(size * TL_BLOCK), *vb = random_floats(TL_BLOCK * value_stride);
         for (size_t p = 0; p < TL_BLOCK; p++) {
             if (b * TL_BLOCK + p < keys) continue;
-            for (size_t d = 0; d < size; d++) kb[d * TL_BLOCK + p] = NAN;
+            for (size_t d = 0; d < size; d++) kb[p / 16 * 16 * size + d * 16 + p % 16] = NAN;
             for (size_t d = 0; d < value_stride; d++) vb[p * value_stride + d] = NAN;
         }
         key_blocks[b] = kb;
         value_blocks[b] = vb;
     }
     for (size_t j = 0; j < (queries - 1) * stride + keys; j++) probs[j] = NAN;
-    k->attn_scores(q, q_stride, queries, key_blocks, size, keys, 0.125f, scores, stride);
+    k->attn_scores(q, queries, key_blocks, size, keys, 0.125f, scores, stride);
     for (size_t i = 0; i < queries; i++) { // the bits are those of a query alone
-        const size_t seen = keys - (queries - 1 - i);
-        scalar->attn_scores(q + i * q_stride, q_stride, 1, key_blocks, size, seen, 0.125f, expected,
-                            row);
+        const size_t seen = keys - (queries - 1 - i) * step;
+        scalar->attn_scores(q + i * size, 1, key_blocks, size, seen, 0.125f, expected, row);
         compare(k->name, what, scores + i * stride, expected, seen);
         k->attn_softmax(scores + i * stride, seen, probs + i * stride);
     }
-    k->attn_mix(probs, stride, queries, keys, value_blocks, value_stride, mix, mix_stride);
+    k->attn_mix(probs, stride, queries, step, keys, value_blocks, value_stride, mix, mix_stride);
     for (size_t i = 0; i < queries; i++) {
-        scalar->attn_mix(probs + i * stride, stride, 1, keys - (queries - 1 - i), value_blocks,
-                         value_stride, want, value_stride);
+        scalar->attn_mix(probs + i * stride, stride, 1, 1, keys - (queries - 1 - i) * step,
+                         value_blocks, value_stride, want, value_stride);
         compare(k->name, what, mix + i * mix_stride, want, value_stride);
         if (i + 1 == queries) continue;
         compare_untouched(k->name, what, mix + i * mix_stride + value_stride, 7);
@@ -295,12 +298,14 @@ static void compare_operations(void) {
     for (size_t i = 0; (k = tl_kernels_at(i)) != NULL; i++) {
         compare_vectors(k, scalar);
         compare_rope(k, scalar);
-        compare_attention(k, scalar, 1, 1, 2, 16);
-        compare_attention(k, scalar, 1, 257, 80, 80);
-        compare_attention(k, scalar, 5, 300, 20, 32);
-        compare_attention(k, scalar, 7, 512, 64, 64);
-        compare_attention(k, scalar, 13, 13, 33, 48);
-        compare_attention(k, scalar, 14, 601, 64, 112);
+        compare_attention(k, scalar, 1, 1, 1, 2, 16);
+        compare_attention(k, scalar, 1, 1, 257, 80, 80);
+        compare_attention(k, scalar, 5, 1, 300, 20, 32);
+        compare_attention(k, scalar, 7, 1, 512, 64, 64);
+        compare_attention(k, scalar, 13, 1, 13, 33, 48);
+        compare_attention(k, scalar, 14, 1, 601, 64, 112);
+        compare_attention(k, scalar, 8, 0, 300, 64, 64);
+        compare_attention(k, scalar, 3, 0, 17, 128, 16);
     }
 }
 
