@@ -17,9 +17,7 @@ once with float32.
 import argparse
 import ctypes
 import json
-import os
 import pathlib
-import platform
 import sys
 import tempfile
 
@@ -33,7 +31,6 @@ import models
 
 import tinyllm
 import tinyllm.reference
-from tinyllm import _core
 
 LAYERS, WIDTH, HEADS, KV_HEADS, FFN, VOCABULARY = 4, 768, 12, 4, 2048, 1024
 TOKENS = 128
@@ -158,15 +155,6 @@ def measure(path, ids):
     }
 
 
-def cpu_name():
-    """Return what the system calls its processor."""
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
-
-
 def table(results):
     """Return the results as a markdown table."""
     lines = [
@@ -176,7 +164,7 @@ def table(results):
     for name, each in results.items():
         errors = [each[key]["error"] for key in ("exact", "fast", "llama", "llama_f32_kv")]
         kl = [each[key]["kl"] for key in ("fast", "llama")]
-        lines.append(f"| {name} | " + " | ".join(f"{value:.1e}" for value in errors + kl) + " |")
+        lines.append(f"| {name} | " + " | ".join(f"{value:.2e}" for value in errors + kl) + " |")
     return "\n".join(lines)
 
 
@@ -207,8 +195,8 @@ def main():
             if name != "F32":
                 path.unlink()
     about = {
-        "cpu": cpu_name(),
-        "kernels": os.environ.get("TINYLLM_ISA") or _core.kernel_sets()[-1],
+        "cpu": tinyllm.cpu().name,
+        "kernels": tinyllm.cpu().isa,
         "llama-cpp-python": llama_cpp.__version__,
         "numpy": np.__version__,
     }
