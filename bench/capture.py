@@ -86,6 +86,7 @@ def cost(path, threads, rounds):
 def transformer_lens(threads, rounds):
     """Measure a whole trace against TransformerLens on the same weights."""
     import hf
+    import tokenizers
     import torch
     import transformers
     from transformer_lens.model_bridge import TransformerBridge
@@ -108,11 +109,25 @@ def transformer_lens(threads, rounds):
         path = os.path.join(directory, "model.gguf")
         tl.write_gguf(path, *hf.load_checkpoint(directory))
         model = tl.load(path, threads=threads)
-        bridge = TransformerBridge.boot_transformers(directory, hf_model=theirs)
+        # boot_transformers wants a tokenizer, and puts its own modules into the model it is given
+        words = tokenizers.models.WordLevel({"<s>": 0, "<unk>": 1}, unk_token="<unk>")
+        transformers.PreTrainedTokenizerFast(
+            tokenizer_object=tokenizers.Tokenizer(words), bos_token="<s>", unk_token="<unk>"
+        ).save_pretrained(directory)
+        bridge = TransformerBridge.boot_transformers(
+            directory,
+            hf_model=transformers.LlamaForCausalLM.from_pretrained(
+                directory, dtype=torch.float32, attn_implementation="eager"
+            ),
+        )
         ids = np.random.default_rng(0).integers(0, 32000, 256)
         tokens = torch.from_numpy(ids[np.newaxis])
         with torch.no_grad():
-            logits, _ = bridge.run_with_cache(tokens)
+            logits, cache = bridge.run_with_cache(tokens)
+            cells = {(value.data_ptr(), value.shape): value.nbytes for value in cache.values()}
+            print(f"run_with_cache: {len(cache)} names, {sum(cells.values()):,} bytes")
+            plan = model.plan(ids, "*")
+            print(f"tinyllm: {len(plan.shapes)} taps, {plan.nbytes:,} bytes")
             ours = model.trace(ids, "*")["output"]
             gap = np.abs(logits[0].numpy() - ours).max() / np.abs(ours).max()
             print(f"largest difference of logits: {gap:.1e} of the largest logit")

@@ -44,7 +44,8 @@ int64_t limit_read(const char *p, size_t bytes) {
 float limit_fma(size_t n, float a, float b) {
     vec_f32 sum[12], x = a - (vec_f32){0}, y = b - (vec_f32){0};
     float total = 0;
-    memset(sum, 0, sizeof(sum));
+#pragma GCC unroll 12
+    for (int j = 0; j < 12; j++) sum[j] = (vec_f32){0}; // memset would keep them in memory
     for (size_t i = 0; i < n; i++) {
 #pragma GCC unroll 12
         for (int j = 0; j < 12; j++) {
@@ -52,6 +53,7 @@ float limit_fma(size_t n, float a, float b) {
             __asm__ volatile("" : "+x"(sum[j]));
         }
     }
+#pragma GCC unroll 12
     for (int j = 0; j < 12; j++) total += sum[j][0];
     return total;
 }
@@ -63,7 +65,8 @@ float limit_fma(size_t n, float a, float b) {
 size_t limit_bytes(size_t n) {
 #if defined(__AVX512VNNI__)
     __m512i sum[12], x = _mm512_set1_epi8(1);
-    memset(sum, 0, sizeof(sum));
+#pragma GCC unroll 12
+    for (int j = 0; j < 12; j++) sum[j] = _mm512_setzero_si512();
     for (size_t i = 0; i < n; i++) {
 #pragma GCC unroll 12
         for (int j = 0; j < 12; j++) {
@@ -74,7 +77,8 @@ size_t limit_bytes(size_t n) {
     return n * 12 * 64;
 #else
     __m256i sum[12], x = _mm256_set1_epi8(1);
-    memset(sum, 0, sizeof(sum));
+#pragma GCC unroll 12
+    for (int j = 0; j < 12; j++) sum[j] = _mm256_setzero_si256();
     for (size_t i = 0; i < n; i++) {
 #pragma GCC unroll 12
         for (int j = 0; j < 12; j++) {

@@ -175,9 +175,13 @@ def median_ratio(seconds, other):
     return statistics.median(b / a for a, b in zip(seconds, other, strict=True))
 
 
-def measure_file(path, threads, rounds, engines):
+FIGURES = {"tg64": ("tg", 64), "pp512": ("pp", 512), "pp2048": ("pp", 2048), "busy": ("tg", 64)}
+
+
+def measure_file(path, threads, rounds, figures):
     """All figures of one file: engine -> figure -> list over rounds, or a number."""
-    out = {engine: {"tg64": [], "pp512": [], "pp2048": [], "busy": []} for engine in engines}
+    engines = ENGINES
+    out = {engine: {figure: [] for figure in figures} for engine in engines}
     for engine in engines:
         loads = []
         for _ in range(3):
@@ -191,22 +195,23 @@ def measure_file(path, threads, rounds, engines):
         one.ask("pp", 512)  # warm up
         one.ask("tg", 8)
     for number in range(rounds):
-        for what, count, key in (("tg", 64, "tg64"), ("pp", 512, "pp512"), ("pp", 2048, "pp2048")):
-            if key == "pp2048" and number >= max(2, rounds // 2):
+        for figure in figures:
+            if figure == "busy" or (figure == "pp2048" and number >= max(2, rounds // 2)):
                 continue
             for engine, one in workers.items():
-                answer = one.ask(what, count)
-                out[engine][key].append(answer["seconds"])
+                answer = one.ask(*FIGURES[figure])
+                out[engine][figure].append(answer["seconds"])
                 out[engine] |= {k: answer[k] for k in ("resident", "anonymous")}
-    spinner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    try:
-        time.sleep(0.5)
-        for _ in range(rounds):
-            for engine, one in workers.items():
-                out[engine]["busy"].append(one.ask("tg", 64)["seconds"])
-    finally:
-        spinner.kill()
-        spinner.wait()
+    if "busy" in figures:
+        spinner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        try:
+            time.sleep(0.5)
+            for _ in range(rounds):
+                for engine, one in workers.items():
+                    out[engine]["busy"].append(one.ask(*FIGURES["busy"])["seconds"])
+        finally:
+            spinner.kill()
+            spinner.wait()
     for one in workers.values():
         one.close()
     return out
@@ -219,59 +224,60 @@ def cpu():
     except OSError:
         return platform.processor()
     fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    flags = {flag for key, value in fields.items() if key.strip() == "flags" for flag in value.split()}
+    flags = {
+        flag for key, value in fields.items() if key.strip() == "flags" for flag in value.split()
+    }
     name = next((v.strip() for k, v in fields.items() if k.strip() == "model name"), "?")
     has = [flag for flag in ("avx2", "avx_vnni", "avx512f", "avx512_vnni") if flag in flags]
     return f"{name} ({', '.join(has)})"
 
 
-def tables(results):
+def speed(figures, figure):
+    """Tokens per second."""
+    return FIGURES[figure][1] / statistics.median(figures[figure])
+
+
+def tables(results, figures):
     """The Markdown of everything measured."""
     lines = []
+    speeds = [figure for figure in figures if figure != "busy"]
     for threads, files in results.items():
         lines += [
             "",
-            f"{threads} thread{'s' * (threads != 1)}: llama.cpp's speed in tokens per second, and "
-            "how many times faster tinyllm is",
+            f"{threads} thread{'s' * (threads != 1)}: llama.cpp's tokens per second, and how many "
+            "times as fast tinyllm is",
             "",
-            "| file | tg64 | exact | fast | pp512 | exact | fast | pp2048 | exact | fast |",
-            "|---|---|---|---|---|---|---|---|---|---|",
+            f"| file | {' | '.join(f'{figure} | exact | fast' for figure in speeds)} |",
+            "|---" * (1 + 3 * len(speeds)) + "|",
         ]
         for name, by in files.items():
             cells = []
-            for key, count in (("tg64", 64), ("pp512", 512), ("pp2048", 2048)):
-                theirs = by["llama.cpp"][key]
-                cells.append(f"{count / statistics.median(theirs):.1f}")
-                cells += [f"{median_ratio(by[m][key], theirs):.2f}" for m in ("exact", "fast")]
+            for figure in speeds:
+                theirs = by["llama.cpp"]
+                cells.append(f"{speed(theirs, figure):.1f}")
+                for mode in ENGINES[1:]:
+                    cells.append(f"{median_ratio(by[mode][figure], theirs[figure]):.2f}")
             lines.append(f"| {name} | {' | '.join(cells)} |")
-        lines += [
-            "",
-            "| file | engine | load, s | resident, MB | of it no file, MB | pp2048 / pp512 speed | "
-            "tg64 with a busy process |",
-            "|---|---|---|---|---|---|---|",
-        ]
+        head = ["file", "engine", "load, s", "resident, MB", "of it no file, MB"]
+        long, busy = {"pp512", "pp2048"} <= {*figures}, {"tg64", "busy"} <= {*figures}
+        head += ["pp2048 / pp512"] * long + ["tg64 beside a busy process"] * busy
+        lines += ["", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
         for name, by in files.items():
-            for engine, figures in by.items():
-                tg, pp, long, busy = (
-                    statistics.median(figures[key]) for key in ("tg64", "pp512", "pp2048", "busy")
-                )
-                lines.append(
-                    f"| {name} | {engine} | {figures['load']:.3f} | "
-                    f"{figures['resident'] / 1e6:.0f} | {figures['anonymous'] / 1e6:.0f} | "
-                    f"{4 * pp / long:.2f} | {tg / busy:.0%} |"
-                )
+            for engine, seen in by.items():
+                cells = [name, engine, f"{seen['load']:.3f}"]
+                cells += [f"{seen[key] / 1e6:.0f}" for key in ("resident", "anonymous")]
+                cells += [f"{speed(seen, 'pp2048') / speed(seen, 'pp512'):.2f}"] if long else []
+                cells += [f"{speed(seen, 'busy') / speed(seen, 'tg64'):.0%}"] if busy else []
+                lines.append(f"| {' | '.join(cells)} |")
     if len(results) > 1:
         few, many = min(results), max(results)
         lines += ["", f"Speed with {many} threads over speed with {few}:", ""]
-        lines += ["| file | engine | tg64 | pp512 |", "|---|---|---|---|"]
-        for name in results[few]:
-            for engine in results[few][name]:
-                gain = [
-                    statistics.median(results[few][name][engine][key])
-                    / statistics.median(results[many][name][engine][key])
-                    for key in ("tg64", "pp512")
-                ]
-                lines.append(f"| {name} | {engine} | {gain[0]:.2f} | {gain[1]:.2f} |")
+        lines += [f"| file | engine | {' | '.join(speeds)} |", "|---" * (2 + len(speeds)) + "|"]
+        for name, by in results[few].items():
+            for engine, seen in by.items():
+                more = results[many][name][engine]
+                gains = [f"{speed(more, f) / speed(seen, f):.2f}" for f in speeds]
+                lines.append(f"| {name} | {engine} | {' | '.join(gains)} |")
     return lines
 
 
@@ -283,6 +289,7 @@ def main():
     parser.add_argument("models", nargs="+", help="GGUF files of a vocabulary of 32,000")
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--figures", default=",".join(FIGURES), help="some of %(default)s")
     parser.add_argument("--isa", help="TINYLLM_ISA of our engines")
     parser.add_argument("--out", default="peers")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -293,18 +300,19 @@ def main():
     if options.isa:
         os.environ["TINYLLM_ISA"] = options.isa
     results = {}
+    figures = [figure for figure in FIGURES if figure in options.figures.split(",")]
     for threads in map(int, options.threads.split(",")):
         results[threads] = {}
         for path in options.models:
             name = pathlib.Path(path).stem
-            results[threads][name] = by = measure_file(path, threads, options.rounds, ENGINES)
+            results[threads][name] = by = measure_file(path, threads, options.rounds, figures)
             print(f"{name}, {threads} threads", flush=True)
-            for key in ("tg64", "pp512", "pp2048"):
+            for key in (figure for figure in figures if figure != "busy"):
                 ratios = [median_ratio(by[m][key], by["llama.cpp"][key]) for m in ENGINES[1:]]
                 print(f"  {key:6} exact {ratios[0]:.2f}  fast {ratios[1]:.2f}", flush=True)
     names = {e["name"] for files in results.values() for by in files.values() for e in by.values()}
     head = [f"{cpu()}; {'; '.join(sorted(names))}; Python {platform.python_version()}."]
-    text = "\n".join(head + tables(results)) + "\n"
+    text = "\n".join(head + tables(results, figures)) + "\n"
     out = pathlib.Path(options.out)
     out.with_suffix(".json").write_text(
         json.dumps({"cpu": cpu(), "engines": sorted(names), "results": results}, indent=1)

@@ -75,11 +75,13 @@ static void wanted_rows(const struct run *r, size_t row0, size_t n, size_t *firs
     *count = j - i;
 }
 
-/* All buffers of the call lie in one block, which the first session keeps for the next call. */
-static int make_workspace(struct run *r) {
-    struct tl_session *keeper = r->pieces[0].session;
+/* How the rows of the call are cut, and what its buffers take; all of them lie in one block. */
+static int plan_workspace(struct run *r, size_t *bytes) {
     struct carver c = {.ok = true};
     size_t planned = 0;
+    r->max_keys = (r->max_keys + TL_BLOCK - 1) / TL_BLOCK * TL_BLOCK;
+    r->tile = TL_MIN(TL_MAX(SCORES_BYTES / (r->max_keys * sizeof(float)), (size_t)1), MAX_QUERIES);
+    r->chunk = r->call->edits != NULL ? r->rows : TL_MIN(r->rows, CHUNK_ROWS);
     for (size_t row0 = 0; row0 < r->rows; row0 += r->chunk) {
         const size_t n = TL_MIN(r->chunk, r->rows - row0);
         size_t first, count;
@@ -100,17 +102,28 @@ static int make_workspace(struct run *r) {
 
     lay_out(r, &c);
     if (!c.ok) return tl_fail(r->err, TL_ENOMEM, "a call of %zu tokens is too large", r->rows);
-    if (c.used > keeper->work_bytes) {
+    *bytes = c.used;
+    return TL_OK;
+}
+
+/* The first session keeps the block for the next call. */
+static int make_workspace(struct run *r) {
+    struct tl_session *keeper = r->pieces[0].session;
+    struct carver c = {.ok = true};
+    size_t bytes;
+    int status = plan_workspace(r, &bytes);
+    if (status != TL_OK) return status;
+    if (bytes > keeper->work_bytes) {
         tl_free(keeper->work);
         keeper->work_bytes = 0;
-        keeper->work = tl_alloc(c.used);
+        keeper->work = tl_alloc(bytes);
         if (keeper->work == NULL) {
             return tl_fail(r->err, TL_ENOMEM, "no memory for the %zu bytes of a call of %zu tokens",
-                           c.used, r->rows);
+                           bytes, r->rows);
         }
-        keeper->work_bytes = c.used;
+        keeper->work_bytes = bytes;
     }
-    c = (struct carver){.base = keeper->work, .ok = true};
+    c.base = keeper->work;
     lay_out(r, &c);
     return TL_OK;
 }
@@ -547,9 +560,6 @@ static int forward(struct run *r) {
     int status = check_pieces(r);
     size_t reserved = 0;
     if (status != TL_OK) return status;
-    r->max_keys = (r->max_keys + TL_BLOCK - 1) / TL_BLOCK * TL_BLOCK;
-    r->tile = TL_MIN(TL_MAX(SCORES_BYTES / (r->max_keys * sizeof(float)), (size_t)1), MAX_QUERIES);
-    r->chunk = r->call->edits != NULL ? r->rows : TL_MIN(r->rows, CHUNK_ROWS);
     for (; reserved < r->n_pieces && status == TL_OK; reserved++) {
         status = tl_session_reserve(r->pieces[reserved].session, r->pieces[reserved].n, r->err);
     }
@@ -576,4 +586,26 @@ int tl_forward(const struct tl_model *m, const struct tl_piece *pieces, size_t n
     const int status = forward(&r);
     tl_fpu_leave(fpu);
     return status;
+}
+
+int tl_forward_bytes(const struct tl_model *m, size_t tokens, int threads, size_t *cache,
+                     size_t *work, struct tl_error *err) {
+    const size_t last = tokens - 1;
+    struct tl_session session = {.model = m, .n_blocks = (tokens + TL_BLOCK - 1) / TL_BLOCK};
+    const struct tl_piece piece = {.session = &session, .n = tokens};
+    const struct tl_call call = {.threads = threads, .rows = &last, .n_rows = 1};
+    struct run r = {.m = m,
+                    .k = m->kernels,
+                    .pieces = &piece,
+                    .n_pieces = 1,
+                    .call = &call,
+                    .err = err,
+                    .rows = tokens,
+                    .max_keys = tokens};
+    if (tokens == 0 || tokens > m->config.max_context) {
+        return tl_fail(err, TL_EARG, "tokens is %zu; expected 1 to %zu", tokens,
+                       m->config.max_context);
+    }
+    *cache = tl_session_cache_bytes(&session);
+    return plan_workspace(&r, work);
 }

@@ -216,4 +216,8 @@ struct tl_call {
 int tl_forward(const struct tl_model *m, const struct tl_piece *pieces, size_t n_pieces,
                const struct tl_call *call, struct tl_error *err);
 
+/* Bytes of the kv cache and of the buffers of a prompt of `tokens` tokens. */
+int tl_forward_bytes(const struct tl_model *m, size_t tokens, int threads, size_t *cache,
+                     size_t *work, struct tl_error *err);
+
 #endif

@@ -7,7 +7,7 @@
 
 #define SMALLEST ((size_t)64 << 10) // below, malloc is as good
 #define HUGE_PAGE ((size_t)2 << 20)
-#define MAX_BLOCKS 128
+#define MAX_BLOCKS 512
 #define MAX_BYTES ((size_t)512 << 20)
 
 struct block {

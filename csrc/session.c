@@ -8,9 +8,8 @@
 /* TL_BLOCK positions of one layer. Never moves; written only while one session holds it. */
 struct tl_block {
     atomic_int references;
-    float *values; // inside data, after the keys
-    float
-        *data; // keys (kv_heads, TL_BLOCK / 16, head_size, 16), values (kv_heads, TL_BLOCK, stride)
+    float *data;   // keys (kv_heads, TL_BLOCK / 16, head_size, 16)
+    float *values; // inside data, after the keys: (kv_heads, TL_BLOCK, stride)
 };
 
 static size_t values_bytes(const struct tl_layer *l) {

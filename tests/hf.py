@@ -15,6 +15,18 @@ import pytest
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
 
+#: The checkpoints of the test data whose blocks are Llama's.
+LLAMAS = (
+    "llama",
+    "llama_bias_tied",
+    "llama31_rope",
+    "llama_headdim",
+    "mistral",
+    "phi3",
+    "qwen2",
+    "qwen2_yarn",
+)
+
 _NAMES = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
@@ -79,11 +91,27 @@ def llama3_factors(rope, head_size):
     return np.array(factors, dtype=np.float32)
 
 
+def unfuse(tensors, heads, kv_heads, head_size):
+    """Cut Phi-3's qkv_proj and gate_up_proj into the parts that they were made of."""
+    cut = {}
+    for name, array in tensors.items():
+        if ".qkv_proj." in name:
+            ends = np.cumsum([heads * head_size, kv_heads * head_size])
+            for kind, part in zip("qkv", np.split(array, ends), strict=True):
+                cut[name.replace("qkv_proj", f"{kind}_proj")] = part
+        elif ".gate_up_proj." in name:
+            for kind, part in zip(("gate", "up"), np.split(array, 2), strict=True):
+                cut[name.replace("gate_up_proj", f"{kind}_proj")] = part
+        else:
+            cut[name] = array
+    return cut
+
+
 def load_checkpoint(directory):
     """Return a checkpoint as (metadata, tensors), ready for `write_gguf`.
 
     Metadata has GGUF's keys for architecture "llama"; tensors are float32 arrays, (out, in).
-    Any decoder with Llama's block will do: Mistral, and Qwen2, whose halves become pairs.
+    Any decoder with Llama's block will do: those of `LLAMAS`.
     """
     directory = Path(directory)
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
@@ -112,7 +140,8 @@ def load_checkpoint(directory):
             "original_max_position_embeddings"
         ]
     tensors = {}
-    for name, array in read_safetensors(directory / "model.safetensors").items():
+    stored = read_safetensors(directory / "model.safetensors")
+    for name, array in unfuse(stored, heads, kv_heads, head_size).items():
         stem, kind = name.rsplit(".", 1)
         if stem.startswith("model.layers."):
             _, _, layer, stem = stem.split(".", 3)

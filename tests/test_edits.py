@@ -305,9 +305,12 @@ def test_generate_keeps_a_list_of_traces(model):
     assert model.generate(IDS, 2).traces == []
 
 
-def test_stream_takes_edits(model):
-    with pytest.raises(ValueError, match="tokenizer"):
-        model.stream(IDS, 3, edits=tl.zero("output"))
+def test_stream_takes_edits():
+    demo = tl.load()
+    edit = tl.zero("blk.2.attn_mix")
+    text = "".join(demo.stream("ROMEO:", 8, temperature=0, edits=edit))
+    assert text == demo.generate("ROMEO:", 8, temperature=0, edits=edit).text
+    assert text != demo.generate("ROMEO:", 8, temperature=0).text
 
 
 # --- functions ---------------------------------------------------------------------------------
@@ -410,6 +413,14 @@ def test_functions_of_one_and_of_two_arguments(model):
 def test_bad_edits_are_refused_by_name(model, plain, edit, error, words):
     with pytest.raises(error, match=re.escape(words)):
         model.trace(IDS, "*", edits=edit(plain))
+    if words.startswith(("token ", "positions ")):  # elsewhere they may belong to other calls
+        return
+    session = model.session()
+    with pytest.raises(error, match=re.escape(words)):
+        session.eval(IDS, edits=edit(plain))
+    assert len(session) == 0
+    with pytest.raises(error, match=re.escape(words)):
+        model.generate(IDS, 1, temperature=0, edits=edit(plain))
 
 
 def test_a_patch_needs_the_tap_in_its_trace(model):

@@ -106,9 +106,7 @@ def test_positions_far_out_are_right(tmp_path):
     assert models.normwise_error(got[-1], want[-1]) < LIMIT  # position 319,488
 
 
-@pytest.mark.parametrize(
-    "name", ["llama", "llama_bias_tied", "llama31_rope", "llama_headdim", "mistral"]
-)
+@pytest.mark.parametrize("name", hf.LLAMAS)
 def test_hugging_face_agrees(name, tmp_path):
     directory = hf.data_directory() / "hf"
     metadata, tensors = hf.load_checkpoint(directory / name)

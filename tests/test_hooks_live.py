@@ -30,7 +30,7 @@ def pairs(array, heads):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["llama", "llama_bias_tied", "llama31_rope", "llama_headdim"])
+@pytest.mark.parametrize("name", hf.LLAMAS)
 def test_the_taps_are_those_of_hugging_faces_modules(name, tmp_path):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
@@ -67,19 +67,28 @@ def test_the_taps_are_those_of_hugging_faces_modules(name, tmp_path):
     for i in range(model.config.layers):
         at, ours = f"model.layers.{i}", f"blk.{i}"
         h, k = model.config.layer("heads", i), model.config.layer("kv_heads", i)
+        if name == "phi3":  # its matrices are fused
+            size = model.config.head_size
+            q, keys, values = np.split(
+                seen[f"{at}.self_attn.qkv_proj.out"], [h * size, (h + k) * size], axis=2
+            )
+            gate, up = np.split(seen[f"{at}.mlp.gate_up_proj.out"], 2, axis=2)
+        else:
+            q, keys, values = (seen[f"{at}.self_attn.{kind}_proj.out"] for kind in "qkv")
+            gate, up = (seen[f"{at}.mlp.{kind}_proj.out"] for kind in ("gate", "up"))
         want |= {
             f"{ours}.resid_pre": seen[f"{at}.input_layernorm.in"][0],
             f"{ours}.attn_norm": seen[f"{at}.input_layernorm.out"][0],
-            f"{ours}.attn_q": pairs(seen[f"{at}.self_attn.q_proj.out"], h),
-            f"{ours}.attn_k": pairs(seen[f"{at}.self_attn.k_proj.out"], k),
-            f"{ours}.attn_v": split(seen[f"{at}.self_attn.v_proj.out"], k),
+            f"{ours}.attn_q": pairs(q, h),
+            f"{ours}.attn_k": pairs(keys, k),
+            f"{ours}.attn_v": split(values, k),
             f"{ours}.attn_probs": seen[f"{at}.self_attn.out1"][0],
             f"{ours}.attn_mix": split(seen[f"{at}.self_attn.o_proj.in"], h),
             f"{ours}.attn_output": seen[f"{at}.self_attn.o_proj.out"][0],
             f"{ours}.resid_mid": seen[f"{at}.post_attention_layernorm.in"][0],
             f"{ours}.ffn_norm": seen[f"{at}.post_attention_layernorm.out"][0],
-            f"{ours}.ffn_gate": seen[f"{at}.mlp.gate_proj.out"][0],
-            f"{ours}.ffn_up": seen[f"{at}.mlp.up_proj.out"][0],
+            f"{ours}.ffn_gate": gate[0],
+            f"{ours}.ffn_up": up[0],
             f"{ours}.ffn_act": seen[f"{at}.mlp.down_proj.in"][0],
             f"{ours}.ffn_down": seen[f"{at}.mlp.down_proj.out"][0],
             f"{ours}.resid_post": seen[f"{at}.out"][0],

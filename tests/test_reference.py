@@ -11,8 +11,6 @@ import pytest
 import tinyllm.errors
 from tinyllm import reference
 
-CHECKPOINTS = ["llama", "llama_bias_tied", "llama31_rope", "llama_headdim", "mistral", "qwen2_yarn"]
-
 
 def small_model(seed=0, layers=2, **options):
     """Return (config, float32 weights) of a random model that runs in a millisecond."""
@@ -29,7 +27,7 @@ def rope_config(**options):
 # --- against Hugging Face ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", CHECKPOINTS)
+@pytest.mark.parametrize("name", hf.LLAMAS)
 def test_hidden_states_and_logits_are_those_of_hugging_face(name):
     directory = hf.data_directory() / "hf" / name
     metadata, tensors = hf.load_checkpoint(directory)

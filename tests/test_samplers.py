@@ -137,7 +137,7 @@ def test_dry(seed):
     want = x.copy()
     for token in range(V):
         n = dry_by_definition(history, token, breakers)
-        if n >= 2:
+        if n >= 2 and token not in breakers:
             want[token] -= 0.8 * 1.75 ** (n - 2)
     chain = {"dry": {"multiplier": 0.8, "breakers": breakers}}
     np.testing.assert_allclose(left(x, history, **chain), want, rtol=1e-12)
@@ -278,3 +278,99 @@ def test_every_sampler_has_a_docstring_and_a_test():
     for name, function in SAMPLERS.items():
         assert function.__doc__, name
         assert name in source, name
+
+
+# ---- a grammar in the chain ----
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tl.load()
+
+
+def in_chain(grammar, model, **more):
+    return tl.Sampler(grammar={"grammar": grammar, "tokenizer": model.tokenizer}, **more)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_grammar_in_the_chain_gives_what_the_option_of_generate_gives(model, seed):
+    grammar = tl.Grammar.gbnf('root ::= "[" [a-z]+ ("," " "? [a-z]+)* "]"')
+    rest = {"temperature": 1.5, "top_k": 30, "seed": seed}
+    sampler = in_chain(grammar, model, **rest)
+    want = model.generate("x", 40, sampler=tl.Sampler(**rest), grammar=grammar)
+    for _ in range(2):  # reusable
+        g = model.generate("x", 40, sampler=sampler)
+        assert g.ids == want.ids
+        # the end of the text is a token that is drawn, not the sampler's to say
+        assert g.stop_reason == {"grammar": "eog", "length": "length"}[want.stop_reason]
+    both = model.generate(["x", "To be"], 40, sampler=sampler)
+    assert both[0].ids == want.ids
+    assert both[1].ids == model.generate("To be", 40, sampler=sampler).ids
+
+
+def test_a_grammar_stands_where_it_is_put(model):
+    grammar = tl.Grammar.regex("[0-9]+")
+    spec = {"grammar": grammar, "tokenizer": model.tokenizer}
+    logits = model.logits("ROMEO:")[-1]
+    first = tl.Sampler([("grammar", spec), ("top_k", 5)]).candidates(logits)
+    assert len(first.ids) == 5
+    assert all(piece.isdigit() for piece in model.tokenizer.pieces(first.ids))
+    last = tl.Sampler([("top_k", 900), ("grammar", spec)]).candidates(logits)
+    assert all(piece.isdigit() for piece in model.tokenizer.pieces(last.ids))
+    with pytest.raises(ValueError, match=r"expects one of the bytes '0123.*put grammar before"):
+        tl.Sampler([("top_k", 1), ("grammar", spec)]).candidates(logits)
+    # two of them hold together
+    even = {"grammar": tl.Grammar.regex(".*[02468]"), "tokenizer": model.tokenizer}
+    two = tl.Sampler([("grammar", spec), ("grammar", even)], seed=1)
+    text = model.generate("x", 30, sampler=two).text
+    assert text.isdigit()
+    explained = two.explain(logits, 0, [1, 2])
+    assert len(explained.steps) == 3
+    assert "grammar" in str(explained)
+
+
+def test_wrong_grammars_in_the_chain(model):
+    grammar = tl.Grammar.regex("ab")
+    for wrong in (grammar, "root ::= x", {"grammar": grammar}, {"tokenizer": model.tokenizer}):
+        with pytest.raises(TypeError, match="grammar"):
+            tl.Sampler(grammar=wrong)
+    sampler = in_chain(grammar, model)
+    logits = np.zeros(model.config.vocab_size)
+    with pytest.raises(ValueError, match="step 3 and history has 1 ids"):
+        sampler.sample(logits, 3, [1])
+    with pytest.raises(ValueError, match="token 5 was generated"):
+        sampler.sample(logits, 1, [5], {})
+    # complete, and the end cannot be drawn
+    a, b = model.tokenizer.id("a"), model.tokenizer.id("b")
+    logits[sorted(model.eog_ids)] = -np.inf
+    with pytest.raises(ValueError, match="wants the end of the text"):
+        sampler.sample(logits, 2, [a, b], {})
+
+
+# ---- every step that draws or remembers, and the threads ----
+
+
+def test_the_same_seed_gives_the_same_text_with_any_threads_alone_or_in_a_batch():
+    chain = {
+        "repeat_penalty": 1.1,
+        "dry": 0.5,
+        "dynamic_temperature": {"value": 1.2, "range": 0.5},
+        "xtc": {"probability": 0.5, "threshold": 0.05},
+        "typical": 0.98,
+        "top_n_sigma": 3.0,
+    }
+    prompts = ["ROMEO:", "To be, or not to be: that is the", "x"]
+    for last in ({"mirostat": 4.0}, {"mirostat_v2": 4.0}):
+        texts = set()
+        for threads in (1, 2, 5):
+            model = tl.load(threads=threads)
+            sampler = tl.Sampler(**chain, **last, seed=11)
+            together = [g.ids for g in model.generate(prompts, 25, sampler=sampler)]
+            alone = [model.generate(p, 25, sampler=sampler).ids for p in prompts]
+            again = [model.generate(p, 25, sampler=tl.Sampler(**chain, **last, seed=11)).ids
+                     for p in prompts]  # fmt: skip
+            assert together == alone == again
+            texts.add(str(alone))
+        assert len(texts) == 1
+        other = tl.Sampler(**chain, **last, seed=12)
+        assert model.generate("ROMEO:", 25, sampler=other).ids != alone[0]

@@ -256,3 +256,31 @@ def test_repr(model):
     session.eval([1, 2])
     assert repr(session).startswith("<tinyllm.Session: 2 tokens, kv cache ")
     assert "<table>" in session._repr_html_()
+
+
+def test_the_table_tells_shapes_and_what_is_likely(model):
+    session = model.session()
+    assert "logits" not in str(session.table())
+    logits = session.eval([1, 2])
+    rows = dict(session.table().rows)
+    c = model.config
+    assert rows["keys"] == f"(2, {c.kv_heads}, {c.head_size}) in {c.layers} layers"
+    assert f"max {logits.max():.4g}" in rows["logits"].plain
+    probability = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    assert rows["next"].startswith(f"'{logits.argmax()}' {100 * probability.max():.1f} %")
+    session.eval([3, 4], logits="all")
+    assert dict(session.table().rows)["logits"].plain.startswith(f"(2, {c.vocab_size})")
+    session.logits = np.full(c.vocab_size, np.nan, np.float32)
+    assert "nothing is finite" in session._repr_html_()
+    session.rewind(1)
+    assert "next" not in dict(session.table().rows)
+
+
+def test_hostile_token_texts_are_escaped_in_the_table(model, monkeypatch):
+    monkeypatch.setattr(type(model), "pieces", lambda self, ids: ["<script>\udcff"] * len(ids))
+    session = model.session()
+    session.eval([1, 2])
+    page = session._repr_html_()
+    page.encode()
+    assert "<script>" not in page
+    assert page.count("&lt;script&gt;") >= 2 + 5  # the text, and the five likeliest

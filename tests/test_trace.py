@@ -340,3 +340,15 @@ def test_captures_from_several_threads(model):
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_what_was_captured_before_is_not_taken_for_what_is_asked_now(model):
+    wanted = {"output"}
+    assert list(model.trace(IDS, wanted.__contains__)) == ["output"]
+    wanted.add("token_embd")
+    assert list(model.trace(IDS, wanted.__contains__)) == ["token_embd", "output"]
+    assert model.layout(["output"]) is model.layout(("output",))
+    assert model.layout("token_embd") is not model.layout("output")
+    for nonsense in ([["output"]], [{}], [3], {"output": 1}.items()):
+        with pytest.raises(TypeError, match="capture holds"):
+            model.trace(IDS, nonsense)

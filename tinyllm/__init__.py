@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .gguf_write import write_gguf as write_gguf
     from .grammar import Grammar as Grammar
     from .machine import CPU as CPU
+    from .machine import Memory as Memory
     from .machine import cpu as cpu
     from .model import Model as Model
     from .model import load as load
@@ -68,6 +69,7 @@ _HOMES = {
     "GGUF": "gguf",
     "Generation": "generation",
     "Grammar": "grammar",
+    "Memory": "machine",
     "Model": "model",
     "Plan": "arena",
     "Sampler": "sampling",

@@ -69,6 +69,7 @@ class Model:
         resid: npt.NDArray[np.float32] | None = None,
         progress: Callable[[float], object] | None = None,
     ) -> npt.NDArray[np.float32]: ...
+    def memory(self, tokens: int, threads: int, /) -> tuple[int, int]: ...
 
 @final
 class Session:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from . import _core
@@ -45,10 +46,17 @@ class _Family:
     name: str
     taps: tuple[Tap, ...]
     runs: tuple[tuple[int, int, int], ...]  # (index in the block, first layer, number of layers)
+    row: tuple[int, ...]  # the shape without tokens and context: (heads,) of a matrix
 
     @property
     def tap(self) -> Tap:
         return self.taps[0]
+
+    def shape(self, tokens: int, context: int) -> tuple[int, ...]:
+        """The shape of the block for so many tokens in the call, and in the context."""
+        if self.taps[0].matrix:
+            return (len(self.taps), *self.row, tokens, context)
+        return (len(self.taps), tokens, *self.row)
 
 
 def _runs(layers: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
@@ -75,10 +83,11 @@ class Layout:
         self.taps = tuple(taps)
         groups: dict[tuple[str, tuple[int, ...]], list[Tap]] = {}
         for tap in taps:  # layers of different sizes lie apart
-            groups.setdefault((tap.family, tap.shape(config, 1, 1)), []).append(tap)
+            shape = tap.shape(config, 1, 1)
+            groups.setdefault((tap.family, shape[:1] if tap.matrix else shape[1:]), []).append(tap)
         self.families = tuple(
-            _Family(family, tuple(members), _runs([tap.layer for tap in members]))
-            for (family, _), members in groups.items()
+            _Family(family, tuple(members), _runs([tap.layer for tap in members]), row)
+            for (family, row), members in groups.items()
         )
         #: name -> (number of the family, index in its block)
         self.places = {
@@ -86,24 +95,18 @@ class Layout:
             for number, family in enumerate(self.families)
             for at, tap in enumerate(family.taps)
         }
+        values = [len(f.taps) * math.prod(f.row) for f in self.families]
+        matrix = [f.tap.matrix for f in self.families]
+        self._row_values = sum(v for v, m in zip(values, matrix, strict=True) if not m)
+        self._cell_values = sum(v for v, m in zip(values, matrix, strict=True) if m)
         #: names in the order in which the values come to be
         self.names = [tap.name for tap in taps]
 
     def nbytes(self, lengths: Sequence[int], contexts: Sequence[int]) -> int:
         """Bytes that a call takes."""
-        total = sum(lengths)
-        size = 0
-        for family in self.families:
-            tap, count = family.tap, len(family.taps)
-            if tap.matrix:
-                rows = sum(a * b for a, b in zip(lengths, contexts, strict=True))
-                size += count * rows * tap.shape(self.config, 1, 1)[0]
-            else:
-                values = 1
-                for axis in tap.shape(self.config, 1, 1):
-                    values *= axis
-                size += count * total * values
-        return 4 * size
+        rows = sum(lengths)
+        cells = sum(a * b for a, b in zip(lengths, contexts, strict=True))
+        return 4 * (self._row_values * rows + self._cell_values * cells)
 
     def plan(self, lengths: Sequence[int]) -> Plan:
         """Shapes and bytes of the traces of fresh contexts."""
@@ -172,19 +175,15 @@ class Arena:
         self._blocks: list[list[Floats]] = []  # per family: one block, or one per piece
         total = sum(lengths)
         for family in layout.families:
-            tap, count = family.tap, len(family.taps)
-            if tap.matrix:
-                shapes = [
-                    tap.shape(layout.config, length, context)
-                    for length, context in zip(lengths, contexts, strict=True)
-                ]
-            else:
-                shapes = [tap.shape(layout.config, total, total)]
-            blocks = [_core.empty((count, *shape)) for shape in shapes]
+            matrix, index = family.tap.matrix, family.tap.index
+            shapes = [family.shape(total, total)]
+            if matrix:
+                shapes = [family.shape(a, b) for a, b in zip(lengths, contexts, strict=True)]
+            blocks = [_core.empty(shape) for shape in shapes]
             for piece, block in enumerate(blocks):
                 for at, layer, n in family.runs:
-                    part = block if n == count else block[at : at + n]
-                    self.captures.append((tap.index, layer, piece if tap.matrix else -1, part))
+                    part = block if n == len(family.taps) else block[at : at + n]
+                    self.captures.append((index, layer, piece if matrix else -1, part))
             self._blocks.append(blocks)
 
     def views(self, piece: int) -> Views:

@@ -16,7 +16,7 @@ import re
 import time
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +28,15 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_SECONDS",
     "MAX_SIZE",
+    "TEMPLATES",
     "ChatTemplateError",
+    "Cover",
+    "checked_messages",
     "choose_template",
     "encode_chat",
+    "file_templates",
     "render_chat",
+    "stop_strings",
     "tool_schema",
 ]
 
@@ -342,18 +347,72 @@ def _instrument(tree: Any, nodes: Any) -> Any:
 # ---- templates ----
 
 
-def choose_template(
-    metadata: Mapping[str, Any], template: str | None = None, tools: bool = False
-) -> str:
-    """Return the source of the template to use.
+class _Builtin(typing.NamedTuple):
+    """A template for files that have none, and the strings that end an answer."""
+
+    source: str
+    stop: tuple[str, ...]
+
+
+#: Templates for files that have none. ``"chatml"`` is for models that were trained on ChatML
+#: (https://github.com/openai/openai-python/blob/v0.28.1/chatml.md), ``"plain"`` for models that
+#: were never taught to chat: each message is a paragraph under the name of its role.
+TEMPLATES: dict[str, _Builtin] = {
+    "chatml": _Builtin(
+        "{% for m in messages %}"
+        "{{ '<|im_start|>' + m.role + '\n' + (m.content or '') + '<|im_end|>\n' }}"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+        ("<|im_end|>", "<|im_start|>"),
+    ),
+    "plain": _Builtin(
+        "{% for m in messages %}"
+        "{{ '' if m.role == 'system' else m.role | upper + ':\n' }}"
+        "{{ (m.content or '') | trim + '\n\n' }}"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'ASSISTANT:\n' }}{% endif %}",
+        ("\nUSER:", "\nASSISTANT:"),
+    ),
+}
+
+
+def file_templates(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Return the chat templates of a file by name; the one without a name is ``"default"``.
 
     Parameters
     ----------
     metadata : Mapping
         Of the GGUF file.
+
+    Returns
+    -------
+    dict of str to str
+
+    Examples
+    --------
+    >>> file_templates({"tokenizer.chat_template": "{{ 1 }}", "tokenizer.chat_template.rag": "{}"})
+    {'default': '{{ 1 }}', 'rag': '{}'}
+    """
+    named = {"default": str(metadata[_KEY])} if _KEY in metadata else {}
+    for key in metadata:
+        if key.startswith(_KEY + "."):
+            named[key.removeprefix(_KEY + ".")] = str(metadata[key])
+    return named
+
+
+def choose_template(
+    named: Mapping[str, str], template: str | None = None, tools: bool = False
+) -> str:
+    """Return the source of the template to use.
+
+    Parameters
+    ----------
+    named : Mapping of str to str
+        The file's own: see `file_templates`.
     template : str, optional
-        The name of one of the file's templates, or a source (which has a ``{``). None: the one
-        named ``tool_use`` if there are tools, else the default one, else the only one.
+        The name of one of the file's templates or of `TEMPLATES`, or a source (which has a
+        ``{``). None: the file's template named ``tool_use`` if there are tools, else the default
+        one, else the only one.
     tools : bool
         Whether tools are given.
 
@@ -368,23 +427,19 @@ def choose_template(
 
     Examples
     --------
-    >>> choose_template({"tokenizer.chat_template": "{{ messages }}"})
+    >>> choose_template({"default": "{{ messages }}"})
     '{{ messages }}'
     """
-    if template is not None and "{" in template:
-        return template
-    named = {
-        key.removeprefix(_KEY + "."): str(metadata[key])
-        for key in metadata
-        if key.startswith(_KEY + ".")
-    }
-    if _KEY in metadata:
-        named.setdefault("default", str(metadata[_KEY]))
     if template is not None:
+        if "{" in template:
+            return template
         if template in named:
             return named[template]
+        if template in TEMPLATES:
+            return TEMPLATES[template].source
         raise ChatTemplateError(
-            f"template is {template!r}; expected Jinja2 source or one of {sorted(named)}"
+            f"template is {template!r}; expected Jinja2 source or one of "
+            f"{sorted({*named, *TEMPLATES})}"
         )
     if tools and "tool_use" in named:
         return named["tool_use"]
@@ -396,7 +451,60 @@ def choose_template(
         raise ChatTemplateError(
             f"the file has no default chat template; choose one of {sorted(named)} by template="
         )
-    raise ChatTemplateError("the file has no chat template; give one as template=")
+    raise ChatTemplateError(
+        "the file has no chat template; give one as template=: Jinja2 source, or the name of one "
+        f"of ours: {', '.join(sorted(TEMPLATES))}"
+    )
+
+
+def stop_strings(named: Mapping[str, str], template: str | None) -> tuple[str, ...]:
+    """Return what ends an answer beside the model's own tokens: nothing but for `TEMPLATES`.
+
+    Parameters
+    ----------
+    named, template
+        As for `choose_template`.
+
+    Returns
+    -------
+    tuple of str
+
+    Examples
+    --------
+    >>> stop_strings({}, "chatml"), stop_strings({}, None)
+    (('<|im_end|>', '<|im_start|>'), ())
+    """
+    return TEMPLATES[template].stop if template in TEMPLATES and template not in named else ()
+
+
+def checked_messages(messages: Any) -> Sequence[Mapping[str, Any]]:
+    """Return messages, or say what is wrong with them.
+
+    Parameters
+    ----------
+    messages : object
+
+    Returns
+    -------
+    sequence of Mapping
+
+    Raises
+    ------
+    TypeError
+        If it is not a list of mappings.
+
+    Examples
+    --------
+    >>> checked_messages([{"role": "user"}])
+    [{'role': 'user'}]
+    """
+    if isinstance(messages, str | bytes | Mapping):
+        raise TypeError(f"messages must be a list of messages, not {type(messages).__name__}")
+    for i, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise TypeError(f"messages[{i}] is {message!r}; expected a mapping with role, content")
+    found: Sequence[Mapping[str, Any]] = messages
+    return found
 
 
 def render_chat(
@@ -441,11 +549,7 @@ def render_chat(
     ...             [{"role": "user", "content": "Hi"}])
     'user: Hi\n'
     """
-    if isinstance(messages, str | bytes | Mapping):
-        raise TypeError(f"messages must be a list of messages, not {type(messages).__name__}")
-    for i, message in enumerate(messages):
-        if not isinstance(message, Mapping):
-            raise TypeError(f"messages[{i}] is {message!r}; expected a mapping with role, content")
+    checked_messages(messages)
     make = _environment_class()
     if len(source) > _MAX_SOURCE:
         raise ChatTemplateError(
@@ -571,7 +675,84 @@ def _type_schema(hint: Any) -> dict[str, Any]:
     return {"type": _JSON_TYPES.get(origin, "object")}
 
 
-def encode_chat(tokenizer: Tokenizer, text: str) -> list[int]:
+# ---- ids ----
+
+
+class Cover:
+    """Covers the special tokens that messages contain while a template writes them.
+
+    Each is one private-use character meanwhile, so that a template moves and trims it as any
+    other character, and no template can cut it in two.
+
+    Parameters
+    ----------
+    spellings : iterable of bytes
+        Of the special tokens.
+    *others
+        Characters in these values are not used: what the template may write anyway.
+
+    Examples
+    --------
+    >>> cover = Cover([b"<s>"])
+    >>> text = cover.hide({"content": "a<s>"})["content"]
+    >>> "<s>" in text, cover.uncover(text.encode())
+    (False, b'a<s>')
+    """
+
+    def __init__(self, spellings: Iterable[bytes], *others: Any) -> None:
+        texts = sorted({s.decode(errors="surrogateescape") for s in spellings}, key=len)[::-1]
+        self._pattern = re.compile("|".join(map(re.escape, texts))) if texts else None
+        taken = {c for text in _strings(others) for c in text if "\ue000" <= c <= "\uf8ff"}
+        self._free = (chr(c) for c in range(0xE000, 0xF900) if chr(c) not in taken)
+        self._characters: dict[str, str] = {}
+        self._back: dict[bytes, bytes] = {}
+
+    def _character(self, match: re.Match[str]) -> str:
+        spelling = match[0]
+        if spelling not in self._characters:
+            character = next(self._free, None)
+            if character is None:
+                raise ChatTemplateError("the messages contain too many different special tokens")
+            self._characters[spelling] = character
+            raw = spelling.encode(errors="surrogateescape")
+            self._back[character.encode()] = raw
+            self._back[json.dumps(character)[1:-1].encode()] = raw  # as tojson may write it
+        return self._characters[spelling]
+
+    def hide(self, value: Any) -> Any:
+        """Return a value with all special tokens in its strings covered."""
+        if self._pattern is None:
+            return value
+        if isinstance(value, str):
+            return self._pattern.sub(self._character, value)
+        if isinstance(value, Mapping):
+            return {self.hide(key): self.hide(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.hide(item) for item in value]
+        return value
+
+    def uncover(self, text: bytes) -> bytes:
+        """Return a text as it would be without covers."""
+        if not self._back:
+            return text
+        covers = b"|".join(map(re.escape, self._back))
+        return re.sub(covers, lambda match: self._back[match[0]], text)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for pair in value.items():
+            yield from _strings(pair)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _strings(item)
+    elif callable(value):
+        yield inspect.getdoc(value) or ""
+
+
+def encode_chat(tokenizer: Tokenizer, text: str, cover: Cover | None = None) -> list[int]:
     """Return the ids of a rendered conversation.
 
     The template says where special tokens are: they are parsed, and none is added but the BOS of
@@ -582,6 +763,8 @@ def encode_chat(tokenizer: Tokenizer, text: str) -> list[int]:
     tokenizer : Tokenizer
     text : str
         What `render_chat` gave.
+    cover : Cover, optional
+        What hid special tokens in the messages: these become plain text.
 
     Returns
     -------
@@ -596,7 +779,7 @@ def encode_chat(tokenizer: Tokenizer, text: str) -> list[int]:
     >>> encode_chat(t, "<s>"), encode_chat(t, " </s>")
     ([1], [1, 3, 3, 2])
     """
-    ids = tokenizer.encode(text, add_special=False, parse_special=True)
+    ids = tokenizer.encode_fragments(text, True, None if cover is None else cover.uncover)
     if tokenizer.add_bos and tokenizer.bos is not None and ids[:1] != [tokenizer.bos]:
         ids.insert(0, tokenizer.bos)
     return ids

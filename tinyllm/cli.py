@@ -64,6 +64,34 @@ def generate(args: argparse.Namespace) -> None:
     print()
 
 
+def chat(args: argparse.Namespace) -> int:
+    """Talk with a model that was trained to answer."""
+    from .cli_chat import Chat, talk
+
+    model = _model(args)
+    template: str | None = args.template
+    if template is not None and os.path.isfile(template):
+        with open(template, encoding="utf-8") as file:
+            template = file.read()
+        if "{" not in template:
+            raise ValueError(f"{args.template} is no Jinja2 template: it has no {{")
+    if model.tokenizer is None:
+        raise ValueError(f"{args.model} has no tokenizer; --tokenizer takes that of another file")
+    if template is None and not model.tokenizer.chat_templates:
+        raise ValueError(
+            f"{args.model} has no chat template, so it was probably not trained to chat; "
+            "--template plain talks to it all the same, --template chatml or --template FILE if "
+            "you know better"
+        )
+    # what is wrong with the template is told now, not after the first message
+    model.tokenizer.render_chat([{"role": "user", "content": "Hi"}], template=template)
+    conversation = Chat(
+        model, template, args.system, args.seed, args.max_tokens,
+        temperature=args.temperature, top_k=args.top_k, top_p=args.top_p,
+    )  # fmt: skip
+    return talk(conversation)
+
+
 def trace(args: argparse.Namespace) -> None:
     """Show the inner values of a run, and the likeliest next tokens."""
     from . import _core
@@ -169,7 +197,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def command(
-        function: Callable[[argparse.Namespace], None], epilog: str = ""
+        function: Callable[[argparse.Namespace], int | None], epilog: str = ""
     ) -> argparse.ArgumentParser:
         text = (function.__doc__ or "").split("\n")[0]
         sub = commands.add_parser(
@@ -184,23 +212,48 @@ def _parser() -> argparse.ArgumentParser:
 
     def with_prompt(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("prompt", nargs="*", help="the prompt; - or nothing reads a pipe")
+
+    def with_model(sub: argparse.ArgumentParser) -> None:
         sub.add_argument(
             "-m", "--model", default="demo", help="GGUF file or llama2.c checkpoint (default: demo)"
         )
         sub.add_argument("--tokenizer", help="use this file's tokenizer")
         sub.add_argument("-t", "--threads", type=int, help="at most this many threads")
 
+    def with_sampling(sub: argparse.ArgumentParser, max_tokens: int) -> None:
+        sub.add_argument(
+            "-n", "--max-tokens", type=int, default=max_tokens, help=f"default: {max_tokens}"
+        )
+        sub.add_argument("--temperature", type=float, default=0.8, help="default: 0.8")
+        sub.add_argument("--top-k", type=int, default=40, help="0: all (default: 40)")
+        sub.add_argument("--top-p", type=float, default=0.95, help="default: 0.95")
+        sub.add_argument("--seed", type=int, help="the same seed gives the same text")
+
     sub = command(generate, 'example: tinyllm generate "ROMEO:" --seed 1')
     with_prompt(sub)
-    sub.add_argument("-n", "--max-tokens", type=int, default=128, help="default: 128")
-    sub.add_argument("--temperature", type=float, default=0.8, help="default: 0.8")
-    sub.add_argument("--top-k", type=int, default=40, help="0: all (default: 40)")
-    sub.add_argument("--top-p", type=float, default=0.95, help="default: 0.95")
-    sub.add_argument("--seed", type=int, help="the same seed gives the same text")
+    with_model(sub)
+    with_sampling(sub, max_tokens=128)
     sub.add_argument("--echo", action="store_true", help="print the prompt first")
+
+    sub = command(
+        chat,
+        "Commands: /reset, /system TEXT, /save PATH, /help. Ctrl-C stops an answer, Ctrl-D\n"
+        "leaves. Each line of a pipe is a message.\n\n"
+        "example: tinyllm chat -m model.gguf",
+    )
+    with_model(sub)
+    with_sampling(sub, max_tokens=512)
+    sub.add_argument("--system", metavar="TEXT", help="the system message")
+    sub.add_argument(
+        "--template",
+        metavar="NAME|FILE",
+        help="one of the file's chat templates, a file with one, chatml, or plain (for models "
+        "that were not trained to chat, as the demo model)",
+    )
 
     sub = command(trace, 'example: tinyllm trace "ROMEO:" --capture "blk.0.*"')
     with_prompt(sub)
+    with_model(sub)
     sub.add_argument(
         "-c",
         "--capture",
@@ -232,7 +285,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0, or 2 after an error, which is told in one line on stderr; 130 after Ctrl-C.
+        0, or 2 after an error, which is told in one line on stderr; 130 after Ctrl-C (which in
+        ``chat`` stops the answer only).
 
     Examples
     --------
@@ -245,7 +299,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if hasattr(args, "prompt"):
             args.prompt_text = _prompt(args)
-        args.function(args)
+        status: int | None = args.function(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
@@ -257,4 +311,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = " ".join(str(error).split()) or type(error).__name__
         print(f"tinyllm: {text}", file=sys.stderr)
         return 2
-    return 0
+    return status or 0

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from . import _core
 from .errors import Error
 from .html import Table
 from .logprob import Logprobs, best, log_softmax
+from .session import Session
 
 if TYPE_CHECKING:
     from .arena import Layout
@@ -34,7 +34,8 @@ class Timings:
     Attributes
     ----------
     prompt_tokens, tokens : int
-        How many were run for the prompt, and how many were drawn.
+        How many were run for the prompt (with ``session=`` fewer than it has), and how many were
+        drawn.
     prompt_seconds : float
         The first step: the whole prompt, up to its logits.
     seconds : float
@@ -301,11 +302,17 @@ class _Run:
     """One prompt on its way."""
 
     def __init__(
-        self, model: Model, prompt: npt.NDArray[np.int32], sampler: Sampler, options: Options
+        self,
+        model: Model,
+        prompt: npt.NDArray[np.int32],
+        sampler: Sampler,
+        options: Options,
+        session: Session | None,
     ) -> None:
         self.model, self.prompt, self.sampler, self.options = model, prompt, sampler, options
-        self.session = _core.Session(model.core)
-        self.tokens = prompt  # what to run next
+        self.session = Session(model) if session is None else session
+        self.tokens = prompt[self.session.keep(prompt.tolist()) :]  # what to run next
+        self.to_run = len(self.tokens)
         self.ids: list[int] = []
         self.history = prompt.tolist()
         self.state: dict[str, Any] = {}
@@ -424,7 +431,7 @@ class _Run:
             self.stop,
             complete,
             logprobs,
-            Timings(len(self.prompt), len(self.ids), prompt_seconds, seconds),
+            Timings(self.to_run, len(self.ids), prompt_seconds, seconds),
         )
 
 
@@ -442,6 +449,9 @@ class Stepper:
         What to capture.
     program : Program, optional
         What to edit.
+    sessions : sequence of (Session or None)
+        Contexts to go on in; what they share with the beginnings of the prompts is not run again.
+        None: one of its own.
     """
 
     def __init__(
@@ -452,11 +462,17 @@ class Stepper:
         options: Options,
         layout: Layout | None = None,
         program: Program | None = None,
+        sessions: Sequence[Session | None] | None = None,
     ) -> None:
         self._model = model
         self._layout = layout
         self._program = program
-        self._runs = [_Run(model, p, s, options) for p, s in zip(prompts, samplers, strict=True)]
+        self._runs = [
+            _Run(model, prompt, sampler, options, session)
+            for prompt, sampler, session in zip(
+                prompts, samplers, sessions or [None] * len(prompts), strict=True
+            )
+        ]
         self._times: list[float] = []
 
     def steps(self) -> Iterator[tuple[int, str]]:
@@ -483,7 +499,10 @@ class Stepper:
             edits = [self._program.sites(len(r.session), len(r.tokens), False) for r in runs]
         ends = np.cumsum([len(run.tokens) for run in runs])
         sessions, tokens = [run.session for run in runs], [run.tokens for run in runs]
-        logits, traces = self._model.run(sessions, tokens, ends - 1, self._layout, edits)
+        cores = [session.core for session in sessions]
+        logits, traces = self._model.run(cores, tokens, ends - 1, self._layout, edits)
+        for session, ran in zip(sessions, tokens, strict=True):
+            session.ran(ran.tolist())
         for run, trace in zip(runs, traces, strict=False):
             run.traces.append(trace)
         return logits

@@ -15,7 +15,7 @@ from typing import Any
 from . import _core
 from ._core import Weight
 from .errors import FormatError, wrong
-from .html import Table, escape
+from .html import Table, escape, weights_table
 
 __all__ = ["GGUF", "Metadata", "Weight"]
 
@@ -212,14 +212,11 @@ class GGUF:
         )
 
     def _repr_html_(self) -> str:
-        tensors = Table(
-            ("name", "type", "shape", "bytes"),
-            [(_clean(w.name), w.type, w.shape, w.nbytes) for w in self.tensors.values()],
-        )
+        tensors, caption = weights_table(self.tensors.values())
         return (
-            f"<p>{escape(_clean(repr(self)))}</p>"
+            f"<p>{escape(repr(self))}</p>"
             f"<details open><summary>metadata</summary>{self.metadata._repr_html_()}</details>"
-            f"<details open><summary>tensors</summary>{tensors.html()}</details>"
+            f"<details open><summary>tensors</summary>{tensors.html(caption)}</details>"
         )
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import secrets
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -15,6 +13,7 @@ import numpy.typing as npt
 
 from . import _core
 from ._core import Weight
+from .files import write_atomically
 from .gguf import Metadata
 
 __all__ = ["TensorSource", "write_gguf"]
@@ -157,37 +156,11 @@ def write_gguf(
             file.write(plan.read())
             _pad(file, alignment)
 
-    _write_atomically(os.fsdecode(path), write)
+    write_atomically(path, write)
 
 
 def _pad(file: BinaryIO, alignment: int) -> None:
     file.write(bytes(-file.tell() % alignment))
-
-
-def _write_atomically(path: str, write: Callable[[BinaryIO], None]) -> None:
-    """Write into a new file beside it, then put that in the place of `path`."""
-    path = os.path.realpath(path)  # a link stays a link
-    directory, name = os.path.split(path)
-    temporary = os.path.join(directory, f".{name[:64]}.{secrets.token_hex(8)}.tmp")
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    try:
-        with os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with suppress(OSError):
-            os.unlink(temporary)
-        if isinstance(error, OSError) and error.filename == temporary:
-            error.filename = path  # the name that the caller knows
-        raise
-    with suppress(OSError):  # not every system can sync a directory
-        handle = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 # ---- names ----

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from . import _core
+
 if TYPE_CHECKING:
     from ._core import Weight
     from .trace import Trace
 
-__all__ = ["Markup", "Table", "escape", "sample", "spark"]
+__all__ = ["Markup", "Table", "escape", "sample", "sample_weight", "spark", "weights_table"]
 
 
 class Markup(str):
@@ -57,9 +60,10 @@ def spark(values: npt.NDArray[np.float64], bins: int = 32) -> Markup:
     else:
         places = ((values - low) / (high - low) * bins).astype(np.int64)
         counts = np.bincount(np.clip(places, 0, bins - 1), minlength=bins)
+    most = max(1, int(counts.max()))
     bars = "".join(
-        f"M{2 * i} 16v-{max(1.0, 15 * count / counts.max()):.1f}"
-        for i, count in enumerate(counts)
+        f"M{2 * i} 16v-{max(1.0, 15 * count / most):.1f}"
+        for i, count in enumerate(counts.tolist())
         if count
     )
     return Markup(
@@ -159,21 +163,114 @@ class Table:
         return str(self)
 
 
+# ---- weights ----
+
+
+#: Values that are read of a tensor in one piece, where not all of it is read.
+STRETCH = 512
+
+#: Tensors of one table that get statistics: more would keep a notebook waiting.
+MOST_SAMPLED = 1024
+
+
+def sample_weight(weight: Weight, stretches: int) -> npt.NDArray[np.float32]:
+    """Values of a weight: all, or the same evenly spaced stretches each time.
+
+    Parameters
+    ----------
+    weight : Weight
+    stretches : int
+        At least 2. A weight of more than ``stretches * STRETCH`` values gives so many stretches
+        of `STRETCH` consecutive values, the first and the last among them; only these are read.
+
+    Returns
+    -------
+    numpy.ndarray of float32, one axis
+
+    Raises
+    ------
+    tinyllm.UnsupportedError
+        There is no formula for the type.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tinyllm._core import Weight
+    >>> from tinyllm.html import sample_weight
+    >>> w = Weight("w", (4, 1024), "F32", np.arange(4096, dtype="<f4").tobytes())
+    >>> sample_weight(w, 2)[[0, 511, 512, 1023]]
+    array([   0.,  511., 3584., 4095.], dtype=float32)
+    """
+    items, size = _core.tensor_types()[weight.type][1:3]
+    blocks = STRETCH // items
+    count = weight.nbytes // (blocks * size) if blocks else 0
+    if count > stretches:
+        parts = weight.raw.reshape(-1)[: count * blocks * size].reshape(count, blocks * size)
+        chosen = parts[np.arange(stretches) * (count - 1) // (stretches - 1)]
+        weight = _core.Weight("", (stretches, STRETCH), weight.type, chosen.tobytes())
+    values: npt.NDArray[np.float32] = weight.numpy().reshape(-1)
+    return values
+
+
+def _weight_row(weight: Weight, stretches: int) -> tuple[object, ...]:
+    total = math.prod(weight.shape)
+    row: tuple[object, ...] = (weight.name, weight.type, weight.shape, f"{weight.nbytes:,}")
+    try:
+        some = sample_weight(weight, stretches)
+    except NotImplementedError:  # a type without a formula
+        return (*row, "", "", "", "", "", "none")
+    values = sample(some)
+    seen = "all" if len(some) == total else f"{len(some):,} of {total:,}"
+    return (*row, *statistics(values), spark(values), seen)
+
+
+def weights_table(weights: Iterable[Weight], stretches: int = 16) -> tuple[Table, str]:
+    """A table of weights with statistics, and a sentence that says of what these are.
+
+    Parameters
+    ----------
+    weights : iterable of Weight
+    stretches : int
+        See `sample_weight`: what is read of each, so that a table of a large file is quick.
+
+    Returns
+    -------
+    table : Table
+    caption : str
+
+    Examples
+    --------
+    >>> import tinyllm
+    >>> from tinyllm.html import weights_table
+    >>> table, caption = weights_table(tinyllm.load().weights.values())
+    >>> table.columns[:3]
+    ('name', 'type', 'shape')
+    """
+    columns = ("name", "type", "shape", "bytes", "mean", "rms", "min", "max")
+    rows = [
+        _weight_row(weight, stretches)
+        if i < MOST_SAMPLED
+        else (weight.name, weight.type, weight.shape, f"{weight.nbytes:,}", *[""] * 5, "none")
+        for i, weight in enumerate(weights)
+    ]
+    most = stretches * STRETCH
+    caption = (
+        f"Statistics and histograms are of all values, or, of tensors of more than {most:,}, of "
+        f"{stretches} evenly spaced stretches of {STRETCH} values each: column 'sampled'. Values "
+        "that are not finite do not count."
+    )
+    if len(rows) > MOST_SAMPLED:
+        caption += f" Only the first {MOST_SAMPLED:,} tensors have them."
+    return Table((*columns, "histogram", "sampled"), rows), caption
+
+
 # ---- what notebooks show ----
 
 
 def weight_html(weight: Weight) -> str:
-    """A weight: name, type, shape, bytes, and a histogram of some of its rows."""
-    count = len(weight) if weight.shape else 1
-    columns = ["name", "type", "shape", "bytes", "mean", "rms", "min", "max", "histogram"]
-    row: tuple[object, ...] = (weight.name, weight.type, weight.shape, f"{weight.nbytes:,}")
-    try:
-        chosen = slice(None) if weight.nbytes <= 1 << 16 else np.arange(64) * (count - 1) // 63
-        values = sample(np.asarray(weight.numpy(chosen)))
-        row += (*statistics(values), spark(values))
-    except (ValueError, NotImplementedError, IndexError):  # a type without a formula
-        columns = columns[:4]
-    return Table(columns, [row]).html()
+    """A weight: name, type, shape, bytes, and a histogram of some of its values."""
+    table, caption = weights_table([weight], 128)
+    return table.html(caption)
 
 
 def trace_html(trace: Trace) -> str:

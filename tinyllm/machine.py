@@ -1,4 +1,4 @@
-"""`cpu`: what this machine is, as far as the core cares."""
+"""What this machine is, as far as the core cares, and what a model takes of its memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from . import _core
 from .errors import UnsupportedError
 from .html import Table
 
-__all__ = ["CPU", "cpu"]
+__all__ = ["CPU", "Memory", "cpu"]
 
 
 class CPU(NamedTuple):
@@ -30,6 +30,12 @@ class CPU(NamedTuple):
         which is what ``threads=None`` means.
     memory : int
         Bytes that this process may still take; 2**64 - 1 if unknown.
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> tl.cpu().cores >= 1
+    True
     """
 
     name: str
@@ -40,6 +46,45 @@ class CPU(NamedTuple):
 
     def _repr_html_(self) -> str:
         return Table(("what", "value"), list(zip(self._fields, self, strict=True))).html()
+
+
+class Memory(NamedTuple):
+    """What a model takes, in bytes: `Model.memory`.
+
+    Attributes
+    ----------
+    weights : int
+        The file's tensors. They are mapped, not copied: the system reads what is used, shares it
+        between processes, and may drop it again.
+    cache : int
+        Keys and values of a session of `tokens` tokens.
+    workspace : int
+        Buffers of a session that ran them as one prompt; captured values come on top.
+    tokens : int
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> memory = tl.load().memory(100)
+    >>> memory.total == memory.weights + memory.cache + memory.workspace
+    True
+    """
+
+    weights: int
+    cache: int
+    workspace: int
+    tokens: int
+
+    @property
+    def total(self) -> int:
+        """Bytes of all three."""
+        return self.weights + self.cache + self.workspace
+
+    def _repr_html_(self) -> str:
+        rows = [(name, f"{size:,}") for name, size in zip(self._fields, self, strict=True)]
+        return Table(("what", "bytes"), [*rows[:3], ("total", f"{self.total:,}")]).html(
+            caption=f"{self.tokens:,} tokens"
+        )
 
 
 def _processor() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -16,7 +17,8 @@ from . import _core
 from .arena import Arena, Layout, Plan
 from .config import Config, read_config
 from .errors import FormatError
-from .html import Table
+from .html import Table, weights_table
+from .machine import Memory
 from .model_text import TextMethods
 from .progress import Progress
 from .session import Rows, Session
@@ -337,14 +339,15 @@ class Model(TextMethods):
         -------
         Layout
         """
-        given: Hashable = None  # what was asked for before needs no search
+        # what was asked for before needs no search; a function may say something else each time
+        given: Hashable = None
+        found = None
         if capture is None or isinstance(capture, (str, re.Pattern)):
             given = ("one", capture)
-        elif isinstance(capture, (list, tuple)) and all(
-            isinstance(item, (str, re.Pattern)) for item in capture
-        ):
+        elif isinstance(capture, (list, tuple)):
             given = ("several", *capture)
-        found = None if given is None else self._layouts.get(given)
+        with contextlib.suppress(TypeError):  # not hashable: `select` says what is wrong
+            found = self._layouts.get(given)
         if found is None:
             taps = select(self.taps, capture)
             key = ("several", *(tap.name for tap in taps))
@@ -650,6 +653,35 @@ class Model(TextMethods):
         lengths = [len(token_ids(p, self.tokenizer)) for p in prompts]
         return self.layout(capture).plan(lengths)
 
+    def memory(self, tokens: int | None = None) -> Memory:
+        """What the model and one session take, without running anything.
+
+        Parameters
+        ----------
+        tokens : int, optional
+            Length of the session; None: the longest that the model is loaded for.
+
+        Returns
+        -------
+        Memory
+            Sizes in bytes.
+
+        Raises
+        ------
+        ValueError
+            The context does not hold so many tokens, or none are asked for.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> model = tl.load()
+        >>> model.memory(256).cache < model.memory().cache
+        True
+        """
+        count = self.core.config["max_context"] if tokens is None else _integer("tokens", tokens)
+        cache, workspace = self.core.memory(count, self.threads)
+        return Memory(sum(w.nbytes for w in self.weights.values()), cache, workspace, count)
+
     def hidden_states(self, prompt: Any, *, edits: Any = ()) -> Any:
         """The residual stream between the blocks.
 
@@ -735,4 +767,9 @@ class Model(TextMethods):
         )
 
     def _repr_html_(self) -> str:
-        return self.table().html(caption=repr(self))
+        weights, caption = weights_table(self.weights.values())
+        return (
+            f"{self.table().html(caption=repr(self))}"
+            f"<details><summary>{len(self.weights)} weights</summary>{weights.html(caption)}"
+            "</details>"
+        )

@@ -1,8 +1,8 @@
-"""What a model does with text: generate, stream, beam_search, score, perplexity."""
+"""What a model does with text: generate, stream, chat, beam_search, score, perplexity."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from .generation import Options, Stepper
@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from .model import Model, Prompt
     from .sampling import Sampler
     from .scoring import Perplexity
+    from .session import Session
     from .taps import Capture
 
-__all__ = ["TextMethods"]
+__all__ = ["TextMethods", "chat_stepper"]
 
 
 class TextMethods:
@@ -159,6 +160,169 @@ class TextMethods:
         options = Options.checked(model, max_tokens, min_tokens, stop, stop_ids, grammar)
         chain = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         stepper = _stepper(model, [prompt], options, chain, seed, sampler, None, edits)
+        return (text for text in stepper if text)
+
+    def chat(
+        self,
+        messages: Any,
+        tools: Sequence[Any] | None = None,
+        max_tokens: int | None = None,
+        temperature: float = 0.8,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        seed: Any = None,
+        *,
+        sampler: Sampler | None = None,
+        grammar: Grammar | None = None,
+        stop: Any = (),
+        stop_ids: Any = (),
+        min_tokens: int = 0,
+        logprobs: int | None = None,
+        capture: Capture = None,
+        edits: Any = (),
+        template: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+        parse_content: bool = True,
+        session: Session | None = None,
+    ) -> Any:
+        """Answer the last message of a conversation, or of several together.
+
+        The conversation becomes text by the file's chat template, and ids by
+        `Tokenizer.encode_chat`. The answer ends at any token that ends a generation or a turn
+        (`eog_ids`).
+
+        Parameters
+        ----------
+        messages : sequence of Mapping, or a list of such sequences
+            ``{"role": "user", "content": "..."}`` and so on. Several conversations are a batch,
+            each with the answer that it gets alone.
+        tools : sequence of (dict or callable), optional
+            JSON schemas or annotated Python functions, for templates that know tools. A call is
+            text in the answer, in the model's own notation.
+        max_tokens, temperature, top_k, top_p, seed, sampler, grammar, stop, stop_ids, min_tokens
+            As for `generate`.
+        logprobs, capture, edits
+            As for `generate`.
+        template : str, optional
+            Instead of the file's default: the name of one of its templates, Jinja2 source, or
+            ``"chatml"`` or ``"plain"`` (`tinyllm.chat.TEMPLATES`), whose stop strings are added
+            to `stop`.
+        variables : Mapping, optional
+            What else the template uses, such as ``{"enable_thinking": False}``.
+        parse_content : bool
+            False: special tokens in messages are plain text; see `Tokenizer.encode_chat`.
+        session : Session, optional
+            Go on in this context: what it shares with the beginning of the conversation is not
+            run again (nor captured, nor edited), what it does not share is forgotten. Afterwards
+            it holds conversation and answer. Pass the same one again for the next turn.
+
+        Returns
+        -------
+        Generation, or list of Generation for several conversations
+            The text is as `generate` gives it: it may begin with a blank.
+
+        Raises
+        ------
+        tinyllm.chat.ChatTemplateError
+            The file has no template and none is given, or the template fails.
+        ImportError
+            Jinja2 is not installed; the message says how to.
+        ValueError, TypeError, tinyllm.Error
+            As for `generate`; or the file has no tokenizer, or `session` is not of this model.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> model = tl.load()
+        >>> messages = [{"role": "user", "content": "Good morrow!"}]
+        >>> session = model.session()
+        >>> g = model.chat(messages, max_tokens=20, seed=1, template="plain", session=session)
+        >>> messages += [{"role": "assistant", "content": g.text.strip()},
+        ...              {"role": "user", "content": "And you?"}]
+        >>> again = model.chat(messages, max_tokens=5, seed=1, template="plain", session=session)
+        >>> again.timings.prompt_tokens < len(again.prompt_ids)
+        True
+        """
+        model = cast("Model", self)
+        several = isinstance(messages, list | tuple) and any(
+            isinstance(item, list | tuple) for item in messages
+        )
+        limits = {
+            "max_tokens": max_tokens,
+            "min_tokens": min_tokens,
+            "stop": stop,
+            "stop_ids": stop_ids,
+            "grammar": grammar,
+            "logprobs": logprobs,
+        }
+        chain = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        stepper = chat_stepper(
+            model, messages if several else [messages], tools, limits, chain, seed, sampler,
+            capture, edits, template, variables, parse_content, session,
+        )  # fmt: skip
+        for _ in stepper:
+            pass
+        results = stepper.results()
+        return results if several else results[0]
+
+    def chat_stream(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Any] | None = None,
+        max_tokens: int | None = None,
+        temperature: float = 0.8,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        seed: int | None = None,
+        *,
+        sampler: Sampler | None = None,
+        grammar: Grammar | None = None,
+        stop: Any = (),
+        stop_ids: Any = (),
+        min_tokens: int = 0,
+        edits: Any = (),
+        template: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+        parse_content: bool = True,
+        session: Session | None = None,
+    ) -> Iterator[str]:
+        """Answer the last message of a conversation, piece by piece.
+
+        Parameters
+        ----------
+        messages, tools, template, variables, parse_content, session
+            As for `chat`.
+        max_tokens, temperature, top_k, top_p, seed, sampler, grammar, stop, stop_ids
+            As for `generate`.
+        min_tokens, edits
+            As for `generate`.
+
+        Yields
+        ------
+        str
+            As `stream` does. Joined, it is the text that `chat` gives.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> model = tl.load()
+        >>> messages = [{"role": "user", "content": "Good morrow!"}]
+        >>> pieces = list(model.chat_stream(messages, None, 9, seed=1, template="plain"))
+        >>> "".join(pieces) == model.chat(messages, None, 9, seed=1, template="plain").text
+        True
+        """
+        limits = {
+            "max_tokens": max_tokens,
+            "min_tokens": min_tokens,
+            "stop": stop,
+            "stop_ids": stop_ids,
+            "grammar": grammar,
+        }
+        chain = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        stepper = chat_stepper(
+            cast("Model", self), [messages], tools, limits, chain, seed, sampler,
+            None, edits, template, variables, parse_content, session,
+        )  # fmt: skip
         return (text for text in stepper if text)
 
     def beam_search(
@@ -312,6 +476,7 @@ def _stepper(
     sampler: Any,
     capture: Capture,
     edits: Any,
+    sessions: Sequence[Session | None] | None = None,
 ) -> Stepper:
     from .model import token_ids
     from .sampling import Sampler
@@ -332,4 +497,66 @@ def _stepper(
     names = [f"prompt {i}" if len(prompts) > 1 else "the prompt" for i in range(len(prompts))]
     ids = [token_ids(p, model.tokenizer, n) for p, n in zip(prompts, names, strict=True)]
     layout = None if capture is None else model.layout(capture)
-    return Stepper(model, ids, samplers, options, layout, model.program(edits))
+    return Stepper(model, ids, samplers, options, layout, model.program(edits), sessions)
+
+
+def chat_stepper(
+    model: Model,
+    conversations: Sequence[Any],
+    tools: Sequence[Any] | None,
+    limits: Mapping[str, Any],
+    chain: dict[str, Any],
+    seed: Any = None,
+    sampler: Sampler | None = None,
+    capture: Capture = None,
+    edits: Any = (),
+    template: str | None = None,
+    variables: Mapping[str, Any] | None = None,
+    parse_content: bool = True,
+    session: Session | None = None,
+) -> Stepper:
+    """Return what steps through the answers to some conversations.
+
+    Parameters
+    ----------
+    model : Model
+    conversations : sequence of sequences of Mapping
+    tools, seed, sampler, capture, edits, template, variables, parse_content, session
+        As for `Model.chat`.
+    limits, chain : Mapping
+        The arguments of `Model.generate` that say when to stop, and those that make a sampler.
+
+    Returns
+    -------
+    Stepper
+    """
+    from .chat import stop_strings
+    from .session import Session
+
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        raise ValueError(
+            "a conversation is text, and the model's file has no tokenizer; load with tokenizer="
+        )
+    if session is not None:
+        if not isinstance(session, Session):
+            raise TypeError(f"session is {type(session).__name__}; expected a tl.Session")
+        if session.model is not model:
+            raise ValueError("session belongs to another model")
+        if len(conversations) != 1:
+            raise ValueError(
+                f"session is one context, and there are {len(conversations)} conversations"
+            )
+    stop = limits["stop"]
+    more = stop_strings(tokenizer.chat_templates, template)
+    if more:
+        limits = {**limits, "stop": (*([stop] if isinstance(stop, str) else stop), *more)}
+    options = Options.checked(model, **limits)
+    prompts = [
+        tokenizer.encode_chat(
+            messages, tools, template=template, parse_content=parse_content, **(variables or {})
+        )
+        for messages in conversations
+    ]
+    sessions = None if session is None else [session]
+    return _stepper(model, prompts, options, chain, seed, sampler, capture, edits, sessions)

@@ -12,11 +12,11 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from .gguf_write import _write_atomically
+from .files import write_atomically
 from .html import escape
 from .trace import Trace
 
@@ -41,11 +41,7 @@ def write_page(trace: Trace, path: str | os.PathLike[str]) -> None:
     >>> write_page(tl.load().trace("ROMEO:", "*"), "trace.html")
     """
     text = page(trace).encode()
-
-    def write(file: BinaryIO) -> None:
-        file.write(text)
-
-    _write_atomically(os.fsdecode(path), write)
+    write_atomically(path, lambda file: file.write(text))
 
 
 def page(trace: Trace) -> str:

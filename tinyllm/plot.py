@@ -404,7 +404,8 @@ def weights(weight: Weight, *, ax: Any = None) -> Any:
         box.set_ylim(total, 0)
         box.set_yticks([])
         box.tick_params(labelsize=6)
-        box.locator_params(axis="x", nbins=2)
+        box.set_xticks([scales.min(), scales.max()])
+        box.set_xticklabels([f"{scales.min():.1e}", f"{scales.max():.1e}"], rotation=90)
         box.set_title("block scales", fontsize=7)
     return ax
 

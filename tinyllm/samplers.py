@@ -11,13 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
 from .philox import uniform
+
+if TYPE_CHECKING:
+    from .grammar import Grammar
+    from .tokenizer import Tokenizer
 
 __all__ = ["SAMPLERS", "Candidates", "Context", "sampler"]
 
@@ -373,15 +377,17 @@ def dry(
 
     "Don't repeat yourself", https://github.com/oobabooga/text-generation-webui/pull/5677: a token
     that would make a repeated run of n + 1 tokens, n >= allowed_length, loses multiplier *
-    base ** (n - allowed_length). Runs do not reach over the ids in `breakers`.
+    base ** (n - allowed_length). Runs do not reach over the ids in `breakers`, which themselves
+    lose nothing.
     """
     multiplier = _number("dry", multiplier)
     base = _number("dry base", base)
     _check(np.isfinite(multiplier), "dry", multiplier, "a finite number")
     _check(base >= 1, "dry base", base, "a number >= 1")
     _check(allowed_length >= 1, "dry allowed_length", allowed_length, "an int >= 1")
-    longest = _repetitions(_last(context.history, last_n), frozenset(breakers))
-    longest = {token: n for token, n in longest.items() if n >= allowed_length}
+    apart = frozenset(breakers)
+    longest = _repetitions(_last(context.history, last_n), apart)
+    longest = {t: n for t, n in longest.items() if n >= allowed_length and t not in apart}
     if multiplier == 0 or not longest:
         return candidates
     logits = candidates.logits.copy()
@@ -470,6 +476,53 @@ def forced(candidates: Candidates, context: Context, ids: Sequence[int]) -> Cand
     if context.trial or context.step >= len(tokens):
         return candidates
     return Candidates(tokens[context.step : context.step + 1], np.zeros(1))
+
+
+@sampler("grammar")
+def grammar(
+    candidates: Candidates, context: Context, grammar: Grammar, tokenizer: Tokenizer | None = None
+) -> Candidates:
+    """Keep what may come next in a text that a grammar accepts, and its end where it is complete.
+
+    The text is what was generated, without the prompt. Put it before samplers that drop
+    candidates, or they may leave none that fits; the option ``grammar=`` of `Model.generate`
+    comes before all of them and also ends the text by itself.
+    """
+    from .grammar import Grammar
+    from .tokenizer import Tokenizer
+
+    if not isinstance(grammar, Grammar) or not isinstance(tokenizer, Tokenizer):
+        raise TypeError(
+            f"grammar is {grammar!r} with the tokenizer {tokenizer!r}; expected "
+            "{'grammar': tl.Grammar..., 'tokenizer': model.tokenizer}"
+        )
+    if context.trial:
+        return candidates
+    if context.step > len(context.history):
+        raise ValueError(
+            f"grammar is at step {context.step} and history has {len(context.history)} ids; "
+            "expected all that were generated"
+        )
+    known = context.state.setdefault("grammar", {})
+    constraint, at, step = known.get(id(grammar), (None, 0, 0))
+    if constraint is None or step > context.step:
+        constraint = grammar.constraint(tokenizer)
+        at, step = constraint.start(), 0
+    for token in context.history[len(context.history) - (context.step - step) :]:
+        if token >= len(tokenizer) or not (at := constraint.accept(at, token)):
+            raise ValueError(f"token {token} was generated, which the grammar does not allow there")
+    known[id(grammar)] = (constraint, at, context.step)
+    mask = constraint.mask(at)
+    inside = candidates.keep(candidates.ids < len(mask))
+    left = inside.keep(mask[inside.ids])
+    if not len(left.ids) or left.logits.max() == -np.inf:
+        if constraint.is_finished(at):
+            raise ValueError("the grammar wants the end of the text, and no end token is possible")
+        raise ValueError(
+            f"the grammar expects {constraint.expected(at)}; no candidate fits, so put grammar "
+            "before the samplers that drop some"
+        )
+    return left
 
 
 # ---- by feedback ----

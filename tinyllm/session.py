@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from . import _core
-from .html import Table
+from .html import Markup, Table, escape, sample, spark, statistics
+from .logprob import best, log_softmax
 from .taps import Capture, Floats
 from .trace import Trace
 
@@ -167,6 +168,41 @@ class Session:
         self._tokens = tokens
         self.logits = logits
 
+    def ran(self, tokens: Sequence[int]) -> None:
+        """Note tokens that ran in `core` without `eval`: for `generate` and `chat`."""
+        self._tokens += tokens
+        self.logits = None
+
+    def keep(self, ids: Sequence[int]) -> int:
+        """Forget what `ids` do not begin with; the last of them is forgotten in any case.
+
+        What is left need not run again to run `ids`.
+
+        Parameters
+        ----------
+        ids : sequence of int
+
+        Returns
+        -------
+        int
+            How many tokens are left: ``ids[n:]`` is what must still run.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> session = tl.load().session()
+        >>> _ = session.eval([1, 2, 3, 4])
+        >>> session.keep([1, 2, 5]), session.tokens
+        (2, [1, 2])
+        """
+        n = 0
+        for mine, theirs in zip(self._tokens, ids[:-1], strict=False):
+            if mine != theirs:
+                break
+            n += 1
+        self.rewind(len(self) - n)
+        return n
+
     def rewind(self, n: int) -> None:
         """Forget the last `n` tokens.
 
@@ -235,19 +271,55 @@ class Session:
         return len(self._tokens)
 
     def table(self) -> Table:
-        """A table of the context: tokens, room, memory.
+        """A table of the context: tokens, room, memory, and what may come next.
 
         Returns
         -------
         Table
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> session = tl.load().session()
+        >>> _ = session.eval("ROMEO:")
+        >>> print(session.table())  # doctest: +ELLIPSIS
+        what...
         """
+        config, n = self.model.config, len(self)
         limit = self.model.core.config["max_context"]
-        rows = [
-            ("tokens", f"{len(self):,} of {limit:,}"),
+        heads = sorted({config.layer("kv_heads", layer) for layer in range(config.layers)})
+        of_heads = " or ".join(map(str, heads))
+        text = "".join(self._pieces(self._tokens[-64:]))
+        rows: list[tuple[str, str]] = [
+            ("tokens", f"{n:,} of {limit:,}"),
+            ("text", f"...{text}" if n > 64 else text),
             ("kv cache", f"{self.core.nbytes:,} bytes"),
-            ("text", "".join(self.model.pieces(np.asarray(self._tokens[-64:], np.int32)))[-200:]),
+            ("keys", f"({n}, {of_heads}, {config.head_size}) in {config.layers} layers"),
+            ("values", f"({n}, {of_heads}, {config.value_size}) in {config.layers} layers"),
         ]
+        if self.logits is not None and self.logits.size:
+            values = sample(self.logits.reshape(-1, config.vocab_size)[-1], config.vocab_size)
+            names = ("mean", "rms", "min", "max")
+            numbers = map(" ".join, zip(names, statistics(values), strict=True))
+            told = ", ".join(numbers) if values.size else "nothing is finite"
+            plain = f"{self.logits.shape}, of the last: {told}"
+            shown = Markup(f"{escape(plain)} {spark(values)}")
+            shown.plain = plain
+            rows += [("logits", shown), ("next", self._likely())]
         return Table(("what", "value"), rows)
+
+    def _pieces(self, ids: Sequence[int]) -> list[str]:
+        return self.model.pieces(np.asarray(ids, np.int32))
+
+    def _likely(self, count: int = 5) -> str:
+        """The likeliest next tokens and their probabilities, as text."""
+        assert self.logits is not None
+        logprobs = log_softmax(self.logits.reshape(-1, self.model.config.vocab_size)[-1])
+        ids = best(logprobs, count).tolist()
+        return ", ".join(
+            f"{piece!r} {100 * np.exp(logprobs[i]):.1f} %"
+            for i, piece in zip(ids, self._pieces(ids), strict=True)
+        )
 
     def __repr__(self) -> str:
         """Name tokens and memory."""

@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from .config import Config
 from .errors import FormatError
-from .gguf_write import _write_atomically
+from .files import write_atomically
 from .taps import ALIASES, tap_of
 from .trace import Trace
 
@@ -114,7 +114,7 @@ def _write(
     path: str | os.PathLike[str], arrays: Mapping[str, Array], metadata: Mapping[str, str]
 ) -> None:
     write = {".safetensors": _write_safetensors, ".npz": _write_npz}[_ending(path)]
-    _write_atomically(os.fsdecode(path), lambda file: write(file, arrays, metadata))
+    write_atomically(path, lambda file: write(file, arrays, metadata))
 
 
 def _write_safetensors(

@@ -616,9 +616,34 @@ static PyObject *model_config(PyObject *op, void *closure) {
                          "rope_dimension", (Py_ssize_t)c->rope_dimension);
 }
 
+PyDoc_STRVAR(memory_doc, "memory($self, tokens, threads, /)\n"
+                         "--\n"
+                         "\n"
+                         "(bytes of the kv cache, bytes of the buffers) of a prompt of so many\n"
+                         "tokens. ValueError if the context does not hold them.\n");
+
+static PyObject *model_memory(PyObject *op, PyObject *args) {
+    const model_object *self = (model_object *)op;
+    Py_ssize_t tokens;
+    size_t cache = 0, work = 0;
+    int threads;
+    struct tl_error err;
+    if (!PyArg_ParseTuple(args, "ni:memory", &tokens, &threads)) return NULL;
+    if (threads < 1) {
+        PyErr_Format(PyExc_ValueError, "threads is %d; expected at least 1", threads);
+        return NULL;
+    }
+    if (tl_forward_bytes(self->m, tokens < 0 ? 0 : (size_t)tokens, threads, &cache, &work, &err) !=
+        TL_OK) {
+        return tlpy_raise(tlpy_state_of(op), &err);
+    }
+    return Py_BuildValue("(nn)", (Py_ssize_t)cache, (Py_ssize_t)work);
+}
+
 static PyMethodDef model_methods[] = {
     {"forward", (PyCFunction)(void (*)(void))model_forward, METH_VARARGS | METH_KEYWORDS,
      forward_doc},
+    {"memory", model_memory, METH_VARARGS, memory_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -6,7 +6,7 @@ import codecs
 import functools
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from .explain import Explanation, Step
@@ -141,16 +141,47 @@ class Tokenizer(ABC):
         >>> tl.load("demo").tokenizer.encode("", add_special=False)
         []
         """
+        ids = self.encode_fragments(text, parse_special)
+        if add_special is None or add_special:
+            self._put_around(ids, double=add_special is not None)
+        return ids
+
+    def encode_fragments(
+        self,
+        text: str | bytes,
+        parse_special: bool,
+        change: Callable[[bytes], bytes] | None = None,
+    ) -> list[int]:
+        """Return the ids of a text; what is between special tokens may be changed first.
+
+        Parameters
+        ----------
+        text : str or bytes
+        parse_special : bool
+            As in `encode`.
+        change : callable, optional
+            Gets what is between special tokens, and returns what to encode there, as plain text.
+
+        Returns
+        -------
+        list of int
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> tokenizer = tl.load("demo").tokenizer
+        >>> tokenizer.decode(tokenizer.encode_fragments("To be", True, bytes.upper))
+        'TO BE'
+        """
         ids: list[int] = []
         after_special = True
         for fragment in self._partition(_as_bytes(text), parse_special):
             if isinstance(fragment, int):
                 ids.append(fragment)
             else:
-                ids += self._encode_fragment(fragment, after_special)
+                plain = fragment if change is None else change(fragment)
+                ids += self._encode_fragment(plain, after_special)
             after_special = isinstance(fragment, int)
-        if add_special is None or add_special:
-            self._put_around(ids, double=add_special is not None)
         return ids
 
     def _put_around(self, ids: list[int], double: bool) -> None:
@@ -618,6 +649,13 @@ class Tokenizer(ABC):
 
     # ---- chat ----
 
+    @functools.cached_property
+    def chat_templates(self) -> Mapping[str, str]:
+        """The file's chat templates by name; the one without a name is ``"default"``."""
+        from ..chat import file_templates
+
+        return file_templates(self._metadata)
+
     def render_chat(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -637,8 +675,8 @@ class Tokenizer(ABC):
         add_generation_prompt : bool
             Whether the text ends with the start of an answer.
         template : str, optional
-            The name of one of the file's templates, or Jinja2 source. None: ``tool_use`` if there
-            are tools, else the default.
+            The name of one of the file's templates or of `tinyllm.chat.TEMPLATES`, or Jinja2
+            source. None: the file's ``tool_use`` if there are tools, else its default.
         **variables
             What else the template uses. ``bos_token`` and ``eos_token`` are there already.
 
@@ -662,7 +700,7 @@ class Tokenizer(ABC):
         """
         from .. import chat
 
-        source = chat.choose_template(self._metadata, template, bool(tools))
+        source = chat.choose_template(self.chat_templates, template, bool(tools))
         texts = self._vocab.texts
         known = {
             "bos_token": "" if self.bos is None else texts[self.bos],
@@ -678,16 +716,24 @@ class Tokenizer(ABC):
         tools: Sequence[Any] | None = None,
         add_generation_prompt: bool = True,
         template: str | None = None,
+        parse_content: bool = True,
         **variables: Any,
     ) -> list[int]:
         """Return the ids of a conversation, by the file's chat template.
 
-        Special tokens that the template writes are parsed, those in messages too. None is added
-        but the BOS of a model that wants one and whose template has not written it.
+        Special tokens that the template writes are parsed. None is added but the BOS of a model
+        that wants one and whose template has not written it.
 
         Parameters
         ----------
-        messages, tools, add_generation_prompt, template, **variables
+        messages, tools, add_generation_prompt, template
+            As in `render_chat`.
+        parse_content : bool
+            Whether special tokens that stand in `messages` are parsed too, as Hugging Face does:
+            then a user who writes ``<|im_end|>`` ends the turn. False takes them for plain text.
+            A template that looks for them (such as ``</think>``) does not find them then, and
+            what it makes itself, for example of two messages that it joins, is still parsed.
+        **variables
             As in `render_chat`.
 
         Returns
@@ -710,8 +756,14 @@ class Tokenizer(ABC):
         """
         from .. import chat
 
+        cover = None
+        if not parse_content:
+            source = chat.choose_template(self.chat_templates, template, bool(tools))
+            messages = chat.checked_messages(messages)
+            cover = chat.Cover(self._partition.spellings, messages, tools, source, variables)
+            messages = cover.hide(messages)
         text = self.render_chat(messages, tools, add_generation_prompt, template, **variables)
-        return chat.encode_chat(self, text)
+        return chat.encode_chat(self, text, cover)
 
     def __repr__(self) -> str:
         pre = f", pre {self._vocab.pre!r}" if self._vocab.pre else ""

@@ -72,6 +72,11 @@ class Partition:
             out.append(text[end:])
         return out
 
+    @property
+    def spellings(self) -> list[bytes]:
+        """The special tokens as they stand in a text."""
+        return [spelling for spelling, _ in self._active[1]]
+
     @functools.cached_property
     def _active(self) -> tuple[re.Pattern[bytes] | None, list[tuple[bytes, int]]]:
         return self._prepare(self._vocab.special_ids)

@@ -1,7 +1,7 @@
 """Encoding speed against Hugging Face `tokenizers`, interleaved, on one thread.
 
     pip install tokenizers
-    TINYLLM_TEST_DATA=... python bench/tokenizers.py
+    TINYLLM_TEST_DATA=... python bench/encode.py
 
 Prints the best of several rounds, and the ratio ours / theirs (below 1: we are faster).
 """
@@ -16,9 +16,6 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["RAYON_NUM_THREADS"] = "1"
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-# without this file's folder, where this file would be found as `tokenizers`
-sys.path = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
 import hf_tokenizers  # noqa: E402
 from gguf_metadata import read_metadata  # noqa: E402
