@@ -3,7 +3,8 @@
  *
  * Included after TL_SIMD is defined as one of the flavours below, inside a target region; may be
  * included once per file. On every flavour a lane computes the same correctly rounded operation,
- * so a template written on v16 has the same bits everywhere.
+ * so a template written on v16 has the same bits everywhere. TL_SIMDE: a test build in which
+ * tests/c/simde_missing.h, included first, defines the intrinsics.
  */
 #include <math.h>
 #include <string.h>
@@ -15,7 +16,9 @@
 
 #if TL_SIMD == TL_SIMD_AVX2
 
+#ifndef TL_SIMDE
 #include <immintrin.h>
+#endif
 
 #define TL_ATTN_QUERIES 6 // attention tile: 12 accumulators of 8 lanes
 #define TL_ATTN_KEYS 1
@@ -81,11 +84,7 @@ TL_INLINE void d16_store(double *p, d16 x) {
 
 #elif TL_SIMD == TL_SIMD_AVX512
 
-#ifdef TL_SIMDE
-#include <simde/x86/avx512.h>
-#include <simde/x86/f16c.h>
-#include <simde/x86/fma.h>
-#else
+#ifndef TL_SIMDE
 #include <immintrin.h>
 #endif
 
@@ -150,9 +149,7 @@ TL_INLINE void d16_store(double *p, d16 x) {
 
 #elif TL_SIMD == TL_SIMD_NEON
 
-#ifdef TL_SIMDE
-#include <simde/arm/neon.h>
-#else
+#ifndef TL_SIMDE
 #include <arm_neon.h>
 #endif
 

@@ -41,6 +41,12 @@ typedef struct {
     __m256d a, b, c, d;
 } v16d;
 
+#ifdef TL_SIMDE
+#define KEEP_256(x) (void)(x)
+#else
+#define KEEP_256(x) __asm__("" : "+x"((x).a), "+x"((x).b))
+#endif
+
 #define V16I_BINARY(name, op)                                                                      \
     TL_INLINE v16i name(v16i x, v16i y) {                                                          \
         return (v16i){op(x.a, y.a), op(x.b, y.b)};                                                 \
@@ -73,7 +79,7 @@ TL_INLINE v16i v16i_high_words(v16i x) {
 TL_INLINE v16i v16i_add_bytes(v16i s, v16i w, v16i x) {
     s.a = _mm256_add_epi16(s.a, _mm256_maddubs_epi16(w.a, x.a));
     s.b = _mm256_add_epi16(s.b, _mm256_maddubs_epi16(w.b, x.b));
-    __asm__("" : "+x"(s.a), "+x"(s.b)); // see v16i_dot2
+    KEEP_256(s); // see v16i_dot2
     return s;
 }
 
@@ -117,7 +123,7 @@ TL_INLINE v16i v16i_dot2(v16i s, v16i w, v16i x) {
     s.a = _mm256_add_epi32(s.a, _mm256_madd_epi16(w.a, x.a));
     s.b = _mm256_add_epi32(s.b, _mm256_madd_epi16(w.b, x.b));
     // without this GCC reassociates the sums of an unrolled tile and spills all of it
-    __asm__("" : "+x"(s.a), "+x"(s.b));
+    KEEP_256(s);
     return s;
 }
 TL_INLINE v16 v16_from_i32(v16i x) {

@@ -1,5 +1,6 @@
 /*
- * simde_missing.h - intrinsics that SIMDe 0.7.4 does not have, from those that it has.
+ * simde_missing.h - the intrinsics for a build with SIMDe: what SIMDe 0.7.4 has, what it does not
+ * have, and what it does with two roundings where the processor does it with one.
  * Included before everything else by run_simde.sh.
  */
 #include <math.h>
@@ -7,23 +8,61 @@
 #include <simde/arm/neon.h>
 #include <simde/x86/avx512.h>
 #include <simde/x86/f16c.h>
+#include <simde/x86/fma.h>
 
-#define vdivq_f32 tl_vdivq_f32
-static inline simde_float32x4_t tl_vdivq_f32(simde_float32x4_t a, simde_float32x4_t b) {
-    simde_float32x4_private x = simde_float32x4_to_private(a), y = simde_float32x4_to_private(b);
-    for (int i = 0; i < 4; i++) x.values[i] /= y.values[i];
-    return simde_float32x4_from_private(x);
-}
-
-/* 512-bit operations as two of 256 bits. */
-#define TL_HALVES(name, half, ...)                                                                 \
-    static inline simde__m512i name(simde__m512i a, simde__m512i b) {                              \
-        simde__m512i_private x = simde__m512i_to_private(a), y = simde__m512i_to_private(b);       \
-        (void)y;                                                                                   \
-        for (int i = 0; i < 2; i++) x.m256i[i] = half(x.m256i[i] __VA_ARGS__);                     \
-        return simde__m512i_from_private(x);                                                       \
+/* to[i] = expression, lane by lane; x, y, z are the arguments' lanes. */
+#define TL_EACH_1(name, result, argument, to, n, expression)                                       \
+    static inline result name(argument a) {                                                        \
+        argument##_private x = argument##_to_private(a);                                           \
+        result##_private r;                                                                        \
+        for (int i = 0; i < (n); i++) r.to[i] = (expression);                                      \
+        return result##_from_private(r);                                                           \
     }
-TL_HALVES(tl_madd_epi16, simde_mm256_madd_epi16, , y.m256i[i])
+#define TL_EACH_2(name, type, lanes, n, expression)                                                \
+    static inline type name(type a, type b) {                                                      \
+        type##_private x = type##_to_private(a), y = type##_to_private(b), r;                      \
+        for (int i = 0; i < (n); i++) r.lanes[i] = (expression);                                   \
+        return type##_from_private(r);                                                             \
+    }
+#define TL_EACH_3(name, type, lanes, n, expression)                                                \
+    static inline type name(type a, type b, type c) {                                              \
+        type##_private x = type##_to_private(a), y = type##_to_private(b);                         \
+        type##_private z = type##_to_private(c), r;                                                \
+        for (int i = 0; i < (n); i++) r.lanes[i] = (expression);                                   \
+        return type##_from_private(r);                                                             \
+    }
+
+/* ---- fused multiply and add: one rounding ---- */
+
+typedef simde_float32x4_t simde_float32x4;
+typedef simde_float64x2_t simde_float64x2;
+
+TL_EACH_3(tl_fma_256, simde__m256, f32, 8, fmaf(x.f32[i], y.f32[i], z.f32[i]))
+TL_EACH_3(tl_fma_256d, simde__m256d, f64, 4, fma(x.f64[i], y.f64[i], z.f64[i]))
+TL_EACH_3(tl_fma_512, simde__m512, f32, 16, fmaf(x.f32[i], y.f32[i], z.f32[i]))
+TL_EACH_3(tl_fma_512d, simde__m512d, f64, 8, fma(x.f64[i], y.f64[i], z.f64[i]))
+TL_EACH_3(tl_vfma, simde_float32x4, values, 4, fmaf(y.values[i], z.values[i], x.values[i]))
+TL_EACH_3(tl_vfma_64, simde_float64x2, values, 2, fma(y.values[i], z.values[i], x.values[i]))
+#undef _mm256_fmadd_ps
+#undef _mm256_fmadd_pd
+#undef _mm512_fmadd_ps
+#undef _mm512_fmadd_pd
+#undef vfmaq_f32
+#undef vfmaq_f64
+#define _mm256_fmadd_ps tl_fma_256
+#define _mm256_fmadd_pd tl_fma_256d
+#define _mm512_fmadd_ps tl_fma_512
+#define _mm512_fmadd_pd tl_fma_512d
+#define vfmaq_f32 tl_vfma
+#define vfmaq_f64 tl_vfma_64
+
+/* ---- missing ---- */
+
+TL_EACH_2(tl_vdiv, simde_float32x4, values, 4, x.values[i] / y.values[i])
+#define vdivq_f32 tl_vdiv
+
+TL_EACH_2(tl_madd_epi16, simde__m512i, i32, 16,
+          x.i16[2 * i] * y.i16[2 * i] + x.i16[2 * i + 1] * y.i16[2 * i + 1])
 #undef _mm512_madd_epi16
 #define _mm512_madd_epi16 tl_madd_epi16
 
@@ -32,17 +71,7 @@ static inline simde__m512i tl_srai_epi32(simde__m512i a, unsigned n) {
     for (int i = 0; i < 16; i++) x.i32[i] >>= n;
     return simde__m512i_from_private(x);
 }
-#undef _mm512_srai_epi32
 #define _mm512_srai_epi32 tl_srai_epi32
-
-static inline simde__m512i tl_cvtps_epi32(simde__m512 a) {
-    simde__m512_private x = simde__m512_to_private(a);
-    simde__m512i_private r;
-    for (int i = 0; i < 2; i++) r.m256i[i] = simde_mm256_cvtps_epi32(x.m256[i]);
-    return simde__m512i_from_private(r);
-}
-#undef _mm512_cvtps_epi32
-#define _mm512_cvtps_epi32 tl_cvtps_epi32
 
 static inline simde__m512 tl_cvtph_ps(simde__m256i a) {
     simde__m256i_private x = simde__m256i_to_private(a);
@@ -50,37 +79,17 @@ static inline simde__m512 tl_cvtph_ps(simde__m256i a) {
     for (int i = 0; i < 2; i++) r.m256[i] = simde_mm256_cvtph_ps(x.m128i[i]);
     return simde__m512_from_private(r);
 }
-#undef _mm512_cvtph_ps
 #define _mm512_cvtph_ps tl_cvtph_ps
 
-static inline simde__m256i tl_cvtepi32_epi16(simde__m512i a) {
-    simde__m512i_private x = simde__m512i_to_private(a);
-    simde__m256i_private r;
-    for (int i = 0; i < 16; i++) r.i16[i] = (int16_t)x.i32[i];
-    return simde__m256i_from_private(r);
-}
-#undef _mm512_cvtepi32_epi16
+TL_EACH_1(tl_cvtps_epi32, simde__m512i, simde__m512, i32, 16, (int32_t)nearbyintf(x.f32[i]))
+TL_EACH_1(tl_cvtepi32_epi16, simde__m256i, simde__m512i, i16, 16, (int16_t)x.i32[i])
+TL_EACH_1(tl_cvtepi32_pd, simde__m512d, simde__m256i, f64, 8, x.i32[i])
+TL_EACH_1(tl_cvtepi32_ps, simde__m512, simde__m512i, f32, 16, (float)x.i32[i])
+TL_EACH_1(tl_cvtepu16_epi32, simde__m512i, simde__m256i, i32, 16, x.u16[i])
+TL_EACH_1(tl_cvtpd_ps, simde__m256, simde__m512d, f32, 8, (float)x.f64[i])
+TL_EACH_1(tl_cvtps_pd, simde__m512d, simde__m256, f64, 8, (double)x.f32[i])
+#define _mm512_cvtps_epi32 tl_cvtps_epi32
 #define _mm512_cvtepi32_epi16 tl_cvtepi32_epi16
-
-/* lane by lane */
-#define TL_EACH(name, result, argument, to, from, n, expression)                                   \
-    static inline result name(argument a) {                                                        \
-        argument##_private x = argument##_to_private(a);                                           \
-        result##_private r;                                                                        \
-        for (int i = 0; i < (n); i++) to[i] = (expression)from[i];                                 \
-        return result##_from_private(r);                                                           \
-    }
-TL_EACH(tl_cvtepi32_pd, simde__m512d, simde__m256i, r.f64, x.i32, 8, double)
-TL_EACH(tl_cvtepi32_ps, simde__m512, simde__m512i, r.f32, x.i32, 16, float)
-TL_EACH(tl_cvtepu16_epi32, simde__m512i, simde__m256i, r.i32, x.u16, 16, int32_t)
-TL_EACH(tl_cvtpd_ps, simde__m256, simde__m512d, r.f32, x.f64, 8, float)
-TL_EACH(tl_cvtps_pd, simde__m512d, simde__m256, r.f64, x.f32, 8, double)
-#undef _mm512_cvtepi32_pd
-#undef _mm512_cvtepi32_ps
-#undef _mm512_cvtepu16_epi32
-#undef _mm512_cvtpd_ps
-#undef _mm512_cvtps_pd
-#undef _mm512_extractf32x8_ps
 #define _mm512_cvtepi32_pd tl_cvtepi32_pd
 #define _mm512_cvtepi32_ps tl_cvtepi32_ps
 #define _mm512_cvtepu16_epi32 tl_cvtepu16_epi32

@@ -1,0 +1,13 @@
+#!/bin/sh
+# The sets that this host has, as `setup.py build_ext` has just compiled them.
+set -eu
+cd "$(dirname "$0")/../.."
+build="${BUILD:-$(mktemp -d)}"
+objects=$(ls build/temp.*/csrc/kernels*.o build/temp.*/csrc/quant.o build/temp.*/csrc/base.o \
+    build/temp.*/csrc/os.o) || {
+    echo "run_native.sh: nothing compiled; first: python setup.py build_ext --inplace" >&2
+    exit 1
+}
+${CC:-gcc} -std=gnu11 -O2 -ffp-contract=off -Wall -Wextra -Werror -Icsrc \
+    tests/c/compare_sets.c $objects -o "$build/compare_native" -lm -lpthread
+"$build/compare_native"
