@@ -394,6 +394,19 @@ TL_INLINE void tile_words(tile_sums s, const int32_t (*weights)[PANEL_ROWS], con
     }
 }
 
+#ifdef TL_DOT4
+/* s += dot products of one vector of bytes */
+TL_INLINE void tile_dots(tile_sums s, const int32_t *weights, const int32_t *x, const int width) {
+    v16i w[PANEL_VECTORS];
+    for (int v = 0; v < PANEL_VECTORS; v++) w[v] = v16i_load(weights + 16 * v);
+    TL_UNROLL(6)
+    for (int j = 0; j < width; j++) {
+        v16i digit = v16i_set1(x[j]);
+        for (int v = 0; v < PANEL_VECTORS; v++) s[v][j] = v16i_dot4(s[v][j], w[v], digit);
+    }
+}
+#endif
+
 /* s += scale * (start + dot products of bytes); scale and start may be NULL */
 TL_INLINE void tile_bytes(tile_sums s, const int32_t (*weights)[PANEL_ROWS], const int32_t *x,
                           const int steps, const int width, const int depth, const int32_t *scale,
@@ -402,16 +415,12 @@ TL_INLINE void tile_bytes(tile_sums s, const int32_t (*weights)[PANEL_ROWS], con
 #ifdef TL_DOT4
     (void)depth;
     tile_set(part, width, start);
-    for (int i = 0; i < steps; i++) {
-        v16i w[PANEL_VECTORS];
-        for (int v = 0; v < PANEL_VECTORS; v++) w[v] = v16i_load(&weights[i][16 * v]);
-        TL_UNROLL(6)
-        for (int j = 0; j < width; j++) {
-            v16i digit = v16i_set1(x[i * width + j]);
-            for (int v = 0; v < PANEL_VECTORS; v++) {
-                part[v][j] = v16i_dot4(part[v][j], w[v], digit);
-            }
-        }
+    if (width == TILE_DIGITS) { // rolled up, gcc copies all the sums in every round
+        TL_UNROLL(8)
+        for (int i = 0; i < steps; i++) tile_dots(part, weights[i], x + i * width, width);
+    } else {
+        TL_UNROLL(4)
+        for (int i = 0; i < steps; i++) tile_dots(part, weights[i], x + i * width, width);
     }
     for (int v = 0; v < PANEL_VECTORS; v++) {
         for (int j = 0; j < width; j++) {
