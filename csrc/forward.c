@@ -25,6 +25,12 @@
 #define PARALLEL_WORK 32768
 #define TASK_WORK 30000000
 
+#if defined(__GNUC__)
+#define PREFETCH(p) __builtin_prefetch(p, 0, 2) // to the second-level cache
+#else
+#define PREFETCH(p) ((void)(p))
+#endif
+
 #define MAX_GROUP 3 // matrices that read the same activations: q, k, v
 
 /* ---- the workspace ---- */
@@ -57,12 +63,15 @@ static void lay_out(struct run *r, struct carver *c) {
     r->gathered = carve(c, r->chunk, r->m->config.width * sizeof(float));
     r->spans = carve(c, r->n_pieces, sizeof(struct span));
     r->packed = carve(c, 1, r->pack_bytes);
+    r->packed_one = carve(c, (size_t)r->call->threads, r->pack_one_bytes);
+    r->stamps = carve(c, (size_t)r->call->threads, sizeof(struct stamp));
     r->scratch = carve(c, (size_t)r->call->threads, r->thread_bytes);
 }
 
 static void plan_matmul(struct run *r, const struct tl_matrix *w, size_t tokens) {
     const int format = r->k->format(w->type, tokens);
-    r->pack_bytes = TL_MAX(r->pack_bytes, r->k->pack_bytes(format, w->cols, tokens));
+    size_t *bytes = tokens == 1 ? &r->pack_one_bytes : &r->pack_bytes;
+    *bytes = TL_MAX(*bytes, r->k->pack_bytes(format, w->cols, tokens));
     r->thread_bytes = TL_MAX(r->thread_bytes, r->k->scratch(w, format, tokens));
 }
 
@@ -99,6 +108,7 @@ static int plan_workspace(struct run *r, size_t *bytes) {
     }
     r->thread_bytes = TL_MAX(r->thread_bytes, attention_scratch(r));
     r->thread_bytes = (r->thread_bytes + 4095) / 4096 * 4096;
+    r->pack_one_bytes = (r->pack_one_bytes + 63) / 64 * 64;
 
     lay_out(r, &c);
     if (!c.ok) return tl_fail(r->err, TL_ENOMEM, "a call of %zu tokens is too large", r->rows);
@@ -125,6 +135,7 @@ static int make_workspace(struct run *r) {
     }
     c.base = keeper->work;
     lay_out(r, &c);
+    memset(r->stamps, 0, (size_t)r->call->threads * sizeof(struct stamp));
     return TL_OK;
 }
 
@@ -198,43 +209,6 @@ struct group_member {
     enum tl_tap tap;
 };
 
-struct matmul {
-    struct run *r;
-    const struct group_member *member;
-    int format;
-    size_t tokens;
-    size_t rows_per_task; // a multiple of TL_ROW_STEP
-    const void *packed;
-};
-
-static void matmul_task(void *arg, size_t task, int thread) {
-    const struct matmul *a = arg;
-    const struct tl_linear *l = a->member->linear;
-    const size_t row0 = task * a->rows_per_task;
-    const size_t row1 = TL_MIN(row0 + a->rows_per_task, l->w.rows);
-    a->r->k->matmul(&l->w, a->format, row0, row1, a->packed, a->tokens, a->member->y, l->w.rows,
-                    a->r->scratch + (size_t)thread * a->r->thread_bytes);
-    if (l->bias == NULL) return;
-    for (size_t t = 0; t < a->tokens; t++) {
-        float *y = a->member->y + t * l->w.rows + row0;
-        a->r->k->add(y, l->bias + row0, y, row1 - row0);
-    }
-}
-
-/* Matmuls that share packed activations, in one parallel region. */
-struct matmul_group {
-    struct matmul members[MAX_GROUP];
-    size_t first_task[MAX_GROUP + 1];
-    int n;
-};
-
-static void group_task(void *arg, size_t task, int thread) {
-    struct matmul_group *g = arg;
-    int i = 0;
-    while (i + 1 < g->n && task >= g->first_task[i + 1]) i++;
-    matmul_task(&g->members[i], task - g->first_task[i], thread);
-}
-
 struct pack {
     const float *x;
     size_t cols, tokens;
@@ -246,6 +220,84 @@ static void pack_rows(struct run *r, const void *arg, size_t first, size_t last)
     r->k->pack(p->format, p->x, p->cols, p->tokens, first, last, r->packed);
 }
 
+struct matmul {
+    const struct group_member *member;
+    size_t rows_per_task; // a multiple of TL_ROW_STEP
+    size_t tasks;
+};
+
+/* Matmuls that share packed activations, in one parallel region. */
+struct matmul_group {
+    struct run *r;
+    struct pack pack;
+    size_t number; // of the groups of this call, from 1
+    struct matmul members[MAX_GROUP];
+    size_t first_task[MAX_GROUP + 1];
+    int n;
+    const struct tl_matrix *next; // the matrix to be read after these, or NULL
+};
+
+/*
+ * The activations as this thread reads them. One token's are packed by every thread for itself:
+ * that is quicker than to wait for one thread, and for its cache lines.
+ */
+static const void *packed_of(const struct matmul_group *g, int thread) {
+    struct run *r = g->r;
+    struct stamp *stamp = &r->stamps[thread];
+    uint8_t *packed = r->packed_one + (size_t)thread * r->pack_one_bytes;
+    if (g->pack.tokens > 1) return r->packed;
+    if (stamp->group != g->number) {
+        r->k->pack(g->pack.format, g->pack.x, g->pack.cols, 1, 0, 1, packed);
+        stamp->group = g->number;
+    }
+    return packed;
+}
+
+/*
+ * Which rows are a task's. Threads that keep step each walk through a region of their own from its
+ * start to its end, so that what they fetch ahead is what they need.
+ */
+static size_t task_row(const struct run *r, const struct matmul *m, size_t task) {
+    const size_t threads = (size_t)r->call->threads;
+    if (m->tasks % threads == 0) task = task % threads * (m->tasks / threads) + task / threads;
+    return task * m->rows_per_task;
+}
+
+static void matmul_task(const struct matmul_group *g, const struct matmul *m, size_t task,
+                        int thread) {
+    const struct run *r = g->r;
+    const struct tl_linear *l = m->member->linear;
+    const size_t row0 = task_row(r, m, task), row1 = TL_MIN(row0 + m->rows_per_task, l->w.rows);
+    if (row0 >= row1) return;
+    r->k->matmul(&l->w, g->pack.format, row0, row1, packed_of(g, thread), g->pack.tokens,
+                 m->member->y, l->w.rows, r->scratch + (size_t)thread * r->thread_bytes);
+    if (l->bias == NULL) return;
+    for (size_t t = 0; t < g->pack.tokens; t++) {
+        float *y = m->member->y + t * l->w.rows + row0;
+        r->k->add(y, l->bias + row0, y, row1 - row0);
+    }
+}
+
+/* Asks for the rows that this thread is likely to begin the next matrix with. */
+static void fetch_next(const struct matmul_group *g, size_t region) {
+    const struct tl_matrix *w = g->next;
+    const size_t row = w->rows * region / (size_t)g->r->call->threads;
+    const size_t bytes = TL_MIN(TL_ROW_STEP, w->rows - row) * w->row_bytes;
+    const uint8_t *p = w->data + row * w->row_bytes;
+    for (size_t i = 0; i < bytes; i += 64) PREFETCH(p + i);
+}
+
+static void group_task(void *arg, size_t task, int thread) {
+    struct matmul_group *g = arg;
+    const size_t left = g->first_task[g->n] - task;
+    int i = 0;
+    while (i + 1 < g->n && task >= g->first_task[i + 1]) i++;
+    matmul_task(g, &g->members[i], task - g->first_task[i], thread);
+    if (g->next != NULL && left <= (size_t)g->r->call->threads) {
+        fetch_next(g, (size_t)g->r->call->threads - left);
+    }
+}
+
 static size_t task_rows(const struct run *r, const struct tl_matrix *w, size_t tokens) {
     const size_t threads = (size_t)r->call->threads, work = w->rows * w->cols * tokens;
     size_t parts = threads == 1 ? 1 : threads * 3;
@@ -255,29 +307,25 @@ static size_t task_rows(const struct run *r, const struct tl_matrix *w, size_t t
 
 /* members[i].y = x times members[i].linear, plus bias; x (tokens, cols). */
 static int matmul_members(struct run *r, const float *x, size_t tokens,
-                          const struct group_member *members, int n) {
+                          const struct group_member *members, int n, const struct tl_matrix *next) {
     bool finished[MAX_GROUP] = {false};
     for (int i = 0; i < n; i++) {
         const struct tl_matrix *w = &members[i].linear->w;
-        const int format = r->k->format(w->type, tokens);
-        const struct pack p = {x, w->cols, tokens, format};
-        struct matmul_group g = {.n = 0};
-        int status;
+        struct matmul_group g = {
+            .r = r, .pack = {x, w->cols, tokens, r->k->format(w->type, tokens)}, .next = next};
+        int status = TL_OK;
         if (finished[i]) continue;
-        status = each_row(r, tokens, w->cols * 4, pack_rows, &p);
+        g.number = ++r->groups;
+        if (tokens > 1) status = each_row(r, tokens, w->cols * 4, pack_rows, &g.pack);
         if (status != TL_OK) return status;
         for (int j = i; j < n; j++) {
             const struct tl_matrix *other = &members[j].linear->w;
-            if (finished[j] || r->k->format(other->type, tokens) != format) continue;
-            g.members[g.n] = (struct matmul){.r = r,
-                                             .member = &members[j],
-                                             .format = format,
-                                             .tokens = tokens,
-                                             .rows_per_task = task_rows(r, other, tokens),
-                                             .packed = r->packed};
-            g.first_task[g.n + 1] =
-                g.first_task[g.n] +
-                (other->rows + g.members[g.n].rows_per_task - 1) / g.members[g.n].rows_per_task;
+            struct matmul *m = &g.members[g.n];
+            if (finished[j] || r->k->format(other->type, tokens) != g.pack.format) continue;
+            m->member = &members[j];
+            m->rows_per_task = task_rows(r, other, tokens);
+            m->tasks = (other->rows + m->rows_per_task - 1) / m->rows_per_task;
+            g.first_task[g.n + 1] = g.first_task[g.n] + m->tasks;
             g.n++;
             finished[j] = true;
         }
@@ -289,10 +337,10 @@ static int matmul_members(struct run *r, const float *x, size_t tokens,
 
 /* The matmuls of one layer's taps, and their edits, in the order given. */
 static int linear_step(struct run *r, size_t layer, const float *x, struct group_member *members,
-                       int n) {
+                       int n, const struct tl_linear *next) {
     int status;
     for (int i = 0; i < n; i++) members[i].y = out(r, members[i].tap, layer);
-    status = matmul_members(r, x, r->n, members, n);
+    status = matmul_members(r, x, r->n, members, n, next != NULL && r->n == 1 ? &next->w : NULL);
     for (int i = 0; i < n && status == TL_OK; i++) {
         status = done(r, members[i].tap, layer, members[i].y);
     }
@@ -425,23 +473,24 @@ static int run_layer(struct run *r, size_t i, float **x) {
     struct group_member gate_up[] = {{&l->gate, NULL, TL_TAP_FFN_GATE},
                                      {&l->up, NULL, TL_TAP_FFN_UP}};
     struct group_member down[] = {{&l->down, NULL, TL_TAP_FFN_DOWN}};
+    const struct tl_linear *after = i + 1 < r->m->config.layers ? &l[1].q : &r->m->output;
     float *normed, *q, *k, *mix, *mid, *act;
 
     STEP(rename_tap(r, TL_TAP_RESID_PRE, i, x));
     STEP(norm_step(r, i, TL_TAP_ATTN_NORM_SCALE, TL_TAP_ATTN_NORM, *x, l->attn_norm, &normed));
-    STEP(linear_step(r, i, normed, qkv, 3));
+    STEP(linear_step(r, i, normed, qkv, 3, &l->out));
     STEP(rope_step(r, i, TL_TAP_ATTN_Q_ROPE, qkv[0].y, l->shape.heads, &q));
     STEP(rope_step(r, i, TL_TAP_ATTN_K_ROPE, qkv[1].y, l->shape.kv_heads, &k));
     STEP(attention_append(r, i, k, qkv[2].y));
     mix = out(r, TL_TAP_ATTN_MIX, i);
     STEP(attention_run(r, i, q, mix));
     STEP(done(r, TL_TAP_ATTN_MIX, i, mix));
-    STEP(linear_step(r, i, mix, project, 1));
+    STEP(linear_step(r, i, mix, project, 1, &l->gate));
     STEP(binary_step(r, i, TL_TAP_RESID_MID, *x, project[0].y, r->k->add, &mid));
     STEP(norm_step(r, i, TL_TAP_FFN_NORM_SCALE, TL_TAP_FFN_NORM, mid, l->ffn_norm, &normed));
-    STEP(linear_step(r, i, normed, gate_up, 2));
+    STEP(linear_step(r, i, normed, gate_up, 2, &l->down));
     STEP(binary_step(r, i, TL_TAP_FFN_ACT, gate_up[0].y, gate_up[1].y, r->k->silu_mul, &act));
-    STEP(linear_step(r, i, act, down, 1));
+    STEP(linear_step(r, i, act, down, 1, after));
     return binary_step(r, i, TL_TAP_RESID_POST, mid, down[0].y, r->k->add, x);
 }
 
@@ -480,7 +529,7 @@ static int run_output(struct run *r, const float *x) {
         r->n = n;
     }
     if (capture) {
-        STEP(linear_step(r, 0, normed, &output, 1));
+        STEP(linear_step(r, 0, normed, &output, 1, NULL));
         for (size_t i = 0; i < count; i++) {
             memcpy(logits + i * vocab, output.y + (r->call->rows[first + i] - r->row0) * vocab,
                    vocab * sizeof(float));
@@ -489,7 +538,7 @@ static int run_output(struct run *r, const float *x) {
     }
     if (count == 0) return TL_OK;
     output.y = logits;
-    return matmul_members(r, all ? r->gathered : normed, count, &output, 1);
+    return matmul_members(r, all ? r->gathered : normed, count, &output, 1, NULL);
 }
 
 /* Which rows of which pieces are rows [row0, row0 + n) of the call. */

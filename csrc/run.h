@@ -15,6 +15,12 @@ struct span {
     size_t first_task; // of attention
 };
 
+/* Which matmul a thread's packed activations are for; on a cache line of its own. */
+struct stamp {
+    size_t group;
+    char rest[64 - sizeof(size_t)];
+};
+
 struct run {
     const struct tl_model *m;
     const struct tl_kernels *k;
@@ -22,12 +28,13 @@ struct run {
     size_t n_pieces;
     const struct tl_call *call;
     struct tl_error *err;
-    size_t rows;         // T, over all pieces
-    size_t chunk;        // most rows that run through the layers at once
-    size_t max_keys;     // positions of the longest context, rounded up to TL_BLOCK
-    size_t tile;         // queries per attention task
-    size_t pack_bytes;   // of the packed activations
-    size_t thread_bytes; // scratch of each thread
+    size_t rows;           // T, over all pieces
+    size_t chunk;          // most rows that run through the layers at once
+    size_t max_keys;       // positions of the longest context, rounded up to TL_BLOCK
+    size_t tile;           // queries per attention task
+    size_t pack_bytes;     // of the packed activations of several tokens
+    size_t pack_one_bytes; // of those of one token, which each thread has for itself
+    size_t thread_bytes;   // scratch of each thread
 
     // the workspace
     float *slots[TL_TAP_COUNT]; // scratch of each tap (chunk, row)
@@ -35,12 +42,16 @@ struct run {
     float *gathered;            // (chunk, D) rows whose logits are wanted
     struct span *spans;         // (n_pieces)
     uint8_t *packed;
-    uint8_t *scratch; // (threads, thread_bytes)
+    uint8_t *packed_one;  // (threads, pack_one_bytes)
+    struct stamp *stamps; // (threads)
+    uint8_t *scratch;     // (threads, thread_bytes)
 
     // the current chunk
     size_t row0;
     size_t n;
     size_t n_spans;
+
+    size_t groups; // of matmuls so far
 };
 
 static inline size_t tap_cell(size_t layer, enum tl_tap tap) {
