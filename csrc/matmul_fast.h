@@ -77,14 +77,16 @@ TL_INLINE void fast_add_k(const struct panel *panel, struct fast_record x, const
     const bool starts_off = false, subtract = traits.offset != 0;
 #endif
     int32_t starts[16 * TILE_DIGITS];
-    if (starts_off) tile_starts(x.groups, tokens, traits.offset, false, starts);
+    const bool direct = FILL_DIRECT && tokens == 1;
+    if (starts_off && !direct) tile_starts(x.groups, tokens, traits.offset, false, starts);
     for (int v = 0; v < PANEL_VECTORS; v++) {
         for (int t = 0; t < tokens; t++) total[v][t] = v16_set1(0);
     }
     for (int b = 0; b < 8; b++) {
         tile_sums s;
         tile_set(s, tokens, NULL);
-        for (int i = 8 * b; i < 8 * b + 8; i += steps) {
+        if (direct) direct_sums(s, panel, b);
+        for (int i = 8 * b; !direct && i < 8 * b + 8; i += steps) {
             tile_bytes(s, panel->weights + i, x.digits + i * tokens, steps, tokens, traits.depth,
                        panel->u.k.scale[i / 4], starts_off ? starts + i / 4 * tokens : NULL);
         }
@@ -136,13 +138,18 @@ TL_INLINE void fast_add_32(const bool bytes, const struct panel *panel, struct f
     const int steps = steps_of(bytes) / 8;
     int32_t starts[8 * TILE_DIGITS];
     v16 total[PANEL_VECTORS][TILE_TOKENS];
-    if (bytes && traits.offset != 0) tile_starts(x.groups, tokens, traits.offset, true, starts);
+    const bool direct = FILL_DIRECT && bytes && tokens == 1;
+    if (bytes && traits.offset != 0 && !direct) {
+        tile_starts(x.groups, tokens, traits.offset, true, starts);
+    }
     for (int v = 0; v < PANEL_VECTORS; v++) {
         for (int t = 0; t < tokens; t++) total[v][t] = v16_load(sums + t * PANEL_ROWS + 16 * v);
     }
     for (int b = 0; b < 8; b++) {
         tile_sums s;
-        if (bytes) {
+        if (direct) {
+            direct_sums(s, panel, b);
+        } else if (bytes) {
             tile_set(s, tokens, traits.offset != 0 ? starts + b * tokens : NULL);
             tile_bytes(s, panel->weights + b * steps, x.digits + b * steps * tokens, steps, tokens,
                        traits.depth, NULL, NULL);

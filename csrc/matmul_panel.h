@@ -41,8 +41,19 @@ TL_INLINE int steps_of(const bool bytes) {
     return bytes ? 64 : 128;
 }
 
+/* In fast mode one token's dot products are taken as the weights are unpacked: what is not stored
+   need not be read. With the three digits of exact mode there are not enough registers. */
+#if TL_SIMD == TL_SIMD_AVX512 && defined(TL_DOT4)
+#define FILL_DIRECT true
+#else
+#define FILL_DIRECT false
+#endif
+
 struct panel {
-    int32_t weights[128][PANEL_ROWS]; // bytes: the first 64
+    union {
+        int32_t weights[128][PANEL_ROWS]; // bytes: the first 64
+        int32_t sums[8][PANEL_ROWS];      // FILL_DIRECT: of each block of 32
+    };
     union {
         struct {
             float d[PANEL_ROWS], dmin[PANEL_ROWS];
@@ -309,6 +320,50 @@ static void scale_offsets(const struct tl_type_info *type, size_t first, struct 
 #endif
 }
 
+/* The one token whose sums are taken directly. */
+struct direct {
+    const int32_t *digits; // (64)
+    const int32_t *starts; // what the offset of a group of 16 or a block of 32 adds
+    v16i part[2], block[2];
+};
+
+/* Slot 0 or 1 begins a group of weights under one scale; `group` is its number, or negative. */
+TL_INLINE void direct_begin(struct direct *d, const int slot, const int group) {
+    if (d != NULL) d->part[slot] = v16i_set1(group >= 0 ? d->starts[group] : 0);
+}
+
+/* The weights at `step` of the panel. */
+TL_INLINE void put(struct direct *d, struct panel *p, size_t first, const int slot, int step,
+                   v16i w) {
+    if (d == NULL) {
+        v16i_store(&p->weights[step][first], w);
+        return;
+    }
+#ifndef TL_DOT4
+    (void)slot;
+#else
+    d->part[slot] = v16i_dot4(d->part[slot], w, v16i_set1(d->digits[step]));
+#endif
+}
+
+/* A group ends: of its block of 32 it is the only one, the first or the last. */
+TL_INLINE void direct_end(struct direct *d, struct panel *p, size_t first, const int slot,
+                          const int32_t *scale, const bool first_group, const bool last_group,
+                          int block) {
+    v16i x;
+    if (d == NULL) return;
+    x = d->part[slot];
+    if (scale != NULL) x = v16i_mul(x, v16i_load(scale));
+    if (!first_group) x = v16i_add(x, d->block[slot]);
+    d->block[slot] = x;
+    if (last_group) v16i_store(&p->sums[block][first], x);
+}
+
+/* A group in both slots, which are two chains of sums, ends. */
+TL_INLINE void direct_end_both(struct direct *d, struct panel *p, size_t first, int block) {
+    if (d != NULL) v16i_store(&p->sums[block][first], v16i_add(d->part[0], d->part[1]));
+}
+
 /*
  * One chunk of 16 rows, any type. `first` is 0 or 16: where in the panel these rows go. A row
  * that is not there repeats the last one; nobody reads its sums.
@@ -359,7 +414,25 @@ static void fill_any(const struct tl_type_info *type, const struct rows *row, si
         v16i_transpose(column);
         for (int i = 0; i < 16; i++) v16i_store(&panel->weights[s + i][first], column[i]);
     }
-    scale_offsets(type, first, panel);
+}
+
+/* Direct sums from a panel that is filled. They take the place of its weights. */
+TL_INLINE void direct_from_panel(struct direct *d, const struct tl_type_info *type, size_t first,
+                                 struct panel *p) {
+    const bool scaled = type->kind == TL_KIND_K;
+    v16i weights[64];
+    for (int i = 0; i < 64; i++) weights[i] = v16i_load(&p->weights[i][first]);
+    for (int b = 0; b < 8; b++) {
+        for (int h = 0; h < 2; h++) {
+            if (scaled || h == 0) direct_begin(d, 0, scaled ? 2 * b + h : b);
+            for (int i = 8 * b + 4 * h; i < 8 * b + 4 * h + 4; i++) {
+                put(d, NULL, 0, 0, i, weights[i]);
+            }
+            if (scaled)
+                direct_end(d, p, first, 0, &p->u.k.scale[2 * b + h][first], h == 0, h == 1, b);
+        }
+        if (!scaled) direct_end(d, p, first, 0, NULL, true, true, b);
+    }
 }
 
 #include "fill_panel.h"
@@ -470,6 +543,11 @@ TL_INLINE void tile_starts(const int32_t *groups, const int width, const int off
             starts[g * width + j] = -offset * (blocks ? sum[0] + sum[width] : sum[0]);
         }
     }
+}
+
+/* The sums of a block, where they were taken directly. */
+TL_INLINE void direct_sums(tile_sums s, const struct panel *panel, int block) {
+    for (int v = 0; v < PANEL_VECTORS; v++) s[v][0] = v16i_load(&panel->sums[block][16 * v]);
 }
 
 /* From the sums of a token's digits to the exact T in float64. */
@@ -652,13 +730,24 @@ TL_INLINE void panel_matmul(const enum layout layout, const int tile, const stru
             const size_t n = TL_MIN(chunks - c0, chunks_at_once);
             for (size_t c = 0; c < n; c++) {
                 const size_t first = (c0 + c) * per_chunk;
+                const bool direct = FILL_DIRECT && layout == LAYOUT_FAST_BYTES && tile == 1;
+                struct direct one;
+                int32_t starts[16];
+                if (direct) {
+                    const char *record = (const char *)packed + (c0 + c) * record_size;
+                    const struct fast_record x = fast_record_at(record, true, 1, 0);
+                    const bool of_blocks = type->kind != TL_KIND_K;
+                    tile_starts(x.groups, 1, traits_of(type_id(type)).offset, of_blocks, starts);
+                    one = (struct direct){.digits = x.digits, .starts = starts};
+                }
                 for (size_t r0 = 0; r0 < PANEL_ROWS; r0 += 16) {
                     struct rows at = {.ahead = PANEL_ROWS * w->row_bytes};
                     for (size_t r = 0; r < 16; r++) {
                         at.at[r] = src + TL_MIN(r0 + r, rows - 1) * w->row_bytes +
                                    first * (size_t)type->bytes;
                     }
-                    fill_rows(type, &at, TL_MIN(blocks - first, per_chunk), r0, &panels[c]);
+                    fill_rows(type, &at, TL_MIN(blocks - first, per_chunk), r0, &panels[c],
+                              direct ? &one : NULL);
                 }
             }
             for (size_t i = 0; i < tiles; i++) {
