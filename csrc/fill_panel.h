@@ -98,6 +98,20 @@ TL_INLINE void fill_q5_k(const struct rows *row, size_t first, struct panel *p, 
     }
 }
 
+TL_INLINE void fill_header_q6(const struct rows *row, size_t first, struct panel *p) {
+    v16i scales[4];
+    v16_store(&p->u.k.d[first], load_halves(row, 208));
+    v16i_load_16_bytes(row, 192, scales);
+    TL_UNROLL(4)
+    for (int i = 0; i < 4; i++) {
+        TL_UNROLL(4)
+        for (int j = 0; j < 4; j++) {
+            v16i scale = byte_at(scales[i], j, true);
+            v16i_store(&p->u.k.scale[4 * i + j][first], SCALE_WORD(scale));
+        }
+    }
+}
+
 /* Of Q6_K the groups `group` (0 or 1) of the blocks `block` and `block + 2`. */
 TL_INLINE void fill_q6_groups(struct panel *p, size_t first, struct direct *d, const int group,
                               int block, bool odd, const v16i *low, const v16i *high) {
@@ -117,17 +131,7 @@ TL_INLINE void fill_q6_groups(struct panel *p, size_t first, struct direct *d, c
 }
 
 TL_INLINE void fill_q6_k(const struct rows *row, size_t first, struct panel *p, struct direct *d) {
-    v16i scales[4];
-    v16_store(&p->u.k.d[first], load_halves(row, 208));
-    v16i_load_16_bytes(row, 192, scales);
-    TL_UNROLL(4)
-    for (int i = 0; i < 4; i++) {
-        TL_UNROLL(4)
-        for (int j = 0; j < 4; j++) {
-            v16i scale = byte_at(scales[i], j, true);
-            v16i_store(&p->u.k.scale[4 * i + j][first], SCALE_WORD(scale));
-        }
-    }
+    fill_header_q6(row, first, p);
     for (int half = 0; half < 2; half++) {
         TL_UNROLL(2)
         for (int part = 0; part < 2; part++) { // values part * 32 ... and part * 32 + 64 ...
@@ -210,10 +214,17 @@ TL_INLINE void fill_fives_32(const struct rows *row, const size_t bytes, const b
     }
 }
 
+#ifdef TL_ROW_SUMS
+#include "row_sums.h"
+#endif
+
 /* `d` is NULL, or takes the sums instead of the panel's weights. */
 TL_INLINE void fill_rows(const struct tl_type_info *type, const struct rows *row, size_t blocks,
                          size_t first, struct panel *panel, struct direct *d) {
     const bool whole = blocks * (size_t)type->items == TL_CHUNK;
+#ifdef TL_ROW_SUMS
+    if (d != NULL && whole && row_sums_fill(type, row, d, panel)) return;
+#endif
     switch (whole ? type_id(type) : TL_TYPE_COUNT) {
     case TL_TYPE_Q4_0:
         fill_nibbles_32(row, 18, false, first, panel, d);
@@ -235,15 +246,13 @@ TL_INLINE void fill_rows(const struct tl_type_info *type, const struct rows *row
         break;
     case TL_TYPE_Q5_0:
         fill_fives_32(row, 22, false, first, panel);
-        if (d != NULL) direct_from_panel(d, type, first, panel);
         break;
     case TL_TYPE_Q5_1:
         fill_fives_32(row, 24, true, first, panel);
-        if (d != NULL) direct_from_panel(d, type, first, panel);
         break;
-    default:
+    default: // direct: the last chunk of a row of blocks of 32
         fill_any(type, row, blocks, first, panel);
-        if (d != NULL) direct_from_panel(d, type, first, panel);
+        if (d != NULL) direct_from_panel(d, first, panel);
         break;
     }
     scale_offsets(type, first, panel);

@@ -68,7 +68,7 @@ struct tl_kernels {
 
     /*
      * The same set with the matmul of fast mode (docs/numerics.md, section 4): deterministic, but
-     * its bits may differ between sets, and between one token and many.
+     * its bits may differ between sets.
      */
     const struct tl_kernels *fast;
 

@@ -77,7 +77,7 @@ TL_INLINE void fast_add_k(const struct panel *panel, struct fast_record x, const
     const bool starts_off = false, subtract = traits.offset != 0;
 #endif
     int32_t starts[16 * TILE_DIGITS];
-    const bool direct = FILL_DIRECT && tokens == 1;
+    const bool direct = traits.direct && tokens == 1;
     if (starts_off && !direct) tile_starts(x.groups, tokens, traits.offset, false, starts);
     for (int v = 0; v < PANEL_VECTORS; v++) {
         for (int t = 0; t < tokens; t++) total[v][t] = v16_set1(0);
@@ -138,7 +138,7 @@ TL_INLINE void fast_add_32(const bool bytes, const struct panel *panel, struct f
     const int steps = steps_of(bytes) / 8;
     int32_t starts[8 * TILE_DIGITS];
     v16 total[PANEL_VECTORS][TILE_TOKENS];
-    const bool direct = FILL_DIRECT && bytes && tokens == 1;
+    const bool direct = traits.direct && bytes && tokens == 1;
     if (bytes && traits.offset != 0 && !direct) {
         tile_starts(x.groups, tokens, traits.offset, true, starts);
     }

@@ -43,11 +43,13 @@ TL_INLINE int steps_of(const bool bytes) {
 
 /* In fast mode one token's dot products are taken as the weights are unpacked: what is not stored
    need not be read. With the three digits of exact mode there are not enough registers. */
-#if TL_SIMD == TL_SIMD_AVX512 && defined(TL_DOT4)
-#define FILL_DIRECT true
+#ifdef TL_DOT4
+#define TL_HAS_DOT4 1
 #else
-#define FILL_DIRECT false
+#define TL_HAS_DOT4 0
 #endif
+#define FILL_DIRECT_32 (TL_SIMD == TL_SIMD_AVX512 && TL_HAS_DOT4) // types of 32
+#define FILL_DIRECT (TL_SIMD == TL_SIMD_AVX2 || FILL_DIRECT_32)   // K types; see row_sums.h
 
 struct panel {
     union {
@@ -76,9 +78,10 @@ struct panel {
 /* What the loops below need to know of a type; constants wherever speed matters. */
 struct traits {
     bool has_min;
-    bool wide;  // the sub-scales of two neighbouring groups of 16 are the same
-    int offset; // q + offset is not negative
-    int depth;  // so many times two products of a weight and a digit fit in int16
+    bool wide;   // the sub-scales of two neighbouring groups of 16 are the same
+    int offset;  // q + offset is not negative
+    int depth;   // so many times two products of a weight and a digit fit in int16
+    bool direct; // one token's sums are taken directly, see FILL_DIRECT
 };
 
 static enum tl_type type_id(const struct tl_type_info *type) {
@@ -88,25 +91,25 @@ static enum tl_type type_id(const struct tl_type_info *type) {
 TL_INLINE struct traits traits_of(enum tl_type id) {
     switch (id) {
     case TL_TYPE_Q4_K:
-        return (struct traits){true, true, 0, 8};
+        return (struct traits){true, true, 0, 8, FILL_DIRECT};
     case TL_TYPE_Q5_K:
-        return (struct traits){true, true, 0, 4};
+        return (struct traits){true, true, 0, 4, FILL_DIRECT};
     case TL_TYPE_Q2_K:
-        return (struct traits){true, false, 0, 4};
+        return (struct traits){true, false, 0, 4, false};
     case TL_TYPE_Q3_K:
-        return (struct traits){false, false, 4, 4};
+        return (struct traits){false, false, 4, 4, false};
     case TL_TYPE_Q6_K:
-        return (struct traits){false, false, 32, 2};
+        return (struct traits){false, false, 32, 2, FILL_DIRECT};
     case TL_TYPE_Q4_0:
-        return (struct traits){false, false, 8, 8};
+        return (struct traits){false, false, 8, 8, FILL_DIRECT_32};
     case TL_TYPE_Q4_1:
-        return (struct traits){true, false, 0, 8};
+        return (struct traits){true, false, 0, 8, FILL_DIRECT_32};
     case TL_TYPE_Q5_0:
-        return (struct traits){false, false, 16, 4};
+        return (struct traits){false, false, 16, 4, false};
     case TL_TYPE_Q5_1:
-        return (struct traits){true, false, 0, 4};
+        return (struct traits){true, false, 0, 4, false};
     default: // Q8_0
-        return (struct traits){false, false, TL_MAX(TL_OFFSET_Q8_0, 0), 8};
+        return (struct traits){false, false, TL_MAX(TL_OFFSET_Q8_0, 0), 8, FILL_DIRECT_32};
     }
 }
 
@@ -416,25 +419,27 @@ static void fill_any(const struct tl_type_info *type, const struct rows *row, si
     }
 }
 
-/* Direct sums from a panel that is filled. They take the place of its weights. */
-TL_INLINE void direct_from_panel(struct direct *d, const struct tl_type_info *type, size_t first,
-                                 struct panel *p) {
-    const bool scaled = type->kind == TL_KIND_K;
-    v16i weights[64];
-    for (int i = 0; i < 64; i++) weights[i] = v16i_load(&p->weights[i][first]);
+/* Direct sums of 16 rows of blocks of 32 from a panel that is filled, whose place they take. */
+static void direct_from_panel(const struct direct *d, size_t first, struct panel *p) {
+    int32_t sums[8][16];
     for (int b = 0; b < 8; b++) {
-        for (int h = 0; h < 2; h++) {
-            if (scaled || h == 0) direct_begin(d, 0, scaled ? 2 * b + h : b);
-            for (int i = 8 * b + 4 * h; i < 8 * b + 4 * h + 4; i++) {
-                put(d, NULL, 0, 0, i, weights[i]);
+        for (size_t r = 0; r < 16; r++) {
+            uint8_t q[4];
+            int8_t x[4];
+            sums[b][r] = d->starts[b];
+            for (int i = 8 * b; i < 8 * b + 8; i++) {
+                memcpy(q, &p->weights[i][first + r], sizeof(q));
+                memcpy(x, &d->digits[i], sizeof(x));
+                for (int j = 0; j < 4; j++) sums[b][r] += q[j] * x[j];
             }
-            if (scaled)
-                direct_end(d, p, first, 0, &p->u.k.scale[2 * b + h][first], h == 0, h == 1, b);
         }
-        if (!scaled) direct_end(d, p, first, 0, NULL, true, true, b);
     }
+    for (int b = 0; b < 8; b++) memcpy(&p->sums[b][first], sums[b], sizeof(sums[b]));
 }
 
+#if TL_SIMD == TL_SIMD_AVX2
+#define TL_ROW_SUMS
+#endif
 #include "fill_panel.h"
 
 /* ---- sums of a tile ---- */
@@ -730,7 +735,8 @@ TL_INLINE void panel_matmul(const enum layout layout, const int tile, const stru
             const size_t n = TL_MIN(chunks - c0, chunks_at_once);
             for (size_t c = 0; c < n; c++) {
                 const size_t first = (c0 + c) * per_chunk;
-                const bool direct = FILL_DIRECT && layout == LAYOUT_FAST_BYTES && tile == 1;
+                const bool direct = FILL_DIRECT && layout == LAYOUT_FAST_BYTES && tile == 1 &&
+                                    traits_of(type_id(type)).direct;
                 struct direct one;
                 int32_t starts[16];
                 if (direct) {
