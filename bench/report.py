@@ -28,8 +28,9 @@ def machine():
 
 def save(out, lines, data):
     """Write OUT.json and OUT.md, both with the name of the machine, and print the latter."""
-    text = "\n".join([f"{machine()}.", "", *lines]) + "\n"
+    about = machine()
+    text = "\n".join([f"{about}.", "", *lines]) + "\n"
     path = pathlib.Path(out)
-    path.with_suffix(".json").write_text(json.dumps({"machine": machine()} | data, indent=1))
+    path.with_suffix(".json").write_text(json.dumps({"machine": about} | data, indent=1))
     path.with_suffix(".md").write_text(text)
     print(text)

@@ -223,7 +223,10 @@ TL_INLINE void fill_rows(const struct tl_type_info *type, const struct rows *row
                          size_t first, struct panel *panel, struct direct *d) {
     const bool whole = blocks * (size_t)type->items == TL_CHUNK;
 #ifdef TL_ROW_SUMS
-    if (d != NULL && whole && row_sums_fill(type, row, d, panel)) return;
+    if (d != NULL) {
+        fill_row_sums(type, row, d, panel);
+        return;
+    }
 #endif
     switch (whole ? type_id(type) : TL_TYPE_COUNT) {
     case TL_TYPE_Q4_0:

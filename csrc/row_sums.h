@@ -138,22 +138,18 @@ TL_INLINE void row_sums_q6_k(const struct rows *rows, const struct direct *d, st
     }
 }
 
-/* Whether the sums of the rows were taken: of whole chunks of the types above. */
-TL_INLINE bool row_sums_fill(const struct tl_type_info *type, const struct rows *rows,
-                             const struct direct *d, struct panel *panel) {
+/* 16 rows of the types whose traits say `direct`; their chunks are always whole. */
+TL_INLINE void fill_row_sums(const struct tl_type_info *type, const struct rows *rows,
+                             const struct direct *d, struct panel *p) {
     switch (type_id(type)) {
     case TL_TYPE_Q4_K:
-        row_sums_q4_k(rows, d, panel);
+        row_sums_q4_k(rows, d, p);
         break;
     case TL_TYPE_Q5_K:
-        row_sums_q5_k(rows, d, panel);
-        break;
-    case TL_TYPE_Q6_K:
-        row_sums_q6_k(rows, d, panel);
-        scale_offsets(type, 0, panel);
+        row_sums_q5_k(rows, d, p);
         break;
     default:
-        return false;
+        row_sums_q6_k(rows, d, p);
     }
-    return true;
+    scale_offsets(type, 0, p);
 }

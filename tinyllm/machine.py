@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from typing import NamedTuple
 
 from . import _core
-from .errors import UnsupportedError
 from .html import Table
 
 __all__ = ["CPU", "Memory", "cpu"]
@@ -117,10 +115,4 @@ def cpu() -> CPU:
     True
     """
     sets = tuple(_core.kernel_sets())
-    isa = os.environ.get("TINYLLM_ISA") or sets[-1]
-    if isa not in sets:
-        raise UnsupportedError(
-            f"TINYLLM_ISA is {isa!r}, which is unknown or not available on this CPU; "
-            f"these are: {', '.join(sets)}"
-        )
-    return CPU(_processor(), isa, sets, _core.cpu_count(), _core.memory_available())
+    return CPU(_processor(), _core.kernel_set(), sets, _core.cpu_count(), _core.memory_available())

@@ -171,8 +171,20 @@ static PyObject *kernel_sets(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(no
     return list;
 }
 
+PyDoc_STRVAR(
+    kernel_set_doc,
+    "kernel_set()\n--\n\n"
+    "The name of the kernel set that a model loaded now runs on: TINYLLM_ISA, or the best.\n"
+    "UnsupportedError if this CPU cannot run what TINYLLM_ISA names.");
+
+static PyObject *kernel_set(PyObject *module, PyObject *Py_UNUSED(none)) {
+    const struct tl_kernels *k = kernels_of(module, NULL);
+    return k != NULL ? PyUnicode_FromString(k->name) : NULL;
+}
+
 PyMethodDef tlpy_kernel_methods[] = {
     {"_matmul", (PyCFunction)(void (*)(void))matmul, METH_VARARGS | METH_KEYWORDS, matmul_doc},
+    {"kernel_set", kernel_set, METH_NOARGS, kernel_set_doc},
     {"kernel_sets", kernel_sets, METH_NOARGS, kernel_sets_doc},
     {NULL, NULL, 0, NULL},
 };
