@@ -214,20 +214,10 @@ TL_INLINE void fill_fives_32(const struct rows *row, const size_t bytes, const b
     }
 }
 
-#ifdef TL_ROW_SUMS
-#include "row_sums.h"
-#endif
-
 /* `d` is NULL, or takes the sums instead of the panel's weights. */
 TL_INLINE void fill_rows(const struct tl_type_info *type, const struct rows *row, size_t blocks,
                          size_t first, struct panel *panel, struct direct *d) {
     const bool whole = blocks * (size_t)type->items == TL_CHUNK;
-#ifdef TL_ROW_SUMS
-    if (d != NULL) {
-        fill_row_sums(type, row, d, panel);
-        return;
-    }
-#endif
     switch (whole ? type_id(type) : TL_TYPE_COUNT) {
     case TL_TYPE_Q4_0:
         fill_nibbles_32(row, 18, false, first, panel, d);

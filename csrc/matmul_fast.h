@@ -31,6 +31,21 @@ TL_INLINE struct fast_record fast_record_at(const void *packed, const bool bytes
     return r;
 }
 
+/* X of 32 values, and their scale. */
+TL_INLINE float fast_round(const bool bytes, const float *x, v16i X[2]) {
+    const v16 part[2] = {v16_load(x), v16_load(x + 16)};
+    int32_t out[16], most = 0;
+    float factor, scale;
+    v16i_store(out, v16i_max(v16i_abs_bits(part[0]), v16i_abs_bits(part[1])));
+    for (int i = 0; i < 16; i++) most = TL_MAX(most, out[i]);
+    scale = block_scale((uint32_t)most, bytes ? 127 : 32000, &factor);
+    for (int h = 0; h < 2; h++) {
+        X[h] = v16i_set1(0);
+        if (factor > 0) X[h] = v16i_round(v16_mul(part[h], v16_set1(factor)));
+    }
+    return scale;
+}
+
 TL_INLINE void fast_pack_record(const bool bytes, const float *x, size_t n, const size_t tile,
                                 size_t slot, struct fast_record r) {
     float padded[TL_CHUNK];
@@ -40,19 +55,14 @@ TL_INLINE void fast_pack_record(const bool bytes, const float *x, size_t n, cons
         x = padded;
     }
     for (size_t b = 0; b < 8; b++) {
-        v16 part[2] = {v16_load(x + 32 * b), v16_load(x + 32 * b + 16)};
-        int32_t out[16], most = 0, sum[2] = {0, 0};
-        float factor;
-        v16i_store(out, v16i_max(v16i_abs_bits(part[0]), v16i_abs_bits(part[1])));
-        for (int i = 0; i < 16; i++) most = TL_MAX(most, out[i]);
-        r.scale[b * tile + slot] = block_scale((uint32_t)most, bytes ? 127 : 32000, &factor);
+        v16i X[2];
+        int32_t out[16], sum[2] = {0, 0};
+        r.scale[b * tile + slot] = fast_round(bytes, x + 32 * b, X);
         for (size_t h = 0; h < 2; h++) {
-            v16i q = v16i_set1(0);
-            if (factor > 0) q = v16i_round(v16_mul(part[h], v16_set1(factor)));
-            v16i_store(out, q);
+            v16i_store(out, X[h]);
             for (int i = 0; i < 16; i++) sum[h] += out[i];
             // see pack_record: there is only the lowest digit
-            v16i_store(out, bytes ? v16i_quads(q) : v16i_pairs(q));
+            v16i_store(out, bytes ? v16i_quads(X[h]) : v16i_pairs(X[h]));
             for (size_t j = 0; j < (bytes ? 4 : 8); j++) {
                 size_t step = (2 * b + h) * (bytes ? 4 : 8) + j;
                 r.digits[step * tile + slot] = out[bytes ? 4 * j : 2 * j];

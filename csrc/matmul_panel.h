@@ -49,7 +49,7 @@ TL_INLINE int steps_of(const bool bytes) {
 #define TL_HAS_DOT4 0
 #endif
 #define FILL_DIRECT_32 (TL_SIMD == TL_SIMD_AVX512 && TL_HAS_DOT4) // types of 32
-#define FILL_DIRECT (TL_SIMD == TL_SIMD_AVX2 || FILL_DIRECT_32)   // K types; see row_sums.h
+#define FILL_DIRECT FILL_DIRECT_32                                // K types
 
 struct panel {
     union {
@@ -221,6 +221,13 @@ TL_INLINE void pack_record(const bool bytes, const v16i X[16], double dx, const 
 
 #include "matmul_fast.h"
 
+#if TL_SIMD == TL_SIMD_AVX2
+#define ONE_TOKEN 1 // has its own way
+#include "one_token.h"
+#else
+#define ONE_TOKEN 0
+#endif
+
 TL_INLINE size_t layout_record_bytes(const enum layout layout, const size_t tile) {
     if (layout >= LAYOUT_FAST_BYTES) return fast_record_bytes(layout_in_bytes(layout), tile);
     return record_bytes(layout_in_bytes(layout), tile);
@@ -253,25 +260,25 @@ TL_INLINE void pack_tokens(const enum layout layout, const size_t tile, const fl
 #define INT_DISPATCH(format, function, ...)                                                        \
     switch (format) {                                                                              \
     case FORMAT_BYTE_ROW:                                                                          \
-        function(LAYOUT_BYTES, 1, __VA_ARGS__);                                                    \
+        if (!ONE_TOKEN) function(LAYOUT_BYTES, 1, __VA_ARGS__);                                    \
         break;                                                                                     \
     case FORMAT_BYTE_TILE:                                                                         \
         function(LAYOUT_BYTES, BYTE_TOKENS, __VA_ARGS__);                                          \
         break;                                                                                     \
     case FORMAT_WORD_ROW:                                                                          \
-        function(LAYOUT_WORDS, 1, __VA_ARGS__);                                                    \
+        if (!ONE_TOKEN) function(LAYOUT_WORDS, 1, __VA_ARGS__);                                    \
         break;                                                                                     \
     case FORMAT_WORD_TILE:                                                                         \
         function(LAYOUT_WORDS, WORD_TOKENS, __VA_ARGS__);                                          \
         break;                                                                                     \
     case FORMAT_FAST_BYTE_ROW:                                                                     \
-        function(LAYOUT_FAST_BYTES, 1, __VA_ARGS__);                                               \
+        if (!ONE_TOKEN) function(LAYOUT_FAST_BYTES, 1, __VA_ARGS__);                               \
         break;                                                                                     \
     case FORMAT_FAST_BYTE_TILE:                                                                    \
         function(LAYOUT_FAST_BYTES, FAST_TOKENS, __VA_ARGS__);                                     \
         break;                                                                                     \
     case FORMAT_FAST_WORD_ROW:                                                                     \
-        function(LAYOUT_FAST_WORDS, 1, __VA_ARGS__);                                               \
+        if (!ONE_TOKEN) function(LAYOUT_FAST_WORDS, 1, __VA_ARGS__);                               \
         break;                                                                                     \
     case FORMAT_FAST_WORD_TILE:                                                                    \
         function(LAYOUT_FAST_WORDS, FAST_TOKENS, __VA_ARGS__);                                     \
@@ -287,12 +294,24 @@ static void pack_size(enum layout layout, size_t tile, size_t cols, size_t token
 
 static size_t int_pack_bytes(enum matmul_format format, size_t cols, size_t tokens) {
     size_t size = 0;
+#if ONE_TOKEN
+    if (one_has(format)) {
+        const size_t chunks = round_up(cols, TL_CHUNK) / TL_CHUNK;
+        return size_product(chunks, tokens, sizeof(struct one_chunk));
+    }
+#endif
     INT_DISPATCH(format, pack_size, cols, tokens, &size)
     return size;
 }
 
 static void int_pack(enum matmul_format format, const float *x, size_t cols, size_t tokens,
                      size_t first, size_t last, void *packed) {
+#if ONE_TOKEN
+    if (one_has(format)) {
+        if (first < last) one_pack(format, x, cols, packed);
+        return;
+    }
+#endif
     INT_DISPATCH(format, pack_tokens, x, cols, tokens, first, last, packed)
 }
 
@@ -437,9 +456,6 @@ static void direct_from_panel(const struct direct *d, size_t first, struct panel
     for (int b = 0; b < 8; b++) memcpy(&p->sums[b][first], sums[b], sizeof(sums[b]));
 }
 
-#if TL_SIMD == TL_SIMD_AVX2
-#define TL_ROW_SUMS
-#endif
 #include "fill_panel.h"
 
 /* ---- sums of a tile ---- */
@@ -778,5 +794,11 @@ TL_INLINE void panel_matmul(const enum layout layout, const int tile, const stru
 static void int_matmul(enum matmul_format format, const struct tl_matrix *w, size_t row0,
                        size_t row1, const void *packed, size_t tokens, float *y, size_t y_stride,
                        void *scratch) {
+#if ONE_TOKEN
+    if (one_has(format)) {
+        one_matmul(format, w, row0, row1, packed, y);
+        return;
+    }
+#endif
     INT_DISPATCH(format, panel_matmul, w, row0, row1, packed, tokens, y, y_stride, scratch)
 }
