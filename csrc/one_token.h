@@ -27,10 +27,10 @@ struct one_chunk {
     double dx;             // exact
 };
 
-/* Eight rows, `stride` bytes apart. */
+/* Eight rows, `stride` bytes apart, in two halves. */
 struct lanes {
-    const uint8_t *at;
-    size_t stride;
+    const uint8_t *low, *high;
+    size_t stride, stride3;
 };
 
 /* What eight rows have come to. */
@@ -160,14 +160,27 @@ TL_INLINE __m256i set_int(int32_t x) {
     return _mm256_set1_epi32(x);
 }
 
+TL_INLINE struct lanes lanes_at(const uint8_t *p, size_t stride) {
+    struct lanes row = {p, p + 4 * stride, stride, 3 * stride};
+#if defined(__GNUC__)
+    // compilers like to keep a pointer for every load, far more than there are registers
+    __asm__("" : "+r"(row.low), "+r"(row.high), "+r"(row.stride), "+r"(row.stride3));
+#endif
+    return row;
+}
+
+TL_INLINE const uint8_t *lanes_row(struct lanes row, const int i) {
+    const uint8_t *p = i < 4 ? row.low : row.high;
+    return i % 4 == 3 ? p + row.stride3 : p + (size_t)(i % 4) * row.stride;
+}
+
 /* The same 16 bytes of the eight rows: x[i] holds their dwords i. */
 TL_INLINE void lanes_load(struct lanes row, size_t at, __m256i x[4]) {
     __m256i t[4];
     TL_UNROLL(4)
-    for (size_t i = 0; i < 4; i++) {
-        const uint8_t *p = row.at + at + i * row.stride;
-        t[i] = _mm256_castsi128_si256(load_128(p));
-        t[i] = _mm256_inserti128_si256(t[i], load_128(p + 4 * row.stride), 1);
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm256_castsi128_si256(load_128(lanes_row(row, i) + at));
+        t[i] = _mm256_inserti128_si256(t[i], load_128(lanes_row(row, i + 4) + at), 1);
     }
     __m256i a = _mm256_unpacklo_epi32(t[0], t[1]), b = _mm256_unpackhi_epi32(t[0], t[1]);
     __m256i c = _mm256_unpacklo_epi32(t[2], t[3]), d = _mm256_unpackhi_epi32(t[2], t[3]);
@@ -181,7 +194,7 @@ TL_INLINE void lanes_load(struct lanes row, size_t at, __m256i x[4]) {
 TL_INLINE __m256 lanes_half(struct lanes row, size_t at) {
     uint16_t half[8];
     TL_UNROLL(8)
-    for (size_t r = 0; r < 8; r++) memcpy(&half[r], row.at + at + r * row.stride, 2);
+    for (int r = 0; r < 8; r++) memcpy(&half[r], lanes_row(row, r) + at, 2);
     return _mm256_cvtph_ps(load_128(half));
 }
 
@@ -402,7 +415,6 @@ TL_INLINE void one_k6(const int planes, struct lanes row, const struct one_chunk
 TL_INLINE void one_k_mins(const struct one_chunk *x, const __m256i *of, const bool wide,
                           const bool sign, __m256d out[2]) {
     __m256i low = _mm256_setzero_si256(), high = low;
-    TL_UNROLL(8)
     for (int i = 0; i < (wide ? 4 : 8); i++) {
         const __m256i pair = bytes_as_words(of[i / 2], i % 2 * 2, i % 2 * 2 + 1, sign);
         const int32_t *sum = wide ? x->sum32[i] : x->sum16[i];
@@ -620,8 +632,8 @@ TL_INLINE __m256 one_q8_0_chunk(const bool fast, struct lanes row, const struct 
         const __m256 d = lanes_half(row, at);
         __m256i low[8], high[8];
         TL_UNROLL(8)
-        for (size_t r = 0; r < 8; r++) {
-            const uint8_t *p = row.at + r * row.stride + at + 2;
+        for (int r = 0; r < 8; r++) {
+            const uint8_t *p = lanes_row(row, r) + at + 2;
             const __m256i w[2] = {_mm256_cvtepi8_epi16(load_128(p)),
                                   _mm256_cvtepi8_epi16(load_128(p + 16))};
             const int16_t *digit = x->digit.words[0] + 32 * b;
@@ -681,14 +693,14 @@ TL_INLINE void one_rows(const enum tl_type id, const bool fast, const struct tl_
         float out[ONE_ROWS];
         for (size_t at = 0, c = 0; at < w->row_bytes; at += chunk_bytes, c++) {
             const size_t size = TL_MIN(w->row_bytes - at, chunk_bytes);
-            struct lanes lanes = {src + at, w->row_bytes};
+            struct lanes lanes = lanes_at(src + at, w->row_bytes);
             uint8_t copy[ONE_ROWS][ONE_CHUNK_BYTES];
             if (rows < ONE_ROWS || size < chunk_bytes) { // the rest: zeros, and the last row
                 memset(copy, 0, sizeof(copy));
                 for (size_t r = 0; r < ONE_ROWS; r++) {
                     memcpy(copy[r], src + TL_MIN(r, rows - 1) * w->row_bytes + at, size);
                 }
-                lanes = (struct lanes){copy[0], sizeof(copy[0])};
+                lanes = lanes_at(copy[0], sizeof(copy[0]));
             } else {
                 one_ahead(src + ONE_ROWS * (w->row_bytes + at), ONE_ROWS * chunk_bytes);
             }
