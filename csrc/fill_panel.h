@@ -214,6 +214,25 @@ TL_INLINE void fill_fives_32(const struct rows *row, const size_t bytes, const b
     }
 }
 
+/* A panel of Q6_K in bytes becomes one of words: weights times sub-scales. */
+TL_INLINE void fill_scaled_words(size_t first, struct panel *p) {
+#if TL_SIMD == TL_SIMD_AVX2
+    const __m256i offset = _mm256_set1_epi16(32);
+    for (int i = 63; i >= 0; i--) { // the words take the place of the bytes after them
+        const v16i scale = v16i_load(&p->u.k.scale[i / 4][first]);
+        v16i x = v16i_load(&p->weights[i][first]);
+        v16i part[2] = {v16i_low_words(x), v16i_high_words(x)};
+        for (int j = 0; j < 2; j++) {
+            part[j].a = _mm256_mullo_epi16(_mm256_sub_epi16(part[j].a, offset), scale.a);
+            part[j].b = _mm256_mullo_epi16(_mm256_sub_epi16(part[j].b, offset), scale.b);
+            v16i_store(&p->weights[2 * i + j][first], part[j]);
+        }
+    }
+#else
+    (void)first, (void)p; // see scaled_words
+#endif
+}
+
 /* `d` is NULL, or takes the sums instead of the panel's weights. */
 TL_INLINE void fill_rows(const struct tl_type_info *type, const struct rows *row, size_t blocks,
                          size_t first, struct panel *panel, struct direct *d) {

@@ -14,10 +14,11 @@ struct fast_record {
     float *sum;      // [8][tokens]: scale * the sum of the block
     int32_t *pairs;  // [8][tokens]: int16 pairs, sums over 16 values
     int32_t *groups; // [16][tokens]: the same as int32
+    int32_t *words;  // [16][tokens]: int16 pairs, of each 16 values those of each pair of words
 };
 
 TL_INLINE size_t fast_record_bytes(const bool bytes, const size_t tokens) {
-    return (((size_t)steps_of(bytes) + 40) * tokens * 4 + 63) & ~(size_t)63;
+    return (((size_t)steps_of(bytes) + 56) * tokens * 4 + 63) & ~(size_t)63;
 }
 
 TL_INLINE struct fast_record fast_record_at(const void *packed, const bool bytes,
@@ -28,6 +29,7 @@ TL_INLINE struct fast_record fast_record_at(const void *packed, const bool bytes
     r.sum = r.scale + 8 * tokens;
     r.pairs = (int32_t *)(r.sum + 8 * tokens);
     r.groups = r.pairs + 8 * tokens;
+    r.words = r.groups + 16 * tokens;
     return r;
 }
 
@@ -56,11 +58,15 @@ TL_INLINE void fast_pack_record(const bool bytes, const float *x, size_t n, cons
     }
     for (size_t b = 0; b < 8; b++) {
         v16i X[2];
-        int32_t out[16], sum[2] = {0, 0};
+        int32_t out[16], sum[2];
         r.scale[b * tile + slot] = fast_round(bytes, x + 32 * b, X);
         for (size_t h = 0; h < 2; h++) {
+            int32_t word[2] = {0, 0};
             v16i_store(out, X[h]);
-            for (int i = 0; i < 16; i++) sum[h] += out[i];
+            for (int i = 0; i < 16; i++) word[i / 2 % 2] += out[i];
+            sum[h] = word[0] + word[1];
+            r.words[(2 * b + h) * tile + slot] =
+                (word[0] & 0xffff) | (int32_t)((uint32_t)word[1] << 16);
             // see pack_record: there is only the lowest digit
             v16i_store(out, bytes ? v16i_quads(X[h]) : v16i_pairs(X[h]));
             for (size_t j = 0; j < (bytes ? 4 : 8); j++) {
@@ -92,7 +98,20 @@ TL_INLINE void fast_add_k(const struct panel *panel, struct fast_record x, const
     for (int v = 0; v < PANEL_VECTORS; v++) {
         for (int t = 0; t < tokens; t++) total[v][t] = v16_set1(0);
     }
-    for (int b = 0; b < 8; b++) {
+#ifdef TL_TILE_ASM
+    if (tokens == 6) {
+        for (int b = 0; b < 8; b++) {
+            const int32_t(*scale)[PANEL_ROWS] = panel->u.k.scale + 2 * b;
+            tile_asm_fast(total[0], panel->weights + 8 * b, x.digits + 48 * b, scale[0],
+                          traits.wide ? scale[0] : scale[1], x.words + 12 * b, x.scale + 6 * b,
+                          traits.depth, traits.offset);
+        }
+    }
+    const bool done = tokens == 6;
+#else
+    const bool done = false;
+#endif
+    for (int b = 0; b < 8 && !done; b++) {
         tile_sums s;
         tile_set(s, tokens, NULL);
         if (direct) direct_sums(s, panel, b);
@@ -164,7 +183,6 @@ TL_INLINE void fast_add_32(const bool bytes, const struct panel *panel, struct f
             tile_bytes(s, panel->weights + b * steps, x.digits + b * steps * tokens, steps, tokens,
                        traits.depth, NULL, NULL);
         } else {
-            tile_set(s, tokens, NULL);
             tile_words(s, panel->weights + b * steps, x.digits + b * steps * tokens, steps, tokens);
         }
         for (int v = 0; v < PANEL_VECTORS; v++) {

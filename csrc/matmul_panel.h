@@ -117,6 +117,14 @@ static bool int_in_bytes(const struct tl_type_info *type) {
     return TL_OFFSET_Q8_0 >= 0 || type_id(type) != TL_TYPE_Q8_0;
 }
 
+/*
+ * Where a byte times a byte does not fit often enough into int16, and there are no dot products
+ * of bytes, exact prompts of Q6_K are faster as int16, sub-scales multiplied in.
+ */
+static bool scaled_words(const struct tl_type_info *type) {
+    return TL_SIMD == TL_SIMD_AVX2 && type_id(type) == TL_TYPE_Q6_K;
+}
+
 /* ---- packed activations: one record for each tile and chunk ---- */
 
 struct record {
@@ -474,9 +482,16 @@ TL_INLINE void tile_set(tile_sums s, const int width, const int32_t *start) {
     }
 }
 
-/* s += dot products of words over `steps` vectors; width: digits per step */
+/* s = dot products of words over `steps` vectors; width: digits per step */
 TL_INLINE void tile_words(tile_sums s, const int32_t (*weights)[PANEL_ROWS], const int32_t *x,
                           const int steps, const int width) {
+#ifdef TL_TILE_ASM
+    if (width == 6) {
+        tile_asm_words(s[0], weights, x, steps);
+        return;
+    }
+#endif
+    tile_set(s, width, NULL);
     for (int i = 0; i < steps; i++) {
         v16i w[PANEL_VECTORS];
         for (int v = 0; v < PANEL_VECTORS; v++) w[v] = v16i_load(&weights[i][16 * v]);
@@ -640,6 +655,22 @@ TL_INLINE void tile_add_k(const struct panel *panel, struct record x, const int 
     }
 }
 
+/* The same where the sub-scales are in the weights; no minima. */
+TL_INLINE void tile_add_scaled_words(const struct panel *panel, struct record x, const int tokens,
+                                     double *sums) {
+    tile_sums s;
+    tile_words(s, panel->weights, x.digits, 128, tokens * 2);
+    for (int t = 0; t < tokens; t++) {
+        for (int v = 0; v < PANEL_VECTORS; v++) {
+            double *out = sums + t * PANEL_ROWS + 16 * v;
+            v16d d = v16d_mul(v16d_from_f32(v16_load(panel->u.k.d + 16 * v)), v16d_set1(x.dx[t]));
+            v16d total = v16d_fma(v16d_from_i32(s[v][2 * t + 1]), v16d_set1(4096),
+                                  v16d_from_i32(s[v][2 * t]));
+            v16d_store(out, v16d_fma(d, total, v16d_load(out)));
+        }
+    }
+}
+
 TL_INLINE void tile_add_32(const bool bytes, const struct panel *panel, struct record x,
                            const int tokens, const struct traits traits, double *sums) {
     const int planes = planes_of(bytes), width = tokens * planes, steps = steps_of(bytes) / 8;
@@ -656,7 +687,6 @@ TL_INLINE void tile_add_32(const bool bytes, const struct panel *panel, struct r
             tile_bytes(s, panel->weights + b * steps, x.digits + b * steps * width, steps, width,
                        traits.depth, NULL, NULL);
         } else {
-            tile_set(s, width, NULL);
             tile_words(s, panel->weights + b * steps, x.digits + b * steps * width, steps, width);
         }
         for (int v = 0; v < PANEL_VECTORS; v++) {
@@ -683,6 +713,10 @@ TL_INLINE void tile_add_32(const bool bytes, const struct panel *panel, struct r
 TL_INLINE void tile_add(const enum layout layout, enum tl_type id, const struct panel *panel,
                         const void *record, const int tokens, void *sums) {
     const size_t tile = (size_t)tokens;
+    if (layout == LAYOUT_WORDS && id == TL_TYPE_Q6_K) {
+        tile_add_scaled_words(panel, record_at(record, false, tile, 0), tokens, sums);
+        return;
+    }
     if (layout == LAYOUT_WORDS) {
         tile_add_32(false, panel, record_at(record, false, tile, 0), tokens,
                     traits_of(TL_TYPE_Q8_0), sums);
@@ -770,6 +804,9 @@ TL_INLINE void panel_matmul(const enum layout layout, const int tile, const stru
                     }
                     fill_rows(type, &at, TL_MIN(blocks - first, per_chunk), r0, &panels[c],
                               direct ? &one : NULL);
+                    if (layout == LAYOUT_WORDS && scaled_words(type)) {
+                        fill_scaled_words(r0, &panels[c]);
+                    }
                 }
             }
             for (size_t i = 0; i < tiles; i++) {

@@ -275,6 +275,7 @@ static int matmul_format(const struct tl_type_info *type, size_t tokens) {
         bool few = tokens < FLOAT_TILE_MIN || TL_SIMD == TL_SIMD_SCALAR;
         return few ? FORMAT_FLOAT_ROW : FORMAT_FLOAT_TILE;
     }
+    if (tokens > 1 && scaled_words(type)) return FORMAT_WORD_TILE;
     if (int_in_bytes(type)) return tokens == 1 ? FORMAT_BYTE_ROW : FORMAT_BYTE_TILE;
     return tokens == 1 ? FORMAT_WORD_ROW : FORMAT_WORD_TILE;
 }

@@ -18,13 +18,14 @@ struct one_chunk {
         int8_t bytes[3][TL_CHUNK];
         int16_t words[2][TL_CHUNK];
     } digit;
-    int32_t seams[3][8];   // see one_nibbles: of each pair of blocks, for the low nibbles and the high
-    int32_t sum16[8][2];   // int16 pairs: sums of 16 values; exact: their low 14 bits, and the rest
-    int32_t sum32[4][2];   // exact: the same for sums of 32 values, low 15 bits
-    int32_t sum[8];        // sums of 32 values
-    float scaled[8];       // the same as float32; fast: times scale
-    float scale[8];        // fast
-    double dx;             // exact
+    int32_t seams[3]
+                 [8]; // see one_nibbles: of each pair of blocks, for the low nibbles and the high
+    int32_t sum16[8][2]; // int16 pairs: sums of 16 values; exact: their low 14 bits, and the rest
+    int32_t sum32[4][2]; // exact: the same for sums of 32 values, low 15 bits
+    int32_t sum[8];      // sums of 32 values
+    float scaled[8];     // the same as float32; fast: times scale
+    float scale[8];      // fast
+    double dx;           // exact
 };
 
 /* Eight rows, `stride` bytes apart, in two halves. */
@@ -246,8 +247,8 @@ TL_INLINE void one_dot(const int planes, __m256i *a, __m256i w, const int8_t *x,
 
 /* The exact integers sum 65536 digit[2] + 256 digit[1] + digit[0] in float64; half of the rows. */
 TL_INLINE __m256d three_digits(__m128i low, __m128i middle, __m128i high) {
-    __m256d t = _mm256_fmadd_pd(_mm256_cvtepi32_pd(middle), _mm256_set1_pd(256),
-                                _mm256_cvtepi32_pd(low));
+    __m256d t =
+        _mm256_fmadd_pd(_mm256_cvtepi32_pd(middle), _mm256_set1_pd(256), _mm256_cvtepi32_pd(low));
     return _mm256_fmadd_pd(_mm256_cvtepi32_pd(high), _mm256_set1_pd(65536), t);
 }
 
@@ -503,8 +504,7 @@ TL_INLINE void one_k_chunk(const enum tl_type id, const bool fast, struct lanes 
 
 /* A block ends. sum: of each digit; u: exact mode, the chunk's blocks before; fast, y. */
 TL_INLINE void one_block_end(const struct traits traits, const bool fast, const __m256i *sum,
-                             __m256 d, __m256 m, const struct one_chunk *x, int block,
-                             __m256 *u) {
+                             __m256 d, __m256 m, const struct one_chunk *x, int block, __m256 *u) {
     const int shift = traits.offset == 16 ? 4 : 3;
     __m256i offset = set_int(x->sum[block]);
     if (fast) {
@@ -533,9 +533,9 @@ TL_INLINE void one_block_end(const struct traits traits, const bool fast, const 
 /* Bits i, i + 1, j and j + 1 of every dword as bit 4 of its bytes; i and j are even. */
 TL_INLINE __m256i fifth_bits(__m256i x, const int i, const int j) {
     const int32_t order = i / 8 * 0x0101 + j / 8 * 0x01010000;
-    const __m256i index = _mm256_setr_epi32(
-        order, order + 0x04040404, order + 0x08080808, order + 0x0c0c0c0c, order,
-        order + 0x04040404, order + 0x08080808, order + 0x0c0c0c0c);
+    const __m256i index =
+        _mm256_setr_epi32(order, order + 0x04040404, order + 0x08080808, order + 0x0c0c0c0c, order,
+                          order + 0x04040404, order + 0x08080808, order + 0x0c0c0c0c);
     const __m256i bit = set_int((int32_t)(0x0201u << i % 8 | 0x02010000u << j % 8));
     x = _mm256_and_si256(_mm256_shuffle_epi8(x, index), bit);
     return _mm256_and_si256(_mm256_cmpeq_epi8(x, bit), _mm256_set1_epi8(0x10));
