@@ -607,21 +607,19 @@ TL_INLINE __m256 one_nibbles_chunk(const enum tl_type id, const bool fast, struc
     return u;
 }
 
-/* Lane r: the sum of all lanes of x[r]. */
-TL_INLINE __m256i sum_rows(const __m256i x[8]) {
-    __m256i pair[4], four[2];
-    TL_UNROLL(4)
-    for (int i = 0; i < 4; i++) {
-        pair[i] = _mm256_add_epi32(_mm256_unpacklo_epi32(x[2 * i], x[2 * i + 1]),
-                                   _mm256_unpackhi_epi32(x[2 * i], x[2 * i + 1]));
-    }
-    TL_UNROLL(2)
-    for (int i = 0; i < 2; i++) {
-        four[i] = _mm256_add_epi32(_mm256_unpacklo_epi64(pair[2 * i], pair[2 * i + 1]),
-                                   _mm256_unpackhi_epi64(pair[2 * i], pair[2 * i + 1]));
-    }
-    return _mm256_add_epi32(_mm256_permute2x128_si256(four[0], four[1], 0x20),
-                            _mm256_permute2x128_si256(four[0], four[1], 0x31));
+/* Lane r of each half of the result: the sum of that half of x[r]. */
+TL_INLINE __m256i sum_halves(const __m256i x[4]) {
+    const __m256i a = _mm256_add_epi32(_mm256_unpacklo_epi32(x[0], x[1]),
+                                       _mm256_unpackhi_epi32(x[0], x[1]));
+    const __m256i b = _mm256_add_epi32(_mm256_unpacklo_epi32(x[2], x[3]),
+                                       _mm256_unpackhi_epi32(x[2], x[3]));
+    return _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+}
+
+/* From that of the rows 0 to 3 and of the rows 4 to 7 the sums of all rows. */
+TL_INLINE __m256 sum_rows(const __m256i x[2]) {
+    return _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_permute2x128_si256(x[0], x[1], 0x20),
+                                               _mm256_permute2x128_si256(x[0], x[1], 0x31)));
 }
 
 /* Q8_0: as int16, row by row; only the sums of eight rows are transposed. */
@@ -629,26 +627,37 @@ TL_INLINE __m256 one_q8_0_chunk(const bool fast, struct lanes row, const struct 
                                 __m256 u) {
     for (int b = 0; b < 8; b++) {
         const size_t at = (size_t)(34 * b);
+        const int planes = fast ? 1 : 2;
         const __m256 d = lanes_half(row, at);
-        __m256i low[8], high[8];
-        TL_UNROLL(8)
-        for (int r = 0; r < 8; r++) {
-            const uint8_t *p = lanes_row(row, r) + at + 2;
-            const __m256i w[2] = {_mm256_cvtepi8_epi16(load_128(p)),
-                                  _mm256_cvtepi8_epi16(load_128(p + 16))};
-            const int16_t *digit = x->digit.words[0] + 32 * b;
-            low[r] = _mm256_add_epi32(_mm256_madd_epi16(w[0], load_256(digit)),
-                                      _mm256_madd_epi16(w[1], load_256(digit + 16)));
-            if (fast) continue;
-            digit += TL_CHUNK;
-            high[r] = _mm256_add_epi32(_mm256_madd_epi16(w[0], load_256(digit)),
-                                       _mm256_madd_epi16(w[1], load_256(digit + 16)));
+        __m256i digit[2][2], sum[2][2];
+        TL_UNROLL(2)
+        for (int p = 0; p < planes; p++) {
+            digit[p][0] = load_256(x->digit.words[p] + 32 * b);
+            digit[p][1] = load_256(x->digit.words[p] + 32 * b + 16);
+            KEEP(digit[p][0]); // in registers: loads are scarce
+            KEEP(digit[p][1]);
         }
-        __m256 t = _mm256_cvtepi32_ps(sum_rows(low));
+        TL_UNROLL(2)
+        for (int half = 0; half < 2; half++) {
+            __m256i part[2][4];
+            TL_UNROLL(4)
+            for (int r = 0; r < 4; r++) {
+                const uint8_t *weights = lanes_row(row, 4 * half + r) + at + 2;
+                const __m256i first = _mm256_cvtepi8_epi16(load_128(weights));
+                const __m256i last = _mm256_cvtepi8_epi16(load_128(weights + 16));
+                TL_UNROLL(2)
+                for (int p = 0; p < planes; p++) {
+                    part[p][r] = _mm256_add_epi32(_mm256_madd_epi16(first, digit[p][0]),
+                                                  _mm256_madd_epi16(last, digit[p][1]));
+                }
+            }
+            for (int p = 0; p < planes; p++) sum[p][half] = sum_halves(part[p]);
+        }
+        __m256 t = sum_rows(sum[0]);
         if (fast) {
             t = _mm256_mul_ps(t, _mm256_set1_ps(x->scale[b]));
         } else {
-            t = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum_rows(high)), _mm256_set1_ps(4096), t);
+            t = _mm256_fmadd_ps(sum_rows(sum[1]), _mm256_set1_ps(4096), t);
         }
         u = _mm256_fmadd_ps(t, d, u);
     }
