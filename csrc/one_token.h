@@ -283,43 +283,35 @@ TL_INLINE void one_end(const int planes, struct one_k *k, const __m256i *a, __m2
 /* Q4_K and Q5_K */
 TL_INLINE void one_k4(const bool five, const int planes, struct lanes row,
                       const struct one_chunk *x, struct one_k *k) {
-    __m256i head[4], fifth[8];
+    __m256i head[4], fifth[4], low[3], high[3];
     lanes_load(row, 0, head);
     from_halves(head[0], &k->d, &k->dmin);
     k->scale[0] = bits_of(head[1], 0, 0x3f);
     k->min[0] = bits_of(head[2], 0, 0x3f);
     k->scale[1] = _mm256_or_si256(bits_of(head[3], 0, 0x0f), bits_of(head[1], 2, 0x30));
     k->min[1] = _mm256_or_si256(bits_of(head[3], 4, 0x0f), bits_of(head[2], 2, 0x30));
-    if (five) {
-        lanes_load(row, 16, fifth);
-        lanes_load(row, 32, fifth + 4);
-    }
-    TL_UNROLL(4)
-    for (int c = 0; c < 4; c++) {
-        __m256i low[3], high[3];
-        const __m256i scale_low = bytes_as_words(k->scale[c / 2], 2 * c % 4, 2 * c % 4, false);
-        const __m256i scale_high =
-            bytes_as_words(k->scale[c / 2], 2 * c % 4 + 1, 2 * c % 4 + 1, false);
-        TL_UNROLL(2)
-        for (int g = 0; g < 2; g++) {
-            __m256i v[4];
-            lanes_load(row, (size_t)((five ? 48 : 16) + 32 * c + 16 * g), v);
-            TL_UNROLL(4)
-            for (int i = 0; i < 4; i++) {
-                const int8_t *digit = x->digit.bytes[0] + 64 * c + 16 * g + 4 * i;
-                const bool first = i == 0 && (five || g == 0);
-                __m256i w = bits_of(v[i], 0, 0x0f);
-                if (five) w = _mm256_or_si256(w, bits_of(fifth[4 * g + i], 2 * c - 4, 0x10));
-                one_dot(planes, low, w, digit, TL_CHUNK, first);
-                w = bits_of(v[i], 4, 0x0f);
-                if (five) w = _mm256_or_si256(w, bits_of(fifth[4 * g + i], 2 * c - 3, 0x10));
-                one_dot(planes, high, w, digit + 32, TL_CHUNK, first);
-            }
-            if (five || g == 1) {
-                one_end(planes, k, low, scale_low, 2 * c);
-                one_end(planes, k, high, scale_high, 2 * c + 1);
-            }
+    TL_UNROLL(8)
+    for (int part = 0; part < 8; part++) {
+        // Q4_K: the two halves of 64 values go together; Q5_K: the halves with the same fifth bits
+        const int c = five ? part % 4 : part / 2, g = five ? part / 4 : part % 2;
+        const int at = 2 * c % 4;
+        __m256i v[4];
+        if (five && c == 0) lanes_load(row, (size_t)(16 + 16 * g), fifth);
+        lanes_load(row, (size_t)((five ? 48 : 16) + 32 * c + 16 * g), v);
+        TL_UNROLL(4)
+        for (int i = 0; i < 4; i++) {
+            const int8_t *digit = x->digit.bytes[0] + 64 * c + 16 * g + 4 * i;
+            const bool first = i == 0 && (five || g == 0);
+            __m256i w = bits_of(v[i], 0, 0x0f);
+            if (five) w = _mm256_or_si256(w, bits_of(fifth[i], 2 * c - 4, 0x10));
+            one_dot(planes, low, w, digit, TL_CHUNK, first);
+            w = bits_of(v[i], 4, 0x0f);
+            if (five) w = _mm256_or_si256(w, bits_of(fifth[i], 2 * c - 3, 0x10));
+            one_dot(planes, high, w, digit + 32, TL_CHUNK, first);
         }
+        if (!five && g == 0) continue;
+        one_end(planes, k, low, bytes_as_words(k->scale[c / 2], at, at, false), 2 * c);
+        one_end(planes, k, high, bytes_as_words(k->scale[c / 2], at + 1, at + 1, false), 2 * c + 1);
     }
 }
 
@@ -609,10 +601,10 @@ TL_INLINE __m256 one_nibbles_chunk(const enum tl_type id, const bool fast, struc
 
 /* Lane r of each half of the result: the sum of that half of x[r]. */
 TL_INLINE __m256i sum_halves(const __m256i x[4]) {
-    const __m256i a = _mm256_add_epi32(_mm256_unpacklo_epi32(x[0], x[1]),
-                                       _mm256_unpackhi_epi32(x[0], x[1]));
-    const __m256i b = _mm256_add_epi32(_mm256_unpacklo_epi32(x[2], x[3]),
-                                       _mm256_unpackhi_epi32(x[2], x[3]));
+    const __m256i a =
+        _mm256_add_epi32(_mm256_unpacklo_epi32(x[0], x[1]), _mm256_unpackhi_epi32(x[0], x[1]));
+    const __m256i b =
+        _mm256_add_epi32(_mm256_unpacklo_epi32(x[2], x[3]), _mm256_unpackhi_epi32(x[2], x[3]));
     return _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
 }
 
