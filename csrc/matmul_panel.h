@@ -714,6 +714,10 @@ TL_INLINE void tile_add(const enum layout layout, enum tl_type id, const struct 
 #undef CASE_32
 }
 
+#if FILL_DIRECT_32
+#include "one_token.h"
+#endif
+
 TL_INLINE void panel_matmul(const enum layout layout, const int tile, const struct tl_matrix *w,
                             size_t row0, size_t row1, const void *packed, size_t tokens, float *y,
                             size_t y_stride, void *scratch) {
@@ -727,6 +731,12 @@ TL_INLINE void panel_matmul(const enum layout layout, const int tile, const stru
     const size_t sum_bytes = layout < LAYOUT_FAST_BYTES ? sizeof(double) : sizeof(float);
     const size_t record_size = layout_record_bytes(layout, (size_t)tile);
     char *sums = (char *)scratch + round_up(PANEL_CHUNKS * sizeof(*panels), 64);
+#if FILL_DIRECT_32
+    if (tokens == 1 && layout == LAYOUT_BYTES) row0 = one_token_rows(3, w, row0, row1, packed, y);
+    if (tokens == 1 && layout == LAYOUT_FAST_BYTES) {
+        row0 = one_token_rows(1, w, row0, row1, packed, y);
+    }
+#endif
     for (size_t row = row0; row < row1; row += PANEL_ROWS) {
         const size_t rows = TL_MIN(row1 - row, (size_t)PANEL_ROWS);
         const uint8_t *src = w->data + row * w->row_bytes;
