@@ -41,15 +41,8 @@ TL_INLINE int steps_of(const bool bytes) {
     return bytes ? 64 : 128;
 }
 
-/* In fast mode one token's dot products are taken as the weights are unpacked: what is not stored
-   need not be read. With the three digits of exact mode there are not enough registers. */
-#ifdef TL_DOT4
-#define TL_HAS_DOT4 1
-#else
-#define TL_HAS_DOT4 0
-#endif
-#define FILL_DIRECT_32 (TL_SIMD == TL_SIMD_AVX512 && TL_HAS_DOT4) // types of 32
-#define FILL_DIRECT (TL_SIMD == TL_SIMD_AVX2 || FILL_DIRECT_32)   // K types; see row_sums.h
+/* In fast mode AVX2 sums one token's products row by row; see row_sums.h. */
+#define FILL_DIRECT (TL_SIMD == TL_SIMD_AVX2)
 
 struct panel {
     union {
@@ -101,15 +94,15 @@ TL_INLINE struct traits traits_of(enum tl_type id) {
     case TL_TYPE_Q6_K:
         return (struct traits){false, false, 32, 2, FILL_DIRECT};
     case TL_TYPE_Q4_0:
-        return (struct traits){false, false, 8, 8, FILL_DIRECT_32};
+        return (struct traits){false, false, 8, 8, false};
     case TL_TYPE_Q4_1:
-        return (struct traits){true, false, 0, 8, FILL_DIRECT_32};
+        return (struct traits){true, false, 0, 8, false};
     case TL_TYPE_Q5_0:
         return (struct traits){false, false, 16, 4, false};
     case TL_TYPE_Q5_1:
         return (struct traits){true, false, 0, 4, false};
     default: // Q8_0
-        return (struct traits){false, false, TL_MAX(TL_OFFSET_Q8_0, 0), 8, FILL_DIRECT_32};
+        return (struct traits){false, false, TL_MAX(TL_OFFSET_Q8_0, 0), 8, false};
     }
 }
 
@@ -326,46 +319,7 @@ static void scale_offsets(const struct tl_type_info *type, size_t first, struct 
 /* The one token whose sums are taken directly. */
 struct direct {
     const int32_t *digits; // (64)
-    const int32_t *starts; // what the offset of a group of 16 or a block of 32 adds
-    v16i part[2], block[2];
 };
-
-/* Slot 0 or 1 begins a group of weights under one scale; `group` is its number, or negative. */
-TL_INLINE void direct_begin(struct direct *d, const int slot, const int group) {
-    if (d != NULL) d->part[slot] = v16i_set1(group >= 0 ? d->starts[group] : 0);
-}
-
-/* The weights at `step` of the panel. */
-TL_INLINE void put(struct direct *d, struct panel *p, size_t first, const int slot, int step,
-                   v16i w) {
-    if (d == NULL) {
-        v16i_store(&p->weights[step][first], w);
-        return;
-    }
-#ifndef TL_DOT4
-    (void)slot;
-#else
-    d->part[slot] = v16i_dot4(d->part[slot], w, v16i_set1(d->digits[step]));
-#endif
-}
-
-/* A group ends: of its block of 32 it is the only one, the first or the last. */
-TL_INLINE void direct_end(struct direct *d, struct panel *p, size_t first, const int slot,
-                          const int32_t *scale, const bool first_group, const bool last_group,
-                          int block) {
-    v16i x;
-    if (d == NULL) return;
-    x = d->part[slot];
-    if (scale != NULL) x = v16i_mul(x, v16i_load(scale));
-    if (!first_group) x = v16i_add(x, d->block[slot]);
-    d->block[slot] = x;
-    if (last_group) v16i_store(&p->sums[block][first], x);
-}
-
-/* A group in both slots, which are two chains of sums, ends. */
-TL_INLINE void direct_end_both(struct direct *d, struct panel *p, size_t first, int block) {
-    if (d != NULL) v16i_store(&p->sums[block][first], v16i_add(d->part[0], d->part[1]));
-}
 
 /*
  * One chunk of 16 rows, any type. `first` is 0 or 16: where in the panel these rows go. A row
@@ -417,24 +371,6 @@ static void fill_any(const struct tl_type_info *type, const struct rows *row, si
         v16i_transpose(column);
         for (int i = 0; i < 16; i++) v16i_store(&panel->weights[s + i][first], column[i]);
     }
-}
-
-/* Direct sums of 16 rows of blocks of 32 from a panel that is filled, whose place they take. */
-static void direct_from_panel(const struct direct *d, size_t first, struct panel *p) {
-    int32_t sums[8][16];
-    for (int b = 0; b < 8; b++) {
-        for (size_t r = 0; r < 16; r++) {
-            uint8_t q[4];
-            int8_t x[4];
-            sums[b][r] = d->starts[b];
-            for (int i = 8 * b; i < 8 * b + 8; i++) {
-                memcpy(q, &p->weights[i][first + r], sizeof(q));
-                memcpy(x, &d->digits[i], sizeof(x));
-                for (int j = 0; j < 4; j++) sums[b][r] += q[j] * x[j];
-            }
-        }
-    }
-    for (int b = 0; b < 8; b++) memcpy(&p->sums[b][first], sums[b], sizeof(sums[b]));
 }
 
 #if TL_SIMD == TL_SIMD_AVX2
@@ -714,8 +650,8 @@ TL_INLINE void tile_add(const enum layout layout, enum tl_type id, const struct 
 #undef CASE_32
 }
 
-#if FILL_DIRECT_32
-#include "one_token.h"
+#if TL_SIMD == TL_SIMD_AVX512 && defined(TL_DOT4)
+#include "one_token_avx512.h"
 #endif
 
 TL_INLINE void panel_matmul(const enum layout layout, const int tile, const struct tl_matrix *w,
@@ -731,10 +667,10 @@ TL_INLINE void panel_matmul(const enum layout layout, const int tile, const stru
     const size_t sum_bytes = layout < LAYOUT_FAST_BYTES ? sizeof(double) : sizeof(float);
     const size_t record_size = layout_record_bytes(layout, (size_t)tile);
     char *sums = (char *)scratch + round_up(PANEL_CHUNKS * sizeof(*panels), 64);
-#if FILL_DIRECT_32
-    if (tokens == 1 && layout == LAYOUT_BYTES) row0 = one_token_rows(3, w, row0, row1, packed, y);
-    if (tokens == 1 && layout == LAYOUT_FAST_BYTES) {
-        row0 = one_token_rows(1, w, row0, row1, packed, y);
+#if TL_SIMD == TL_SIMD_AVX512 && defined(TL_DOT4)
+    if (tile == 1) { // the panels take no part yet, their memory is free
+        row0 = one_token_rows(layout == LAYOUT_BYTES ? 3 : 1, w, row0, row1, packed, y, scratch,
+                              PANEL_CHUNKS * sizeof(*panels));
     }
 #endif
     for (size_t row = row0; row < row1; row += PANEL_ROWS) {
@@ -748,13 +684,10 @@ TL_INLINE void panel_matmul(const enum layout layout, const int tile, const stru
                 const bool direct = FILL_DIRECT && layout == LAYOUT_FAST_BYTES && tile == 1 &&
                                     traits_of(type_id(type)).direct;
                 struct direct one;
-                int32_t starts[16];
                 if (direct) {
                     const char *record = (const char *)packed + (c0 + c) * record_size;
                     const struct fast_record x = fast_record_at(record, true, 1, 0);
-                    const bool of_blocks = type->kind != TL_KIND_K;
-                    tile_starts(x.groups, 1, traits_of(type_id(type)).offset, of_blocks, starts);
-                    one = (struct direct){.digits = x.digits, .starts = starts};
+                    one = (struct direct){.digits = x.digits};
                 }
                 for (size_t r0 = 0; r0 < PANEL_ROWS; r0 += 16) {
                     struct rows at = {.ahead = PANEL_ROWS * w->row_bytes};
