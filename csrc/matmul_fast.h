@@ -93,8 +93,7 @@ TL_INLINE void fast_add_k(const struct panel *panel, struct fast_record x, const
     const bool starts_off = false, subtract = traits.offset != 0;
 #endif
     int32_t starts[16 * TILE_DIGITS];
-    const bool direct = traits.direct && tokens == 1;
-    if (starts_off && !direct) tile_starts(x.groups, tokens, traits.offset, false, starts);
+    if (starts_off) tile_starts(x.groups, tokens, traits.offset, false, starts);
     for (int v = 0; v < PANEL_VECTORS; v++) {
         for (int t = 0; t < tokens; t++) total[v][t] = v16_set1(0);
     }
@@ -114,8 +113,7 @@ TL_INLINE void fast_add_k(const struct panel *panel, struct fast_record x, const
     for (int b = 0; b < 8 && !done; b++) {
         tile_sums s;
         tile_set(s, tokens, NULL);
-        if (direct) direct_sums(s, panel, b);
-        for (int i = 8 * b; !direct && i < 8 * b + 8; i += steps) {
+        for (int i = 8 * b; i < 8 * b + 8; i += steps) {
             tile_bytes(s, panel->weights + i, x.digits + i * tokens, steps, tokens, traits.depth,
                        panel->u.k.scale[i / 4], starts_off ? starts + i / 4 * tokens : NULL);
         }
@@ -167,8 +165,7 @@ TL_INLINE void fast_add_32(const bool bytes, const struct panel *panel, struct f
     const int steps = steps_of(bytes) / 8;
     int32_t starts[8 * TILE_DIGITS];
     v16 total[PANEL_VECTORS][TILE_TOKENS];
-    const bool direct = traits.direct && bytes && tokens == 1;
-    if (bytes && traits.offset != 0 && !direct) {
+    if (bytes && traits.offset != 0) {
         tile_starts(x.groups, tokens, traits.offset, true, starts);
     }
     for (int v = 0; v < PANEL_VECTORS; v++) {
@@ -176,9 +173,7 @@ TL_INLINE void fast_add_32(const bool bytes, const struct panel *panel, struct f
     }
     for (int b = 0; b < 8; b++) {
         tile_sums s;
-        if (direct) {
-            direct_sums(s, panel, b);
-        } else if (bytes) {
+        if (bytes) {
             tile_set(s, tokens, traits.offset != 0 ? starts + b * tokens : NULL);
             tile_bytes(s, panel->weights + b * steps, x.digits + b * steps * tokens, steps, tokens,
                        traits.depth, NULL, NULL);

@@ -41,21 +41,8 @@ TL_INLINE int steps_of(const bool bytes) {
     return bytes ? 64 : 128;
 }
 
-/* In fast mode one token's dot products are taken as the weights are unpacked: what is not stored
-   need not be read. With the three digits of exact mode there are not enough registers. */
-#ifdef TL_DOT4
-#define TL_HAS_DOT4 1
-#else
-#define TL_HAS_DOT4 0
-#endif
-#define FILL_DIRECT_32 (TL_SIMD == TL_SIMD_AVX512 && TL_HAS_DOT4) // types of 32
-#define FILL_DIRECT FILL_DIRECT_32                                // K types
-
 struct panel {
-    union {
-        int32_t weights[128][PANEL_ROWS]; // bytes: the first 64
-        int32_t sums[8][PANEL_ROWS];      // FILL_DIRECT: of each block of 32
-    };
+    int32_t weights[128][PANEL_ROWS]; // bytes: the first 64
     union {
         struct {
             float d[PANEL_ROWS], dmin[PANEL_ROWS];
@@ -78,10 +65,9 @@ struct panel {
 /* What the loops below need to know of a type; constants wherever speed matters. */
 struct traits {
     bool has_min;
-    bool wide;   // the sub-scales of two neighbouring groups of 16 are the same
-    int offset;  // q + offset is not negative
-    int depth;   // so many times two products of a weight and a digit fit in int16
-    bool direct; // one token's sums are taken directly, see FILL_DIRECT
+    bool wide;  // the sub-scales of two neighbouring groups of 16 are the same
+    int offset; // q + offset is not negative
+    int depth;  // so many times two products of a weight and a digit fit in int16
 };
 
 static enum tl_type type_id(const struct tl_type_info *type) {
@@ -91,38 +77,30 @@ static enum tl_type type_id(const struct tl_type_info *type) {
 TL_INLINE struct traits traits_of(enum tl_type id) {
     switch (id) {
     case TL_TYPE_Q4_K:
-        return (struct traits){true, true, 0, 8, FILL_DIRECT};
+        return (struct traits){true, true, 0, 8};
     case TL_TYPE_Q5_K:
-        return (struct traits){true, true, 0, 4, FILL_DIRECT};
+        return (struct traits){true, true, 0, 4};
     case TL_TYPE_Q2_K:
-        return (struct traits){true, false, 0, 4, false};
+        return (struct traits){true, false, 0, 4};
     case TL_TYPE_Q3_K:
-        return (struct traits){false, false, 4, 4, false};
+        return (struct traits){false, false, 4, 4};
     case TL_TYPE_Q6_K:
-        return (struct traits){false, false, 32, 2, FILL_DIRECT};
+        return (struct traits){false, false, 32, 2};
     case TL_TYPE_Q4_0:
-        return (struct traits){false, false, 8, 8, FILL_DIRECT_32};
+        return (struct traits){false, false, 8, 8};
     case TL_TYPE_Q4_1:
-        return (struct traits){true, false, 0, 8, FILL_DIRECT_32};
+        return (struct traits){true, false, 0, 8};
     case TL_TYPE_Q5_0:
-        return (struct traits){false, false, 16, 4, false};
+        return (struct traits){false, false, 16, 4};
     case TL_TYPE_Q5_1:
-        return (struct traits){true, false, 0, 4, false};
+        return (struct traits){true, false, 0, 4};
     default: // Q8_0
-        return (struct traits){false, false, TL_MAX(TL_OFFSET_Q8_0, 0), 8, FILL_DIRECT_32};
+        return (struct traits){false, false, TL_MAX(TL_OFFSET_Q8_0, 0), 8};
     }
 }
 
 static bool int_in_bytes(const struct tl_type_info *type) {
     return TL_OFFSET_Q8_0 >= 0 || type_id(type) != TL_TYPE_Q8_0;
-}
-
-/*
- * Where a byte times a byte does not fit often enough into int16, and there are no dot products
- * of bytes, exact prompts of Q6_K are faster as int16, sub-scales multiplied in.
- */
-static bool scaled_words(const struct tl_type_info *type) {
-    return TL_SIMD == TL_SIMD_AVX2 && type_id(type) == TL_TYPE_Q6_K;
 }
 
 /* ---- packed activations: one record for each tile and chunk ---- */
@@ -231,7 +209,7 @@ TL_INLINE void pack_record(const bool bytes, const v16i X[16], double dx, const 
 
 #if TL_SIMD == TL_SIMD_AVX2
 #define ONE_TOKEN 1 // has its own way
-#include "one_token.h"
+#include "one_token_avx2.h"
 #else
 #define ONE_TOKEN 0
 #endif
@@ -350,50 +328,6 @@ static void scale_offsets(const struct tl_type_info *type, size_t first, struct 
 #endif
 }
 
-/* The one token whose sums are taken directly. */
-struct direct {
-    const int32_t *digits; // (64)
-    const int32_t *starts; // what the offset of a group of 16 or a block of 32 adds
-    v16i part[2], block[2];
-};
-
-/* Slot 0 or 1 begins a group of weights under one scale; `group` is its number, or negative. */
-TL_INLINE void direct_begin(struct direct *d, const int slot, const int group) {
-    if (d != NULL) d->part[slot] = v16i_set1(group >= 0 ? d->starts[group] : 0);
-}
-
-/* The weights at `step` of the panel. */
-TL_INLINE void put(struct direct *d, struct panel *p, size_t first, const int slot, int step,
-                   v16i w) {
-    if (d == NULL) {
-        v16i_store(&p->weights[step][first], w);
-        return;
-    }
-#ifndef TL_DOT4
-    (void)slot;
-#else
-    d->part[slot] = v16i_dot4(d->part[slot], w, v16i_set1(d->digits[step]));
-#endif
-}
-
-/* A group ends: of its block of 32 it is the only one, the first or the last. */
-TL_INLINE void direct_end(struct direct *d, struct panel *p, size_t first, const int slot,
-                          const int32_t *scale, const bool first_group, const bool last_group,
-                          int block) {
-    v16i x;
-    if (d == NULL) return;
-    x = d->part[slot];
-    if (scale != NULL) x = v16i_mul(x, v16i_load(scale));
-    if (!first_group) x = v16i_add(x, d->block[slot]);
-    d->block[slot] = x;
-    if (last_group) v16i_store(&p->sums[block][first], x);
-}
-
-/* A group in both slots, which are two chains of sums, ends. */
-TL_INLINE void direct_end_both(struct direct *d, struct panel *p, size_t first, int block) {
-    if (d != NULL) v16i_store(&p->sums[block][first], v16i_add(d->part[0], d->part[1]));
-}
-
 /*
  * One chunk of 16 rows, any type. `first` is 0 or 16: where in the panel these rows go. A row
  * that is not there repeats the last one; nobody reads its sums.
@@ -444,24 +378,6 @@ static void fill_any(const struct tl_type_info *type, const struct rows *row, si
         v16i_transpose(column);
         for (int i = 0; i < 16; i++) v16i_store(&panel->weights[s + i][first], column[i]);
     }
-}
-
-/* Direct sums of 16 rows of blocks of 32 from a panel that is filled, whose place they take. */
-static void direct_from_panel(const struct direct *d, size_t first, struct panel *p) {
-    int32_t sums[8][16];
-    for (int b = 0; b < 8; b++) {
-        for (size_t r = 0; r < 16; r++) {
-            uint8_t q[4];
-            int8_t x[4];
-            sums[b][r] = d->starts[b];
-            for (int i = 8 * b; i < 8 * b + 8; i++) {
-                memcpy(q, &p->weights[i][first + r], sizeof(q));
-                memcpy(x, &d->digits[i], sizeof(x));
-                for (int j = 0; j < 4; j++) sums[b][r] += q[j] * x[j];
-            }
-        }
-    }
-    for (int b = 0; b < 8; b++) memcpy(&p->sums[b][first], sums[b], sizeof(sums[b]));
 }
 
 #include "fill_panel.h"
@@ -579,11 +495,6 @@ TL_INLINE void tile_starts(const int32_t *groups, const int width, const int off
             starts[g * width + j] = -offset * (blocks ? sum[0] + sum[width] : sum[0]);
         }
     }
-}
-
-/* The sums of a block, where they were taken directly. */
-TL_INLINE void direct_sums(tile_sums s, const struct panel *panel, int block) {
-    for (int v = 0; v < PANEL_VECTORS; v++) s[v][0] = v16i_load(&panel->sums[block][16 * v]);
 }
 
 /* From the sums of a token's digits to the exact T in float64. */
@@ -764,6 +675,10 @@ TL_INLINE void tile_add(const enum layout layout, enum tl_type id, const struct 
 #undef CASE_32
 }
 
+#if TL_SIMD == TL_SIMD_AVX512 && defined(TL_DOT4)
+#include "one_token_avx512.h"
+#endif
+
 TL_INLINE void panel_matmul(const enum layout layout, const int tile, const struct tl_matrix *w,
                             size_t row0, size_t row1, const void *packed, size_t tokens, float *y,
                             size_t y_stride, void *scratch) {
@@ -777,6 +692,12 @@ TL_INLINE void panel_matmul(const enum layout layout, const int tile, const stru
     const size_t sum_bytes = layout < LAYOUT_FAST_BYTES ? sizeof(double) : sizeof(float);
     const size_t record_size = layout_record_bytes(layout, (size_t)tile);
     char *sums = (char *)scratch + round_up(PANEL_CHUNKS * sizeof(*panels), 64);
+#if TL_SIMD == TL_SIMD_AVX512 && defined(TL_DOT4)
+    if (tile == 1) { // the panels take no part yet, their memory is free
+        row0 = one_token_rows(layout == LAYOUT_BYTES ? 3 : 1, w, row0, row1, packed, y, scratch,
+                              PANEL_CHUNKS * sizeof(*panels));
+    }
+#endif
     for (size_t row = row0; row < row1; row += PANEL_ROWS) {
         const size_t rows = TL_MIN(row1 - row, (size_t)PANEL_ROWS);
         const uint8_t *src = w->data + row * w->row_bytes;
@@ -785,25 +706,13 @@ TL_INLINE void panel_matmul(const enum layout layout, const int tile, const stru
             const size_t n = TL_MIN(chunks - c0, chunks_at_once);
             for (size_t c = 0; c < n; c++) {
                 const size_t first = (c0 + c) * per_chunk;
-                const bool direct = FILL_DIRECT && layout == LAYOUT_FAST_BYTES && tile == 1 &&
-                                    traits_of(type_id(type)).direct;
-                struct direct one;
-                int32_t starts[16];
-                if (direct) {
-                    const char *record = (const char *)packed + (c0 + c) * record_size;
-                    const struct fast_record x = fast_record_at(record, true, 1, 0);
-                    const bool of_blocks = type->kind != TL_KIND_K;
-                    tile_starts(x.groups, 1, traits_of(type_id(type)).offset, of_blocks, starts);
-                    one = (struct direct){.digits = x.digits, .starts = starts};
-                }
                 for (size_t r0 = 0; r0 < PANEL_ROWS; r0 += 16) {
                     struct rows at = {.ahead = PANEL_ROWS * w->row_bytes};
                     for (size_t r = 0; r < 16; r++) {
                         at.at[r] = src + TL_MIN(r0 + r, rows - 1) * w->row_bytes +
                                    first * (size_t)type->bytes;
                     }
-                    fill_rows(type, &at, TL_MIN(blocks - first, per_chunk), r0, &panels[c],
-                              direct ? &one : NULL);
+                    fill_rows(type, &at, TL_MIN(blocks - first, per_chunk), r0, &panels[c]);
                     if (layout == LAYOUT_WORDS && scaled_words(type)) {
                         fill_scaled_words(r0, &panels[c]);
                     }

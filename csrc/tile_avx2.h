@@ -92,8 +92,9 @@ TL_INLINE void tile_asm_words(v16i *s, const void *w, const void *x, int steps) 
 #define ASM_STEPS_LAST_4                                                                           \
     ASM_WEIGHTS(4)                                                                                 \
     ASM_DIGITS(ASM_SET, 4)                                                                         \
-    ASM_WEIGHTS(5) ASM_DIGITS(ASM_ADD, 5) ASM_WEIGHTS(6) ASM_DIGITS(ASM_ADD, 6) ASM_WEIGHTS(7)     \
-        ASM_DIGITS(ASM_ADD, 7)
+    ASM_WEIGHTS(5)                                                                                 \
+    ASM_DIGITS(ASM_ADD, 5)                                                                         \
+    ASM_WEIGHTS(6) ASM_DIGITS(ASM_ADD, 6) ASM_WEIGHTS(7) ASM_DIGITS(ASM_ADD, 7)
 /* The first half of the block waits in memory. */
 #define ASM_HALF(a, b, j, step)                                                                    \
     "vpmaddwd (%[scale]), %%ymm" #a ", %%ymm" #a "\n"                                              \
@@ -129,13 +130,13 @@ TL_INLINE void tile_asm_words(v16i *s, const void *w, const void *x, int steps) 
 #define ASM_OFFSETS_FIRST(shift)                                                                   \
     ASM_OFFSET(0, 1, 0, shift)                                                                     \
     ASM_OFFSET(2, 3, 4, shift)                                                                     \
-    ASM_OFFSET(4, 5, 8, shift) ASM_OFFSET(6, 7, 12, shift) ASM_OFFSET(8, 9, 16, shift)             \
-        ASM_OFFSET(10, 11, 20, shift)
+    ASM_OFFSET(4, 5, 8, shift)                                                                     \
+    ASM_OFFSET(6, 7, 12, shift) ASM_OFFSET(8, 9, 16, shift) ASM_OFFSET(10, 11, 20, shift)
 #define ASM_OFFSETS_LAST(shift)                                                                    \
     ASM_OFFSET(0, 1, 24, shift)                                                                    \
     ASM_OFFSET(2, 3, 28, shift)                                                                    \
-    ASM_OFFSET(4, 5, 32, shift) ASM_OFFSET(6, 7, 36, shift) ASM_OFFSET(8, 9, 40, shift)            \
-        ASM_OFFSET(10, 11, 44, shift)
+    ASM_OFFSET(4, 5, 32, shift)                                                                    \
+    ASM_OFFSET(6, 7, 36, shift) ASM_OFFSET(8, 9, 40, shift) ASM_OFFSET(10, 11, 44, shift)
 #define ASM_TWO_HALVES(first, last)                                                                \
     ASM_STEPS_4 first ASM_DIGITS(ASM_HALF, 0) ASM_STEPS_LAST_4 last ASM_DIGITS(ASM_OTHER_HALF, 0)
 

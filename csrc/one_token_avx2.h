@@ -1,5 +1,5 @@
 /*
- * one_token.h - quantized weights times one token on AVX2, eight rows at a time.
+ * one_token_avx2.h - quantized weights times one token, eight rows at a time.
  *
  * Included by matmul_panel.h. With one token a panel would be read only once. Here the bytes of
  * eight rows are transposed in registers, so that each 32-bit lane has one row, and multiplied
