@@ -128,6 +128,71 @@ TL_INLINE void fill_q6_k(const struct rows *row, size_t first, struct panel *p) 
     }
 }
 
+/* Four of the groups' sub-scales, one to a byte. */
+TL_INLINE void fill_scales(struct panel *p, size_t first, int group, v16i scales, int offset) {
+    TL_UNROLL(4)
+    for (int j = 0; j < 4; j++) {
+        v16i scale = v16i_sub(byte_at(scales, j, false), v16i_set1(offset));
+        v16i_store(&p->u.k.scale[group + j][first], SCALE_WORD(scale));
+    }
+}
+
+TL_INLINE void fill_q2_k(const struct rows *row, size_t first, struct panel *p) {
+    v16i x[8];
+    v16i_load_16_bytes(row, 68, x); // the last are d and dmin
+    v16_store(&p->u.k.d[first], v16_from_low_halves(x[3]));
+    v16_store(&p->u.k.dmin[first], v16_from_low_halves(v16i_srl(x[3], 16)));
+    v16i_load_16_bytes(row, 0, x);
+    for (int i = 0; i < 4; i++) {
+        v16i mins = masked(v16i_srl(x[i], 4), 0x0f);
+        fill_scales(p, first, 4 * i, masked(x[i], 0x0f), 0);
+        TL_UNROLL(2)
+        for (int j = 0; j < 2; j++) {
+            v16i high = v16i_sll(byte_at(mins, 2 * j + 1, false), 16);
+            v16i pair = v16i_or_and(high, byte_at(mins, 2 * j, false), v16i_set1(0xff));
+            v16i_store(&p->u.k.min[2 * i + j][first], pair);
+        }
+    }
+    for (int half = 0; half < 2; half++) {
+        v16i_load_32_bytes(row, (size_t)(16 + 32 * half), x);
+        for (int i = 0; i < 8; i++) {
+            TL_UNROLL(4)
+            for (int j = 0; j < 4; j++) {
+                v16i_store(&p->weights[32 * half + 8 * j + i][first],
+                           masked(v16i_srl(x[i], 2 * j), 0x03));
+            }
+        }
+    }
+}
+
+TL_INLINE void fill_q3_k(const struct rows *row, size_t first, struct panel *p) {
+    v16i x[8], high[8], low[3];
+    v16i_load_16_bytes(row, 94, x); // two bytes of values, twelve of scales, d
+    v16_store(&p->u.k.d[first], v16_from_low_halves(v16i_srl(x[3], 16)));
+    for (int i = 0; i < 3; i++) {
+        low[i] = v16i_or_and(v16i_srl(x[i], 16), v16i_sll(x[i + 1], 16), v16i_set1(-1));
+    }
+    TL_UNROLL(4)
+    for (int i = 0; i < 4; i++) {
+        v16i four = masked(v16i_srl(low[i % 2], i / 2 * 4), 0x0f);
+        v16i two = masked(v16i_srl(low[2], 2 * i), 0x03);
+        fill_scales(p, first, 4 * i, or_masked(four, v16i_sll(two, 4), 0x30), 32);
+    }
+    v16i_load_32_bytes(row, 0, high);
+    for (int half = 0; half < 2; half++) {
+        v16i_load_32_bytes(row, (size_t)(32 + 32 * half), x);
+        for (int i = 0; i < 8; i++) {
+            TL_UNROLL(4)
+            for (int j = 0; j < 4; j++) {
+                v16i third = v16i_sll(masked(high[i], 1 << j), 2); // to the bits 2 to 5
+                v16i q = or_masked(masked(v16i_srl(x[i], 2 * j), 0x03), v16i_srl(third, j), 0x04);
+                v16i_store(&p->weights[32 * half + 8 * j + i][first], q);
+            }
+            high[i] = v16i_srl(high[i], 4);
+        }
+    }
+}
+
 #if TL_OFFSET_Q8_0 >= 0
 TL_INLINE void fill_q8_0(const struct rows *row, size_t first, struct panel *p) {
     for (size_t b = 0; b < 8; b++) {
@@ -224,6 +289,12 @@ TL_INLINE void fill_rows(const struct tl_type_info *type, const struct rows *row
         break;
     case TL_TYPE_Q8_0:
         fill_q8_0(row, first, panel);
+        break;
+    case TL_TYPE_Q2_K:
+        fill_q2_k(row, first, panel);
+        break;
+    case TL_TYPE_Q3_K:
+        fill_q3_k(row, first, panel);
         break;
     case TL_TYPE_Q4_K:
         fill_q4_k(row, first, panel);

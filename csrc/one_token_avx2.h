@@ -433,7 +433,7 @@ TL_INLINE void one_k_exact(const struct traits traits, const struct one_chunk *x
     if (traits.offset != 0) {
         one_k_mins(x, k->scale, false, true, mins);
         for (int half = 0; half < 2; half++) {
-            total[half] = _mm256_fnmadd_pd(mins[half], _mm256_set1_pd(traits.offset), total[half]);
+            total[half] = _mm256_fmadd_pd(mins[half], _mm256_set1_pd(-traits.offset), total[half]);
         }
     }
     for (int half = 0; half < 2; half++) {
@@ -472,7 +472,9 @@ TL_INLINE void one_k_fast(const struct traits traits, const struct one_chunk *x,
         }
     }
     sums->y = _mm256_fmadd_ps(k->d, total, sums->y);
-    if (traits.has_min) sums->y = _mm256_fnmadd_ps(k->dmin, mins, sums->y);
+    if (!traits.has_min) return;
+    mins = _mm256_mul_ps(mins, _mm256_set1_ps(-1));
+    sums->y = _mm256_fmadd_ps(k->dmin, mins, sums->y);
 }
 
 TL_INLINE void one_k_chunk(const enum tl_type id, const bool fast, struct lanes row,
