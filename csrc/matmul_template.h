@@ -68,18 +68,18 @@ static double chunk_scale(uint32_t largest, float *factor) {
 }
 
 /*
- * Fast mode: the scale of a block of 32 activations, and the factor that takes them to integers up
- * to `limit`. `largest` is as above. A block with a NaN or an infinity has a scale of NaN, and all
- * its integers are zero, as they are in a block where nothing reaches 2^-100.
+ * Fast mode: what the largest of 32 activations may become, and how many such limits are tried;
+ * each is one less than the one before it.
  */
-static float block_scale(uint32_t largest, float limit, float *factor) {
-    float most;
-    memcpy(&most, &largest, sizeof(most));
-    *factor = 0;
-    if (largest >= 0x7f800000u) return NAN;
-    if (most < 0x1p-100f) return 0;
-    *factor = limit / most;
-    return most / limit;
+#define FAST_LIMIT_BYTES 127
+#define FAST_TRIES_BYTES 8
+#define FAST_LIMIT_WORDS 32000
+#define FAST_TRIES_WORDS 1
+#define FAST_LEAST 0x1p-100f // a block that does not reach it is all zeros
+
+/* (highest / limit)^2, for errors in steps of different size */
+static float fast_weight(int highest, int limit) {
+    return (float)highest * (float)highest / ((float)limit * (float)limit);
 }
 
 /* ---- float weights ---- */
