@@ -40,21 +40,30 @@ TL_INLINE v16 v16_from_bits(v16i x) {
  * largest value to one of the limits, the one with the least sum of squared errors. x[k] holds
  * value k of each half of a block: lanes 2 b and 2 b + 1 are block b. base is 128 / the largest.
  */
-TL_INLINE v16 fast_factor(const v16 x[16], v16 base, const int limit, const int tries) {
+TL_INLINE v16 fast_factor(const v16 x[16], v16 base) {
     v16 best = v16_set1(INFINITY), factor = v16_set1(0);
-    for (int i = 0; i < tries; i++) {
-        const v16 f = v16_mul(base, v16_set1((float)(limit - i) / 128));
-        v16 error = v16_set1(0);
+    for (int first = 0; first < FAST_TRIES; first += 2 /* side by side */) {
+        v16 f[2], error[2];
+        for (int i = 0; i < 2; i++) {
+            f[i] = v16_mul(base, v16_set1((float)(FAST_LIMIT - first - i) / 128));
+            error[i] = v16_set1(0);
+        }
         TL_UNROLL(16)
         for (int k = 0; k < 16; k++) {
-            v16 y = v16_mul(x[k], f);
-            v16 e = v16_sub(y, v16_rint(y));
-            error = v16_fma(e, e, error);
+            TL_UNROLL(16)
+            for (int i = 0; i < 2; i++) {
+                v16 y = v16_mul(x[k], f[i]);
+                v16 e = v16_sub(y, v16_rint(y));
+                error[i] = v16_fma(e, e, error[i]);
+            }
         }
-        error = v16_add(error, v16_swap_pairs(error));
-        error = v16_mul(error, v16_set1(fast_weight(limit, limit - i)));
-        factor = v16_if_less(error, best, f, factor);
-        best = v16_if_less(error, best, error, best);
+        TL_UNROLL(16)
+        for (int i = 0; i < 2; i++) {
+            v16 all = v16_add(error[i], v16_swap_pairs(error[i]));
+            all = v16_mul(all, v16_set1(fast_weight(FAST_LIMIT - first - i)));
+            factor = v16_if_less(all, best, f[i], factor);
+            best = v16_if_less(all, best, all, best);
+        }
     }
     return factor;
 }
@@ -83,8 +92,7 @@ TL_INLINE void fast_pack_record(const bool bytes, const float *values, size_t n,
     for (int k = 0; k < 16; k++) x[k] = v16_if_less(most, infinity, x[k], zero);
     base = v16_if_less(most, v16_set1(FAST_LEAST), zero, v16_div(v16_set1(128), most));
     base = v16_if_less(most, infinity, base, zero);
-    factor = fast_factor(x, base, bytes ? FAST_LIMIT_BYTES : FAST_LIMIT_WORDS,
-                         bytes ? FAST_TRIES_BYTES : FAST_TRIES_WORDS);
+    factor = bytes ? fast_factor(x, base) : v16_mul(base, v16_set1(FAST_LIMIT_WORDS / 128));
     for (int k = 0; k < 16; k++) {
         v16 y = v16_mul(x[k], factor), rounded = v16_rint(y);
         square = v16_fma(rounded, rounded, square);

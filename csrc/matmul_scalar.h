@@ -48,14 +48,14 @@ static float round_block(const float *x, int32_t *X) {
     memcpy(&most, &largest, sizeof(most));
     if (largest >= 0x7f800000u) return NAN;
     if (most < FAST_LEAST) return 0;
-    for (int limit = FAST_LIMIT_BYTES; limit > FAST_LIMIT_BYTES - FAST_TRIES_BYTES; limit--) {
+    for (int limit = FAST_LIMIT; limit > FAST_LIMIT - FAST_TRIES; limit--) {
         const float f = 128 / most * ((float)limit / 128);
         float error[2] = {0}, all;
         for (int k = 0; k < 32; k++) {
             float y = x[k] * f, e = y - rintf(y);
             error[k / 16] = fmaf(e, e, error[k / 16]);
         }
-        all = (error[0] + error[1]) * fast_weight(FAST_LIMIT_BYTES, limit);
+        all = (error[0] + error[1]) * fast_weight(limit);
         if (all < best) {
             best = all;
             factor = f;

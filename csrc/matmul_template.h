@@ -68,18 +68,17 @@ static double chunk_scale(uint32_t largest, float *factor) {
 }
 
 /*
- * Fast mode: what the largest of 32 activations may become, and how many such limits are tried;
- * each is one less than the one before it.
+ * Fast mode: the largest of 32 activations becomes one of the FAST_TRIES integers up to FAST_LIMIT,
+ * whichever gives the least error; where digits are int16 it becomes FAST_LIMIT_WORDS.
  */
-#define FAST_LIMIT_BYTES 127
-#define FAST_TRIES_BYTES 8
-#define FAST_LIMIT_WORDS 32000
-#define FAST_TRIES_WORDS 1
+#define FAST_LIMIT 127
+#define FAST_TRIES 8
+#define FAST_LIMIT_WORDS 32000.0f
 #define FAST_LEAST 0x1p-100f // a block that does not reach it is all zeros
 
-/* (highest / limit)^2, for errors in steps of different size */
-static float fast_weight(int highest, int limit) {
-    return (float)highest * (float)highest / ((float)limit * (float)limit);
+/* What a sum of squared errors in steps of largest / limit counts for. */
+TL_INLINE float fast_weight(int limit) {
+    return (float)(FAST_LIMIT * FAST_LIMIT) / (float)(limit * limit);
 }
 
 /* ---- float weights ---- */
