@@ -66,6 +66,7 @@ static void lay_out(struct run *r, struct carver *c) {
     r->packed_one = carve(c, (size_t)r->call->threads, r->pack_one_bytes);
     r->stamps = carve(c, (size_t)r->call->threads, sizeof(struct stamp));
     r->scratch = carve(c, (size_t)r->call->threads, r->thread_bytes);
+    r->shared = carve(c, 1, r->shared_bytes);
 }
 
 static void plan_matmul(struct run *r, const struct tl_matrix *w, size_t tokens) {
@@ -108,6 +109,7 @@ static int plan_workspace(struct run *r, size_t *bytes) {
     }
     r->thread_bytes = TL_MAX(r->thread_bytes, attention_scratch(r));
     r->thread_bytes = (r->thread_bytes + 4095) / 4096 * 4096;
+    r->shared_bytes = attention_shared(r);
     r->pack_one_bytes = (r->pack_one_bytes + 63) / 64 * 64;
 
     lay_out(r, &c);

@@ -35,23 +35,47 @@ static double round_chunk(const float *x, size_t n, int32_t *X) {
     return dx;
 }
 
-/* Fast mode: int8 and a scale for each 32. */
+/* Fast mode, one block of 32: int8 and a scale. */
+static float round_block(const float *x, int32_t *X) {
+    uint32_t largest = 0, bits;
+    float most, factor = 0, best = INFINITY, square[2] = {0}, rest[2] = {0};
+    for (int k = 0; k < 32; k++) {
+        memcpy(&bits, x + k, sizeof(bits));
+        bits &= 0x7fffffffu;
+        largest = bits > largest ? bits : largest;
+    }
+    memset(X, 0, 32 * sizeof(*X));
+    memcpy(&most, &largest, sizeof(most));
+    if (largest >= 0x7f800000u) return NAN;
+    if (most < FAST_LEAST) return 0;
+    for (int limit = FAST_LIMIT; limit > FAST_LIMIT - FAST_TRIES; limit--) {
+        const float f = 128 / most * ((float)limit / 128);
+        float error[2] = {0}, all;
+        for (int k = 0; k < 32; k++) {
+            float y = x[k] * f, e = y - rintf(y);
+            error[k / 16] = fmaf(e, e, error[k / 16]);
+        }
+        all = (error[0] + error[1]) * fast_weight(limit);
+        if (all < best) {
+            best = all;
+            factor = f;
+        }
+    }
+    for (int k = 0; k < 32; k++) {
+        float y = x[k] * factor, q = rintf(y);
+        square[k / 16] = fmaf(q, q, square[k / 16]);
+        rest[k / 16] = fmaf(y - q, q, rest[k / 16]);
+        X[k] = (int32_t)q;
+    }
+    square[0] += square[1];
+    return (square[0] + (rest[0] + rest[1])) / (square[0] * factor);
+}
+
+/* Fast mode: n <= 256 values of a token. */
 static void round_blocks(const float *x, size_t n, struct int_chunk *out) {
     float padded[TL_CHUNK] = {0};
     memcpy(padded, x, n * sizeof(float));
-    for (int b = 0; b < 8; b++) {
-        uint32_t largest = 0, bits;
-        float factor;
-        for (int k = 32 * b; k < 32 * b + 32; k++) {
-            memcpy(&bits, padded + k, sizeof(bits));
-            bits &= 0x7fffffffu;
-            largest = bits > largest ? bits : largest;
-        }
-        out->scale[b] = block_scale(largest, 127, &factor);
-        for (int k = 32 * b; k < 32 * b + 32; k++) {
-            out->X[k] = factor > 0 ? (int32_t)rintf(padded[k] * factor) : 0;
-        }
-    }
+    for (int b = 0; b < 8; b++) out->scale[b] = round_block(padded + 32 * b, out->X + 32 * b);
 }
 
 static size_t int_pack_bytes(enum matmul_format format, size_t cols, size_t tokens) {

@@ -68,18 +68,17 @@ static double chunk_scale(uint32_t largest, float *factor) {
 }
 
 /*
- * Fast mode: the scale of a block of 32 activations, and the factor that takes them to integers up
- * to `limit`. `largest` is as above. A block with a NaN or an infinity has a scale of NaN, and all
- * its integers are zero, as they are in a block where nothing reaches 2^-100.
+ * Fast mode: the largest of 32 activations becomes one of the FAST_TRIES integers up to FAST_LIMIT,
+ * whichever gives the least error; where digits are int16 it becomes FAST_LIMIT_WORDS.
  */
-static float block_scale(uint32_t largest, float limit, float *factor) {
-    float most;
-    memcpy(&most, &largest, sizeof(most));
-    *factor = 0;
-    if (largest >= 0x7f800000u) return NAN;
-    if (most < 0x1p-100f) return 0;
-    *factor = limit / most;
-    return most / limit;
+#define FAST_LIMIT 127
+#define FAST_TRIES 8
+#define FAST_LIMIT_WORDS 32000.0f
+#define FAST_LEAST 0x1p-100f // a block that does not reach it is all zeros
+
+/* What a sum of squared errors in steps of largest / limit counts for. */
+TL_INLINE float fast_weight(int limit) {
+    return (float)(FAST_LIMIT * FAST_LIMIT) / (float)(limit * limit);
 }
 
 /* ---- float weights ---- */

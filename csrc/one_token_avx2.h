@@ -112,16 +112,17 @@ static void one_pack_exact(const bool bytes, const float *x, size_t n, struct on
 }
 
 static void one_pack_fast(const bool bytes, const float *x, size_t n, struct one_chunk *out) {
-    float padded[TL_CHUNK] = {0};
+    v16i rounded[16];
+    float scale[16];
     int32_t X[TL_CHUNK];
-    memcpy(padded, x, n * sizeof(float));
-    for (int b = 0; b < 8; b++) {
-        v16i rounded[2];
-        out->scale[b] = fast_round(bytes, padded + 32 * b, rounded);
-        for (int i = 0; i < 2; i++) v16i_store(X + 32 * b + 16 * i, rounded[i]);
-    }
+    fast_round(bytes, x, n, rounded, scale);
+    v16i_transpose(rounded);
+    for (int i = 0; i < 16; i++) v16i_store(X + 16 * i, rounded[i]);
     one_put(bytes, 1, X, out);
-    for (int b = 0; b < 8; b++) out->scaled[b] *= out->scale[b];
+    for (int b = 0; b < 8; b++) {
+        out->scale[b] = scale[2 * b];
+        out->scaled[b] *= out->scale[b];
+    }
 }
 
 static bool one_has(enum matmul_format format) {

@@ -35,6 +35,7 @@ struct run {
     size_t pack_bytes;     // of the packed activations of several tokens
     size_t pack_one_bytes; // of those of one token, which each thread has for itself
     size_t thread_bytes;   // scratch of each thread
+    size_t shared_bytes;   // of attention, for all threads
 
     // the workspace
     float *slots[TL_TAP_COUNT]; // scratch of each tap (chunk, row)
@@ -45,6 +46,7 @@ struct run {
     uint8_t *packed_one;  // (threads, pack_one_bytes)
     struct stamp *stamps; // (threads)
     uint8_t *scratch;     // (threads, thread_bytes)
+    float *shared;        // (shared_bytes)
 
     // the current chunk
     size_t row0;
@@ -72,6 +74,9 @@ int run_tasks(struct run *r, size_t tasks, void (*fn)(void *arg, size_t task, in
 
 /* Bytes of scratch that a thread needs for attention. */
 size_t attention_scratch(const struct run *r);
+
+/* Bytes that all threads together need for the attention of a single token. */
+size_t attention_shared(const struct run *r);
 
 /* Appends the chunk's keys (n, K, Dh) and values (n, K, Dv) to the caches. */
 int attention_append(struct run *r, size_t layer, const float *keys, const float *values);

@@ -55,6 +55,15 @@ TL_INLINE v16 v16_if_less(v16 x, v16 limit, v16 then, v16 otherwise) {
     return (v16){_mm256_blendv_ps(otherwise.a, then.a, _mm256_cmp_ps(x.a, limit.a, _CMP_LT_OQ)),
                  _mm256_blendv_ps(otherwise.b, then.b, _mm256_cmp_ps(x.b, limit.b, _CMP_LT_OQ))};
 }
+/* to the nearest integer, ties to even */
+TL_INLINE v16 v16_rint(v16 x) {
+    return (v16){_mm256_round_ps(x.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
+                 _mm256_round_ps(x.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+/* lanes 2 j and 2 j + 1 change places */
+TL_INLINE v16 v16_swap_pairs(v16 x) {
+    return (v16){_mm256_permute_ps(x.a, 0xb1), _mm256_permute_ps(x.b, 0xb1)};
+}
 /* 2^n as float32, where x = n + 1.5 * 2^23 and -126 <= n <= 127 */
 TL_INLINE v16 v16_pow2(v16 x) {
     const __m256i one = _mm256_set1_epi32(0x3f800000);
@@ -123,6 +132,14 @@ TL_INLINE v16 v16_fma(v16 x, v16 y, v16 z) {
 /* x < limit ? then : otherwise (otherwise for NaN) */
 TL_INLINE v16 v16_if_less(v16 x, v16 limit, v16 then, v16 otherwise) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, limit, _CMP_LT_OQ), otherwise, then);
+}
+/* to the nearest integer, ties to even */
+TL_INLINE v16 v16_rint(v16 x) {
+    return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+/* lanes 2 j and 2 j + 1 change places */
+TL_INLINE v16 v16_swap_pairs(v16 x) {
+    return _mm512_shuffle_ps(x, x, 0xb1);
 }
 /* 2^n as float32, where x = n + 1.5 * 2^23 and -126 <= n <= 127 */
 TL_INLINE v16 v16_pow2(v16 x) {
@@ -195,6 +212,14 @@ TL_INLINE v16 v16_fma(v16 x, v16 y, v16 z) {
 /* x < limit ? then : otherwise (otherwise for NaN) */
 TL_INLINE v16 v16_if_less(v16 x, v16 limit, v16 then, v16 otherwise) {
     V16_NEON(vbslq_f32(vcltq_f32(x.v[i], limit.v[i]), then.v[i], otherwise.v[i]));
+}
+/* to the nearest integer, ties to even */
+TL_INLINE v16 v16_rint(v16 x) {
+    V16_NEON(vrndnq_f32(x.v[i]));
+}
+/* lanes 2 j and 2 j + 1 change places */
+TL_INLINE v16 v16_swap_pairs(v16 x) {
+    V16_NEON(vrev64q_f32(x.v[i]));
 }
 /* 2^n as float32, where x = n + 1.5 * 2^23 and -126 <= n <= 127 */
 TL_INLINE v16 v16_pow2(v16 x) {

@@ -1,4 +1,4 @@
-"""The matmul of exact mode in Python integers and fractions.
+"""The matmuls of exact and of fast mode in Python integers and fractions.
 
 Written from docs/numerics.md alone, to be slow, exact and independent of the C code: sums are
 integers, and each rounding is one call of `round_to`.
@@ -163,6 +163,66 @@ def dot_quantized(name, row, rounded):
     return np.float32(round_to(Fraction(total), 24, -126))
 
 
+def sum_of_halves(a, b):
+    """The products of 32 float32 pairs: a chain for each half, then the two added."""
+    sums = [0.0, 0.0]
+    for k in range(32):
+        sums[k // 16] = fma32(a[k], b[k], sums[k // 16])
+    return np.float32(sums[0]) + np.float32(sums[1])
+
+
+def round_block(x, words):
+    """Fast mode: the integers of 32 activations, and their scale; words: int16 digits."""
+    largest = np.abs(x).max()
+    if not np.isfinite(largest):
+        return np.zeros(32, np.int64), math.nan
+    if largest < np.float32(2.0**-100):
+        return np.zeros(32, np.int64), 0.0
+    base, least = np.float32(128) / largest, np.inf
+    for limit in [32000] if words else range(127, 119, -1):
+        factor = base * np.float32(limit / 128)
+        y = x * factor
+        error = sum_of_halves(y - np.rint(y), y - np.rint(y))
+        error *= np.float32(127 * 127) / np.float32(limit * limit)
+        if error < least:
+            least, best = error, factor
+    y = x * best
+    integers = np.rint(y)
+    square = sum_of_halves(integers, integers)
+    rest = sum_of_halves(y - integers, integers)
+    return integers.astype(np.int64), float((square + rest) / (square * best))
+
+
+def dot_fast(name, row, rounded):
+    """Fast mode: one row of raw blocks times one token, a list of rounded blocks of 32."""
+    items, size, _ = TYPES[name]
+    total = 0.0
+    for c, block in enumerate(row.reshape(-1, size)):
+        if items == 32:
+            q, d, m = decode_32(name, block)
+            x, scale = rounded[c]
+            total = fma32(np.float32((q * x).sum()) * np.float32(scale), d, total)
+            if name in WITH_MIN:
+                total = fma32(m, np.float32(scale) * np.float32(x.sum()), total)
+            continue
+        q, scales, minima, d, dmin = decode_k(name, block)
+        products, minimum = 0.0, 0.0
+        for b, (x, scale) in enumerate(rounded[8 * c : 8 * c + 8]):
+            sums = (q[32 * b : 32 * b + 32] * x).reshape(2, 16).sum(1)
+            part = int((sums * scales[2 * b : 2 * b + 2]).sum())
+            products = fma32(np.float32(part), scale, products)
+            if name in ("Q4_K", "Q5_K"):
+                scaled = np.float32(scale) * np.float32(x.sum())
+                minimum = fma32(minima[2 * b], scaled, minimum)
+            else:
+                part = int((minima[2 * b : 2 * b + 2] * x.reshape(2, 16).sum(1)).sum())
+                minimum = fma32(np.float32(part), scale, minimum)
+        total = fma32(d, products, total)
+        if name in WITH_MIN:
+            total = fma32(dmin, -minimum, total)
+    return np.float32(total)
+
+
 def dot_float(row, x):
     """One row of float32 weights times one token: 16 lanes, superchunks of 4096."""
     y = np.float32(0)
@@ -195,6 +255,15 @@ def matmul(name, weights, cols, x):
     for t in range(len(x)):
         rounded = [round_chunk(x[t, c : c + 256]) for c in range(0, cols, 256)]
         out[t] = [dot_quantized(name, row, rounded) for row in weights]
+    return out
+
+
+def matmul_fast(name, weights, cols, x, words=False):
+    """The same in fast mode, for a quantized type."""
+    out = np.empty((len(x), len(weights)), np.float32)
+    for t in range(len(x)):
+        rounded = [round_block(x[t, c : c + 32], words) for c in range(0, cols, 32)]
+        out[t] = [dot_fast(name, row, rounded) for row in weights]
     return out
 
 

@@ -52,6 +52,26 @@ def test_capturing(case):
     assert np.array_equal(model.trace(ids, "output")["output"], want)
 
 
+@pytest.mark.parametrize(("heads", "kv_heads"), [(6, 1), (3, 3), (12, 4)])
+def test_decoding_over_a_long_context(heads, kv_heads, tmp_path):
+    """Where the heads of keys are not even over the threads, one token is split by positions."""
+    shape = {"heads": heads, "kv_heads": kv_heads, "head_size": 24, "width": 96, "ffn": 96}
+    tensors = models.random_llama("F32", **shape)
+    path = build.write(tmp_path / "long.gguf", *tensors)
+    ids = build.random_ids(tl.load(path), 1560)
+    want = tl.load(path).logits(ids)[1500:]
+    for threads in (1, 2, 3, 5, 8):
+        session = tl.load(path, threads=threads).session()
+        session.eval(ids[:1500], "none")
+        got = [session.eval(ids[i : i + 1]) for i in range(1500, 1560)]
+        assert np.array_equal(np.array(got), want)
+        session.rewind(3)
+        traced = session.eval(ids[1557:1558], capture="*")  # which is not split
+        assert np.array_equal(traced["output"][0], want[57])
+        looked = session.eval(ids[1558:1559], capture=["blk.1.attn_mix", "output"])
+        assert np.array_equal(looked["output"][0], want[58])
+
+
 def test_ragged_batch(case):
     model, ids, want = case
     cuts = [ids, ids[:1], ids[:97], ids[5:270]]

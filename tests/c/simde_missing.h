@@ -10,6 +10,10 @@
 #include <simde/x86/f16c.h>
 #include <simde/x86/fma.h>
 
+#ifndef _MM_FROUND_NO_EXC
+#define _MM_FROUND_NO_EXC SIMDE_MM_FROUND_NO_EXC
+#endif
+
 /* to[i] = expression, lane by lane; x, y, z are the arguments' lanes. */
 #define TL_EACH_1(name, result, argument, to, n, expression)                                       \
     static inline result name(argument a) {                                                        \
