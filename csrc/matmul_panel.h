@@ -207,13 +207,6 @@ TL_INLINE void pack_record(const bool bytes, const v16i X[16], double dx, const 
 
 #include "matmul_fast.h"
 
-#if TL_SIMD == TL_SIMD_AVX2
-#define ONE_TOKEN 1 // has its own way
-#include "one_token_avx2.h"
-#else
-#define ONE_TOKEN 0
-#endif
-
 TL_INLINE size_t layout_record_bytes(const enum layout layout, const size_t tile) {
     if (layout >= LAYOUT_FAST_BYTES) return fast_record_bytes(layout_in_bytes(layout), tile);
     return record_bytes(layout_in_bytes(layout), tile);
@@ -242,72 +235,7 @@ TL_INLINE void pack_tokens(const enum layout layout, const size_t tile, const fl
     }
 }
 
-/* One copy of a loop for each format, so that the layout and the tile are constants inside. */
-#define INT_DISPATCH(format, function, ...)                                                        \
-    switch (format) {                                                                              \
-    case FORMAT_BYTE_ROW:                                                                          \
-        if (!ONE_TOKEN) function(LAYOUT_BYTES, 1, __VA_ARGS__);                                    \
-        break;                                                                                     \
-    case FORMAT_BYTE_TILE:                                                                         \
-        function(LAYOUT_BYTES, BYTE_TOKENS, __VA_ARGS__);                                          \
-        break;                                                                                     \
-    case FORMAT_WORD_ROW:                                                                          \
-        if (!ONE_TOKEN) function(LAYOUT_WORDS, 1, __VA_ARGS__);                                    \
-        break;                                                                                     \
-    case FORMAT_WORD_TILE:                                                                         \
-        function(LAYOUT_WORDS, WORD_TOKENS, __VA_ARGS__);                                          \
-        break;                                                                                     \
-    case FORMAT_FAST_BYTE_ROW:                                                                     \
-        if (!ONE_TOKEN) function(LAYOUT_FAST_BYTES, 1, __VA_ARGS__);                               \
-        break;                                                                                     \
-    case FORMAT_FAST_BYTE_TILE:                                                                    \
-        function(LAYOUT_FAST_BYTES, FAST_TOKENS, __VA_ARGS__);                                     \
-        break;                                                                                     \
-    case FORMAT_FAST_WORD_ROW:                                                                     \
-        if (!ONE_TOKEN) function(LAYOUT_FAST_WORDS, 1, __VA_ARGS__);                               \
-        break;                                                                                     \
-    case FORMAT_FAST_WORD_TILE:                                                                    \
-        function(LAYOUT_FAST_WORDS, FAST_TOKENS, __VA_ARGS__);                                     \
-        break;                                                                                     \
-    default:                                                                                       \
-        break;                                                                                     \
-    }
-
-static void pack_size(enum layout layout, size_t tile, size_t cols, size_t tokens, size_t *out) {
-    *out = size_product(round_up(cols, TL_CHUNK) / TL_CHUNK, round_up(tokens, tile) / tile,
-                        layout_record_bytes(layout, tile));
-}
-
-static size_t int_pack_bytes(enum matmul_format format, size_t cols, size_t tokens) {
-    size_t size = 0;
-#if ONE_TOKEN
-    if (one_has(format)) {
-        const size_t chunks = round_up(cols, TL_CHUNK) / TL_CHUNK;
-        return size_product(chunks, tokens, sizeof(struct one_chunk));
-    }
-#endif
-    INT_DISPATCH(format, pack_size, cols, tokens, &size)
-    return size;
-}
-
-static void int_pack(enum matmul_format format, const float *x, size_t cols, size_t tokens,
-                     size_t first, size_t last, void *packed) {
-#if ONE_TOKEN
-    if (one_has(format)) {
-        if (first < last) one_pack(format, x, cols, packed);
-        return;
-    }
-#endif
-    INT_DISPATCH(format, pack_tokens, x, cols, tokens, first, last, packed)
-}
-
 /* ---- panels ---- */
-
-/* Where the panels, and then the sums (tokens, PANEL_ROWS), lie in the scratch memory. */
-static size_t int_scratch(size_t tokens) {
-    return round_up(PANEL_CHUNKS * sizeof(struct panel), 64) +
-           round_up(tokens, BYTE_TOKENS * WORD_TOKENS) * PANEL_ROWS * sizeof(double);
-}
 
 /*
  * Where the dot products cannot start from what the offset adds, it is taken away like a minimum:
@@ -675,10 +603,6 @@ TL_INLINE void tile_add(const enum layout layout, enum tl_type id, const struct 
 #undef CASE_32
 }
 
-#if TL_SIMD == TL_SIMD_AVX512 && defined(TL_DOT4)
-#include "one_token_avx512.h"
-#endif
-
 TL_INLINE void panel_matmul(const enum layout layout, const int tile, const struct tl_matrix *w,
                             size_t row0, size_t row1, const void *packed, size_t tokens, float *y,
                             size_t y_stride, void *scratch) {
@@ -692,12 +616,6 @@ TL_INLINE void panel_matmul(const enum layout layout, const int tile, const stru
     const size_t sum_bytes = layout < LAYOUT_FAST_BYTES ? sizeof(double) : sizeof(float);
     const size_t record_size = layout_record_bytes(layout, (size_t)tile);
     char *sums = (char *)scratch + round_up(PANEL_CHUNKS * sizeof(*panels), 64);
-#if TL_SIMD == TL_SIMD_AVX512 && defined(TL_DOT4)
-    if (tile == 1) { // the panels take no part yet, their memory is free
-        row0 = one_token_rows(layout == LAYOUT_BYTES ? 3 : 1, w, row0, row1, packed, y, scratch,
-                              PANEL_CHUNKS * sizeof(*panels));
-    }
-#endif
     for (size_t row = row0; row < row1; row += PANEL_ROWS) {
         const size_t rows = TL_MIN(row1 - row, (size_t)PANEL_ROWS);
         const uint8_t *src = w->data + row * w->row_bytes;
@@ -737,12 +655,105 @@ TL_INLINE void panel_matmul(const enum layout layout, const int tile, const stru
     }
 }
 
+/*
+ * ---- one token ----
+ *
+ * What it would read of a panel it would read once. Where there are vectors enough, a file of its
+ * own multiplies the weights as they come; elsewhere a token is a tile of one.
+ *   one_pack_bytes, one_pack, one_scratch, one_matmul    as in struct tl_kernels
+ */
+#if TL_SIMD == TL_SIMD_AVX2
+#define ONE_TOKEN 1
+#include "one_token_avx2.h"
+#elif TL_SIMD == TL_SIMD_AVX512 && defined(TL_DOT4)
+#define ONE_TOKEN 1
+#include "one_token_avx512.h"
+#else
+#define ONE_TOKEN 0
+#endif
+
+#if ONE_TOKEN
+static bool is_one_token(enum matmul_format format) {
+    return format == FORMAT_BYTE_ROW || format == FORMAT_WORD_ROW ||
+           format == FORMAT_FAST_BYTE_ROW || format == FORMAT_FAST_WORD_ROW;
+}
+#endif
+
+/* ---- the entries of struct tl_kernels ---- */
+
+/* One copy of a loop for each format, so that the layout and the tile are constants inside. */
+#define INT_DISPATCH(format, function, ...)                                                        \
+    switch (format) {                                                                              \
+    case FORMAT_BYTE_ROW:                                                                          \
+        if (!ONE_TOKEN) function(LAYOUT_BYTES, 1, __VA_ARGS__);                                    \
+        break;                                                                                     \
+    case FORMAT_BYTE_TILE:                                                                         \
+        function(LAYOUT_BYTES, BYTE_TOKENS, __VA_ARGS__);                                          \
+        break;                                                                                     \
+    case FORMAT_WORD_ROW:                                                                          \
+        if (!ONE_TOKEN) function(LAYOUT_WORDS, 1, __VA_ARGS__);                                    \
+        break;                                                                                     \
+    case FORMAT_WORD_TILE:                                                                         \
+        function(LAYOUT_WORDS, WORD_TOKENS, __VA_ARGS__);                                          \
+        break;                                                                                     \
+    case FORMAT_FAST_BYTE_ROW:                                                                     \
+        if (!ONE_TOKEN) function(LAYOUT_FAST_BYTES, 1, __VA_ARGS__);                               \
+        break;                                                                                     \
+    case FORMAT_FAST_BYTE_TILE:                                                                    \
+        function(LAYOUT_FAST_BYTES, FAST_TOKENS, __VA_ARGS__);                                     \
+        break;                                                                                     \
+    case FORMAT_FAST_WORD_ROW:                                                                     \
+        if (!ONE_TOKEN) function(LAYOUT_FAST_WORDS, 1, __VA_ARGS__);                               \
+        break;                                                                                     \
+    case FORMAT_FAST_WORD_TILE:                                                                    \
+        function(LAYOUT_FAST_WORDS, FAST_TOKENS, __VA_ARGS__);                                     \
+        break;                                                                                     \
+    default:                                                                                       \
+        break;                                                                                     \
+    }
+
+static void pack_size(enum layout layout, size_t tile, size_t cols, size_t tokens, size_t *out) {
+    *out = size_product(round_up(cols, TL_CHUNK) / TL_CHUNK, round_up(tokens, tile) / tile,
+                        layout_record_bytes(layout, tile));
+}
+
+static size_t int_pack_bytes(enum matmul_format format, size_t cols, size_t tokens) {
+    size_t size = 0;
+#if ONE_TOKEN
+    if (is_one_token(format)) return one_pack_bytes(cols, tokens);
+#endif
+    INT_DISPATCH(format, pack_size, cols, tokens, &size)
+    return size;
+}
+
+static void int_pack(enum matmul_format format, const float *x, size_t cols, size_t tokens,
+                     size_t first, size_t last, void *packed) {
+#if ONE_TOKEN
+    if (is_one_token(format)) {
+        if (first < last) one_pack(format, x, cols, packed);
+        return;
+    }
+#endif
+    INT_DISPATCH(format, pack_tokens, x, cols, tokens, first, last, packed)
+}
+
+/* Bytes of the panels, and then the sums (tokens, PANEL_ROWS). */
+static size_t int_scratch(enum matmul_format format, size_t cols, size_t tokens) {
+#if ONE_TOKEN
+    if (is_one_token(format)) return one_scratch(cols);
+#else
+    (void)format, (void)cols;
+#endif
+    return round_up(PANEL_CHUNKS * sizeof(struct panel), 64) +
+           round_up(tokens, BYTE_TOKENS * WORD_TOKENS) * PANEL_ROWS * sizeof(double);
+}
+
 static void int_matmul(enum matmul_format format, const struct tl_matrix *w, size_t row0,
                        size_t row1, const void *packed, size_t tokens, float *y, size_t y_stride,
                        void *scratch) {
 #if ONE_TOKEN
-    if (one_has(format)) {
-        one_matmul(format, w, row0, row1, packed, y);
+    if (is_one_token(format)) {
+        one_matmul(format, w, row0, row1, packed, y, scratch);
         return;
     }
 #endif

@@ -329,7 +329,6 @@ static void matmul_pack(int format, const float *x, size_t cols, size_t tokens, 
 
 static size_t matmul_scratch(const struct tl_matrix *w, int format, size_t tokens) {
     size_t at_once = TL_MIN(tokens, (size_t)TOKENS_AT_ONCE);
-    (void)w;
     switch ((enum matmul_format)format) {
     case FORMAT_FLOAT_ROW:
         return 0;
@@ -337,7 +336,7 @@ static size_t matmul_scratch(const struct tl_matrix *w, int format, size_t token
         return FLOAT_ROWS * sizeof(float) *
                (SUPERCHUNK + LANE_PAD + round_up(at_once, FLOAT_TOKENS));
     default:
-        return int_scratch(at_once);
+        return int_scratch((enum matmul_format)format, w->cols, at_once);
     }
 }
 

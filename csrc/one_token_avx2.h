@@ -125,13 +125,17 @@ static void one_pack_fast(const bool bytes, const float *x, size_t n, struct one
     }
 }
 
-static bool one_has(enum matmul_format format) {
-    return format == FORMAT_BYTE_ROW || format == FORMAT_WORD_ROW ||
-           format == FORMAT_FAST_BYTE_ROW || format == FORMAT_FAST_WORD_ROW;
-}
-
 static bool one_is_fast(enum matmul_format format) {
     return format == FORMAT_FAST_BYTE_ROW || format == FORMAT_FAST_WORD_ROW;
+}
+
+static size_t one_pack_bytes(size_t cols, size_t tokens) {
+    return size_product(round_up(cols, TL_CHUNK) / TL_CHUNK, tokens, sizeof(struct one_chunk));
+}
+
+static size_t one_scratch(size_t cols) {
+    (void)cols;
+    return 0;
 }
 
 static void one_pack(enum matmul_format format, const float *x, size_t cols, void *packed) {
@@ -742,9 +746,10 @@ ONE_TYPES(ONE_DEFINE)
         break;
 
 static void one_matmul(enum matmul_format format, const struct tl_matrix *w, size_t row0,
-                       size_t row1, const void *packed, float *y) {
+                       size_t row1, const void *packed, float *y, void *scratch) {
     const bool fast = one_is_fast(format);
     const struct one_chunk *x = packed;
+    (void)scratch;
     switch (type_id(w->type)) {
         ONE_TYPES(ONE_CASE)
     default:

@@ -9,6 +9,7 @@
  */
 
 #define MAX_DIGITS 3
+#define MAX_CHUNK_BYTES 272 // Q8_0
 
 /* Sixteen rows, one after the other. */
 struct row_group {
@@ -442,64 +443,123 @@ TL_INLINE void one_32(enum tl_type id, const struct row_group *rows, size_t at, 
     }
 }
 
-/* Sixteen rows. */
-TL_INLINE void one_rows(enum tl_type id, const struct row_group *rows, const int digits,
-                        const void *packed, const int32_t *starts, size_t chunks, size_t bytes,
-                        float *y) {
-    v16d exact = v16d_set1(0);
-    v16 fast = v16_set1(0);
+/* One chunk of sixteen rows, whose bytes begin at `at` in every row. */
+TL_INLINE void one_chunk(enum tl_type id, const struct row_group *rows, size_t at, const int digits,
+                         const struct one_token *t, v16d *exact, v16 *fast) {
 #define CASE_32(type)                                                                              \
     case type:                                                                                     \
-        one_32(type, rows, c *bytes, digits, &t, &exact, &fast);                                   \
+        one_32(type, rows, at, digits, t, exact, fast);                                            \
         break
-    for (size_t c = 0; c < chunks; c++) {
-        struct one_token t = one_token_at(packed, digits, c);
-        t.starts = starts + c * 16 * (size_t)digits;
-        switch (id) {
-        case TL_TYPE_Q2_K:
-            one_k2(false, rows, c * bytes, digits, &t, &exact, &fast);
-            break;
-        case TL_TYPE_Q3_K:
-            one_k2(true, rows, c * bytes, digits, &t, &exact, &fast);
-            break;
-        case TL_TYPE_Q4_K:
-            one_k4(false, rows, c * bytes, digits, &t, &exact, &fast);
-            break;
-        case TL_TYPE_Q5_K:
-            one_k4(true, rows, c * bytes, digits, &t, &exact, &fast);
-            break;
-        case TL_TYPE_Q6_K:
-            one_k6(rows, c * bytes, digits, &t, &exact, &fast);
-            break;
-            CASE_32(TL_TYPE_Q4_0);
-            CASE_32(TL_TYPE_Q4_1);
-            CASE_32(TL_TYPE_Q5_0);
-            CASE_32(TL_TYPE_Q5_1);
-            CASE_32(TL_TYPE_Q8_0);
-        default:
-            break;
-        }
+    switch (id) {
+    case TL_TYPE_Q2_K:
+        one_k2(false, rows, at, digits, t, exact, fast);
+        break;
+    case TL_TYPE_Q3_K:
+        one_k2(true, rows, at, digits, t, exact, fast);
+        break;
+    case TL_TYPE_Q4_K:
+        one_k4(false, rows, at, digits, t, exact, fast);
+        break;
+    case TL_TYPE_Q5_K:
+        one_k4(true, rows, at, digits, t, exact, fast);
+        break;
+    case TL_TYPE_Q6_K:
+        one_k6(rows, at, digits, t, exact, fast);
+        break;
+        CASE_32(TL_TYPE_Q4_0);
+        CASE_32(TL_TYPE_Q4_1);
+        CASE_32(TL_TYPE_Q5_0);
+        CASE_32(TL_TYPE_Q5_1);
+        CASE_32(TL_TYPE_Q8_0);
+    default:
+        break;
     }
 #undef CASE_32
-    v16_store(y, digits == 1 ? fast : v16_from_f64(exact));
 }
 
-/* Does what it can of the rows [row0, row1), and returns where the panels go on. */
-TL_INLINE size_t one_token_rows(const int digits, const struct tl_matrix *w, size_t row0,
-                                size_t row1, const void *packed, float *y, int32_t *scratch,
-                                size_t scratch_bytes) {
-    const enum tl_type id = type_id(w->type);
+static size_t one_pack_bytes(size_t cols, size_t tokens) {
+    const size_t bytes = TL_MAX(record_bytes(true, 1), fast_record_bytes(true, 1));
+    return size_product(round_up(cols, TL_CHUNK) / TL_CHUNK, tokens, bytes);
+}
+
+static void one_pack(enum matmul_format format, const float *x, size_t cols, void *packed) {
+    if (format == FORMAT_BYTE_ROW) {
+        pack_tokens(LAYOUT_BYTES, 1, x, cols, 1, 0, 1, packed);
+    } else {
+        pack_tokens(LAYOUT_FAST_BYTES, 1, x, cols, 1, 0, 1, packed);
+    }
+}
+
+/* Bytes of scratch memory: the starts of all chunks. */
+static size_t one_scratch(size_t cols) {
+    const size_t chunks = round_up(cols, TL_CHUNK) / TL_CHUNK;
+    return size_product(chunks, 16 * MAX_DIGITS, sizeof(int32_t));
+}
+
+/* y[row0 ... row1) of one token. */
+TL_INLINE void one_rows(enum tl_type id, const int digits, const struct tl_matrix *w, size_t row0,
+                        size_t row1, const void *packed, float *y, int32_t *starts) {
+    const size_t groups = 16 * (size_t)digits;
+    const size_t chunks = round_up(w->cols, TL_CHUNK) / TL_CHUNK;
     const size_t bytes = (size_t)(TL_CHUNK / w->type->items * w->type->bytes);
-    const size_t chunks = w->cols / TL_CHUNK, groups = 16 * (size_t)digits;
     const int offset = traits_of(id).offset;
-    if (w->cols % TL_CHUNK != 0) return row0;
-    if (chunks > scratch_bytes / (groups * sizeof(int32_t))) return row0;
     for (size_t i = 0; i < chunks * groups && offset != 0; i++) {
-        scratch[i] = -offset * one_token_at(packed, digits, i / groups).groups[i % groups];
+        starts[i] = -offset * one_token_at(packed, digits, i / groups).groups[i % groups];
     }
-    for (; row0 + 16 <= row1; row0 += 16) {
-        const struct row_group rows = {w->data + row0 * w->row_bytes, w->row_bytes};
-        one_rows(id, &rows, digits, packed, scratch, chunks, bytes, y + row0);
+    for (size_t row = row0; row < row1; row += 16) {
+        const size_t n = TL_MIN(row1 - row, (size_t)16);
+        const struct row_group stored = {w->data + row * w->row_bytes, w->row_bytes};
+        v16d exact = v16d_set1(0);
+        v16 fast = v16_set1(0);
+        float out[16];
+        for (size_t c = 0; c < chunks; c++) {
+            const size_t size = TL_MIN(w->row_bytes - c * bytes, bytes);
+            struct one_token t = one_token_at(packed, digits, c);
+            uint8_t copy[16][MAX_CHUNK_BYTES];
+            struct row_group rows = stored;
+            size_t at = c * bytes;
+            t.starts = starts + c * groups;
+            if (n < 16 || size < bytes) { // what is not there is zero
+                memset(copy, 0, sizeof(copy));
+                for (size_t r = 0; r < n; r++) {
+                    memcpy(copy[r], stored.first + r * w->row_bytes + at, size);
+                }
+                rows = (struct row_group){copy[0], sizeof(copy[0])};
+                at = 0;
+            }
+            one_chunk(id, &rows, at, digits, &t, &exact, &fast);
+        }
+        v16_store(out, digits == 1 ? fast : v16_from_f64(exact));
+        memcpy(y + row, out, n * sizeof(float));
     }
-    return row0;
+}
+
+/* One function for each type and mode, so that both are constants inside. */
+#define ONE_TYPES(type)                                                                            \
+    type(Q4_0) type(Q4_1) type(Q5_0) type(Q5_1) type(Q8_0) type(Q2_K) type(Q3_K) type(Q4_K)        \
+        type(Q5_K) type(Q6_K)
+
+#define ONE_DEFINE(name)                                                                           \
+    static void one_##name(bool fast, const struct tl_matrix *w, size_t row0, size_t row1,         \
+                           const void *packed, float *y, int32_t *starts) {                        \
+        if (fast) {                                                                                \
+            one_rows(TL_TYPE_##name, 1, w, row0, row1, packed, y, starts);                         \
+        } else {                                                                                   \
+            one_rows(TL_TYPE_##name, 3, w, row0, row1, packed, y, starts);                         \
+        }                                                                                          \
+    }
+ONE_TYPES(ONE_DEFINE)
+
+#define ONE_CASE(name)                                                                             \
+    case TL_TYPE_##name:                                                                           \
+        one_##name(format == FORMAT_FAST_BYTE_ROW, w, row0, row1, packed, y, scratch);             \
+        break;
+
+static void one_matmul(enum matmul_format format, const struct tl_matrix *w, size_t row0,
+                       size_t row1, const void *packed, float *y, void *scratch) {
+    switch (type_id(w->type)) {
+        ONE_TYPES(ONE_CASE)
+    default:
+        break;
+    }
 }
