@@ -662,12 +662,12 @@ TL_INLINE void panel_matmul(const enum layout layout, const int tile, const stru
  * own multiplies the weights as they come; elsewhere a token is a tile of one.
  *   one_pack_bytes, one_pack, one_scratch, one_matmul    as in struct tl_kernels
  */
-#if TL_SIMD == TL_SIMD_AVX2
+#if TL_SIMD == TL_SIMD_AVX512 && defined(TL_DOT4)
+#define ONE_TOKEN 1
+#include "one_token_vnni.h"
+#elif TL_SIMD == TL_SIMD_AVX2 || TL_SIMD == TL_SIMD_AVX512
 #define ONE_TOKEN 1
 #include "one_token_avx2.h"
-#elif TL_SIMD == TL_SIMD_AVX512 && defined(TL_DOT4)
-#define ONE_TOKEN 1
-#include "one_token_avx512.h"
 #else
 #define ONE_TOKEN 0
 #endif

@@ -1,5 +1,5 @@
 /*
- * one_token_avx512.h - one token where vectors are wide enough to hold the sums of 16 rows: the
+ * one_token_vnni.h - one token where vectors are wide enough to hold the sums of 16 rows: the
  * weights are multiplied as they come out of the transposition, and never stored.
  *
  * Included by matmul_panel.h after fill_panel.h. `digits` is a constant, three in exact mode and
