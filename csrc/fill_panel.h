@@ -56,45 +56,34 @@ TL_INLINE void fill_header_k4(const struct rows *row, size_t first, struct panel
     }
 }
 
-/* The blocks b and b + 1 of Q4_K and Q5_K end. */
-TL_INLINE void end_pair_k4(struct direct *d, struct panel *p, size_t first, int b) {
-    direct_end(d, p, first, 0, &p->u.k.scale[2 * b][first], true, true, b);
-    direct_end(d, p, first, 1, &p->u.k.scale[2 * b + 2][first], true, true, b + 1);
-}
-
-TL_INLINE void fill_q4_k(const struct rows *row, size_t first, struct panel *p, struct direct *d) {
+TL_INLINE void fill_q4_k(const struct rows *row, size_t first, struct panel *p) {
     fill_header_k4(row, first, p);
     for (int c = 0; c < 4; c++) {
         v16i x[8];
         v16i_load_32_bytes(row, 16 + 32 * (size_t)c, x);
-        direct_begin(d, 0, -1);
-        direct_begin(d, 1, -1);
         TL_UNROLL(8)
         for (int i = 0; i < 8; i++) {
-            put(d, p, first, 0, 16 * c + i, masked(x[i], 0x0f));
-            put(d, p, first, 1, 16 * c + 8 + i, masked(v16i_srl(x[i], 4), 0x0f));
+            v16i_store(&p->weights[16 * c + i][first], masked(x[i], 0x0f));
+            v16i_store(&p->weights[16 * c + 8 + i][first], masked(v16i_srl(x[i], 4), 0x0f));
         }
-        end_pair_k4(d, p, first, 2 * c);
     }
 }
 
-TL_INLINE void fill_q5_k(const struct rows *row, size_t first, struct panel *p, struct direct *d) {
+TL_INLINE void fill_q5_k(const struct rows *row, size_t first, struct panel *p) {
     v16i high[8];
     fill_header_k4(row, first, p);
     v16i_load_32_bytes(row, 16, high);
     for (int c = 0; c < 4; c++) {
         v16i x[8];
         v16i_load_32_bytes(row, 48 + 32 * (size_t)c, x);
-        direct_begin(d, 0, -1);
-        direct_begin(d, 1, -1);
         TL_UNROLL(8)
         for (int i = 0; i < 8; i++) {
             v16i low = masked(x[i], 0x0f), up = masked(v16i_srl(x[i], 4), 0x0f);
-            put(d, p, first, 0, 16 * c + i, or_masked(low, v16i_sll(high[i], 4), 0x10));
-            put(d, p, first, 1, 16 * c + 8 + i, or_masked(up, v16i_sll(high[i], 3), 0x10));
+            v16i_store(&p->weights[16 * c + i][first], or_masked(low, v16i_sll(high[i], 4), 0x10));
+            v16i_store(&p->weights[16 * c + 8 + i][first],
+                       or_masked(up, v16i_sll(high[i], 3), 0x10));
             high[i] = v16i_srl(high[i], 2);
         }
-        end_pair_k4(d, p, first, 2 * c);
     }
 }
 
@@ -113,24 +102,19 @@ TL_INLINE void fill_header_q6(const struct rows *row, size_t first, struct panel
 }
 
 /* Of Q6_K the groups `group` (0 or 1) of the blocks `block` and `block + 2`. */
-TL_INLINE void fill_q6_groups(struct panel *p, size_t first, struct direct *d, const int group,
-                              int block, bool odd, const v16i *low, const v16i *high) {
+TL_INLINE void fill_q6_groups(struct panel *p, size_t first, const int group, int block, bool odd,
+                              const v16i *low, const v16i *high) {
     const int other = block + 2;
-    direct_begin(d, 0, 2 * block + group);
-    direct_begin(d, 1, 2 * other + group);
     TL_UNROLL(4)
     for (int i = 4 * group; i < 4 * group + 4; i++) {
         v16i x = odd ? v16i_srl(high[i], 2) : high[i], up = masked(v16i_srl(low[i], 4), 0x0f);
-        put(d, p, first, 0, 8 * block + i, or_masked(masked(low[i], 0x0f), v16i_sll(x, 4), 0x30));
-        put(d, p, first, 1, 8 * other + i, or_masked(up, x, 0x30));
+        v16i_store(&p->weights[8 * block + i][first],
+                   or_masked(masked(low[i], 0x0f), v16i_sll(x, 4), 0x30));
+        v16i_store(&p->weights[8 * other + i][first], or_masked(up, x, 0x30));
     }
-    direct_end(d, p, first, 0, &p->u.k.scale[2 * block + group][first], group == 0, group == 1,
-               block);
-    direct_end(d, p, first, 1, &p->u.k.scale[2 * other + group][first], group == 0, group == 1,
-               other);
 }
 
-TL_INLINE void fill_q6_k(const struct rows *row, size_t first, struct panel *p, struct direct *d) {
+TL_INLINE void fill_q6_k(const struct rows *row, size_t first, struct panel *p) {
     fill_header_q6(row, first, p);
     for (int half = 0; half < 2; half++) {
         TL_UNROLL(2)
@@ -138,31 +122,93 @@ TL_INLINE void fill_q6_k(const struct rows *row, size_t first, struct panel *p, 
             v16i low[8], high[8];
             v16i_load_32_bytes(row, (size_t)(64 * half + 32 * part), low);
             v16i_load_32_bytes(row, (size_t)(128 + 32 * half), high);
-            fill_q6_groups(p, first, d, 0, 4 * half + part, part == 1, low, high);
-            fill_q6_groups(p, first, d, 1, 4 * half + part, part == 1, low, high);
+            fill_q6_groups(p, first, 0, 4 * half + part, part == 1, low, high);
+            fill_q6_groups(p, first, 1, 4 * half + part, part == 1, low, high);
+        }
+    }
+}
+
+/* Four of the groups' sub-scales, one to a byte. */
+TL_INLINE void fill_scales(struct panel *p, size_t first, int group, v16i scales, int offset) {
+    TL_UNROLL(4)
+    for (int j = 0; j < 4; j++) {
+        v16i scale = v16i_sub(byte_at(scales, j, false), v16i_set1(offset));
+        v16i_store(&p->u.k.scale[group + j][first], SCALE_WORD(scale));
+    }
+}
+
+TL_INLINE void fill_q2_k(const struct rows *row, size_t first, struct panel *p) {
+    v16i x[8];
+    v16i_load_16_bytes(row, 68, x); // the last are d and dmin
+    v16_store(&p->u.k.d[first], v16_from_low_halves(x[3]));
+    v16_store(&p->u.k.dmin[first], v16_from_low_halves(v16i_srl(x[3], 16)));
+    v16i_load_16_bytes(row, 0, x);
+    for (int i = 0; i < 4; i++) {
+        v16i mins = masked(v16i_srl(x[i], 4), 0x0f);
+        fill_scales(p, first, 4 * i, masked(x[i], 0x0f), 0);
+        TL_UNROLL(2)
+        for (int j = 0; j < 2; j++) {
+            v16i high = v16i_sll(byte_at(mins, 2 * j + 1, false), 16);
+            v16i pair = v16i_or_and(high, byte_at(mins, 2 * j, false), v16i_set1(0xff));
+            v16i_store(&p->u.k.min[2 * i + j][first], pair);
+        }
+    }
+    for (int half = 0; half < 2; half++) {
+        v16i_load_32_bytes(row, (size_t)(16 + 32 * half), x);
+        for (int i = 0; i < 8; i++) {
+            TL_UNROLL(4)
+            for (int j = 0; j < 4; j++) {
+                v16i_store(&p->weights[32 * half + 8 * j + i][first],
+                           masked(v16i_srl(x[i], 2 * j), 0x03));
+            }
+        }
+    }
+}
+
+TL_INLINE void fill_q3_k(const struct rows *row, size_t first, struct panel *p) {
+    v16i x[8], high[8], low[3];
+    v16i_load_16_bytes(row, 94, x); // two bytes of values, twelve of scales, d
+    v16_store(&p->u.k.d[first], v16_from_low_halves(v16i_srl(x[3], 16)));
+    for (int i = 0; i < 3; i++) {
+        low[i] = v16i_or_and(v16i_srl(x[i], 16), v16i_sll(x[i + 1], 16), v16i_set1(-1));
+    }
+    TL_UNROLL(4)
+    for (int i = 0; i < 4; i++) {
+        v16i four = masked(v16i_srl(low[i % 2], i / 2 * 4), 0x0f);
+        v16i two = masked(v16i_srl(low[2], 2 * i), 0x03);
+        fill_scales(p, first, 4 * i, or_masked(four, v16i_sll(two, 4), 0x30), 32);
+    }
+    v16i_load_32_bytes(row, 0, high);
+    for (int half = 0; half < 2; half++) {
+        v16i_load_32_bytes(row, (size_t)(32 + 32 * half), x);
+        for (int i = 0; i < 8; i++) {
+            TL_UNROLL(4)
+            for (int j = 0; j < 4; j++) {
+                v16i third = v16i_sll(masked(high[i], 1 << j), 2); // to the bits 2 to 5
+                v16i q = or_masked(masked(v16i_srl(x[i], 2 * j), 0x03), v16i_srl(third, j), 0x04);
+                v16i_store(&p->weights[32 * half + 8 * j + i][first], q);
+            }
+            high[i] = v16i_srl(high[i], 4);
         }
     }
 }
 
 #if TL_OFFSET_Q8_0 >= 0
-TL_INLINE void fill_q8_0(const struct rows *row, size_t first, struct panel *p, struct direct *d) {
+TL_INLINE void fill_q8_0(const struct rows *row, size_t first, struct panel *p) {
     for (size_t b = 0; b < 8; b++) {
         v16i x[8];
         v16_store(&p->u.b.d[b][first], load_halves(row, 34 * b));
         v16i_load_32_bytes(row, 34 * b + 2, x);
-        direct_begin(d, 0, (int)b);
-        direct_begin(d, 1, -1);
         TL_UNROLL(8)
         for (int i = 0; i < 8; i++) {
-            put(d, p, first, i % 2, 8 * (int)b + i, v16i_xor(x[i], bytes_of(TL_OFFSET_Q8_0)));
+            v16i_store(&p->weights[8 * (int)b + i][first],
+                       v16i_xor(x[i], bytes_of(TL_OFFSET_Q8_0)));
         }
-        direct_end_both(d, p, first, (int)b);
     }
 }
 #else
 /* int16, two of a row in each lane */
-TL_INLINE void fill_q8_0(const struct rows *row, size_t first, struct panel *p, struct direct *d) {
-    (void)d;
+TL_INLINE void fill_q8_0(const struct rows *row, size_t first, struct panel *p) {
     for (size_t b = 0; b < 8; b++) {
         v16i x[8];
         v16_store(&p->u.b.d[b][first], load_halves(row, 34 * b));
@@ -177,27 +223,24 @@ TL_INLINE void fill_q8_0(const struct rows *row, size_t first, struct panel *p, 
 
 /* Nibbles of blocks of 32: `bytes` per block, the values in its last 16. */
 TL_INLINE void fill_nibbles_32(const struct rows *row, const size_t bytes, const bool has_min,
-                               size_t first, struct panel *p, struct direct *d) {
+                               size_t first, struct panel *p) {
     for (size_t b = 0; b < 8; b++) {
         v16i x[4];
         v16_store(&p->u.b.d[b][first], load_halves(row, bytes * b));
         if (has_min) v16_store(&p->u.b.m[b][first], load_halves(row, bytes * b + 2));
         v16i_load_16_bytes(row, bytes * b + bytes - 16, x);
-        direct_begin(d, 0, (int)b);
-        direct_begin(d, 1, -1);
         TL_UNROLL(4)
         for (int i = 0; i < 4; i++) {
-            put(d, p, first, 0, 8 * (int)b + i, masked(x[i], 0x0f));
-            put(d, p, first, 1, 8 * (int)b + 4 + i, masked(v16i_srl(x[i], 4), 0x0f));
+            v16i_store(&p->weights[8 * (int)b + i][first], masked(x[i], 0x0f));
+            v16i_store(&p->weights[8 * (int)b + 4 + i][first], masked(v16i_srl(x[i], 4), 0x0f));
         }
-        direct_end_both(d, p, first, (int)b);
     }
 }
 
 /* One bit for each value of the 32: dword i of the result has the bits 4 i to 4 i + 3 << 4. */
 TL_INLINE void fill_fives_32(const struct rows *row, const size_t bytes, const bool has_min,
                              size_t first, struct panel *p) {
-    fill_nibbles_32(row, bytes, has_min, first, p, NULL);
+    fill_nibbles_32(row, bytes, has_min, first, p);
     for (size_t b = 0; b < 8; b++) {
         int32_t bits[16];
         for (int r = 0; r < 16; r++) memcpy(&bits[r], row->at[r] + bytes * b + bytes - 20, 4);
@@ -214,38 +257,53 @@ TL_INLINE void fill_fives_32(const struct rows *row, const size_t bytes, const b
     }
 }
 
-#ifdef TL_ROW_SUMS
-#include "row_sums.h"
+/* A panel of Q6_K in bytes becomes one of words: weights times sub-scales. */
+TL_INLINE void fill_scaled_words(size_t first, struct panel *p) {
+#if TL_SIMD == TL_SIMD_AVX2
+    const __m256i offset = _mm256_set1_epi16(32);
+    for (int i = 63; i >= 0; i--) { // the words take the place of the bytes after them
+        const v16i scale = v16i_load(&p->u.k.scale[i / 4][first]);
+        v16i x = v16i_load(&p->weights[i][first]);
+        v16i part[2] = {v16i_low_words(x), v16i_high_words(x)};
+        for (int j = 0; j < 2; j++) {
+            part[j].a = _mm256_mullo_epi16(_mm256_sub_epi16(part[j].a, offset), scale.a);
+            part[j].b = _mm256_mullo_epi16(_mm256_sub_epi16(part[j].b, offset), scale.b);
+            v16i_store(&p->weights[2 * i + j][first], part[j]);
+        }
+    }
+#else
+    (void)first, (void)p; // see scaled_words
 #endif
+}
 
 /* `d` is NULL, or takes the sums instead of the panel's weights. */
 TL_INLINE void fill_rows(const struct tl_type_info *type, const struct rows *row, size_t blocks,
-                         size_t first, struct panel *panel, struct direct *d) {
+                         size_t first, struct panel *panel) {
     const bool whole = blocks * (size_t)type->items == TL_CHUNK;
-#ifdef TL_ROW_SUMS
-    if (d != NULL) {
-        fill_row_sums(type, row, d, panel);
-        return;
-    }
-#endif
     switch (whole ? type_id(type) : TL_TYPE_COUNT) {
     case TL_TYPE_Q4_0:
-        fill_nibbles_32(row, 18, false, first, panel, d);
+        fill_nibbles_32(row, 18, false, first, panel);
         break;
     case TL_TYPE_Q4_1:
-        fill_nibbles_32(row, 20, true, first, panel, d);
+        fill_nibbles_32(row, 20, true, first, panel);
         break;
     case TL_TYPE_Q8_0:
-        fill_q8_0(row, first, panel, d);
+        fill_q8_0(row, first, panel);
+        break;
+    case TL_TYPE_Q2_K:
+        fill_q2_k(row, first, panel);
+        break;
+    case TL_TYPE_Q3_K:
+        fill_q3_k(row, first, panel);
         break;
     case TL_TYPE_Q4_K:
-        fill_q4_k(row, first, panel, d);
+        fill_q4_k(row, first, panel);
         break;
     case TL_TYPE_Q5_K:
-        fill_q5_k(row, first, panel, d);
+        fill_q5_k(row, first, panel);
         break;
     case TL_TYPE_Q6_K:
-        fill_q6_k(row, first, panel, d);
+        fill_q6_k(row, first, panel);
         break;
     case TL_TYPE_Q5_0:
         fill_fives_32(row, 22, false, first, panel);
@@ -253,9 +311,8 @@ TL_INLINE void fill_rows(const struct tl_type_info *type, const struct rows *row
     case TL_TYPE_Q5_1:
         fill_fives_32(row, 24, true, first, panel);
         break;
-    default: // direct: the last chunk of a row of blocks of 32
+    default:
         fill_any(type, row, blocks, first, panel);
-        if (d != NULL) direct_from_panel(d, first, panel);
         break;
     }
     scale_offsets(type, first, panel);

@@ -14,10 +14,11 @@ struct fast_record {
     float *sum;      // [8][tokens]: scale * the sum of the block
     int32_t *pairs;  // [8][tokens]: int16 pairs, sums over 16 values
     int32_t *groups; // [16][tokens]: the same as int32
+    int32_t *words;  // [16][tokens]: int16 pairs, of each 16 values those of each pair of words
 };
 
 TL_INLINE size_t fast_record_bytes(const bool bytes, const size_t tokens) {
-    return (((size_t)steps_of(bytes) + 40) * tokens * 4 + 63) & ~(size_t)63;
+    return (((size_t)steps_of(bytes) + 56) * tokens * 4 + 63) & ~(size_t)63;
 }
 
 TL_INLINE struct fast_record fast_record_at(const void *packed, const bool bytes,
@@ -28,6 +29,7 @@ TL_INLINE struct fast_record fast_record_at(const void *packed, const bool bytes
     r.sum = r.scale + 8 * tokens;
     r.pairs = (int32_t *)(r.sum + 8 * tokens);
     r.groups = r.pairs + 8 * tokens;
+    r.words = r.groups + 16 * tokens;
     return r;
 }
 
@@ -68,13 +70,16 @@ TL_INLINE v16 fast_factor(const v16 x[16], v16 base) {
     return factor;
 }
 
-TL_INLINE void fast_pack_record(const bool bytes, const float *values, size_t n, const size_t tile,
-                                size_t slot, struct fast_record r) {
+/*
+ * The integers of up to 256 values and their scales: lane h of q[k] is value 16 h + k; a block of
+ * 32 has two lanes of scales, which are equal.
+ */
+TL_INLINE void fast_round(const bool bytes, const float *values, size_t n, v16i q[16],
+                          float scale[16]) {
     const v16 zero = v16_set1(0), infinity = v16_set1(INFINITY);
-    float padded[TL_CHUNK], scale[16];
-    int32_t digits[8][16], sums[16];
+    float padded[TL_CHUNK];
     v16 x[16], most, base, factor, square = zero, rest = zero;
-    v16i bits[16], largest = v16i_set1(0), q[16], sum = v16i_set1(0);
+    v16i bits[16], largest = v16i_set1(0);
     if (n < TL_CHUNK) {
         memset(padded, 0, sizeof(padded));
         memcpy(padded, values, n * sizeof(float));
@@ -98,7 +103,6 @@ TL_INLINE void fast_pack_record(const bool bytes, const float *values, size_t n,
         square = v16_fma(rounded, rounded, square);
         rest = v16_fma(v16_sub(y, rounded), rounded, rest);
         q[k] = v16i_round(rounded);
-        sum = v16i_add(sum, q[k]);
     }
     // the scale with the least squared error for these integers
     square = v16_add(square, v16_swap_pairs(square));
@@ -106,7 +110,16 @@ TL_INLINE void fast_pack_record(const bool bytes, const float *values, size_t n,
     base = v16_div(v16_add(square, rest), v16_mul(square, factor));
     base = v16_if_less(zero, factor, base, zero);
     v16_store(scale, v16_if_less(most, infinity, base, v16_set1(NAN)));
-    v16i_store(sums, sum);
+}
+
+TL_INLINE void fast_pack_record(const bool bytes, const float *values, size_t n, const size_t tile,
+                                size_t slot, struct fast_record r) {
+    float scale[16];
+    int32_t digits[8][16], word[2][16];
+    v16i q[16], sum[2] = {v16i_set1(0), v16i_set1(0)};
+    fast_round(bytes, values, n, q, scale);
+    for (int k = 0; k < 16; k++) sum[k / 2 % 2] = v16i_add(sum[k / 2 % 2], q[k]);
+    for (int i = 0; i < 2; i++) v16i_store(word[i], sum[i]);
     for (int i = 0; i < (bytes ? 4 : 8); i++) {
         v16i d;
         if (bytes) {
@@ -124,10 +137,12 @@ TL_INLINE void fast_pack_record(const bool bytes, const float *values, size_t n,
         for (size_t i = 0; i < (bytes ? 4 : 8); i++) {
             r.digits[(h * (bytes ? 4 : 8) + i) * tile + slot] = digits[i][h];
         }
-        r.groups[h * tile + slot] = sums[h];
+        r.groups[h * tile + slot] = word[0][h] + word[1][h];
+        r.words[h * tile + slot] = (word[0][h] & 0xffff) | (int32_t)((uint32_t)word[1][h] << 16);
     }
     for (size_t b = 0; b < 8; b++) {
-        const int32_t *s = sums + 2 * b;
+        const int32_t s[2] = {word[0][2 * b] + word[1][2 * b],
+                              word[0][2 * b + 1] + word[1][2 * b + 1]};
         r.scale[b * tile + slot] = scale[2 * b];
         r.sum[b * tile + slot] = scale[2 * b] * (float)(s[0] + s[1]);
         r.pairs[b * tile + slot] = (s[0] & 0xffff) | (int32_t)((uint32_t)s[1] << 16);
@@ -147,16 +162,27 @@ TL_INLINE void fast_add_k(const struct panel *panel, struct fast_record x, const
     const bool starts_off = false, subtract = traits.offset != 0;
 #endif
     int32_t starts[16 * TILE_DIGITS];
-    const bool direct = traits.direct && tokens == 1;
-    if (starts_off && !direct) tile_starts(x.groups, tokens, traits.offset, false, starts);
+    if (starts_off) tile_starts(x.groups, tokens, traits.offset, false, starts);
     for (int v = 0; v < PANEL_VECTORS; v++) {
         for (int t = 0; t < tokens; t++) total[v][t] = v16_set1(0);
     }
-    for (int b = 0; b < 8; b++) {
+#ifdef TL_TILE_ASM
+    if (tokens == 6) {
+        for (int b = 0; b < 8; b++) {
+            const int32_t(*scale)[PANEL_ROWS] = panel->u.k.scale + 2 * b;
+            tile_asm_fast(total[0], panel->weights + 8 * b, x.digits + 48 * b, scale[0],
+                          traits.wide ? scale[0] : scale[1], x.words + 12 * b, x.scale + 6 * b,
+                          traits.depth, traits.offset);
+        }
+    }
+    const bool done = tokens == 6;
+#else
+    const bool done = false;
+#endif
+    for (int b = 0; b < 8 && !done; b++) {
         tile_sums s;
         tile_set(s, tokens, NULL);
-        if (direct) direct_sums(s, panel, b);
-        for (int i = 8 * b; !direct && i < 8 * b + 8; i += steps) {
+        for (int i = 8 * b; i < 8 * b + 8; i += steps) {
             tile_bytes(s, panel->weights + i, x.digits + i * tokens, steps, tokens, traits.depth,
                        panel->u.k.scale[i / 4], starts_off ? starts + i / 4 * tokens : NULL);
         }
@@ -208,8 +234,7 @@ TL_INLINE void fast_add_32(const bool bytes, const struct panel *panel, struct f
     const int steps = steps_of(bytes) / 8;
     int32_t starts[8 * TILE_DIGITS];
     v16 total[PANEL_VECTORS][TILE_TOKENS];
-    const bool direct = traits.direct && bytes && tokens == 1;
-    if (bytes && traits.offset != 0 && !direct) {
+    if (bytes && traits.offset != 0) {
         tile_starts(x.groups, tokens, traits.offset, true, starts);
     }
     for (int v = 0; v < PANEL_VECTORS; v++) {
@@ -217,14 +242,11 @@ TL_INLINE void fast_add_32(const bool bytes, const struct panel *panel, struct f
     }
     for (int b = 0; b < 8; b++) {
         tile_sums s;
-        if (direct) {
-            direct_sums(s, panel, b);
-        } else if (bytes) {
+        if (bytes) {
             tile_set(s, tokens, traits.offset != 0 ? starts + b * tokens : NULL);
             tile_bytes(s, panel->weights + b * steps, x.digits + b * steps * tokens, steps, tokens,
                        traits.depth, NULL, NULL);
         } else {
-            tile_set(s, tokens, NULL);
             tile_words(s, panel->weights + b * steps, x.digits + b * steps * tokens, steps, tokens);
         }
         for (int v = 0; v < PANEL_VECTORS; v++) {

@@ -41,21 +41,8 @@ TL_INLINE int steps_of(const bool bytes) {
     return bytes ? 64 : 128;
 }
 
-/* In fast mode one token's dot products are taken as the weights are unpacked: what is not stored
-   need not be read. With the three digits of exact mode there are not enough registers. */
-#ifdef TL_DOT4
-#define TL_HAS_DOT4 1
-#else
-#define TL_HAS_DOT4 0
-#endif
-#define FILL_DIRECT_32 (TL_SIMD == TL_SIMD_AVX512 && TL_HAS_DOT4) // types of 32
-#define FILL_DIRECT (TL_SIMD == TL_SIMD_AVX2 || FILL_DIRECT_32)   // K types; see row_sums.h
-
 struct panel {
-    union {
-        int32_t weights[128][PANEL_ROWS]; // bytes: the first 64
-        int32_t sums[8][PANEL_ROWS];      // FILL_DIRECT: of each block of 32
-    };
+    int32_t weights[128][PANEL_ROWS]; // bytes: the first 64
     union {
         struct {
             float d[PANEL_ROWS], dmin[PANEL_ROWS];
@@ -78,10 +65,9 @@ struct panel {
 /* What the loops below need to know of a type; constants wherever speed matters. */
 struct traits {
     bool has_min;
-    bool wide;   // the sub-scales of two neighbouring groups of 16 are the same
-    int offset;  // q + offset is not negative
-    int depth;   // so many times two products of a weight and a digit fit in int16
-    bool direct; // one token's sums are taken directly, see FILL_DIRECT
+    bool wide;  // the sub-scales of two neighbouring groups of 16 are the same
+    int offset; // q + offset is not negative
+    int depth;  // so many times two products of a weight and a digit fit in int16
 };
 
 static enum tl_type type_id(const struct tl_type_info *type) {
@@ -91,25 +77,25 @@ static enum tl_type type_id(const struct tl_type_info *type) {
 TL_INLINE struct traits traits_of(enum tl_type id) {
     switch (id) {
     case TL_TYPE_Q4_K:
-        return (struct traits){true, true, 0, 8, FILL_DIRECT};
+        return (struct traits){true, true, 0, 8};
     case TL_TYPE_Q5_K:
-        return (struct traits){true, true, 0, 4, FILL_DIRECT};
+        return (struct traits){true, true, 0, 4};
     case TL_TYPE_Q2_K:
-        return (struct traits){true, false, 0, 4, false};
+        return (struct traits){true, false, 0, 4};
     case TL_TYPE_Q3_K:
-        return (struct traits){false, false, 4, 4, false};
+        return (struct traits){false, false, 4, 4};
     case TL_TYPE_Q6_K:
-        return (struct traits){false, false, 32, 2, FILL_DIRECT};
+        return (struct traits){false, false, 32, 2};
     case TL_TYPE_Q4_0:
-        return (struct traits){false, false, 8, 8, FILL_DIRECT_32};
+        return (struct traits){false, false, 8, 8};
     case TL_TYPE_Q4_1:
-        return (struct traits){true, false, 0, 8, FILL_DIRECT_32};
+        return (struct traits){true, false, 0, 8};
     case TL_TYPE_Q5_0:
-        return (struct traits){false, false, 16, 4, false};
+        return (struct traits){false, false, 16, 4};
     case TL_TYPE_Q5_1:
-        return (struct traits){true, false, 0, 4, false};
+        return (struct traits){true, false, 0, 4};
     default: // Q8_0
-        return (struct traits){false, false, TL_MAX(TL_OFFSET_Q8_0, 0), 8, FILL_DIRECT_32};
+        return (struct traits){false, false, TL_MAX(TL_OFFSET_Q8_0, 0), 8};
     }
 }
 
@@ -221,6 +207,13 @@ TL_INLINE void pack_record(const bool bytes, const v16i X[16], double dx, const 
 
 #include "matmul_fast.h"
 
+#if TL_SIMD == TL_SIMD_AVX2
+#define ONE_TOKEN 1 // has its own way
+#include "one_token_avx2.h"
+#else
+#define ONE_TOKEN 0
+#endif
+
 TL_INLINE size_t layout_record_bytes(const enum layout layout, const size_t tile) {
     if (layout >= LAYOUT_FAST_BYTES) return fast_record_bytes(layout_in_bytes(layout), tile);
     return record_bytes(layout_in_bytes(layout), tile);
@@ -253,25 +246,25 @@ TL_INLINE void pack_tokens(const enum layout layout, const size_t tile, const fl
 #define INT_DISPATCH(format, function, ...)                                                        \
     switch (format) {                                                                              \
     case FORMAT_BYTE_ROW:                                                                          \
-        function(LAYOUT_BYTES, 1, __VA_ARGS__);                                                    \
+        if (!ONE_TOKEN) function(LAYOUT_BYTES, 1, __VA_ARGS__);                                    \
         break;                                                                                     \
     case FORMAT_BYTE_TILE:                                                                         \
         function(LAYOUT_BYTES, BYTE_TOKENS, __VA_ARGS__);                                          \
         break;                                                                                     \
     case FORMAT_WORD_ROW:                                                                          \
-        function(LAYOUT_WORDS, 1, __VA_ARGS__);                                                    \
+        if (!ONE_TOKEN) function(LAYOUT_WORDS, 1, __VA_ARGS__);                                    \
         break;                                                                                     \
     case FORMAT_WORD_TILE:                                                                         \
         function(LAYOUT_WORDS, WORD_TOKENS, __VA_ARGS__);                                          \
         break;                                                                                     \
     case FORMAT_FAST_BYTE_ROW:                                                                     \
-        function(LAYOUT_FAST_BYTES, 1, __VA_ARGS__);                                               \
+        if (!ONE_TOKEN) function(LAYOUT_FAST_BYTES, 1, __VA_ARGS__);                               \
         break;                                                                                     \
     case FORMAT_FAST_BYTE_TILE:                                                                    \
         function(LAYOUT_FAST_BYTES, FAST_TOKENS, __VA_ARGS__);                                     \
         break;                                                                                     \
     case FORMAT_FAST_WORD_ROW:                                                                     \
-        function(LAYOUT_FAST_WORDS, 1, __VA_ARGS__);                                               \
+        if (!ONE_TOKEN) function(LAYOUT_FAST_WORDS, 1, __VA_ARGS__);                               \
         break;                                                                                     \
     case FORMAT_FAST_WORD_TILE:                                                                    \
         function(LAYOUT_FAST_WORDS, FAST_TOKENS, __VA_ARGS__);                                     \
@@ -287,12 +280,24 @@ static void pack_size(enum layout layout, size_t tile, size_t cols, size_t token
 
 static size_t int_pack_bytes(enum matmul_format format, size_t cols, size_t tokens) {
     size_t size = 0;
+#if ONE_TOKEN
+    if (one_has(format)) {
+        const size_t chunks = round_up(cols, TL_CHUNK) / TL_CHUNK;
+        return size_product(chunks, tokens, sizeof(struct one_chunk));
+    }
+#endif
     INT_DISPATCH(format, pack_size, cols, tokens, &size)
     return size;
 }
 
 static void int_pack(enum matmul_format format, const float *x, size_t cols, size_t tokens,
                      size_t first, size_t last, void *packed) {
+#if ONE_TOKEN
+    if (one_has(format)) {
+        if (first < last) one_pack(format, x, cols, packed);
+        return;
+    }
+#endif
     INT_DISPATCH(format, pack_tokens, x, cols, tokens, first, last, packed)
 }
 
@@ -321,50 +326,6 @@ static void scale_offsets(const struct tl_type_info *type, size_t first, struct 
         v16i_store(&panel->u.k.min[g][first], v16i_or_and(low, high, v16i_set1(-1)));
     }
 #endif
-}
-
-/* The one token whose sums are taken directly. */
-struct direct {
-    const int32_t *digits; // (64)
-    const int32_t *starts; // what the offset of a group of 16 or a block of 32 adds
-    v16i part[2], block[2];
-};
-
-/* Slot 0 or 1 begins a group of weights under one scale; `group` is its number, or negative. */
-TL_INLINE void direct_begin(struct direct *d, const int slot, const int group) {
-    if (d != NULL) d->part[slot] = v16i_set1(group >= 0 ? d->starts[group] : 0);
-}
-
-/* The weights at `step` of the panel. */
-TL_INLINE void put(struct direct *d, struct panel *p, size_t first, const int slot, int step,
-                   v16i w) {
-    if (d == NULL) {
-        v16i_store(&p->weights[step][first], w);
-        return;
-    }
-#ifndef TL_DOT4
-    (void)slot;
-#else
-    d->part[slot] = v16i_dot4(d->part[slot], w, v16i_set1(d->digits[step]));
-#endif
-}
-
-/* A group ends: of its block of 32 it is the only one, the first or the last. */
-TL_INLINE void direct_end(struct direct *d, struct panel *p, size_t first, const int slot,
-                          const int32_t *scale, const bool first_group, const bool last_group,
-                          int block) {
-    v16i x;
-    if (d == NULL) return;
-    x = d->part[slot];
-    if (scale != NULL) x = v16i_mul(x, v16i_load(scale));
-    if (!first_group) x = v16i_add(x, d->block[slot]);
-    d->block[slot] = x;
-    if (last_group) v16i_store(&p->sums[block][first], x);
-}
-
-/* A group in both slots, which are two chains of sums, ends. */
-TL_INLINE void direct_end_both(struct direct *d, struct panel *p, size_t first, int block) {
-    if (d != NULL) v16i_store(&p->sums[block][first], v16i_add(d->part[0], d->part[1]));
 }
 
 /*
@@ -419,27 +380,6 @@ static void fill_any(const struct tl_type_info *type, const struct rows *row, si
     }
 }
 
-/* Direct sums of 16 rows of blocks of 32 from a panel that is filled, whose place they take. */
-static void direct_from_panel(const struct direct *d, size_t first, struct panel *p) {
-    int32_t sums[8][16];
-    for (int b = 0; b < 8; b++) {
-        for (size_t r = 0; r < 16; r++) {
-            uint8_t q[4];
-            int8_t x[4];
-            sums[b][r] = d->starts[b];
-            for (int i = 8 * b; i < 8 * b + 8; i++) {
-                memcpy(q, &p->weights[i][first + r], sizeof(q));
-                memcpy(x, &d->digits[i], sizeof(x));
-                for (int j = 0; j < 4; j++) sums[b][r] += q[j] * x[j];
-            }
-        }
-    }
-    for (int b = 0; b < 8; b++) memcpy(&p->sums[b][first], sums[b], sizeof(sums[b]));
-}
-
-#if TL_SIMD == TL_SIMD_AVX2
-#define TL_ROW_SUMS
-#endif
 #include "fill_panel.h"
 
 /* ---- sums of a tile ---- */
@@ -458,9 +398,16 @@ TL_INLINE void tile_set(tile_sums s, const int width, const int32_t *start) {
     }
 }
 
-/* s += dot products of words over `steps` vectors; width: digits per step */
+/* s = dot products of words over `steps` vectors; width: digits per step */
 TL_INLINE void tile_words(tile_sums s, const int32_t (*weights)[PANEL_ROWS], const int32_t *x,
                           const int steps, const int width) {
+#ifdef TL_TILE_ASM
+    if (width == 6) {
+        tile_asm_words(s[0], weights, x, steps);
+        return;
+    }
+#endif
+    tile_set(s, width, NULL);
     for (int i = 0; i < steps; i++) {
         v16i w[PANEL_VECTORS];
         for (int v = 0; v < PANEL_VECTORS; v++) w[v] = v16i_load(&weights[i][16 * v]);
@@ -550,11 +497,6 @@ TL_INLINE void tile_starts(const int32_t *groups, const int width, const int off
     }
 }
 
-/* The sums of a block, where they were taken directly. */
-TL_INLINE void direct_sums(tile_sums s, const struct panel *panel, int block) {
-    for (int v = 0; v < PANEL_VECTORS; v++) s[v][0] = v16i_load(&panel->sums[block][16 * v]);
-}
-
 /* From the sums of a token's digits to the exact T in float64. */
 TL_INLINE v16d digits_to_f64(const v16i *digit) {
     v16d t = v16d_fma(v16d_from_i32(digit[1]), v16d_set1(256), v16d_from_i32(digit[0]));
@@ -624,6 +566,22 @@ TL_INLINE void tile_add_k(const struct panel *panel, struct record x, const int 
     }
 }
 
+/* The same where the sub-scales are in the weights; no minima. */
+TL_INLINE void tile_add_scaled_words(const struct panel *panel, struct record x, const int tokens,
+                                     double *sums) {
+    tile_sums s;
+    tile_words(s, panel->weights, x.digits, 128, tokens * 2);
+    for (int t = 0; t < tokens; t++) {
+        for (int v = 0; v < PANEL_VECTORS; v++) {
+            double *out = sums + t * PANEL_ROWS + 16 * v;
+            v16d d = v16d_mul(v16d_from_f32(v16_load(panel->u.k.d + 16 * v)), v16d_set1(x.dx[t]));
+            v16d total = v16d_fma(v16d_from_i32(s[v][2 * t + 1]), v16d_set1(4096),
+                                  v16d_from_i32(s[v][2 * t]));
+            v16d_store(out, v16d_fma(d, total, v16d_load(out)));
+        }
+    }
+}
+
 TL_INLINE void tile_add_32(const bool bytes, const struct panel *panel, struct record x,
                            const int tokens, const struct traits traits, double *sums) {
     const int planes = planes_of(bytes), width = tokens * planes, steps = steps_of(bytes) / 8;
@@ -640,7 +598,6 @@ TL_INLINE void tile_add_32(const bool bytes, const struct panel *panel, struct r
             tile_bytes(s, panel->weights + b * steps, x.digits + b * steps * width, steps, width,
                        traits.depth, NULL, NULL);
         } else {
-            tile_set(s, width, NULL);
             tile_words(s, panel->weights + b * steps, x.digits + b * steps * width, steps, width);
         }
         for (int v = 0; v < PANEL_VECTORS; v++) {
@@ -667,6 +624,10 @@ TL_INLINE void tile_add_32(const bool bytes, const struct panel *panel, struct r
 TL_INLINE void tile_add(const enum layout layout, enum tl_type id, const struct panel *panel,
                         const void *record, const int tokens, void *sums) {
     const size_t tile = (size_t)tokens;
+    if (layout == LAYOUT_WORDS && id == TL_TYPE_Q6_K) {
+        tile_add_scaled_words(panel, record_at(record, false, tile, 0), tokens, sums);
+        return;
+    }
     if (layout == LAYOUT_WORDS) {
         tile_add_32(false, panel, record_at(record, false, tile, 0), tokens,
                     traits_of(TL_TYPE_Q8_0), sums);
@@ -714,6 +675,10 @@ TL_INLINE void tile_add(const enum layout layout, enum tl_type id, const struct 
 #undef CASE_32
 }
 
+#if TL_SIMD == TL_SIMD_AVX512 && defined(TL_DOT4)
+#include "one_token_avx512.h"
+#endif
+
 TL_INLINE void panel_matmul(const enum layout layout, const int tile, const struct tl_matrix *w,
                             size_t row0, size_t row1, const void *packed, size_t tokens, float *y,
                             size_t y_stride, void *scratch) {
@@ -727,6 +692,12 @@ TL_INLINE void panel_matmul(const enum layout layout, const int tile, const stru
     const size_t sum_bytes = layout < LAYOUT_FAST_BYTES ? sizeof(double) : sizeof(float);
     const size_t record_size = layout_record_bytes(layout, (size_t)tile);
     char *sums = (char *)scratch + round_up(PANEL_CHUNKS * sizeof(*panels), 64);
+#if TL_SIMD == TL_SIMD_AVX512 && defined(TL_DOT4)
+    if (tile == 1) { // the panels take no part yet, their memory is free
+        row0 = one_token_rows(layout == LAYOUT_BYTES ? 3 : 1, w, row0, row1, packed, y, scratch,
+                              PANEL_CHUNKS * sizeof(*panels));
+    }
+#endif
     for (size_t row = row0; row < row1; row += PANEL_ROWS) {
         const size_t rows = TL_MIN(row1 - row, (size_t)PANEL_ROWS);
         const uint8_t *src = w->data + row * w->row_bytes;
@@ -735,25 +706,16 @@ TL_INLINE void panel_matmul(const enum layout layout, const int tile, const stru
             const size_t n = TL_MIN(chunks - c0, chunks_at_once);
             for (size_t c = 0; c < n; c++) {
                 const size_t first = (c0 + c) * per_chunk;
-                const bool direct = FILL_DIRECT && layout == LAYOUT_FAST_BYTES && tile == 1 &&
-                                    traits_of(type_id(type)).direct;
-                struct direct one;
-                int32_t starts[16];
-                if (direct) {
-                    const char *record = (const char *)packed + (c0 + c) * record_size;
-                    const struct fast_record x = fast_record_at(record, true, 1, 0);
-                    const bool of_blocks = type->kind != TL_KIND_K;
-                    tile_starts(x.groups, 1, traits_of(type_id(type)).offset, of_blocks, starts);
-                    one = (struct direct){.digits = x.digits, .starts = starts};
-                }
                 for (size_t r0 = 0; r0 < PANEL_ROWS; r0 += 16) {
                     struct rows at = {.ahead = PANEL_ROWS * w->row_bytes};
                     for (size_t r = 0; r < 16; r++) {
                         at.at[r] = src + TL_MIN(r0 + r, rows - 1) * w->row_bytes +
                                    first * (size_t)type->bytes;
                     }
-                    fill_rows(type, &at, TL_MIN(blocks - first, per_chunk), r0, &panels[c],
-                              direct ? &one : NULL);
+                    fill_rows(type, &at, TL_MIN(blocks - first, per_chunk), r0, &panels[c]);
+                    if (layout == LAYOUT_WORDS && scaled_words(type)) {
+                        fill_scaled_words(r0, &panels[c]);
+                    }
                 }
             }
             for (size_t i = 0; i < tiles; i++) {
@@ -778,5 +740,11 @@ TL_INLINE void panel_matmul(const enum layout layout, const int tile, const stru
 static void int_matmul(enum matmul_format format, const struct tl_matrix *w, size_t row0,
                        size_t row1, const void *packed, size_t tokens, float *y, size_t y_stride,
                        void *scratch) {
+#if ONE_TOKEN
+    if (one_has(format)) {
+        one_matmul(format, w, row0, row1, packed, y);
+        return;
+    }
+#endif
     INT_DISPATCH(format, panel_matmul, w, row0, row1, packed, tokens, y, y_stride, scratch)
 }

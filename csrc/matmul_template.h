@@ -283,6 +283,14 @@ TL_INLINE void float_matmul(const struct tl_matrix *w, enum float_type type, siz
 
 /* ---- quantized weights ---- */
 
+/*
+ * Where there are no dot products of bytes, and only two products of a six-bit weight fit into
+ * int16, exact prompts of Q6_K are faster as int16 with the sub-scales multiplied in.
+ */
+static bool scaled_words(const struct tl_type_info *type) {
+    return TL_SIMD == TL_SIMD_AVX2 && type == tl_type_find(TL_TYPE_Q6_K);
+}
+
 #if TL_SIMD == TL_SIMD_SCALAR
 #include "matmul_scalar.h"
 #else
@@ -296,6 +304,7 @@ static int matmul_format(const struct tl_type_info *type, size_t tokens) {
         bool few = tokens < FLOAT_TILE_MIN || TL_SIMD == TL_SIMD_SCALAR;
         return few ? FORMAT_FLOAT_ROW : FORMAT_FLOAT_TILE;
     }
+    if (tokens > 1 && scaled_words(type)) return FORMAT_WORD_TILE;
     if (int_in_bytes(type)) return tokens == 1 ? FORMAT_BYTE_ROW : FORMAT_BYTE_TILE;
     return tokens == 1 ? FORMAT_WORD_ROW : FORMAT_WORD_TILE;
 }

@@ -357,6 +357,30 @@ TL_INLINE v16i v16i_dot2(v16i s, v16i w, v16i x) {
 TL_INLINE v16i v16i_dot4(v16i s, v16i w, v16i x) {
     return _mm512_dpbusd_epi32(s, w, x);
 }
+/* In every lane the bytes that `order` names, the lowest first; 0x80 stands for zero. */
+TL_INLINE v16i v16i_choose_bytes(v16i x, const uint32_t order) {
+    const int32_t first = (int32_t)order, step = 0x04040404;
+    return _mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(_mm_setr_epi32(
+                                      first, first + step, first + 2 * step, first + 3 * step)));
+}
+/* The entries of a table of 16 that the low four bits of the lanes name. */
+TL_INLINE v16i v16i_look_up(v16i table, v16i index) {
+    return _mm512_permutexvar_epi32(index, table);
+}
+/* The high half of every lane of `low`, and above it the low half of `high`. */
+TL_INLINE v16i v16i_join_halves(v16i low, v16i high) {
+    return _mm512_mask_blend_epi16(0xaaaaaaaau, _mm512_rol_epi32(low, 16),
+                                   _mm512_rol_epi32(high, 16));
+}
+/* v16i_dot4 with *x in every lane. */
+TL_INLINE v16i v16i_dot4_at(v16i s, v16i w, const int32_t *x) {
+#ifdef TL_SIMDE
+    return v16i_dot4(s, w, v16i_set1(*x));
+#else // gcc would spend an instruction, and a register, on the lanes
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(s) : "v"(w), "m"(*x));
+    return s;
+#endif
+}
 #else
 TL_INLINE v16i v16i_dot2(v16i s, v16i w, v16i x) {
     s = _mm512_add_epi32(s, _mm512_madd_epi16(w, x));
@@ -394,16 +418,14 @@ TL_INLINE v16i v16i_fold4(v16i x) {
 TL_INLINE v16 v16_from_low_halves(v16i x) {
     return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x));
 }
-/* The same 32 bytes of 16 rows: x[i] holds their dwords i. */
-TL_INLINE void v16i_load_32_bytes(const struct rows *row, size_t at, v16i x[8]) {
-    __m512i t[8];
-    for (int i = 0; i < 8; i++) {
-        const uint8_t *low = row_at(row, i / 4 * 8 + i % 4, at),
-                      *high = row_at(row, i / 4 * 8 + i % 4 + 4, at);
-        t[i] = _mm512_inserti64x4(
-            _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)low)),
-            _mm256_loadu_si256((const __m256i *)(const void *)high), 1);
-    }
+TL_INLINE __m512i two_32_bytes(const uint8_t *low, const uint8_t *high) {
+    return _mm512_inserti64x4(
+        _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)low)),
+        _mm256_loadu_si256((const __m256i *)(const void *)high), 1);
+}
+
+/* t[i]: 32 bytes of the rows i and i + 4, t[i + 4] of the rows i + 8 and i + 12. */
+TL_INLINE void v16i_columns_32(__m512i t[8], v16i x[8]) {
     for (int i = 0; i < 8; i += 4) {
         __m512i a = _mm512_unpacklo_epi32(t[i], t[i + 1]);
         __m512i b = _mm512_unpackhi_epi32(t[i], t[i + 1]);
@@ -420,19 +442,29 @@ TL_INLINE void v16i_load_32_bytes(const struct rows *row, size_t at, v16i x[8]) 
     }
 }
 
-/* The same for 16 bytes and four dwords. */
-TL_INLINE void v16i_load_16_bytes(const struct rows *row, size_t at, v16i x[4]) {
-    __m512i t[4];
-    for (int i = 0; i < 4; i++) {
-        __m128i part[4];
-        for (int j = 0; j < 4; j++) {
-            part[j] = _mm_loadu_si128((const __m128i *)(const void *)row_at(row, 4 * j + i, at));
-        }
-        t[i] = _mm512_inserti64x4(
-            _mm512_castsi256_si512(
-                _mm256_inserti128_si256(_mm256_castsi128_si256(part[0]), part[1], 1)),
-            _mm256_inserti128_si256(_mm256_castsi128_si256(part[2]), part[3], 1), 1);
+/* The same 32 bytes of 16 rows: x[i] holds their dwords i. */
+TL_INLINE void v16i_load_32_bytes(const struct rows *row, size_t at, v16i x[8]) {
+    __m512i t[8];
+    for (int i = 0; i < 8; i++) {
+        const int r = i / 4 * 8 + i % 4;
+        t[i] = two_32_bytes(row_at(row, r, at), row_at(row, r + 4, at));
     }
+    v16i_columns_32(t, x);
+}
+
+TL_INLINE __m512i four_16_bytes(const uint8_t *a, const uint8_t *b, const uint8_t *c,
+                                const uint8_t *d) {
+    const __m256i low = _mm256_inserti128_si256(
+        _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)a)),
+        _mm_loadu_si128((const __m128i *)(const void *)b), 1);
+    const __m256i high = _mm256_inserti128_si256(
+        _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)c)),
+        _mm_loadu_si128((const __m128i *)(const void *)d), 1);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+}
+
+/* t[i]: 16 bytes of the rows i, i + 4, i + 8 and i + 12. */
+TL_INLINE void v16i_columns_16(const __m512i t[4], v16i x[4]) {
     __m512i a = _mm512_unpacklo_epi32(t[0], t[1]), b = _mm512_unpackhi_epi32(t[0], t[1]);
     __m512i c = _mm512_unpacklo_epi32(t[2], t[3]), d = _mm512_unpackhi_epi32(t[2], t[3]);
     x[0] = _mm512_unpacklo_epi64(a, c);
@@ -440,6 +472,17 @@ TL_INLINE void v16i_load_16_bytes(const struct rows *row, size_t at, v16i x[4]) 
     x[2] = _mm512_unpacklo_epi64(b, d);
     x[3] = _mm512_unpackhi_epi64(b, d);
 }
+
+/* The same for 16 bytes and four dwords. */
+TL_INLINE void v16i_load_16_bytes(const struct rows *row, size_t at, v16i x[4]) {
+    __m512i t[4];
+    for (int i = 0; i < 4; i++) {
+        t[i] = four_16_bytes(row_at(row, i, at), row_at(row, i + 4, at), row_at(row, i + 8, at),
+                             row_at(row, i + 12, at));
+    }
+    v16i_columns_16(t, x);
+}
+
 TL_INLINE v16 v16_from_i32(v16i x) {
     return _mm512_cvtepi32_ps(x);
 }
