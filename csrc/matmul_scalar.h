@@ -10,9 +10,13 @@ static bool int_in_bytes(const struct tl_type_info *type) {
     return true;
 }
 
-/* A chunk of one packed token; `block` and `group` are sums of X over 32 and 16 values. */
+/*
+ * A chunk of one packed token: X = 4096 * high + low, because compilers know how to add products of
+ * int16; `block` and `group` are sums of X over 32 and 16 values.
+ */
 struct int_chunk {
-    int32_t X[TL_CHUNK];
+    int16_t low[TL_CHUNK];  // -2048 .. 2047; all of X in fast mode
+    int16_t high[TL_CHUNK]; // -2040 .. 2040
     int32_t group[16];
     int32_t block[8];
     double dx;
@@ -72,10 +76,10 @@ static float round_block(const float *x, int32_t *X) {
 }
 
 /* Fast mode: n <= 256 values of a token. */
-static void round_blocks(const float *x, size_t n, struct int_chunk *out) {
+static void round_blocks(const float *x, size_t n, int32_t *X, float *scale) {
     float padded[TL_CHUNK] = {0};
     memcpy(padded, x, n * sizeof(float));
-    for (int b = 0; b < 8; b++) out->scale[b] = round_block(padded + 32 * b, out->X + 32 * b);
+    for (int b = 0; b < 8; b++) scale[b] = round_block(padded + 32 * b, X + 32 * b);
 }
 
 static size_t int_pack_bytes(enum matmul_format format, size_t cols, size_t tokens) {
@@ -91,14 +95,20 @@ static void int_pack(enum matmul_format format, const float *x, size_t cols, siz
         for (size_t c = 0; c < chunks; c++) {
             struct int_chunk *out = (struct int_chunk *)packed + t * chunks + c;
             size_t n = TL_MIN(cols - c * TL_CHUNK, (size_t)TL_CHUNK);
+            int32_t X[TL_CHUNK];
             if (format >= FORMAT_FAST_BYTE_ROW) {
-                round_blocks(x + t * cols + c * TL_CHUNK, n, out);
+                round_blocks(x + t * cols + c * TL_CHUNK, n, X, out->scale);
             } else {
-                out->dx = round_chunk(x + t * cols + c * TL_CHUNK, n, out->X);
+                out->dx = round_chunk(x + t * cols + c * TL_CHUNK, n, X);
+            }
+            for (int k = 0; k < TL_CHUNK; k++) {
+                int32_t high = (int32_t)((uint32_t)(X[k] + 0x800800) >> 12) - 0x800;
+                out->high[k] = (int16_t)high;
+                out->low[k] = (int16_t)(X[k] - 4096 * high);
             }
             for (int g = 0; g < 16; g++) {
                 out->group[g] = 0;
-                for (int i = 0; i < 16; i++) out->group[g] += out->X[g * 16 + i];
+                for (int i = 0; i < 16; i++) out->group[g] += X[g * 16 + i];
             }
             for (int b = 0; b < 8; b++) out->block[b] = out->group[2 * b] + out->group[2 * b + 1];
         }
@@ -110,64 +120,72 @@ static size_t int_scratch(enum matmul_format format, size_t cols, size_t tokens)
     return tokens * sizeof(double);
 }
 
-static double add_chunk_k(const struct tl_chunk *w, const int32_t *scaled,
-                          const struct int_chunk *x, double sum) {
-    int64_t total = 0, mins = 0;
-    for (int k = 0; k < TL_CHUNK; k++) total += (int64_t)scaled[k] * x->X[k];
-    sum = fma((double)w->d[0] * x->dx, (double)total, sum);
-    if (!w->has_min) return sum;
-    for (int g = 0; g < 16; g++) mins += (int64_t)w->min[g] * x->group[g];
-    return fma(-((double)w->dmin * x->dx), (double)mins, sum);
+/* The sum of w_k x_k over n <= 128 values, |w| <= 4096: any order will do, none overflows. */
+TL_INLINE int32_t dot_words(const int16_t *w, const int16_t *x, const int n) {
+    int32_t sum = 0;
+    for (int k = 0; k < n; k++) sum += w[k] * x[k];
+    return sum;
 }
 
-static double add_chunk_32(const struct tl_chunk *w, const int32_t *q, const struct int_chunk *x,
+TL_INLINE int64_t dot_X(const int16_t *w, const struct int_chunk *x, const int from, const int n) {
+    return (int64_t)dot_words(w + from, x->high + from, n) * 4096 +
+           dot_words(w + from, x->low + from, n);
+}
+
+/* w: K types: the integers times their sub-scales; types of 32: the integers */
+static double add_chunk_k(const struct tl_chunk *c, const int16_t *w, const struct int_chunk *x,
+                          double sum) {
+    int64_t total = dot_X(w, x, 0, 128) + dot_X(w, x, 128, 128), mins = 0;
+    sum = fma((double)c->d[0] * x->dx, (double)total, sum);
+    if (!c->has_min) return sum;
+    for (int g = 0; g < 16; g++) mins += (int64_t)c->min[g] * x->group[g];
+    return fma(-((double)c->dmin * x->dx), (double)mins, sum);
+}
+
+static double add_chunk_32(const struct tl_chunk *c, const int16_t *w, const struct int_chunk *x,
                            double sum) {
     float u = 0;
     for (int b = 0; b < 8; b++) {
-        int64_t total = 0;
-        for (int k = b * 32; k < b * 32 + 32; k++) total += (int64_t)q[k] * x->X[k];
-        u = fmaf((float)total, w->d[b], u);
-        if (w->has_min) u = fmaf((float)x->block[b], w->m[b], u);
+        u = fmaf((float)dot_X(w, x, 32 * b, 32), c->d[b], u);
+        if (c->has_min) u = fmaf((float)x->block[b], c->m[b], u);
     }
     return fma((double)u, x->dx, sum);
 }
 
 /* Fast mode, one chunk: float32 sums, a block of 32 after the other. */
-static float fast_chunk_k(const struct tl_chunk *w, const struct tl_type_info *type,
-                          const int32_t *scaled, const struct int_chunk *x, float sum) {
+static float fast_chunk_k(const struct tl_chunk *c, const struct tl_type_info *type,
+                          const int16_t *w, const struct int_chunk *x, float sum) {
     const bool wide = type == tl_type_find(TL_TYPE_Q4_K) || type == tl_type_find(TL_TYPE_Q5_K);
     float totals = 0, mins = 0;
     for (int b = 0; b < 8; b++) {
-        int32_t total = 0,
-                min = w->min[2 * b] * x->group[2 * b] + w->min[2 * b + 1] * x->group[2 * b + 1];
-        for (int k = 32 * b; k < 32 * b + 32; k++) total += scaled[k] * x->X[k];
+        int32_t total = dot_words(w + 32 * b, x->low + 32 * b, 32);
+        int32_t min = c->min[2 * b] * x->group[2 * b] + c->min[2 * b + 1] * x->group[2 * b + 1];
         totals = fmaf((float)total, x->scale[b], totals);
-        mins = wide ? fmaf(w->min[2 * b], x->scale[b] * (float)x->block[b], mins)
+        mins = wide ? fmaf(c->min[2 * b], x->scale[b] * (float)x->block[b], mins)
                     : fmaf((float)min, x->scale[b], mins);
     }
-    sum = fmaf(w->d[0], totals, sum);
-    return w->has_min ? fmaf(w->dmin, -mins, sum) : sum;
+    sum = fmaf(c->d[0], totals, sum);
+    return c->has_min ? fmaf(c->dmin, -mins, sum) : sum;
 }
 
-static float fast_chunk_32(const struct tl_chunk *w, const int32_t *q, const struct int_chunk *x,
+static float fast_chunk_32(const struct tl_chunk *c, const int16_t *w, const struct int_chunk *x,
                            float sum) {
     for (int b = 0; b < 8; b++) {
-        int32_t total = 0;
-        for (int k = 32 * b; k < 32 * b + 32; k++) total += q[k] * x->X[k];
-        sum = fmaf((float)total * x->scale[b], w->d[b], sum);
-        if (w->has_min) sum = fmaf(w->m[b], x->scale[b] * (float)x->block[b], sum);
+        int32_t total = dot_words(w + 32 * b, x->low + 32 * b, 32);
+        sum = fmaf((float)total * x->scale[b], c->d[b], sum);
+        if (c->has_min) sum = fmaf(c->m[b], x->scale[b] * (float)x->block[b], sum);
     }
     return sum;
 }
 
 static double add_chunk(enum matmul_format format, const struct tl_type_info *type,
-                        const struct tl_chunk *w, const int32_t *q, const struct int_chunk *x,
+                        const struct tl_chunk *c, const int16_t *w, const struct int_chunk *x,
                         double sum) {
     if (format >= FORMAT_FAST_BYTE_ROW) { // the sum is a float32
-        return type->kind == TL_KIND_K ? fast_chunk_k(w, type, q, x, (float)sum)
-                                       : fast_chunk_32(w, q, x, (float)sum);
+        return type->kind == TL_KIND_K ? fast_chunk_k(c, type, w, x, (float)sum)
+                                       : fast_chunk_32(c, w, x, (float)sum);
     }
-    return type->kind == TL_KIND_K ? add_chunk_k(w, q, x, sum) : add_chunk_32(w, q, x, sum);
+    return type->kind == TL_KIND_K ? add_chunk_k(c, w, x, sum) : add_chunk_32(c, w, x, sum);
 }
 
 static void int_matmul(enum matmul_format format, const struct tl_matrix *w, size_t row0,
@@ -183,11 +201,12 @@ static void int_matmul(enum matmul_format format, const struct tl_matrix *w, siz
         for (size_t t = 0; t < tokens; t++) sums[t] = 0;
         for (size_t c = 0; c < chunks; c++) {
             struct tl_chunk chunk;
-            int32_t q[TL_CHUNK];
+            int16_t q[TL_CHUNK];
             size_t n = TL_MIN(blocks - c * per_chunk, per_chunk);
             w->type->unpack(p + c * per_chunk * (size_t)w->type->bytes, n, &chunk);
-            for (int k = 0; k < TL_CHUNK; k++) {
-                q[k] = w->type->kind == TL_KIND_K ? chunk.q[k] * chunk.scale[k / 16] : chunk.q[k];
+            for (int g = 0; g < 16; g++) {
+                int16_t scale = w->type->kind == TL_KIND_K ? chunk.scale[g] : 1;
+                for (int k = 16 * g; k < 16 * g + 16; k++) q[k] = (int16_t)(chunk.q[k] * scale);
             }
             for (size_t t = 0; t < tokens; t++) {
                 sums[t] = add_chunk(format, w->type, &chunk, q, x + t * chunks + c, sums[t]);
