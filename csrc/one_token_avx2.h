@@ -676,7 +676,7 @@ TL_INLINE void one_32_chunk(const enum tl_type id, const bool fast, struct lanes
 
 /* ---- all rows ---- */
 
-/* Memory is slow to answer: ask for the chunk of the next eight rows. */
+/* Memory is slow to answer: ask for a chunk of the eight rows after the next. */
 TL_INLINE void one_ahead(const uint8_t *p, size_t bytes) {
 #if defined(__GNUC__)
     for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
@@ -705,7 +705,7 @@ TL_INLINE void one_rows(const enum tl_type id, const bool fast, const struct tl_
                 }
                 lanes = lanes_at(copy[0], sizeof(copy[0]));
             } else {
-                one_ahead(src + ONE_ROWS * (w->row_bytes + at), ONE_ROWS * chunk_bytes);
+                one_ahead(src + ONE_ROWS * (2 * w->row_bytes + at), ONE_ROWS * chunk_bytes);
             }
             if (id >= TL_TYPE_Q2_K) {
                 one_k_chunk(id, fast, lanes, x + c, &sums);
