@@ -48,14 +48,6 @@ struct one_sums {
 
 /* ---- activations ---- */
 
-/* Pairs of int16: the lowest `bits` of two numbers as signed numbers, and what is above. */
-static void split_pair(int32_t a, int32_t b, int bits, int32_t out[2]) {
-    const int32_t half = 1 << (bits - 1), high_a = (a + half) >> bits, high_b = (b + half) >> bits;
-    const int32_t low_a = a - high_a * (1 << bits), low_b = b - high_b * (1 << bits);
-    out[0] = (low_a & 0xffff) | (int32_t)((uint32_t)low_b << 16);
-    out[1] = (high_a & 0xffff) | (int32_t)((uint32_t)high_b << 16);
-}
-
 /* The integers X of a chunk into their places. */
 static void one_put(const bool bytes, const int planes, const int32_t X[TL_CHUNK],
                     struct one_chunk *out) {
