@@ -315,11 +315,9 @@ TL_INLINE __m256i one_scale(const struct one_k *k, const int group, const bool s
 /* Q2_K and Q3_K: two bits, and a third. */
 TL_INLINE void one_k2(const bool third, const int planes, struct lanes row,
                       const struct one_chunk *x, struct one_k *k) {
-    __m256i top[8];
+    __m256i top[4];
     if (third) {
         __m256i t[4], s[3];
-        lanes_load(row, 0, top);
-        lanes_load(row, 16, top + 4);
         lanes_load(row, 94, t); // two bytes of values, 12 of scales, d
         from_halves(t[3], &k->dmin, &k->d);
         TL_UNROLL(3)
@@ -344,8 +342,9 @@ TL_INLINE void one_k2(const bool third, const int planes, struct lanes row,
     }
     TL_UNROLL(4)
     for (int part = 0; part < 4; part++) {
-        const int half = part / 2, g = part % 2;
+        const int half = part % 2, g = part / 2;
         __m256i v[4];
+        if (third && half == 0) lanes_load(row, (size_t)(16 * g), top);
         lanes_load(row, (size_t)((third ? 32 : 16) + 32 * half + 16 * g), v);
         TL_UNROLL(4)
         for (int j = 0; j < 4; j++) {
@@ -354,7 +353,7 @@ TL_INLINE void one_k2(const bool third, const int planes, struct lanes row,
             TL_UNROLL(4)
             for (int i = 0; i < 4; i++) {
                 __m256i w = bits_of(v[i], 2 * j, 0x03);
-                if (third) w = _mm256_or_si256(w, bits_of(top[4 * g + i], block - 2, 0x04));
+                if (third) w = _mm256_or_si256(w, bits_of(top[i], block - 2, 0x04));
                 one_dot(planes, a, w, x->digit.bytes[0] + 32 * block + 16 * g + 4 * i, TL_CHUNK,
                         i == 0);
             }
