@@ -268,7 +268,6 @@ TL_INLINE void one_end(const int planes, struct one_k *k, const __m256i *a, __m2
     for (int p = 0; p < planes; p++) {
         __m256i *sum = &k->sum[planes == 1 ? block : p];
         *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(a[p], scale));
-        KEEP(*sum);
     }
 }
 
@@ -389,6 +388,8 @@ TL_INLINE void one_k6(const int planes, struct lanes row, const struct one_chunk
                     if (i % 2 == 0) continue;
                     one_end(planes, k, low, one_scale(k, 2 * block + g, true), block);
                     one_end(planes, k, high, one_scale(k, 2 * block + 4 + g, true), block + 2);
+                    // else gcc holds back the additions, with more in memory than the sums
+                    for (int p = 0; planes == 3 && p < 3; p++) KEEP(k->sum[p]);
                 }
             }
         }
