@@ -53,6 +53,10 @@ TL_INLINE void fill_header_k4(const struct rows *row, size_t first, struct panel
         // traits.wide: only every other scale is read
         v16i_store(&p->u.k.scale[2 * g][first], SCALE_WORD(scale));
         v16i_store(&p->u.k.min[g][first], twice(min));
+        if (g % 2 == 0) {
+            v16i next = v16i_sll(byte_at(mins[g / 4], g % 4 + 1, false), 16);
+            v16i_store(&p->u.k.min32[g / 2][first], v16i_or_and(next, min, v16i_set1(0xff)));
+        }
     }
 }
 

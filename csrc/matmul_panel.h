@@ -47,6 +47,7 @@ struct panel {
         struct {
             float d[PANEL_ROWS], dmin[PANEL_ROWS];
             int32_t min[8][PANEL_ROWS];    // int16 pairs: two groups of 16 values
+            int32_t min32[4][PANEL_ROWS];  // Q4_K and Q5_K: the same for two blocks of 32
             int32_t scale[16][PANEL_ROWS]; // as SCALE_WORD makes them
         } k;
         struct {
@@ -107,7 +108,8 @@ static bool int_in_bytes(const struct tl_type_info *type) {
 
 struct record {
     int32_t *digits; // [steps][tokens * planes], 4 bytes each
-    int32_t *sums;   // [8][tokens * 2], int16 pairs: sums over 16 values, high and low 14 bits
+    int32_t *sums;   // [8][tokens * 2], int16 pairs: sums over 16 values, low 14 bits and high
+    int32_t *pairs;  // [4][tokens * 2], the same: sums over 32 values, low 15 bits and high
     double *dx;      // [tokens]
     float *blocks;   // [8][tokens]: sums over 32 values, rounded
     int32_t *groups; // bytes: [16][tokens * planes]: sums of the digits over 16 values
@@ -115,7 +117,7 @@ struct record {
 
 TL_INLINE size_t record_bytes(const bool bytes, const size_t tokens) {
     size_t words = (size_t)(steps_of(bytes) * planes_of(bytes)) * tokens;
-    words += 8 * tokens * 2 + tokens * 2 + 8 * tokens;
+    words += 8 * tokens * 2 + 4 * tokens * 2 + tokens * 2 + 8 * tokens;
     if (bytes) words += 16 * tokens * 3;
     return (words * 4 + 63) & ~(size_t)63;
 }
@@ -125,7 +127,8 @@ TL_INLINE struct record record_at(const void *packed, const bool bytes, const si
     struct record r;
     r.digits = (int32_t *)((uintptr_t)packed + index * record_bytes(bytes, tokens));
     r.sums = r.digits + (size_t)(steps_of(bytes) * planes_of(bytes)) * tokens;
-    r.dx = (double *)(r.sums + 8 * tokens * 2);
+    r.pairs = r.sums + 8 * tokens * 2;
+    r.dx = (double *)(r.pairs + 4 * tokens * 2);
     r.blocks = (float *)(r.dx + tokens);
     r.groups = (int32_t *)(r.blocks + 8 * tokens);
     return r;
@@ -155,11 +158,19 @@ static double round_chunk(const float *x, size_t n, v16i X[16]) {
     return dx;
 }
 
+/* Pairs of int16: the lowest `bits` of two numbers as signed numbers, and what is above. */
+static void split_pair(int32_t a, int32_t b, int bits, int32_t out[2]) {
+    const int32_t half = 1 << (bits - 1), high_a = (a + half) >> bits, high_b = (b + half) >> bits;
+    const int32_t low_a = a - high_a * (1 << bits), low_b = b - high_b * (1 << bits);
+    out[0] = (low_a & 0xffff) | (int32_t)((uint32_t)low_b << 16);
+    out[1] = (high_a & 0xffff) | (int32_t)((uint32_t)high_b << 16);
+}
+
 /* The digits of X into their places, and what else the loops need to know of them. */
 TL_INLINE void pack_record(const bool bytes, const v16i X[16], double dx, const size_t tile,
                            size_t slot, struct record r) {
     const size_t planes = (size_t)planes_of(bytes), width = tile * planes;
-    int32_t out[16], sums[16], pairs[2][16];
+    int32_t out[16], sums[16], pairs[2][16], pair[2];
     v16i column[16], sum, high;
     for (size_t i = 0; i < 16; i++) {
         if (bytes) {
@@ -201,6 +212,11 @@ TL_INLINE void pack_record(const bool bytes, const v16i X[16], double dx, const 
         r.blocks[b * tile + slot] = (float)(sums[2 * b] + sums[2 * b + 1]);
         r.sums[b * tile * 2 + slot * 2] = pairs[0][2 * b];
         r.sums[b * tile * 2 + slot * 2 + 1] = pairs[1][2 * b];
+    }
+    for (size_t i = 0; i < 4; i++) {
+        const int32_t *four = sums + 4 * i;
+        split_pair(four[0] + four[1], four[2] + four[3], 15, pair);
+        memcpy(&r.pairs[i * tile * 2 + slot * 2], pair, sizeof(pair));
     }
     r.dx[slot] = dx;
 }
@@ -444,15 +460,16 @@ TL_INLINE v16 digits_to_f32(const bool bytes, const v16i *digit) {
 }
 
 /* The exact sum of minima (or of what the offset adds) times the activations of a token. */
-TL_INLINE v16d tile_mins(const struct panel *panel, const int v, const int32_t *sums,
-                         const int tokens) {
+TL_INLINE v16d tile_mins(const struct panel *panel, const int v, const struct record *x,
+                         const int t, const int tokens, const bool wide) {
+    const int32_t *sums = (wide ? x->pairs : x->sums) + 2 * t;
     v16i low = v16i_set1(0), high = low;
-    for (int g = 0; g < 8; g++) {
-        v16i min = v16i_load(&panel->u.k.min[g][16 * v]);
+    for (int g = 0; g < (wide ? 4 : 8); g++) {
+        v16i min = v16i_load(wide ? &panel->u.k.min32[g][16 * v] : &panel->u.k.min[g][16 * v]);
         low = v16i_dot2(low, min, v16i_set1(sums[g * tokens * 2]));
         high = v16i_dot2(high, min, v16i_set1(sums[g * tokens * 2 + 1]));
     }
-    return v16d_fma(v16d_from_i32(high), v16d_set1(16384), v16d_from_i32(low));
+    return v16d_fma(v16d_from_i32(high), v16d_set1(wide ? 32768 : 16384), v16d_from_i32(low));
 }
 
 /* sums (tokens, PANEL_ROWS) += one chunk of the panel times one tile */
@@ -480,13 +497,13 @@ TL_INLINE void tile_add_k(const struct panel *panel, struct record x, const int 
             v16d total = digits_to_f64(&s[v][t * 3]), sum = v16d_load(out);
             v16d d = v16d_from_f32(v16_load(panel->u.k.d + 16 * v));
             if (subtract) {
-                v16d offsets = tile_mins(panel, v, x.sums + 2 * t, tokens);
+                v16d offsets = tile_mins(panel, v, &x, t, tokens, traits.wide);
                 total = v16d_fma(offsets, v16d_set1(-1), total);
             }
             sum = v16d_fma(v16d_mul(d, v16d_set1(dx)), total, sum);
             if (traits.has_min) {
                 v16d dmin = v16d_from_f32(v16_load(panel->u.k.dmin + 16 * v));
-                v16d mins = tile_mins(panel, v, x.sums + 2 * t, tokens);
+                v16d mins = tile_mins(panel, v, &x, t, tokens, traits.wide);
                 sum = v16d_fma(v16d_mul(dmin, v16d_set1(-dx)), mins, sum);
             }
             v16d_store(out, sum);

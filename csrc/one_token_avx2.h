@@ -48,14 +48,6 @@ struct one_sums {
 
 /* ---- activations ---- */
 
-/* Pairs of int16: the lowest `bits` of two numbers as signed numbers, and what is above. */
-static void split_pair(int32_t a, int32_t b, int bits, int32_t out[2]) {
-    const int32_t half = 1 << (bits - 1), high_a = (a + half) >> bits, high_b = (b + half) >> bits;
-    const int32_t low_a = a - high_a * (1 << bits), low_b = b - high_b * (1 << bits);
-    out[0] = (low_a & 0xffff) | (int32_t)((uint32_t)low_b << 16);
-    out[1] = (high_a & 0xffff) | (int32_t)((uint32_t)high_b << 16);
-}
-
 /* The integers X of a chunk into their places. */
 static void one_put(const bool bytes, const int planes, const int32_t X[TL_CHUNK],
                     struct one_chunk *out) {
@@ -281,7 +273,6 @@ TL_INLINE void one_end(const int planes, struct one_k *k, const __m256i *a, __m2
     for (int p = 0; p < planes; p++) {
         __m256i *sum = &k->sum[planes == 1 ? block : p];
         *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(a[p], scale));
-        KEEP(*sum);
     }
 }
 
@@ -328,11 +319,9 @@ TL_INLINE __m256i one_scale(const struct one_k *k, const int group, const bool s
 /* Q2_K and Q3_K: two bits, and a third. */
 TL_INLINE void one_k2(const bool third, const int planes, struct lanes row,
                       const struct one_chunk *x, struct one_k *k) {
-    __m256i top[8];
+    __m256i top[4];
     if (third) {
         __m256i t[4], s[3];
-        lanes_load(row, 0, top);
-        lanes_load(row, 16, top + 4);
         lanes_load(row, 94, t); // two bytes of values, 12 of scales, d
         from_halves(t[3], &k->dmin, &k->d);
         TL_UNROLL(3)
@@ -357,8 +346,9 @@ TL_INLINE void one_k2(const bool third, const int planes, struct lanes row,
     }
     TL_UNROLL(4)
     for (int part = 0; part < 4; part++) {
-        const int half = part / 2, g = part % 2;
+        const int half = part % 2, g = part / 2;
         __m256i v[4];
+        if (third && half == 0) lanes_load(row, (size_t)(16 * g), top);
         lanes_load(row, (size_t)((third ? 32 : 16) + 32 * half + 16 * g), v);
         TL_UNROLL(4)
         for (int j = 0; j < 4; j++) {
@@ -367,7 +357,7 @@ TL_INLINE void one_k2(const bool third, const int planes, struct lanes row,
             TL_UNROLL(4)
             for (int i = 0; i < 4; i++) {
                 __m256i w = bits_of(v[i], 2 * j, 0x03);
-                if (third) w = _mm256_or_si256(w, bits_of(top[4 * g + i], block - 2, 0x04));
+                if (third) w = _mm256_or_si256(w, bits_of(top[i], block - 2, 0x04));
                 one_dot(planes, a, w, x->digit.bytes[0] + 32 * block + 16 * g + 4 * i, TL_CHUNK,
                         i == 0);
             }
@@ -403,6 +393,8 @@ TL_INLINE void one_k6(const int planes, struct lanes row, const struct one_chunk
                     if (i % 2 == 0) continue;
                     one_end(planes, k, low, one_scale(k, 2 * block + g, true), block);
                     one_end(planes, k, high, one_scale(k, 2 * block + 4 + g, true), block + 2);
+                    // else gcc holds back the additions, with more in memory than the sums
+                    for (int p = 0; planes == 3 && p < 3; p++) KEEP(k->sum[p]);
                 }
             }
         }
@@ -681,7 +673,7 @@ TL_INLINE void one_32_chunk(const enum tl_type id, const bool fast, struct lanes
 
 /* ---- all rows ---- */
 
-/* Memory is slow to answer: ask for the chunk of the next eight rows. */
+/* Memory is slow to answer: ask for a chunk of the eight rows after the next. */
 TL_INLINE void one_ahead(const uint8_t *p, size_t bytes) {
 #if defined(__GNUC__)
     for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
@@ -710,7 +702,7 @@ TL_INLINE void one_rows(const enum tl_type id, const bool fast, const struct tl_
                 }
                 lanes = lanes_at(copy[0], sizeof(copy[0]));
             } else {
-                one_ahead(src + ONE_ROWS * (w->row_bytes + at), ONE_ROWS * chunk_bytes);
+                one_ahead(src + ONE_ROWS * (2 * w->row_bytes + at), ONE_ROWS * chunk_bytes);
             }
             if (id >= TL_TYPE_Q2_K) {
                 one_k_chunk(id, fast, lanes, x + c, &sums);
