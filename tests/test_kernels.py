@@ -341,6 +341,24 @@ def test_fast_mode_does_not_depend_on_how_the_work_is_split(name, isa):
 
 @pytest.mark.parametrize("isa", SETS)
 @pytest.mark.parametrize("name", QUANTIZED)
+def test_fast_mode_at_the_limits_of_its_sums(name, isa):
+    """The largest weights of either sign meet the largest activations: no int16 may overflow."""
+    items, size, halves = exact.TYPES[name]
+    x = np.ones((7, 512), np.float32)
+    x[1::2] = -1
+    x[4:, ::2] *= -1
+    for fill in (0x00, 0xFF, 0x80, 0x7F, 0xF0, 0x0F):
+        block = np.full(size, fill, np.uint8)
+        for at in halves:
+            block[at : at + 2] = np.array([1], np.float16).view(np.uint8)
+        weights = np.tile(block, (40, 512 // items))
+        for count in (1, 7):
+            part = run(name, weights, 512, x[:count], isa, fast=True)
+            assert_same_bits(part, expected_fast(name, isa, weights, 512, x[:count]))
+
+
+@pytest.mark.parametrize("isa", SETS)
+@pytest.mark.parametrize("name", QUANTIZED)
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"huge", "any finite"}))  # float32 sums
 def test_fast_mode_error(name, isa, kind):
     gguf = pytest.importorskip("gguf")
