@@ -25,12 +25,6 @@
 #define PARALLEL_WORK 32768
 #define TASK_WORK 30000000
 
-#if defined(__GNUC__)
-#define PREFETCH(p) __builtin_prefetch(p, 0, 2) // to the second-level cache
-#else
-#define PREFETCH(p) ((void)(p))
-#endif
-
 #define MAX_GROUP 3 // matrices that read the same activations: q, k, v
 
 /* ---- the workspace ---- */
@@ -255,6 +249,13 @@ static const void *packed_of(const struct matmul_group *g, int thread) {
     return packed;
 }
 
+static size_t task_rows(const struct run *r, const struct tl_matrix *w, size_t tokens) {
+    const size_t threads = (size_t)r->call->threads, work = w->rows * w->cols * tokens;
+    size_t parts = threads == 1 ? 1 : threads * 6;
+    parts = TL_MAX(parts, work / TASK_WORK);
+    return ((w->rows + parts - 1) / parts + TL_ROW_STEP - 1) / TL_ROW_STEP * TL_ROW_STEP;
+}
+
 /*
  * Which rows are a task's. Threads that keep step each walk through a region of their own from its
  * start to its end, so that what they fetch ahead is what they need.
@@ -281,12 +282,15 @@ static void matmul_task(const struct matmul_group *g, const struct matmul *m, si
 }
 
 /* Asks for the rows that this thread is likely to begin the next matrix with. */
-static void fetch_next(const struct matmul_group *g, size_t region) {
+static void fetch_next(const struct matmul_group *g, int thread) {
+    const struct run *r = g->r;
     const struct tl_matrix *w = g->next;
-    const size_t row = w->rows * region / (size_t)g->r->call->threads;
-    const size_t bytes = TL_MIN(TL_ROW_STEP, w->rows - row) * w->row_bytes;
-    const uint8_t *p = w->data + row * w->row_bytes;
-    for (size_t i = 0; i < bytes; i += 64) PREFETCH(p + i);
+    struct matmul m = {.rows_per_task = task_rows(r, w, 1)};
+    size_t row;
+    m.tasks = (w->rows + m.rows_per_task - 1) / m.rows_per_task;
+    row = task_row(r, &m, (size_t)thread);
+    if (row >= w->rows) return;
+    r->k->fetch(w, r->k->format(w->type, 1), row, TL_MIN(row + m.rows_per_task, w->rows));
 }
 
 static void group_task(void *arg, size_t task, int thread) {
@@ -295,16 +299,7 @@ static void group_task(void *arg, size_t task, int thread) {
     int i = 0;
     while (i + 1 < g->n && task >= g->first_task[i + 1]) i++;
     matmul_task(g, &g->members[i], task - g->first_task[i], thread);
-    if (g->next != NULL && left <= (size_t)g->r->call->threads) {
-        fetch_next(g, (size_t)g->r->call->threads - left);
-    }
-}
-
-static size_t task_rows(const struct run *r, const struct tl_matrix *w, size_t tokens) {
-    const size_t threads = (size_t)r->call->threads, work = w->rows * w->cols * tokens;
-    size_t parts = threads == 1 ? 1 : threads * 6;
-    parts = TL_MAX(parts, work / TASK_WORK);
-    return ((w->rows + parts - 1) / parts + TL_ROW_STEP - 1) / TL_ROW_STEP * TL_ROW_STEP;
+    if (g->next != NULL && left <= (size_t)g->r->call->threads) fetch_next(g, thread);
 }
 
 /* members[i].y = x times members[i].linear, plus bias; x (tokens, cols). */

@@ -678,7 +678,30 @@ TL_INLINE void panel_matmul(const enum layout layout, const int tile, const stru
  * What it would read of a panel it would read once. Where there are vectors enough, a file of its
  * own multiplies the weights as they come; elsewhere a token is a tile of one.
  *   one_pack_bytes, one_pack, one_scratch, one_matmul    as in struct tl_kernels
+ *   ONE_LANES                                            rows at a time
  */
+
+/*
+ * Each lane walks through rows that follow one another, as if there were so many threads: a long
+ * way in one direction is what the hardware reads fastest. Asked for are the bytes LANE_AHEAD on.
+ */
+#define LANE_AHEAD 1024
+
+/* Rows for each of `lanes` lanes; lanes a multiple of 1024 bytes apart would share few sets of the
+   cache. */
+TL_INLINE size_t rows_per_lane(const struct tl_matrix *w, size_t rows, const size_t lanes) {
+    const size_t n = rows / lanes;
+    return n > 0 && n % 2 == 0 && n * w->row_bytes % 1024 == 0 ? n - 1 : n;
+}
+
+/* What to ask for at byte `at` of a row, from there; at a lane's end, what the next lot begins
+ * with. */
+TL_INLINE size_t lane_ahead(const struct tl_matrix *w, size_t at, size_t per_lane, bool last,
+                            const size_t lanes) {
+    const bool next = last && at + LANE_AHEAD >= w->row_bytes;
+    return LANE_AHEAD + (next ? (lanes - 1) * per_lane * w->row_bytes : 0);
+}
+
 #if TL_SIMD == TL_SIMD_AVX512 && defined(TL_DOT4)
 #define ONE_TOKEN 1
 #include "one_token_vnni.h"
@@ -775,4 +798,20 @@ static void int_matmul(enum matmul_format format, const struct tl_matrix *w, siz
     }
 #endif
     INT_DISPATCH(format, panel_matmul, w, row0, row1, packed, tokens, y, y_stride, scratch)
+}
+
+static void int_fetch(enum matmul_format format, const struct tl_matrix *w, size_t row0,
+                      size_t row1) {
+#if ONE_TOKEN
+    const size_t per_lane = rows_per_lane(w, row1 - row0, ONE_LANES);
+    if (is_one_token(format) && per_lane > 0) {
+        for (size_t r = 0; r < ONE_LANES; r++) {
+            fetch_bytes(w->data + (row0 + r * per_lane) * w->row_bytes, LANE_AHEAD);
+        }
+        return;
+    }
+#else
+    (void)format;
+#endif
+    fetch_bytes(w->data + row0 * w->row_bytes, TL_MIN(row1 - row0, TL_ROW_STEP) * w->row_bytes);
 }

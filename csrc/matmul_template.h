@@ -281,6 +281,15 @@ TL_INLINE void float_matmul(const struct tl_matrix *w, enum float_type type, siz
         break;                                                                                     \
     }
 
+/* Asks the memory for bytes that will be read soon, into the second-level cache. */
+TL_INLINE void fetch_bytes(const uint8_t *p, size_t n) {
+#if defined(__GNUC__)
+    for (size_t i = 0; i < n; i += 64) __builtin_prefetch(p + i, 0, 2);
+#else
+    (void)p, (void)n;
+#endif
+}
+
 /* ---- quantized weights ---- */
 
 /*
@@ -386,10 +395,15 @@ static void matmul_matmul(const struct tl_matrix *w, int format, size_t row0, si
     }
 }
 
+static void matmul_fetch(const struct tl_matrix *w, int format, size_t row0, size_t row1) {
+    int_fetch((enum matmul_format)format, w, row0, row1);
+}
+
 static void matmul_init(struct tl_kernels *k, bool fast) {
     k->format = fast ? matmul_format_fast : matmul_format;
     k->pack_bytes = matmul_pack_bytes;
     k->pack = matmul_pack;
     k->scratch = matmul_scratch;
     k->matmul = matmul_matmul;
+    k->fetch = matmul_fetch;
 }

@@ -8,7 +8,7 @@
  * layouts: ggml-common.h of ggml.
  */
 
-#define ONE_ROWS 8
+#define ONE_LANES 8
 #define ONE_CHUNK_BYTES 272 // 256 weights, the largest: Q8_0
 
 /* 256 activations of the token. Exact mode has three digits of int8 or two of int16, as in
@@ -673,46 +673,45 @@ TL_INLINE void one_32_chunk(const enum tl_type id, const bool fast, struct lanes
 
 /* ---- all rows ---- */
 
-/* Memory is slow to answer: ask for a chunk of the eight rows after the next. */
-TL_INLINE void one_ahead(const uint8_t *p, size_t bytes) {
-#if defined(__GNUC__)
-    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
-#else
-    (void)p, (void)bytes;
-#endif
-}
-
 TL_INLINE void one_rows(const enum tl_type id, const bool fast, const struct tl_matrix *w,
                         size_t row0, size_t row1, const struct one_chunk *x, float *y) {
     const struct tl_type_info *type = w->type;
     const size_t chunk_bytes = (size_t)(TL_CHUNK / type->items * type->bytes);
-    for (size_t row = row0; row < row1; row += ONE_ROWS) {
-        const size_t rows = TL_MIN(row1 - row, (size_t)ONE_ROWS);
-        const uint8_t *src = w->data + row * w->row_bytes;
-        struct one_sums sums = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_ps()};
-        float out[ONE_ROWS];
-        for (size_t at = 0, c = 0; at < w->row_bytes; at += chunk_bytes, c++) {
-            const size_t size = TL_MIN(w->row_bytes - at, chunk_bytes);
-            struct lanes lanes = lanes_at(src + at, w->row_bytes);
-            uint8_t copy[ONE_ROWS][ONE_CHUNK_BYTES];
-            if (rows < ONE_ROWS || size < chunk_bytes) { // the rest: zeros, and the last row
-                memset(copy, 0, sizeof(copy));
-                for (size_t r = 0; r < ONE_ROWS; r++) {
-                    memcpy(copy[r], src + TL_MIN(r, rows - 1) * w->row_bytes + at, size);
+    size_t per_lane;
+    for (size_t first = row0; first < row1; first += ONE_LANES * per_lane) {
+        const size_t n = TL_MIN(row1 - first, (size_t)ONE_LANES); // lanes that have a row
+        per_lane = TL_MAX(rows_per_lane(w, row1 - first, ONE_LANES), (size_t)1);
+        for (size_t i = 0; i < per_lane; i++) {
+            const uint8_t *src = w->data + (first + i) * w->row_bytes;
+            const size_t stride = per_lane * w->row_bytes;
+            struct one_sums sums = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_ps()};
+            float out[ONE_LANES];
+            for (size_t at = 0, c = 0; at < w->row_bytes; at += chunk_bytes, c++) {
+                const size_t size = TL_MIN(w->row_bytes - at, chunk_bytes);
+                struct lanes lanes = lanes_at(src + at, stride);
+                uint8_t copy[ONE_LANES][ONE_CHUNK_BYTES];
+                if (n < ONE_LANES || size < chunk_bytes) { // what is not there is zero
+                    memset(copy, 0, sizeof(copy));
+                    for (size_t r = 0; r < n; r++) memcpy(copy[r], src + r * stride + at, size);
+                    lanes = lanes_at(copy[0], sizeof(copy[0]));
+                } else {
+                    const size_t ahead = lane_ahead(w, at, per_lane, i + 1 == per_lane, ONE_LANES);
+                    for (size_t r = 0; r < ONE_LANES; r++) {
+                        fetch_bytes(src + r * stride + at + ahead, chunk_bytes);
+                    }
                 }
-                lanes = lanes_at(copy[0], sizeof(copy[0]));
-            } else {
-                one_ahead(src + ONE_ROWS * (2 * w->row_bytes + at), ONE_ROWS * chunk_bytes);
+                if (id >= TL_TYPE_Q2_K) {
+                    one_k_chunk(id, fast, lanes, x + c, &sums);
+                } else {
+                    one_32_chunk(id, fast, lanes, x + c, &sums);
+                }
             }
-            if (id >= TL_TYPE_Q2_K) {
-                one_k_chunk(id, fast, lanes, x + c, &sums);
-            } else {
-                one_32_chunk(id, fast, lanes, x + c, &sums);
+            if (!fast) {
+                sums.y = _mm256_set_m128(_mm256_cvtpd_ps(sums.high), _mm256_cvtpd_ps(sums.low));
             }
+            _mm256_storeu_ps(out, sums.y);
+            for (size_t r = 0; r < n; r++) y[first + r * per_lane + i] = out[r];
         }
-        if (!fast) sums.y = _mm256_set_m128(_mm256_cvtpd_ps(sums.high), _mm256_cvtpd_ps(sums.low));
-        _mm256_storeu_ps(out, sums.y);
-        memcpy(y + row, out, rows * sizeof(float));
     }
 }
 

@@ -11,10 +11,13 @@
 #define MAX_DIGITS 3
 #define MAX_CHUNK_BYTES 272 // Q8_0
 
-/* Sixteen rows, one after the other. */
+#define ONE_LANES 16
+
+/* Sixteen rows, and how far from what is read lies what to ask for. */
 struct row_group {
     const uint8_t *first;
-    size_t bytes; // of a row
+    size_t bytes; // from one to the next
+    size_t ahead;
 };
 
 #ifdef TL_SIMDE
@@ -47,9 +50,9 @@ TL_INLINE void group_load_16(const struct row_group *rows, size_t at, v16i x[4])
     v16i_columns_16(t, x);
 }
 
-/* Memory is slow to answer: asks for what the next sixteen rows have at this place. */
+/* A line of each row. */
 TL_INLINE void group_fetch(const struct row_group *rows, size_t at) {
-    const uint8_t *p = rows->first + 16 * rows->bytes + at;
+    const uint8_t *p = rows->first + at + rows->ahead;
     KEEP_POINTER(p);
     for (int i = 0; i < 4; i++) {
         for (size_t j = 0; j < 4; j++) __builtin_prefetch(p + j * rows->bytes, 0, 2);
@@ -503,34 +506,39 @@ TL_INLINE void one_rows(enum tl_type id, const int digits, const struct tl_matri
     const size_t chunks = round_up(w->cols, TL_CHUNK) / TL_CHUNK;
     const size_t bytes = (size_t)(TL_CHUNK / w->type->items * w->type->bytes);
     const int offset = traits_of(id).offset;
+    size_t per_lane;
     for (size_t i = 0; i < chunks * groups && offset != 0; i++) {
         starts[i] = -offset * one_token_at(packed, digits, i / groups).groups[i % groups];
     }
-    for (size_t row = row0; row < row1; row += 16) {
-        const size_t n = TL_MIN(row1 - row, (size_t)16);
-        const struct row_group stored = {w->data + row * w->row_bytes, w->row_bytes};
-        v16d exact = v16d_set1(0);
-        v16 fast = v16_set1(0);
-        float out[16];
-        for (size_t c = 0; c < chunks; c++) {
-            const size_t size = TL_MIN(w->row_bytes - c * bytes, bytes);
-            struct one_token t = one_token_at(packed, digits, c);
-            uint8_t copy[16][MAX_CHUNK_BYTES];
-            struct row_group rows = stored;
-            size_t at = c * bytes;
-            t.starts = starts + c * groups;
-            if (n < 16 || size < bytes) { // what is not there is zero
-                memset(copy, 0, sizeof(copy));
-                for (size_t r = 0; r < n; r++) {
-                    memcpy(copy[r], stored.first + r * w->row_bytes + at, size);
+    for (size_t first = row0; first < row1; first += ONE_LANES * per_lane) {
+        const size_t n = TL_MIN(row1 - first, (size_t)ONE_LANES); // lanes that have a row
+        per_lane = TL_MAX(rows_per_lane(w, row1 - first, ONE_LANES), (size_t)1);
+        for (size_t i = 0; i < per_lane; i++) {
+            struct row_group stored = {w->data + (first + i) * w->row_bytes,
+                                       per_lane * w->row_bytes, 0};
+            v16d exact = v16d_set1(0);
+            v16 fast = v16_set1(0);
+            float out[ONE_LANES];
+            for (size_t c = 0; c < chunks; c++) {
+                const size_t at = c * bytes, size = TL_MIN(w->row_bytes - at, bytes);
+                struct one_token t = one_token_at(packed, digits, c);
+                uint8_t copy[ONE_LANES][MAX_CHUNK_BYTES];
+                t.starts = starts + c * groups;
+                if (n < ONE_LANES || size < bytes) { // what is not there is zero
+                    const struct row_group copied = {copy[0], sizeof(copy[0]), 0};
+                    memset(copy, 0, sizeof(copy));
+                    for (size_t r = 0; r < n; r++) {
+                        memcpy(copy[r], stored.first + r * stored.bytes + at, size);
+                    }
+                    one_chunk(id, &copied, 0, digits, &t, &exact, &fast);
+                } else {
+                    stored.ahead = lane_ahead(w, at, per_lane, i + 1 == per_lane, ONE_LANES);
+                    one_chunk(id, &stored, at, digits, &t, &exact, &fast);
                 }
-                rows = (struct row_group){copy[0], sizeof(copy[0])};
-                at = 0;
             }
-            one_chunk(id, &rows, at, digits, &t, &exact, &fast);
+            v16_store(out, digits == 1 ? fast : v16_from_f64(exact));
+            for (size_t r = 0; r < n; r++) y[first + r * per_lane + i] = out[r];
         }
-        v16_store(out, digits == 1 ? fast : v16_from_f64(exact));
-        memcpy(y + row, out, n * sizeof(float));
     }
 }
 
