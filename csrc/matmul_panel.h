@@ -683,9 +683,8 @@ TL_INLINE void panel_matmul(const enum layout layout, const int tile, const stru
 
 /*
  * Each lane walks through rows that follow one another, as if there were so many threads: a long
- * way in one direction is what the hardware reads fastest. Asked for are the bytes LANE_AHEAD on.
+ * way in one direction is what the hardware reads fastest.
  */
-#define LANE_AHEAD 1024
 
 /* Rows for each of `lanes` lanes; lanes a multiple of 1024 bytes apart would share few sets of the
    cache. */
@@ -698,8 +697,8 @@ TL_INLINE size_t rows_per_lane(const struct tl_matrix *w, size_t rows, const siz
  * with. */
 TL_INLINE size_t lane_ahead(const struct tl_matrix *w, size_t at, size_t per_lane, bool last,
                             const size_t lanes) {
-    const bool next = last && at + LANE_AHEAD >= w->row_bytes;
-    return LANE_AHEAD + (next ? (lanes - 1) * per_lane * w->row_bytes : 0);
+    const bool next = last && at + BYTES_AHEAD >= w->row_bytes;
+    return BYTES_AHEAD + (next ? (lanes - 1) * per_lane * w->row_bytes : 0);
 }
 
 #if TL_SIMD == TL_SIMD_AVX512 && defined(TL_DOT4)
@@ -806,7 +805,7 @@ static void int_fetch(enum matmul_format format, const struct tl_matrix *w, size
     const size_t per_lane = rows_per_lane(w, row1 - row0, ONE_LANES);
     if (is_one_token(format) && per_lane > 0) {
         for (size_t r = 0; r < ONE_LANES; r++) {
-            fetch_bytes(w->data + (row0 + r * per_lane) * w->row_bytes, LANE_AHEAD);
+            fetch_bytes(w->data + (row0 + r * per_lane) * w->row_bytes, BYTES_AHEAD);
         }
         return;
     }

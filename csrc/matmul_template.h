@@ -25,6 +25,9 @@ enum matmul_format {
 #define FLOAT_ROWS 16
 #define LANE_PAD 16 // keeps the lanes of a panel from falling on the same sets of the L1 cache
 
+/* Rows of floats that are multiplied side by side with few tokens. */
+#define FLOAT_CHAINS 4
+
 /* From this many tokens on a matrix of floats is unpacked into panels first. */
 #define FLOAT_TILE_MIN 12
 
@@ -81,6 +84,20 @@ TL_INLINE float fast_weight(int limit) {
     return (float)(FAST_LIMIT * FAST_LIMIT) / (float)(limit * limit);
 }
 
+/* ---- reading ahead ---- */
+
+/* Asks the memory for bytes that will be read soon, into the second-level cache. */
+TL_INLINE void fetch_bytes(const uint8_t *p, size_t n) {
+#if defined(__GNUC__)
+    for (size_t i = 0; i < n; i += 64) __builtin_prefetch(p + i, 0, 2);
+#else
+    (void)p, (void)n;
+#endif
+}
+
+/* How far ahead of what is read. */
+#define BYTES_AHEAD 1024
+
 /* ---- float weights ---- */
 
 enum float_type { FLOAT_F32, FLOAT_F16, FLOAT_BF16 };
@@ -114,31 +131,54 @@ TL_INLINE float add_lanes(float y, v16 s) {
     return y;
 }
 
-/* One row times one token. One after another: two rows at once would be two streams of memory. */
-TL_INLINE float float_row(const uint8_t *row, enum float_type type, size_t cols, const float *x) {
+/*
+ * Rows times one token. The sum of a row is one chain of additions; several rows are several
+ * chains, and each reads a stretch of memory of its own.
+ */
+TL_INLINE void float_rows(const uint8_t *const *row, const size_t rows, enum float_type type,
+                          size_t cols, const float *x, float *sum) {
     const size_t size = float_size(type);
-    float sum = 0;
+    for (size_t r = 0; r < rows; r++) sum[r] = 0;
     for (size_t k0 = 0; k0 < cols; k0 += SUPERCHUNK) {
         size_t end = cols - k0 < SUPERCHUNK ? cols : k0 + SUPERCHUNK, k = k0;
-        v16 s = v16_set1(0);
+        v16 s[FLOAT_CHAINS];
+        for (size_t r = 0; r < rows; r++) s[r] = v16_set1(0);
         for (; k + 16 <= end; k += 16) {
-            s = v16_fma(load_weights(type, row + k * size), v16_load(x + k), s);
+            for (size_t r = 0; r < rows; r++) {
+                fetch_bytes(row[r] + k * size + BYTES_AHEAD, 1);
+                s[r] = v16_fma(load_weights(type, row[r] + k * size), v16_load(x + k), s[r]);
+            }
         }
-        if (k < end) {
-            s = v16_fma(load_weights_part(type, row + k * size, end - k), v16_load(x + k), s);
+        for (size_t r = 0; r < rows; r++) {
+            if (k < end) {
+                v16 part = load_weights_part(type, row[r] + k * size, end - k);
+                s[r] = v16_fma(part, v16_load(x + k), s[r]);
+            }
+            sum[r] = add_lanes(sum[r], s[r]);
         }
-        sum = add_lanes(sum, s);
     }
-    return sum;
 }
 
 TL_INLINE void float_matvec(const struct tl_matrix *w, enum float_type type, size_t row0,
                             size_t row1, const float *x, size_t tokens, float *y, size_t y_stride) {
-    const size_t stride = round_up(w->cols, 16);
-    for (size_t row = row0; row < row1; row++) {
-        const uint8_t *p = w->data + row * w->row_bytes;
+    const size_t stride = round_up(w->cols, 16), each = (row1 - row0) / FLOAT_CHAINS;
+    float sum[FLOAT_CHAINS];
+    for (size_t i = 0; i < each; i++) {
+        const uint8_t *row[FLOAT_CHAINS];
+        for (size_t r = 0; r < FLOAT_CHAINS; r++) {
+            row[r] = w->data + (row0 + r * each + i) * w->row_bytes;
+        }
         for (size_t t = 0; t < tokens; t++) {
-            y[t * y_stride + row] = float_row(p, type, w->cols, x + t * stride);
+            float_rows(row, FLOAT_CHAINS, type, w->cols, x + t * stride, sum);
+            for (size_t r = 0; r < FLOAT_CHAINS; r++) {
+                y[t * y_stride + row0 + r * each + i] = sum[r];
+            }
+        }
+    }
+    for (size_t i = row0 + FLOAT_CHAINS * each; i < row1; i++) {
+        const uint8_t *row = w->data + i * w->row_bytes;
+        for (size_t t = 0; t < tokens; t++) {
+            float_rows(&row, 1, type, w->cols, x + t * stride, &y[t * y_stride + i]);
         }
     }
 }
@@ -280,15 +320,6 @@ TL_INLINE void float_matmul(const struct tl_matrix *w, enum float_type type, siz
         function(w, FLOAT_BF16, __VA_ARGS__);                                                      \
         break;                                                                                     \
     }
-
-/* Asks the memory for bytes that will be read soon, into the second-level cache. */
-TL_INLINE void fetch_bytes(const uint8_t *p, size_t n) {
-#if defined(__GNUC__)
-    for (size_t i = 0; i < n; i += 64) __builtin_prefetch(p + i, 0, 2);
-#else
-    (void)p, (void)n;
-#endif
-}
 
 /* ---- quantized weights ---- */
 
