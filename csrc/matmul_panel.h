@@ -683,11 +683,9 @@ TL_INLINE void panel_matmul(const enum layout layout, const int tile, const stru
 
 /*
  * Each lane walks through rows that follow one another, as if there were so many threads: a long
- * way in one direction is what the hardware reads fastest.
+ * way in one direction is what the hardware reads fastest. This many rows are each lane's; lanes a
+ * multiple of 1024 bytes apart would share few sets of the cache.
  */
-
-/* Rows for each of `lanes` lanes; lanes a multiple of 1024 bytes apart would share few sets of the
-   cache. */
 TL_INLINE size_t rows_per_lane(const struct tl_matrix *w, size_t rows, const size_t lanes) {
     const size_t n = rows / lanes;
     return n > 0 && n % 2 == 0 && n * w->row_bytes % 1024 == 0 ? n - 1 : n;

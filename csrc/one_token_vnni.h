@@ -387,6 +387,7 @@ TL_INLINE void one_block_32(enum tl_type id, const struct row_group *rows, size_
     const bool offset = traits_of(id).offset != 0;
     v16i s[2][MAX_DIGITS], fifths = v16i_set1(0);
     columns_need(c, rows, at, 8 * shape.bytes, (end + 1) / 2);
+    // 34 bytes may take two loads; a loop would hide from gcc what is constant
     columns_need(c, rows, at, 8 * shape.bytes, (end + 1) / 2);
     const v16 d = columns_half(c, begin);
     if (shape.bits == 5) fifths = columns_dword(c, values - 2);
