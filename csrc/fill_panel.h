@@ -280,7 +280,7 @@ TL_INLINE void fill_scaled_words(size_t first, struct panel *p) {
 #endif
 }
 
-/* `d` is NULL, or takes the sums instead of the panel's weights. */
+/* A chunk of sixteen rows into the panel. */
 TL_INLINE void fill_rows(const struct tl_type_info *type, const struct rows *row, size_t blocks,
                          size_t first, struct panel *panel) {
     const bool whole = blocks * (size_t)type->items == TL_CHUNK;

@@ -699,6 +699,11 @@ TL_INLINE size_t lane_ahead(const struct tl_matrix *w, size_t at, size_t per_lan
     return BYTES_AHEAD + (next ? (lanes - 1) * per_lane * w->row_bytes : 0);
 }
 
+/* The types, each of which has functions of its own. */
+#define ONE_TYPES(type)                                                                            \
+    type(Q4_0) type(Q4_1) type(Q5_0) type(Q5_1) type(Q8_0) type(Q2_K) type(Q3_K) type(Q4_K)        \
+        type(Q5_K) type(Q6_K)
+
 #if TL_SIMD == TL_SIMD_AVX512 && defined(TL_DOT4)
 #define ONE_TOKEN 1
 #include "one_token_vnni.h"
@@ -810,5 +815,5 @@ static void int_fetch(enum matmul_format format, const struct tl_matrix *w, size
 #else
     (void)format;
 #endif
-    fetch_bytes(w->data + row0 * w->row_bytes, TL_MIN(row1 - row0, TL_ROW_STEP) * w->row_bytes);
+    fetch_rows(w, row0, row1);
 }

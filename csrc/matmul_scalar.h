@@ -219,5 +219,5 @@ static void int_matmul(enum matmul_format format, const struct tl_matrix *w, siz
 static void int_fetch(enum matmul_format format, const struct tl_matrix *w, size_t row0,
                       size_t row1) {
     (void)format;
-    fetch_bytes(w->data + row0 * w->row_bytes, TL_MIN(row1 - row0, TL_ROW_STEP) * w->row_bytes);
+    fetch_rows(w, row0, row1);
 }

@@ -95,6 +95,11 @@ TL_INLINE void fetch_bytes(const uint8_t *p, size_t n) {
 #endif
 }
 
+/* The first of these rows, for a loop that takes one after the other. */
+static void fetch_rows(const struct tl_matrix *w, size_t row0, size_t row1) {
+    fetch_bytes(w->data + row0 * w->row_bytes, TL_MIN(row1 - row0, TL_ROW_STEP) * w->row_bytes);
+}
+
 /* How far ahead of what is read. */
 #define BYTES_AHEAD 1024
 

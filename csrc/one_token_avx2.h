@@ -715,10 +715,6 @@ TL_INLINE void one_rows(const enum tl_type id, const bool fast, const struct tl_
     }
 }
 
-#define ONE_TYPES(type)                                                                            \
-    type(Q4_0) type(Q4_1) type(Q5_0) type(Q5_1) type(Q8_0) type(Q2_K) type(Q3_K) type(Q4_K)        \
-        type(Q5_K) type(Q6_K)
-
 /* One function for each type and mode, so that both are constants inside. */
 #define ONE_DEFINE(name)                                                                           \
     static void one_##name(bool fast, const struct tl_matrix *w, size_t row0, size_t row1,         \

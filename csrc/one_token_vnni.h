@@ -55,7 +55,7 @@ TL_INLINE void group_fetch(const struct row_group *rows, size_t at) {
     const uint8_t *p = rows->first + at + rows->ahead;
     KEEP_POINTER(p);
     for (int i = 0; i < 4; i++) {
-        for (size_t j = 0; j < 4; j++) __builtin_prefetch(p + j * rows->bytes, 0, 2);
+        for (size_t j = 0; j < 4; j++) fetch_bytes(p + j * rows->bytes, 1);
         p += 4 * rows->bytes;
     }
 }
@@ -544,10 +544,6 @@ TL_INLINE void one_rows(enum tl_type id, const int digits, const struct tl_matri
 }
 
 /* One function for each type and mode, so that both are constants inside. */
-#define ONE_TYPES(type)                                                                            \
-    type(Q4_0) type(Q4_1) type(Q5_0) type(Q5_1) type(Q8_0) type(Q2_K) type(Q3_K) type(Q4_K)        \
-        type(Q5_K) type(Q6_K)
-
 #define ONE_DEFINE(name)                                                                           \
     static void one_##name(bool fast, const struct tl_matrix *w, size_t row0, size_t row1,         \
                            const void *packed, float *y, int32_t *starts) {                        \
