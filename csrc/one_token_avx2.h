@@ -180,12 +180,7 @@ TL_INLINE void lanes_load(struct lanes row, size_t at, __m256i x[4]) {
         t[i] = _mm256_castsi128_si256(load_128(lanes_row(row, i) + at));
         t[i] = _mm256_inserti128_si256(t[i], load_128(lanes_row(row, i + 4) + at), 1);
     }
-    __m256i a = _mm256_unpacklo_epi32(t[0], t[1]), b = _mm256_unpackhi_epi32(t[0], t[1]);
-    __m256i c = _mm256_unpacklo_epi32(t[2], t[3]), d = _mm256_unpackhi_epi32(t[2], t[3]);
-    x[0] = _mm256_unpacklo_epi64(a, c);
-    x[1] = _mm256_unpackhi_epi64(a, c);
-    x[2] = _mm256_unpacklo_epi64(b, d);
-    x[3] = _mm256_unpackhi_epi64(b, d);
+    columns_of_8(t, x);
 }
 
 /* A float16 of every row. */

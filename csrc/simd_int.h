@@ -31,6 +31,18 @@ TL_INLINE const uint8_t *row_at(const struct rows *rows, int i, size_t at) {
     return p;
 }
 
+#if TL_SIMD == TL_SIMD_AVX2 || TL_SIMD == TL_SIMD_AVX512
+/* t[i]: 16 bytes of the rows i and i + 4 of eight; x[i]: their dwords i. */
+TL_INLINE void columns_of_8(const __m256i t[4], __m256i x[4]) {
+    __m256i a = _mm256_unpacklo_epi32(t[0], t[1]), b = _mm256_unpackhi_epi32(t[0], t[1]);
+    __m256i c = _mm256_unpacklo_epi32(t[2], t[3]), d = _mm256_unpackhi_epi32(t[2], t[3]);
+    x[0] = _mm256_unpacklo_epi64(a, c);
+    x[1] = _mm256_unpackhi_epi64(a, c);
+    x[2] = _mm256_unpacklo_epi64(b, d);
+    x[3] = _mm256_unpackhi_epi64(b, d);
+}
+#endif
+
 #if TL_SIMD == TL_SIMD_AVX2
 
 typedef struct {
@@ -272,12 +284,7 @@ TL_INLINE void half_load_16_bytes(const struct rows *row, int first, size_t at, 
             _mm_loadu_si128((const __m128i *)(const void *)row_at(row, first + i + 4, at)),
             _mm_loadu_si128((const __m128i *)(const void *)row_at(row, first + i, at)));
     }
-    __m256i a = _mm256_unpacklo_epi32(t[0], t[1]), b = _mm256_unpackhi_epi32(t[0], t[1]);
-    __m256i c = _mm256_unpacklo_epi32(t[2], t[3]), d = _mm256_unpackhi_epi32(t[2], t[3]);
-    x[0] = _mm256_unpacklo_epi64(a, c);
-    x[1] = _mm256_unpackhi_epi64(a, c);
-    x[2] = _mm256_unpacklo_epi64(b, d);
-    x[3] = _mm256_unpackhi_epi64(b, d);
+    columns_of_8(t, x);
 }
 TL_INLINE void v16i_load_16_bytes(const struct rows *row, size_t at, v16i x[4]) {
     __m256i low[4], high[4];
