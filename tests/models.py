@@ -76,7 +76,8 @@ def random_blocks(random, shape, type_name, std):
 
     count = blocks.shape[:-1]
     scale(np.full(count, 1 / 64))
-    unit = 64 * dequantize(blocks.reshape(-1, layout.size)[:512], type_name).std()
+    # rounded, because NumPy's sums differ between CPUs in their last bits
+    unit = float(f"{64 * dequantize(blocks.reshape(-1, layout.size)[:512], type_name).std():.3g}")
     spread = random.uniform(2 / 3, 4 / 3, count) * random.choice((-1, 1), count)
     scale(std / unit * spread)
     return blocks.reshape(*rows, -1)
