@@ -55,8 +55,8 @@ setup(
     ext_modules=[
         Extension(
             "tinyllm._core",
-            sources=sorted(glob("csrc/*.c") + glob("csrc/py/*.c")),
-            depends=sorted(glob("csrc/*.h") + glob("csrc/py/*.h")),
+            sources=sorted(glob("csrc/**/*.c", recursive=True)),
+            depends=sorted(glob("csrc/**/*.h", recursive=True)),
             include_dirs=["csrc", numpy.get_include()],
             libraries=[] if sys.platform == "win32" else ["m", "pthread"],
             extra_compile_args=cflags,

@@ -8,7 +8,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include "base.h"
+#include "base/base.h"
 
 #if PY_VERSION_HEX < 0x030b0000
 #error "tinyllm needs CPython 3.11 or newer"

@@ -4,11 +4,11 @@
  * Immutable. tinyllm/gguf.py makes the mappings that people see, and joins the parts of a model
  * that is split over several files.
  */
-#include "py_gguf.h"
+#include "py/py_gguf.h"
 
-#include "gguf.h"
-#include "os.h"
-#include "py_weight.h"
+#include "base/os.h"
+#include "files/gguf.h"
+#include "py/py_weight.h"
 
 #include <string.h>
 

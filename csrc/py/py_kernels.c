@@ -1,9 +1,9 @@
 /* py_kernels.c - the kernels as functions of arrays: for tests and benchmarks. */
-#include "py.h"
+#include "py/py.h"
 
-#include "fpu.h"
-#include "kernels.h"
-#include "os.h"
+#include "base/fpu.h"
+#include "base/os.h"
+#include "kernels/kernels.h"
 
 #include <string.h>
 

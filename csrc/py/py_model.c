@@ -1,8 +1,8 @@
 /* py_model.c - _core.Model: a checked model, and the forward pass over its sessions. */
-#include "py_model.h"
+#include "py/py_model.h"
 
-#include "os.h"
-#include "py_weight.h"
+#include "base/os.h"
+#include "py/py_weight.h"
 
 #include <string.h>
 

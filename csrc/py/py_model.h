@@ -2,8 +2,8 @@
 #ifndef TLPY_MODEL_H
 #define TLPY_MODEL_H
 
-#include "model.h"
-#include "py.h"
+#include "model/model.h"
+#include "py/py.h"
 
 extern PyType_Spec tlpy_model_spec, tlpy_session_spec;
 

@@ -1,14 +1,14 @@
 /* py_module.c - tinyllm._core: module state, exceptions, and the functions that need no object. */
-#include "py.h"
+#include "py/py.h"
 
-#include "os.h"
-#include "pages.h"
-#include "pool.h"
-#include "py_gguf.h"
-#include "py_grammar.h"
-#include "py_model.h"
-#include "py_tokenize.h"
-#include "py_weight.h"
+#include "base/block_cache.h"
+#include "base/os.h"
+#include "base/pool.h"
+#include "py/py_automaton.h"
+#include "py/py_encoder.h"
+#include "py/py_gguf.h"
+#include "py/py_model.h"
+#include "py/py_weight.h"
 
 #include <string.h>
 

@@ -1,5 +1,5 @@
 /* py_session.c - _core.Session: the kv cache of one context, for one thread at a time. */
-#include "py_model.h"
+#include "py/py_model.h"
 
 #include <stdatomic.h>
 

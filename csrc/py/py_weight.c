@@ -1,9 +1,9 @@
 /* py_weight.c - tinyllm._core.Weight: one tensor of a file, immutable. */
-#include "py_weight.h"
+#include "py/py_weight.h"
 
-#include "fpu.h"
-#include "os.h"
-#include "pool.h"
+#include "base/fpu.h"
+#include "base/os.h"
+#include "base/pool.h"
 
 #include <stddef.h>
 #include <string.h>

@@ -2,9 +2,9 @@
 #ifndef TLPY_WEIGHT_H
 #define TLPY_WEIGHT_H
 
-#include "gguf.h"
-#include "kernels.h"
-#include "py.h"
+#include "files/gguf.h"
+#include "kernels/kernels.h"
+#include "py/py.h"
 
 extern PyType_Spec tlpy_weight_spec;
 

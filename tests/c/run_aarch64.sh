@@ -14,7 +14,7 @@ done
 build="${BUILD:-$(mktemp -d)}"
 # -O1: at -O2 gcc 12 takes minutes for the NEON file
 flags="-std=gnu11 -O1 -ffp-contract=off -fno-math-errno -fno-trapping-math -Icsrc"
-ls csrc/kernels*.c csrc/quant.c csrc/base.c csrc/os.c tests/c/compare_sets.c |
+ls csrc/base/*.c csrc/types/*.c csrc/kernels/*.c tests/c/compare_sets.c |
     xargs -P "$(nproc)" -I '{}' sh -c "$cc $flags -c {} -o $build/\$(basename {} .c).o"
 $cc -static "$build"/*.o -o "$build/compare_aarch64" -lm -lpthread
 qemu-aarch64-static -cpu max "$build/compare_aarch64" plain scalar neon

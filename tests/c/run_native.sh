@@ -3,8 +3,7 @@
 set -eu
 cd "$(dirname "$0")/../.."
 build="${BUILD:-$(mktemp -d)}"
-objects=$(ls build/temp.*/csrc/kernels*.o build/temp.*/csrc/quant.o build/temp.*/csrc/base.o \
-    build/temp.*/csrc/os.o) || {
+objects=$(ls build/temp.*/csrc/base/*.o build/temp.*/csrc/types/*.o build/temp.*/csrc/kernels/*.o) || {
     echo "run_native.sh: nothing compiled; first: python setup.py build_ext --inplace" >&2
     exit 1
 }

@@ -13,7 +13,7 @@ build="${BUILD:-$(mktemp -d)}"
 flags="-std=gnu11 -O1 -march=native -ffp-contract=off -fno-math-errno -fno-trapping-math -Wno-psabi"
 flags="$flags -D_GNU_SOURCE -Icsrc -DTL_SIMDE -DTL_NO_INLINE -DTINYLLM_NO_ASM"
 flags="$flags -DSIMDE_NO_NATIVE -DSIMDE_ENABLE_NATIVE_ALIASES -include tests/c/simde_missing.h"
-ls csrc/kernels*.c csrc/quant.c csrc/base.c csrc/os.c tests/c/compare_sets.c |
+ls csrc/base/*.c csrc/types/*.c csrc/kernels/*.c tests/c/compare_sets.c |
     xargs -P "$(nproc)" -I '{}' sh -c "$cc $flags -c {} -o $build/\$(basename {} .c).o"
 $cc "$build"/*.o -o "$build/compare_simde" -lm -lpthread
 "$build/compare_simde" plain scalar avx2 avx512 avx512vnni neon

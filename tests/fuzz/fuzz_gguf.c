@@ -12,7 +12,7 @@
  *       tests/fuzz/fuzz_gguf.c csrc/gguf.c csrc/quant.c csrc/base.c
  *   /tmp/fuzz_gguf 1000000 FILE.gguf ...
  */
-#include "gguf.h"
+#include "files/gguf.h"
 
 #include <stdio.h>
 #include <stdlib.h>

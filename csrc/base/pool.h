@@ -1,0 +1,30 @@
+/*
+ * pool.h - one pool of threads per process, for short parallel regions.
+ *
+ * The threads start at first use, spin briefly and then sleep, are made anew in a child after
+ * fork, and are joined by tl_pool_shutdown. A caller that finds the pool taken by another
+ * thread's region runs its own region alone, so that neither waits for the other.
+ */
+#ifndef TL_POOL_H
+#define TL_POOL_H
+
+#include "base/base.h"
+
+#define TL_MAX_THREADS 256
+#define TL_MAX_TASKS ((1u << 20) - 1)
+
+/* task < tasks; thread < threads of the call, and the caller is thread 0. */
+typedef void tl_task_fn(void *arg, size_t task, int thread);
+
+/*
+ * Runs tasks 0 .. tasks - 1 <= TL_MAX_TASKS, each once, on at most `threads` threads with the
+ * caller among them. `poll`, if not NULL, is called between tasks on the calling thread; once it
+ * returns non-zero, tasks that have not begun are dropped and TL_ESTOP is returned.
+ */
+int tl_pool_run(int threads, size_t tasks, tl_task_fn *fn, void *arg, int (*poll)(void *user),
+                void *user);
+
+/* Ends and joins the threads. The pool starts again when it is used. */
+void tl_pool_shutdown(void);
+
+#endif

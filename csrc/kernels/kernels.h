@@ -1,0 +1,147 @@
+/*
+ * kernels.h - one table of functions per instruction set; the arithmetic is docs/numerics.md.
+ *
+ * Every table gives the same bits. A set is one file, kernels_<set>.c: it opens a target region,
+ * chooses its simd.h flavour, includes the templates (ops_template.h, matmul_template.h) and
+ * replaces what it does better. One row in sets[] of dispatch.c makes it known.
+ */
+#ifndef TL_KERNELS_H
+#define TL_KERNELS_H
+
+#include "base/base.h"
+#include "types/types.h"
+
+#if defined(__x86_64__) || defined(_M_X64)
+#define TL_X86 1
+#elif defined(__aarch64__) || defined(_M_ARM64)
+#define TL_ARM 1
+#endif
+
+/* A stretch of a file compiled for more than the base instruction set. */
+#define TL_PRAGMA(x) _Pragma(#x)
+#if defined(TL_SIMDE) // the command line says what the host has
+#define TL_TARGET_BEGIN(features)
+#define TL_TARGET_END
+#elif defined(__clang__)
+#define TL_TARGET_BEGIN(features)                                                                  \
+    TL_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define TL_TARGET_END _Pragma("clang attribute pop")
+#elif defined(__GNUC__)
+#define TL_TARGET_BEGIN(features) _Pragma("GCC push_options") TL_PRAGMA(GCC target(features))
+#define TL_TARGET_END _Pragma("GCC pop_options")
+#else
+#define TL_TARGET_BEGIN(features)
+#define TL_TARGET_END
+#endif
+
+/* Sanitizer builds compile for many minutes when everything is inlined. */
+#if defined(__GNUC__) && !defined(TL_NO_INLINE)
+#define TL_INLINE static inline __attribute__((always_inline))
+#else
+#define TL_INLINE static inline
+#endif
+
+/* Before a loop of a constant number of rounds, at most n. */
+#if defined(__clang__)
+#define TL_UNROLL(n) TL_PRAGMA(unroll n)
+#else
+#define TL_UNROLL(n) TL_PRAGMA(GCC unroll n)
+#endif
+
+/* A matrix as the file stores it: `rows` rows of `cols` values, any alignment. */
+struct tl_matrix {
+    const struct tl_type_info *type;
+    const uint8_t *data; // borrows; (rows, row_bytes)
+    size_t rows;
+    size_t cols;
+    size_t row_bytes;
+};
+
+/* Rows of a matmul are handed to threads in multiples of this. */
+#define TL_ROW_STEP 32
+
+/* Positions per block of the kv cache and of the sums of attention (docs/numerics.md). */
+#define TL_BLOCK 256
+
+struct tl_kernels {
+    const char *name; // "scalar", "avx2", ...
+
+    /*
+     * The same set with the matmul of fast mode (docs/numerics.md, section 4): deterministic, but
+     * its bits may differ between sets.
+     */
+    const struct tl_kernels *fast;
+
+    /*
+     * Matmul, y[t * y_stride + r] = sum_k w[r][k] * x[t][k].
+     * The activations are first packed into the layout that this set wants for this type and
+     * number of tokens; matrices with the same format share one packed copy.
+     *   format       a small number below TL_FORMATS that names the layout
+     *   pack_bytes   the size of the packed copy of x (tokens, cols)
+     *   pack         packs tokens [first, last); disjoint ranges may run in parallel
+     *   scratch      bytes of scratch that each thread needs in matmul (may be 0)
+     *   matmul       rows [row0, row1) for all tokens; row0 is a multiple of TL_ROW_STEP
+     *   fetch        asks the memory for what matmul of these rows reads first
+     * The matrix is runnable: its kind is FLOAT, K or 32.
+     */
+    int (*format)(const struct tl_type_info *type, size_t tokens);
+    size_t (*pack_bytes)(int format, size_t cols, size_t tokens);
+    void (*pack)(int format, const float *x, size_t cols, size_t tokens, size_t first, size_t last,
+                 void *packed);
+    size_t (*scratch)(const struct tl_matrix *w, int format, size_t tokens);
+    void (*matmul)(const struct tl_matrix *w, int format, size_t row0, size_t row1,
+                   const void *packed, size_t tokens, float *y, size_t y_stride, void *scratch);
+    void (*fetch)(const struct tl_matrix *w, int format, size_t row0, size_t row1);
+
+    /* The rest of the forward pass; ops_template.h, docs/numerics.md section 3. */
+
+    /* RMS norm in two steps: 1 / rms, then y = x * scale * weight. */
+    float (*norm_scale)(const float *x, size_t n, float epsilon);
+    void (*norm_apply)(const float *x, const float *weight, size_t n, float scale, float *y);
+    void (*add)(const float *a, const float *b, float *y, size_t n); // y may be a or b
+    void (*silu_mul)(const float *gate, const float *up, float *y, size_t n);
+    /* x, y: (heads, head_size); pairs (2j, 2j + 1) for 2j < rot; cos_sin: (rot / 2, 2). */
+    void (*rope_pairs)(const float *x, float *y, size_t heads, size_t head_size, size_t rot,
+                       const float *cos_sin);
+
+    /*
+     * Attention of `queries` queries over one head of keys and values. Query i sees the first
+     * keys - (queries - 1 - i) * step of them: step 1 for consecutive tokens, 0 for heads of one
+     * token. blocks[b] holds positions b * TL_BLOCK ... : keys as (TL_BLOCK / 16, head_size, 16),
+     * values as (TL_BLOCK, value_stride), value_stride a multiple of 16 and zero-padded.
+     *   attn_scores   q: (queries, head_size); scores[i * stride + j] for j < keys rounded up to
+     *                 TL_BLOCK (what a query does not see may be written, and must not be read)
+     *   attn_softmax  one query, its n visible keys; probs may be scores
+     *   attn_mix      mix: (queries, mix_stride), all value_stride columns are written
+     */
+    void (*attn_scores)(const float *q, size_t queries, const float *const *blocks,
+                        size_t head_size, size_t keys, float scale, float *scores, size_t stride);
+    void (*attn_softmax)(const float *scores, size_t n, float *probs);
+    void (*attn_mix)(const float *probs, size_t probs_stride, size_t queries, size_t step,
+                     size_t keys, const float *const *blocks, size_t value_stride, float *mix,
+                     size_t mix_stride);
+};
+
+#define TL_FORMATS 10
+
+/*
+ * The set that runs: TINYLLM_ISA if set, else the best this CPU has. Chosen once per process.
+ * NULL, and *err set, when TINYLLM_ISA names a set that is unknown or that this CPU lacks.
+ */
+const struct tl_kernels *tl_kernels_best(struct tl_error *err);
+
+/* The i-th set that this CPU can run, worst first; NULL past the end. For tests and tl.cpu(). */
+const struct tl_kernels *tl_kernels_at(size_t i);
+
+/* The set of that name, or NULL when it is unknown or this CPU lacks it. For tests. */
+const struct tl_kernels *tl_kernels_find(const char *name);
+
+/* Each kernels_<set>.c: fills in everything but name and fast; `fast`: for fast mode. */
+void tl_kernels_init_plain(struct tl_kernels *k, bool fast);
+void tl_kernels_init_scalar(struct tl_kernels *k, bool fast);
+void tl_kernels_init_avx2(struct tl_kernels *k, bool fast);
+void tl_kernels_init_avx512(struct tl_kernels *k, bool fast);
+void tl_kernels_init_avx512vnni(struct tl_kernels *k, bool fast);
+void tl_kernels_init_neon(struct tl_kernels *k, bool fast);
+
+#endif

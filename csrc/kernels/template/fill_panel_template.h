@@ -1,0 +1,323 @@
+/*
+ * fill_panel_template.h - from blocks to panels: the same bytes of 16 rows are transposed as they
+ * are stored, and taken apart with one row in each lane.
+ *
+ * Included by gemm_template.h. fill_rows takes any chunk; whole chunks of the common types are
+ * taken apart here, the rest by fill_any. Block layouts: ggml-common.h of ggml.
+ */
+
+TL_INLINE v16i bytes_of(int value) {
+    return v16i_set1((int32_t)((uint32_t)value * 0x01010101u));
+}
+
+TL_INLINE v16i masked(v16i x, int mask) {
+    return v16i_and(x, bytes_of(mask));
+}
+
+/* a | (b & mask) */
+TL_INLINE v16i or_masked(v16i a, v16i b, int mask) {
+    return v16i_or_and(a, b, bytes_of(mask));
+}
+
+/* Byte i of every dword; `sign`: as int8. */
+TL_INLINE v16i byte_at(v16i x, const int i, const bool sign) {
+    x = v16i_sll(x, 24 - 8 * i);
+    return sign ? v16i_sra(x, 24) : v16i_srl(x, 24);
+}
+
+/* The same int16 twice, from an int32. */
+TL_INLINE v16i twice(v16i x) {
+    return v16i_or_and(v16i_sll(x, 16), x, v16i_set1(0xffff));
+}
+
+TL_INLINE v16 load_halves(const struct rows *row, size_t at) {
+    uint16_t half[16];
+    for (int r = 0; r < 16; r++) memcpy(&half[r], row->at[r] + at, 2);
+    return v16_load_f16(half);
+}
+
+/* Q4_K and Q5_K: the 16 bytes before the values. */
+TL_INLINE void fill_header_k4(const struct rows *row, size_t first, struct panel *p) {
+    v16i x[4], scales[2], mins[2];
+    v16i_load_16_bytes(row, 0, x);
+    v16_store(&p->u.k.d[first], v16_from_low_halves(x[0]));
+    v16_store(&p->u.k.dmin[first], v16_from_low_halves(v16i_srl(x[0], 16)));
+    scales[0] = masked(x[1], 0x3f);
+    mins[0] = masked(x[2], 0x3f);
+    scales[1] = or_masked(masked(x[3], 0x0f), v16i_srl(x[1], 2), 0x30);
+    mins[1] = or_masked(masked(v16i_srl(x[3], 4), 0x0f), v16i_srl(x[2], 2), 0x30);
+    TL_UNROLL(8)
+    for (int g = 0; g < 8; g++) {
+        v16i scale = byte_at(scales[g / 4], g % 4, false);
+        v16i min = byte_at(mins[g / 4], g % 4, false);
+        // traits.wide: only every other scale is read
+        v16i_store(&p->u.k.scale[2 * g][first], SCALE_WORD(scale));
+        v16i_store(&p->u.k.min[g][first], twice(min));
+        if (g % 2 == 0) {
+            v16i next = v16i_sll(byte_at(mins[g / 4], g % 4 + 1, false), 16);
+            v16i_store(&p->u.k.min32[g / 2][first], v16i_or_and(next, min, v16i_set1(0xff)));
+        }
+    }
+}
+
+TL_INLINE void fill_q4_k(const struct rows *row, size_t first, struct panel *p) {
+    fill_header_k4(row, first, p);
+    for (int c = 0; c < 4; c++) {
+        v16i x[8];
+        v16i_load_32_bytes(row, 16 + 32 * (size_t)c, x);
+        TL_UNROLL(8)
+        for (int i = 0; i < 8; i++) {
+            v16i_store(&p->weights[16 * c + i][first], masked(x[i], 0x0f));
+            v16i_store(&p->weights[16 * c + 8 + i][first], masked(v16i_srl(x[i], 4), 0x0f));
+        }
+    }
+}
+
+TL_INLINE void fill_q5_k(const struct rows *row, size_t first, struct panel *p) {
+    v16i high[8];
+    fill_header_k4(row, first, p);
+    v16i_load_32_bytes(row, 16, high);
+    for (int c = 0; c < 4; c++) {
+        v16i x[8];
+        v16i_load_32_bytes(row, 48 + 32 * (size_t)c, x);
+        TL_UNROLL(8)
+        for (int i = 0; i < 8; i++) {
+            v16i low = masked(x[i], 0x0f), up = masked(v16i_srl(x[i], 4), 0x0f);
+            v16i_store(&p->weights[16 * c + i][first], or_masked(low, v16i_sll(high[i], 4), 0x10));
+            v16i_store(&p->weights[16 * c + 8 + i][first],
+                       or_masked(up, v16i_sll(high[i], 3), 0x10));
+            high[i] = v16i_srl(high[i], 2);
+        }
+    }
+}
+
+TL_INLINE void fill_header_q6(const struct rows *row, size_t first, struct panel *p) {
+    v16i scales[4];
+    v16_store(&p->u.k.d[first], load_halves(row, 208));
+    v16i_load_16_bytes(row, 192, scales);
+    TL_UNROLL(4)
+    for (int i = 0; i < 4; i++) {
+        TL_UNROLL(4)
+        for (int j = 0; j < 4; j++) {
+            v16i scale = byte_at(scales[i], j, true);
+            v16i_store(&p->u.k.scale[4 * i + j][first], SCALE_WORD(scale));
+        }
+    }
+}
+
+/* Of Q6_K the groups `group` (0 or 1) of the blocks `block` and `block + 2`. */
+TL_INLINE void fill_q6_groups(struct panel *p, size_t first, const int group, int block, bool odd,
+                              const v16i *low, const v16i *high) {
+    const int other = block + 2;
+    TL_UNROLL(4)
+    for (int i = 4 * group; i < 4 * group + 4; i++) {
+        v16i x = odd ? v16i_srl(high[i], 2) : high[i], up = masked(v16i_srl(low[i], 4), 0x0f);
+        v16i_store(&p->weights[8 * block + i][first],
+                   or_masked(masked(low[i], 0x0f), v16i_sll(x, 4), 0x30));
+        v16i_store(&p->weights[8 * other + i][first], or_masked(up, x, 0x30));
+    }
+}
+
+TL_INLINE void fill_q6_k(const struct rows *row, size_t first, struct panel *p) {
+    fill_header_q6(row, first, p);
+    for (int half = 0; half < 2; half++) {
+        TL_UNROLL(2)
+        for (int part = 0; part < 2; part++) { // values part * 32 ... and part * 32 + 64 ...
+            v16i low[8], high[8];
+            v16i_load_32_bytes(row, (size_t)(64 * half + 32 * part), low);
+            v16i_load_32_bytes(row, (size_t)(128 + 32 * half), high);
+            fill_q6_groups(p, first, 0, 4 * half + part, part == 1, low, high);
+            fill_q6_groups(p, first, 1, 4 * half + part, part == 1, low, high);
+        }
+    }
+}
+
+/* Four of the groups' sub-scales, one to a byte. */
+TL_INLINE void fill_scales(struct panel *p, size_t first, int group, v16i scales, int offset) {
+    TL_UNROLL(4)
+    for (int j = 0; j < 4; j++) {
+        v16i scale = v16i_sub(byte_at(scales, j, false), v16i_set1(offset));
+        v16i_store(&p->u.k.scale[group + j][first], SCALE_WORD(scale));
+    }
+}
+
+TL_INLINE void fill_q2_k(const struct rows *row, size_t first, struct panel *p) {
+    v16i x[8];
+    v16i_load_16_bytes(row, 68, x); // the last are d and dmin
+    v16_store(&p->u.k.d[first], v16_from_low_halves(x[3]));
+    v16_store(&p->u.k.dmin[first], v16_from_low_halves(v16i_srl(x[3], 16)));
+    v16i_load_16_bytes(row, 0, x);
+    for (int i = 0; i < 4; i++) {
+        v16i mins = masked(v16i_srl(x[i], 4), 0x0f);
+        fill_scales(p, first, 4 * i, masked(x[i], 0x0f), 0);
+        TL_UNROLL(2)
+        for (int j = 0; j < 2; j++) {
+            v16i high = v16i_sll(byte_at(mins, 2 * j + 1, false), 16);
+            v16i pair = v16i_or_and(high, byte_at(mins, 2 * j, false), v16i_set1(0xff));
+            v16i_store(&p->u.k.min[2 * i + j][first], pair);
+        }
+    }
+    for (int half = 0; half < 2; half++) {
+        v16i_load_32_bytes(row, (size_t)(16 + 32 * half), x);
+        for (int i = 0; i < 8; i++) {
+            TL_UNROLL(4)
+            for (int j = 0; j < 4; j++) {
+                v16i_store(&p->weights[32 * half + 8 * j + i][first],
+                           masked(v16i_srl(x[i], 2 * j), 0x03));
+            }
+        }
+    }
+}
+
+TL_INLINE void fill_q3_k(const struct rows *row, size_t first, struct panel *p) {
+    v16i x[8], high[8], low[3];
+    v16i_load_16_bytes(row, 94, x); // two bytes of values, twelve of scales, d
+    v16_store(&p->u.k.d[first], v16_from_low_halves(v16i_srl(x[3], 16)));
+    for (int i = 0; i < 3; i++) {
+        low[i] = v16i_or_and(v16i_srl(x[i], 16), v16i_sll(x[i + 1], 16), v16i_set1(-1));
+    }
+    TL_UNROLL(4)
+    for (int i = 0; i < 4; i++) {
+        v16i four = masked(v16i_srl(low[i % 2], i / 2 * 4), 0x0f);
+        v16i two = masked(v16i_srl(low[2], 2 * i), 0x03);
+        fill_scales(p, first, 4 * i, or_masked(four, v16i_sll(two, 4), 0x30), 32);
+    }
+    v16i_load_32_bytes(row, 0, high);
+    for (int half = 0; half < 2; half++) {
+        v16i_load_32_bytes(row, (size_t)(32 + 32 * half), x);
+        for (int i = 0; i < 8; i++) {
+            TL_UNROLL(4)
+            for (int j = 0; j < 4; j++) {
+                v16i third = v16i_sll(masked(high[i], 1 << j), 2); // to the bits 2 to 5
+                v16i q = or_masked(masked(v16i_srl(x[i], 2 * j), 0x03), v16i_srl(third, j), 0x04);
+                v16i_store(&p->weights[32 * half + 8 * j + i][first], q);
+            }
+            high[i] = v16i_srl(high[i], 4);
+        }
+    }
+}
+
+#if TL_OFFSET_Q8_0 >= 0
+TL_INLINE void fill_q8_0(const struct rows *row, size_t first, struct panel *p) {
+    for (size_t b = 0; b < 8; b++) {
+        v16i x[8];
+        v16_store(&p->u.b.d[b][first], load_halves(row, 34 * b));
+        v16i_load_32_bytes(row, 34 * b + 2, x);
+        TL_UNROLL(8)
+        for (int i = 0; i < 8; i++) {
+            v16i_store(&p->weights[8 * (int)b + i][first],
+                       v16i_xor(x[i], bytes_of(TL_OFFSET_Q8_0)));
+        }
+    }
+}
+#else
+/* int16, two of a row in each lane */
+TL_INLINE void fill_q8_0(const struct rows *row, size_t first, struct panel *p) {
+    for (size_t b = 0; b < 8; b++) {
+        v16i x[8];
+        v16_store(&p->u.b.d[b][first], load_halves(row, 34 * b));
+        v16i_load_32_bytes(row, 34 * b + 2, x);
+        for (size_t i = 0; i < 8; i++) {
+            v16i_store(&p->weights[16 * b + 2 * i][first], v16i_low_words(x[i]));
+            v16i_store(&p->weights[16 * b + 2 * i + 1][first], v16i_high_words(x[i]));
+        }
+    }
+}
+#endif
+
+/* Nibbles of blocks of 32: `bytes` per block, the values in its last 16. */
+TL_INLINE void fill_nibbles_32(const struct rows *row, const size_t bytes, const bool has_min,
+                               size_t first, struct panel *p) {
+    for (size_t b = 0; b < 8; b++) {
+        v16i x[4];
+        v16_store(&p->u.b.d[b][first], load_halves(row, bytes * b));
+        if (has_min) v16_store(&p->u.b.m[b][first], load_halves(row, bytes * b + 2));
+        v16i_load_16_bytes(row, bytes * b + bytes - 16, x);
+        TL_UNROLL(4)
+        for (int i = 0; i < 4; i++) {
+            v16i_store(&p->weights[8 * (int)b + i][first], masked(x[i], 0x0f));
+            v16i_store(&p->weights[8 * (int)b + 4 + i][first], masked(v16i_srl(x[i], 4), 0x0f));
+        }
+    }
+}
+
+/* One bit for each value of the 32: dword i of the result has the bits 4 i to 4 i + 3 << 4. */
+TL_INLINE void fill_fives_32(const struct rows *row, const size_t bytes, const bool has_min,
+                             size_t first, struct panel *p) {
+    fill_nibbles_32(row, bytes, has_min, first, p);
+    for (size_t b = 0; b < 8; b++) {
+        int32_t bits[16];
+        for (int r = 0; r < 16; r++) memcpy(&bits[r], row->at[r] + bytes * b + bytes - 20, 4);
+        v16i high = v16i_load(bits);
+        for (size_t i = 0; i < 8; i++) {
+            // the lowest four bits to the bits 4 of the four bytes
+            v16i four = v16i_and(high, v16i_set1(0x0f));
+            v16i spread = v16i_mul(four, v16i_set1(0x00204081));
+            int32_t *out = &p->weights[8 * b + i][first];
+            v16i fifth = v16i_sll(v16i_and(spread, bytes_of(1)), 4);
+            v16i_store(out, v16i_or_and(v16i_load(out), fifth, bytes_of(0x10)));
+            high = v16i_srl(high, 4);
+        }
+    }
+}
+
+/* A panel of Q6_K in bytes becomes one of words: weights times sub-scales. */
+TL_INLINE void fill_scaled_words(size_t first, struct panel *p) {
+#if TL_SIMD == TL_SIMD_AVX2
+    const __m256i offset = _mm256_set1_epi16(32);
+    for (int i = 63; i >= 0; i--) { // the words take the place of the bytes after them
+        const v16i scale = v16i_load(&p->u.k.scale[i / 4][first]);
+        v16i x = v16i_load(&p->weights[i][first]);
+        v16i part[2] = {v16i_low_words(x), v16i_high_words(x)};
+        for (int j = 0; j < 2; j++) {
+            part[j].a = _mm256_mullo_epi16(_mm256_sub_epi16(part[j].a, offset), scale.a);
+            part[j].b = _mm256_mullo_epi16(_mm256_sub_epi16(part[j].b, offset), scale.b);
+            v16i_store(&p->weights[2 * i + j][first], part[j]);
+        }
+    }
+#else
+    (void)first, (void)p; // see scaled_words
+#endif
+}
+
+/* A chunk of sixteen rows into the panel. */
+TL_INLINE void fill_rows(const struct tl_type_info *type, const struct rows *row, size_t blocks,
+                         size_t first, struct panel *panel) {
+    const bool whole = blocks * (size_t)type->items == TL_CHUNK;
+    switch (whole ? type_id(type) : TL_TYPE_COUNT) {
+    case TL_TYPE_Q4_0:
+        fill_nibbles_32(row, 18, false, first, panel);
+        break;
+    case TL_TYPE_Q4_1:
+        fill_nibbles_32(row, 20, true, first, panel);
+        break;
+    case TL_TYPE_Q8_0:
+        fill_q8_0(row, first, panel);
+        break;
+    case TL_TYPE_Q2_K:
+        fill_q2_k(row, first, panel);
+        break;
+    case TL_TYPE_Q3_K:
+        fill_q3_k(row, first, panel);
+        break;
+    case TL_TYPE_Q4_K:
+        fill_q4_k(row, first, panel);
+        break;
+    case TL_TYPE_Q5_K:
+        fill_q5_k(row, first, panel);
+        break;
+    case TL_TYPE_Q6_K:
+        fill_q6_k(row, first, panel);
+        break;
+    case TL_TYPE_Q5_0:
+        fill_fives_32(row, 22, false, first, panel);
+        break;
+    case TL_TYPE_Q5_1:
+        fill_fives_32(row, 24, true, first, panel);
+        break;
+    default:
+        fill_any(type, row, blocks, first, panel);
+        break;
+    }
+    scale_offsets(type, first, panel);
+}

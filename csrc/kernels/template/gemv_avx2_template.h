@@ -1,0 +1,740 @@
+/*
+ * gemv_avx2_template.h - quantized weights times one token, eight rows at a time.
+ *
+ * Included by gemm_template.h. With one token a panel would be read only once. Here the bytes of
+ * eight rows are transposed in registers, so that each 32-bit lane has one row, and multiplied
+ * at once; nothing is stored, and no sum runs across lanes. Sums of bytes stay in int16 for as long
+ * as they fit. All sums of integers are exact, so the results are those of the panels. Block
+ * layouts: ggml-common.h of ggml.
+ */
+
+#define ONE_LANES 8
+#define ONE_CHUNK_BYTES 272 // 256 weights, the largest: Q8_0
+
+/* 256 activations of the token. Exact mode has three digits of int8 or two of int16, as in
+   gemm_template.h; fast mode has one. The lowest is the first. */
+struct one_chunk {
+    union {
+        int8_t bytes[3][TL_CHUNK];
+        int16_t words[2][TL_CHUNK];
+    } digit;
+    int32_t seams[3]
+                 [8]; // see one_nibbles: of each pair of blocks, for the low nibbles and the high
+    int32_t sum16[8][2]; // int16 pairs: sums of 16 values; exact: their low 14 bits, and the rest
+    int32_t sum32[4][2]; // exact: the same for sums of 32 values, low 15 bits
+    int32_t sum[8];      // sums of 32 values
+    float scaled[8];     // the same as float32; fast: times scale
+    float scale[8];      // fast
+    double dx;           // exact
+};
+
+/* Eight rows, `stride` bytes apart, in two halves. */
+struct lanes {
+    const uint8_t *low, *high;
+    size_t stride, stride3;
+};
+
+/* What eight rows have come to. */
+struct one_sums {
+    __m256d low, high; // exact: the rows 0 to 3 and 4 to 7
+    __m256 y;          // fast
+};
+
+#ifdef TL_SIMDE
+#define KEEP(x) (void)(x)
+#else
+#define KEEP(x) __asm__("" : "+x"(x)) // see v16i_dot2
+#endif
+
+/* ---- activations ---- */
+
+/* The integers X of a chunk into their places. */
+static void one_put(const bool bytes, const int planes, const int32_t X[TL_CHUNK],
+                    struct one_chunk *out) {
+    int32_t sum[16];
+    for (int k = 0; k < TL_CHUNK; k++) {
+        int32_t x = X[k];
+        if (bytes && planes == 3) {
+            // v16i_quads: the middle of every digit is zero
+            uint32_t digits = (uint32_t)(x + 0x808080) ^ 0x808080u;
+            for (int p = 0; p < 3; p++) out->digit.bytes[p][k] = (int8_t)(digits >> 8 * p & 0xff);
+        } else if (bytes) {
+            out->digit.bytes[0][k] = (int8_t)x;
+        } else if (planes == 2) {
+            int32_t high = (x + 2048) >> 12;
+            out->digit.words[0][k] = (int16_t)(x - high * 4096);
+            out->digit.words[1][k] = (int16_t)high;
+        } else {
+            out->digit.words[0][k] = (int16_t)x;
+        }
+    }
+    for (int g = 0; g < 16; g++) {
+        sum[g] = 0;
+        for (int k = 16 * g; k < 16 * g + 16; k++) sum[g] += X[k];
+    }
+    for (int b = 0; b < 8; b++) {
+        out->sum[b] = sum[2 * b] + sum[2 * b + 1];
+        out->scaled[b] = (float)out->sum[b];
+        if (!bytes) continue;
+        if (planes == 3) {
+            split_pair(sum[2 * b], sum[2 * b + 1], 14, out->sum16[b]);
+        } else {
+            out->sum16[b][0] = (sum[2 * b] & 0xffff) | (int32_t)((uint32_t)sum[2 * b + 1] << 16);
+        }
+    }
+    if (!bytes) return;
+    for (int i = 0; i < 4; i++) {
+        if (planes == 3) split_pair(out->sum[2 * i], out->sum[2 * i + 1], 15, out->sum32[i]);
+        for (int p = 0; p < planes; p++) {
+            for (int high = 0; high < 2; high++) {
+                const int8_t *x = out->digit.bytes[p] + 64 * i + 16 * high;
+                const int8_t seam[4] = {x[14], x[15], x[0], x[1]};
+                memcpy(&out->seams[p][2 * i + high], seam, 4);
+            }
+        }
+    }
+}
+
+static void one_pack_exact(const bool bytes, const float *x, size_t n, struct one_chunk *out) {
+    v16i rounded[16];
+    int32_t X[TL_CHUNK];
+    out->dx = round_chunk(x, n, rounded);
+    for (int i = 0; i < 16; i++) v16i_store(X + 16 * i, rounded[i]);
+    one_put(bytes, bytes ? 3 : 2, X, out);
+}
+
+static void one_pack_fast(const bool bytes, const float *x, size_t n, struct one_chunk *out) {
+    v16i rounded[16];
+    float scale[16];
+    int32_t X[TL_CHUNK];
+    fast_round(bytes, x, n, rounded, scale);
+    v16i_transpose(rounded);
+    for (int i = 0; i < 16; i++) v16i_store(X + 16 * i, rounded[i]);
+    one_put(bytes, 1, X, out);
+    for (int b = 0; b < 8; b++) {
+        out->scale[b] = scale[2 * b];
+        out->scaled[b] *= out->scale[b];
+    }
+}
+
+static bool one_is_fast(enum matmul_format format) {
+    return format == FORMAT_FAST_BYTE_ROW || format == FORMAT_FAST_WORD_ROW;
+}
+
+static size_t one_pack_bytes(size_t cols, size_t tokens) {
+    return size_product(round_up(cols, TL_CHUNK) / TL_CHUNK, tokens, sizeof(struct one_chunk));
+}
+
+static size_t one_scratch(size_t cols) {
+    (void)cols;
+    return 0;
+}
+
+static void one_pack(enum matmul_format format, const float *x, size_t cols, void *packed) {
+    const bool bytes = format == FORMAT_BYTE_ROW || format == FORMAT_FAST_BYTE_ROW;
+    const bool fast = one_is_fast(format);
+    struct one_chunk *out = packed;
+    for (size_t k = 0; k < cols; k += TL_CHUNK, out++) {
+        const size_t n = TL_MIN(cols - k, (size_t)TL_CHUNK);
+        if (fast) {
+            one_pack_fast(bytes, x + k, n, out);
+        } else {
+            one_pack_exact(bytes, x + k, n, out);
+        }
+    }
+}
+
+/* ---- bytes and lanes ---- */
+
+TL_INLINE __m128i load_128(const void *p) {
+    return _mm_loadu_si128(p);
+}
+
+TL_INLINE __m256i load_256(const void *p) {
+    return _mm256_loadu_si256(p);
+}
+
+TL_INLINE __m256i set_int(int32_t x) {
+    return _mm256_set1_epi32(x);
+}
+
+TL_INLINE struct lanes lanes_at(const uint8_t *p, size_t stride) {
+    struct lanes row = {p, p + 4 * stride, stride, 3 * stride};
+#if defined(__GNUC__)
+    // compilers like to keep a pointer for every load, far more than there are registers
+    __asm__("" : "+r"(row.low), "+r"(row.high), "+r"(row.stride), "+r"(row.stride3));
+#endif
+    return row;
+}
+
+TL_INLINE const uint8_t *lanes_row(struct lanes row, const int i) {
+    const uint8_t *p = i < 4 ? row.low : row.high;
+    return i % 4 == 3 ? p + row.stride3 : p + (size_t)(i % 4) * row.stride;
+}
+
+/* The same 16 bytes of the eight rows: x[i] holds their dwords i. */
+TL_INLINE void lanes_load(struct lanes row, size_t at, __m256i x[4]) {
+    __m256i t[4];
+    TL_UNROLL(4)
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm256_castsi128_si256(load_128(lanes_row(row, i) + at));
+        t[i] = _mm256_inserti128_si256(t[i], load_128(lanes_row(row, i + 4) + at), 1);
+    }
+    columns_of_8(t, x);
+}
+
+/* A float16 of every row. */
+TL_INLINE __m256 lanes_half(struct lanes row, size_t at) {
+    uint16_t half[8];
+    TL_UNROLL(8)
+    for (int r = 0; r < 8; r++) memcpy(&half[r], lanes_row(row, r) + at, 2);
+    return _mm256_cvtph_ps(load_128(half));
+}
+
+/* The two float16 of every dword. */
+TL_INLINE void from_halves(__m256i x, __m256 *low, __m256 *high) {
+    __m256i h = _mm256_packus_epi32(_mm256_and_si256(x, set_int(0xffff)), _mm256_srli_epi32(x, 16));
+    h = _mm256_permute4x64_epi64(h, 0xd8);
+    *low = _mm256_cvtph_ps(_mm256_castsi256_si128(h));
+    *high = _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1));
+}
+
+/* x >> n (n of 16 bits, upwards if negative), the bits of `mask` of every byte. */
+TL_INLINE __m256i bits_of(__m256i x, const int n, const int mask) {
+    if (n > 0) x = _mm256_srli_epi16(x, n);
+    if (n < 0) x = _mm256_slli_epi16(x, -n);
+    return _mm256_and_si256(x, _mm256_set1_epi8((char)mask));
+}
+
+/* The bytes i and j of every dword as int16, or as uint16. */
+TL_INLINE __m256i bytes_as_words(__m256i x, const int i, const int j, const bool sign) {
+    const int32_t order = sign ? (int32_t)(0x00800080u | (uint32_t)i << 8 | (uint32_t)j << 24)
+                               : (int32_t)(0x80008000u | (uint32_t)i | (uint32_t)j << 16);
+    const int32_t step = sign ? 0x04000400 : 0x00040004;
+    const __m256i index =
+        _mm256_setr_epi32(order, order + step, order + 2 * step, order + 3 * step, order,
+                          order + step, order + 2 * step, order + 3 * step);
+    x = _mm256_shuffle_epi8(x, index);
+    return sign ? _mm256_srai_epi16(x, 8) : x;
+}
+
+/* Byte i of every dword, unsigned, as float32. */
+TL_INLINE __m256 byte_as_float(__m256i x, const int i) {
+    x = _mm256_and_si256(_mm256_srli_epi32(x, 8 * i), set_int(0xff));
+    return _mm256_cvtepi32_ps(x);
+}
+
+/* a[plane] += weights times four digits; `first`: instead of adding */
+TL_INLINE void one_dot(const int planes, __m256i *a, __m256i w, const int8_t *x, const size_t plane,
+                       const bool first) {
+    TL_UNROLL(3)
+    for (int p = 0; p < planes; p++) {
+        int32_t four;
+        memcpy(&four, x + plane * (size_t)p, 4);
+        __m256i products = _mm256_maddubs_epi16(w, set_int(four));
+        a[p] = first ? products : _mm256_add_epi16(a[p], products);
+        KEEP(a[p]);
+    }
+}
+
+/* The exact integers sum 65536 digit[2] + 256 digit[1] + digit[0] in float64; half of the rows. */
+TL_INLINE __m256d three_digits(__m128i low, __m128i middle, __m128i high) {
+    __m256d t =
+        _mm256_fmadd_pd(_mm256_cvtepi32_pd(middle), _mm256_set1_pd(256), _mm256_cvtepi32_pd(low));
+    return _mm256_fmadd_pd(_mm256_cvtepi32_pd(high), _mm256_set1_pd(65536), t);
+}
+
+TL_INLINE __m128i half_of(__m256i x, const int half) {
+    return half ? _mm256_extracti128_si256(x, 1) : _mm256_castsi256_si128(x);
+}
+
+TL_INLINE __m256d doubles_of(__m256 x, const int half) {
+    return _mm256_cvtps_pd(half ? _mm256_extractf128_ps(x, 1) : _mm256_castps256_ps128(x));
+}
+
+/* ---- K types ---- */
+
+/* Eight chunks: their scales, and sums that are to be multiplied by them. */
+struct one_k {
+    __m256 d, dmin;
+    __m256i scale[4], min[4]; // bytes: of groups of 16, four to a vector; Q4_K and Q5_K: of 32
+    __m256i sum[8];           // exact: of each digit; fast: of each block
+};
+
+/* A group (Q4_K, Q5_K: a block) or a part of it ends. */
+TL_INLINE void one_end(const int planes, struct one_k *k, const __m256i *a, __m256i scale,
+                       const int block) {
+    TL_UNROLL(3)
+    for (int p = 0; p < planes; p++) {
+        __m256i *sum = &k->sum[planes == 1 ? block : p];
+        *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(a[p], scale));
+    }
+}
+
+/* Q4_K and Q5_K */
+TL_INLINE void one_k4(const bool five, const int planes, struct lanes row,
+                      const struct one_chunk *x, struct one_k *k) {
+    __m256i head[4], fifth[4], low[3], high[3];
+    lanes_load(row, 0, head);
+    from_halves(head[0], &k->d, &k->dmin);
+    k->scale[0] = bits_of(head[1], 0, 0x3f);
+    k->min[0] = bits_of(head[2], 0, 0x3f);
+    k->scale[1] = _mm256_or_si256(bits_of(head[3], 0, 0x0f), bits_of(head[1], 2, 0x30));
+    k->min[1] = _mm256_or_si256(bits_of(head[3], 4, 0x0f), bits_of(head[2], 2, 0x30));
+    TL_UNROLL(8)
+    for (int part = 0; part < 8; part++) {
+        // Q4_K: the two halves of 64 values go together; Q5_K: the halves with the same fifth bits
+        const int c = five ? part % 4 : part / 2, g = five ? part / 4 : part % 2;
+        const int at = 2 * c % 4;
+        __m256i v[4];
+        if (five && c == 0) lanes_load(row, (size_t)(16 + 16 * g), fifth);
+        lanes_load(row, (size_t)((five ? 48 : 16) + 32 * c + 16 * g), v);
+        TL_UNROLL(4)
+        for (int i = 0; i < 4; i++) {
+            const int8_t *digit = x->digit.bytes[0] + 64 * c + 16 * g + 4 * i;
+            const bool first = i == 0 && (five || g == 0);
+            __m256i w = bits_of(v[i], 0, 0x0f);
+            if (five) w = _mm256_or_si256(w, bits_of(fifth[i], 2 * c - 4, 0x10));
+            one_dot(planes, low, w, digit, TL_CHUNK, first);
+            w = bits_of(v[i], 4, 0x0f);
+            if (five) w = _mm256_or_si256(w, bits_of(fifth[i], 2 * c - 3, 0x10));
+            one_dot(planes, high, w, digit + 32, TL_CHUNK, first);
+        }
+        if (!five && g == 0) continue;
+        one_end(planes, k, low, bytes_as_words(k->scale[c / 2], at, at, false), 2 * c);
+        one_end(planes, k, high, bytes_as_words(k->scale[c / 2], at + 1, at + 1, false), 2 * c + 1);
+    }
+}
+
+/* The sub-scales of a group of 16. */
+TL_INLINE __m256i one_scale(const struct one_k *k, const int group, const bool sign) {
+    return bytes_as_words(k->scale[group / 4], group % 4, group % 4, sign);
+}
+
+/* Q2_K and Q3_K: two bits, and a third. */
+TL_INLINE void one_k2(const bool third, const int planes, struct lanes row,
+                      const struct one_chunk *x, struct one_k *k) {
+    __m256i top[4];
+    if (third) {
+        __m256i t[4], s[3];
+        lanes_load(row, 94, t); // two bytes of values, 12 of scales, d
+        from_halves(t[3], &k->dmin, &k->d);
+        TL_UNROLL(3)
+        for (int i = 0; i < 3; i++) {
+            s[i] = _mm256_or_si256(_mm256_srli_epi32(t[i], 16), _mm256_slli_epi32(t[i + 1], 16));
+        }
+        TL_UNROLL(4)
+        for (int i = 0; i < 4; i++) {
+            __m256i low = bits_of(s[i % 2], i / 2 * 4, 0x0f), up = bits_of(s[2], 2 * i - 4, 0x30);
+            k->scale[i] = _mm256_sub_epi8(_mm256_or_si256(low, up), _mm256_set1_epi8(32));
+        }
+    } else {
+        __m256i t[4];
+        lanes_load(row, 68, t); // values, d, dmin
+        from_halves(t[3], &k->d, &k->dmin);
+        lanes_load(row, 0, t);
+        TL_UNROLL(4)
+        for (int i = 0; i < 4; i++) {
+            k->scale[i] = bits_of(t[i], 0, 0x0f);
+            k->min[i] = bits_of(t[i], 4, 0x0f);
+        }
+    }
+    TL_UNROLL(4)
+    for (int part = 0; part < 4; part++) {
+        const int half = part % 2, g = part / 2;
+        __m256i v[4];
+        if (third && half == 0) lanes_load(row, (size_t)(16 * g), top);
+        lanes_load(row, (size_t)((third ? 32 : 16) + 32 * half + 16 * g), v);
+        TL_UNROLL(4)
+        for (int j = 0; j < 4; j++) {
+            const int block = 4 * half + j;
+            __m256i a[3];
+            TL_UNROLL(4)
+            for (int i = 0; i < 4; i++) {
+                __m256i w = bits_of(v[i], 2 * j, 0x03);
+                if (third) w = _mm256_or_si256(w, bits_of(top[i], block - 2, 0x04));
+                one_dot(planes, a, w, x->digit.bytes[0] + 32 * block + 16 * g + 4 * i, TL_CHUNK,
+                        i == 0);
+            }
+            one_end(planes, k, a, one_scale(k, 2 * block + g, third), block);
+        }
+    }
+}
+
+/* Q6_K */
+TL_INLINE void one_k6(const int planes, struct lanes row, const struct one_chunk *x,
+                      struct one_k *k) {
+    k->d = lanes_half(row, 208);
+    lanes_load(row, 192, k->scale);
+    TL_UNROLL(2)
+    for (int half = 0; half < 2; half++) {
+        TL_UNROLL(2)
+        for (int g = 0; g < 2; g++) {
+            __m256i top[4];
+            lanes_load(row, (size_t)(128 + 32 * half + 16 * g), top);
+            TL_UNROLL(2)
+            for (int part = 0; part < 2; part++) {
+                const int block = 4 * half + part;
+                __m256i v[4], low[3], high[3];
+                lanes_load(row, (size_t)(64 * half + 32 * part + 16 * g), v);
+                TL_UNROLL(4)
+                for (int i = 0; i < 4; i++) {
+                    const int8_t *digit = x->digit.bytes[0] + 32 * block + 16 * g + 4 * i;
+                    __m256i w = _mm256_or_si256(bits_of(v[i], 0, 0x0f),
+                                                bits_of(top[i], 2 * part - 4, 0x30));
+                    one_dot(planes, low, w, digit, TL_CHUNK, i % 2 == 0);
+                    w = _mm256_or_si256(bits_of(v[i], 4, 0x0f), bits_of(top[i], 2 * part, 0x30));
+                    one_dot(planes, high, w, digit + 64, TL_CHUNK, i % 2 == 0);
+                    if (i % 2 == 0) continue;
+                    one_end(planes, k, low, one_scale(k, 2 * block + g, true), block);
+                    one_end(planes, k, high, one_scale(k, 2 * block + 4 + g, true), block + 2);
+                    // else gcc holds back the additions, with more in memory than the sums
+                    for (int p = 0; planes == 3 && p < 3; p++) KEEP(k->sum[p]);
+                }
+            }
+        }
+    }
+}
+
+/* The exact sum of bytes (minima or scales) times sums of activations, in float64. */
+TL_INLINE void one_k_mins(const struct one_chunk *x, const __m256i *of, const bool wide,
+                          const bool sign, __m256d out[2]) {
+    __m256i low = _mm256_setzero_si256(), high = low;
+    for (int i = 0; i < (wide ? 4 : 8); i++) {
+        const __m256i pair = bytes_as_words(of[i / 2], i % 2 * 2, i % 2 * 2 + 1, sign);
+        const int32_t *sum = wide ? x->sum32[i] : x->sum16[i];
+        low = _mm256_add_epi32(low, _mm256_madd_epi16(pair, set_int(sum[0])));
+        high = _mm256_add_epi32(high, _mm256_madd_epi16(pair, set_int(sum[1])));
+    }
+    TL_UNROLL(2)
+    for (int half = 0; half < 2; half++) {
+        out[half] = _mm256_fmadd_pd(_mm256_cvtepi32_pd(half_of(high, half)),
+                                    _mm256_set1_pd(wide ? 32768 : 16384),
+                                    _mm256_cvtepi32_pd(half_of(low, half)));
+    }
+}
+
+TL_INLINE void one_k_exact(const struct traits traits, const struct one_chunk *x,
+                           const struct one_k *k, struct one_sums *sums) {
+    __m256d mins[2], total[2], *sum[2] = {&sums->low, &sums->high};
+    TL_UNROLL(2)
+    for (int half = 0; half < 2; half++) {
+        total[half] = three_digits(half_of(k->sum[0], half), half_of(k->sum[1], half),
+                                   half_of(k->sum[2], half));
+    }
+    if (traits.offset != 0) {
+        one_k_mins(x, k->scale, false, true, mins);
+        for (int half = 0; half < 2; half++) {
+            total[half] = _mm256_fmadd_pd(mins[half], _mm256_set1_pd(-traits.offset), total[half]);
+        }
+    }
+    for (int half = 0; half < 2; half++) {
+        __m256d d = _mm256_mul_pd(doubles_of(k->d, half), _mm256_set1_pd(x->dx));
+        *sum[half] = _mm256_fmadd_pd(d, total[half], *sum[half]);
+    }
+    if (!traits.has_min) return;
+    one_k_mins(x, k->min, traits.wide, false, mins);
+    for (int half = 0; half < 2; half++) {
+        __m256d dmin = _mm256_mul_pd(doubles_of(k->dmin, half), _mm256_set1_pd(-x->dx));
+        *sum[half] = _mm256_fmadd_pd(dmin, mins[half], *sum[half]);
+    }
+}
+
+TL_INLINE void one_k_fast(const struct traits traits, const struct one_chunk *x,
+                          const struct one_k *k, struct one_sums *sums) {
+    __m256 total = _mm256_setzero_ps(), mins = total;
+    TL_UNROLL(8)
+    for (int b = 0; b < 8; b++) {
+        const int at = b % 2 * 2;
+        const __m256 scale = _mm256_set1_ps(x->scale[b]);
+        __m256i sum = k->sum[b];
+        if (traits.offset != 0) {
+            __m256i pair = bytes_as_words(k->scale[b / 2], at, at + 1, true);
+            pair = _mm256_madd_epi16(pair, set_int(x->sum16[b][0]));
+            sum = _mm256_sub_epi32(sum, _mm256_slli_epi32(pair, traits.offset == 32 ? 5 : 2));
+        }
+        total = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, total);
+        if (traits.has_min && traits.wide) {
+            __m256 min = byte_as_float(k->min[b / 4], b % 4);
+            mins = _mm256_fmadd_ps(min, _mm256_set1_ps(x->scaled[b]), mins);
+        } else if (traits.has_min) {
+            __m256i pair = bytes_as_words(k->min[b / 2], at, at + 1, false);
+            pair = _mm256_madd_epi16(pair, set_int(x->sum16[b][0]));
+            mins = _mm256_fmadd_ps(_mm256_cvtepi32_ps(pair), scale, mins);
+        }
+    }
+    sums->y = _mm256_fmadd_ps(k->d, total, sums->y);
+    if (!traits.has_min) return;
+    mins = _mm256_mul_ps(mins, _mm256_set1_ps(-1));
+    sums->y = _mm256_fmadd_ps(k->dmin, mins, sums->y);
+}
+
+TL_INLINE void one_k_chunk(const enum tl_type id, const bool fast, struct lanes row,
+                           const struct one_chunk *x, struct one_sums *sums) {
+    const int planes = fast ? 1 : 3;
+    struct one_k k;
+    for (int i = 0; i < 8; i++) k.sum[i] = _mm256_setzero_si256();
+    if (id == TL_TYPE_Q2_K) one_k2(false, planes, row, x, &k);
+    if (id == TL_TYPE_Q3_K) one_k2(true, planes, row, x, &k);
+    if (id == TL_TYPE_Q4_K) one_k4(false, planes, row, x, &k);
+    if (id == TL_TYPE_Q5_K) one_k4(true, planes, row, x, &k);
+    if (id == TL_TYPE_Q6_K) one_k6(planes, row, x, &k);
+    if (fast) {
+        one_k_fast(traits_of(id), x, &k, sums);
+    } else {
+        one_k_exact(traits_of(id), x, &k, sums);
+    }
+}
+
+/* ---- types of 32 ---- */
+
+/* A block ends. sum: of each digit; u: exact mode, the chunk's blocks before; fast, y. */
+TL_INLINE void one_block_end(const struct traits traits, const bool fast, const __m256i *sum,
+                             __m256 d, __m256 m, const struct one_chunk *x, int block, __m256 *u) {
+    const int shift = traits.offset == 16 ? 4 : 3;
+    __m256i offset = set_int(x->sum[block]);
+    if (fast) {
+        __m256i s = sum[0];
+        if (traits.offset != 0) s = _mm256_sub_epi32(s, _mm256_slli_epi32(offset, shift));
+        __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(s), _mm256_set1_ps(x->scale[block]));
+        *u = _mm256_fmadd_ps(scaled, d, *u);
+    } else {
+        // T = 4096 high + low, rounded once; see digits_to_f32
+        __m256i e = _mm256_add_epi32(_mm256_slli_epi32(sum[1], 8), sum[0]);
+        __m256i carry = _mm256_srai_epi32(_mm256_add_epi32(e, set_int(2048)), 12);
+        __m256i high = _mm256_add_epi32(_mm256_slli_epi32(sum[2], 4), carry);
+        __m256i low = _mm256_sub_epi32(e, _mm256_slli_epi32(carry, 12));
+        if (traits.offset != 0) {
+            high = _mm256_sub_epi32(high, _mm256_srai_epi32(offset, 12 - shift));
+            offset = _mm256_and_si256(offset, set_int((1 << (12 - shift)) - 1));
+            low = _mm256_sub_epi32(low, _mm256_slli_epi32(offset, shift));
+        }
+        __m256 t = _mm256_fmadd_ps(_mm256_cvtepi32_ps(high), _mm256_set1_ps(4096),
+                                   _mm256_cvtepi32_ps(low));
+        *u = _mm256_fmadd_ps(t, d, *u);
+    }
+    if (traits.has_min) *u = _mm256_fmadd_ps(_mm256_set1_ps(x->scaled[block]), m, *u);
+}
+
+/* Bits i, i + 1, j and j + 1 of every dword as bit 4 of its bytes; i and j are even. */
+TL_INLINE __m256i fifth_bits(__m256i x, const int i, const int j) {
+    const int32_t order = i / 8 * 0x0101 + j / 8 * 0x01010000;
+    const __m256i index =
+        _mm256_setr_epi32(order, order + 0x04040404, order + 0x08080808, order + 0x0c0c0c0c, order,
+                          order + 0x04040404, order + 0x08080808, order + 0x0c0c0c0c);
+    const __m256i bit = set_int((int32_t)(0x0201u << i % 8 | 0x02010000u << j % 8));
+    x = _mm256_and_si256(_mm256_shuffle_epi8(x, index), bit);
+    return _mm256_and_si256(_mm256_cmpeq_epi8(x, bit), _mm256_set1_epi8(0x10));
+}
+
+/*
+ * The sums of one block of nibbles. `seam`: its bytes begin in the middle of a dword; q[0] holds
+ * the last two bytes, and then the first two.
+ */
+TL_INLINE void one_nibbles(const bool seam, const bool five, const int planes, const __m256i q[4],
+                           __m256i fifth, const struct one_chunk *x, int block, __m256i *sum) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256i a[3];
+    TL_UNROLL(4)
+    for (int i = 0; i < 4; i++) {
+        const int at = seam ? 4 * i - 2 : 4 * i, seam_at = at < 0 ? 14 : at;
+        const int8_t *low = x->digit.bytes[0] + 32 * block + at, *high = low + 16;
+        const size_t plane = seam && i == 0 ? sizeof(x->seams[0]) : TL_CHUNK;
+        if (seam && i == 0) {
+            low = (const int8_t *)&x->seams[0][block];
+            high = low + 4;
+        }
+        __m256i w = bits_of(q[i], 0, 0x0f);
+        if (five) w = _mm256_or_si256(w, fifth_bits(fifth, seam_at, at + 2));
+        one_dot(planes, a, w, low, plane, i == 0 || (five && i == 2));
+        w = bits_of(q[i], 4, 0x0f);
+        if (five) w = _mm256_or_si256(w, fifth_bits(fifth, seam_at + 16, at + 18));
+        one_dot(planes, a, w, high, plane, false);
+        for (int p = 0; p < planes; p++) {
+            if (five && i == 1) sum[p] = _mm256_madd_epi16(a[p], ones);
+            if (!five && i == 3) sum[p] = _mm256_madd_epi16(a[p], ones);
+            if (five && i == 3) sum[p] = _mm256_add_epi32(sum[p], _mm256_madd_epi16(a[p], ones));
+        }
+    }
+}
+
+/* Q4_0, Q4_1, Q5_0, Q5_1. Eight blocks are 9 to 12 times 16 bytes; two are as many dwords. */
+TL_INLINE __m256 one_nibbles_chunk(const enum tl_type id, const bool fast, struct lanes row,
+                                   const struct one_chunk *x, __m256 u) {
+    const struct traits traits = traits_of(id);
+    const bool five = id == TL_TYPE_Q5_0 || id == TL_TYPE_Q5_1, seam = !traits.has_min;
+    const int pair = 8 + (seam ? 1 : 2) + (five ? 2 : 0), planes = fast ? 1 : 3;
+    __m256i dwords[48], sum[3];
+    for (int i = 0; i < pair; i++) lanes_load(row, (size_t)(16 * i), dwords + 4 * i);
+    for (int i = 0; i < 4; i++) {
+        const __m256i *v = dwords + pair * i;
+        const int half = five ? 5 : 4; // has the end of the first block and the d of the second
+        __m256i q[4], fifth = v[0];
+        __m256 d[2], m[2];
+        if (seam) {
+            from_halves(_mm256_blend_epi16(v[0], v[half], 0xaa), &d[0], &d[1]);
+            m[0] = m[1] = d[0];
+            q[0] = _mm256_blend_epi16(v[half], v[half - 4], 0xaa);
+            if (five) {
+                fifth = _mm256_or_si256(_mm256_srli_epi32(v[0], 16), _mm256_slli_epi32(v[1], 16));
+            }
+        } else {
+            from_halves(v[0], &d[0], &m[0]);
+            from_halves(v[pair / 2], &d[1], &m[1]);
+            q[0] = v[five ? 2 : 1];
+            if (five) fifth = v[1];
+        }
+        for (int j = 1; j < 4; j++) q[j] = v[(seam ? half - 4 : five ? 2 : 1) + j];
+        one_nibbles(seam, five, planes, q, fifth, x, 2 * i, sum);
+        one_block_end(traits, fast, sum, d[0], m[0], x, 2 * i, &u);
+        one_nibbles(false, five, planes, v + pair - 4, v[pair - 5], x, 2 * i + 1, sum);
+        one_block_end(traits, fast, sum, d[1], m[1], x, 2 * i + 1, &u);
+    }
+    return u;
+}
+
+/* Lane r of each half of the result: the sum of that half of x[r]. */
+TL_INLINE __m256i sum_halves(const __m256i x[4]) {
+    const __m256i a =
+        _mm256_add_epi32(_mm256_unpacklo_epi32(x[0], x[1]), _mm256_unpackhi_epi32(x[0], x[1]));
+    const __m256i b =
+        _mm256_add_epi32(_mm256_unpacklo_epi32(x[2], x[3]), _mm256_unpackhi_epi32(x[2], x[3]));
+    return _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+}
+
+/* From that of the rows 0 to 3 and of the rows 4 to 7 the sums of all rows. */
+TL_INLINE __m256 sum_rows(const __m256i x[2]) {
+    return _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_permute2x128_si256(x[0], x[1], 0x20),
+                                               _mm256_permute2x128_si256(x[0], x[1], 0x31)));
+}
+
+/* Q8_0: as int16, row by row; only the sums of eight rows are transposed. */
+TL_INLINE __m256 one_q8_0_chunk(const bool fast, struct lanes row, const struct one_chunk *x,
+                                __m256 u) {
+    for (int b = 0; b < 8; b++) {
+        const size_t at = (size_t)(34 * b);
+        const int planes = fast ? 1 : 2;
+        const __m256 d = lanes_half(row, at);
+        __m256i digit[2][2], sum[2][2];
+        TL_UNROLL(2)
+        for (int p = 0; p < planes; p++) {
+            digit[p][0] = load_256(x->digit.words[p] + 32 * b);
+            digit[p][1] = load_256(x->digit.words[p] + 32 * b + 16);
+            KEEP(digit[p][0]); // in registers: loads are scarce
+            KEEP(digit[p][1]);
+        }
+        TL_UNROLL(2)
+        for (int half = 0; half < 2; half++) {
+            __m256i part[2][4];
+            TL_UNROLL(4)
+            for (int r = 0; r < 4; r++) {
+                const uint8_t *weights = lanes_row(row, 4 * half + r) + at + 2;
+                const __m256i first = _mm256_cvtepi8_epi16(load_128(weights));
+                const __m256i last = _mm256_cvtepi8_epi16(load_128(weights + 16));
+                TL_UNROLL(2)
+                for (int p = 0; p < planes; p++) {
+                    part[p][r] = _mm256_add_epi32(_mm256_madd_epi16(first, digit[p][0]),
+                                                  _mm256_madd_epi16(last, digit[p][1]));
+                }
+            }
+            for (int p = 0; p < planes; p++) sum[p][half] = sum_halves(part[p]);
+        }
+        __m256 t = sum_rows(sum[0]);
+        if (fast) {
+            t = _mm256_mul_ps(t, _mm256_set1_ps(x->scale[b]));
+        } else {
+            t = _mm256_fmadd_ps(sum_rows(sum[1]), _mm256_set1_ps(4096), t);
+        }
+        u = _mm256_fmadd_ps(t, d, u);
+    }
+    return u;
+}
+
+TL_INLINE void one_32_chunk(const enum tl_type id, const bool fast, struct lanes row,
+                            const struct one_chunk *x, struct one_sums *sums) {
+    __m256 u = fast ? sums->y : _mm256_setzero_ps();
+    if (id == TL_TYPE_Q8_0) {
+        u = one_q8_0_chunk(fast, row, x, u);
+    } else {
+        u = one_nibbles_chunk(id, fast, row, x, u);
+    }
+    if (fast) {
+        sums->y = u;
+    } else {
+        sums->low = _mm256_fmadd_pd(doubles_of(u, 0), _mm256_set1_pd(x->dx), sums->low);
+        sums->high = _mm256_fmadd_pd(doubles_of(u, 1), _mm256_set1_pd(x->dx), sums->high);
+    }
+}
+
+/* ---- all rows ---- */
+
+TL_INLINE void one_rows(const enum tl_type id, const bool fast, const struct tl_matrix *w,
+                        size_t row0, size_t row1, const struct one_chunk *x, float *y) {
+    const struct tl_type_info *type = w->type;
+    const size_t chunk_bytes = (size_t)(TL_CHUNK / type->items * type->bytes);
+    size_t per_lane;
+    for (size_t first = row0; first < row1; first += ONE_LANES * per_lane) {
+        const size_t n = TL_MIN(row1 - first, (size_t)ONE_LANES); // lanes that have a row
+        per_lane = TL_MAX(rows_per_lane(w, row1 - first, ONE_LANES), (size_t)1);
+        for (size_t i = 0; i < per_lane; i++) {
+            const uint8_t *src = w->data + (first + i) * w->row_bytes;
+            const size_t stride = per_lane * w->row_bytes;
+            struct one_sums sums = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_ps()};
+            float out[ONE_LANES];
+            for (size_t at = 0, c = 0; at < w->row_bytes; at += chunk_bytes, c++) {
+                const size_t size = TL_MIN(w->row_bytes - at, chunk_bytes);
+                struct lanes lanes = lanes_at(src + at, stride);
+                uint8_t copy[ONE_LANES][ONE_CHUNK_BYTES];
+                if (n < ONE_LANES || size < chunk_bytes) { // what is not there is zero
+                    memset(copy, 0, sizeof(copy));
+                    for (size_t r = 0; r < n; r++) memcpy(copy[r], src + r * stride + at, size);
+                    lanes = lanes_at(copy[0], sizeof(copy[0]));
+                } else {
+                    const size_t ahead = lane_ahead(w, at, per_lane, i + 1 == per_lane, ONE_LANES);
+                    for (size_t r = 0; r < ONE_LANES; r++) {
+                        fetch_bytes(src + r * stride + at + ahead, chunk_bytes);
+                    }
+                }
+                if (id >= TL_TYPE_Q2_K) {
+                    one_k_chunk(id, fast, lanes, x + c, &sums);
+                } else {
+                    one_32_chunk(id, fast, lanes, x + c, &sums);
+                }
+            }
+            if (!fast) {
+                sums.y = _mm256_set_m128(_mm256_cvtpd_ps(sums.high), _mm256_cvtpd_ps(sums.low));
+            }
+            _mm256_storeu_ps(out, sums.y);
+            for (size_t r = 0; r < n; r++) y[first + r * per_lane + i] = out[r];
+        }
+    }
+}
+
+/* One function for each type and mode, so that both are constants inside. */
+#define ONE_DEFINE(name)                                                                           \
+    static void one_##name(bool fast, const struct tl_matrix *w, size_t row0, size_t row1,         \
+                           const struct one_chunk *x, float *y) {                                  \
+        if (fast) {                                                                                \
+            one_rows(TL_TYPE_##name, true, w, row0, row1, x, y);                                   \
+        } else {                                                                                   \
+            one_rows(TL_TYPE_##name, false, w, row0, row1, x, y);                                  \
+        }                                                                                          \
+    }
+ONE_TYPES(ONE_DEFINE)
+
+#define ONE_CASE(name)                                                                             \
+    case TL_TYPE_##name:                                                                           \
+        one_##name(fast, w, row0, row1, x, y);                                                     \
+        break;
+
+static void one_matmul(enum matmul_format format, const struct tl_matrix *w, size_t row0,
+                       size_t row1, const void *packed, float *y, void *scratch) {
+    const bool fast = one_is_fast(format);
+    const struct one_chunk *x = packed;
+    (void)scratch;
+    switch (type_id(w->type)) {
+        ONE_TYPES(ONE_CASE)
+    default:
+        break;
+    }
+}

@@ -1,0 +1,570 @@
+/*
+ * gemv_vnni_template.h - one token where vectors are wide enough to hold the sums of 16 rows: the
+ * weights are multiplied as they come out of the transposition, and never stored.
+ *
+ * Included by gemm_template.h after fill_panel_template.h. `digits` is a constant, three in exact
+ * mode and one in fast mode. The integers and the order of the float operations are those of
+ * tile_add_k, tile_add_32, fast_add_k and fast_add_32, so the result is theirs. Block layouts:
+ * ggml-common.h of ggml.
+ */
+
+#define MAX_DIGITS 3
+#define MAX_CHUNK_BYTES 272 // Q8_0
+
+#define ONE_LANES 16
+
+/* Sixteen rows, and how far from what is read lies what to ask for. */
+struct row_group {
+    const uint8_t *first;
+    size_t bytes; // from one to the next
+    size_t ahead;
+};
+
+#ifdef TL_SIMDE
+#define KEEP_POINTER(p) (void)(p)
+#else
+#define KEEP_POINTER(p) __asm__("" : "+r"(p)) // else gcc keeps sixteen pointers, most in memory
+#endif
+
+TL_INLINE void group_load_32(const struct row_group *rows, size_t at, v16i x[8]) {
+    const uint8_t *p = rows->first + at;
+    const size_t n = rows->bytes;
+    __m512i t[8];
+    KEEP_POINTER(p);
+    for (size_t i = 0; i < 8; i += 4) {
+        const uint8_t *q = p + 4 * n;
+        for (size_t j = 0; j < 4; j++) t[i + j] = two_32_bytes(p + j * n, q + j * n);
+        p = q + 4 * n;
+    }
+    v16i_columns_32(t, x);
+}
+
+TL_INLINE void group_load_16(const struct row_group *rows, size_t at, v16i x[4]) {
+    const uint8_t *p = rows->first + at;
+    const size_t n = rows->bytes;
+    __m512i t[4];
+    KEEP_POINTER(p);
+    for (size_t i = 0; i < 4; i++) {
+        t[i] = four_16_bytes(p + i * n, p + (i + 4) * n, p + (i + 8) * n, p + (i + 12) * n);
+    }
+    v16i_columns_16(t, x);
+}
+
+/* A line of each row. */
+TL_INLINE void group_fetch(const struct row_group *rows, size_t at) {
+    const uint8_t *p = rows->first + at + rows->ahead;
+    KEEP_POINTER(p);
+    for (int i = 0; i < 4; i++) {
+        for (size_t j = 0; j < 4; j++) fetch_bytes(p + j * rows->bytes, 1);
+        p += 4 * rows->bytes;
+    }
+}
+
+/* A token's chunk, in both modes. */
+struct one_token {
+    struct record exact;
+    struct fast_record fast;
+    const int32_t *x;      // digits
+    const int32_t *groups; // their sums over groups of 16
+    const int32_t *starts; // what the weights' offset adds to the sums of each group, negative
+};
+
+/* The sums of a chunk of a K type, each block of 32 times its sub-scales. */
+struct one_sums {
+    v16i exact[MAX_DIGITS]; // of all blocks
+    v16i fast[8];
+};
+
+TL_INLINE struct one_token one_token_at(const void *packed, const int digits, size_t chunk) {
+    struct one_token t = {.x = NULL};
+    if (digits == 1) {
+        t.fast = fast_record_at(packed, true, 1, chunk);
+        t.x = t.fast.digits;
+        t.groups = t.fast.groups;
+    } else {
+        t.exact = record_at(packed, true, 1, chunk);
+        t.x = t.exact.digits;
+        t.groups = t.exact.groups;
+    }
+    return t;
+}
+
+/* The sums of the digits that a group of weights begins with. */
+TL_INLINE void one_begin(v16i s[MAX_DIGITS], const int digits, const int32_t *starts) {
+    for (int p = 0; p < digits; p++) s[p] = v16i_set1(starts != NULL ? starts[p] : 0);
+}
+
+TL_INLINE void one_dots(v16i s[MAX_DIGITS], const int digits, v16i weights, const int32_t *x) {
+    for (int p = 0; p < digits; p++) s[p] = v16i_dot4_at(s[p], weights, x + p);
+}
+
+TL_INLINE void one_scale(v16i s[MAX_DIGITS], const int digits, v16i scale) {
+    for (int p = 0; p < digits; p++) s[p] = v16i_mul(s[p], scale);
+}
+
+/* A block of 32 is complete. */
+TL_INLINE void one_end_block(struct one_sums *sums, const int digits, const v16i s[MAX_DIGITS],
+                             const int block) {
+    if (digits == 1) {
+        sums->fast[block] = s[0];
+        return;
+    }
+    for (int p = 0; p < digits; p++) {
+        sums->exact[p] = v16i_add(sums->exact[p], s[p]);
+        KEEP_512(sums->exact[p]); // else gcc adds them all at the end, and keeps them in memory
+    }
+}
+
+/* The chunk is. */
+TL_INLINE void one_end_chunk(const struct one_sums *sums, const int digits,
+                             const struct one_token *t, v16 d, v16d *exact, v16 *fast) {
+    if (digits == 1) {
+        v16 total = v16_set1(0);
+        for (int b = 0; b < 8; b++) {
+            total = v16_fma(v16_from_i32(sums->fast[b]), v16_set1(t->fast.scale[b]), total);
+        }
+        *fast = v16_fma(d, total, *fast);
+    } else {
+        const v16d scale = v16d_mul(v16d_from_f32(d), v16d_set1(t->exact.dx[0]));
+        *exact = v16d_fma(scale, digits_to_f64(sums->exact), *exact);
+    }
+}
+
+/* Byte i of every lane, and the bytes i and j as int16. */
+TL_INLINE v16i one_byte(v16i x, const int i) {
+    return v16i_choose_bytes(x, 0x80808000u | (uint32_t)i);
+}
+
+TL_INLINE v16i two_bytes(v16i x, const int i, const int j) {
+    return v16i_choose_bytes(x, 0x80008000u | (uint32_t)i | (uint32_t)j << 16);
+}
+
+/* Minus dmin times the minima of the blocks times the sums of activations; min[b]: int16 pairs. */
+TL_INLINE void one_minima(const int digits, const bool wide, const struct one_token *t, v16 dmin,
+                          const v16i min[8], v16d *exact, v16 *fast) {
+    if (digits == 1) {
+        v16 sum = v16_set1(0);
+        for (int b = 0; b < 8; b++) {
+            if (wide) { // one minimum for the block
+                v16 same = v16_from_i32(v16i_and(min[b], v16i_set1(0xffff)));
+                sum = v16_fma(same, v16_set1(t->fast.sum[b]), sum);
+            } else {
+                v16i both = v16i_dot2(v16i_set1(0), min[b], v16i_set1(t->fast.pairs[b]));
+                sum = v16_fma(v16_from_i32(both), v16_set1(t->fast.scale[b]), sum);
+            }
+        }
+        *fast = v16_fma(dmin, v16_mul(sum, v16_set1(-1)), *fast);
+    } else {
+        v16i low = v16i_set1(0), high = low;
+        for (int b = 0; b < 8; b++) {
+            low = v16i_dot2(low, min[b], v16i_set1(t->exact.sums[2 * b]));
+            high = v16i_dot2(high, min[b], v16i_set1(t->exact.sums[2 * b + 1]));
+        }
+        const v16d sum = v16d_fma(v16d_from_i32(high), v16d_set1(16384), v16d_from_i32(low));
+        const v16d scale = v16d_mul(v16d_from_f32(dmin), v16d_set1(-t->exact.dx[0]));
+        *exact = v16d_fma(scale, sum, *exact);
+    }
+}
+
+/* x * 2^n, whole lanes. */
+TL_INLINE v16i shifted(v16i x, const int n) {
+    return n < 0 ? v16i_srl(x, (unsigned)-n) : n > 0 ? v16i_sll(x, (unsigned)n) : x;
+}
+
+/* Q4_K and Q5_K */
+TL_INLINE void one_k4(const bool five, const struct row_group *rows, size_t at, const int digits,
+                      const struct one_token *t, v16d *exact, v16 *fast) {
+    const v16i six = bytes_of(0x3f);
+    struct one_sums sums;
+    v16i header[4], scales[2], mins[2], min[8], fifth[8];
+    one_begin(sums.exact, digits, NULL);
+    group_load_16(rows, at, header);
+    scales[0] = v16i_and(header[1], six);
+    mins[0] = v16i_and(header[2], six);
+    scales[1] = or_masked(masked(header[3], 0x0f), v16i_srl(header[1], 2), 0x30);
+    mins[1] = or_masked(masked(v16i_srl(header[3], 4), 0x0f), v16i_srl(header[2], 2), 0x30);
+    if (five) group_load_32(rows, at + 16, fifth);
+    TL_UNROLL(4)
+    for (int c = 0; c < 4; c++) {
+        v16i x[8], a[MAX_DIGITS], b[MAX_DIGITS];
+        group_load_32(rows, at + (five ? 48 : 16) + 32 * (size_t)c, x);
+        if (c < 3) group_fetch(rows, at + 64 * (size_t)c);
+        one_begin(a, digits, NULL);
+        one_begin(b, digits, NULL);
+        TL_UNROLL(8)
+        for (int i = 0; i < 8; i++) {
+            v16i low = masked(x[i], 0x0f), up = masked(x[i], 0xf0);
+            if (five) {
+                low = or_masked(low, shifted(fifth[i], 4 - 2 * c), 0x10);
+                up = or_masked(v16i_srl(up, 4), shifted(fifth[i], 3 - 2 * c), 0x10);
+            }
+            one_dots(a, digits, low, t->x + (16 * c + i) * digits);
+            one_dots(b, digits, up, t->x + (16 * c + 8 + i) * digits);
+        }
+        if (!five) { // it is quicker to shift the sums than the nibbles
+            for (int p = 0; p < digits; p++) b[p] = v16i_sra(b[p], 4);
+        }
+        one_scale(a, digits, one_byte(scales[c / 2], 2 * c % 4));
+        one_end_block(&sums, digits, a, 2 * c);
+        one_scale(b, digits, one_byte(scales[c / 2], 2 * c % 4 + 1));
+        one_end_block(&sums, digits, b, 2 * c + 1);
+    }
+    one_end_chunk(&sums, digits, t, v16_from_low_halves(header[0]), exact, fast);
+    for (int b = 0; b < 8; b++) min[b] = two_bytes(mins[b / 4], b % 4, b % 4);
+    one_minima(digits, true, t, v16_from_low_halves(v16i_srl(header[0], 16)), min, exact, fast);
+}
+
+/* Q2_K and Q3_K: two bits, and a third. */
+TL_INLINE void one_k2(const bool three, const struct row_group *rows, size_t at, const int digits,
+                      const struct one_token *t, v16d *exact, v16 *fast) {
+    struct one_sums sums;
+    v16i tail[4], scales[4], mins[4], third[8];
+    one_begin(sums.exact, digits, NULL);
+    if (three) { // two bytes of values, 12 of scales, d
+        v16i s[3];
+        group_load_16(rows, at + 94, tail);
+        group_load_32(rows, at, third);
+        for (int i = 0; i < 3; i++) s[i] = v16i_join_halves(tail[i], tail[i + 1]);
+        for (int i = 0; i < 4; i++) {
+            v16i low = i < 2 ? s[i % 2] : v16i_srl(s[i % 2], 4);
+            scales[i] = or_masked(masked(low, 0x0f), shifted(s[2], 4 - 2 * i), 0x30);
+        }
+    } else { // values, d, dmin
+        v16i both[4];
+        group_load_16(rows, at + 68, tail);
+        group_load_16(rows, at, both);
+        for (int i = 0; i < 4; i++) {
+            scales[i] = masked(both[i], 0x0f);
+            mins[i] = masked(v16i_srl(both[i], 4), 0x0f);
+        }
+    }
+    TL_UNROLL(2)
+    for (int h = 0; h < 2; h++) {
+        v16i x[8];
+        group_load_32(rows, at + (three ? 32 : 16) + 32 * (size_t)h, x);
+        group_fetch(rows, at + 64 * (size_t)h);
+        TL_UNROLL(4)
+        for (int j = 0; j < 4; j++) {
+            const int block = 4 * h + j;
+            v16i a[2][MAX_DIGITS];
+            TL_UNROLL(2)
+            for (int g = 0; g < 2; g++) {
+                const int group = 2 * block + g;
+                v16i scale = one_byte(scales[group / 4], group % 4);
+                if (three) scale = v16i_sub(scale, v16i_set1(32));
+                one_begin(a[g], digits, three ? t->starts + group * digits : NULL);
+                TL_UNROLL(4)
+                for (int i = 4 * g; i < 4 * g + 4; i++) {
+                    v16i q = masked(shifted(x[i], -2 * j), 0x03);
+                    if (three) q = or_masked(q, shifted(third[i], 2 - block), 0x04);
+                    one_dots(a[g], digits, q, t->x + (8 * block + i) * digits);
+                }
+                one_scale(a[g], digits, scale);
+            }
+            for (int p = 0; p < digits; p++) a[0][p] = v16i_add(a[0][p], a[1][p]);
+            one_end_block(&sums, digits, a[0], block);
+        }
+    }
+    if (three) {
+        const v16 d = v16_from_low_halves(v16i_srl(tail[3], 16));
+        one_end_chunk(&sums, digits, t, d, exact, fast);
+    } else {
+        v16i min[8];
+        for (int b = 0; b < 8; b++) min[b] = two_bytes(mins[b / 2], 2 * b % 4, 2 * b % 4 + 1);
+        one_end_chunk(&sums, digits, t, v16_from_low_halves(tail[3]), exact, fast);
+        one_minima(digits, false, t, v16_from_low_halves(v16i_srl(tail[3], 16)), min, exact, fast);
+    }
+}
+
+TL_INLINE void one_k6(const struct row_group *rows, size_t at, const int digits,
+                      const struct one_token *t, v16d *exact, v16 *fast) {
+    const v16i nibble = bytes_of(0x0f);
+    struct one_sums sums;
+    v16i scales[4];
+    uint16_t half[16];
+    one_begin(sums.exact, digits, NULL);
+    group_load_16(rows, at + 192, scales);
+    for (size_t r = 0; r < 16; r++) memcpy(&half[r], rows->first + r * rows->bytes + at + 208, 2);
+    for (int h = 0; h < 2; h++) {
+        v16i high[8];
+        group_load_32(rows, at + 128 + 32 * (size_t)h, high);
+        TL_UNROLL(2)
+        for (int part = 0; part < 2; part++) { // the blocks `block` and `block + 2`
+            const int block = 4 * h + part;
+            v16i low[8], a[2][MAX_DIGITS], b[2][MAX_DIGITS];
+            group_load_32(rows, at + 64 * (size_t)h + 32 * (size_t)part, low);
+            group_fetch(rows, at + 64 * (size_t)(2 * h + part));
+            TL_UNROLL(2)
+            for (int g = 0; g < 2; g++) { // of 16 values
+                const int one = 2 * block + g, other = one + 4;
+                one_begin(a[g], digits, t->starts + one * digits);
+                one_begin(b[g], digits, t->starts + other * digits);
+                TL_UNROLL(4)
+                for (int i = 4 * g; i < 4 * g + 4; i++) {
+                    v16i x = v16i_and(low[i], nibble), y = v16i_and(v16i_srl(low[i], 4), nibble);
+                    x = or_masked(x, v16i_sll(high[i], part == 0 ? 4 : 2), 0x30);
+                    y = or_masked(y, part == 0 ? high[i] : v16i_srl(high[i], 2), 0x30);
+                    one_dots(a[g], digits, x, t->x + (8 * block + i) * digits);
+                    one_dots(b[g], digits, y, t->x + (8 * block + 16 + i) * digits);
+                }
+                one_scale(a[g], digits, byte_at(scales[2 * h], 2 * part + g, true));
+                one_scale(b[g], digits, byte_at(scales[2 * h + 1], 2 * part + g, true));
+            }
+            for (int p = 0; p < digits; p++) {
+                a[0][p] = v16i_add(a[0][p], a[1][p]);
+                b[0][p] = v16i_add(b[0][p], b[1][p]);
+            }
+            one_end_block(&sums, digits, a[0], block);
+            one_end_block(&sums, digits, b[0], block + 2);
+        }
+    }
+    one_end_chunk(&sums, digits, t, v16_load_f16(half), exact, fast);
+}
+
+/* ---- types of 32 ---- */
+
+/* The dwords of a chunk of 16 rows, eight more whenever they are needed. */
+struct columns {
+    v16i x[72];
+    int n;
+};
+
+TL_INLINE void columns_need(struct columns *c, const struct row_group *rows, size_t at,
+                            const int bytes, const int n) {
+    if (n <= c->n) return;
+    if (bytes - 4 * c->n >= 32) {
+        group_load_32(rows, at + 4 * (size_t)c->n, c->x + c->n);
+        c->n += 8;
+    } else {
+        group_load_16(rows, at + 4 * (size_t)c->n, c->x + c->n);
+        c->n += 4;
+    }
+}
+
+/* Four bytes from an even place: blocks begin in the middle of a dword, too. */
+TL_INLINE v16i columns_dword(const struct columns *c, const int half) {
+    if (half % 2 == 0) return c->x[half / 2];
+    return v16i_join_halves(c->x[half / 2], c->x[half / 2 + 1]);
+}
+
+TL_INLINE v16 columns_half(const struct columns *c, const int half) {
+    return v16_from_low_halves(half % 2 == 0 ? c->x[half / 2] : v16i_srl(c->x[half / 2], 16));
+}
+
+/* What the loops below need to know of a type of 32. */
+struct block_shape {
+    int bits, bytes;
+    bool has_min;
+};
+
+TL_INLINE struct block_shape block_shape_of(enum tl_type id) {
+    switch (id) {
+    case TL_TYPE_Q4_0:
+        return (struct block_shape){4, 18, false};
+    case TL_TYPE_Q4_1:
+        return (struct block_shape){4, 20, true};
+    case TL_TYPE_Q5_0:
+        return (struct block_shape){5, 22, false};
+    case TL_TYPE_Q5_1:
+        return (struct block_shape){5, 24, true};
+    default: // Q8_0
+        return (struct block_shape){8, 34, false};
+    }
+}
+
+/* Each of four bits to bit 4 of a byte. */
+static const int32_t spread[16] = {
+    0x00000000, 0x00000010, 0x00001000, 0x00001010, 0x00100000, 0x00100010, 0x00101000, 0x00101010,
+    0x10000000, 0x10000010, 0x10001000, 0x10001010, 0x10100000, 0x10100010, 0x10101000, 0x10101010};
+
+/* Block b: `u` is the chunk's sum in exact mode and the row's in fast mode. */
+TL_INLINE void one_block_32(enum tl_type id, const struct row_group *rows, size_t at,
+                            struct columns *c, const int digits, const struct one_token *t,
+                            const int b, v16 *u) {
+    const struct block_shape shape = block_shape_of(id);
+    const int begin = shape.bytes / 2 * b, end = begin + shape.bytes / 2;
+    const int values = end - (shape.bits == 8 ? 16 : 8);
+    const bool offset = traits_of(id).offset != 0;
+    v16i s[2][MAX_DIGITS], fifths = v16i_set1(0);
+    columns_need(c, rows, at, 8 * shape.bytes, (end + 1) / 2);
+    // 34 bytes may take two loads; a loop would hide from gcc what is constant
+    columns_need(c, rows, at, 8 * shape.bytes, (end + 1) / 2);
+    const v16 d = columns_half(c, begin);
+    if (shape.bits == 5) fifths = columns_dword(c, values - 2);
+    for (int g = 0; g < 2; g++) {
+        one_begin(s[g], digits, offset ? t->starts + (2 * b + g) * digits : NULL);
+    }
+    TL_UNROLL(8)
+    for (int i = 0; i < 8; i++) {
+        v16i q = columns_dword(c, values + 2 * (shape.bits == 8 ? i : i % 4));
+        if (shape.bits == 8) {
+            q = v16i_xor(q, bytes_of(TL_OFFSET_Q8_0));
+        } else {
+            q = masked(i < 4 ? q : v16i_srl(q, 4), 0x0f);
+        }
+        if (shape.bits == 5) {
+            q = v16i_xor(q, v16i_look_up(v16i_load(spread), v16i_srl(fifths, 4 * (unsigned)i)));
+        }
+        one_dots(s[i / 4], digits, q, t->x + (8 * b + i) * digits);
+    }
+    for (int p = 0; p < digits; p++) s[0][p] = v16i_add(s[0][p], s[1][p]);
+    if (digits == 1) {
+        v16 scaled = v16_mul(v16_from_i32(s[0][0]), v16_set1(t->fast.scale[b]));
+        *u = v16_fma(scaled, d, *u);
+        if (shape.has_min) {
+            *u = v16_fma(columns_half(c, begin + 1), v16_set1(t->fast.sum[b]), *u);
+        }
+    } else {
+        *u = v16_fma(digits_to_f32(true, s[0]), d, *u);
+        if (shape.has_min) {
+            *u = v16_fma(v16_set1(t->exact.blocks[b]), columns_half(c, begin + 1), *u);
+        }
+    }
+}
+
+TL_INLINE void one_32(enum tl_type id, const struct row_group *rows, size_t at, const int digits,
+                      const struct one_token *t, v16d *exact, v16 *fast) {
+    const int bytes = 8 * block_shape_of(id).bytes;
+    struct columns c = {.n = 0};
+    v16 u = digits == 1 ? *fast : v16_set1(0);
+    // one by one, so that every number of a block is a constant
+#define BLOCK(b)                                                                                   \
+    if (64 * (b) < bytes) group_fetch(rows, at + 64 * (b));                                        \
+    one_block_32(id, rows, at, &c, digits, t, b, &u)
+    BLOCK(0);
+    BLOCK(1);
+    BLOCK(2);
+    BLOCK(3);
+    BLOCK(4);
+    BLOCK(5);
+    BLOCK(6);
+    BLOCK(7);
+#undef BLOCK
+    if (digits == 1) {
+        *fast = u;
+    } else {
+        *exact = v16d_fma(v16d_from_f32(u), v16d_set1(t->exact.dx[0]), *exact);
+    }
+}
+
+/* One chunk of sixteen rows, whose bytes begin at `at` in every row. */
+TL_INLINE void one_chunk(enum tl_type id, const struct row_group *rows, size_t at, const int digits,
+                         const struct one_token *t, v16d *exact, v16 *fast) {
+#define CASE_32(type)                                                                              \
+    case type:                                                                                     \
+        one_32(type, rows, at, digits, t, exact, fast);                                            \
+        break
+    switch (id) {
+    case TL_TYPE_Q2_K:
+        one_k2(false, rows, at, digits, t, exact, fast);
+        break;
+    case TL_TYPE_Q3_K:
+        one_k2(true, rows, at, digits, t, exact, fast);
+        break;
+    case TL_TYPE_Q4_K:
+        one_k4(false, rows, at, digits, t, exact, fast);
+        break;
+    case TL_TYPE_Q5_K:
+        one_k4(true, rows, at, digits, t, exact, fast);
+        break;
+    case TL_TYPE_Q6_K:
+        one_k6(rows, at, digits, t, exact, fast);
+        break;
+        CASE_32(TL_TYPE_Q4_0);
+        CASE_32(TL_TYPE_Q4_1);
+        CASE_32(TL_TYPE_Q5_0);
+        CASE_32(TL_TYPE_Q5_1);
+        CASE_32(TL_TYPE_Q8_0);
+    default:
+        break;
+    }
+#undef CASE_32
+}
+
+static size_t one_pack_bytes(size_t cols, size_t tokens) {
+    const size_t bytes = TL_MAX(record_bytes(true, 1), fast_record_bytes(true, 1));
+    return size_product(round_up(cols, TL_CHUNK) / TL_CHUNK, tokens, bytes);
+}
+
+static void one_pack(enum matmul_format format, const float *x, size_t cols, void *packed) {
+    if (format == FORMAT_BYTE_ROW) {
+        pack_tokens(LAYOUT_BYTES, 1, x, cols, 1, 0, 1, packed);
+    } else {
+        pack_tokens(LAYOUT_FAST_BYTES, 1, x, cols, 1, 0, 1, packed);
+    }
+}
+
+/* Bytes of scratch memory: the starts of all chunks. */
+static size_t one_scratch(size_t cols) {
+    const size_t chunks = round_up(cols, TL_CHUNK) / TL_CHUNK;
+    return size_product(chunks, 16 * MAX_DIGITS, sizeof(int32_t));
+}
+
+/* y[row0 ... row1) of one token. */
+TL_INLINE void one_rows(enum tl_type id, const int digits, const struct tl_matrix *w, size_t row0,
+                        size_t row1, const void *packed, float *y, int32_t *starts) {
+    const size_t groups = 16 * (size_t)digits;
+    const size_t chunks = round_up(w->cols, TL_CHUNK) / TL_CHUNK;
+    const size_t bytes = (size_t)(TL_CHUNK / w->type->items * w->type->bytes);
+    const int offset = traits_of(id).offset;
+    size_t per_lane;
+    for (size_t i = 0; i < chunks * groups && offset != 0; i++) {
+        starts[i] = -offset * one_token_at(packed, digits, i / groups).groups[i % groups];
+    }
+    for (size_t first = row0; first < row1; first += ONE_LANES * per_lane) {
+        const size_t n = TL_MIN(row1 - first, (size_t)ONE_LANES); // lanes that have a row
+        per_lane = TL_MAX(rows_per_lane(w, row1 - first, ONE_LANES), (size_t)1);
+        for (size_t i = 0; i < per_lane; i++) {
+            struct row_group stored = {w->data + (first + i) * w->row_bytes,
+                                       per_lane * w->row_bytes, 0};
+            v16d exact = v16d_set1(0);
+            v16 fast = v16_set1(0);
+            float out[ONE_LANES];
+            for (size_t c = 0; c < chunks; c++) {
+                const size_t at = c * bytes, size = TL_MIN(w->row_bytes - at, bytes);
+                struct one_token t = one_token_at(packed, digits, c);
+                uint8_t copy[ONE_LANES][MAX_CHUNK_BYTES];
+                t.starts = starts + c * groups;
+                if (n < ONE_LANES || size < bytes) { // what is not there is zero
+                    const struct row_group copied = {copy[0], sizeof(copy[0]), 0};
+                    memset(copy, 0, sizeof(copy));
+                    for (size_t r = 0; r < n; r++) {
+                        memcpy(copy[r], stored.first + r * stored.bytes + at, size);
+                    }
+                    one_chunk(id, &copied, 0, digits, &t, &exact, &fast);
+                } else {
+                    stored.ahead = lane_ahead(w, at, per_lane, i + 1 == per_lane, ONE_LANES);
+                    one_chunk(id, &stored, at, digits, &t, &exact, &fast);
+                }
+            }
+            v16_store(out, digits == 1 ? fast : v16_from_f64(exact));
+            for (size_t r = 0; r < n; r++) y[first + r * per_lane + i] = out[r];
+        }
+    }
+}
+
+/* One function for each type and mode, so that both are constants inside. */
+#define ONE_DEFINE(name)                                                                           \
+    static void one_##name(bool fast, const struct tl_matrix *w, size_t row0, size_t row1,         \
+                           const void *packed, float *y, int32_t *starts) {                        \
+        if (fast) {                                                                                \
+            one_rows(TL_TYPE_##name, 1, w, row0, row1, packed, y, starts);                         \
+        } else {                                                                                   \
+            one_rows(TL_TYPE_##name, 3, w, row0, row1, packed, y, starts);                         \
+        }                                                                                          \
+    }
+ONE_TYPES(ONE_DEFINE)
+
+#define ONE_CASE(name)                                                                             \
+    case TL_TYPE_##name:                                                                           \
+        one_##name(format == FORMAT_FAST_BYTE_ROW, w, row0, row1, packed, y, scratch);             \
+        break;
+
+static void one_matmul(enum matmul_format format, const struct tl_matrix *w, size_t row0,
+                       size_t row1, const void *packed, float *y, void *scratch) {
+    switch (type_id(w->type)) {
+        ONE_TYPES(ONE_CASE)
+    default:
+        break;
+    }
+}

@@ -1,0 +1,10 @@
+/* py_automaton.h - the types _core.Trie and _core.Automaton. */
+#ifndef TLPY_GRAMMAR_H
+#define TLPY_GRAMMAR_H
+
+#include "py/py.h"
+
+extern PyType_Spec tlpy_trie_spec;
+extern PyType_Spec tlpy_automaton_spec;
+
+#endif

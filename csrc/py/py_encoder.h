@@ -1,0 +1,9 @@
+/* py_encoder.h - the type _core.Encoder. */
+#ifndef TLPY_TOKENIZE_H
+#define TLPY_TOKENIZE_H
+
+#include "py/py.h"
+
+extern PyType_Spec tlpy_encoder_spec;
+
+#endif

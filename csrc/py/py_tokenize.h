@@ -1,9 +1,0 @@
-/* py_tokenize.h - the type _core.Encoder. */
-#ifndef TLPY_TOKENIZE_H
-#define TLPY_TOKENIZE_H
-
-#include "py.h"
-
-extern PyType_Spec tlpy_encoder_spec;
-
-#endif

@@ -1,0 +1,658 @@
+/* automaton.c - matching a grammar, and masks over a vocabulary: see automaton.h. */
+#include "text/automaton.h"
+
+#include "text/trie.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    NOTHING = 0,        // the set without a stack: the text does not fit
+    EMPTY = 1,          // the set of the empty stack alone: the text is complete
+    MAX_STACKS = 8192,  // stacks of one state; more means that the grammar is too ambiguous
+    MAX_MERGE = 1000,   // how deep stacks are merged
+    MAX_WORK = 1 << 20, // pairs merged for one byte
+    MEMO = 4096,
+};
+
+#define UNKNOWN UINT32_MAX
+
+static const size_t max_sets = (size_t)1 << 22;
+static const size_t max_pairs = (size_t)1 << 24; // of all sets together
+static const size_t max_cache = (size_t)96 << 20;
+
+/* The stacks that start with node `at` and go on with a stack of the set `below`. */
+struct pair {
+    uint32_t at, below;
+};
+
+/*
+ * A set of stacks: pairs that rise by (at, below). The nodes of a state are BYTE nodes; those of
+ * a set that is `below` something are places to come back to.
+ */
+struct set {
+    uint32_t first, n; // in automaton.pairs
+    uint32_t hash;
+    bool has_empty;   // the empty stack is one of them
+    uint32_t *onward; // owns; the next state by byte class, UNKNOWN if not computed; or NULL
+    uint32_t popped;  // the state that comes of a set that is below something; UNKNOWN
+    struct mask *local;
+};
+
+/* What a walk over the tree from a state gives. */
+struct mask {
+    uint32_t *out; // owns; nodes of the tree where a stack became empty
+    uint32_t n_out;
+    uint64_t bits[]; // piece i may come: bit i % 64 of word i / 64
+};
+
+struct tl_automaton {
+    struct tl_grammar_node *nodes;
+    size_t n_nodes;
+    const struct tl_trie *trie;
+    uint8_t class_of[256], member[256]; // bytes that no node tells apart; one of each class
+    size_t n_classes;
+    uint32_t start;
+
+    struct set *sets;
+    size_t n_sets, sets_capacity;
+    struct pair *pairs;
+    size_t n_pairs, pairs_capacity;
+    uint32_t *table; // hash table of set numbers, UNKNOWN where free
+    size_t table_size;
+
+    struct pair *work; // ways still to follow, and where those already seen are
+    size_t n_work, work_capacity;
+    struct pair *found; // BYTE nodes of the state that is being made
+    size_t n_found, found_capacity;
+    bool found_empty;
+    size_t merged; // pairs merged since begin()
+    struct seen {
+        struct pair pair;
+        uint32_t round;
+    } * seen;
+    size_t seen_size, n_seen;
+    uint32_t round;
+    struct {
+        uint32_t a, b, result;
+    } memo[MEMO];
+
+    uint32_t *path;         // states along a walk
+    size_t cached;          // bytes of `onward` tables and masks
+    uint8_t spread[256][8]; // the bits of a byte, the lowest first
+};
+
+// ---- sets ----
+
+static uint32_t mix(uint32_t h, uint32_t x) {
+    h = (h ^ x) * 0x9E3779B1u;
+    return h ^ h >> 15;
+}
+
+static int compare_pairs(const void *left, const void *right) {
+    const struct pair *a = left, *b = right;
+    if (a->at != b->at) return a->at < b->at ? -1 : 1;
+    return a->below < b->below ? -1 : a->below > b->below;
+}
+
+static int no_memory(struct tl_error *err) {
+    return tl_fail(err, TL_ENOMEM, "no memory to match the grammar");
+}
+
+static bool grow_table(struct tl_automaton *m) {
+    const size_t size = m->table_size == 0 ? 1024 : 2 * m->table_size;
+    uint32_t *table = malloc(size * sizeof *table);
+    if (table == NULL) return false;
+    for (size_t i = 0; i < size; i++) table[i] = UNKNOWN;
+    for (size_t i = 0; i < m->n_sets; i++) {
+        size_t at = m->sets[i].hash & (size - 1);
+        while (table[at] != UNKNOWN) at = (at + 1) & (size - 1);
+        table[at] = (uint32_t)i;
+    }
+    free(m->table);
+    m->table = table;
+    m->table_size = size;
+    return true;
+}
+
+/* The number of the set of these sorted pairs. `pairs` does not point into the automaton. */
+static int intern(struct tl_automaton *m, const struct pair *pairs, size_t n, bool has_empty,
+                  uint32_t *out, struct tl_error *err) {
+    uint32_t hash = has_empty ? 7 : 3;
+    size_t at;
+    struct set *set;
+    for (size_t i = 0; i < n; i++) hash = mix(mix(hash, pairs[i].at), pairs[i].below);
+    if (2 * (m->n_sets + 1) > m->table_size && !grow_table(m)) return no_memory(err);
+    for (at = hash & (m->table_size - 1); m->table[at] != UNKNOWN;
+         at = (at + 1) & (m->table_size - 1)) {
+        const struct set *s = &m->sets[m->table[at]];
+        if (s->hash == hash && s->n == n && s->has_empty == has_empty &&
+            (n == 0 || memcmp(m->pairs + s->first, pairs, n * sizeof *pairs) == 0)) {
+            *out = m->table[at];
+            return TL_OK;
+        }
+    }
+    if (m->n_pairs + n > max_pairs || m->n_sets >= max_sets) {
+        return tl_fail(err, TL_ENOSUP, "the grammar explodes: more than %zu states", max_sets);
+    }
+    if (!tl_reserve((void **)&m->sets, &m->sets_capacity, m->n_sets + 1, sizeof *m->sets) ||
+        !tl_reserve((void **)&m->pairs, &m->pairs_capacity, m->n_pairs + n, sizeof *m->pairs)) {
+        return no_memory(err);
+    }
+    set = &m->sets[m->n_sets];
+    *set = (struct set){
+        .first = (uint32_t)m->n_pairs,
+        .n = (uint32_t)n,
+        .hash = hash,
+        .has_empty = has_empty,
+        .popped = UNKNOWN,
+    };
+    if (n > 0) memcpy(m->pairs + m->n_pairs, pairs, n * sizeof *pairs);
+    m->n_pairs += n;
+    m->table[at] = *out = (uint32_t)m->n_sets++;
+    return TL_OK;
+}
+
+/*
+ * The union of two sets. Stacks that start alike are merged as deep as MAX_MERGE; below that two
+ * pairs with one node stand side by side, which is as right and only larger.
+ */
+static int unite(struct tl_automaton *m, uint32_t a, uint32_t b, int depth, uint32_t *out,
+                 struct tl_error *err) {
+    const uint32_t slot = mix(mix(1, TL_MIN(a, b)), TL_MAX(a, b)) % MEMO;
+    struct pair *both;
+    size_t n = 0, i = 0, j = 0, total;
+    const bool has_empty = m->sets[a].has_empty || m->sets[b].has_empty;
+    int status = TL_OK;
+    if (a == b || b == NOTHING) {
+        *out = a;
+        return TL_OK;
+    }
+    if (a == NOTHING) {
+        *out = b;
+        return TL_OK;
+    }
+    if (a > b) {
+        const uint32_t swap = a;
+        a = b;
+        b = swap;
+    }
+    if (m->memo[slot].a == a && m->memo[slot].b == b) {
+        *out = m->memo[slot].result;
+        return TL_OK;
+    }
+    total = (size_t)m->sets[a].n + m->sets[b].n;
+    m->merged += total;
+    if (total > MAX_STACKS || m->merged > MAX_WORK) {
+        return tl_fail(err, TL_ENOSUP, "the grammar explodes: more than %d ways to read a text",
+                       MAX_STACKS);
+    }
+    both = malloc(TL_MAX(total, (size_t)1) * sizeof *both);
+    if (both == NULL) return no_memory(err);
+    while (status == TL_OK && (i < m->sets[a].n || j < m->sets[b].n)) {
+        // unite() may move m->pairs: read what is needed first
+        const struct pair *p = i < m->sets[a].n ? &m->pairs[m->sets[a].first + i] : NULL;
+        const struct pair *q = j < m->sets[b].n ? &m->pairs[m->sets[b].first + j] : NULL;
+        const int order = p == NULL ? 1 : q == NULL ? -1 : compare_pairs(p, q);
+        if (order == 0) {
+            both[n++] = *p;
+            i++, j++;
+        } else if (p != NULL && q != NULL && p->at == q->at && depth < MAX_MERGE) {
+            const struct pair left = *p, right = *q;
+            uint32_t below;
+            status = unite(m, left.below, right.below, depth + 1, &below, err);
+            both[n++] = (struct pair){left.at, below};
+            i++, j++;
+        } else if (order < 0) {
+            both[n++] = *p;
+            i++;
+        } else {
+            both[n++] = *q;
+            j++;
+        }
+    }
+    if (status == TL_OK) {
+        qsort(both, n, sizeof *both, compare_pairs);
+        status = intern(m, both, n, has_empty, out, err);
+    }
+    free(both);
+    if (status == TL_OK) {
+        m->memo[slot].a = a;
+        m->memo[slot].b = b;
+        m->memo[slot].result = *out;
+    }
+    return status;
+}
+
+// ---- following the ways that need no byte ----
+
+static bool grow_seen(struct tl_automaton *m) {
+    const size_t size = m->seen_size == 0 ? 256 : 2 * m->seen_size;
+    struct seen *seen = calloc(size, sizeof *seen);
+    if (seen == NULL) return false;
+    for (size_t i = 0; i < m->seen_size; i++) {
+        if (m->seen[i].round != m->round) continue;
+        size_t at = mix(mix(5, m->seen[i].pair.at), m->seen[i].pair.below) & (size - 1);
+        while (seen[at].round == m->round) at = (at + 1) & (size - 1);
+        seen[at] = m->seen[i];
+    }
+    free(m->seen);
+    m->seen = seen;
+    m->seen_size = size;
+    return true;
+}
+
+static void begin(struct tl_automaton *m) {
+    m->n_work = m->n_found = m->n_seen = 0;
+    m->found_empty = false;
+    m->merged = 0;
+    if (++m->round == 0) { // the numbers have gone round: forget the old ones
+        for (size_t i = 0; i < m->seen_size; i++) m->seen[i].round = 0;
+        m->round = 1;
+    }
+}
+
+/* Adds a way to follow, unless it has been followed already. */
+static bool add_way(struct tl_automaton *m, uint32_t at, uint32_t below) {
+    size_t slot;
+    if (2 * (m->n_seen + 1) > m->seen_size && !grow_seen(m)) return false;
+    for (slot = mix(mix(5, at), below) & (m->seen_size - 1); m->seen[slot].round == m->round;
+         slot = (slot + 1) & (m->seen_size - 1)) {
+        if (m->seen[slot].pair.at == at && m->seen[slot].pair.below == below) return true;
+    }
+    m->seen[slot] = (struct seen){{at, below}, m->round};
+    m->n_seen++;
+    if (!tl_reserve((void **)&m->work, &m->work_capacity, m->n_work + 1, sizeof *m->work)) {
+        return false;
+    }
+    m->work[m->n_work++] = (struct pair){at, below};
+    return true;
+}
+
+/* Adds all ways of a set of places to come back to. */
+static bool add_set(struct tl_automaton *m, uint32_t set) {
+    if (m->sets[set].has_empty) m->found_empty = true;
+    for (uint32_t i = 0; i < m->sets[set].n; i++) {
+        const struct pair p = m->pairs[m->sets[set].first + i];
+        if (!add_way(m, p.at, p.below)) return false;
+    }
+    return true;
+}
+
+/* Merges pairs with the same node, which lie together; interns what is left. */
+static int finish(struct tl_automaton *m, uint32_t *out, struct tl_error *err) {
+    size_t n = 0;
+    int status;
+    if (m->n_found > 1) qsort(m->found, m->n_found, sizeof *m->found, compare_pairs);
+    for (size_t i = 0; i < m->n_found; i++) {
+        if (n > 0 && m->found[n - 1].at == m->found[i].at) {
+            status =
+                unite(m, m->found[n - 1].below, m->found[i].below, 0, &m->found[n - 1].below, err);
+            if (status < 0) return status;
+        } else {
+            m->found[n++] = m->found[i];
+        }
+    }
+    return intern(m, m->found, n, m->found_empty, out, err);
+}
+
+/* Follows all ways to the next byte, or to the end of the text; *out is the state. */
+static int follow(struct tl_automaton *m, uint32_t *out, struct tl_error *err) {
+    while (m->n_work > 0) {
+        const struct pair way = m->work[--m->n_work];
+        const struct tl_grammar_node *node = &m->nodes[way.at];
+        bool ok = true;
+        if (node->op == TL_GRAMMAR_BYTE) {
+            if (m->n_found >= MAX_STACKS) {
+                return tl_fail(err, TL_ENOSUP,
+                               "the grammar explodes: more than %d ways to read a text",
+                               MAX_STACKS);
+            }
+            ok = tl_reserve((void **)&m->found, &m->found_capacity, m->n_found + 1,
+                            sizeof *m->found);
+            if (ok) m->found[m->n_found++] = way;
+        } else if (node->op == TL_GRAMMAR_SPLIT) {
+            ok = add_way(m, (uint32_t)node->a, way.below) &&
+                 add_way(m, (uint32_t)node->b, way.below);
+        } else if (node->op == TL_GRAMMAR_CALL) {
+            uint32_t below = way.below;
+            if (node->b >= 0) {
+                const struct pair back = {(uint32_t)node->b, way.below};
+                const int status = intern(m, &back, 1, false, &below, err);
+                if (status < 0) return status;
+            }
+            ok = add_way(m, (uint32_t)node->a, below);
+        } else {
+            ok = add_set(m, way.below);
+        }
+        if (!ok) return no_memory(err);
+    }
+    return finish(m, out, err);
+}
+
+// ---- states ----
+
+static void free_mask(struct mask *mask) {
+    if (mask == NULL) return;
+    tl_free(mask->out);
+    free(mask);
+}
+
+/* Frees what can be computed again. */
+static void drop_caches(struct tl_automaton *m) {
+    for (size_t i = 0; i < m->n_sets; i++) {
+        struct set *s = &m->sets[i];
+        free(s->onward);
+        free_mask(s->local);
+        s->onward = NULL;
+        s->local = NULL;
+    }
+    m->cached = 0;
+}
+
+static int compute_next(struct tl_automaton *m, uint32_t state, uint8_t byte, uint32_t *out,
+                        struct tl_error *err) {
+    begin(m);
+    for (uint32_t i = 0; i < m->sets[state].n; i++) {
+        const struct pair p = m->pairs[m->sets[state].first + i];
+        const struct tl_grammar_node *node = &m->nodes[p.at];
+        if (node->low <= byte && byte <= node->high && !add_way(m, (uint32_t)node->a, p.below)) {
+            return no_memory(err);
+        }
+    }
+    return follow(m, out, err);
+}
+
+static int next(struct tl_automaton *m, uint32_t state, uint8_t byte, uint32_t *out,
+                struct tl_error *err) {
+    const uint8_t class = m->class_of[byte];
+    uint32_t *onward = m->sets[state].onward;
+    int status;
+    if (onward == NULL) {
+        onward = malloc(m->n_classes * sizeof *onward);
+        if (onward == NULL) return no_memory(err);
+        for (size_t i = 0; i < m->n_classes; i++) onward[i] = UNKNOWN;
+        m->sets[state].onward = onward;
+        m->cached += m->n_classes * sizeof *onward;
+    }
+    if (onward[class] == UNKNOWN) {
+        status = compute_next(m, state, byte, out, err);
+        if (status < 0) return status;
+        onward[class] = *out;
+    }
+    *out = onward[class];
+    return TL_OK;
+}
+
+/* The state in which matching goes on when what was above this set has ended. */
+static int popped(struct tl_automaton *m, uint32_t below, uint32_t *out, struct tl_error *err) {
+    int status;
+    if (m->sets[below].popped != UNKNOWN) {
+        *out = m->sets[below].popped;
+        return TL_OK;
+    }
+    begin(m);
+    if (!add_set(m, below)) return no_memory(err);
+    status = follow(m, out, err);
+    if (status == TL_OK) m->sets[below].popped = *out;
+    return status;
+}
+
+static int check_state(const struct tl_automaton *m, uint32_t state, struct tl_error *err) {
+    if (state < m->n_sets) return TL_OK;
+    return tl_fail(err, TL_EARG, "there is no state %u", (unsigned)state);
+}
+
+uint32_t tl_automaton_start(const struct tl_automaton *m) {
+    return m->start;
+}
+
+int tl_automaton_advance(struct tl_automaton *m, uint32_t state, const uint8_t *bytes, size_t n,
+                         uint32_t *out, struct tl_error *err) {
+    int status = check_state(m, state, err);
+    if (m->cached > max_cache) drop_caches(m);
+    for (size_t i = 0; i < n && status == TL_OK && state != NOTHING; i++) {
+        status = next(m, state, bytes[i], &state, err);
+    }
+    *out = state;
+    return status;
+}
+
+int tl_automaton_look(struct tl_automaton *m, uint32_t state, struct tl_automaton_facts *out,
+                      struct tl_error *err) {
+    const int status = check_state(m, state, err);
+    if (status < 0) return status;
+    *out = (struct tl_automaton_facts){
+        .complete = m->sets[state].has_empty,
+        .node = m->sets[state].n > 0 ? (int32_t)m->pairs[m->sets[state].first].at : -1,
+    };
+    for (uint32_t i = 0; i < m->sets[state].n; i++) {
+        const struct tl_grammar_node *node = &m->nodes[m->pairs[m->sets[state].first + i].at];
+        for (unsigned b = node->low; b <= node->high; b++) out->bytes[b / 32] |= 1u << b % 32;
+    }
+    return TL_OK;
+}
+
+// ---- masks ----
+
+static void set_bits(const struct tl_trie *t, uint32_t node, uint64_t *bits) {
+    for (uint32_t i = 0; i < t->n_ids[node]; i++) {
+        const uint32_t id = t->ids[t->first_id[node] + i];
+        bits[id / 64] |= (uint64_t)1 << id % 64;
+    }
+}
+
+/*
+ * Walks over what is below a node of the tree. Sets the bits of the pieces that keep the text
+ * alive. With `mask`, notes in it where a stack became empty.
+ */
+static int walk(struct tl_automaton *m, uint32_t from, uint32_t state, uint64_t *bits,
+                struct mask *mask, struct tl_error *err) {
+    const struct tl_trie *t = m->trie;
+    const uint32_t top = t->depth[from];
+    uint32_t *path = m->path;
+    size_t capacity = mask != NULL ? mask->n_out : 0;
+    uint32_t node = from + 1;
+    path[top] = state;
+    while (node < t->end[from]) {
+        const uint32_t depth = t->depth[node], before = path[depth - 1];
+        const uint32_t *onward = m->sets[before].onward;
+        uint32_t after = onward == NULL ? UNKNOWN : onward[m->class_of[t->byte[node]]];
+        if (after == UNKNOWN) {
+            const int status = next(m, before, t->byte[node], &after, err);
+            if (status < 0) return status;
+        }
+        if (after == NOTHING) {
+            node = t->end[node];
+            continue;
+        }
+        set_bits(t, node, bits);
+        if (mask != NULL && m->sets[after].has_empty) {
+            if (!tl_reserve((void **)&mask->out, &capacity, (size_t)mask->n_out + 1,
+                            sizeof *mask->out)) {
+                return no_memory(err);
+            }
+            mask->out[mask->n_out++] = node;
+        }
+        path[depth] = after;
+        node = m->sets[after].n == 0 ? t->end[node] : node + 1;
+    }
+    return TL_OK;
+}
+
+/* The mask of a state by itself, as if nothing were below: computed once. */
+static int local_mask(struct tl_automaton *m, uint32_t state, const struct mask **out,
+                      struct tl_error *err) {
+    const size_t words = (m->trie->n_pieces + 63) / 64;
+    struct mask *mask = m->sets[state].local;
+    int status;
+    if (mask == NULL) {
+        mask = calloc(1, sizeof *mask + words * sizeof *mask->bits);
+        if (mask == NULL) return no_memory(err);
+        status = walk(m, 0, state, mask->bits, mask, err);
+        if (status < 0) {
+            free_mask(mask);
+            return status;
+        }
+        m->sets[state].local = mask;
+        m->cached += sizeof *mask + words * sizeof *mask->bits + mask->n_out * sizeof *mask->out;
+    }
+    *out = mask;
+    return TL_OK;
+}
+
+/*
+ * Adds the mask of the stacks of a state that have the set `below` below their first node.
+ *
+ * The walk from these nodes alone does not depend on what is below them, and so it is shared by
+ * all the places that a rule is called from. Only where it leaves the rule in the middle of a
+ * piece does the rest of the piece have to be walked with what is below.
+ */
+static int add_group(struct tl_automaton *m, uint32_t state, uint32_t below, uint64_t *bits,
+                     struct tl_error *err) {
+    const size_t words = (m->trie->n_pieces + 63) / 64;
+    const struct mask *mask = NULL;
+    struct pair *group = malloc(m->sets[state].n * sizeof *group);
+    uint32_t local, after;
+    size_t n = 0;
+    int status;
+    if (group == NULL) return no_memory(err);
+    for (uint32_t i = 0; i < m->sets[state].n; i++) {
+        const struct pair p = m->pairs[m->sets[state].first + i];
+        if (p.below == below) group[n++] = (struct pair){p.at, EMPTY};
+    }
+    status = intern(m, group, n, false, &local, err);
+    free(group);
+    if (status == TL_OK) status = local_mask(m, local, &mask, err);
+    if (status < 0) return status;
+    for (size_t w = 0; w < words; w++) bits[w] |= mask->bits[w];
+    if (below == EMPTY || mask->n_out == 0) return TL_OK;
+    status = popped(m, below, &after, err);
+    for (uint32_t i = 0; i < mask->n_out && status == TL_OK; i++) {
+        if (m->sets[after].n > 0) status = walk(m, mask->out[i], after, bits, NULL, err);
+    }
+    return status;
+}
+
+/* One byte of the mask per bit. */
+static void spread_bits(const struct tl_automaton *m, const uint64_t *bits, uint8_t *mask,
+                        size_t n) {
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) memcpy(mask + i, m->spread[bits[i / 64] >> i % 64 & 0xFF], 8);
+    for (; i < n; i++) mask[i] = bits[i / 64] >> i % 64 & 1;
+}
+
+int tl_automaton_mask(struct tl_automaton *m, uint32_t state, uint8_t *mask, size_t n,
+                      struct tl_error *err) {
+    int status = check_state(m, state, err);
+    uint64_t *bits;
+    if (status < 0) return status;
+    if (m->trie == NULL || n != m->trie->n_pieces) {
+        return tl_fail(err, TL_EARG, "the mask has %zu entries; expected %zu, as many as pieces", n,
+                       m->trie == NULL ? (size_t)0 : m->trie->n_pieces);
+    }
+    if (m->cached > max_cache) drop_caches(m);
+    bits = calloc((n + 63) / 64 + 1, sizeof *bits);
+    if (bits == NULL) return no_memory(err);
+    for (uint32_t i = 0; i < m->sets[state].n && status == TL_OK; i++) {
+        const struct pair *pairs = m->pairs + m->sets[state].first;
+        bool new = true;
+        for (uint32_t j = 0; j < i && new; j++) new = pairs[j].below != pairs[i].below;
+        if (new) status = add_group(m, state, pairs[i].below, bits, err);
+    }
+    if (status == TL_OK) spread_bits(m, bits, mask, n);
+    free(bits);
+    return status;
+}
+
+// ---- life ----
+
+static int check_nodes(const struct tl_grammar_node *nodes, size_t n, size_t root,
+                       struct tl_error *err) {
+    if (n == 0 || n > INT32_MAX || root >= n) {
+        return tl_fail(err, TL_EARG, "root is %zu; expected a node below %zu", root, n);
+    }
+    for (size_t i = 0; i < n; i++) {
+        const struct tl_grammar_node *p = &nodes[i];
+        const bool a_ok = p->a >= 0 && (size_t)p->a < n, b_ok = p->b >= 0 && (size_t)p->b < n;
+        const bool ok = p->op == TL_GRAMMAR_END || (p->op == TL_GRAMMAR_BYTE && a_ok) ||
+                        (p->op == TL_GRAMMAR_SPLIT && a_ok && b_ok) ||
+                        (p->op == TL_GRAMMAR_CALL && a_ok && (b_ok || p->b == -1));
+        if (!ok) {
+            return tl_fail(err, TL_EARG, "node %zu is (%d, a %d, b %d); expected nodes below %zu",
+                           i, p->op, (int)p->a, (int)p->b, n);
+        }
+    }
+    return TL_OK;
+}
+
+/* Bytes belong together when every BYTE node takes both or neither. */
+static void find_classes(struct tl_automaton *m) {
+    bool starts[257] = {false};
+    starts[0] = true;
+    for (size_t i = 0; i < m->n_nodes; i++) {
+        if (m->nodes[i].op != TL_GRAMMAR_BYTE) continue;
+        starts[m->nodes[i].low] = true;
+        starts[m->nodes[i].high + 1] = true;
+    }
+    for (int b = 0; b < 256; b++) {
+        if (starts[b]) m->member[m->n_classes++] = (uint8_t)b;
+        m->class_of[b] = (uint8_t)(m->n_classes - 1);
+    }
+}
+
+int tl_automaton_new(const struct tl_grammar_node *nodes, size_t n, size_t root,
+                     const struct tl_trie *trie, struct tl_automaton **out, struct tl_error *err) {
+    struct tl_automaton *m;
+    uint32_t set;
+    int status = check_nodes(nodes, n, root, err);
+    if (status < 0) return status;
+    m = calloc(1, sizeof *m);
+    if (m == NULL) return no_memory(err);
+    m->n_nodes = n;
+    m->trie = trie;
+    m->nodes = malloc(n * sizeof *nodes);
+    m->path = malloc((trie == NULL ? 1 : trie->longest + 1) * sizeof *m->path);
+    if (m->nodes == NULL || m->path == NULL) {
+        status = no_memory(err);
+        goto failed;
+    }
+    memcpy(m->nodes, nodes, n * sizeof *nodes);
+    find_classes(m);
+    for (int i = 0; i < 256 * 8; i++) m->spread[i / 8][i % 8] = (uint8_t)(i / 8 >> i % 8 & 1);
+    status = intern(m, NULL, 0, false, &set, err);                     // NOTHING
+    if (status == TL_OK) status = intern(m, NULL, 0, true, &set, err); // EMPTY
+    if (status == TL_OK) {
+        begin(m);
+        status = add_way(m, (uint32_t)root, EMPTY) ? follow(m, &m->start, err) : no_memory(err);
+    }
+    if (status < 0) goto failed;
+    *out = m;
+    return TL_OK;
+failed:
+    tl_automaton_free(m);
+    return status;
+}
+
+void tl_automaton_free(struct tl_automaton *m) {
+    if (m == NULL) return;
+    drop_caches(m);
+    free(m->nodes);
+    free(m->path);
+    tl_free(m->sets);
+    tl_free(m->pairs);
+    tl_free(m->work);
+    tl_free(m->found);
+    free(m->table);
+    free(m->seen);
+    free(m);
+}
+
+size_t tl_automaton_nbytes(const struct tl_automaton *m) {
+    return m->cached + m->sets_capacity * sizeof *m->sets + m->pairs_capacity * sizeof *m->pairs +
+           m->table_size * sizeof *m->table + m->n_nodes * sizeof *m->nodes;
+}
+
+size_t tl_automaton_n_states(const struct tl_automaton *m) {
+    return m->n_sets;
+}

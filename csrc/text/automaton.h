@@ -1,0 +1,68 @@
+/*
+ * automaton.h - which bytes, and which tokens of a vocabulary, may come next under a grammar.
+ *
+ * tinyllm/grammar/program.py makes the program and says what its nodes mean; the same matching in
+ * Python, written to be read, is tinyllm/grammar/matcher.py, and the tests compare the two.
+ *
+ * A state is a set of stacks of nodes. Sets are kept once each and named by numbers, so that what
+ * follows from a state is computed once and then looked up: a lazily built automaton.
+ */
+#ifndef TL_GRAMMAR_H
+#define TL_GRAMMAR_H
+
+#include "base/base.h"
+
+/* ---- the pieces of a vocabulary as a tree ---- */
+
+/* Immutable; any number of automata and threads may share it. */
+struct tl_trie;
+
+/* Piece i is the `sizes[i]` bytes from `pieces[i]`; an empty one is not in the tree. Copies. */
+int tl_trie_new(const uint8_t *const *pieces, const size_t *sizes, size_t n, struct tl_trie **out,
+                struct tl_error *err);
+void tl_trie_free(struct tl_trie *trie);
+size_t tl_trie_n_pieces(const struct tl_trie *trie);
+size_t tl_trie_n_nodes(const struct tl_trie *trie);
+
+/* ---- the automaton ---- */
+
+enum tl_grammar_op { TL_GRAMMAR_BYTE, TL_GRAMMAR_SPLIT, TL_GRAMMAR_CALL, TL_GRAMMAR_END };
+
+struct tl_grammar_node {
+    uint8_t op, low, high;
+    int32_t a, b;
+};
+
+/* Grows while it is used: for one thread at a time. */
+struct tl_automaton;
+
+/* Copies the nodes. trie may be NULL, else it must outlive the automaton. */
+int tl_automaton_new(const struct tl_grammar_node *nodes, size_t n, size_t root,
+                     const struct tl_trie *trie, struct tl_automaton **out, struct tl_error *err);
+void tl_automaton_free(struct tl_automaton *m);
+
+/* The state before any text. 0 is the state of a text that does not fit. */
+uint32_t tl_automaton_start(const struct tl_automaton *m);
+
+/* TL_EARG if there is no such state; TL_ENOSUP if too many ways of reading the text run at once. */
+int tl_automaton_advance(struct tl_automaton *m, uint32_t state, const uint8_t *bytes, size_t n,
+                         uint32_t *out, struct tl_error *err);
+
+struct tl_automaton_facts {
+    bool complete;     // the text may end here
+    int32_t node;      // one of the nodes that wait for a byte; -1 if nothing may follow
+    uint32_t bytes[8]; // a bit for each byte that may follow
+};
+
+int tl_automaton_look(struct tl_automaton *m, uint32_t state, struct tl_automaton_facts *out,
+                      struct tl_error *err);
+
+/* mask[i] = whether piece i may come next; n is the number of pieces of the trie. */
+int tl_automaton_mask(struct tl_automaton *m, uint32_t state, uint8_t *mask, size_t n,
+                      struct tl_error *err);
+
+/* Bytes of memory, and states so far. */
+size_t tl_automaton_nbytes(const struct tl_automaton *m);
+size_t tl_automaton_n_states(const struct tl_automaton *m);
+
+#endif

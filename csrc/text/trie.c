@@ -1,0 +1,129 @@
+/* trie.c - the pieces of a vocabulary as a tree, in the order of a walk: see trie.h. */
+#include "text/trie.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* A piece while the tree is made. */
+struct piece {
+    const uint8_t *bytes;
+    size_t size;
+    uint32_t id;
+};
+
+static int compare(const void *left, const void *right) {
+    const struct piece *a = left, *b = right;
+    const int order = memcmp(a->bytes, b->bytes, TL_MIN(a->size, b->size));
+    if (order != 0) return order;
+    if (a->size != b->size) return a->size < b->size ? -1 : 1;
+    return a->id < b->id ? -1 : 1;
+}
+
+static size_t shared_start(const struct piece *a, const struct piece *b) {
+    const size_t limit = TL_MIN(a->size, b->size);
+    size_t i = 0;
+    while (i < limit && a->bytes[i] == b->bytes[i]) i++;
+    return i;
+}
+
+/* Nodes of sorted pieces: each adds one per byte that it does not share with the one before it. */
+static bool count_nodes(const struct piece *pieces, size_t n, size_t *out) {
+    size_t total = 1;
+    for (size_t i = 0; i < n; i++) {
+        const size_t shared = i == 0 ? 0 : shared_start(&pieces[i - 1], &pieces[i]);
+        if (!tl_add_size(total, pieces[i].size - shared, &total)) return false;
+    }
+    *out = total;
+    return total < UINT32_MAX;
+}
+
+static void fill(struct tl_trie *t, const struct piece *pieces, size_t n, uint32_t *path) {
+    size_t node = 1;
+    size_t open = 0; // nodes of path[1..open] have no end yet
+    path[0] = 0;
+    t->depth[0] = 0;
+    t->byte[0] = 0;
+    for (size_t i = 0; i < n; i++) {
+        const struct piece *p = &pieces[i];
+        const size_t shared = i == 0 ? 0 : shared_start(p - 1, p);
+        for (; open > shared; open--) t->end[path[open]] = (uint32_t)node;
+        for (size_t d = shared; d < p->size; d++, node++) {
+            t->byte[node] = p->bytes[d];
+            t->depth[node] = (uint32_t)(d + 1);
+            t->first_id[node] = (uint32_t)i;
+            path[d + 1] = (uint32_t)node;
+        }
+        open = p->size;
+        t->ids[i] = p->id;
+        t->n_ids[path[p->size]]++;
+        if (t->n_ids[path[p->size]] == 1) t->first_id[path[p->size]] = (uint32_t)i;
+    }
+    for (; open > 0; open--) t->end[path[open]] = (uint32_t)node;
+    t->end[0] = (uint32_t)node;
+}
+
+int tl_trie_new(const uint8_t *const *pieces, const size_t *sizes, size_t n, struct tl_trie **out,
+                struct tl_error *err) {
+    struct tl_trie *t = NULL;
+    struct piece *sorted = NULL;
+    uint32_t *path = NULL;
+    size_t kept = 0, longest = 0, nodes;
+    if (n >= UINT32_MAX / 2) return tl_fail(err, TL_EARG, "%zu pieces are too many", n);
+    sorted = malloc(TL_MAX(n, (size_t)1) * sizeof *sorted);
+    t = calloc(1, sizeof *t);
+    if (sorted == NULL || t == NULL) goto no_memory;
+    for (size_t i = 0; i < n; i++) {
+        if (sizes[i] == 0) continue;
+        sorted[kept++] = (struct piece){pieces[i], sizes[i], (uint32_t)i};
+        longest = TL_MAX(longest, sizes[i]);
+    }
+    qsort(sorted, kept, sizeof *sorted, compare);
+    if (!count_nodes(sorted, kept, &nodes)) {
+        free(sorted);
+        tl_trie_free(t);
+        return tl_fail(err, TL_EARG, "the pieces have too many bytes");
+    }
+    t->n = nodes;
+    t->n_pieces = n;
+    t->longest = longest;
+    t->byte = malloc(nodes);
+    t->end = malloc(nodes * sizeof *t->end);
+    t->depth = malloc(nodes * sizeof *t->depth);
+    t->first_id = calloc(nodes, sizeof *t->first_id);
+    t->n_ids = calloc(nodes, sizeof *t->n_ids);
+    t->ids = malloc(TL_MAX(kept, (size_t)1) * sizeof *t->ids);
+    path = malloc((longest + 1) * sizeof *path);
+    if (t->byte == NULL || t->end == NULL || t->depth == NULL || t->first_id == NULL ||
+        t->n_ids == NULL || t->ids == NULL || path == NULL) {
+        goto no_memory;
+    }
+    fill(t, sorted, kept, path);
+    free(path);
+    free(sorted);
+    *out = t;
+    return TL_OK;
+no_memory:
+    free(path);
+    free(sorted);
+    tl_trie_free(t);
+    return tl_fail(err, TL_ENOMEM, "no memory for a tree of %zu pieces", n);
+}
+
+void tl_trie_free(struct tl_trie *t) {
+    if (t == NULL) return;
+    free(t->byte);
+    free(t->end);
+    free(t->depth);
+    free(t->first_id);
+    free(t->n_ids);
+    free(t->ids);
+    free(t);
+}
+
+size_t tl_trie_n_pieces(const struct tl_trie *t) {
+    return t->n_pieces;
+}
+
+size_t tl_trie_n_nodes(const struct tl_trie *t) {
+    return t->n;
+}

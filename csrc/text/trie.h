@@ -1,0 +1,22 @@
+/*
+ * trie.h - the tree of a vocabulary, as the automaton walks it.
+ *
+ * Nodes lie in the order of a walk that goes down first, so that a walk is one pass over the
+ * arrays and leaving out what is below a node is one jump. Node 0 is the root, before any byte.
+ */
+#ifndef TL_TRIE_H
+#define TL_TRIE_H
+
+#include "text/automaton.h"
+
+struct tl_trie {
+    size_t n, n_pieces, longest;
+    uint8_t *byte;      // the last byte of the node
+    uint32_t *end;      // the first node that is not below it
+    uint32_t *depth;    // bytes from the root
+    uint32_t *first_id; // where its pieces start in ids
+    uint32_t *n_ids;    // how many pieces end here
+    uint32_t *ids;
+};
+
+#endif

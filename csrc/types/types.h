@@ -1,0 +1,93 @@
+/*
+ * types.h - the table of ggml tensor types, and what the numbers of each block are.
+ *
+ * One row and one function per type. A quantized type's function writes the integers and the
+ * scales of up to 256 consecutive values of a row; dequantization and the reference dot product
+ * are made from them, so a type that unpacks right is right everywhere.
+ * Ids, names and block layouts: ggml.h and ggml-common.h of ggml.
+ */
+#ifndef TL_QUANT_H
+#define TL_QUANT_H
+
+#include "base/base.h"
+
+enum tl_type {
+    TL_TYPE_F32 = 0,
+    TL_TYPE_F16 = 1,
+    TL_TYPE_Q4_0 = 2,
+    TL_TYPE_Q4_1 = 3,
+    TL_TYPE_Q5_0 = 6,
+    TL_TYPE_Q5_1 = 7,
+    TL_TYPE_Q8_0 = 8,
+    TL_TYPE_Q8_1 = 9,
+    TL_TYPE_Q2_K = 10,
+    TL_TYPE_Q3_K = 11,
+    TL_TYPE_Q4_K = 12,
+    TL_TYPE_Q5_K = 13,
+    TL_TYPE_Q6_K = 14,
+    TL_TYPE_Q8_K = 15,
+    TL_TYPE_I8 = 24,
+    TL_TYPE_I16 = 25,
+    TL_TYPE_I32 = 26,
+    TL_TYPE_I64 = 27,
+    TL_TYPE_F64 = 28,
+    TL_TYPE_BF16 = 30,
+    TL_TYPE_COUNT = 43, // rows of the table; some ids in between were removed from ggml
+};
+
+enum tl_kind {
+    TL_KIND_REMOVED, // ggml has dropped this id: a file that uses it is rejected
+    TL_KIND_RAW,     // the size is known, the formula is not here: only raw bytes
+    TL_KIND_ARRAY,   // readable as numbers, not runnable: F64 and the integers
+    TL_KIND_FLOAT,   // F32, F16, BF16: numerics.md, float weights
+    TL_KIND_K,       // integer sub-scales under one float scale per 256
+    TL_KIND_32,      // one float scale per 32
+};
+
+#define TL_CHUNK 256
+
+/*
+ * 256 consecutive values of a row, taken apart.
+ *   TL_KIND_K:   value[i] = d[0] * scale[i / 16] * q[i] - dmin * min[i / 16]
+ *   TL_KIND_32:  value[i] = d[i / 32] * q[i] + m[i / 32]
+ * Both expressions are exact in float64, and rounding them once gives the float32 value.
+ */
+struct tl_chunk {
+    int8_t q[TL_CHUNK];
+    int16_t scale[16];
+    int16_t min[16];
+    float d[8];
+    float m[8];
+    float dmin;
+    bool has_min; // the type has minima (dmin and min, or m), whatever their values
+};
+
+struct tl_type_info {
+    const char *name; // ggml's name in capitals, NULL for an id that never existed
+    enum tl_kind kind;
+    int items; // values per block
+    int bytes; // bytes per block
+    /* Quantized kinds: `blocks` whole blocks, at most 256 values; the rest of *out is zeroed. */
+    void (*unpack)(const uint8_t *src, size_t blocks, struct tl_chunk *out);
+};
+
+/* The row of a type id, or NULL when the id is outside the table or was removed. */
+const struct tl_type_info *tl_type_find(uint32_t id);
+
+/* The name a removed id had ("Q4_2"), or NULL. For error messages. */
+const char *tl_type_removed_name(uint32_t id);
+
+/* Bytes of a row of n values; false when n is no multiple of the block or the size overflows. */
+bool tl_type_row_bytes(const struct tl_type_info *t, uint64_t n, size_t *out);
+
+/*
+ * n values from src (any alignment), n a multiple of the block size. float64 is exact for every
+ * type but I64 beyond 2^53; float32 is that value rounded once. The type has a formula
+ * (kind is ARRAY, FLOAT, K or 32).
+ */
+void tl_type_to_f32(const struct tl_type_info *t, const uint8_t *src, float *out, size_t n);
+void tl_type_to_f64(const struct tl_type_info *t, const uint8_t *src, double *out, size_t n);
+
+float tl_f16_to_f32(uint16_t h);
+
+#endif
