@@ -74,7 +74,7 @@ def digest(path, mode):
     fork = session.fork()
     session.rewind(4)
     parts += [session.eval(ids[14:]), *taps(fork.eval(ids[20:24], capture="*"))]
-    parts += session.cache(1)
+    parts += session.core.cache(1)
     parts.append(fork.eval(ids[24:25], edits=[tl.add("blk.1.resid_post", 0.25)]))
     record("session", parts)
     return result
