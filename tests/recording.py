@@ -60,14 +60,18 @@ def digest(path, mode):
         result[name] = hashed.hexdigest()[:16]
 
     def taps(trace):
-        return [part for tap in trace for part in (np.frombuffer(tap.encode(), np.uint8), trace[tap])]
+        return [
+            part for tap in trace for part in (np.frombuffer(tap.encode(), np.uint8), trace[tap])
+        ]
 
     record("trace", taps(clean))
     record("default capture", taps(model.trace(ids)))
     record("logits", [model.logits(ids)])
     record("edits", taps(model.trace(ids, "*", edits=edits(model, clean))))
     record("run_from", taps(model.run_from(1, clean["blk.1.resid_pre"], "*")))
-    batch = model.trace([list(ids[:9]), list(ids[3:4]), list(ids)], "*", edits=[tl.zero("blk.*.attn_mix", head=0)])
+    batch = model.trace(
+        [list(ids[:9]), list(ids[3:4]), list(ids)], "*", edits=[tl.zero("blk.*.attn_mix", head=0)]
+    )
     record("batch", [array for trace in batch for array in taps(trace)])
     session = model.session()
     parts = [session.eval(ids[:17], "all"), session.eval(ids[17:18])]
@@ -86,7 +90,9 @@ def record(directory):
     for type_name, mode in CASES:
         path = "demo"
         if type_name != "demo":
-            path = build.write(Path(directory) / f"{type_name}.gguf", *models.random_llama(type_name))
+            path = build.write(
+                Path(directory) / f"{type_name}.gguf", *models.random_llama(type_name)
+            )
         result[key(type_name, mode)] = digest(path, mode)
     return result
 

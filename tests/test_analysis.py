@@ -7,7 +7,7 @@ import pytest
 
 import build
 import tinyllm as tl
-from tinyllm import analysis
+from tinyllm.analysis import lens as analysis
 
 IDS = [3, 1, 4, 1, 5, 9, 2]
 SIZES = {"layers": 2, "width": 32, "heads": 4, "kv_heads": 2, "ffn": 48, "vocab": 60}
@@ -172,7 +172,7 @@ def metric(logits):
     ],
 )
 def test_a_sweep_is_many_runs(model, taps, by, logits, monkeypatch):
-    monkeypatch.setattr("tinyllm.sweep._ROWS", 20)  # several calls per layer
+    monkeypatch.setattr("tinyllm.analysis.sweep._ROWS", 20)  # several calls per layer
     clean, corrupted = IDS, [3, 8, 4, 1, 5, 7, 2]
     grid = tl.patch_sweep(model, clean, corrupted, taps, metric, by=by, logits=logits)
     source = model.trace(clean, "*")

@@ -231,7 +231,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_template(name, monkeypatch):
-    monkeypatch.setattr("tinyllm.chat.MAX_SECONDS", 1.0)
+    monkeypatch.setattr("tinyllm.chat.templates.MAX_SECONDS", 1.0)
     start = time.perf_counter()
     with pytest.raises(ChatTemplateError):
         render_chat(HOSTILE[name], USER)
@@ -316,7 +316,7 @@ def test_wrong_messages():
 
 
 def test_without_jinja2_the_error_says_what_to_install(monkeypatch):
-    from tinyllm import chat
+    from tinyllm.chat import templates as chat
 
     chat._environment_class.cache_clear()
     monkeypatch.setitem(sys.modules, "jinja2", None)
@@ -461,7 +461,7 @@ def test_wrong_chats(model, tmp_path):
 
 
 def test_chat_without_jinja2(model, monkeypatch):
-    from tinyllm import chat
+    from tinyllm.chat import templates as chat
 
     chat._environment_class.cache_clear()
     monkeypatch.setitem(sys.modules, "jinja2", None)

@@ -7,7 +7,7 @@ import models
 import pytest
 
 import build
-from tinyllm.cli import main
+from tinyllm.cli.main import main
 
 
 def run(*arguments, **options):

@@ -12,8 +12,8 @@ import time
 import pytest
 
 import tinyllm as tl
-from tinyllm.cli import main
-from tinyllm.cli_chat import Chat, history_file
+from tinyllm.cli.chat import Chat, history_file
+from tinyllm.cli.main import main
 
 pytest.importorskip("jinja2")
 
@@ -170,7 +170,7 @@ SLOW = """
 import fcntl, sys, termios, time, tinyllm as tl
 if sys.stdin.isatty():
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-from tinyllm.cli import main
+from tinyllm.cli.main import main
 run = tl.Model.run
 def slow(self, *args, **options):
     time.sleep(0.02)

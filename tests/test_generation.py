@@ -8,9 +8,9 @@ import schemas
 
 import build
 import tinyllm as tl
-from tinyllm.generation import StopFinder
-from tinyllm.logprob import best
-from tinyllm.sampling import Sampler
+from tinyllm.base.numeric import best
+from tinyllm.generation.stepper import StopFinder
+from tinyllm.sampling.sampler import Sampler
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 from gguf_metadata import read_metadata
 
 import tinyllm
-from tinyllm.gguf import Metadata
+from tinyllm.files.gguf import Metadata
 
 DATA = os.environ.get("TINYLLM_TEST_DATA")
 needs_data = pytest.mark.skipif(not DATA, reason="needs TINYLLM_TEST_DATA")

@@ -8,12 +8,12 @@ import threading
 
 import numpy as np
 import pytest
+from tinyllm.grammar.program import utf8_sequences
 
 import tinyllm as tl
 from tinyllm import _core
 from tinyllm.grammar import gbnf, matcher
 from tinyllm.grammar.expr import check, to_gbnf
-from tinyllm.grammar.program import utf8_sequences
 
 ALPHABET = "abé"
 LONGEST = 4

@@ -9,7 +9,7 @@ import pytest
 
 import tinyllm as tl
 from tinyllm import Weight
-from tinyllm.html import MOST_SAMPLED, STRETCH, sample_weight, spark, weights_table
+from tinyllm.display.table import MOST_SAMPLED, STRETCH, sample_weight, spark, weights_table
 
 RNG = np.random.default_rng(5)
 

@@ -153,7 +153,7 @@ def test_version_2_runs_its_dequantized_weights(folder, tmp_path, group):
 def test_it_becomes_a_gguf_file(folder, model, tmp_path):
     path = tmp_path / "stories.gguf"
     own = {**model.metadata}
-    from tinyllm.llama2c import read_tokenizer_bin
+    from tinyllm.files.llama2c import read_tokenizer_bin
 
     own.update(read_tokenizer_bin(folder / "tok512.bin"))
     tl.write_gguf(path, own, model.weights)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import tinyllm
-from tinyllm.gguf import GGUF
-from tinyllm.llama2c import read_llama2c, read_tokenizer_bin
+from tinyllm.files.gguf import GGUF
+from tinyllm.files.llama2c import read_llama2c, read_tokenizer_bin
 
 DATA = Path(os.environ.get("TINYLLM_TEST_DATA", "."))
 needs_data = pytest.mark.skipif(

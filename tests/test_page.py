@@ -13,7 +13,7 @@ import pytest
 
 import build
 import tinyllm as tl
-from tinyllm.page import page
+from tinyllm.display.page import page
 
 HOSTILE = [
     "</script><script>document.title='owned'</script>",
@@ -85,7 +85,7 @@ def test_values_that_are_not_finite(model):
 
 
 def test_too_much_for_a_page_is_refused(trace, monkeypatch):
-    monkeypatch.setattr("tinyllm.page._LIMIT", 100)
+    monkeypatch.setattr("tinyllm.display.page._LIMIT", 100)
     with pytest.raises(ValueError, match="432 attention weights; expected at most 100"):
         page(trace)
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import build
-from tinyllm import progress
-from tinyllm.progress import Progress
+from tinyllm.base import progress
+from tinyllm.base.progress import Progress
 
 
 class Terminal(io.StringIO):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import models
 import pytest
+import recording
 
 import build
-import recording
 from tinyllm import _core
 
 KNOWN = json.loads(Path(__file__).with_name("recording.json").read_text())

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import tinyllm as tl
-from tinyllm.philox import uniform
-from tinyllm.samplers import SAMPLERS
+from tinyllm.sampling.philox import uniform
+from tinyllm.sampling.samplers import SAMPLERS
 
 V = 60
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from tinyllm.philox import philox4x32, uniform
-from tinyllm.sampling import SAMPLERS, Sampler
+from tinyllm.sampling.philox import philox4x32, uniform
+from tinyllm.sampling.sampler import SAMPLERS, Sampler
 
 
 def words(text):

@@ -48,7 +48,7 @@ def test_score(model):
 
 def test_score_does_not_depend_on_how_much_is_run_at_once(model, monkeypatch):
     want = model.score(TEXT).logprobs
-    monkeypatch.setattr("tinyllm.scoring._CHUNK", 4 * model.config.vocab_size * 3)
+    monkeypatch.setattr("tinyllm.evaluation.scoring._CHUNK", 4 * model.config.vocab_size * 3)
     assert np.array_equal(model.score(TEXT).logprobs, want)
 
 

@@ -10,8 +10,8 @@ import pytest
 import build
 import tinyllm as tl
 from tinyllm import _core
-from tinyllm.arena import Arena, Layout
-from tinyllm.taps import match, select, tap_names, tap_shape
+from tinyllm.trace.arena import Arena, Layout
+from tinyllm.trace.taps import match, select, tap_names, tap_shape
 
 SIZES = {"width": 32, "ffn": 48, "vocab": 60, "context": 64}
 IDS = [3, 1, 4, 1, 5]

@@ -17,89 +17,89 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import tinyllm.plot as plot  # noqa: F401
 
-    from .analysis import attention_entropy as attention_entropy
-    from .analysis import attribution as attribution
-    from .analysis import induction_scores as induction_scores
-    from .analysis import lens as lens
-    from .analysis import ov_circuit as ov_circuit
-    from .analysis import qk_circuit as qk_circuit
-    from .arena import Plan as Plan
-    from .config import Config as Config
-    from .edits import Edit as Edit
-    from .edits import add as add
-    from .edits import apply as apply
-    from .edits import mean as mean
-    from .edits import patch as patch
-    from .edits import scale as scale
-    from .edits import set as set
-    from .edits import zero as zero
+    from .analysis.lens import attention_entropy as attention_entropy
+    from .analysis.lens import attribution as attribution
+    from .analysis.lens import induction_scores as induction_scores
+    from .analysis.lens import lens as lens
+    from .analysis.lens import ov_circuit as ov_circuit
+    from .analysis.lens import qk_circuit as qk_circuit
+    from .analysis.sweep import patch_sweep as patch_sweep
+    from .architectures.config import Config as Config
     from .errors import Error as Error
     from .errors import FormatError as FormatError
     from .errors import UnsupportedError as UnsupportedError
-    from .generation import Generation as Generation
-    from .gguf import GGUF as GGUF
-    from .gguf import Weight as Weight
-    from .gguf_write import TensorSource as TensorSource
-    from .gguf_write import write_gguf as write_gguf
-    from .grammar import Grammar as Grammar
-    from .machine import CPU as CPU
-    from .machine import Memory as Memory
-    from .machine import cpu as cpu
+    from .evaluation.scoring import kl as kl
+    from .files.gguf import GGUF as GGUF
+    from .files.gguf import Weight as Weight
+    from .files.gguf_write import TensorSource as TensorSource
+    from .files.gguf_write import write_gguf as write_gguf
+    from .generation.stepper import Generation as Generation
+    from .grammar.grammar import Grammar as Grammar
     from .model import Model as Model
     from .model import load as load
-    from .sampling import Sampler as Sampler
-    from .scoring import kl as kl
-    from .session import Session as Session
-    from .storage import read as read
-    from .sweep import patch_sweep as patch_sweep
+    from .runtime.machine import CPU as CPU
+    from .runtime.machine import Memory as Memory
+    from .runtime.machine import cpu as cpu
+    from .runtime.session import Session as Session
+    from .sampling.sampler import Sampler as Sampler
     from .tokenizer import StreamDecoder as StreamDecoder
     from .tokenizer import Tokenizer as Tokenizer
     from .tokenizer import load_tokenizer as load_tokenizer
-    from .trace import Trace as Trace
+    from .trace.arena import Plan as Plan
+    from .trace.edits import Edit as Edit
+    from .trace.edits import add as add
+    from .trace.edits import apply as apply
+    from .trace.edits import mean as mean
+    from .trace.edits import patch as patch
+    from .trace.edits import scale as scale
+    from .trace.edits import set as set
+    from .trace.edits import zero as zero
+    from .trace.saved import read as read
+    from .trace.trace import Trace as Trace
 
 __version__ = "0.1.0"
 
 #: Public names, and where each lives: imported when first used, so that `import tinyllm` is quick.
 _HOMES = {
-    "CPU": "machine",
-    "Config": "config",
-    "Edit": "edits",
+    "CPU": "runtime.machine",
+    "Config": "architectures.config",
+    "Edit": "trace.edits",
     "Error": "errors",
     "FormatError": "errors",
-    "GGUF": "gguf",
-    "Generation": "generation",
-    "Grammar": "grammar",
-    "Memory": "machine",
+    "GGUF": "files.gguf",
+    "Generation": "generation.stepper",
+    "Grammar": "grammar.grammar",
+    "Memory": "runtime.machine",
     "Model": "model",
-    "Plan": "arena",
-    "Sampler": "sampling",
-    "Session": "session",
+    "Plan": "trace.arena",
+    "Sampler": "sampling.sampler",
+    "Session": "runtime.session",
     "StreamDecoder": "tokenizer",
-    "TensorSource": "gguf_write",
+    "TensorSource": "files.gguf_write",
     "Tokenizer": "tokenizer",
-    "Trace": "trace",
+    "Trace": "trace.trace",
     "UnsupportedError": "errors",
-    "Weight": "gguf",
-    "add": "edits",
-    "apply": "edits",
-    "attention_entropy": "analysis",
-    "attribution": "analysis",
-    "cpu": "machine",
-    "induction_scores": "analysis",
-    "kl": "scoring",
-    "lens": "analysis",
+    "Weight": "files.gguf",
+    "add": "trace.edits",
+    "apply": "trace.edits",
+    "attention_entropy": "analysis.lens",
+    "attribution": "analysis.lens",
+    "cpu": "runtime.machine",
+    "induction_scores": "analysis.lens",
+    "kl": "evaluation.scoring",
+    "lens": "analysis.lens",
     "load": "model",
     "load_tokenizer": "tokenizer",
-    "mean": "edits",
-    "ov_circuit": "analysis",
-    "patch": "edits",
-    "patch_sweep": "sweep",
-    "qk_circuit": "analysis",
-    "read": "storage",
-    "scale": "edits",
-    "set": "edits",
-    "write_gguf": "gguf_write",
-    "zero": "edits",
+    "mean": "trace.edits",
+    "ov_circuit": "analysis.lens",
+    "patch": "trace.edits",
+    "patch_sweep": "analysis.sweep",
+    "qk_circuit": "analysis.lens",
+    "read": "trace.saved",
+    "scale": "trace.edits",
+    "set": "trace.edits",
+    "write_gguf": "files.gguf_write",
+    "zero": "trace.edits",
 }
 
 __all__ = [*_HOMES, "__version__"]

@@ -14,20 +14,20 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from .arena import Arena, Layout, Plan
-from .config import Config, read_config
+from .architectures.config import Config, read_config
+from .base.progress import Progress
+from .display.table import Table, weights_table
 from .errors import FormatError
-from .html import Table, weights_table
-from .machine import Memory
-from .model_text import TextMethods
-from .progress import Progress
-from .session import Rows, Session
-from .taps import Capture, Floats, Tap, all_taps, runs_from, select
+from .generation.request import TextMethods
+from .runtime.machine import Memory
+from .runtime.session import Rows, Session
 from .tokenizer import Tokenizer, load_tokenizer, tokenizer_from_metadata
-from .trace import Trace
+from .trace.arena import Arena, Layout, Plan
+from .trace.taps import Capture, Floats, Tap, all_taps, runs_from, select
+from .trace.trace import Trace
 
 if TYPE_CHECKING:
-    from .edits import Program, Sites
+    from .trace.edits import Program, Sites
 
 __all__ = ["DEMO", "Model", "Prompt", "load"]
 
@@ -156,11 +156,11 @@ def open_file(
         with open(source, "rb") as file:
             magic = file.read(4)
     if magic[:4] != b"GGUF" and _is_llama2c(source, magic):
-        from .llama2c import read_llama2c
+        from .files.llama2c import read_llama2c
 
         metadata, weights = read_llama2c(source, mmap=mmap)
         return {**metadata, "tinyllm.source": "llama2.c"}, weights
-    from .gguf import GGUF
+    from .files.gguf import GGUF
 
     file_ = GGUF(source, mmap=mmap)
     return file_.metadata, file_.tensors
@@ -280,7 +280,7 @@ class Model(TextMethods):
         layout : Layout, optional
             What to capture: see `layout`.
         edits : sequence of Sites
-            What to change in each session: see `tinyllm.edits.Program`. Empty: nothing.
+            What to change in each session: see `tinyllm.trace.edits.Program`. Empty: nothing.
         first_layer, resid : int and array_like of float32, shape (T, D), optional
             Start at this layer from this residual stream instead of the embedding.
 
@@ -297,7 +297,7 @@ class Model(TextMethods):
         captures = arena.captures
         dispatch = None
         if any(edits):
-            from .edits import Dispatcher
+            from .trace.edits import Dispatcher
 
             dispatch = Dispatcher(edits, lengths)
             needed = self._needed(dispatch.edits, arena.layout)
@@ -380,11 +380,11 @@ class Model(TextMethods):
 
         Returns
         -------
-        tinyllm.edits.Program or None
+        tinyllm.trace.edits.Program or None
         """
         if isinstance(edits, (tuple, list)) and not edits:
             return None
-        from .edits import Program
+        from .trace.edits import Program
 
         return Program(self.config, self.taps, edits, self.core.config["max_context"])
 
@@ -397,8 +397,8 @@ class Model(TextMethods):
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Tells models apart: a hash over config and weights, see `tinyllm.storage.fingerprint`."""
-        from .storage import fingerprint
+        """Tells models apart: a hash over config and weights."""
+        from .trace.saved import fingerprint
 
         return fingerprint(self.config, self.weights)
 
@@ -430,7 +430,7 @@ class Model(TextMethods):
         """
         session = Session(self)
         if path is not None:
-            from .storage import load_session
+            from .trace.saved import load_session
 
             load_session(session, path)
         return session
@@ -481,7 +481,7 @@ class Model(TextMethods):
             expressions (searched), or a function of the name. None: everything but
             ``attn_scores`` and ``attn_probs``, which grow with the square of the context.
         edits : Edit or sequence of Edit
-            Changes on the way, in this order: see `tinyllm.edits`. In a batch they apply to
+            Changes on the way, in this order: see `tinyllm.trace.edits`. In a batch they apply to
             each prompt.
         logits : str or sequence of int, optional
             What `Trace.logits` holds: ``"all"`` -> (T, V), ``"last"`` -> (V,), indices into the

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ._core import Weight
-from .analysis import Attribution, Lens
-from .analysis import attribution as _attribution
-from .analysis import lens as _lens
-from .taps import Capture
-from .trace import Trace
+from .analysis.lens import Attribution, Lens
+from .analysis.lens import attribution as _attribution
+from .analysis.lens import lens as _lens
+from .trace.taps import Capture
+from .trace.trace import Trace
 
 if TYPE_CHECKING:
     from .model import Model

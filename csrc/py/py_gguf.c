@@ -1,7 +1,7 @@
 /*
  * py_gguf.c - tinyllm._core.GGUFFile: the index of one GGUF file, as Python values.
  *
- * Immutable. tinyllm/gguf.py makes the mappings that people see, and joins the parts of a model
+ * Immutable. tinyllm/files/gguf.py makes the mappings that people see, and joins the parts of a model
  * that is split over several files.
  */
 #include "py/py_gguf.h"

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .program import BYTE, CALL, SPLIT, Program
+from .automaton import BYTE, CALL, SPLIT, Program
 
 __all__ = ["advance", "is_complete", "mask", "start"]
 

@@ -415,7 +415,7 @@ class _Converter:
             if any(0xD800 <= ord(c) <= 0xDFFF for c in text):
                 texts[i] = json.dumps(values[i], separators=(",", ":"))
         if rest:
-            from . import Grammar  # the rest of the schema, as a grammar, judges the values
+            from .grammar import Grammar  # the rest of the schema, as a grammar, judges the values
 
             judge = _Converter(self.document, self.ignore)
             judge.rules["root"] = Text("")

@@ -652,7 +652,7 @@ class Tokenizer(ABC):
     @functools.cached_property
     def chat_templates(self) -> Mapping[str, str]:
         """The file's chat templates by name; the one without a name is ``"default"``."""
-        from ..chat import file_templates
+        from ..chat.templates import file_templates
 
         return file_templates(self._metadata)
 
@@ -698,7 +698,7 @@ class Tokenizer(ABC):
         ...     [{"role": "user", "content": "Hi"}], template="{{ messages[0].content }}!")
         'Hi!'
         """
-        from .. import chat
+        from ..chat import templates as chat
 
         source = chat.choose_template(self.chat_templates, template, bool(tools))
         texts = self._vocab.texts
@@ -754,7 +754,7 @@ class Tokenizer(ABC):
         >>> tokenizer.decode(ids, skip_special=True)
         'Hi!'
         """
-        from .. import chat
+        from ..chat import templates as chat
 
         cover = None
         if not parse_content:

@@ -101,11 +101,11 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     with open(path, "rb") as file:
         magic = file.read(4)
     if magic == b"GGUF":
-        from ..gguf import GGUF
+        from ..files.gguf import GGUF
 
         found = tokenizer_from_metadata(GGUF(path).metadata)
     else:
-        from ..llama2c import read_tokenizer_bin
+        from ..files.llama2c import read_tokenizer_bin
 
         found = tokenizer_from_metadata(read_tokenizer_bin(path))
     if found is None:

@@ -1,0 +1,1 @@
+"""What inner values mean: lenses, attribution, circuits and sweeps."""

@@ -1,0 +1,352 @@
+"""What kind of model a file holds: from GGUF metadata to a checked `Config`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from ..errors import FormatError, UnsupportedError, wrong
+
+__all__ = ["ARCHITECTURES", "Config", "read_config"]
+
+#: Architectures that run: the name in ``general.architecture``.
+ARCHITECTURES = ("llama",)
+
+_ROPE_SCALINGS = {None: 0, "linear": 1, "yarn": 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The numbers that define a model.
+
+    Values that differ between layers are tuples with one entry per layer; everything else is
+    one number.
+
+    Attributes
+    ----------
+    architecture : str
+        ``general.architecture`` of the file, for example ``"llama"``.
+    layers : int
+        Number of blocks.
+    width : int
+        Size D of the residual stream.
+    heads, kv_heads : int or tuple of int
+        Query heads H, and key-value heads K (fewer than H with grouped-query attention).
+    head_size, value_size : int
+        Values per head of queries and keys, and of values.
+    ffn_width : int or tuple of int
+        Inner width F of the feed-forward network.
+    vocab_size : int
+        Rows of the embedding.
+    context_length : int
+        The longest context that the model was made for.
+    norm_epsilon : float
+        Added to the mean square inside RMS norm.
+    rope_base : float
+        Base of the rotary frequencies.
+    rope_dimension : int
+        How many values of each head are rotated.
+    rope_scaling : mapping or None
+        ``type`` (``"linear"`` or ``"yarn"``), ``factor`` and, for YaRN,
+        ``original_context_length``, ``beta_fast``, ``beta_slow``, ``attn_factor``.
+    attention_scale : float or None
+        Factor of the attention scores; None means ``1 / sqrt(head_size)``.
+    tied : bool
+        Whether the output matrix is the embedding.
+
+    Examples
+    --------
+    >>> import tinyllm
+    >>> tinyllm.load().config.architecture
+    'llama'
+    """
+
+    architecture: str
+    layers: int
+    width: int
+    heads: int | tuple[int, ...]
+    kv_heads: int | tuple[int, ...]
+    head_size: int
+    value_size: int
+    ffn_width: int | tuple[int, ...]
+    vocab_size: int
+    context_length: int
+    norm_epsilon: float
+    rope_base: float
+    rope_dimension: int
+    rope_scaling: Mapping[str, Any] | None
+    attention_scale: float | None
+    tied: bool
+
+    def layer(self, name: str, index: int) -> int:
+        """The value of `name` in one layer.
+
+        Parameters
+        ----------
+        name : str
+            ``"heads"``, ``"kv_heads"`` or ``"ffn_width"``.
+        index : int
+            The layer.
+
+        Returns
+        -------
+        int
+
+        Examples
+        --------
+        >>> import tinyllm
+        >>> config = tinyllm.load().config
+        >>> config.layer("heads", 0) == config.heads
+        True
+        """
+        value = getattr(self, name)
+        return int(value[index] if isinstance(value, tuple) else value)
+
+    def core(self, max_context: int, fast: bool = False) -> dict[str, Any]:
+        """Give the config as `tinyllm._core.Model` takes it."""
+        scaling = self.rope_scaling or {}
+        return {
+            "fast": int(fast),
+            "layers": self.layers,
+            "width": self.width,
+            "vocab_size": self.vocab_size,
+            "max_context": max_context,
+            "norm_epsilon": self.norm_epsilon,
+            "attention_scale": self.attention_scale or 0.0,
+            "rope_dimension": self.rope_dimension,
+            "rope_base": self.rope_base,
+            "rope_scaling": _ROPE_SCALINGS[scaling.get("type")],
+            "rope_factor": scaling.get("factor", 1.0),
+            "rope_original_context": float(scaling.get("original_context_length", 1)),
+            "rope_beta_fast": scaling.get("beta_fast", 32.0),
+            "rope_beta_slow": scaling.get("beta_slow", 1.0),
+            "rope_attn_factor": scaling.get("attn_factor", 1.0),
+            "shapes": tuple(
+                (
+                    self.layer("heads", i),
+                    self.layer("kv_heads", i),
+                    self.head_size,
+                    self.value_size,
+                    self.layer("ffn_width", i),
+                )
+                for i in range(self.layers)
+            ),
+        }
+
+
+class _Reader:
+    """Typed look-up of ``<architecture>.<name>``, with errors that name the key."""
+
+    def __init__(self, metadata: Mapping[str, Any], architecture: str) -> None:
+        self.metadata = metadata
+        self.prefix = architecture + "."
+
+    def _get(self, name: str, kind: str, convert: Callable[[Any], Any], default: Any) -> Any:
+        key = self.prefix + name
+        if key not in self.metadata:
+            if default is not ...:
+                return default
+            raise FormatError(f"{key} is missing; expected {kind}", field=key, expected=kind)
+        value = self.metadata[key]
+        result = convert(value)
+        if result is None:
+            raise FormatError(
+                f"{key} is {value!r:.80}; expected {kind}", field=key, value=value, expected=kind
+            )
+        return result
+
+    def integer(self, name: str, default: Any = ...) -> Any:
+        return self._get(name, "a positive integer", _positive_integer, default)
+
+    def number(self, name: str, default: Any = ...) -> Any:
+        return self._get(name, "a finite number", _finite, default)
+
+    def text(self, name: str, default: Any = ...) -> Any:
+        return self._get(name, "text", lambda v: v if isinstance(v, str) else None, default)
+
+    def per_layer(self, name: str, layers: int, default: Any = ...) -> Any:
+        """One integer, or a tuple of one per layer; a tuple of equal ones becomes one."""
+
+        def convert(value: Any) -> Any:
+            if not isinstance(value, (np.ndarray, list, tuple)):
+                return _positive_integer(value)
+            values = tuple(_positive_integer(v) for v in value)
+            if len(values) != layers or None in values:
+                return None
+            return values[0] if len(set(values)) == 1 else values
+
+        kind = f"a positive integer, or {layers} of them, one per layer"
+        return self._get(name, kind, convert, default)
+
+
+def _positive_integer(value: Any) -> int | None:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        return None
+    return int(value) if 0 < value < 2**31 else None
+
+
+def _finite(value: Any) -> float | None:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(
+        value, (int, float, np.integer, np.floating)
+    ):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def _rope_scaling(read: _Reader, context_length: int) -> Mapping[str, Any] | None:
+    """Read the RoPE scaling, as llama.cpp reads it (llama-model.cpp, load_hparams)."""
+    kind = read.text("rope.scaling.type", "linear")
+    factor = read.number("rope.scaling.factor", read.number("rope.scale_linear", 0.0))
+    attn_factor = read.number(
+        "rope.scaling.attn_factor", read.number("rope.scaling.yarn_attn_factor", 1.0)
+    )
+    if factor < 0:
+        raise wrong(read.prefix + "rope.scaling.factor", factor, "a positive number")
+    if kind == "none" or (kind == "linear" and factor in (0.0, 1.0)):
+        if attn_factor == 1.0:
+            return None
+        return MappingProxyType({"type": "linear", "factor": 1.0, "attn_factor": attn_factor})
+    if kind == "linear":
+        return MappingProxyType({"type": kind, "factor": factor, "attn_factor": attn_factor})
+    if kind != "yarn":
+        raise UnsupportedError(
+            f"{read.prefix}rope.scaling.type is {kind!r}; this version runs none, linear and yarn"
+        )
+    return MappingProxyType(
+        {
+            "type": kind,
+            "factor": factor or 1.0,
+            "original_context_length": read.integer(
+                "rope.scaling.original_context_length", context_length
+            ),
+            "beta_fast": read.number("rope.scaling.yarn_beta_fast", 32.0),
+            "beta_slow": read.number("rope.scaling.yarn_beta_slow", 1.0),
+            "attn_factor": attn_factor,
+        }
+    )
+
+
+def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Config:
+    """Read the config of a model from GGUF metadata and its tensors.
+
+    Parameters
+    ----------
+    metadata : mapping
+        GGUF keys, as ``tinyllm.GGUF(path).metadata`` gives them.
+    tensors : mapping of str to Weight
+        Used for what the metadata does not say: the size of the vocabulary, and whether the
+        output matrix exists.
+
+    Returns
+    -------
+    Config
+
+    Raises
+    ------
+    tinyllm.FormatError
+        A key is missing or makes no sense; ``.field`` names it.
+    tinyllm.UnsupportedError
+        The architecture, or something in it, is not one that runs here.
+
+    Notes
+    -----
+    Keys and defaults are those of the GGUF specification (ggml, docs/gguf.md) and of llama.cpp's
+    loader.
+
+    Examples
+    --------
+    >>> import tinyllm
+    >>> from tinyllm.architectures.config import read_config
+    >>> model = tinyllm.load()
+    >>> read_config(model.metadata, model.weights) == model.config
+    True
+    """
+    architecture = metadata.get("general.architecture")
+    if not isinstance(architecture, str):
+        raise FormatError(
+            f"general.architecture is {architecture!r}; expected the name of an architecture",
+            field="general.architecture",
+            value=architecture,
+            expected="text",
+        )
+    if architecture not in ARCHITECTURES:
+        raise UnsupportedError(
+            f"general.architecture is {architecture!r}; this version runs "
+            + ", ".join(ARCHITECTURES)
+        )
+    read = _Reader(metadata, architecture)
+    if read.metadata.get(read.prefix + "expert_count", 0):
+        raise UnsupportedError(
+            f"{read.prefix}expert_count is {metadata[read.prefix + 'expert_count']}; "
+            "this version does not run mixtures of experts"
+        )
+    layers = read.integer("block_count")
+    if layers > len(tensors):  # before anything is made per layer
+        raise wrong(
+            read.prefix + "block_count", layers, f"at most {len(tensors)}, the file's tensors"
+        )
+    width = read.integer("embedding_length")
+    heads = read.per_layer("attention.head_count", layers)
+    context_length = read.integer("context_length")
+
+    head_size = read.integer("attention.key_length", None)
+    if head_size is None:
+        if isinstance(heads, tuple) or width % heads != 0:
+            raise wrong(
+                read.prefix + "attention.head_count",
+                heads,
+                f"a divisor of the width, {width}, or {read.prefix}attention.key_length",
+            )
+        head_size = width // heads
+    epsilon = read.number("attention.layer_norm_rms_epsilon")
+    if not 0 <= epsilon < 1:
+        raise wrong(
+            read.prefix + "attention.layer_norm_rms_epsilon", epsilon, "a number from 0 to 1"
+        )
+    base = read.number("rope.freq_base", 10000.0)
+    if not base > 0:
+        raise wrong(read.prefix + "rope.freq_base", base, "a positive number")
+    rotated = read.integer("rope.dimension_count", head_size)
+    if rotated % 2 or rotated > head_size:
+        raise wrong(
+            read.prefix + "rope.dimension_count", rotated, f"an even number up to {head_size}"
+        )
+
+    embedding = tensors.get("token_embd.weight")
+    if embedding is None or len(embedding.shape) != 2:
+        raise FormatError(
+            "tensor 'token_embd.weight' is missing or not two-dimensional",
+            field="token_embd.weight",
+            expected="a matrix (vocab_size, width)",
+        )
+    vocab_size = int(embedding.shape[0])
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    if tokens is not None and len(tokens) > vocab_size:
+        raise wrong(
+            "tokenizer.ggml.tokens",
+            f"{len(tokens)} tokens",
+            f"at most {vocab_size}, the rows of token_embd.weight",
+        )
+    return Config(
+        architecture=architecture,
+        layers=layers,
+        width=width,
+        heads=heads,
+        kv_heads=read.per_layer("attention.head_count_kv", layers, heads),
+        head_size=head_size,
+        value_size=read.integer("attention.value_length", head_size),
+        ffn_width=read.per_layer("feed_forward_length", layers),
+        vocab_size=vocab_size,
+        context_length=context_length,
+        norm_epsilon=epsilon,
+        rope_base=base,
+        rope_dimension=rotated,
+        rope_scaling=_rope_scaling(read, context_length),
+        attention_scale=read.number("attention.scale", None),
+        tied="output.weight" not in tensors,
+    )

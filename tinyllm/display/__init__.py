@@ -1,0 +1,1 @@
+"""How things look: tables, histograms and pages. Gets plain values and knows no model."""

@@ -1,0 +1,398 @@
+"""How well a model predicts a text: log-probabilities, perplexity, and what two models differ by.
+
+All in float64 with the core's own exp, log and sum: the same bits on every machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _core
+from ..base.numeric import log_softmax
+from ..display.table import Table
+
+if TYPE_CHECKING:
+    from ..model import Model
+
+__all__ = ["Divergence", "Perplexity", "Score", "kl", "perplexity", "score"]
+
+Floats = NDArray[np.float64]
+Ids = NDArray[np.int32]
+
+#: Logits of at most this many bytes are held at once.
+_CHUNK = 1 << 24
+
+
+def _exp(x: float) -> float:
+    return float(_core.exp([x])[0])
+
+
+def _rows(model: Model, ids: Ids, first: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Yield (i, logits after token i) for i from `first` to the last but one."""
+    session = model.session()
+    step = max(_CHUNK // (4 * model.config.vocab_size), 1)
+    if first > 0:
+        session.eval(ids[:first], "none")
+    for start in range(first, len(ids) - 1, step):
+        chunk = ids[start : min(start + step, len(ids) - 1)]
+        logits = session.eval(chunk, "all")
+        if logits is not None:
+            yield from zip(range(start, start + len(chunk)), logits, strict=True)
+
+
+def _logprobs(model: Model, ids: Ids, first: int = 0) -> Floats:
+    """Log-probability of ids[i + 1] after ids[: i + 1], for i from `first`."""
+    return np.array(
+        [log_softmax(row)[ids[i + 1]] for i, row in _rows(model, ids, first)], np.float64
+    )
+
+
+def _context(model: Model) -> int:
+    return int(model.core.config["max_context"])
+
+
+def _window(model: Model, window: Any, default: int) -> int:
+    limit = _context(model)
+    if window is None:
+        return min(default, limit)
+    if isinstance(window, bool) or not hasattr(window, "__index__"):
+        raise TypeError(f"window is {window!r}; expected an integer")
+    if not 2 <= window <= limit:
+        raise ValueError(f"window is {window}; expected 2 to {limit}, the model's context")
+    return int(window)
+
+
+def _ids(model: Model, text: Any) -> Ids:
+    from ..model import token_ids
+
+    ids: Ids = token_ids(text, model.tokenizer, "text")
+    size = model.config.vocab_size
+    if len(ids) < 2:
+        raise ValueError("text is one token; expected at least two, the first predicts the second")
+    if ids.min() < 0 or ids.max() >= size:
+        raise ValueError(f"text holds a token id outside the vocabulary of {size}")
+    return ids
+
+
+# ---- score ----
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Score:
+    """Log-probability of each token of a text, given those before it.
+
+    Attributes
+    ----------
+    ids : list of int
+        The T tokens, with the special ones that the file asks for.
+    pieces : list of str
+    logprobs : ndarray of float64, (T - 1,)
+        Entry i is of token i + 1; nothing predicts the first. ``np.asarray(score)`` is this.
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> score = tl.load().score("ROMEO: But soft")
+    >>> len(score.logprobs) == len(score.ids) - 1
+    True
+    """
+
+    ids: list[int]
+    pieces: list[str]
+    logprobs: Floats
+
+    @property
+    def total(self) -> float:
+        """Log-probability of the text, given its first token."""
+        return float(_core.sum(self.logprobs))
+
+    @property
+    def mean(self) -> float:
+        """Log-probability per token."""
+        return self.total / len(self.logprobs)
+
+    @property
+    def perplexity(self) -> float:
+        """exp(-mean)."""
+        return _exp(-self.mean)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Give the log-probabilities."""
+        return np.array(self.logprobs, dtype=dtype, copy=bool(copy) or None)
+
+    def __len__(self) -> int:
+        """Count the log-probabilities."""
+        return len(self.logprobs)
+
+    def table(self) -> Table:
+        """A table, one row per token.
+
+        Returns
+        -------
+        Table
+        """
+        values = _core.exp(self.logprobs)
+        rows = [
+            (repr(piece), f"{logprob:.4f}", f"{value:.4f}")
+            for piece, logprob, value in zip(self.pieces[1:], self.logprobs, values, strict=True)
+        ]
+        return Table(("token", "logprob", "probability"), rows)
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    def __repr__(self) -> str:
+        return (
+            f"<tinyllm.Score: {len(self)} tokens, log-probability {self.total:.4f}, "
+            f"{self.mean:.4f} per token>"
+        )
+
+    def _repr_html_(self) -> str:
+        return self.table().html(caption=repr(self))
+
+
+def score(model: Model, text: Any) -> Score:
+    """Score a text; see `Model.score`."""
+    ids = _ids(model, text)
+    limit = _context(model)
+    if len(ids) - 1 > limit:
+        raise ValueError(
+            f"text has {len(ids)} tokens; the context holds {limit}. perplexity() goes over a "
+            "longer text in windows"
+        )
+    return Score(ids.tolist(), model.pieces(ids), _logprobs(model, ids))
+
+
+# ---- perplexity ----
+
+
+@dataclasses.dataclass(frozen=True)
+class Perplexity:
+    """Perplexity of a text; `float` of it is the value.
+
+    Attributes
+    ----------
+    value : float
+        exp(-mean log-probability).
+    error : float
+        Standard error of the value, as llama.cpp prints it; NaN for method ``"hf"``.
+    count : int
+        Tokens that were scored.
+    method : str
+    window, stride : int
+        Tokens of a window, and from one window to the next.
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> p = tl.load().perplexity("To be, or not to be, that is the question", method="hf")
+    >>> float(p) == p.value
+    True
+    """
+
+    value: float
+    error: float
+    count: int
+    method: str
+    window: int
+    stride: int
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __str__(self) -> str:
+        error = "" if np.isnan(self.error) else f" ± {self.error:.4f}"
+        return f"{self.value:.4f}{error}"
+
+
+def perplexity(
+    model: Model,
+    text: Any,
+    stride: int | None = None,
+    window: int | None = None,
+    method: str = "llama.cpp",
+) -> Perplexity:
+    """Compute the perplexity of a text; see `Model.perplexity`."""
+    if method not in _METHODS:
+        raise ValueError(f"method is {method!r}; expected {' or '.join(map(repr, _METHODS))}")
+    return _METHODS[method](model, _ids(model, text), stride, window)
+
+
+def _like_llama_cpp(model: Model, ids: Ids, stride: int | None, window: int | None) -> Perplexity:
+    # tools/perplexity/perplexity.cpp of llama.cpp, `perplexity`
+    if stride is not None:
+        raise ValueError(
+            f"stride is {stride}; the windows of method 'llama.cpp' do not overlap. "
+            "method='hf' takes a stride"
+        )
+    window = _window(model, window, 512)
+    if window < 4:
+        raise ValueError(f"window is {window}; expected at least 4, of which half is scored")
+    if len(ids) < 2 * window:
+        raise ValueError(
+            f"text has {len(ids)} tokens; method 'llama.cpp' needs at least two windows of "
+            f"{window}. Give a smaller window, or method='hf'"
+        )
+    first = window // 2
+    parts = []
+    for start in range(0, len(ids) - window + 1, window):
+        chunk = ids[start : start + window].copy()
+        tokenizer = model.tokenizer
+        if tokenizer is not None and tokenizer.add_bos and tokenizer.bos is not None:
+            chunk[0] = tokenizer.bos
+        parts.append(_logprobs(model, chunk, first))
+    values = np.concatenate(parts)
+    count = len(values)
+    mean = -_core.sum(values) / count
+    variance = _core.sum(values * values) / count - mean * mean
+    value = _exp(mean)
+    error = value * float(np.sqrt(variance / (count - 1))) if variance > 0 else 0.0
+    return Perplexity(value, error, count, "llama.cpp", window, window)
+
+
+def _like_hugging_face(
+    model: Model, ids: Ids, stride: int | None, window: int | None
+) -> Perplexity:
+    # https://huggingface.co/docs/transformers/perplexity: the loss of a window is the mean over
+    # the tokens that are scored in it, and counts for one token less than are new in it.
+    window = _window(model, window, _context(model))
+    if stride is None:
+        stride = max(window // 2, 1)
+    if isinstance(stride, bool) or not hasattr(stride, "__index__"):
+        raise TypeError(f"stride is {stride!r}; expected an integer")
+    if not 1 <= stride <= window:
+        raise ValueError(f"stride is {stride}; expected 1 to {window}, the window")
+    total, count, scored, before = 0.0, 0, 0, 0
+    for start in range(0, len(ids), stride):
+        end = min(start + window, len(ids))
+        new = end - before
+        chunk = ids[start:end]
+        # of the new tokens those that something in the window predicts
+        values = _logprobs(model, chunk, max(len(chunk) - new - 1, 0))
+        if new > 1 and len(values):
+            total -= _core.sum(values) / len(values) * (new - 1)
+            count += new - 1
+        scored += len(values)
+        before = end
+        if end == len(ids):
+            break
+    if count == 0:
+        raise ValueError(
+            f"stride is {stride}: no window has two new tokens, which this method needs"
+        )
+    return Perplexity(_exp(total / count), float("nan"), scored, "hf", window, stride)
+
+
+_METHODS = {"llama.cpp": _like_llama_cpp, "hf": _like_hugging_face}
+
+
+# ---- two models ----
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Divergence:
+    """Kullback-Leibler divergence of the next-token probabilities of two models.
+
+    Attributes
+    ----------
+    values : ndarray of float64, (n,)
+        One per token: sum of p_a (log p_a - log p_b), in nats.
+    same_top : float
+        How often both think the same token the most probable, 0 to 1.
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> model = tl.load()
+    >>> tl.kl(model, model, "To be, or not to be").mean
+    0.0
+    """
+
+    values: Floats
+    same_top: float
+
+    @property
+    def mean(self) -> float:
+        """Mean over the tokens."""
+        return float(_core.sum(self.values)) / len(self.values)
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean; NaN for one token."""
+        n = len(self.values)
+        if n < 2:
+            return float("nan")
+        away = self.values - self.mean
+        return float(np.sqrt(_core.sum(away * away) / (n - 1) / n))
+
+    @property
+    def max(self) -> float:
+        """The largest."""
+        return float(self.values.max())
+
+    def __float__(self) -> float:
+        return self.mean
+
+    def __repr__(self) -> str:
+        return (
+            f"<tinyllm.Divergence: mean {self.mean:.6g}, max {self.max:.6g} over "
+            f"{len(self.values)} tokens, same top token {self.same_top:.2%}>"
+        )
+
+
+def kl(model_a: Model, model_b: Model, text: Any, window: int | None = None) -> Divergence:
+    """Compare what two models predict, token by token: KL(a || b).
+
+    Parameters
+    ----------
+    model_a : Model
+        The one that is right, for example the unquantized one.
+    model_b : Model
+        Of the same vocabulary.
+    text : str, bytes or ids
+    window : int, optional
+        Longer texts are cut into windows of this many tokens, which do not overlap; every token
+        of a window counts. None: 512, or the smaller context.
+
+    Returns
+    -------
+    Divergence
+
+    Raises
+    ------
+    ValueError
+        The vocabularies differ, or the tokenizers give different ids for the text.
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> model = tl.load()
+    >>> float(tl.kl(model, model, "To be, or not to be"))
+    0.0
+    """
+    sizes = model_a.config.vocab_size, model_b.config.vocab_size
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"the vocabularies have {sizes[0]} and {sizes[1]} tokens")
+    ids = _ids(model_a, text)
+    if isinstance(text, str | bytes) and not np.array_equal(ids, _ids(model_b, text)):
+        raise ValueError("the tokenizers of the two models give different ids for this text")
+    smaller = min((model_a, model_b), key=_context)
+    window = _window(smaller, window, 512)
+    values: list[float] = []
+    same = 0
+    for start in range(0, len(ids), window):
+        # a window's last token is predicted, and predicts nothing
+        chunk = ids[start : start + window]
+        pairs = zip(_rows(model_a, chunk, 0), _rows(model_b, chunk, 0), strict=True)
+        for (_, row_a), (_, row_b) in pairs:
+            a, b = log_softmax(row_a), log_softmax(row_b)
+            p = _core.exp(a)
+            there = p > 0
+            values.append(_core.sum(p[there] * (a[there] - b[there])))
+            same += int(np.argmax(row_a) == np.argmax(row_b))
+    return Divergence(np.array(values, np.float64), same / len(values))

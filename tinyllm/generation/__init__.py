@@ -1,0 +1,1 @@
+"""Writing text: requests, steps, beams and results."""

@@ -1,0 +1,518 @@
+"""Continuing prompts token by token, and what comes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..base.numeric import Logprobs, best, log_softmax
+from ..display.table import Table
+from ..errors import Error
+from ..runtime.session import Session
+
+if TYPE_CHECKING:
+    from ..grammar.grammar import Constraint, Grammar
+    from ..model import Model
+    from ..sampling.sampler import Sampler
+    from ..tokenizer import StreamDecoder
+    from ..trace.arena import Layout
+    from ..trace.edits import Program
+    from ..trace.trace import Trace
+
+__all__ = ["Generation", "Options", "Stepper", "Timings"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Timings:
+    """How long a generation took, by the wall clock; prompts of one list share it.
+
+    Attributes
+    ----------
+    prompt_tokens, tokens : int
+        How many were run for the prompt (with ``session=`` fewer than it has), and how many were
+        drawn.
+    prompt_seconds : float
+        The first step: the whole prompt, up to its logits.
+    seconds : float
+        All after that.
+
+    Examples
+    --------
+    >>> Timings(10, 4, 0.5, 2.0).tokens_per_second
+    2.0
+    """
+
+    prompt_tokens: int
+    tokens: int
+    prompt_seconds: float
+    seconds: float
+
+    @property
+    def prompt_tokens_per_second(self) -> float:
+        """Speed of the prompt; 0 if nothing ran."""
+        return self.prompt_tokens / self.prompt_seconds if self.prompt_seconds else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Speed of drawing; 0 if nothing was drawn."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """What `Model.generate` made.
+
+    Attributes
+    ----------
+    text : str
+        The continuation only. Empty when the model has no tokenizer.
+    ids : list of int
+        Its tokens, without the one that ended it. Where a stop string ended it, the tokens that
+        spell the stop string are among them; the text ends before it.
+    prompt_ids : list of int
+        The tokens of the prompt.
+    stop_reason : str
+        ``"eog"`` (the model ended its text), ``"stop"`` (a stop string or id), ``"grammar"`` (the
+        grammar allows nothing more), ``"length"`` (`max_tokens`), or ``"context"`` (the context
+        is full).
+    seed : int
+        The seed it was drawn with.
+    traces : list of Trace
+        With ``capture=``: one per step, the first of the whole prompt, then of each new token
+        that was run. Otherwise empty.
+    stop : str or int, optional
+        The stop string or id that ended it.
+    complete : bool, optional
+        With ``grammar=``: whether the text is one that the grammar accepts. False only where
+        ``"length"``, ``"context"`` or ``"stop"`` cut it off.
+    logprobs : Logprobs, optional
+        With ``logprobs=``.
+    timings : Timings, optional
+    score : float, optional
+        Of `Model.beam_search`: the sum of the log-probabilities, of the end too.
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> g = tl.load().generate("ROMEO:", max_tokens=3, seed=1)
+    >>> str(g) == g.text
+    True
+    """
+
+    text: str
+    ids: list[int]
+    prompt_ids: list[int]
+    stop_reason: str
+    seed: int
+    traces: list[Trace] = dataclasses.field(default_factory=list)
+    stop: str | int | None = None
+    complete: bool | None = None
+    logprobs: Logprobs | None = None
+    timings: Timings | None = None
+    score: float | None = None
+
+    def __str__(self) -> str:
+        """Give the text."""
+        return self.text
+
+    def __repr__(self) -> str:
+        """Name text, length, why it ended, and speed."""
+        shown = self.text if len(self.text) <= 60 else self.text[:57] + "..."
+        parts = [repr(shown), f"{len(self.ids)} tokens", self.stop_reason]
+        if self.score is not None:
+            parts.append(f"score {self.score:.4f}")
+        if self.complete is False:
+            parts.append("the grammar is not complete")
+        if self.timings is not None and self.timings.tokens_per_second:
+            parts.append(f"{self.timings.tokens_per_second:.1f} tokens/s")
+        return f"<tinyllm.Generation: {', '.join(parts)}>"
+
+    def _repr_html_(self) -> str:
+        rows: list[tuple[str, object]] = [
+            ("text", self.text),
+            ("tokens", len(self.ids)),
+            ("stopped by", self.stop_reason),
+        ]
+        if self.stop is not None:
+            rows.append(("stop", repr(self.stop)))
+        if self.score is not None:
+            rows.append(("score", f"{self.score:.4f}"))
+        if self.timings is not None:
+            t = self.timings
+            rows.append(("prompt", f"{t.prompt_tokens} tokens in {t.prompt_seconds:.3f} s"))
+            rows.append(("speed", f"{t.tokens_per_second:.1f} tokens/s"))
+        return Table(("what", "value"), rows).html()
+
+
+# ---- when to stop, and what may be drawn ----
+
+
+def _strings(stop: Any) -> tuple[str, ...]:
+    listed = (stop,) if isinstance(stop, str) else tuple(stop)
+    for i, text in enumerate(listed):
+        if not isinstance(text, str):
+            raise TypeError(f"stop[{i}] is {text!r}; expected str")
+        if not text:
+            raise ValueError(f"stop[{i}] is empty; every text holds that")
+    return listed
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What `Model.generate` can be told besides the sampler; see there.
+
+    Attributes
+    ----------
+    max_tokens : int, optional
+    min_tokens : int
+    stop : tuple of str
+    stop_ids : frozenset of int
+    grammar : Grammar, optional
+    logprobs : int, optional
+    """
+
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    stop: tuple[str, ...] = ()
+    stop_ids: frozenset[int] = frozenset()
+    grammar: Grammar | None = None
+    logprobs: int | None = None
+
+    @classmethod
+    def checked(
+        cls,
+        model: Model,
+        max_tokens: Any = None,
+        min_tokens: Any = 0,
+        stop: Any = (),
+        stop_ids: Any = (),
+        grammar: Any = None,
+        logprobs: Any = None,
+    ) -> Options:
+        """Check what a caller gave."""
+        for name, value in (
+            ("max_tokens", max_tokens),
+            ("min_tokens", min_tokens),
+            ("logprobs", logprobs),
+        ):
+            if value is None and name != "min_tokens":
+                continue
+            if isinstance(value, bool) or not hasattr(value, "__index__"):
+                raise TypeError(f"{name} is {value!r}; expected an integer")
+            if value < 0:
+                raise ValueError(f"{name} is {value}; expected 0 or more")
+        strings = _strings(stop)
+        numbers = [stop_ids] if hasattr(stop_ids, "__index__") else list(stop_ids)
+        size = model.config.vocab_size
+        for i, token in enumerate(numbers):
+            if isinstance(token, bool) or not hasattr(token, "__index__"):
+                raise TypeError(f"stop_ids[{i}] is {token!r}; expected an integer")
+            if not 0 <= token < size:
+                raise ValueError(f"stop_ids[{i}] is {token}; the vocabulary has {size} tokens")
+        if grammar is not None:
+            from ..grammar.grammar import Grammar
+
+            if not isinstance(grammar, Grammar):
+                raise TypeError(
+                    f"grammar is {type(grammar).__name__}; expected tl.Grammar.gbnf(text), "
+                    ".json_schema(schema) or .regex(pattern)"
+                )
+        if model.tokenizer is None and (strings or grammar is not None):
+            what = "stop strings need" if strings else "a grammar needs"
+            raise ValueError(f"{what} text, and the model's file has no tokenizer")
+        return cls(
+            None if max_tokens is None else int(max_tokens),
+            int(min_tokens),
+            strings,
+            frozenset(int(token) for token in numbers),
+            grammar,
+            None if logprobs is None else int(logprobs),
+        )
+
+
+def allowed_tokens(
+    model: Model, options: Options, drawn: int, constraint: Constraint | None, state: int
+) -> npt.NDArray[np.bool_] | None:
+    """Return which tokens may be drawn after `drawn` others, (V,); None: all."""
+    allowed = None
+    ends = list(model.eog_ids | options.stop_ids)
+    if constraint is not None:
+        mask = constraint.mask(state)
+        allowed = np.zeros(model.config.vocab_size, np.bool_)
+        allowed[: mask.size] = mask
+        allowed[ends] = constraint.is_complete(state)
+    if drawn < options.min_tokens:
+        allowed = np.ones(model.config.vocab_size, np.bool_) if allowed is None else allowed
+        allowed[ends] = False
+    return allowed
+
+
+class StopFinder:
+    """Looks for stop strings in text that comes piece by piece.
+
+    Parameters
+    ----------
+    strings : sequence of str
+
+    Examples
+    --------
+    >>> finder = StopFinder(["END"])
+    >>> [finder.feed(piece) for piece in ("to E", "ast", "E", "N", "Dxy")], finder.found
+    (['to ', 'East', '', '', ''], 'END')
+    """
+
+    def __init__(self, strings: Sequence[str]) -> None:
+        self.found: str | None = None
+        self._strings = strings
+        self._held = ""
+
+    def feed(self, text: str) -> str:
+        """Return the text that is certainly before any stop string."""
+        if not self._strings or self.found is not None:
+            return text if self.found is None else ""
+        held = self._held + text
+        # the one that is whole first, whatever the pieces; of several the one that starts first
+        hits = [(held.find(s) + len(s), held.find(s), s) for s in self._strings if s in held]
+        if hits:
+            _, at, self.found = min(hits)
+            self._held = ""
+            return held[:at]
+        # hold back the longest end that may become a stop string
+        keep = 0
+        for string in self._strings:
+            for size in range(min(len(string) - 1, len(held)), keep, -1):
+                if held.endswith(string[:size]):
+                    keep = size
+                    break
+        self._held = held[len(held) - keep :]
+        return held[: len(held) - keep]
+
+    def finish(self) -> str:
+        """Return what was held back."""
+        held, self._held = self._held, ""
+        return held
+
+
+class _Run:
+    """One prompt on its way."""
+
+    def __init__(
+        self,
+        model: Model,
+        prompt: npt.NDArray[np.int32],
+        sampler: Sampler,
+        options: Options,
+        session: Session | None,
+    ) -> None:
+        self.model, self.prompt, self.sampler, self.options = model, prompt, sampler, options
+        self.session = Session(model) if session is None else session
+        self.tokens = prompt[self.session.keep(prompt.tolist()) :]  # what to run next
+        self.to_run = len(self.tokens)
+        self.ids: list[int] = []
+        self.history = prompt.tolist()
+        self.state: dict[str, Any] = {}
+        self.text: list[str] = []
+        self.traces: list[Trace] = []
+        self.reason = ""
+        self.stop: str | int | None = None
+        self.drawn: list[tuple[float, float, npt.NDArray[np.int64], npt.NDArray[np.float64]]] = []
+        self._finder = StopFinder(options.stop)
+        self._decoder: StreamDecoder | None = None
+        self._constraint: Constraint | None = None
+        self._grammar_state = 0
+        if model.tokenizer is not None:
+            self._decoder = model.tokenizer.stream_decoder(strip_prefix=False)
+            if options.grammar is not None:
+                self._constraint = options.grammar.constraint(model.tokenizer)
+                self._grammar_state = self._constraint.start()
+
+    def ended(self) -> bool:
+        """Whether to stop before the next step; sets `reason`."""
+        limit = self.model.core.config["max_context"]
+        if self.reason:
+            return True
+        if self.options.max_tokens is not None and len(self.ids) >= self.options.max_tokens:
+            self.reason = "length"
+        elif self._constraint is not None and self._constraint.is_finished(self._grammar_state):
+            self.reason = "grammar"
+        elif len(self.prompt) + len(self.ids) > limit:
+            self.reason = "context"
+        return bool(self.reason)
+
+    def step(self, logits: npt.NDArray[np.float32]) -> str:
+        """Draw a token; return the text that is now certain."""
+        allowed = allowed_tokens(
+            self.model, self.options, len(self.ids), self._constraint, self._grammar_state
+        )
+        if allowed is not None and not allowed.any():
+            return self._stuck()
+        draw = self.sampler.draw(logits, len(self.ids), self.history, self.state, allowed)
+        token = draw.id
+        if token in self.model.eog_ids:
+            self.reason = "eog"
+            return ""
+        if token in self.options.stop_ids:
+            self.reason, self.stop = "stop", token
+            return ""
+        if self.options.logprobs is not None:
+            values = log_softmax(logits)
+            top = best(values, self.options.logprobs)
+            self.drawn.append((float(values[token]), draw.probability, top, values[top]))
+        if allowed is not None and not allowed[token]:
+            raise Error(f"the sampler drew token {token}, which may not come here")
+        self.ids.append(token)
+        self.history.append(token)
+        self.tokens = np.asarray([token], np.int32)
+        if self._constraint is not None:
+            self._grammar_state = self._constraint.accept(self._grammar_state, token)
+        if self._decoder is None or token >= len(self.model.tokenizer or ()):
+            return ""
+        return self._keep(self._decoder.feed(token))
+
+    def _stuck(self) -> str:
+        if self._constraint is None:
+            raise Error("min_tokens forbids the end of the text, and there is no other token")
+        if self._constraint.is_complete(self._grammar_state):
+            self.reason = "grammar"
+            return ""
+        raise Error(
+            f"after {''.join(self.text)[-40:]!r} the grammar expects "
+            f"{self._constraint.expected(self._grammar_state)}; no token of the vocabulary fits"
+        )
+
+    def _keep(self, text: str) -> str:
+        text = self._finder.feed(text)
+        if self._finder.found is not None and not self.reason:
+            self.reason, self.stop = "stop", self._finder.found
+        self.text.append(text)
+        return text
+
+    def finish(self) -> str:
+        """Return the text that was held back."""
+        if self._decoder is None or self._finder.found is not None:
+            return ""
+        text = self._keep(self._decoder.finish())
+        if self._finder.found is None:
+            self.text.append(self._finder.finish())
+            text += self.text[-1]
+        return text
+
+    def result(self, prompt_seconds: float, seconds: float) -> Generation:
+        """What was generated."""
+        logprobs = None
+        if self.options.logprobs is not None:
+            k = min(self.options.logprobs, self.model.config.vocab_size)
+            top_ids = np.array([row[2] for row in self.drawn], np.int64).reshape(len(self.drawn), k)
+            logprobs = Logprobs(
+                self.model.pieces(np.asarray(self.ids, np.int32)),
+                np.array([row[0] for row in self.drawn], np.float64),
+                np.array([row[1] for row in self.drawn], np.float64),
+                top_ids,
+                np.array([row[3] for row in self.drawn], np.float64).reshape(len(self.drawn), k),
+                [self.model.pieces(row.astype(np.int32)) for row in top_ids],
+            )
+        complete = None
+        if self._constraint is not None:
+            complete = self._constraint.is_complete(self._grammar_state)
+            if self._finder.found is not None and self.options.grammar is not None:
+                complete = self.options.grammar.accepts("".join(self.text))
+        return Generation(
+            "".join(self.text),
+            self.ids,
+            self.prompt.tolist(),
+            self.reason,
+            self.sampler.seed,
+            self.traces,
+            self.stop,
+            complete,
+            logprobs,
+            Timings(self.to_run, len(self.ids), prompt_seconds, seconds),
+        )
+
+
+class Stepper:
+    """Iterates over the text of generations that run together; `results` when it is done.
+
+    Parameters
+    ----------
+    model : Model
+    prompts : sequence of int32 arrays
+    samplers : sequence of Sampler
+        One per prompt.
+    options : Options
+    layout : Layout, optional
+        What to capture.
+    program : Program, optional
+        What to edit.
+    sessions : sequence of (Session or None)
+        Contexts to go on in; what they share with the beginnings of the prompts is not run again.
+        None: one of its own.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        prompts: Sequence[npt.NDArray[np.int32]],
+        samplers: Sequence[Sampler],
+        options: Options,
+        layout: Layout | None = None,
+        program: Program | None = None,
+        sessions: Sequence[Session | None] | None = None,
+    ) -> None:
+        self._model = model
+        self._layout = layout
+        self._program = program
+        self._runs = [
+            _Run(model, prompt, sampler, options, session)
+            for prompt, sampler, session in zip(
+                prompts, samplers, sessions or [None] * len(prompts), strict=True
+            )
+        ]
+        self._times: list[float] = []
+
+    def steps(self) -> Iterator[tuple[int, str]]:
+        """Yield the number of a prompt and a piece of its text, as they come."""
+        self._times = [time.perf_counter()]
+        active = list(enumerate(self._runs))
+        while active:
+            for i, run in active:
+                if run.ended():
+                    yield i, run.finish()
+            active = [(i, run) for i, run in active if not run.reason]
+            if not active:
+                break
+            logits = self._forward([run for _, run in active])
+            if len(self._times) == 1:
+                self._times.append(time.perf_counter())
+            for (i, run), row in zip(active, logits, strict=True):
+                yield i, run.step(row)
+        self._times.append(time.perf_counter())
+
+    def _forward(self, runs: list[_Run]) -> npt.NDArray[np.float32]:
+        edits = []
+        if self._program is not None:
+            edits = [self._program.sites(len(r.session), len(r.tokens), False) for r in runs]
+        ends = np.cumsum([len(run.tokens) for run in runs])
+        sessions, tokens = [run.session for run in runs], [run.tokens for run in runs]
+        cores = [session.core for session in sessions]
+        logits, traces = self._model.run(cores, tokens, ends - 1, self._layout, edits)
+        for session, ran in zip(sessions, tokens, strict=True):
+            session.ran(ran.tolist())
+        for run, trace in zip(runs, traces, strict=False):
+            run.traces.append(trace)
+        return logits
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the pieces of text of all prompts; sensible for one prompt."""
+        for _, text in self.steps():
+            yield text
+
+    def results(self) -> list[Generation]:
+        """What was generated, one per prompt."""
+        start, first, last = (*self._times, *[self._times[-1]] * 3)[:3]
+        return [run.result(first - start, last - first) for run in self._runs]

@@ -1,0 +1,388 @@
+"""Grammars: what a generated text may be."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import weakref
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _core
+from ..errors import UnsupportedError
+from . import gbnf, regex, schema
+from .automaton import Program, build
+from .expr import Rules, check, to_gbnf
+
+if TYPE_CHECKING:
+    from ..tokenizer import Tokenizer
+
+__all__ = ["Constraint", "Grammar"]
+
+#: An automaton with more states than this is made anew before the next text.
+_MANY_STATES = 500_000
+
+
+class Grammar:
+    """What a text may be: from GBNF, a JSON schema, or a regular expression.
+
+    Immutable and safe to share between threads. Left recursion, recursion without an end and
+    grammars that grow beyond bounds are refused when it is made; the message names the rule.
+
+    Parameters
+    ----------
+    rules : mapping of str to Expr
+        See `tinyllm.grammar.expr`; `gbnf`, `json_schema` and `regex` make them.
+    root : str
+        The rule of the whole text.
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> grammar = tl.Grammar.regex("(red|green)( light)?")
+    >>> grammar.accepts("green light"), grammar.accepts("blue")
+    (True, False)
+    >>> print(grammar)
+    root ::= ("red" | "green") " light"?
+    """
+
+    def __init__(self, rules: Rules, root: str = "root") -> None:
+        try:
+            self.rules = check(rules, root)
+            self._program = build(self.rules)
+        except RecursionError:
+            raise ValueError("the grammar is nested too deeply") from None
+        self._nodes = np.asarray(self._program.nodes, np.int32)
+        self._constraints: weakref.WeakKeyDictionary[Tokenizer, Constraint]
+        self._constraints = weakref.WeakKeyDictionary()
+        self._lock = threading.Lock()
+
+    @classmethod
+    def gbnf(cls, text: str) -> Grammar:
+        r"""Make a grammar from GBNF, llama.cpp's notation.
+
+        Parameters
+        ----------
+        text : str
+            Rules ``name ::= ...``, the first one called ``root``: texts ``"..."``, sets ``[a-z]``
+            and ``[^...]``, ``.``, groups, ``|``, ``* + ? {m} {m,} {m,n}``, comments ``#``. See
+            ``grammars/README.md`` of llama.cpp. Token references (``<think>``) are not supported.
+
+        Returns
+        -------
+        Grammar
+
+        Raises
+        ------
+        ValueError
+            The text is no GBNF (line and column are named), or the grammar cannot be used.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> grammar = tl.Grammar.gbnf('root ::= "[" (digit ("," digit)*)? "]"\ndigit ::= [0-9]')
+        >>> grammar.accepts("[1,2]"), grammar.accepts("[1,]")
+        (True, False)
+        """
+        return cls(gbnf.parse(text))
+
+    @classmethod
+    def json_schema(
+        cls, schema_: Mapping[str, Any] | bool, *, ignore: Collection[str] = ()
+    ) -> Grammar:
+        """Make the grammar of the JSON texts that are valid under a schema.
+
+        Parameters
+        ----------
+        schema_ : dict or bool
+            JSON Schema, draft 2020-12, the subset that ``docs/generation.md`` lists.
+        ignore : collection of str
+            Keywords that are not supported and shall be left unchecked.
+
+        Returns
+        -------
+        Grammar
+            Every text that it accepts is valid. Not every valid text is accepted: properties come
+            in the order of the schema, blanks are few.
+
+        Raises
+        ------
+        ValueError
+            The schema is wrong, or nothing is valid under it; a JSON pointer says where.
+        tinyllm.UnsupportedError
+            It has a keyword that would not be kept.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> grammar = tl.Grammar.json_schema({
+        ...     "type": "object",
+        ...     "properties": {"age": {"type": "integer", "minimum": 0, "maximum": 130}},
+        ...     "required": ["age"],
+        ... })
+        >>> grammar.accepts('{"age": 42}'), grammar.accepts('{"age": 420}')
+        (True, False)
+        """
+        return cls(schema.convert(schema_, ignore))
+
+    @classmethod
+    def regex(cls, pattern: str) -> Grammar:
+        r"""Make the grammar of the texts that a regular expression matches as a whole.
+
+        Parameters
+        ----------
+        pattern : str
+            `tinyllm.grammar.regex` lists what is supported.
+
+        Returns
+        -------
+        Grammar
+
+        Raises
+        ------
+        ValueError
+            The pattern is wrong.
+        tinyllm.UnsupportedError
+            It has look-around, backreferences, ``\b`` or flags.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> tl.Grammar.regex(r"\d{4}-\d\d").accepts("2024-05")
+        True
+        """
+        return cls({"root": regex.parse(pattern)})
+
+    def accepts(self, text: str | bytes) -> bool:
+        """Whether a whole text fits.
+
+        Parameters
+        ----------
+        text : str or bytes
+
+        Returns
+        -------
+        bool
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> tl.Grammar.regex("a+").accepts("aaa")
+        True
+        """
+        data = text.encode(errors="surrogatepass") if isinstance(text, str) else bytes(text)
+        automaton = _core.Automaton(self._nodes, self._program.root)
+        state = _advance(automaton, automaton.start, data, self._program)
+        return automaton.look(state)[0]
+
+    def constraint(self, tokenizer: Tokenizer) -> Constraint:
+        """Return this grammar over a vocabulary; the same object for the same tokenizer.
+
+        Parameters
+        ----------
+        tokenizer : Tokenizer
+
+        Returns
+        -------
+        Constraint
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> tokenizer = tl.load().tokenizer
+        >>> constraint = tl.Grammar.regex("[0-9]+").constraint(tokenizer)
+        >>> mask = constraint.mask(constraint.start())
+        >>> bool(mask[tokenizer.id("7")]), bool(mask[tokenizer.id("a")])
+        (True, False)
+        """
+        with self._lock:
+            found = self._constraints.get(tokenizer)
+            if found is None or found.states > _MANY_STATES:
+                found = Constraint(self, tokenizer)
+                self._constraints[tokenizer] = found
+            return found
+
+    def __str__(self) -> str:
+        """Write the grammar as GBNF."""
+        return to_gbnf(self.rules).rstrip("\n")
+
+    def __repr__(self) -> str:
+        return f"<tinyllm.Grammar: {len(self.rules)} rules, {len(self._nodes)} states>"
+
+
+def _advance(automaton: _core.Automaton, state: int, data: bytes, program: Program) -> int:
+    """Go on, and name the rule if there are too many ways to."""
+    for i, at in enumerate(range(0, len(data), 256)):
+        try:
+            state = automaton.advance(state, data[at : at + 256])
+        except UnsupportedError as error:
+            node = automaton.look(state)[1]
+            rule = program.owners[node] if node >= 0 else program.owners[program.root]
+            raise UnsupportedError(f"{error}; near byte {256 * i}, in rule {rule!r}") from None
+    return state
+
+
+_TRIES: weakref.WeakKeyDictionary[Tokenizer, _core.Trie] = weakref.WeakKeyDictionary()
+_TRIES_LOCK = threading.Lock()
+
+
+def _trie(tokenizer: Tokenizer) -> _core.Trie:
+    with _TRIES_LOCK:
+        found = _TRIES.get(tokenizer)
+        if found is None:
+            # control and unknown tokens are no text: they never may come
+            pieces = tokenizer.pieces_bytes(range(len(tokenizer)), skip_special=True)
+            for token in tokenizer.eog_ids:
+                pieces[token] = b""
+            found = _TRIES[tokenizer] = _core.Trie(pieces)
+        return found
+
+
+class Constraint:
+    """A grammar over the tokens of a vocabulary. Safe to share between threads.
+
+    A state is an int, and stays what it is; what follows from it is remembered.
+
+    Parameters
+    ----------
+    grammar : Grammar
+    tokenizer : Tokenizer
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> tokenizer = tl.load().tokenizer
+    >>> constraint = tl.Grammar.regex("ab?").constraint(tokenizer)
+    >>> state = constraint.accept(constraint.start(), tokenizer.id("a"))
+    >>> constraint.is_complete(state), constraint.is_finished(state)
+    (True, False)
+    """
+
+    def __init__(self, grammar: Grammar, tokenizer: Tokenizer) -> None:
+        self._program = grammar._program
+        self._tokenizer_piece = functools.partial(tokenizer.pieces_bytes, skip_special=True)
+        self._eog = np.array(sorted(tokenizer.eog_ids), np.int64)
+        self._lock = threading.Lock()
+        self._automaton = _core.Automaton(grammar._nodes, self._program.root, _trie(tokenizer))
+
+    @property
+    def states(self) -> int:
+        """How many states are remembered."""
+        return self._automaton.states
+
+    def start(self) -> int:
+        """Return the state before any text.
+
+        Returns
+        -------
+        int
+        """
+        return self._automaton.start
+
+    def mask(self, state: int) -> NDArray[np.bool_]:
+        """Return which tokens may come next.
+
+        Those that end a generation may come where the text is complete.
+
+        Parameters
+        ----------
+        state : int
+
+        Returns
+        -------
+        numpy.ndarray of bool, shape (len(tokenizer),)
+
+        Raises
+        ------
+        tinyllm.UnsupportedError
+            There are too many ways to read the text; names the rule.
+        """
+        with self._lock:
+            try:
+                mask = self._automaton.mask(state)
+            except UnsupportedError as error:
+                node = self._automaton.look(state)[1]
+                raise UnsupportedError(f"{error}; in rule {self._program.owners[node]!r}") from None
+            complete = self._automaton.look(state)[0]
+        if complete:
+            mask[self._eog] = True
+        return mask
+
+    def accept(self, state: int, token: int) -> int:
+        """Return the state after a token.
+
+        Parameters
+        ----------
+        state, token : int
+
+        Returns
+        -------
+        int
+            0 if the token may not come here. A token that is no text never may.
+        """
+        return self.accept_bytes(state, self._tokenizer_piece([token])[0])
+
+    def accept_bytes(self, state: int, data: bytes) -> int:
+        """Return the state after some bytes.
+
+        Parameters
+        ----------
+        state : int
+        data : bytes
+
+        Returns
+        -------
+        int
+            0 if they do not fit, or there are none.
+        """
+        with self._lock:
+            return _advance(self._automaton, state, data, self._program) if data else 0
+
+    def is_complete(self, state: int) -> bool:
+        """Whether the text may end here.
+
+        Parameters
+        ----------
+        state : int
+
+        Returns
+        -------
+        bool
+        """
+        with self._lock:
+            return self._automaton.look(state)[0]
+
+    def is_finished(self, state: int) -> bool:
+        """Whether the text must end here.
+
+        Parameters
+        ----------
+        state : int
+
+        Returns
+        -------
+        bool
+        """
+        with self._lock:
+            complete, node, _ = self._automaton.look(state)
+        return complete and node < 0
+
+    def expected(self, state: int) -> str:
+        """Say which bytes may follow, for messages.
+
+        Parameters
+        ----------
+        state : int
+
+        Returns
+        -------
+        str
+        """
+        with self._lock:
+            _, node, following = self._automaton.look(state)
+        rule = f" in rule {self._program.owners[node]!r}" if node >= 0 else ""
+        shown = repr(following[:20])[1:] + ("..." if len(following) > 20 else "")
+        return f"one of the bytes {shown}{rule}"

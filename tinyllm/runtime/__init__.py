@@ -1,0 +1,1 @@
+"""Running a model: sessions, prompts, and the machine."""

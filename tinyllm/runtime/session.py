@@ -1,0 +1,366 @@
+"""`Session`: one context, fed bit by bit."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from .. import _core
+from ..base.numeric import best, log_softmax
+from ..display.table import Markup, Table, escape, sample, spark, statistics
+from ..trace.taps import Capture, Floats
+from ..trace.trace import Trace
+
+if TYPE_CHECKING:
+    from ..model import Model
+
+__all__ = ["Session"]
+
+
+class Session:
+    """One context of a model: what it has seen, and its keys and values.
+
+    For one thread at a time; a second thread that calls meanwhile gets RuntimeError. A call
+    that raises, also KeyboardInterrupt, leaves the session as it was.
+
+    Attributes
+    ----------
+    model : Model
+    logits : numpy.ndarray of float32 or None
+        What the last `eval` returned.
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> session = tl.load().session()
+    >>> _ = session.eval("ROMEO:")
+    >>> session.rewind(1)
+    >>> len(session) == len(session.tokens)
+    True
+    """
+
+    def __init__(self, model: Model, core: _core.Session | None = None) -> None:
+        self.model = model
+        self.core = _core.Session(model.core) if core is None else core
+        self.logits: Floats | None = None
+        self._tokens: list[int] = []
+
+    @property
+    def tokens(self) -> list[int]:
+        """The ids in the context so far, as a new list."""
+        return list(self._tokens)
+
+    @overload
+    def eval(
+        self, tokens: Any, logits: Any = "last", *, capture: None = None, edits: Any = ()
+    ) -> Floats | None: ...
+    @overload
+    def eval(
+        self,
+        tokens: Any,
+        logits: Any = "last",
+        *,
+        capture: str | re.Pattern[str] | Callable[[str], object] | Sequence[str | re.Pattern[str]],
+        edits: Any = (),
+    ) -> Trace: ...
+    def eval(
+        self, tokens: Any, logits: Any = "last", *, capture: Capture = None, edits: Any = ()
+    ) -> Floats | Trace | None:
+        """Append tokens to the context and run them.
+
+        Parameters
+        ----------
+        tokens : str, bytes or ids
+            At least one token. Text at the start of a context gets the special tokens that the
+            file asks for; later text gets none.
+        logits : str or sequence of int
+            ``"last"`` -> shape (V,); ``"all"`` -> (n, V); indices into these tokens (negative
+            ones count from the end) -> (len, V); ``"none"`` -> None.
+        capture : str, re.Pattern, callable, or sequence of str and re.Pattern, optional
+            Keep inner values, as in `Model.trace`. None: nothing.
+        edits : Edit or sequence of Edit
+            Changes on the way: see `tinyllm.trace.edits`. An edited key or value stays edited in
+            the cache.
+
+        Returns
+        -------
+        numpy.ndarray of float32, or None
+            Also kept in `logits`. Row i holds the scores of what follows token i.
+        Trace
+            With `capture`, instead: of these tokens, `Trace.start` being the position of the
+            first. The logits are in `Trace.logits`.
+
+        Raises
+        ------
+        ValueError
+            No tokens, an id outside the vocabulary, the context is full, or an unknown tap.
+        IndexError
+            An index of `logits` is out of range.
+        RuntimeError
+            Another thread is using the session.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> session = tl.load().session()
+        >>> session.eval([1, 2, 3], logits="all").shape[0]
+        3
+        >>> session.eval([4, 5], capture="blk.0.attn_probs")["blk.0.attn_probs"].shape[1:]
+        (2, 5)
+        """
+        from ..model import token_ids
+
+        model = self.model
+        if isinstance(tokens, (str, bytes)) and self._tokens and model.tokenizer is not None:
+            tokens = model.tokenizer.encode(tokens, add_special=False)
+        ids = token_ids(tokens, model.tokenizer, "tokens")
+        wanted = Rows(logits, len(ids))
+        layout = None if capture is None else model.layout(capture)
+        program = model.program(edits)
+        sites = []
+        if program is not None:
+            sites = [program.sites(len(self._tokens), len(ids), False)]
+        values, traces = model.run([self.core], [ids], wanted.rows, layout, sites)
+        self._tokens += ids.tolist()
+        self.logits = wanted.take(values)
+        if not traces:
+            return self.logits
+        if self.logits is not None:
+            traces[0].keep_logits(self.logits)
+        return traces[0]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the context with its keys and values; `Model.session` gives it back.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            Ends in ``.safetensors`` or ``.npz``. An existing file is replaced once the new one
+            is whole.
+
+        Raises
+        ------
+        ValueError
+            Another ending.
+        OSError
+            The file cannot be written.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> model = tl.load()
+        >>> session = model.session()
+        >>> _ = session.eval("ROMEO:")
+        >>> session.save("context.safetensors")
+        >>> model.session("context.safetensors").tokens == session.tokens
+        True
+        """
+        from ..trace.saved import save_session
+
+        save_session(self, path)
+
+    def restore(self, tokens: list[int], logits: Floats | None) -> None:
+        """Set tokens and logits of a session whose cache was filled: for `Model.session`."""
+        self._tokens = tokens
+        self.logits = logits
+
+    def ran(self, tokens: Sequence[int]) -> None:
+        """Note tokens that ran in `core` without `eval`: for `generate` and `chat`."""
+        self._tokens += tokens
+        self.logits = None
+
+    def keep(self, ids: Sequence[int]) -> int:
+        """Forget what `ids` do not begin with; the last of them is forgotten in any case.
+
+        What is left need not run again to run `ids`.
+
+        Parameters
+        ----------
+        ids : sequence of int
+
+        Returns
+        -------
+        int
+            How many tokens are left: ``ids[n:]`` is what must still run.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> session = tl.load().session()
+        >>> _ = session.eval([1, 2, 3, 4])
+        >>> session.keep([1, 2, 5]), session.tokens
+        (2, [1, 2])
+        """
+        n = 0
+        for mine, theirs in zip(self._tokens, ids[:-1], strict=False):
+            if mine != theirs:
+                break
+            n += 1
+        self.rewind(len(self) - n)
+        return n
+
+    def rewind(self, n: int) -> None:
+        """Forget the last `n` tokens.
+
+        Parameters
+        ----------
+        n : int
+            0 to ``len(self)``.
+
+        Raises
+        ------
+        ValueError
+            `n` is out of range.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> session = tl.load().session()
+        >>> _ = session.eval([1, 2, 3])
+        >>> session.rewind(2)
+        >>> session.tokens
+        [1]
+        """
+        if not 0 <= n <= len(self._tokens):
+            raise ValueError(f"n is {n}; expected 0 to {len(self._tokens)}, the tokens so far")
+        self.core.rewind(len(self._tokens) - n)
+        del self._tokens[len(self._tokens) - n :]
+        self.logits = None
+
+    def reset(self) -> None:
+        """Forget everything.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> session = tl.load().session()
+        >>> _ = session.eval([1, 2, 3])
+        >>> session.reset()
+        >>> len(session)
+        0
+        """
+        self.rewind(len(self._tokens))
+
+    def fork(self) -> Session:
+        """A second session with the same context.
+
+        Returns
+        -------
+        Session
+            Memory is shared with this one until one of the two goes on.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> session = tl.load().session()
+        >>> _ = session.eval([1, 2, 3])
+        >>> session.fork().tokens
+        [1, 2, 3]
+        """
+        fork = Session(self.model, self.core.fork())
+        fork._tokens = list(self._tokens)
+        fork.logits = self.logits
+        return fork
+
+    def __len__(self) -> int:
+        """Count the tokens in the context."""
+        return len(self._tokens)
+
+    def table(self) -> Table:
+        """A table of the context: tokens, room, memory, and what may come next.
+
+        Returns
+        -------
+        Table
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> session = tl.load().session()
+        >>> _ = session.eval("ROMEO:")
+        >>> print(session.table())  # doctest: +ELLIPSIS
+        what...
+        """
+        config, n = self.model.config, len(self)
+        limit = self.model.core.config["max_context"]
+        heads = sorted({config.layer("kv_heads", layer) for layer in range(config.layers)})
+        of_heads = " or ".join(map(str, heads))
+        text = "".join(self._pieces(self._tokens[-64:]))
+        rows: list[tuple[str, str]] = [
+            ("tokens", f"{n:,} of {limit:,}"),
+            ("text", f"...{text}" if n > 64 else text),
+            ("kv cache", f"{self.core.nbytes:,} bytes"),
+            ("keys", f"({n}, {of_heads}, {config.head_size}) in {config.layers} layers"),
+            ("values", f"({n}, {of_heads}, {config.value_size}) in {config.layers} layers"),
+        ]
+        if self.logits is not None and self.logits.size:
+            values = sample(self.logits.reshape(-1, config.vocab_size)[-1], config.vocab_size)
+            names = ("mean", "rms", "min", "max")
+            numbers = map(" ".join, zip(names, statistics(values), strict=True))
+            told = ", ".join(numbers) if values.size else "nothing is finite"
+            plain = f"{self.logits.shape}, of the last: {told}"
+            shown = Markup(f"{escape(plain)} {spark(values)}")
+            shown.plain = plain
+            rows += [("logits", shown), ("next", self._likely())]
+        return Table(("what", "value"), rows)
+
+    def _pieces(self, ids: Sequence[int]) -> list[str]:
+        return self.model.pieces(np.asarray(ids, np.int32))
+
+    def _likely(self, count: int = 5) -> str:
+        """The likeliest next tokens and their probabilities, as text."""
+        assert self.logits is not None
+        logprobs = log_softmax(self.logits.reshape(-1, self.model.config.vocab_size)[-1])
+        ids = best(logprobs, count).tolist()
+        return ", ".join(
+            f"{piece!r} {100 * np.exp(logprobs[i]):.1f} %"
+            for i, piece in zip(ids, self._pieces(ids), strict=True)
+        )
+
+    def __repr__(self) -> str:
+        """Name tokens and memory."""
+        return f"<tinyllm.Session: {len(self)} tokens, kv cache {self.core.nbytes:,} bytes>"
+
+    def _repr_html_(self) -> str:
+        return self.table().html(caption=repr(self))
+
+
+class Rows:
+    """The rows that a ``logits=`` argument asks for, of `n` tokens.
+
+    Attributes
+    ----------
+    rows : list of int
+        Rising.
+    """
+
+    def __init__(self, logits: Any, n: int) -> None:
+        self._how = "none" if logits is None else logits
+        self._places: Any = slice(None)
+        if isinstance(self._how, str):
+            names = {"last": [n - 1], "all": list(range(n)), "none": []}
+            if self._how not in names:
+                raise ValueError(
+                    f"logits is {logits!r}; expected 'last', 'all', 'none' or a list of indices"
+                )
+            self.rows = names[self._how]
+            return
+        rows = []
+        for i, index in enumerate(logits):
+            row = int(index) + n if index < 0 else int(index)
+            if not 0 <= row < n:
+                raise IndexError(f"logits[{i}] is {index}; expected -{n} to {n - 1}")
+            rows.append(row)
+        unique, self._places = np.unique(np.asarray(rows, np.int64), return_inverse=True)
+        self.rows = unique.tolist()
+
+    def take(self, values: Floats) -> Floats | None:
+        """Give the logits of `rows` in the shape that was asked for."""
+        if isinstance(self._how, str):
+            return {"last": values[0] if len(values) else values, "all": values}.get(self._how)
+        taken: Floats = values[self._places]
+        return taken

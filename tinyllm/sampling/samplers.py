@@ -1,0 +1,599 @@
+"""The samplers: one function each, from candidates to fewer or other candidates.
+
+A new sampler is one function here. It gets what is still possible (`Candidates`), what else there
+is to know (`Context`) and its own parameters, and returns what it leaves, never nothing.
+
+exp, log, softmax and sum are the core's own, and what is added up is added in one order, so that
+the same logits and seed give the same token on every machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _core
+from .philox import uniform
+
+if TYPE_CHECKING:
+    from ..grammar.grammar import Grammar
+    from ..tokenizer import Tokenizer
+
+__all__ = ["SAMPLERS", "Candidates", "Context", "sampler"]
+
+Floats = NDArray[np.float64]
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The tokens that are still possible, and their logits.
+
+    Parameters
+    ----------
+    ids : ndarray of int64, (n,)
+    logits : ndarray of float64, (n,)
+    ordered : bool
+        Whether the best come first (of equal ones the lowest id); else the ids rise.
+    """
+
+    ids: Ids
+    logits: Floats
+    ordered: bool = False
+
+    def best_first(self) -> Candidates:
+        """Return the same candidates, the best first, of equal ones the lowest id."""
+        if self.ordered:
+            return self
+        order = np.argsort(-self.logits, kind="stable")
+        return Candidates(self.ids[order], self.logits[order], True)
+
+    def keep(self, which: NDArray[np.bool_] | slice) -> Candidates:
+        """Return some of the candidates, in the same order."""
+        return Candidates(self.ids[which], self.logits[which], self.ordered)
+
+    def with_logits(self, logits: Floats, ordered: bool = False) -> Candidates:
+        """Return the same tokens with other logits; `ordered` if their order is still right."""
+        if ordered or not self.ordered:
+            return Candidates(self.ids, logits, self.ordered)
+        order = np.argsort(self.ids)
+        return Candidates(self.ids[order], logits[order])
+
+    @property
+    def probabilities(self) -> Floats:
+        """Softmax of the logits, float64, (n,)."""
+        return _core.softmax(self.logits)
+
+
+@dataclass
+class Context:
+    """What samplers may look at beside the logits.
+
+    Parameters
+    ----------
+    history : sequence of int
+        The ids so far: the prompt and what was generated.
+    seed : int
+    step : int
+        Which token of the generation this is.
+    state : dict
+        What samplers remember from one token to the next, by their name.
+    after : list of callable
+        Called with the probability of the token that is drawn in the end.
+    trial : bool
+        Whether only the parameters are being checked, on three made-up candidates.
+    """
+
+    history: Sequence[int] = ()
+    seed: int = 0
+    step: int = 0
+    state: dict[str, Any] = field(default_factory=dict)
+    after: list[Callable[[float], None]] = field(default_factory=list)
+    trial: bool = False
+
+    def uniform(self, stream: int) -> float:
+        """Return this token's random number of a stream other than 0."""
+        return uniform(self.seed, self.step, stream)
+
+
+SamplerFunction = Callable[..., Candidates]
+
+#: Name -> function. A new sampler is one function with the decorator `sampler`.
+SAMPLERS: dict[str, SamplerFunction] = {}
+
+
+def sampler(name: str) -> Callable[[SamplerFunction], SamplerFunction]:
+    """Register a sampler: a function ``(candidates, context, value, ...) -> candidates``.
+
+    Parameters
+    ----------
+    name : str
+        The keyword of `Sampler`.
+
+    Returns
+    -------
+    callable
+
+    Examples
+    --------
+    >>> @sampler("only_even")
+    ... def only_even(candidates, context, on):
+    ...     return candidates.keep(candidates.ids % 2 == 0) if on else candidates
+    >>> from tinyllm import Sampler
+    >>> Sampler(only_even=True, temperature=0).sample([0.0, 9.0, 1.0], step=0)
+    2
+    >>> del SAMPLERS["only_even"]
+    """
+
+    def register(function: SamplerFunction) -> SamplerFunction:
+        SAMPLERS[name] = function
+        return function
+
+    return register
+
+
+def _check(ok: bool, name: str, value: object, expected: str) -> None:
+    if not ok:
+        raise ValueError(f"{name} is {value!r}; expected {expected}")
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TypeError(f"{name} is {value!r}; expected a number")
+    return float(value)
+
+
+@sampler("temperature")
+def temperature(candidates: Candidates, context: Context, value: float) -> Candidates:
+    """Divide the logits; 0 keeps the best token alone (of equal ones the lowest id)."""
+    value = _number("temperature", value)
+    _check(0 <= value < float("inf"), "temperature", value, "a finite number >= 0")
+    if value == 0:
+        best = int(np.argmax(candidates.logits))
+        if not candidates.ordered:
+            return candidates.keep(slice(best, best + 1))
+        return candidates.keep(slice(0, 1))
+    return candidates.with_logits(candidates.logits / value, ordered=True)
+
+
+@sampler("top_k")
+def top_k(candidates: Candidates, context: Context, k: int) -> Candidates:
+    """Keep the k best; 0 or less keeps all."""
+    if isinstance(k, bool) or not isinstance(k, int | np.integer):
+        raise TypeError(f"top_k is {k!r}; expected an int")
+    size = len(candidates.ids)
+    if k <= 0 or k >= size:
+        return candidates
+    if not candidates.ordered:
+        # at least k are as good as the k-th best: sort only those
+        limit = np.partition(candidates.logits, size - k)[size - k]
+        candidates = candidates.keep(candidates.logits >= limit).best_first()
+    return candidates.keep(slice(0, int(k)))
+
+
+@sampler("top_p")
+def top_p(candidates: Candidates, context: Context, p: float) -> Candidates:
+    """Keep the fewest best whose probabilities add up to p; 1 or more keeps all.
+
+    Holtzman et al., "The Curious Case of Neural Text Degeneration" (2020).
+    """
+    p = _number("top_p", p)
+    _check(p >= 0, "top_p", p, "a number >= 0")
+    if p >= 1:
+        return candidates
+    candidates = candidates.best_first()
+    total = np.add.accumulate(candidates.probabilities)
+    count = int(np.searchsorted(total, p)) + 1
+    return candidates.keep(slice(0, max(count, 1)))
+
+
+@sampler("min_p")
+def min_p(candidates: Candidates, context: Context, p: float) -> Candidates:
+    """Keep what is at least p times as probable as the best; 0 keeps all.
+
+    Nguyen et al., "Turning Up the Heat: Min-p Sampling" (2024).
+    """
+    p = _number("min_p", p)
+    _check(0 <= p <= 1, "min_p", p, "0 to 1")
+    if p == 0:
+        return candidates
+    limit = candidates.logits.max() + float(_core.log([p])[0])
+    return candidates.keep(candidates.logits >= limit)
+
+
+# ---- by probability ----
+
+
+def _entropy(probabilities: Floats, logs: Floats) -> float:
+    """Return -sum p log p, with 0 log 0 = 0."""
+    seen = probabilities > 0
+    return -_core.sum(probabilities[seen] * logs[seen])
+
+
+def _logs(probabilities: Floats) -> Floats:
+    return np.asarray(_core.log(probabilities))
+
+
+@sampler("typical")
+def typical(candidates: Candidates, context: Context, p: float) -> Candidates:
+    """Keep those whose surprise is closest to the expected one, up to p in all; 1 keeps all.
+
+    Meister et al., "Locally Typical Sampling" (2023).
+    """
+    p = _number("typical", p)
+    _check(p > 0, "typical", p, "a number > 0")
+    if p >= 1:
+        return candidates
+    candidates = candidates.best_first()
+    probabilities = candidates.probabilities
+    logs = _logs(probabilities)
+    distance = np.abs(-logs - _entropy(probabilities, logs))
+    order = np.argsort(distance, kind="stable")
+    total = np.add.accumulate(probabilities[order])
+    count = int(np.searchsorted(total, p, side="right")) + 1
+    kept = np.zeros(len(order), bool)
+    kept[order[:count]] = True
+    return candidates.keep(kept)
+
+
+@sampler("top_n_sigma")
+def top_n_sigma(candidates: Candidates, context: Context, n: float) -> Candidates:
+    """Keep logits within n standard deviations of the largest; 0 or less keeps all.
+
+    Tang et al., "Top-n-sigma: Not All Logits Are You Need" (2024).
+    """
+    n = _number("top_n_sigma", n)
+    if not n > 0:
+        return candidates
+    finite = candidates.logits[np.isfinite(candidates.logits)]
+    mean = _core.sum(finite) / len(finite)
+    deviation = float(np.sqrt(_core.sum((finite - mean) ** 2) / len(finite)))
+    return candidates.keep(candidates.logits >= candidates.logits.max() - n * deviation)
+
+
+@sampler("xtc")
+def xtc(
+    candidates: Candidates, context: Context, probability: float, threshold: float = 0.1
+) -> Candidates:
+    """With some probability drop all that reach the threshold but the least probable of them.
+
+    "Exclude top choices", https://github.com/oobabooga/text-generation-webui/pull/6335.
+    """
+    probability = _number("xtc", probability)
+    threshold = _number("xtc threshold", threshold)
+    _check(0 <= probability <= 1, "xtc", probability, "0 to 1")
+    _check(threshold >= 0, "xtc threshold", threshold, "a number >= 0")
+    if context.uniform(1) >= probability or threshold > 0.5:
+        return candidates
+    candidates = candidates.best_first()
+    count = int((candidates.probabilities >= threshold).sum())
+    return candidates.keep(slice(max(count - 1, 0), None))
+
+
+@sampler("dynamic_temperature")
+def dynamic_temperature(
+    candidates: Candidates, context: Context, value: float, range: float, exponent: float = 1.0
+) -> Candidates:
+    """Divide the logits by a temperature between value - range and value + range, by entropy.
+
+    As llama.cpp's `temp_ext`: the entropy as a part of the largest possible, to the power of
+    `exponent`, says where between the two.
+    """
+    value = _number("dynamic_temperature", value)
+    range_ = _number("dynamic_temperature range", range)
+    exponent = _number("dynamic_temperature exponent", exponent)
+    _check(value >= 0, "dynamic_temperature", value, "a number >= 0")
+    _check(range_ >= 0, "dynamic_temperature range", range_, "a number >= 0")
+    _check(exponent > 0, "dynamic_temperature exponent", exponent, "a number > 0")
+    if range_ == 0 or len(candidates.ids) < 2:
+        return temperature(candidates, context, value)
+    low, high = max(value - range_, 0.0), value + range_
+    probabilities = candidates.probabilities
+    most = float(_core.log([float(len(probabilities))])[0])
+    part = max(_entropy(probabilities, _logs(probabilities)) / most, 0.0)
+    if part > 0:
+        part = float(_core.exp([exponent * float(_core.log([part])[0])])[0])
+    return temperature(candidates, context, low + (high - low) * part)
+
+
+# ---- by what came before ----
+
+
+def _last(history: Sequence[int], count: int) -> list[int]:
+    """Return the last ids of the history; a negative count is all of it."""
+    if isinstance(count, bool) or not isinstance(count, int | np.integer):
+        raise TypeError(f"last_n is {count!r}; expected an int")
+    return list(history if count < 0 else history[max(len(history) - int(count), 0) :])
+
+
+def _counts(candidates: Candidates, history: list[int]) -> NDArray[np.int64]:
+    """Return how often each candidate occurs in the history."""
+    if not history:
+        return np.zeros(len(candidates.ids), np.int64)
+    seen, counts = np.unique(np.asarray(history, np.int64), return_counts=True)
+    at = np.minimum(np.searchsorted(seen, candidates.ids), len(seen) - 1)
+    return np.asarray(np.where(seen[at] == candidates.ids, counts[at], 0), np.int64)
+
+
+@sampler("repeat_penalty")
+def repeat_penalty(
+    candidates: Candidates, context: Context, value: float, last_n: int = 64
+) -> Candidates:
+    """Divide positive logits of tokens that occurred by a value, multiply negative ones; 1: none.
+
+    Keskar et al., "CTRL" (2019).
+    """
+    value = _number("repeat_penalty", value)
+    _check(value > 0, "repeat_penalty", value, "a number > 0")
+    seen = _counts(candidates, _last(context.history, last_n)) > 0
+    if value == 1 or not seen.any():
+        return candidates
+    logits = candidates.logits
+    changed = np.where(logits > 0, logits / value, logits * value)
+    return candidates.with_logits(np.where(seen, changed, logits))
+
+
+@sampler("frequency_penalty")
+def frequency_penalty(
+    candidates: Candidates, context: Context, value: float, last_n: int = 64
+) -> Candidates:
+    """Subtract a value from a logit for each time that the token occurred."""
+    value = _number("frequency_penalty", value)
+    _check(np.isfinite(value), "frequency_penalty", value, "a finite number")
+    counts = _counts(candidates, _last(context.history, last_n))
+    if value == 0 or not counts.any():
+        return candidates
+    return candidates.with_logits(candidates.logits - value * counts)
+
+
+@sampler("presence_penalty")
+def presence_penalty(
+    candidates: Candidates, context: Context, value: float, last_n: int = 64
+) -> Candidates:
+    """Subtract a value from the logits of tokens that occurred."""
+    value = _number("presence_penalty", value)
+    _check(np.isfinite(value), "presence_penalty", value, "a finite number")
+    seen = _counts(candidates, _last(context.history, last_n)) > 0
+    if value == 0 or not seen.any():
+        return candidates
+    return candidates.with_logits(candidates.logits - value * seen)
+
+
+@sampler("dry")
+def dry(
+    candidates: Candidates,
+    context: Context,
+    multiplier: float,
+    base: float = 1.75,
+    allowed_length: int = 2,
+    last_n: int = -1,
+    breakers: Iterable[int] = (),
+) -> Candidates:
+    """Penalize tokens that would go on with a repetition: more, the longer it is.
+
+    "Don't repeat yourself", https://github.com/oobabooga/text-generation-webui/pull/5677: a token
+    that would make a repeated run of n + 1 tokens, n >= allowed_length, loses multiplier *
+    base ** (n - allowed_length). Runs do not reach over the ids in `breakers`, which themselves
+    lose nothing.
+    """
+    multiplier = _number("dry", multiplier)
+    base = _number("dry base", base)
+    _check(np.isfinite(multiplier), "dry", multiplier, "a finite number")
+    _check(base >= 1, "dry base", base, "a number >= 1")
+    _check(allowed_length >= 1, "dry allowed_length", allowed_length, "an int >= 1")
+    apart = frozenset(breakers)
+    longest = _repetitions(_last(context.history, last_n), apart)
+    longest = {t: n for t, n in longest.items() if n >= allowed_length and t not in apart}
+    if multiplier == 0 or not longest:
+        return candidates
+    logits = candidates.logits.copy()
+    log_base = float(_core.log([base])[0])
+    for i in np.flatnonzero(np.isin(candidates.ids, list(longest))):
+        # llama.cpp's limit: beyond it float32 would overflow
+        power = min((longest[int(candidates.ids[i])] - allowed_length) * log_base, 88.7228391)
+        logits[i] -= multiplier * float(_core.exp([power])[0])
+    return candidates.with_logits(logits)
+
+
+def _repetitions(history: list[int], breakers: frozenset[int]) -> dict[int, int]:
+    """Return, for tokens that followed the text's end before, how long the repeated end was."""
+    backwards = history[::-1]
+    size = next((i for i, token in enumerate(backwards) if token in breakers), len(backwards))
+    # z[i]: how many tokens from backwards[i] on are those from backwards[0] on (Z algorithm)
+    z = [0] * len(backwards)
+    left = right = 0
+    found: dict[int, int] = {}
+    for i in range(1, len(backwards)):
+        n = min(right - i, z[i - left]) if i < right else 0
+        while i + n < len(backwards) and backwards[n] == backwards[i + n]:
+            n += 1
+        z[i] = n
+        if i + n > right:
+            left, right = i, i + n
+        n = min(n, size)
+        if n > 0:
+            token = backwards[i - 1]
+            found[token] = max(found.get(token, 0), n)
+    return found
+
+
+# ---- by id ----
+
+
+@sampler("logit_bias")
+def logit_bias(candidates: Candidates, context: Context, biases: Mapping[int, float]) -> Candidates:
+    """Add a value to the logits of some ids; -inf makes one impossible."""
+    if not isinstance(biases, Mapping):
+        raise TypeError(f"logit_bias is {biases!r}; expected a mapping of ids to numbers")
+    for token, bias in biases.items():
+        _check(_number(f"logit_bias of {token}", bias) < np.inf, f"logit_bias of {token}", bias,
+               "a number below inf")  # fmt: skip
+    logits = candidates.logits.copy()
+    for token, bias in biases.items():
+        logits[candidates.ids == token] += float(bias)
+    changed = candidates.with_logits(logits)
+    return candidates if context.trial else _possible("logit_bias", changed)
+
+
+def _id_list(name: str, value: Any) -> NDArray[np.int64]:
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} is {value!r}; expected ids")
+    listed = list(value)
+    if not all(hasattr(token, "__index__") for token in listed):
+        raise TypeError(f"{name} is {value!r}; expected ids")
+    return np.array([token.__index__() for token in listed], np.int64)
+
+
+def _possible(name: str, candidates: Candidates) -> Candidates:
+    """Refuse to go on with nothing."""
+    if not len(candidates.ids) or candidates.logits.max() == -np.inf:
+        raise ValueError(f"{name} leaves no token possible")
+    return candidates
+
+
+@sampler("banned")
+def banned(candidates: Candidates, context: Context, ids: Iterable[int]) -> Candidates:
+    """Drop some ids."""
+    gone = np.isin(candidates.ids, _id_list("banned", ids))
+    return candidates if context.trial else _possible("banned", candidates.keep(~gone))
+
+
+@sampler("allowed")
+def allowed(candidates: Candidates, context: Context, ids: Iterable[int]) -> Candidates:
+    """Keep only some ids."""
+    kept = np.isin(candidates.ids, _id_list("allowed", ids))
+    return candidates if context.trial else _possible("allowed", candidates.keep(kept))
+
+
+@sampler("forced")
+def forced(candidates: Candidates, context: Context, ids: Sequence[int]) -> Candidates:
+    """Make the first tokens of the generation these, whatever their logits; then step aside."""
+    tokens = _id_list("forced", ids)
+    if context.trial or context.step >= len(tokens):
+        return candidates
+    return Candidates(tokens[context.step : context.step + 1], np.zeros(1))
+
+
+@sampler("grammar")
+def grammar(
+    candidates: Candidates, context: Context, grammar: Grammar, tokenizer: Tokenizer | None = None
+) -> Candidates:
+    """Keep what may come next in a text that a grammar accepts, and its end where it is complete.
+
+    The text is what was generated, without the prompt. Put it before samplers that drop
+    candidates, or they may leave none that fits; the option ``grammar=`` of `Model.generate`
+    comes before all of them and also ends the text by itself.
+    """
+    from ..grammar.grammar import Grammar
+    from ..tokenizer import Tokenizer
+
+    if not isinstance(grammar, Grammar) or not isinstance(tokenizer, Tokenizer):
+        raise TypeError(
+            f"grammar is {grammar!r} with the tokenizer {tokenizer!r}; expected "
+            "{'grammar': tl.Grammar..., 'tokenizer': model.tokenizer}"
+        )
+    if context.trial:
+        return candidates
+    if context.step > len(context.history):
+        raise ValueError(
+            f"grammar is at step {context.step} and history has {len(context.history)} ids; "
+            "expected all that were generated"
+        )
+    known = context.state.setdefault("grammar", {})
+    constraint, at, step = known.get(id(grammar), (None, 0, 0))
+    if constraint is None or step > context.step:
+        constraint = grammar.constraint(tokenizer)
+        at, step = constraint.start(), 0
+    for token in context.history[len(context.history) - (context.step - step) :]:
+        if token >= len(tokenizer) or not (at := constraint.accept(at, token)):
+            raise ValueError(f"token {token} was generated, which the grammar does not allow there")
+    known[id(grammar)] = (constraint, at, context.step)
+    mask = constraint.mask(at)
+    inside = candidates.keep(candidates.ids < len(mask))
+    left = inside.keep(mask[inside.ids])
+    if not len(left.ids) or left.logits.max() == -np.inf:
+        if constraint.is_finished(at):
+            raise ValueError("the grammar wants the end of the text, and no end token is possible")
+        raise ValueError(
+            f"the grammar expects {constraint.expected(at)}; no candidate fits, so put grammar "
+            "before the samplers that drop some"
+        )
+    return left
+
+
+# ---- by feedback ----
+
+_LN2 = 0.6931471805599453
+
+
+@sampler("mirostat")
+def mirostat(
+    candidates: Candidates, context: Context, tau: float, eta: float = 0.1, m: int = 100
+) -> Candidates:
+    """Choose k so that the surprise of what is drawn stays near tau bits. Goes last.
+
+    Basu et al., "Mirostat" (2021), version 1: Zipf's exponent from the m best tokens.
+    """
+    state = _mirostat_state(candidates, context, "mirostat", tau, eta)
+    candidates = candidates.best_first()
+    probabilities = candidates.probabilities
+    probabilities = probabilities[probabilities > 0]
+    count = min(int(m), len(probabilities))
+    if count >= 2:
+        ranks = np.arange(1.0, count)
+        steps = np.asarray(_core.log((ranks + 1) / ranks))
+        drops = np.asarray(_core.log(probabilities[: count - 1] / probabilities[1:count]))
+        exponent = _core.sum(steps * drops) / _core.sum(steps * steps)
+        k = _mirostat_k(exponent, state["mu"], len(candidates.ids))
+        candidates = candidates.keep(slice(0, k))
+    return candidates
+
+
+def _mirostat_k(exponent: float, mu: float, size: int) -> int:
+    """Return equation (2) of the paper: how many tokens have the surprise mu."""
+    epsilon = exponent - 1
+    if exponent <= 0:
+        return size
+    log_size = float(_core.log([float(size)])[0])
+    if abs(epsilon) < 1e-9:  # the limit: eps / (1 - n ** -eps) is 1 / log(n)
+        ratio = 1 / log_size if log_size else 1.0
+    else:
+        ratio = epsilon / (1 - float(_core.exp([-epsilon * log_size])[0]))
+    log_k = (float(_core.log([ratio])[0]) + mu * _LN2) / exponent
+    return max(1, min(size, int(_core.exp([min(log_k, 50.0)])[0])))
+
+
+@sampler("mirostat_v2")
+def mirostat_v2(
+    candidates: Candidates, context: Context, tau: float, eta: float = 0.1
+) -> Candidates:
+    """Drop what is more surprising than a limit that follows the surprise drawn. Goes last.
+
+    Basu et al., "Mirostat" (2021), version 2.
+    """
+    state = _mirostat_state(candidates, context, "mirostat_v2", tau, eta)
+    candidates = candidates.best_first()
+    probabilities = candidates.probabilities
+    surprise = -_logs(probabilities) / _LN2
+    count = int(np.searchsorted(surprise, state["mu"], side="right"))
+    return candidates.keep(slice(0, max(count, 1)))
+
+
+def _mirostat_state(
+    candidates: Candidates, context: Context, name: str, tau: float, eta: float
+) -> dict[str, float]:
+    tau, eta = _number(name, tau), _number(f"{name} eta", eta)
+    _check(0 <= tau < np.inf, name, tau, "a finite number >= 0")
+    _check(0 <= eta < np.inf, f"{name} eta", eta, "a finite number >= 0")
+    state: dict[str, float] = context.state.setdefault(name, {"mu": 2 * tau})
+
+    def learn(probability: float) -> None:
+        surprise = -float(_core.log([probability])[0]) / _LN2
+        state["mu"] -= eta * (surprise - tau)
+
+    context.after.append(learn)
+    return state

@@ -1,0 +1,199 @@
+"""Where captured values go: one block of memory per tap family, which the kernels write to."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from .. import _core
+from ..architectures.config import Config
+from .taps import Floats, Tap
+
+__all__ = ["Arena", "Layout", "Plan"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a capture would take, before anything runs.
+
+    Attributes
+    ----------
+    shapes : dict of str to tuple of int
+        The shape of every captured tap; of a batch, those of the longest prompt.
+    nbytes : int
+        Bytes of all of them together (float32), over all prompts.
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> tl.load().plan([1, 2, 3], "output").shapes["output"][0]
+    3
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    nbytes: int
+
+    def __repr__(self) -> str:
+        """Name the number of taps and their size."""
+        return f"<tinyllm.Plan: {len(self.shapes)} taps, {self.nbytes:,} bytes>"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Family:
+    """Taps of one family and one shape, which lie in one block (layers, ...)."""
+
+    name: str
+    taps: tuple[Tap, ...]
+    runs: tuple[tuple[int, int, int], ...]  # (index in the block, first layer, number of layers)
+    row: tuple[int, ...]  # the shape without tokens and context: (heads,) of a matrix
+
+    @property
+    def tap(self) -> Tap:
+        return self.taps[0]
+
+    def shape(self, tokens: int, context: int) -> tuple[int, ...]:
+        """The shape of the block for so many tokens in the call, and in the context."""
+        if self.taps[0].matrix:
+            return (len(self.taps), *self.row, tokens, context)
+        return (len(self.taps), tokens, *self.row)
+
+
+def _runs(layers: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
+    runs: list[tuple[int, int, int]] = []
+    for i, layer in enumerate(layers):
+        if runs and layer == runs[-1][1] + runs[-1][2]:
+            runs[-1] = (runs[-1][0], runs[-1][1], runs[-1][2] + 1)
+        else:
+            runs.append((i, layer, 1))
+    return tuple(runs)
+
+
+class Layout:
+    """How the taps of a capture lie in blocks; made once, used by every call.
+
+    Parameters
+    ----------
+    config : Config
+    taps : sequence of Tap
+    """
+
+    def __init__(self, config: Config, taps: Sequence[Tap]) -> None:
+        self.config = config
+        self.taps = tuple(taps)
+        groups: dict[tuple[str, tuple[int, ...]], list[Tap]] = {}
+        for tap in taps:  # layers of different sizes lie apart
+            shape = tap.shape(config, 1, 1)
+            groups.setdefault((tap.family, shape[:1] if tap.matrix else shape[1:]), []).append(tap)
+        self.families = tuple(
+            _Family(family, tuple(members), _runs([tap.layer for tap in members]), row)
+            for (family, row), members in groups.items()
+        )
+        #: name -> (number of the family, index in its block)
+        self.places = {
+            tap.name: (number, at)
+            for number, family in enumerate(self.families)
+            for at, tap in enumerate(family.taps)
+        }
+        values = [len(f.taps) * math.prod(f.row) for f in self.families]
+        matrix = [f.tap.matrix for f in self.families]
+        self._row_values = sum(v for v, m in zip(values, matrix, strict=True) if not m)
+        self._cell_values = sum(v for v, m in zip(values, matrix, strict=True) if m)
+        #: names in the order in which the values come to be
+        self.names = [tap.name for tap in taps]
+
+    def nbytes(self, lengths: Sequence[int], contexts: Sequence[int]) -> int:
+        """Bytes that a call takes."""
+        rows = sum(lengths)
+        cells = sum(a * b for a, b in zip(lengths, contexts, strict=True))
+        return 4 * (self._row_values * rows + self._cell_values * cells)
+
+    def plan(self, lengths: Sequence[int]) -> Plan:
+        """Shapes and bytes of the traces of fresh contexts."""
+        longest = max(lengths, default=0)
+        shapes = {tap.name: tap.shape(self.config, longest, longest) for tap in self.taps}
+        return Plan(shapes, self.nbytes(lengths, lengths))
+
+
+class Views(Mapping[str, Floats]):
+    """The arrays of one piece by name, made when they are asked for."""
+
+    def __init__(self, layout: Layout, blocks: Sequence[Floats]) -> None:
+        self._layout = layout
+        self._blocks = blocks
+
+    def __getitem__(self, name: str) -> Floats:
+        number, at = self._layout.places[name]
+        view: Floats = self._blocks[number][at]
+        return view
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layout.names)
+
+    def __len__(self) -> int:
+        return len(self._layout.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._layout.places
+
+    def stack(self, names: Sequence[str]) -> Floats | None:
+        """One array of several taps without a copy, if they are all there is of one block."""
+        number, _ = self._layout.places[names[0]]
+        if [tap.name for tap in self._layout.families[number].taps] == list(names):
+            return self._blocks[number]
+        return None
+
+
+class Arena:
+    """The memory of one call.
+
+    Parameters
+    ----------
+    layout : Layout
+    lengths, contexts : sequence of int
+        Tokens of each piece, and in its context once the call is done.
+
+    Raises
+    ------
+    MemoryError
+        It does not fit; says how large it is. Nothing has run yet.
+    """
+
+    def __init__(self, layout: Layout, lengths: Sequence[int], contexts: Sequence[int]) -> None:
+        self.layout = layout
+        self.lengths = lengths
+        size = layout.nbytes(lengths, contexts)
+        if size > 1 << 24:  # asking the system takes longer than a small call
+            available = _core.memory_available()
+            if available < size:
+                raise MemoryError(
+                    f"the capture takes {size:,} bytes and {available:,} are available; "
+                    "capture less, or fewer tokens at a time"
+                )
+        #: what `_core.Model.forward` takes
+        self.captures: list[tuple[int, int, int, Floats]] = []
+        self._blocks: list[list[Floats]] = []  # per family: one block, or one per piece
+        total = sum(lengths)
+        for family in layout.families:
+            matrix, index = family.tap.matrix, family.tap.index
+            shapes = [family.shape(total, total)]
+            if matrix:
+                shapes = [family.shape(a, b) for a, b in zip(lengths, contexts, strict=True)]
+            blocks = [_core.empty(shape) for shape in shapes]
+            for piece, block in enumerate(blocks):
+                for at, layer, n in family.runs:
+                    part = block if n == len(family.taps) else block[at : at + n]
+                    self.captures.append((index, layer, piece if matrix else -1, part))
+            self._blocks.append(blocks)
+
+    def views(self, piece: int) -> Views:
+        """The read-only arrays of one piece, once the call is done."""
+        start = sum(self.lengths[:piece])
+        rows = slice(start, start + self.lengths[piece])
+        parts: list[Floats] = []
+        for family, blocks in zip(self.layout.families, self._blocks, strict=True):
+            block = blocks[piece if family.tap.matrix else 0]
+            block.flags.writeable = False
+            whole = family.tap.matrix or len(self.lengths) == 1
+            parts.append(block if whole else block[:, rows])
+        return Views(self.layout, parts)

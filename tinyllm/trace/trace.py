@@ -1,0 +1,360 @@
+"""Traces: the inner values of a run, by name, as NumPy arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..architectures.config import Config
+from ..display.table import Table, sample, statistics, trace_html
+from .arena import Views
+from .taps import ALIASES, Capture, Floats, is_matrix, match, unknown
+
+if TYPE_CHECKING:
+    from ..model import Model
+
+__all__ = ["Trace"]
+
+
+class _Cut(Mapping[str, Floats]):
+    """The arrays of some of the tokens, cut when they are asked for."""
+
+    def __init__(self, whole: Mapping[str, Floats], key: slice) -> None:
+        self._whole = whole
+        self._key = key
+
+    def __getitem__(self, name: str) -> Floats:
+        array = self._whole[name]
+        return array[:, self._key] if is_matrix(name) else array[self._key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._whole)
+
+    def __len__(self) -> int:
+        return len(self._whole)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._whole
+
+    def stack(self, names: Sequence[str]) -> Floats | None:
+        """As `tinyllm.trace.arena.Views.stack`."""
+        stack = _stack(self._whole, names)
+        if stack is None:
+            return None
+        return stack[:, :, self._key] if is_matrix(names[0]) else stack[:, self._key]
+
+
+def _stack(arrays: Mapping[str, Floats], names: Sequence[str]) -> Floats | None:
+    return arrays.stack(names) if isinstance(arrays, (Views, _Cut)) else None
+
+
+class Trace(Mapping[str, Floats]):
+    """The inner values of one run: a read-only mapping from tap name to array.
+
+    Arrays are float32, read-only, and stay valid when the trace and the model are gone. A slice
+    selects tokens: ``trace[10:20]`` is a trace of tokens 10 to 19. Values are those after edits.
+
+    Attributes
+    ----------
+    tokens : numpy.ndarray of int32, shape (T,)
+        The token ids of the call.
+    pieces : list of str
+        Their texts; of ids when the model has no tokenizer.
+    config : Config
+        The model's.
+    start : int
+        Position of the first token in its context.
+    model : Model or None
+        The model that ran; None when the trace was read from a file.
+    fingerprint : str or None
+        Of the model, see `Model.fingerprint`.
+
+    Examples
+    --------
+    >>> import tinyllm
+    >>> t = tinyllm.load().trace("ROMEO:", capture=["blk.0.attn_probs", "output"])
+    >>> t["blk.0.attn_probs"].shape == (t.config.layer("heads", 0), len(t.tokens), len(t.tokens))
+    True
+    >>> list(t)
+    ['blk.0.attn_probs', 'output']
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        tokens: npt.NDArray[np.int32],
+        pieces: list[str],
+        arrays: Mapping[str, Floats],
+        *,
+        start: int = 0,
+        model: Model | None = None,
+        fingerprint: str | None = None,
+        logits: Floats | None = None,
+    ) -> None:
+        self.config = config
+        self.tokens = tokens
+        self.pieces = pieces
+        self.start = start
+        self.model = model
+        self._fingerprint = fingerprint
+        self._arrays = arrays
+        self._logits = logits
+
+    @property
+    def fingerprint(self) -> str | None:  # noqa: D102 (see Attributes)
+        return self._fingerprint if self.model is None else self.model.fingerprint
+
+    @property
+    def logits(self) -> Floats:
+        """The logits that ``logits=`` asked for; all of them when ``output`` was captured.
+
+        Raises
+        ------
+        AttributeError
+            The run was not asked for them.
+        """
+        if self._logits is not None:
+            return self._logits
+        if "output" in self._arrays:
+            return self._arrays["output"]
+        raise AttributeError(
+            "this trace has no logits; ask for them with logits='all' or capture 'output'"
+        )
+
+    def keep_logits(self, logits: Floats | None) -> None:
+        """Set `logits`: for whoever ran the model."""
+        self._logits = logits
+
+    def __getitem__(self, key: Any) -> Any:
+        """Give the array of a tap, or the trace of a slice of tokens."""
+        if isinstance(key, slice):
+            return self._slice(key)
+        if not isinstance(key, str):
+            raise TypeError(f"a trace is indexed by tap names and slices of tokens, not {key!r}")
+        try:
+            return self._arrays[ALIASES.get(key, key)]
+        except KeyError:
+            raise KeyError(unknown(key, self._arrays)) from None
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names, in the order in which the values came to be."""
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        """Count the captured taps."""
+        return len(self._arrays)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a tap was captured."""
+        return isinstance(name, str) and ALIASES.get(name, name) in self._arrays
+
+    # two traces are the same only if they are one; comparing arrays takes a tolerance
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def _slice(self, key: slice) -> Trace:
+        first, _, step = key.indices(len(self.tokens))
+        if step != 1:
+            raise ValueError(f"a slice of tokens has step 1, not {step}")
+        return Trace(
+            self.config,
+            self.tokens[key],
+            self.pieces[key],
+            _Cut(self._arrays, key),
+            start=self.start + first,
+            model=self.model,
+            fingerprint=self._fingerprint,
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays together."""
+        return sum(array.nbytes for array in self._arrays.values())
+
+    def names(self, pattern: Capture = "*") -> list[str]:
+        """The captured names that match a pattern.
+
+        Parameters
+        ----------
+        pattern : str, re.Pattern, callable or sequence of them
+            As for ``capture=``.
+
+        Returns
+        -------
+        list of str
+            Empty if there is none.
+
+        Examples
+        --------
+        >>> import tinyllm
+        >>> tinyllm.load().trace("ROMEO:", capture="blk.0.*").names("*resid*")
+        ['blk.0.resid_pre', 'blk.0.resid_mid', 'blk.0.resid_post']
+        """
+        try:
+            return match(list(self._arrays), pattern, "pattern")
+        except ValueError:
+            return []
+
+    def stack(self, pattern: Capture) -> Floats:
+        """The arrays of all matching taps as one, the first axis being the layer.
+
+        Parameters
+        ----------
+        pattern : str, re.Pattern, callable or sequence of them
+            For example ``"blk.*.resid_post"``.
+
+        Returns
+        -------
+        numpy.ndarray of float32, shape (layers, T, ...)
+            A view without a copy when it is one tap of all captured layers. (H, T, S) arrays
+            give (layers, H, T, S).
+
+        Raises
+        ------
+        ValueError
+            Nothing matches, or the shapes differ.
+
+        Examples
+        --------
+        >>> import tinyllm
+        >>> t = tinyllm.load().trace("ROMEO:")
+        >>> t.stack("blk.*.resid_post").shape == (t.config.layers, len(t.tokens), t.config.width)
+        True
+        """
+        names = match(list(self._arrays), pattern, "pattern")
+        if not names:
+            raise ValueError(f"{pattern!r} matches no tap of this trace")
+        stack = _stack(self._arrays, names)
+        if stack is not None:
+            return stack
+        arrays = [self._arrays[name] for name in names]
+        shapes = sorted({array.shape for array in arrays})
+        if len(shapes) > 1:
+            raise ValueError(f"{pattern!r} matches taps of different shapes: {shapes}")
+        stacked = np.stack(arrays)
+        stacked.flags.writeable = False
+        return stacked
+
+    # ---- analysis and files, which live in their own modules ----
+
+    def head_outputs(self, layer: int) -> Floats:
+        """What each head of a layer adds to the residual stream.
+
+        Parameters
+        ----------
+        layer : int
+
+        Returns
+        -------
+        numpy.ndarray of float32, shape (T, H, D)
+            Summed over H (and with ``attn_output.bias`` where there is one) it is the tap
+            ``attn_output``, up to rounding. Elhage et al. 2021, "A Mathematical Framework for
+            Transformer Circuits", section "Attention Heads are Independent and Additive".
+
+        Raises
+        ------
+        ValueError
+            ``attn_mix`` of that layer was not captured, or the trace has no model.
+
+        Examples
+        --------
+        >>> import numpy as np, tinyllm
+        >>> t = tinyllm.load().trace("ROMEO:")
+        >>> parts = t.head_outputs(0).sum(axis=1)
+        >>> np.allclose(parts, t["blk.0.attn_output"], atol=1e-4)
+        True
+        """
+        from ..analysis.lens import head_outputs
+
+        return head_outputs(self, layer)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the trace to a file; `tinyllm.read` gives it back.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            Ends in ``.safetensors`` or ``.npz``. An existing file is replaced once the new one
+            is whole.
+
+        Raises
+        ------
+        ValueError
+            Another ending.
+        OSError
+            The file cannot be written.
+
+        Examples
+        --------
+        >>> import tinyllm
+        >>> t = tinyllm.load().trace("ROMEO:")
+        >>> t.save("run.safetensors")
+        >>> bool((tinyllm.read("run.safetensors")["output"] == t["output"]).all())
+        True
+        """
+        from .saved import save_trace
+
+        save_trace(self, path)
+
+    def html(self, path: str | os.PathLike[str]) -> None:
+        """Write one self-contained page to click through layers, heads and tokens.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            The page needs no network. It holds every captured attention matrix, norms of the
+            residual stream and, if the trace has its model, the logit lens.
+
+        Examples
+        --------
+        >>> import tinyllm
+        >>> tinyllm.load().trace("ROMEO:", "*").html("trace.html")
+        """
+        from ..display.page import write_page
+
+        write_page(self, path)
+
+    # ---- showing ----
+
+    def table(self) -> Table:
+        """A table of the taps: name, shape, mean, norm, root mean square, least, largest, bytes.
+
+        Returns
+        -------
+        Table
+            Prints as text, shows as HTML in a notebook. The norm is the root of the sum of all
+            squares. The other numbers are, for arrays of more than 65536 values, those of an
+            even sample. Entries that are not finite do not count.
+
+        Examples
+        --------
+        >>> import tinyllm
+        >>> print(tinyllm.load().trace("ROMEO:", capture="output").table())  # doctest: +ELLIPSIS
+        tap...
+        """
+        return Table(
+            ("tap", "shape", "mean", "norm", "rms", "min", "max", "bytes"),
+            [
+                (name, array.shape, mean, _norm(array), *others, f"{array.nbytes:,}")
+                for name, array in self._arrays.items()
+                for mean, *others in [statistics(sample(array))]
+            ],
+        )
+
+    def __repr__(self) -> str:
+        """Summarize: tokens, taps, bytes."""
+        return (
+            f"<tinyllm.Trace: {len(self.tokens)} tokens, {len(self)} taps, {self.nbytes:,} bytes>"
+        )
+
+    def _repr_html_(self) -> str:
+        return trace_html(self)
+
+
+def _norm(array: Floats) -> str:
+    finite = array[np.isfinite(array)].astype(np.float64)
+    return f"{np.sqrt(np.dot(finite, finite)):.4g}" if finite.size else ""
