@@ -7,7 +7,7 @@ which runs the model's own last steps.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +15,9 @@ import numpy.typing as npt
 from ..display.table import Table, escape
 from ..errors import UnsupportedError
 from ..reference.walk import Layer, rotate
+from ..runtime.runner import Runner
 from ..trace.taps import Capture, Floats, match
 from ..trace.trace import Trace
-
-if TYPE_CHECKING:
-    from ..model import Model
 
 __all__ = [
     "Attribution",
@@ -36,9 +34,9 @@ __all__ = [
 Doubles = npt.NDArray[np.float64]
 
 
-def _model_of(trace: Trace, model: Model | None) -> Model:
+def _model_of(trace: Trace, model: Runner | None) -> Runner:
     if model is None:
-        if trace.model is None:
+        if not isinstance(trace.model, Runner):
             raise ValueError("the trace was read from a file and has no weights; give model=")
         return trace.model
     if trace.fingerprint not in (None, model.fingerprint):
@@ -46,7 +44,7 @@ def _model_of(trace: Trace, model: Model | None) -> Model:
     return model
 
 
-def _layer(model: Model, layer: Any) -> int:
+def _layer(model: Runner, layer: Any) -> int:
     layers = model.config.layers
     if not hasattr(layer, "__index__") or isinstance(layer, bool):
         raise TypeError(f"layer is {layer!r}; expected an integer")
@@ -55,7 +53,7 @@ def _layer(model: Model, layer: Any) -> int:
     return int(layer) % layers
 
 
-def _head(model: Model, layer: int, head: Any) -> int:
+def _head(model: Runner, layer: int, head: Any) -> int:
     heads = model.config.layer("heads", layer)
     if not hasattr(head, "__index__") or isinstance(head, bool):
         raise TypeError(f"head is {head!r}; expected an integer")
@@ -64,12 +62,12 @@ def _head(model: Model, layer: int, head: Any) -> int:
     return int(head) % heads
 
 
-def _weight(model: Model, name: str, rows: Any = None) -> Doubles:
+def _weight(model: Runner, name: str, rows: Any = None) -> Doubles:
     values: Doubles = model.weights[name].numpy(rows, dtype="float64")
     return values
 
 
-def _token_id(model: Model, token: Any, name: str = "token") -> int:
+def _token_id(model: Runner, token: Any, name: str = "token") -> int:
     if isinstance(token, (str, bytes)):
         if model.tokenizer is None:
             raise ValueError(f"{name} is text, and the model's file has no tokenizer; give an id")
@@ -143,7 +141,7 @@ class Lens:
 
 
 def lens(
-    trace: Trace, k: int = 5, *, taps: Capture = "blk.*.resid_post", model: Model | None = None
+    trace: Trace, k: int = 5, *, taps: Capture = "blk.*.resid_post", model: Runner | None = None
 ) -> Lens:
     """The logit lens: read the residual stream of every layer as if it were the last.
 
@@ -278,7 +276,7 @@ def attribution(
     *,
     minus: int | str | None = None,
     at: int = -1,
-    model: Model | None = None,
+    model: Runner | None = None,
 ) -> Attribution:
     """Direct logit attribution: what every head and every feed-forward network adds to a logit.
 
@@ -375,7 +373,7 @@ def attribution(
 _PARTS = ("attn_mix", "ffn_down")
 
 
-def head_outputs(trace: Trace, layer: int, *, model: Model | None = None) -> Floats:
+def head_outputs(trace: Trace, layer: int, *, model: Runner | None = None) -> Floats:
     """What each head of a layer adds to the residual stream; see `Trace.head_outputs`.
 
     Parameters
@@ -412,7 +410,7 @@ def head_outputs(trace: Trace, layer: int, *, model: Model | None = None) -> Flo
 # ---- circuits, from the weights alone ----
 
 
-def ov_circuit(model: Model, layer: int, head: int) -> Floats:
+def ov_circuit(model: Runner, layer: int, head: int) -> Floats:
     """What a head writes for what it reads: its output matrix times its value matrix.
 
     Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", section "Splitting
@@ -455,7 +453,7 @@ def ov_circuit(model: Model, layer: int, head: int) -> Floats:
     return circuit
 
 
-def qk_circuit(model: Model, layer: int, head: int, *, offset: int = 0) -> Floats:
+def qk_circuit(model: Runner, layer: int, head: int, *, offset: int = 0) -> Floats:
     """Which tokens a head attends to: its query matrix times its key matrix.
 
     Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", section "Splitting
@@ -520,7 +518,7 @@ def qk_circuit(model: Model, layer: int, head: int, *, offset: int = 0) -> Float
     return circuit
 
 
-def _kv_head(model: Model, layer: int, head: int) -> int:
+def _kv_head(model: Runner, layer: int, head: int) -> int:
     config = model.config
     return head // (config.layer("heads", layer) // config.layer("kv_heads", layer))
 
@@ -528,7 +526,7 @@ def _kv_head(model: Model, layer: int, head: int) -> int:
 # ---- scores of heads ----
 
 
-def induction_scores(model: Model, length: int = 32, *, batch: int = 4, seed: int = 0) -> Doubles:
+def induction_scores(model: Runner, length: int = 32, *, batch: int = 4, seed: int = 0) -> Doubles:
     """How much each head is an induction head.
 
     Random tokens are shown twice in a row; the score is the mean attention that the tokens of

@@ -15,7 +15,7 @@ from ..trace.taps import Capture, Floats, Tap, select
 from ..trace.trace import Trace
 
 if TYPE_CHECKING:
-    from ..model import Model
+    from ..runtime.runner import Runner
 
 __all__ = ["patch_sweep"]
 
@@ -24,7 +24,7 @@ _ROWS = 1024
 
 
 def patch_sweep(
-    model: Model,
+    model: Runner,
     clean: Any,
     corrupted: Any,
     taps: Capture = "blk.*.resid_pre",
@@ -123,11 +123,11 @@ def patch_sweep(
     return grid
 
 
-def _heads(model: Model, tap: Tap) -> int:
+def _heads(model: Runner, tap: Tap) -> int:
     return tap.shape(model.config, 1, 1)[tap.head_axis or 0]
 
 
-def _trace(model: Model, given: Any, names: list[str], what: str) -> Trace:
+def _trace(model: Runner, given: Any, names: list[str], what: str) -> Trace:
     if not isinstance(given, Trace):
         trace = model.trace(given, names)
         if not isinstance(trace, Trace):
@@ -144,7 +144,7 @@ def _trace(model: Model, given: Any, names: list[str], what: str) -> Trace:
 
 
 def _runs(
-    model: Model, tap: Tap, stream: Floats, edits: list[Edit], logits: str
+    model: Runner, tap: Tap, stream: Floats, edits: list[Edit], logits: str
 ) -> Iterator[tuple[int, list[Floats]]]:
     """(number of the first, logits of each) for so many edits as run together."""
     n = len(stream)

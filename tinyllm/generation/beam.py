@@ -16,7 +16,7 @@ from .stepper import Generation, Options, Timings, allowed_tokens
 
 if TYPE_CHECKING:
     from ..grammar.grammar import Constraint
-    from ..model import Model
+    from ..runtime.runner import Runner
 
 __all__ = ["search"]
 
@@ -48,7 +48,7 @@ def _rank(total: float, length: int, penalty: float) -> float:
 
 
 def search(
-    model: Model,
+    model: Runner,
     prompt: NDArray[np.int32],
     beams: int,
     options: Options,

@@ -10,7 +10,8 @@ from .stepper import Options, Stepper
 if TYPE_CHECKING:
     from ..evaluation.scoring import Perplexity
     from ..grammar.grammar import Grammar
-    from ..model import Model, Prompt
+    from ..model import Model
+    from ..runtime.prompt import Prompt
     from ..runtime.session import Session
     from ..sampling.sampler import Sampler
     from ..trace.taps import Capture
@@ -103,7 +104,7 @@ class TextMethods:
         >>> model.generate("Rich or poor? ", grammar=tl.Grammar.regex("rich|poor"), seed=1).complete
         True
         """
-        from ..model import is_batch
+        from ..runtime.prompt import is_batch
 
         model = cast("Model", self)
         options = Options.checked(model, max_tokens, min_tokens, stop, stop_ids, grammar, logprobs)
@@ -376,7 +377,7 @@ class TextMethods:
         >>> [g.score for g in found] == sorted((g.score for g in found), reverse=True)
         True
         """
-        from ..model import token_ids
+        from ..runtime.prompt import token_ids
         from .beam import search
 
         model = cast("Model", self)
@@ -415,7 +416,7 @@ class TextMethods:
         True
         """
         from ..evaluation.scoring import score
-        from ..model import is_batch
+        from ..runtime.prompt import is_batch
 
         model = cast("Model", self)
         return [score(model, item) for item in text] if is_batch(text) else score(model, text)
@@ -478,7 +479,7 @@ def _stepper(
     edits: Any,
     sessions: Sequence[Session | None] | None = None,
 ) -> Stepper:
-    from ..model import token_ids
+    from ..runtime.prompt import token_ids
     from ..sampling.sampler import Sampler
 
     if sampler is not None:

@@ -17,11 +17,11 @@ from ..runtime.session import Session
 
 if TYPE_CHECKING:
     from ..grammar.grammar import Constraint, Grammar
-    from ..model import Model
+    from ..runtime.runner import Runner
     from ..sampling.sampler import Sampler
     from ..tokenizer import StreamDecoder
     from ..trace.arena import Layout
-    from ..trace.edits import Program
+    from ..trace.edit_program import Program
     from ..trace.trace import Trace
 
 __all__ = ["Generation", "Options", "Stepper", "Timings"]
@@ -186,7 +186,7 @@ class Options:
     @classmethod
     def checked(
         cls,
-        model: Model,
+        model: Runner,
         max_tokens: Any = None,
         min_tokens: Any = 0,
         stop: Any = (),
@@ -236,7 +236,7 @@ class Options:
 
 
 def allowed_tokens(
-    model: Model, options: Options, drawn: int, constraint: Constraint | None, state: int
+    model: Runner, options: Options, drawn: int, constraint: Constraint | None, state: int
 ) -> npt.NDArray[np.bool_] | None:
     """Return which tokens may be drawn after `drawn` others, (V,); None: all."""
     allowed = None
@@ -303,7 +303,7 @@ class _Run:
 
     def __init__(
         self,
-        model: Model,
+        model: Runner,
         prompt: npt.NDArray[np.int32],
         sampler: Sampler,
         options: Options,
@@ -456,7 +456,7 @@ class Stepper:
 
     def __init__(
         self,
-        model: Model,
+        model: Runner,
         prompts: Sequence[npt.NDArray[np.int32]],
         samplers: Sequence[Sampler],
         options: Options,

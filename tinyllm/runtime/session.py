@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -14,9 +14,8 @@ from ..base.numeric import best, log_softmax
 from ..display.table import Markup, Table, escape, sample, spark, statistics
 from ..trace.taps import Capture, Floats
 from ..trace.trace import Trace
-
-if TYPE_CHECKING:
-    from ..model import Model
+from .prompt import Rows, token_ids
+from .runner import Runner
 
 __all__ = ["Session"]
 
@@ -43,7 +42,7 @@ class Session:
     True
     """
 
-    def __init__(self, model: Model, core: _core.Session | None = None) -> None:
+    def __init__(self, model: Runner, core: _core.Session | None = None) -> None:
         self.model = model
         self.core = _core.Session(model.core) if core is None else core
         self.logits: Floats | None = None
@@ -112,8 +111,6 @@ class Session:
         >>> session.eval([4, 5], capture="blk.0.attn_probs")["blk.0.attn_probs"].shape[1:]
         (2, 5)
         """
-        from ..model import token_ids
-
         model = self.model
         if isinstance(tokens, (str, bytes)) and self._tokens and model.tokenizer is not None:
             tokens = model.tokenizer.encode(tokens, add_special=False)
@@ -327,40 +324,3 @@ class Session:
 
     def _repr_html_(self) -> str:
         return self.table().html(caption=repr(self))
-
-
-class Rows:
-    """The rows that a ``logits=`` argument asks for, of `n` tokens.
-
-    Attributes
-    ----------
-    rows : list of int
-        Rising.
-    """
-
-    def __init__(self, logits: Any, n: int) -> None:
-        self._how = "none" if logits is None else logits
-        self._places: Any = slice(None)
-        if isinstance(self._how, str):
-            names = {"last": [n - 1], "all": list(range(n)), "none": []}
-            if self._how not in names:
-                raise ValueError(
-                    f"logits is {logits!r}; expected 'last', 'all', 'none' or a list of indices"
-                )
-            self.rows = names[self._how]
-            return
-        rows = []
-        for i, index in enumerate(logits):
-            row = int(index) + n if index < 0 else int(index)
-            if not 0 <= row < n:
-                raise IndexError(f"logits[{i}] is {index}; expected -{n} to {n - 1}")
-            rows.append(row)
-        unique, self._places = np.unique(np.asarray(rows, np.int64), return_inverse=True)
-        self.rows = unique.tolist()
-
-    def take(self, values: Floats) -> Floats | None:
-        """Give the logits of `rows` in the shape that was asked for."""
-        if isinstance(self._how, str):
-            return {"last": values[0] if len(values) else values, "all": values}.get(self._how)
-        taken: Floats = values[self._places]
-        return taken

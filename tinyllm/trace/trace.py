@@ -4,20 +4,37 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from .._core import Weight
 from ..architectures.config import Config
 from ..display.table import Table, sample, statistics, trace_html
 from .arena import Views
 from .taps import ALIASES, Capture, Floats, is_matrix, match, unknown
 
-if TYPE_CHECKING:
-    from ..model import Model
+__all__ = ["Source", "Trace"]
 
-__all__ = ["Trace"]
+
+class Source(Protocol):
+    """What a trace asks of the model that made it; `tinyllm.Model` has it."""
+
+    config: Config
+    weights: Mapping[str, Weight]
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells models apart: a hash over config and weights."""
+
+    def pieces(self, ids: npt.NDArray[np.int32]) -> list[str]:
+        """The text of each token."""
+
+    def run_from(
+        self, layer: int, resid: npt.ArrayLike, capture: Capture = ..., *, logits: Any = ...
+    ) -> Trace:
+        """Run the blocks from one on, from a residual stream."""
 
 
 class _Cut(Mapping[str, Floats]):
@@ -91,7 +108,7 @@ class Trace(Mapping[str, Floats]):
         arrays: Mapping[str, Floats],
         *,
         start: int = 0,
-        model: Model | None = None,
+        model: Source | None = None,
         fingerprint: str | None = None,
         logits: Floats | None = None,
     ) -> None:
