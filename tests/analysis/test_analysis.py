@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-import build
 import tinyllm as tl
+from testkit import build
 from tinyllm.analysis import lens as analysis
 
 IDS = [3, 1, 4, 1, 5, 9, 2]

@@ -1,15 +1,12 @@
 import json
-import os
 import sys
 import time
-from pathlib import Path
 
-import models
 import numpy as np
 import pytest
 
-import build
 import tinyllm as tl
+from testkit import build, data, models
 from tinyllm.tokenizer import tokenizer_from_metadata
 
 pytest.importorskip("jinja2")
@@ -23,14 +20,11 @@ from tinyllm.chat import (
     tool_schema,
 )
 
-ROOT = os.environ.get("TINYLLM_TEST_DATA")
-CHAT = Path(ROOT or ".") / "chat"
-needs_data = pytest.mark.skipif(not ROOT, reason="needs TINYLLM_TEST_DATA")
 USER = [{"role": "user", "content": "Hi"}]
 
 
 def golden():
-    return json.loads((CHAT / "golden.json").read_text())
+    return json.loads(data.path("chat", "golden.json").read_text())
 
 
 def fixed_date(pattern):
@@ -48,19 +42,17 @@ def check(source, messages, tools, want, **variables):
         assert render_chat(source, messages, tools, **variables) == want
 
 
-@needs_data
 @pytest.mark.parametrize("case", ["system", "plain", "tools"])
 @pytest.mark.parametrize("index", range(17))
 def test_the_templates_of_17_models(index, case):
     g = golden()
     entry = g["files"][index]
-    source = (CHAT / entry["file"]).read_text()
+    source = data.path("chat", entry["file"]).read_text()
     messages = g["conversation" if case == "system" else "plain"]
     tools = g["tools"] if case == "tools" else None
     check(source, messages, tools, entry["cases"][case], bos_token="<BOS>", eos_token="<EOS>")
 
 
-@needs_data
 @pytest.mark.parametrize("index", range(30))
 def test_the_templates_of_llama_cpps_tests(index):
     g = golden()

@@ -3,10 +3,9 @@
 import subprocess
 import sys
 
-import models
 import pytest
 
-import build
+from testkit import build, models
 from tinyllm.cli.main import main
 
 

@@ -2,18 +2,16 @@
 
 import hashlib
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
 import sysconfig
 
-import models
 import numpy as np
 import pytest
 
-import build
 import tinyllm as tl
+from testkit import build, every_split, models
 from tinyllm import _core
 
 TOKENS = 300
@@ -154,9 +152,6 @@ def test_fast_mode_on_every_instruction_set(isa, files):
     assert run_isa(isa, 70, same, "fast") == run_isa("scalar", 70, same, "fast")
 
 
-EVERY_SPLIT = pathlib.Path(__file__).with_name("every_split.py")
-
-
 @pytest.mark.slow
 @pytest.mark.nightly
 @pytest.mark.parametrize("mode", ["exact", "fast"])
@@ -166,7 +161,7 @@ def test_every_split_on_every_instruction_set(type_name, mode, tmp_path):
     digests = {}
     for isa in ("scalar", *SETS):
         done = subprocess.run(
-            [sys.executable, str(EVERY_SPLIT), mode, "600", str(path)],
+            [sys.executable, every_split.__file__, mode, "600", str(path)],
             capture_output=True,
             text=True,
             env={**os.environ, "TINYLLM_ISA": isa, "PYTHONPATH": os.pathsep.join(sys.path)},

@@ -1,12 +1,10 @@
 """The forward pass against float64, and against Hugging Face."""
 
-import hf
-import models
 import numpy as np
 import pytest
 
-import build
 import tinyllm as tl
+from testkit import build, data, hf, models
 from tinyllm import reference
 
 LIMIT = 2e-6
@@ -108,7 +106,7 @@ def test_positions_far_out_are_right(tmp_path):
 
 @pytest.mark.parametrize("name", hf.LLAMAS)
 def test_hugging_face_agrees(name, tmp_path):
-    directory = hf.data_directory() / "hf"
+    directory = data.path("hf")
     metadata, tensors = hf.load_checkpoint(directory / name)
     tl.write_gguf(tmp_path / "m.gguf", metadata, tensors)
     model = tl.load(tmp_path / "m.gguf")

@@ -4,10 +4,10 @@ import os
 import subprocess
 import sys
 
-import exact_arithmetic as exact
 import numpy as np
 import pytest
 
+from testkit import exact_arithmetic as exact
 from tinyllm import _core
 
 SETS = _core.kernel_sets()
@@ -397,7 +397,7 @@ def test_fast_mode_with_nan_or_infinity(name, bad):
 GUARDED = """
 import ctypes, mmap, sys
 import numpy as np
-import exact_arithmetic as exact
+from testkit import exact_arithmetic as exact
 from tinyllm import _core
 
 page = mmap.PAGESIZE
@@ -444,7 +444,7 @@ print("untouched")
 def test_nothing_outside_the_data_is_read():
     done = subprocess.run(
         [sys.executable, "-c", GUARDED, ",".join(SETS[1:])],
-        env=dict(os.environ, PYTHONPATH=os.pathsep.join([os.path.dirname(__file__), *sys.path])),
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),
         capture_output=True,
         text=True,
     )

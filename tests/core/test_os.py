@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-CSRC = Path(__file__).resolve().parent.parent / "csrc"
+CSRC = Path(__file__).resolve().parents[2] / "csrc"
 MIB = 1 << 20
 
 pytestmark = pytest.mark.skipif(

@@ -6,11 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import models
 import pytest
-import recording
 
-import build
+from testkit import build, models, recording
 from tinyllm import _core
 
 KNOWN = json.loads(Path(__file__).with_name("recording.json").read_text())

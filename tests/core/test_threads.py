@@ -1,16 +1,12 @@
 """Many threads, many sessions, and the process forked in between."""
 
 import os
-import pathlib
 import subprocess
 import sys
 
-import models
 import pytest
 
-import build
-
-CROWD = pathlib.Path(__file__).with_name("crowd.py")
+from testkit import build, crowd, models
 
 
 @pytest.mark.parametrize("type_name", ["Q4_K", "F16"])
@@ -18,7 +14,7 @@ def test_a_crowd(type_name, tmp_path):
     # a program of its own: the first use of the pool is one of the things that are tested
     path = build.write(tmp_path / "m.gguf", *models.random_llama(type_name, layers=1, ffn=256))
     done = subprocess.run(
-        [sys.executable, str(CROWD), str(path), "12"],
+        [sys.executable, crowd.__file__, str(path), "12"],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},

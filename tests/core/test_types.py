@@ -8,13 +8,13 @@ import sys
 import threading
 from fractions import Fraction
 
-import exact_arithmetic
 import gguf
 import numpy as np
 import pytest
-from models import dequantize
 
 import tinyllm
+from testkit import exact_arithmetic
+from testkit.models import dequantize
 from tinyllm import _core
 from tinyllm._core import Weight
 

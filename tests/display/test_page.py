@@ -11,8 +11,8 @@ import sys
 import numpy as np
 import pytest
 
-import build
 import tinyllm as tl
+from testkit import build
 from tinyllm.display.page import page
 
 HOSTILE = [

@@ -2,12 +2,12 @@
 
 import time
 
-import gguf_bytes as b
-import models
 import numpy as np
 import pytest
 
 import tinyllm as tl
+from testkit import gguf_bytes as b
+from testkit import models
 from tinyllm import Weight
 from tinyllm.display.table import MOST_SAMPLED, STRETCH, sample_weight, spark, weights_table
 

@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-import build
 import tinyllm as tl
+from testkit import build
 
 TEXT = "To be, or not to be, that is the question: Whether 'tis nobler in the mind to suffer. " * 3
 
@@ -84,7 +84,7 @@ def test_perplexity_as_llama_cpp(model, window):
 
 
 def test_bos_takes_the_first_place_of_each_window(tmp_path):
-    import schemas
+    from testkit import schemas
 
     model = schemas.model(tmp_path)
     assert model.tokenizer.add_bos

@@ -5,19 +5,16 @@ import os
 import threading
 import time
 import weakref
-from pathlib import Path
 
 import gguf
-import gguf_bytes as b
 import numpy as np
 import pytest
-from gguf_metadata import read_metadata
 
 import tinyllm
+from testkit import data
+from testkit import gguf_bytes as b
+from testkit.gguf_bytes import read_metadata
 from tinyllm.files.gguf import Metadata
-
-DATA = os.environ.get("TINYLLM_TEST_DATA")
-needs_data = pytest.mark.skipif(not DATA, reason="needs TINYLLM_TEST_DATA")
 
 
 @pytest.fixture
@@ -248,10 +245,9 @@ def test_threads_share_a_file():
     assert not failures
 
 
-@needs_data
 @pytest.mark.parametrize("name", ["ggml-vocab-llama-spm", "ggml-vocab-gpt-2", "rebuilt-qwen2"])
 def test_real_vocabularies(name):
-    path = Path(DATA) / "vocab" / f"{name}.gguf"
+    path = data.path("vocab", f"{name}.gguf")
     file = tinyllm.GGUF(path)
     expected = read_metadata(path)
     assert list(file.metadata) == list(expected)

@@ -1,20 +1,16 @@
 """Files that are not what they claim to be: an error that names the field, and nothing worse."""
 
 import json
-import os
 import struct
 import time
 import tracemalloc
-from pathlib import Path
 
-import gguf_bytes as b
 import numpy as np
 import pytest
 
 import tinyllm
-
-DATA = os.environ.get("TINYLLM_TEST_DATA")
-FOLDER = Path(DATA or ".") / "gguf-malformed"
+from testkit import data
+from testkit import gguf_bytes as b
 
 
 def read_all(source):
@@ -40,15 +36,14 @@ def refusal(source):
 
 
 def expected_verdicts():
-    if not DATA:
-        return []
-    return sorted(json.loads((FOLDER / "expected.json").read_text()).items())
+    if not data.FOLDER:
+        return [("none", "skipped")]
+    return sorted(json.loads(data.path("gguf-malformed", "expected.json").read_text()).items())
 
 
-@pytest.mark.skipif(not DATA, reason="needs TINYLLM_TEST_DATA")
 @pytest.mark.parametrize(("name", "verdict"), expected_verdicts())
 def test_collection(name, verdict):
-    path = FOLDER / f"{name}.gguf"
+    path = data.path("gguf-malformed", f"{name}.gguf")
     for source in (path, path.read_bytes()):
         error = refusal(source)
         assert verdict in ("either", "accept" if error is None else "reject")

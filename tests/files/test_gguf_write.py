@@ -3,17 +3,15 @@
 import os
 import stat
 import weakref
-from pathlib import Path
 
 import gguf
-import gguf_bytes as b
 import numpy as np
 import pytest
 
 import tinyllm
+from testkit import data
+from testkit import gguf_bytes as b
 from tinyllm import TensorSource, write_gguf
-
-DATA = os.environ.get("TINYLLM_TEST_DATA")
 
 
 def round_trip(path, metadata, tensors=None, **options):
@@ -65,10 +63,9 @@ def test_padded_files_come_back_byte_for_byte(path, name):
         assert path.read_bytes() == data
 
 
-@pytest.mark.skipif(not DATA, reason="needs TINYLLM_TEST_DATA")
 @pytest.mark.parametrize("name", ["ggml-vocab-phi-3", "ggml-vocab-starcoder", "rebuilt-qwen2"])
 def test_real_files_come_back_byte_for_byte(path, name):
-    original = Path(DATA) / "vocab" / f"{name}.gguf"
+    original = data.path("vocab", f"{name}.gguf")
     file = tinyllm.GGUF(original)
     for metadata in (file.metadata, file.metadata.typed()):
         write_gguf(path, metadata, file.tensors)

@@ -1,20 +1,14 @@
 """Checkpoints and tokenizers of llama2.c: the three versions, and damaged ones."""
 
-import os
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import tinyllm
+from testkit import data
 from tinyllm.files.gguf import GGUF
 from tinyllm.files.llama2c import read_llama2c, read_tokenizer_bin
-
-DATA = Path(os.environ.get("TINYLLM_TEST_DATA", "."))
-needs_data = pytest.mark.skipif(
-    "TINYLLM_TEST_DATA" not in os.environ, reason="needs TINYLLM_TEST_DATA"
-)
 
 # dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len
 DIMS = (12, 20, 2, 3, 1, 7, 5)
@@ -137,9 +131,8 @@ def test_float32_weights_are_views(tmp_path):
     np.testing.assert_array_equal(tensors["token_embd.weight"].numpy(), make_weights()["tok"])
 
 
-@needs_data
 def test_stories260k():
-    path = DATA / "stories260K" / "stories260K.bin"
+    path = data.path("stories260K", "stories260K.bin")
     metadata, tensors = read_llama2c(path)
     floats = np.fromfile(path, "<f4", offset=28)
     assert metadata["llama.attention.head_count_kv"] == 4
@@ -272,7 +265,6 @@ def test_tokenizer_with_raw_bytes():
     assert found["tokenizer.ggml.token_type"][3:].tolist() == [6] * 256 + [1, 1]
 
 
-@needs_data
 @pytest.mark.parametrize(
     ("path", "reference", "size"),
     [
@@ -281,8 +273,8 @@ def test_tokenizer_with_raw_bytes():
     ],
 )
 def test_tokenizers_equal_llama_cpp(path, reference, size):
-    found = read_tokenizer_bin(DATA / path, size)
-    expected = GGUF(DATA / reference).metadata
+    found = read_tokenizer_bin(data.path(path), size)
+    expected = GGUF(data.path(reference)).metadata
     assert len(found["tokenizer.ggml.tokens"]) == size
     for key, value in found.items():
         if key != "tokenizer.ggml.add_space_prefix":  # which these files leave to the default

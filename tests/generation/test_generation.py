@@ -4,10 +4,9 @@ import json
 
 import numpy as np
 import pytest
-import schemas
 
-import build
 import tinyllm as tl
+from testkit import build, schemas
 from tinyllm.base.numeric import best
 from tinyllm.generation.stepper import StopFinder
 from tinyllm.sampling.sampler import Sampler

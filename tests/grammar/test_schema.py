@@ -7,9 +7,9 @@ import re
 from decimal import Decimal
 
 import pytest
-import schemas
 
 import tinyllm as tl
+from testkit import schemas
 from tinyllm.grammar.numbers import decimal_range, integer_range
 
 

@@ -1,16 +1,15 @@
 """Inner values against Hugging Face, live, through forward hooks.
 
-    pip install torch transformers && pytest -m live tests/test_hooks_live.py
+    pip install torch transformers && pytest -m live tests/live/test_hooks.py
 
 Small checkpoints with golden values come from TINYLLM_TEST_DATA.
 """
 
-import hf
-import models
 import numpy as np
 import pytest
 
 import tinyllm as tl
+from testkit import data, hf, models
 
 pytestmark = pytest.mark.live
 
@@ -34,7 +33,7 @@ def pairs(array, heads):
 def test_the_taps_are_those_of_hugging_faces_modules(name, tmp_path):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    directory = hf.data_directory() / "hf" / name
+    directory = data.path("hf", name)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(
         directory, dtype=torch.float32, attn_implementation="eager"
     ).eval()

@@ -1,23 +1,21 @@
 """Our samplers and llama.cpp's own on the same logits.
 
-    pip install llama-cpp-python && pytest -m live tests/test_samplers_live.py
+    pip install llama-cpp-python && pytest -m live tests/live/test_samplers.py
 
 llama.cpp computes in float32: logits here are such that no candidate is so near a border that the
 rounding decides.
 """
 
 import ctypes
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import tinyllm as tl
+from testkit import data
 
 llama_cpp = pytest.importorskip("llama_cpp")
 pytestmark = pytest.mark.live
-VOCAB = Path(os.environ.get("TINYLLM_TEST_DATA") or ".") / "vocab"
 SIZES = [2, 7, 60, 1000, 5000]  # llama.cpp sorts in other ways above 128 and 1024
 
 
@@ -159,9 +157,7 @@ def test_dry(seed):
 
 
 def test_dry_with_breakers():
-    path = VOCAB / "ggml-vocab-gpt-2.gguf"
-    if not path.exists():
-        pytest.skip("needs TINYLLM_TEST_DATA")
+    path = data.path("vocab", "ggml-vocab-gpt-2.gguf")
     parameters = L.llama_model_default_params()
     parameters.vocab_only = True
     model = L.llama_model_load_from_file(str(path).encode(), parameters)

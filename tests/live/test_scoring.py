@@ -1,6 +1,6 @@
 """Perplexity by each recipe, with the logits that llama.cpp itself computes.
 
-pip install llama-cpp-python && pytest -m live tests/test_scoring_live.py
+pip install llama-cpp-python && pytest -m live tests/live/test_scoring.py
 """
 
 import math

@@ -1,6 +1,6 @@
 """Random texts against Hugging Face `tokenizers` built from the same vocabularies.
 
-    pip install tokenizers && pytest -m live tests/test_tokenizer_live.py
+    pip install tokenizers && pytest -m live tests/live/test_tokenizer.py
 
 TINYLLM_FUZZ_TEXTS says how many texts per vocabulary (default 10,000).
 """
@@ -9,24 +9,19 @@ import os
 import random
 import unicodedata
 import warnings
-from pathlib import Path
 
 import pytest
-from gguf_metadata import read_metadata
 
+from testkit import data
+from testkit.gguf_bytes import read_metadata
 from tinyllm.tokenizer import tokenizer_from_metadata
 from tinyllm.tokenizer.unicode_classes import code_points
 
 pytest.importorskip("tokenizers")
-import hf_tokenizers
+from testkit import hf_tokenizers
 
-ROOT = os.environ.get("TINYLLM_TEST_DATA")
-VOCAB = Path(ROOT or ".") / "vocab"
 COUNT = int(os.environ.get("TINYLLM_FUZZ_TEXTS", "10000"))
-pytestmark = [
-    pytest.mark.live,
-    pytest.mark.skipif(not ROOT, reason="needs TINYLLM_TEST_DATA"),
-]
+pytestmark = pytest.mark.live
 
 # (vocabulary, pre-tokenizer to use instead of the file's)
 FAMILIES = [
@@ -73,7 +68,7 @@ def random_texts(seed, count):
 
 @pytest.mark.parametrize(("file", "pre"), FAMILIES)
 def test_fuzz(file, pre):
-    metadata = dict(read_metadata(VOCAB / f"{file}.gguf"))
+    metadata = dict(read_metadata(data.path("vocab", f"{file}.gguf")))
     theirs = hf_tokenizers.build(metadata, pre)
     if pre is not None:
         metadata["tokenizer.ggml.pre"] = pre

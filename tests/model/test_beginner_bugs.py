@@ -4,11 +4,10 @@ In order: cos and sin swapped in RoPE; keys read where values were meant; token 
 to the wrong of two ids; a newline encoded as a space.
 """
 
-import hf
 import numpy as np
 
-import build
 import tinyllm as tl
+from testkit import build, data
 
 
 def test_rope_turns_pairs_by_the_angle(tmp_path):
@@ -71,8 +70,7 @@ def test_two_ids_with_one_text_stay_two():
 
 
 def test_a_newline_is_not_a_space():
-    data = hf.data_directory()
-    tokenizer = tl.load_tokenizer(data / "stories260K" / "tok512.bin")
+    tokenizer = tl.load_tokenizer(data.path("stories260K", "tok512.bin"))
     assert tokenizer.encode("a\nb") != tokenizer.encode("a b")
     assert tokenizer.decode(tokenizer.encode("a\nb\n\n c", add_special=False)) == "a\nb\n\n c"
     demo = tl.load().tokenizer

@@ -6,14 +6,14 @@ import re
 from collections import Counter
 from pathlib import Path
 
-import models
 import numpy as np
 import pytest
 
 import tinyllm
+from testkit import models
 from tinyllm import reference
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "train_demo.py"
 DEMO = Path(tinyllm.__file__).parent / "data" / "demo.gguf"
 

@@ -3,18 +3,17 @@
 import json
 import struct
 
-import hf
-import models
 import numpy as np
 import pytest
 
 import tinyllm as tl
+from testkit import data, models
 from tinyllm import reference
 
 
 @pytest.fixture(scope="module")
 def folder():
-    return hf.data_directory() / "stories260K"
+    return data.path("stories260K")
 
 
 @pytest.fixture(scope="module")

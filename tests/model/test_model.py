@@ -4,12 +4,11 @@ import gc
 import os
 import re
 
-import models
 import numpy as np
 import pytest
 
-import build
 import tinyllm as tl
+from testkit import build, models
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
-import build
 import tinyllm as tl
+from testkit import build
 
 IDS = [3, 1, 4, 1, 5, 9, 2]
 SIZES = {"layers": 2, "width": 32, "heads": 4, "kv_heads": 2, "ffn": 48, "vocab": 60}

@@ -11,7 +11,7 @@ import pytest
 import tinyllm as tl
 from tinyllm.model import DEMO
 
-FOLDER = Path(__file__).parents[1] / "notebooks"
+FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 

@@ -14,7 +14,7 @@ import pytest
 import tinyllm as tl
 from tinyllm import _core
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "csrc").rglob("*.[ch]"))
 
 

@@ -3,12 +3,11 @@
 import doctest
 import math
 
-import hf
-import models
 import numpy as np
 import pytest
 
 import tinyllm.errors
+from testkit import data, hf, models
 from tinyllm import reference
 
 
@@ -29,7 +28,7 @@ def rope_config(**options):
 
 @pytest.mark.parametrize("name", hf.LLAMAS)
 def test_hidden_states_and_logits_are_those_of_hugging_face(name):
-    directory = hf.data_directory() / "hf" / name
+    directory = data.path("hf", name)
     metadata, tensors = hf.load_checkpoint(directory)
     ids, logits, hidden = hf.load_golden(directory)
     config = models.reference_config(metadata, tensors)
@@ -43,7 +42,7 @@ def test_hidden_states_and_logits_are_those_of_hugging_face(name):
 
 def test_each_part_of_a_checkpoint_matters():
     """Guards the test above: a wrong pairing, a bias or a factor left out must show."""
-    root = hf.data_directory() / "hf"
+    root = data.path("hf")
 
     def error(name, change):
         metadata, tensors = hf.load_checkpoint(root / name)

@@ -4,11 +4,11 @@ import os
 import subprocess
 import sys
 
-import models
 import numpy as np
 import pytest
 
 import tinyllm as tl
+from testkit import models
 from tinyllm import _core
 
 

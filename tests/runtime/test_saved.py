@@ -7,8 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
-import build
 import tinyllm as tl
+from testkit import build
 from tinyllm.trace.saved import read_arrays
 
 SIZES = {"layers": 2, "width": 32, "heads": 4, "kv_heads": 2, "ffn": 48, "vocab": 60}

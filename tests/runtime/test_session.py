@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-import build
+from testkit import build
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,9 @@
 """Build models for the tests from `models.random_llama`."""
 
-import models
 import numpy as np
 
 import tinyllm as tl
+from testkit import models
 
 
 def write(path, metadata, tensors):

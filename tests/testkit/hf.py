@@ -7,11 +7,9 @@ the data. The permutation of q and k is the one of llama.cpp's convert_hf_to_ggu
 
 import json
 import math
-import os
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
 
@@ -41,14 +39,6 @@ _NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
-
-
-def data_directory():
-    """Return the folder of test data that is too large for the repository, or skip the test."""
-    directory = os.environ.get("TINYLLM_TEST_DATA")
-    if not directory:
-        pytest.skip("set TINYLLM_TEST_DATA to the folder of external test data")
-    return Path(directory)
 
 
 def read_safetensors(path):

@@ -10,11 +10,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-import models
 import numpy as np
 
-import build
 import tinyllm as tl
+from testkit import build, models
 from tinyllm import _core
 
 TOKENS = 40

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-import build
+from testkit import build
 
 #: Beside the 256 bytes: pieces that JSON ends with, many times, so that random texts end soon.
 PIECES = ['"'] * 12 + ["}"] * 5 + ["]"] * 5 + ['",', '"}', '"]', '":', '{"', '["', ': "', ', "']

@@ -7,7 +7,8 @@ import time
 import warnings
 
 import pytest
-from test_tokenizer_golden import pytestmark, tokenizer  # noqa: F401
+
+from testkit.data import tokenizer
 
 LLAMA = "ggml-vocab-llama-spm.gguf"
 LLAMA3 = "rebuilt-llama-bpe.gguf"

@@ -2,22 +2,14 @@
 
 import hashlib
 import json
-import os
 import unicodedata
 import warnings
 from functools import cache
-from pathlib import Path
 
 import pytest
-from gguf_metadata import read_metadata
 
-from tinyllm.tokenizer import Tokenizer, tokenizer_from_metadata
-from tinyllm.tokenizer.bpe import BpeTokenizer
-from tinyllm.tokenizer.spm import SpmTokenizer
-
-ROOT = os.environ.get("TINYLLM_TEST_DATA")
-VOCAB = Path(ROOT or ".") / "vocab"
-pytestmark = pytest.mark.skipif(not ROOT, reason="needs TINYLLM_TEST_DATA")
+from testkit import data
+from testkit.data import tokenizer
 
 PAIRS = {
     "bert-bge": "ggml-vocab-bert-bge", "deepseek-coder": "ggml-vocab-deepseek-coder",
@@ -52,18 +44,7 @@ CLEANING = ("falcon", "gpt-2", "gpt-neox", "starcoder", "rebuilt-llama-bpe")
 
 @cache
 def golden() -> dict:
-    return json.loads((VOCAB / "golden.json").read_text())
-
-
-@cache
-def tokenizer(file: str, use_core: bool = True) -> Tokenizer:
-    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
-        warnings.simplefilter("ignore")
-        patch.setattr(SpmTokenizer, "use_core", use_core)
-        patch.setattr(BpeTokenizer, "use_core", use_core)
-        found = tokenizer_from_metadata(read_metadata(VOCAB / file))
-    assert found is not None
-    return found
+    return json.loads(data.path("vocab", "golden.json").read_text())
 
 
 def texts() -> list[bytes]:
@@ -73,7 +54,7 @@ def texts() -> list[bytes]:
 @pytest.mark.parametrize("use_core", [True, False])
 @pytest.mark.parametrize("name", PAIRS)
 def test_hugging_face_ids_of_46_texts(name, use_core):
-    pair = VOCAB / f"ggml-vocab-{name}.gguf.inp"
+    pair = data.path("vocab", f"ggml-vocab-{name}.gguf.inp")
     inputs = pair.read_bytes().split(b"\n__ggml_vocab_test__\n")[:-1]
     lines = pair.with_suffix(".out").read_text().split("\n")[:46]
     assert len(inputs) == len(lines) == 46
@@ -188,9 +169,8 @@ def test_stream_is_batch(name):
 
 
 def test_stories260k():
-    data = Path(ROOT) / "stories260K" / "golden.json"
     t = tokenizer("rebuilt-tok512.gguf")
-    stories = json.loads(data.read_text())
+    stories = json.loads(data.path("stories260K", "golden.json").read_text())
     prompted = next(v for k, v in stories.items() if "prompt" in k and "empty" not in k)
     assert t.encode("Once upon a time, Tom") == [1, 403, 407, 261, 378, 432, 274, 287]
     assert prompted["prompt_tokens"] == [1, 403, 407, 261, 378, 432, 274, 287]
@@ -198,4 +178,5 @@ def test_stories260k():
 
 def test_the_data_is_what_it_was():
     for entry in golden()["vocabs"].values():
-        assert hashlib.sha256((VOCAB / entry["file"]).read_bytes()).hexdigest() == entry["sha256"]
+        content = data.path("vocab", entry["file"]).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == entry["sha256"]

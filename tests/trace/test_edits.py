@@ -2,12 +2,11 @@
 
 import re
 
-import models
 import numpy as np
 import pytest
 
-import build
 import tinyllm as tl
+from testkit import build, models
 from tinyllm import reference
 
 SMALL = {

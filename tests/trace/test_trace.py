@@ -7,8 +7,8 @@ import threading
 import numpy as np
 import pytest
 
-import build
 import tinyllm as tl
+from testkit import build
 from tinyllm import _core
 from tinyllm.trace.arena import Arena, Layout
 from tinyllm.trace.taps import match, select, tap_names, tap_shape
