@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 import pytest
-from tinyllm.grammar.program import utf8_sequences
+from tinyllm.grammar.automaton import utf8_sequences
 
 import tinyllm as tl
 from tinyllm import _core
