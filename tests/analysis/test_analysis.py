@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import tinyllm as tl
-from testkit import build
+from testkit import models
 from tinyllm.analysis import lens as analysis
 
 IDS = [3, 1, 4, 1, 5, 9, 2]
@@ -20,7 +20,7 @@ def model(request, tmp_path_factory):
         "biases, tied": {"biases": True, "tied": True},
         "llama 3.1": {"rope_freqs": np.linspace(1, 8, 4), "head_size": 8},
     }[request.param]
-    return build.random_model(tmp_path_factory.mktemp("analysis"), context=80, **SIZES, **options)
+    return models.random_model(tmp_path_factory.mktemp("analysis"), context=80, **SIZES, **options)
 
 
 @pytest.fixture(scope="module")
@@ -253,14 +253,14 @@ def test_a_trace_from_a_file_needs_the_model(model, trace, tmp_path):
         tl.lens(back)
     assert np.array_equal(tl.lens(back, model=model).ids, tl.lens(trace).ids)
     assert np.array_equal(analysis.head_outputs(back, 1, model=model), trace.head_outputs(1))
-    other = build.random_model(tmp_path, seed=5, **SIZES)
+    other = models.random_model(tmp_path, seed=5, **SIZES)
     with pytest.raises(ValueError, match="another one"):
         tl.attribution(back, 3, model=other)
 
 
 def test_layers_of_different_sizes(tmp_path):
     sizes = {**SIZES, "heads": [4, 2], "kv_heads": [2, 1], "head_size": 8}
-    model = build.random_model(tmp_path, **sizes)
+    model = models.random_model(tmp_path, **sizes)
     t = model.trace(IDS, "*")
     parts = tl.attribution(t, 5)
     assert abs(parts.total - t["output"][-1, 5]) < 1e-5

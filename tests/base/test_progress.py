@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from testkit import build
+from testkit import models
 from tinyllm.base import progress
 from tinyllm.base.progress import Progress
 
@@ -75,8 +75,8 @@ def test_silent_when_quick_or_not_watched_or_told_to(terminal, without_tqdm, mon
 
 
 def test_a_long_prompt_reports_rising_fractions(tmp_path):
-    model = build.random_model(tmp_path, layers=6, context=4096)
-    ids = np.tile(build.random_ids(model, 1500), 2).astype(np.int32)
+    model = models.random_model(tmp_path, layers=6, context=4096)
+    ids = np.tile(models.random_ids(model, 1500), 2).astype(np.int32)
     seen = []
     want = model.logits(ids)
     from tinyllm import _core
@@ -93,8 +93,8 @@ def test_a_long_prompt_reports_rising_fractions(tmp_path):
 def test_an_error_in_progress_comes_out_and_leaves_the_session_alone(tmp_path):
     from tinyllm import _core
 
-    model = build.random_model(tmp_path, layers=6, context=4096)
-    ids = np.tile(build.random_ids(model, 1500), 2).astype(np.int32)
+    model = models.random_model(tmp_path, layers=6, context=4096)
+    ids = np.tile(models.random_ids(model, 1500), 2).astype(np.int32)
     session = _core.Session(model.core)
 
     def fail(fraction):

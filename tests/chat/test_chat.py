@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import tinyllm as tl
-from testkit import build, data, models
+from testkit import data, models
 from tinyllm.tokenizer import tokenizer_from_metadata
 
 pytest.importorskip("jinja2")
@@ -353,7 +353,7 @@ def test_chat_ends_at_the_end_of_a_turn(tmp_path):
         "tokenizer.ggml.token_type": np.array([2, 3, 3, 1, 3], np.int32),
         "tokenizer.chat_template": "a{{ variable }}",
     }
-    m = tl.load(build.write(tmp_path / "m.gguf", metadata, tensors))
+    m = tl.load(models.write(tmp_path / "m.gguf", metadata, tensors))
     assert m.tokenizer.eot == 4
     g = m.chat(TALK, sampler=tl.Sampler(forced=[3, 4]), variables={"variable": " a"})
     assert (g.ids, g.stop_reason) == ([3], "eog")
@@ -449,7 +449,7 @@ def test_wrong_chats(model, tmp_path):
     with pytest.raises(TypeError, match="max_tokens"):
         model.chat(TALK, template=SPEECH, max_tokens="5")
     with pytest.raises(ValueError, match="no tokenizer; load with tokenizer="):
-        build.random_model(tmp_path, layers=1, width=32, ffn=32, vocab=40).chat(TALK)
+        models.random_model(tmp_path, layers=1, width=32, ffn=32, vocab=40).chat(TALK)
 
 
 def test_chat_without_jinja2(model, monkeypatch):

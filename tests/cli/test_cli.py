@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from testkit import build, models
+from testkit import models
 from tinyllm.cli.main import main
 
 
@@ -22,7 +22,7 @@ def run(*arguments, **options):
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    return build.write(tmp_path_factory.mktemp("cli") / "m.gguf", *models.random_llama("Q4_K"))
+    return models.write(tmp_path_factory.mktemp("cli") / "m.gguf", *models.random_llama("Q4_K"))
 
 
 def test_generate(capsys):
@@ -65,7 +65,7 @@ def test_info(capsys, path):
 def test_info_about_a_file_that_cannot_run(capsys, tmp_path):
     metadata, tensors = models.random_llama("F32", layers=1)
     metadata["general.architecture"] = "mamba"
-    file = build.write(tmp_path / "m.gguf", metadata, tensors)
+    file = models.write(tmp_path / "m.gguf", metadata, tensors)
     assert main(["info", str(file)]) == 0
     assert "'mamba'" in capsys.readouterr().out
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tinyllm as tl
-from testkit import build, every_split, models
+from testkit import every_split, models
 from tinyllm import _core
 
 TOKENS = 300
@@ -22,10 +22,10 @@ def case(request, tmp_path_factory):
     """A model of every type, and one whose ffn is wider than a superchunk of float sums."""
     directory = tmp_path_factory.mktemp("bits")
     if request.param == "wide":
-        model = build.random_model(directory, "F16", ffn=4352, layers=1)
+        model = models.random_model(directory, "F16", ffn=4352, layers=1)
     else:
-        model = build.random_model(directory, request.param)
-    ids = build.random_ids(model, TOKENS)
+        model = models.random_model(directory, request.param)
+    ids = models.random_ids(model, TOKENS)
     return model, ids, model.logits(ids)
 
 
@@ -55,8 +55,8 @@ def test_decoding_over_a_long_context(heads, kv_heads, tmp_path):
     """Where the heads of keys are not even over the threads, one token is split by positions."""
     shape = {"heads": heads, "kv_heads": kv_heads, "head_size": 24, "width": 96, "ffn": 96}
     tensors = models.random_llama("F32", **shape)
-    path = build.write(tmp_path / "long.gguf", *tensors)
-    ids = build.random_ids(tl.load(path), 1560)
+    path = models.write(tmp_path / "long.gguf", *tensors)
+    ids = models.random_ids(tl.load(path), 1560)
     want = tl.load(path).logits(ids)[1500:]
     for threads in (1, 2, 3, 5, 8):
         session = tl.load(path, threads=threads).session()
@@ -89,8 +89,8 @@ def test_wanted_rows(case):
 
 
 def test_more_tokens_than_run_at_once(tmp_path):
-    model = build.random_model(tmp_path, "Q4_K", layers=1)
-    ids = build.random_ids(model, 1100)
+    model = models.random_model(tmp_path, "Q4_K", layers=1)
+    ids = models.random_ids(model, 1100)
     want = model.logits(ids)
     session = model.session()
     got = [session.eval(ids[:513], "all"), session.eval(ids[513:], "all")]
@@ -127,12 +127,13 @@ def run_isa(isa, tokens, paths, mode="exact"):
 def files(tmp_path_factory):
     directory = tmp_path_factory.mktemp("isa")
     paths = [
-        build.write(directory / f"{name}.gguf", *models.random_llama(name)) for name in models.TYPES
+        models.write(directory / f"{name}.gguf", *models.random_llama(name))
+        for name in models.TYPES
     ]
     wide = models.random_llama("F32", ffn=4352, layers=1)
     odd = models.random_llama("F16", heads=5, kv_heads=1, head_size=20, ffn=144, width=80)
-    paths.append(build.write(directory / "wide.gguf", *wide))
-    paths.append(build.write(directory / "odd.gguf", *odd))
+    paths.append(models.write(directory / "wide.gguf", *wide))
+    paths.append(models.write(directory / "odd.gguf", *odd))
     return paths
 
 
@@ -157,7 +158,7 @@ def test_fast_mode_on_every_instruction_set(isa, files):
 @pytest.mark.parametrize("mode", ["exact", "fast"])
 @pytest.mark.parametrize("type_name", models.TYPES)
 def test_every_split_on_every_instruction_set(type_name, mode, tmp_path):
-    path = build.write(tmp_path / "m.gguf", *models.random_llama(type_name, layers=1))
+    path = models.write(tmp_path / "m.gguf", *models.random_llama(type_name, layers=1))
     digests = {}
     for isa in ("scalar", *SETS):
         done = subprocess.run(
@@ -182,7 +183,7 @@ def test_without_fused_operations_in_hardware(files):
 
 
 def test_an_instruction_set_that_is_not_there_is_an_error(tmp_path):
-    path = build.write(tmp_path / "m.gguf", *models.random_llama(layers=1))
+    path = models.write(tmp_path / "m.gguf", *models.random_llama(layers=1))
     code = "import sys, tinyllm as tl; tl.load(sys.argv[1])"
     done = subprocess.run(
         [sys.executable, "-c", code, str(path)],
@@ -213,7 +214,7 @@ def test_flush_to_zero_in_the_calling_thread(tmp_path):
     for name, weight in tensors.items():
         if "ffn" in name and "norm" not in name:
             tensors[name] = weight.numpy() * np.float32(1e-20)
-    path = build.write(tmp_path / "m.gguf", metadata, tensors)
+    path = models.write(tmp_path / "m.gguf", metadata, tensors)
     code = f"""
 import ctypes, hashlib, sys
 import tinyllm as tl
@@ -237,9 +238,9 @@ print(tiny / 4 == 0.0, digest() == before, tiny / 4 == 0.0)
 
 @pytest.mark.parametrize("type_name", models.TYPES)
 def test_fast_mode_does_not_depend_on_threads_splits_or_captures(type_name, tmp_path):
-    path = build.write(tmp_path / "m.gguf", *models.random_llama(type_name))
+    path = models.write(tmp_path / "m.gguf", *models.random_llama(type_name))
     exact, fast = tl.load(path), tl.load(path, mode="fast", threads=1)
-    ids = build.random_ids(exact, 70)
+    ids = models.random_ids(exact, 70)
     want = fast.logits(ids)
     for threads in (2, 5):
         assert np.array_equal(tl.load(path, mode="fast", threads=threads).logits(ids), want)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import tinyllm as tl
-from testkit import build, data, hf, models
+from testkit import data, hf, models
 from tinyllm import reference
 
 LIMIT = 2e-6
@@ -52,16 +52,16 @@ def reference_of(model, ids):
 
 @pytest.mark.parametrize("type_name", models.TYPES)
 def test_logits_of_every_type_are_right_to_float32(type_name, tmp_path):
-    model = build.random_model(tmp_path, type_name)
-    ids = build.random_ids(model, 300)
+    model = models.random_model(tmp_path, type_name)
+    ids = models.random_ids(model, 300)
     want = reference_of(model, ids)["output"]
     assert models.normwise_error(model.logits(ids), want) < LIMIT
 
 
 @pytest.mark.parametrize("type_name", ["F32", "Q5_K"])
 def test_every_tap_equals_the_reference(type_name, tmp_path):
-    model = build.random_model(tmp_path, type_name)
-    ids = build.random_ids(model, 70)
+    model = models.random_model(tmp_path, type_name)
+    ids = models.random_ids(model, 70)
     want = reference_of(model, ids)
     got = model.trace(ids, "*")
     assert list(got) == list(want)
@@ -73,8 +73,8 @@ def test_every_tap_equals_the_reference(type_name, tmp_path):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_tap_of_every_shape(shape, tmp_path):
-    model = build.random_model(tmp_path, **SHAPES[shape])
-    ids = build.random_ids(model, 40)
+    model = models.random_model(tmp_path, **SHAPES[shape])
+    ids = models.random_ids(model, 40)
     want = reference_of(model, ids)
     got = model.trace(ids, "*")
     assert list(got) == list(want)
@@ -84,8 +84,8 @@ def test_every_tap_of_every_shape(shape, tmp_path):
 
 
 def test_hidden_states_are_the_stream_between_the_blocks(tmp_path):
-    model = build.random_model(tmp_path, layers=3)
-    ids = build.random_ids(model, 9)
+    model = models.random_model(tmp_path, layers=3)
+    ids = models.random_ids(model, 9)
     want = reference_of(model, ids)
     states = model.hidden_states(ids)
     assert states.shape == (4, 9, 256)
@@ -97,8 +97,8 @@ def test_hidden_states_are_the_stream_between_the_blocks(tmp_path):
 def test_positions_far_out_are_right(tmp_path):
     # float32 angles would lose the fraction of a turn; a scaling below 1 takes us far out at once
     scaling = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.0**-13}
-    model = build.random_model(tmp_path, "F32", layers=1, metadata=scaling)
-    ids = build.random_ids(model, 40)
+    model = models.random_model(tmp_path, "F32", layers=1, metadata=scaling)
+    ids = models.random_ids(model, 40)
     want = reference_of(model, ids)["blk.0.attn_k_rope"]
     got = model.trace(ids, "blk.0.attn_k_rope")["blk.0.attn_k_rope"]
     assert models.normwise_error(got[-1], want[-1]) < LIMIT  # position 319,488
@@ -126,7 +126,7 @@ def test_a_nan_stays_in_its_rows(tmp_path):
     table = tensors["token_embd.weight"].numpy()
     table[7] = np.nan
     tensors["token_embd.weight"] = table
-    model = tl.load(build.write(tmp_path / "m.gguf", metadata, tensors))
+    model = tl.load(models.write(tmp_path / "m.gguf", metadata, tensors))
     logits = model.logits([1, 2, 7, 3])
     assert np.isfinite(logits[:2]).all()
     assert np.isnan(logits[2:]).all()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from testkit import build, models, recording
+from testkit import models, recording
 from tinyllm import _core
 
 KNOWN = json.loads(Path(__file__).with_name("recording.json").read_text())
@@ -18,7 +18,7 @@ KNOWN = json.loads(Path(__file__).with_name("recording.json").read_text())
 def test_bits_are_as_recorded(type_name, mode, tmp_path):
     path = "demo"
     if type_name != "demo":
-        path = build.write(tmp_path / "m.gguf", *models.random_llama(type_name))
+        path = models.write(tmp_path / "m.gguf", *models.random_llama(type_name))
     assert recording.digest(path, mode) == KNOWN[recording.key(type_name, mode)]
 
 

@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from testkit import build, crowd, models
+from testkit import crowd, models
 
 
 @pytest.mark.parametrize("type_name", ["Q4_K", "F16"])
 def test_a_crowd(type_name, tmp_path):
     # a program of its own: the first use of the pool is one of the things that are tested
-    path = build.write(tmp_path / "m.gguf", *models.random_llama(type_name, layers=1, ffn=256))
+    path = models.write(tmp_path / "m.gguf", *models.random_llama(type_name, layers=1, ffn=256))
     done = subprocess.run(
         [sys.executable, crowd.__file__, str(path), "12"],
         capture_output=True,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import tinyllm as tl
-from testkit import build
+from testkit import models
 from tinyllm.display.page import page
 
 HOSTILE = [
@@ -29,7 +29,7 @@ SIZES = {"layers": 3, "width": 32, "heads": 4, "kv_heads": 2, "ffn": 48, "vocab"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return build.random_model(tmp_path_factory.mktemp("page"), **SIZES)
+    return models.random_model(tmp_path_factory.mktemp("page"), **SIZES)
 
 
 @pytest.fixture(scope="module")

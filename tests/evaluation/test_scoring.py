@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tinyllm as tl
-from testkit import build
+from testkit import models
 
 TEXT = "To be, or not to be, that is the question: Whether 'tis nobler in the mind to suffer. " * 3
 
@@ -53,7 +53,7 @@ def test_score_does_not_depend_on_how_much_is_run_at_once(model, monkeypatch):
 
 
 def test_score_of_too_little_and_too_much(tmp_path):
-    model = build.random_model(tmp_path, layers=1, width=32, ffn=32, vocab=40, context=16)
+    model = models.random_model(tmp_path, layers=1, width=32, ffn=32, vocab=40, context=16)
     assert model.score(list(range(17))).logprobs.shape == (16,)
     with pytest.raises(ValueError, match="18 tokens; the context holds 16"):
         model.score(list(range(18)))
@@ -149,8 +149,8 @@ def test_perplexity_wrong_arguments(model, options, words):
 
 def test_kl(tmp_path_factory):
     shape = {"layers": 1, "width": 64, "ffn": 64, "vocab": 50, "heads": 2, "kv_heads": 1}
-    a = build.random_model(tmp_path_factory.mktemp("a"), **shape)
-    b = build.random_model(tmp_path_factory.mktemp("b"), "Q8_0", **shape)
+    a = models.random_model(tmp_path_factory.mktemp("a"), **shape)
+    b = models.random_model(tmp_path_factory.mktemp("b"), "Q8_0", **shape)
     ids = np.random.default_rng(0).integers(0, 50, 30).tolist()
     for window, parts in ((None, [ids]), (12, [ids[:12], ids[12:24], ids[24:]])):
         want, same = [], []
@@ -166,7 +166,7 @@ def test_kl(tmp_path_factory):
         assert d.max == max(d.values)
     assert tl.kl(a, a, ids).max == 0
     assert "mean" in repr(d)
-    other = build.random_model(tmp_path_factory.mktemp("c"), **{**shape, "vocab": 40})
+    other = models.random_model(tmp_path_factory.mktemp("c"), **{**shape, "vocab": 40})
     with pytest.raises(ValueError, match="50 and 40"):
         tl.kl(a, other, ids)
 
@@ -184,7 +184,7 @@ def tiny(tmp_path_factory):
         "tokenizer.ggml.bos_token_id": np.uint32(1),
         "tokenizer.ggml.eos_token_id": np.uint32(2),
     }
-    return build.random_model(
+    return models.random_model(
         tmp_path_factory.mktemp("tiny"), vocab=6, layers=1, width=32, ffn=32, metadata=metadata
     )
 

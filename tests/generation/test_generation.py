@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import tinyllm as tl
-from testkit import build, schemas
+from testkit import models, schemas
 from tinyllm.base.numeric import best
 from tinyllm.generation.stepper import StopFinder
 from tinyllm.sampling.sampler import Sampler
@@ -248,7 +248,7 @@ def test_text_that_is_no_ascii(bytes_model):
 
 def test_a_grammar_that_the_vocabulary_cannot_spell(tmp_path):
     texts = ["<unk>", "<s>", "</s>", "a", "b"]
-    model = build.random_model(
+    model = models.random_model(
         tmp_path,
         vocab=5,
         layers=1,
@@ -316,7 +316,7 @@ def test_wrong_arguments(model, options, error, words):
 
 
 def test_text_needs_a_tokenizer(tmp_path):
-    model = build.random_model(tmp_path, layers=1, width=32, ffn=32, vocab=40)
+    model = models.random_model(tmp_path, layers=1, width=32, ffn=32, vocab=40)
     assert len(model.generate([1, 2], max_tokens=4, logprobs=2).ids) == 4
     for options in ({"stop": "a"}, {"grammar": tl.Grammar.regex("a")}):
         with pytest.raises(ValueError, match="no tokenizer"):

@@ -7,12 +7,12 @@ to the wrong of two ids; a newline encoded as a space.
 import numpy as np
 
 import tinyllm as tl
-from testkit import build, data
+from testkit import data, models
 
 
 def test_rope_turns_pairs_by_the_angle(tmp_path):
-    model = build.random_model(tmp_path, "F32", layers=1)
-    trace = model.trace(build.random_ids(model, 12), ["blk.0.attn_q", "blk.0.attn_q_rope"])
+    model = models.random_model(tmp_path, "F32", layers=1)
+    trace = model.trace(models.random_ids(model, 12), ["blk.0.attn_q", "blk.0.attn_q_rope"])
     # a pair is a complex number; rotation multiplies it by exp(i angle)
     pairs = trace["blk.0.attn_q"].astype(np.float64).reshape(12, 4, 32, 2)
     angle = np.arange(12)[:, None] * 10000.0 ** (-np.arange(32) / 32)
@@ -24,8 +24,8 @@ def test_rope_turns_pairs_by_the_angle(tmp_path):
 
 
 def test_the_mix_reads_values(tmp_path):
-    model = build.random_model(tmp_path, "F32", layers=1, heads=4, kv_heads=2)
-    ids = build.random_ids(model, 300)  # beyond one block of the cache
+    model = models.random_model(tmp_path, "F32", layers=1, heads=4, kv_heads=2)
+    ids = models.random_ids(model, 300)  # beyond one block of the cache
     trace = model.trace(ids, "blk.0.*")
     probs = trace["blk.0.attn_probs"].astype(np.float64)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tinyllm as tl
-from testkit import build, models
+from testkit import models
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def parts():
 
 @pytest.fixture(scope="module")
 def path(parts, tmp_path_factory):
-    return build.write(tmp_path_factory.mktemp("model") / "m.gguf", *parts)
+    return models.write(tmp_path_factory.mktemp("model") / "m.gguf", *parts)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_config(model, parts):
 
 
 def test_per_layer_values_are_tuples(tmp_path):
-    model = build.random_model(tmp_path, heads=[4, 8], kv_heads=2, ffn=[96, 64], head_size=16)
+    model = models.random_model(tmp_path, heads=[4, 8], kv_heads=2, ffn=[96, 64], head_size=16)
     assert model.config.heads == (4, 8)
     assert model.config.kv_heads == 2
     assert model.config.ffn_width == (96, 64)
@@ -147,7 +147,7 @@ BROKEN = [
 @pytest.mark.parametrize("case", range(len(BROKEN)))
 def test_files_that_do_not_fit_together(case, parts, tmp_path):
     options, error, match = BROKEN[case]
-    path = build.write(tmp_path / "broken.gguf", *broken(parts, **options))
+    path = models.write(tmp_path / "broken.gguf", *broken(parts, **options))
     with pytest.raises(error, match=match):
         tl.load(path)
     assert len(tl.GGUF(path).tensors) > 0  # still to be looked at
@@ -155,7 +155,7 @@ def test_files_that_do_not_fit_together(case, parts, tmp_path):
 
 def test_an_unknown_architecture_is_named(parts, tmp_path):
     keys = {**parts[0], "general.architecture": "mamba"}
-    path = build.write(tmp_path / "m.gguf", keys, parts[1])
+    path = models.write(tmp_path / "m.gguf", keys, parts[1])
     with pytest.raises(tl.UnsupportedError, match="'mamba'; this version runs llama"):
         tl.load(path)
 
@@ -167,7 +167,7 @@ def test_tokens_beyond_the_embedding(parts, tmp_path):
         "tokenizer.ggml.tokens": [str(i) for i in range(41)],
         "tokenizer.ggml.merges": ("ARRAY[STRING]", []),
     }
-    path = build.write(tmp_path / "m.gguf", keys, parts[1])
+    path = models.write(tmp_path / "m.gguf", keys, parts[1])
     with pytest.raises(tl.FormatError, match=r"41 tokens.*at most 40"):
         tl.load(path)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tinyllm as tl
-from testkit import build
+from testkit import models
 
 IDS = [3, 1, 4, 1, 5, 9, 2]
 SIZES = {"layers": 2, "width": 32, "heads": 4, "kv_heads": 2, "ffn": 48, "vocab": 60}
@@ -30,7 +30,7 @@ def close(plt):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return build.random_model(tmp_path_factory.mktemp("plot"), **SIZES)
+    return models.random_model(tmp_path_factory.mktemp("plot"), **SIZES)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_attribution(plt, trace):
 
 @pytest.mark.parametrize("type_name", ["F32", "Q4_0", "Q8_0", "Q4_K", "Q6_K", "BF16"])
 def test_weights(plt, type_name, tmp_path):
-    model = build.random_model(tmp_path, type_name, layers=1)
+    model = models.random_model(tmp_path, type_name, layers=1)
     weight = model.weights["blk.0.ffn_up.weight"]
     ax = draw(tl.plot.weights(weight))
     assert len(ax.images[0].get_array()) == 256

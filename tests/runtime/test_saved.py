@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tinyllm as tl
-from testkit import build
+from testkit import models
 from tinyllm.trace.saved import read_arrays
 
 SIZES = {"layers": 2, "width": 32, "heads": 4, "kv_heads": 2, "ffn": 48, "vocab": 60}
@@ -18,7 +18,7 @@ ENDINGS = [".safetensors", ".npz"]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return build.random_model(tmp_path_factory.mktemp("storage"), context=600, **SIZES)
+    return models.random_model(tmp_path_factory.mktemp("storage"), context=600, **SIZES)
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -303,7 +303,7 @@ def test_other_endings_and_places_are_refused(model, tmp_path):
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_session_goes_on_where_it_was_saved(model, tmp_path, ending):
-    ids = build.random_ids(model, 300)
+    ids = models.random_ids(model, 300)
     session = model.session()
     for i in range(0, 260, 130):
         session.eval(ids[i : i + 130], edits=tl.scale("blk.0.attn_v", 2.0, at=7))
@@ -343,7 +343,7 @@ def test_a_session_of_another_model_is_refused(model, tmp_path):
     session.eval(IDS)
     session.save(tmp_path / "s.npz")
     (tmp_path / "other").mkdir()
-    other = build.random_model(tmp_path / "other", context=600, seed=1, **SIZES)
+    other = models.random_model(tmp_path / "other", context=600, seed=1, **SIZES)
     assert other.fingerprint != model.fingerprint
     with pytest.raises(tl.FormatError, match="another model"):
         other.session(tmp_path / "s.npz")

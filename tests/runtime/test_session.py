@@ -9,17 +9,17 @@ import time
 import numpy as np
 import pytest
 
-from testkit import build
+from testkit import models
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return build.random_model(tmp_path_factory.mktemp("session"), "Q8_0", context=600)
+    return models.random_model(tmp_path_factory.mktemp("session"), "Q8_0", context=600)
 
 
 @pytest.fixture(scope="module")
 def ids(model):
-    return build.random_ids(model, 300)
+    return models.random_ids(model, 300)
 
 
 def test_what_eval_returns(model, ids):
@@ -128,10 +128,10 @@ class Alarm(Exception):
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_signal_interrupts_a_long_prompt(tmp_path, threads):
-    model = build.random_model(
+    model = models.random_model(
         tmp_path, "F32", layers=12, width=512, ffn=2048, context=8192, threads=threads
     )
-    ids = build.random_ids(model, 8000)
+    ids = models.random_ids(model, 8000)
     want = model.logits(ids[:20])
     session = model.session()
     session.eval(ids[:10], "none")
@@ -228,7 +228,7 @@ def test_after_fork(model, ids):
 
 
 def test_a_session_keeps_its_model_alive(tmp_path, ids):
-    model = build.random_model(tmp_path, "Q8_0", context=600)
+    model = models.random_model(tmp_path, "Q8_0", context=600)
     want = model.logits(ids[:5])
     session = model.session().core
     core = model.core
@@ -238,7 +238,7 @@ def test_a_session_keeps_its_model_alive(tmp_path, ids):
 
 
 def test_a_session_of_another_model(model, tmp_path):
-    other = build.random_model(tmp_path, "F32")
+    other = models.random_model(tmp_path, "F32")
     with pytest.raises(ValueError, match="belongs to another model"):
         model.run([other.session().core], [np.asarray([1], np.int32)], [0])
 

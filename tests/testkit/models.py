@@ -183,6 +183,23 @@ def random_llama(
     return {**keys, **(metadata or {})}, tensors
 
 
+def write(path, metadata, tensors):
+    """Write a random model as GGUF and return the path."""
+    tinyllm.write_gguf(path, metadata, tensors)
+    return path
+
+
+def random_model(directory, type_name="F32", *, threads=2, max_context=None, **options):
+    """Return a loaded random model."""
+    path = write(directory / "random.gguf", *random_llama(type_name, **options))
+    return tinyllm.load(path, threads=threads, max_context=max_context)
+
+
+def random_ids(model, count, seed=0):
+    """Return random token ids of a model."""
+    return np.random.default_rng(seed).integers(0, model.config.vocab_size, count)
+
+
 def values(tensors):
     """Return name -> float32 array for the tensors of `random_llama`, as PyPI gguf reads them."""
     return {name: dequantize(weight.raw, weight.type) for name, weight in tensors.items()}

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import tinyllm as tl
-from testkit import build, models
+from testkit import models
 from tinyllm import _core
 
 TOKENS = 40
@@ -89,7 +89,7 @@ def record(directory):
     for type_name, mode in CASES:
         path = "demo"
         if type_name != "demo":
-            path = build.write(
+            path = models.write(
                 Path(directory) / f"{type_name}.gguf", *models.random_llama(type_name)
             )
         result[key(type_name, mode)] = digest(path, mode)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from testkit import build
+from testkit import models
 
 #: Beside the 256 bytes: pieces that JSON ends with, many times, so that random texts end soon.
 PIECES = ['"'] * 12 + ["}"] * 5 + ["]"] * 5 + ['",', '"}', '"]', '":', '{"', '["', ': "', ', "']
@@ -27,7 +27,7 @@ def model(tmp_path, seed=0, **changes):
     """Load a tiny random model with that vocabulary."""
     metadata = tokenizer_metadata()
     shape = {"layers": 1, "width": 32, "heads": 2, "kv_heads": 1, "ffn": 32, "context": 4096}
-    return build.random_model(
+    return models.random_model(
         tmp_path,
         vocab=len(metadata["tokenizer.ggml.tokens"]),
         metadata=metadata,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import tinyllm as tl
-from testkit import build, models
+from testkit import models
 from tinyllm import reference
 
 SMALL = {
@@ -26,7 +26,7 @@ TAPS = models.tap_names(2)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return build.random_model(tmp_path_factory.mktemp("edits"), **SMALL)
+    return models.random_model(tmp_path_factory.mktemp("edits"), **SMALL)
 
 
 @pytest.fixture(scope="module")

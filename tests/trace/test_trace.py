@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tinyllm as tl
-from testkit import build
+from testkit import models
 from tinyllm import _core
 from tinyllm.trace.arena import Arena, Layout
 from tinyllm.trace.taps import match, select, tap_names, tap_shape
@@ -20,7 +20,7 @@ IDS = [3, 1, 4, 1, 5]
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     directory = tmp_path_factory.mktemp("trace")
-    return build.random_model(directory, layers=3, heads=4, kv_heads=2, **SIZES)
+    return models.random_model(directory, layers=3, heads=4, kv_heads=2, **SIZES)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def uneven(tmp_path_factory):
     """A model whose layers differ in heads and ffn width."""
     options = {"layers": 3, "heads": [4, 2, 4], "kv_heads": [2, 1, 2], "head_size": 8}
     directory = tmp_path_factory.mktemp("trace")
-    return build.random_model(directory, **{**SIZES, "ffn": [48, 48, 64]}, **options)
+    return models.random_model(directory, **{**SIZES, "ffn": [48, 48, 64]}, **options)
 
 
 def test_the_vocabulary(model):
@@ -131,7 +131,7 @@ def test_a_batch_is_a_list_and_one_prompt_is_not(model):
 
 
 def test_arrays_are_read_only_and_outlive_everything(model, tmp_path):
-    own = build.random_model(tmp_path, layers=1, heads=2, kv_heads=2, **SIZES)
+    own = models.random_model(tmp_path, layers=1, heads=2, kv_heads=2, **SIZES)
     t = own.trace(IDS, "*")
     array, copy = t["blk.0.attn_q"], t["blk.0.attn_q"].copy()
     stack = t.stack("blk.*.ffn_up")
