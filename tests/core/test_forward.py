@@ -7,6 +7,8 @@ import tinyllm as tl
 from testkit import data, hf, models
 from tinyllm import reference
 
+pytestmark = pytest.mark.sanitize
+
 LIMIT = 2e-6
 
 SHAPES = {

@@ -8,6 +8,8 @@ import pytest
 
 from testkit import crowd, models
 
+pytestmark = pytest.mark.threads
+
 
 @pytest.mark.parametrize("type_name", ["Q4_K", "F16"])
 def test_a_crowd(type_name, tmp_path):

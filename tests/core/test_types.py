@@ -18,6 +18,8 @@ from testkit.models import dequantize
 from tinyllm import _core
 from tinyllm._core import Weight
 
+pytestmark = pytest.mark.sanitize
+
 TYPES = list(exact_arithmetic.TYPES)
 INTEGERS = {"I8": np.int8, "I16": np.int16, "I32": np.int32, "I64": np.int64}
 
@@ -295,6 +297,7 @@ def test_bad_buffers():
         Weight("w", (4,), "F32", memoryview(bytes(32))[::2])
 
 
+@pytest.mark.threads
 def test_threads_share_a_weight():
     w = weight("Q5_K", (256, 1024), random_blocks("Q5_K", 256, 1024, seed=7))
     expected = w.numpy()

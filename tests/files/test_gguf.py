@@ -16,6 +16,8 @@ from testkit import gguf_bytes as b
 from testkit.gguf_bytes import read_metadata
 from tinyllm.files.gguf import Metadata
 
+pytestmark = pytest.mark.sanitize
+
 
 @pytest.fixture
 def path(tmp_path):
@@ -225,6 +227,7 @@ def test_a_large_vocabulary_opens_at_once():
     assert len(file.tensors) == 50_000
 
 
+@pytest.mark.threads
 def test_threads_share_a_file():
     file = tinyllm.GGUF(b.small_model())
     expected = {key: str(file.metadata[key]) for key in file.metadata}

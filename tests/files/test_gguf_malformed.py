@@ -12,6 +12,8 @@ import tinyllm
 from testkit import data
 from testkit import gguf_bytes as b
 
+pytestmark = pytest.mark.sanitize
+
 
 def read_all(source):
     """Open a file and look at everything in it."""

@@ -13,6 +13,8 @@ from testkit import data
 from testkit import gguf_bytes as b
 from tinyllm import TensorSource, write_gguf
 
+pytestmark = pytest.mark.sanitize
+
 
 def round_trip(path, metadata, tensors=None, **options):
     write_gguf(path, metadata, tensors or {}, **options)

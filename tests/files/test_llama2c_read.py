@@ -10,6 +10,8 @@ from testkit import data
 from tinyllm.files.gguf import GGUF
 from tinyllm.files.llama2c import read_llama2c, read_tokenizer_bin
 
+pytestmark = pytest.mark.sanitize
+
 # dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len
 DIMS = (12, 20, 2, 3, 1, 7, 5)
 NAMES = {

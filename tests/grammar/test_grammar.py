@@ -15,6 +15,8 @@ from tinyllm.grammar import gbnf, matcher
 from tinyllm.grammar.automaton import utf8_sequences
 from tinyllm.grammar.expr import check, to_gbnf
 
+pytestmark = pytest.mark.sanitize
+
 ALPHABET = "abé"
 LONGEST = 4
 
@@ -393,6 +395,7 @@ def test_wrong_arguments_of_the_core():
     assert len(_core.Trie([])) == 0
 
 
+@pytest.mark.threads
 def test_constraints_are_shared_between_threads():
     tokenizer = tl.load().tokenizer
     grammar = tl.Grammar.gbnf(JSON)

@@ -12,6 +12,8 @@ import tinyllm as tl
 from testkit import schemas
 from tinyllm.grammar.numbers import decimal_range, integer_range
 
+pytestmark = pytest.mark.sanitize
+
 
 def accepts(schema, value, **options):
     text = value if isinstance(value, str) else json.dumps(value)

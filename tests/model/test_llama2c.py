@@ -10,6 +10,8 @@ import tinyllm as tl
 from testkit import data, models
 from tinyllm import reference
 
+pytestmark = pytest.mark.sanitize
+
 
 @pytest.fixture(scope="module")
 def folder():

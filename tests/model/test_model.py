@@ -10,6 +10,8 @@ import pytest
 import tinyllm as tl
 from testkit import models
 
+pytestmark = pytest.mark.sanitize
+
 
 @pytest.fixture(scope="module")
 def parts():

@@ -11,6 +11,8 @@ import pytest
 
 from testkit import models
 
+pytestmark = pytest.mark.sanitize
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
@@ -151,6 +153,7 @@ def test_a_signal_interrupts_a_long_prompt(tmp_path, threads):
     assert np.array_equal(session.eval(ids[10:20], "all"), want[10:])
 
 
+@pytest.mark.threads
 def test_two_threads_in_one_session(model, ids):
     session = model.session()
     errors = []
@@ -182,6 +185,7 @@ def test_two_threads_in_one_session(model, ids):
     assert all("in use" in error for error in errors)
 
 
+@pytest.mark.threads
 def test_sessions_in_different_threads(model, ids):
     want = model.logits(ids)
     results = {}

@@ -590,6 +590,7 @@ def test_random_charsmaps_never_crash():
         t.encode(rng.randbytes(20))
 
 
+@pytest.mark.threads
 def test_one_tokenizer_from_many_threads():
     t = bpe(["a b", "b c", "ab c"])
     texts = [f"abc{i} bc{i * 7}" for i in range(200)]

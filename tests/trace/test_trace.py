@@ -324,6 +324,7 @@ def test_empty_refuses_what_is_no_shape():
         _core.empty((2**60,))
 
 
+@pytest.mark.threads
 def test_captures_from_several_threads(model):
     want = model.trace(IDS * 10, "*")
     wrong = []
