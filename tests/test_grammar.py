@@ -8,11 +8,11 @@ import threading
 
 import numpy as np
 import pytest
-from tinyllm.grammar.automaton import utf8_sequences
 
 import tinyllm as tl
 from tinyllm import _core
 from tinyllm.grammar import gbnf, matcher
+from tinyllm.grammar.automaton import utf8_sequences
 from tinyllm.grammar.expr import check, to_gbnf
 
 ALPHABET = "abé"
