@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ._core import Weight
-from .analysis.lens import Attribution, Lens
-from .analysis.lens import attribution as _attribution
+from .analysis.attribution import Attribution
+from .analysis.attribution import attribution as _attribution
+from .analysis.lens import Lens
 from .analysis.lens import lens as _lens
 from .trace.taps import Capture
 from .trace.trace import Trace

@@ -24,7 +24,7 @@ def library(tmp_path_factory):
     folder = tmp_path_factory.mktemp("os")
     root = folder / "root"
     command = ["cc", "-std=c11", "-O1", "-shared", "-fPIC", f'-DTL_OS_ROOT="{root}"', f"-I{CSRC}"]
-    sources = [CSRC / "os.c", CSRC / "base.c"]
+    sources = [*sorted((CSRC / "base").glob("os*.c")), CSRC / "base" / "base.c"]
     subprocess.run([*command, *sources, "-o", folder / "os.so", "-lpthread"], check=True)
     core = ctypes.CDLL(folder / "os.so")
     core.tl_memory_available.restype = ctypes.c_uint64

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from ..base.numeric import Float32
 from ..base.progress import Progress
 from ..trace.edits import Edit, patch
-from ..trace.taps import Capture, Floats, Tap, select
+from ..trace.taps import Capture, Tap, select
 from ..trace.trace import Trace
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def patch_sweep(
     clean: Any,
     corrupted: Any,
     taps: Capture = "blk.*.resid_pre",
-    metric: Callable[[Floats], Any] | None = None,
+    metric: Callable[[Float32], Any] | None = None,
     *,
     by: str = "tokens",
     logits: str = "last",
@@ -144,8 +145,8 @@ def _trace(model: Runner, given: Any, names: list[str], what: str) -> Trace:
 
 
 def _runs(
-    model: Runner, tap: Tap, stream: Floats, edits: list[Edit], logits: str
-) -> Iterator[tuple[int, list[Floats]]]:
+    model: Runner, tap: Tap, stream: Float32, edits: list[Edit], logits: str
+) -> Iterator[tuple[int, list[Float32]]]:
     """(number of the first, logits of each) for so many edits as run together."""
     n = len(stream)
     together = max(1, _ROWS // n)

@@ -8,14 +8,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import Error
+from ..generation.options import Chain, Options, Request, Talk
 from ..generation.request import chat_stepper
-
-if TYPE_CHECKING:
-    from ..generation.stepper import Generation
-    from ..model import Model
+from ..generation.result import Generation
+from ..model import Model
 
 __all__ = ["Chat", "history_file", "talk"]
 
@@ -61,7 +60,7 @@ class Chat:
         self._model = model
         self._template = template
         self._seed = seed
-        self._limits = {"max_tokens": max_tokens, "stop": ()}
+        self._options = Options.checked(model, max_tokens)
         self._chain = chain
         self._session = model.session()
         self._answers = 0
@@ -116,10 +115,9 @@ class Chat:
         pieces: list[str] = []
         started = False
         try:
-            stepper = chat_stepper(
-                self._model, [self.messages], None, self._limits, self._chain, seed,
-                template=self._template, session=self._session,
-            )  # fmt: skip
+            request = Request(self._options, Chain(seed=seed, **self._chain))
+            talk = Talk(template=self._template, session=self._session)
+            stepper = chat_stepper(self._model, [self.messages], talk, request)
             for piece in stepper:
                 pieces.append(piece)
                 shown = piece if started else piece.lstrip()

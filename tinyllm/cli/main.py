@@ -117,7 +117,7 @@ def trace(args: argparse.Namespace) -> None:
 def info(args: argparse.Namespace) -> None:
     """Show what a file holds: config, metadata, tensors."""
     from ..architectures.config import read_config
-    from ..model import open_file
+    from ..files.model_file import open_file
 
     metadata, weights = open_file(args.file)
     size = sum(weight.nbytes for weight in weights.values())
@@ -156,7 +156,7 @@ def weights(args: argparse.Namespace) -> None:
     """Show one tensor: statistics and the first values."""
     import difflib
 
-    from ..model import open_file
+    from ..files.model_file import open_file
 
     tensors = open_file(args.file)[1]
     if args.tensor not in tensors:

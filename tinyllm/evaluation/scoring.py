@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from ..base.numeric import log_softmax
+from ..base.numeric import Float64, log_softmax
 from ..display.table import Table
 from ..runtime.prompt import token_ids
 from ..runtime.runner import Runner
@@ -21,7 +21,6 @@ from ..runtime.session import Session
 
 __all__ = ["Divergence", "Perplexity", "Score", "kl", "perplexity", "score"]
 
-Floats = NDArray[np.float64]
 Ids = NDArray[np.int32]
 
 #: Logits of at most this many bytes are held at once.
@@ -45,7 +44,7 @@ def _rows(model: Runner, ids: Ids, first: int) -> Iterator[tuple[int, NDArray[np
             yield from zip(range(start, start + len(chunk)), logits, strict=True)
 
 
-def _logprobs(model: Runner, ids: Ids, first: int = 0) -> Floats:
+def _logprobs(model: Runner, ids: Ids, first: int = 0) -> Float64:
     """Log-probability of ids[i + 1] after ids[: i + 1], for i from `first`."""
     return np.array(
         [log_softmax(row)[ids[i + 1]] for i, row in _rows(model, ids, first)], np.float64
@@ -102,7 +101,7 @@ class Score:
 
     ids: list[int]
     pieces: list[str]
-    logprobs: Floats
+    logprobs: Float64
 
     @property
     def total(self) -> float:
@@ -311,7 +310,7 @@ class Divergence:
     0.0
     """
 
-    values: Floats
+    values: Float64
     same_top: float
 
     @property

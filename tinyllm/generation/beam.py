@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +11,11 @@ from numpy.typing import NDArray
 from .. import _core
 from ..base.numeric import best, log_softmax
 from ..errors import Error
-from .stepper import Generation, Options, Timings, allowed_tokens
-
-if TYPE_CHECKING:
-    from ..grammar.grammar import Constraint
-    from ..runtime.runner import Runner
+from ..grammar.grammar import Constraint
+from ..runtime.runner import Runner
+from .options import Options
+from .result import Generation, Timings
+from .stepper import allowed_tokens
 
 __all__ = ["search"]
 

@@ -8,8 +8,16 @@ from .walk import (
     Row,
     Step,
     forward,
+    masked_scores,
+    mix_values,
+    rms_scale,
+    rope_frequencies,
+    rotate,
+    scale_and_weigh,
+    softmax,
     step,
     steps,
+    swiglu,
 )
 
 __all__ = [
@@ -20,6 +28,14 @@ __all__ = [
     "Row",
     "Step",
     "forward",
+    "masked_scores",
+    "mix_values",
+    "rms_scale",
+    "rope_frequencies",
+    "rotate",
+    "scale_and_weigh",
+    "softmax",
     "step",
     "steps",
+    "swiglu",
 ]

@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ..base.numeric import Float32
 from ..tokenizer import Tokenizer
-from ..trace.taps import Floats
 
 __all__ = ["Prompt", "Rows", "is_batch", "token_ids"]
 
@@ -81,9 +81,9 @@ class Rows:
         unique, self._places = np.unique(np.asarray(rows, np.int64), return_inverse=True)
         self.rows = unique.tolist()
 
-    def take(self, values: Floats) -> Floats | None:
+    def take(self, values: Float32) -> Float32 | None:
         """Give the logits of `rows` in the shape that was asked for."""
         if isinstance(self._how, str):
             return {"last": values[0] if len(values) else values, "all": values}.get(self._how)
-        taken: Floats = values[self._places]
+        taken: Float32 = values[self._places]
         return taken

@@ -13,12 +13,14 @@ import numpy.typing as npt
 
 from .. import _core
 from ..architectures.config import Config
+from ..architectures.fingerprint import fingerprint
 from ..base.checks import index, integer
+from ..base.numeric import Float32
 from ..base.progress import Progress
 from ..tokenizer import Tokenizer
 from ..trace.arena import Arena, Layout, Plan
 from ..trace.edit_program import Dispatcher, Program, Sites
-from ..trace.taps import Capture, Floats, Tap, all_taps, runs_from, select
+from ..trace.taps import Capture, Tap, all_taps, runs_from, select
 from ..trace.trace import Trace
 from .machine import Memory
 from .prompt import Rows, is_batch, token_ids
@@ -65,7 +67,7 @@ class Runner:
         edits: Sequence[Sites] = (),
         first_layer: int = 0,
         resid: npt.ArrayLike | None = None,
-    ) -> tuple[Floats, list[Trace]]:
+    ) -> tuple[Float32, list[Trace]]:
         """Run tokens in several sessions together; `session` and `trace` are friendlier.
 
         Parameters
@@ -192,8 +194,6 @@ class Runner:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Tells models apart: a hash over config and weights."""
-        from ..trace.saved import fingerprint
-
         return fingerprint(self.config, self.weights)
 
     def logits(self, prompt: Any, *, edits: Any = ()) -> Any:

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
 
 from .. import _core
-from ..base.numeric import best, log_softmax
-from ..display.table import Markup, Table, escape, sample, spark, statistics
-from ..trace.taps import Capture, Floats
+from ..architectures.config import Config
+from ..base.numeric import Float32, best, log_softmax
+from ..display.histogram import sample, spark, statistics
+from ..display.table import Markup, Table, escape
+from ..errors import FormatError
+from ..files.arrays import (
+    Array,
+    bad_field,
+    check_format,
+    read_arrays,
+    read_token_ids,
+    write_arrays,
+)
+from ..trace.taps import Capture
 from ..trace.trace import Trace
 from .prompt import Rows, token_ids
 from .runner import Runner
@@ -45,7 +57,7 @@ class Session:
     def __init__(self, model: Runner, core: _core.Session | None = None) -> None:
         self.model = model
         self.core = _core.Session(model.core) if core is None else core
-        self.logits: Floats | None = None
+        self.logits: Float32 | None = None
         self._tokens: list[int] = []
 
     @property
@@ -56,7 +68,7 @@ class Session:
     @overload
     def eval(
         self, tokens: Any, logits: Any = "last", *, capture: None = None, edits: Any = ()
-    ) -> Floats | None: ...
+    ) -> Float32 | None: ...
     @overload
     def eval(
         self,
@@ -68,7 +80,7 @@ class Session:
     ) -> Trace: ...
     def eval(
         self, tokens: Any, logits: Any = "last", *, capture: Capture = None, edits: Any = ()
-    ) -> Floats | Trace | None:
+    ) -> Float32 | Trace | None:
         """Append tokens to the context and run them.
 
         Parameters
@@ -156,14 +168,85 @@ class Session:
         >>> model.session("context.safetensors").tokens == session.tokens
         True
         """
-        from ..trace.saved import save_session
+        arrays: dict[str, Array] = {}
+        for layer in range(self.model.config.layers):
+            keys, values = self.core.cache(layer)
+            arrays[f"blk.{layer}.keys"], arrays[f"blk.{layer}.values"] = keys, values
+        if self.logits is not None:
+            arrays["logits"] = self.logits
+        metadata = {
+            "format": "tinyllm.session",
+            "version": "1",
+            "tokens": json.dumps(self.tokens),
+            "fingerprint": self.model.fingerprint,
+        }
+        write_arrays(path, arrays, metadata)
 
-        save_session(self, path)
+    @classmethod
+    def load(cls, model: Runner, path: str | os.PathLike[str]) -> Session:
+        """Read a session that `save` wrote: `Model.session`.
 
-    def restore(self, tokens: list[int], logits: Floats | None) -> None:
-        """Set tokens and logits of a session whose cache was filled: for `Model.session`."""
-        self._tokens = tokens
-        self.logits = logits
+        Parameters
+        ----------
+        model : Model
+            The one that the session was of.
+        path : str or os.PathLike
+
+        Returns
+        -------
+        Session
+
+        Raises
+        ------
+        tinyllm.FormatError
+            The file holds something else, another model's session, or is damaged.
+        OSError
+            It cannot be read.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> model = tl.load()
+        >>> session = model.session()
+        >>> _ = session.eval("ROMEO:")
+        >>> session.save("context.npz")
+        >>> tl.Session.load(model, "context.npz").tokens == session.tokens
+        True
+        """
+        arrays, metadata = read_arrays(path)
+        session, config = cls(model), model.config
+        try:
+            check_format(metadata, "tinyllm.session")
+            if metadata.get("fingerprint") != model.fingerprint:
+                raise bad_field(
+                    "fingerprint",
+                    metadata.get("fingerprint"),
+                    f"{model.fingerprint!r}: the session belongs to another model",
+                )
+            tokens = read_token_ids(metadata)
+            n, limit = len(tokens), model.core.config["max_context"]
+            if n > limit:
+                raise bad_field("tokens", f"{n} ids", f"at most {limit}, the context length")
+            if (tokens < 0).any() or (tokens >= config.vocab_size).any():
+                raise bad_field("tokens", tokens.tolist(), f"ids below {config.vocab_size}")
+            layers = _cached(arrays, config, n)
+            logits = arrays.get("logits")
+            if logits is not None and (
+                logits.dtype != np.float32
+                or logits.ndim not in (1, 2)
+                or logits.shape[-1] != config.vocab_size
+            ):
+                raise bad_field(
+                    "logits", f"{logits.dtype} {logits.shape}", "float32, rows of logits"
+                )
+            if n:
+                session.core.fill(layers)
+            session._tokens = tokens.tolist()
+            session.logits = None if logits is None else np.array(logits)
+        except FormatError as error:
+            error.path = os.fsdecode(path)
+            raise
+        return session
 
     def ran(self, tokens: Sequence[int]) -> None:
         """Note tokens that ran in `core` without `eval`: for `generate` and `chat`."""
@@ -324,3 +407,21 @@ class Session:
 
     def _repr_html_(self) -> str:
         return self.table().html(caption=repr(self))
+
+
+def _cached(arrays: Mapping[str, Array], config: Config, n: int) -> list[tuple[Float32, Float32]]:
+    """The keys and values of each layer for `n` tokens, from a file, checked."""
+    layers = []
+    for layer in range(config.layers):
+        heads = config.layer("kv_heads", layer)
+        pair = []
+        for kind, size in (("keys", config.head_size), ("values", config.value_size)):
+            name = f"blk.{layer}.{kind}"
+            if name not in arrays:
+                raise bad_field(name, "missing", "an array")
+            array = arrays[name]
+            if array.shape != (n, heads, size) or array.dtype != np.float32:
+                raise bad_field(name, f"{array.dtype} {array.shape}", f"float32 {n, heads, size}")
+            pair.append(array)
+        layers.append((pair[0], pair[1]))
+    return layers

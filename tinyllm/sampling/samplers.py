@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
+from ..base.numeric import Float64
 from .philox import uniform
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SAMPLERS", "Candidates", "Context", "sampler"]
 
-Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]
 
 
@@ -42,7 +42,7 @@ class Candidates:
     """
 
     ids: Ids
-    logits: Floats
+    logits: Float64
     ordered: bool = False
 
     def best_first(self) -> Candidates:
@@ -56,7 +56,7 @@ class Candidates:
         """Return some of the candidates, in the same order."""
         return Candidates(self.ids[which], self.logits[which], self.ordered)
 
-    def with_logits(self, logits: Floats, ordered: bool = False) -> Candidates:
+    def with_logits(self, logits: Float64, ordered: bool = False) -> Candidates:
         """Return the same tokens with other logits; `ordered` if their order is still right."""
         if ordered or not self.ordered:
             return Candidates(self.ids, logits, self.ordered)
@@ -64,7 +64,7 @@ class Candidates:
         return Candidates(self.ids[order], logits[order])
 
     @property
-    def probabilities(self) -> Floats:
+    def probabilities(self) -> Float64:
         """Softmax of the logits, float64, (n,)."""
         return _core.softmax(self.logits)
 
@@ -208,13 +208,13 @@ def min_p(candidates: Candidates, context: Context, p: float) -> Candidates:
 # ---- by probability ----
 
 
-def _entropy(probabilities: Floats, logs: Floats) -> float:
+def _entropy(probabilities: Float64, logs: Float64) -> float:
     """Return -sum p log p, with 0 log 0 = 0."""
     seen = probabilities > 0
     return -_core.sum(probabilities[seen] * logs[seen])
 
 
-def _logs(probabilities: Floats) -> Floats:
+def _logs(probabilities: Float64) -> Float64:
     return np.asarray(_core.log(probabilities))
 
 

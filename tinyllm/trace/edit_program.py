@@ -8,9 +8,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ..architectures.config import Config
+from ..base.numeric import Float32
 from .edits import Edit
 from .site import Change, Site, shown_value
-from .taps import Floats, Tap, match
+from .taps import Tap, match
 
 __all__ = ["Dispatcher", "Program", "Sites"]
 
@@ -106,7 +107,7 @@ class Dispatcher:
         #: what `_core.Model.forward` takes
         self.edits = tuple(sorted({key for sites in pieces for key in sites}))
 
-    def __call__(self, tap: int, layer: int, array: Floats, piece: int) -> None:
+    def __call__(self, tap: int, layer: int, array: Float32, piece: int) -> None:
         """Change `array` in place."""
         if piece >= 0:
             self._run(self._pieces[piece].get((tap, layer), ()), array)
@@ -114,7 +115,7 @@ class Dispatcher:
         for sites, span in zip(self._pieces, self._spans, strict=True):
             self._run(sites.get((tap, layer), ()), array[span])
 
-    def _run(self, work: Sequence[tuple[Site, Change]], array: Floats) -> None:
+    def _run(self, work: Sequence[tuple[Site, Change]], array: Float32) -> None:
         for site, change in work:
             region = np.array(array[site.index])
             result = change(region, array)

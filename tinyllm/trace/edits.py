@@ -26,8 +26,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..base.numeric import Float32
 from .site import Change, Site, Where, shown_value
-from .taps import Capture, Floats
+from .taps import Capture
 from .trace import Trace
 
 __all__ = [
@@ -108,7 +109,7 @@ def _checked(kind: str, name: str, value: Any) -> Any:
     return found
 
 
-def _numbers(kind: str, value: Any) -> Floats:
+def _numbers(kind: str, value: Any) -> Float32:
     """An argument as float32."""
     try:
         array = np.asarray(value)
@@ -289,7 +290,7 @@ def mean(tap: Capture, over: Trace | None = None, *, at: Where = None, head: Whe
             raise site.fail(ValueError, "rows of attention matrices have no mean over tokens")
         heads = site.index[1:]
 
-        def average(rows: Floats) -> Floats:
+        def average(rows: Float32) -> Float32:
             whole = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
             picked = whole[heads[0].reshape(-1)] if _is_array(heads) else whole[heads]
             return site.fit(np.asarray(picked))
@@ -314,10 +315,10 @@ def _is_array(heads: tuple[Any, ...]) -> bool:
     return bool(heads) and isinstance(heads[0], np.ndarray)
 
 
-def _tap_of(site: Site, trace: Trace) -> Floats:
+def _tap_of(site: Site, trace: Trace) -> Float32:
     if site.tap.name not in trace:
         raise site.fail(ValueError, "the trace has not captured this tap")
-    array: Floats = trace[site.tap.name]
+    array: Float32 = trace[site.tap.name]
     return array
 
 
@@ -356,7 +357,7 @@ def apply(
     def prepare(site: Site) -> Change:
         name = site.tap.name
 
-        def change(region: Floats, piece: Floats) -> Any:
+        def change(region: Float32, piece: Float32) -> Any:
             result = function(region, name) if takes_name else function(region)
             if result is None:
                 return None
@@ -469,7 +470,7 @@ def _patched(site: Site, trace: Trace) -> Change:
         return lambda region, piece: one
     places = np.flatnonzero(inside)
 
-    def change(region: Floats, piece: Floats) -> None:
+    def change(region: Float32, piece: Float32) -> None:
         if site.row_axis:
             region[:, places] = source
         else:

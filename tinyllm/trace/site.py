@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..architectures.config import Config
-from .taps import Floats, Tap
+from ..base.numeric import Float32
+from .taps import Tap
 
 if TYPE_CHECKING:
     from .edits import Edit
@@ -22,7 +23,7 @@ Where: TypeAlias = int | slice | Sequence[int] | npt.NDArray[np.integer[Any]] | 
 
 #: From the selected values (a writable copy) and all rows of the piece to the new values; None:
 #: changed in place.
-Change: TypeAlias = Callable[[Floats, Floats], Any]
+Change: TypeAlias = Callable[[Float32, Float32], Any]
 
 
 def shown_value(value: Any) -> str:
@@ -137,7 +138,7 @@ class Site:
             )
         return int(numbers[0]) % n if isinstance(head, int) else numbers % n
 
-    def fit(self, values: Floats, name: str = "the value") -> Floats:
+    def fit(self, values: Float32, name: str = "the value") -> Float32:
         """Broadcast values to the selected entries, or raise."""
         shape = self.shape
         if self.chosen is not None and isinstance(self.edit.at, np.ndarray):
@@ -146,7 +147,7 @@ class Site:
             return self._broadcast(values, whole, name).take(self.chosen, axis=axis)
         return self._broadcast(values, shape, name)
 
-    def _broadcast(self, values: Floats, shape: tuple[int, ...], name: str) -> Floats:
+    def _broadcast(self, values: Float32, shape: tuple[int, ...], name: str) -> Float32:
         try:
             return np.broadcast_to(values, shape)
         except ValueError:
