@@ -52,9 +52,22 @@ class GGUFFile:
 
 @final
 class Model:
-    def __new__(cls, config: dict[str, Any], weights: Iterable[Weight], /) -> Model: ...
+    def __new__(
+        cls,
+        steps: Iterable[
+            tuple[str, int, tuple[int, ...], tuple[str | None, ...], tuple[float, ...]]
+        ],
+        weights: Iterable[Weight],
+        /,
+        *,
+        layers: int,
+        max_context: int,
+        fast: bool = False,
+    ) -> Model: ...
     @property
-    def config(self) -> dict[str, Any]: ...
+    def config(self) -> dict[str, int]: ...
+    @property
+    def shapes(self) -> tuple[tuple[int, ...] | None, ...]: ...
     def forward(
         self,
         sessions: tuple[Session, ...],
@@ -62,9 +75,9 @@ class Model:
         rows: npt.ArrayLike,
         *,
         threads: int,
-        captures: tuple[tuple[int, int, int, npt.NDArray[np.float32]], ...] = (),
-        edits: tuple[tuple[int, int], ...] = (),
-        edit: Callable[[int, int, npt.NDArray[np.float32], int], object] | None = None,
+        captures: tuple[tuple[tuple[int, ...], int, npt.NDArray[np.float32]], ...] = (),
+        edits: tuple[int, ...] = (),
+        edit: Callable[[int, npt.NDArray[np.float32], int], object] | None = None,
         first_layer: int = 0,
         resid: npt.NDArray[np.float32] | None = None,
         progress: Callable[[float], object] | None = None,
@@ -78,13 +91,11 @@ class Session:
     def nbytes(self) -> int: ...
     def rewind(self, length: int, /) -> None: ...
     def fork(self) -> Session: ...
-    def cache(self, layer: int, /) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]: ...
+    def cache(self, number: int, /) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]: ...
     def fill(
-        self, layers: Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]], /
+        self, caches: Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]], /
     ) -> None: ...
     def __len__(self) -> int: ...
-
-TAPS: tuple[tuple[str, bool, bool, str], ...]
 
 def kernel_set() -> str: ...
 def kernel_sets() -> list[str]: ...

@@ -100,9 +100,15 @@ struct tl_kernels {
     void (*norm_apply)(const float *x, const float *weight, size_t n, float scale, float *y);
     void (*add)(const float *a, const float *b, float *y, size_t n); // y may be a or b
     void (*silu_mul)(const float *gate, const float *up, float *y, size_t n);
-    /* x, y: (heads, head_size); pairs (2j, 2j + 1) for 2j < rot; cos_sin: (rot / 2, 2). */
+    /*
+     * x, y: (heads, head_size); cos_sin: (rot / 2, 2). What turns together:
+     *   rope_pairs   values 2j and 2j + 1, for 2j < rot
+     *   rope_halves  values j and j + rot / 2, for j < rot / 2
+     */
     void (*rope_pairs)(const float *x, float *y, size_t heads, size_t head_size, size_t rot,
                        const float *cos_sin);
+    void (*rope_halves)(const float *x, float *y, size_t heads, size_t head_size, size_t rot,
+                        const float *cos_sin);
 
     /*
      * Attention of `queries` queries over one head of keys and values. Query i sees the first

@@ -1,6 +1,7 @@
 /* py_array.c - the only file that includes NumPy. */
+#include "py/py_array.h"
+
 #include "base/block_cache.h"
-#include "py/py.h"
 
 #define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
 #define NPY_TARGET_VERSION NPY_1_25_API_VERSION

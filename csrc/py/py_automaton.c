@@ -1,6 +1,7 @@
 /* py_automaton.c - the types _core.Trie and _core.Automaton, for tinyllm.grammar. */
 #include "py/py_automaton.h"
 
+#include "py/py_array.h"
 #include "text/automaton.h"
 
 #include <stdatomic.h>

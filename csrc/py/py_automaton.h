@@ -2,7 +2,7 @@
 #ifndef TLPY_GRAMMAR_H
 #define TLPY_GRAMMAR_H
 
-#include "py/py.h"
+#include "py/py_state.h"
 
 extern PyType_Spec tlpy_trie_spec;
 extern PyType_Spec tlpy_automaton_spec;

@@ -1,6 +1,7 @@
 /* py_encoder.c - the type _core.Encoder: texts to ids, for tinyllm.tokenizer. */
 #include "py/py_encoder.h"
 
+#include "py/py_array.h"
 #include "text/encoder.h"
 
 #include <string.h>

@@ -116,7 +116,7 @@ def trace(args: argparse.Namespace) -> None:
 
 def info(args: argparse.Namespace) -> None:
     """Show what a file holds: config, metadata, tensors."""
-    from ..architectures.config import read_config
+    from ..architectures.table import read_model
     from ..files.model_file import open_file
 
     metadata, weights = open_file(args.file)
@@ -124,7 +124,7 @@ def info(args: argparse.Namespace) -> None:
     parameters = sum(int(np.prod(w.shape, dtype=np.int64)) for w in weights.values())
     print(f"{args.file}: {len(weights)} tensors, {parameters:,} values, {size:,} bytes")
     try:
-        config = read_config(metadata, weights)
+        config, _ = read_model(metadata, weights)
     except Error as error:
         print(f"not a model that runs here: {error}")
     else:

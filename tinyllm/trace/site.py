@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..architectures.config import Config
 from ..base.numeric import Float32
 from .taps import Tap
 
@@ -62,7 +61,6 @@ class Site:
         edit: Edit,
         label: str,
         tap: Tap,
-        config: Config,
         start: int,
         length: int,
         whole: bool,
@@ -76,7 +74,7 @@ class Site:
         self.whole = whole
         self.context = start + length
         self.chosen: npt.NDArray[np.int64] | None = None
-        self.full = tap.shape(config, length, self.context)
+        self.full = tap.shape(length, self.context)
         rows = self._rows(limit)
         heads = self._heads()
         self.rows = np.atleast_1d(np.arange(length)[rows] if isinstance(rows, slice) else rows)

@@ -97,6 +97,19 @@ static void op_rope_pairs(const float *x, float *y, size_t heads, size_t head_si
     }
 }
 
+static void op_rope_halves(const float *x, float *y, size_t heads, size_t head_size, size_t rot,
+                           const float *cos_sin) {
+    const size_t half = rot / 2;
+    for (size_t h = 0; h < heads; h++, x += head_size, y += head_size) {
+        for (size_t j = 0; j < half; j++) {
+            float c = cos_sin[2 * j], s = cos_sin[2 * j + 1], a = x[j], b = x[j + half];
+            y[j] = fmaf(a, c, -(b * s));
+            y[j + half] = fmaf(a, s, b * c);
+        }
+        for (size_t j = rot; j < head_size; j++) y[j] = x[j];
+    }
+}
+
 /* ---- attention ---- */
 
 /* Scores of some queries against 16 * N keys: one chain over the head's values each. */
@@ -284,6 +297,7 @@ static void ops_init(struct tl_kernels *k) {
     k->add = op_add;
     k->silu_mul = op_silu_mul;
     k->rope_pairs = op_rope_pairs;
+    k->rope_halves = op_rope_halves;
     k->attn_scores = op_attn_scores;
     k->attn_softmax = op_attn_softmax;
     k->attn_mix = op_attn_mix;
