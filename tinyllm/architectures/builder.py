@@ -168,7 +168,7 @@ class Builder:
         if kind == "yarn" and scaling.get("ext_factor") == 0:  # what ggml's rope_yarn then does
             kind = "linear"
         # what each kind of scaling reads
-        used = {"linear": ("factor",), "yarn": _YARN}.get(kind, ())
+        used = {"linear": ("factor",), "yarn": _YARN}.get(kind or "", ())
         numbers = [
             Number("layout", _ROPE_LAYOUTS[self.arch.rope], f"row: {self.arch.rope}"),
             self.number("rotated", c.rope_dimension, "rope.dimension_count", "rule: head size"),
