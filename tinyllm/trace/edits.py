@@ -439,7 +439,7 @@ def _patched(site: Site, trace: Trace) -> Change:
             f"the trace has shape {theirs.shape} there, the run {site.full}; "
             "all axes but the tokens must be equal",
         )
-    at = site.edit.at
+    at = site.at
     if isinstance(at, (int, np.ndarray)):
         positions = np.atleast_1d(at)
         if site.chosen is not None:

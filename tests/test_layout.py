@@ -1,0 +1,102 @@
+"""Which part may use which: imports and includes point down, without cycles.
+
+The folders of `tinyllm/` and of `csrc/` are listed from the bottom up. A file uses files of its own
+folder and of those before it. ARCHITECTURE.md says what lives where.
+"""
+
+import ast
+import graphlib
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+LAYERS = {
+    "tinyllm": """
+        errors _core base display _callbacks files architectures reference chat tokenizer grammar
+        sampling trace conversion runtime generation evaluation embedding analysis model
+        quantization comparison peers diagnosis training harvesting plot __init__ cli __main__
+    """.split(),
+    "csrc": "base types text files kernels model forward training py".split(),
+}
+
+#: Folders and files that hold no code.
+DATA = {"data", "py.typed", "__pycache__"}
+
+
+def imports(path, root):
+    """Every file that a Python file imports: at its top, in functions, and under TYPE_CHECKING."""
+    package = path.relative_to(root).with_suffix("").parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            modules = [tuple(alias.name.split(".")) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            base += tuple(node.module.split(".")) if node.module else ()
+            modules = [(*base, alias.name) for alias in node.names]
+        else:
+            continue
+        for module in modules:
+            for parts in (module, module[:-1]):  # the last part may be a name in the module
+                if (found := module_file(root.joinpath(*parts))) is not None:
+                    yield found
+                    break
+
+
+def module_file(stem):
+    files = stem.with_suffix(".py"), stem.with_suffix(".pyi"), stem / "__init__.py"
+    return next((file for file in files if file.is_file()), None)
+
+
+def includes(path, root):
+    """Every file that a C file includes; includes are written from `csrc/`."""
+    names = re.findall(r'^\s*#\s*include\s+"(.+)"', path.read_text("utf-8"), re.MULTILINE)
+    return [root / "csrc" / name for name in names]
+
+
+def graph(top, root=ROOT):
+    """Each file of a tree, and those that it uses."""
+    read = imports if top == "tinyllm" else includes
+    suffixes = (".py",) if top == "tinyllm" else (".c", ".h")
+    files = [path for path in (root / top).rglob("*") if path.suffix in suffixes]
+    return {path: set(read(path, root)) - {path} for path in files}
+
+
+def layer(top, path, root=ROOT):
+    """The place of a file's folder in the list; a folder that is not there is an error."""
+    return LAYERS[top].index(path.relative_to(root / top).parts[0].split(".")[0])
+
+
+def upward(top, root=ROOT):
+    """The imports that point up, as text."""
+    return sorted(
+        f"{path.relative_to(root)} uses {target.relative_to(root)}"
+        for path, targets in graph(top, root).items()
+        for target in targets
+        if layer(top, target, root) > layer(top, path, root)
+    )
+
+
+@pytest.fixture(params=list(LAYERS))
+def top(request):
+    if not (ROOT / request.param).is_dir():
+        pytest.skip("needs the source tree")
+    return request.param
+
+
+def test_uses_point_down(top):
+    assert upward(top) == []
+
+
+def test_there_are_no_cycles(top):
+    try:
+        graphlib.TopologicalSorter(graph(top)).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" <- ".join(str(path.relative_to(ROOT)) for path in error.args[1]))
+
+
+def test_every_folder_has_its_place(top):
+    names = {path.name.split(".")[0] for path in (ROOT / top).iterdir() if path.name not in DATA}
+    assert names <= set(LAYERS[top])
