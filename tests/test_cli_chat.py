@@ -12,7 +12,7 @@ import time
 import pytest
 
 import tinyllm as tl
-from tinyllm.cli.chat import Chat, history_file
+from tinyllm.cli.conversation import Chat, history_file
 from tinyllm.cli.main import main
 
 pytest.importorskip("jinja2")
