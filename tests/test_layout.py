@@ -6,7 +6,10 @@ folder and of those before it. ARCHITECTURE.md says what lives where.
 
 import ast
 import graphlib
+import importlib
+import pkgutil
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -100,3 +103,46 @@ def test_there_are_no_cycles(top):
 def test_every_folder_has_its_place(top):
     names = {path.name.split(".")[0] for path in (ROOT / top).iterdir() if path.name not in DATA}
     assert names <= set(LAYERS[top])
+
+
+UPWARD = {
+    "tinyllm": (
+        "trace/taps.py",
+        "\n\ndef late() -> None:\n    from ..model import Model\n",
+        "tinyllm/trace/taps.py uses tinyllm/model.py",
+    ),
+    "csrc": (
+        "base/base.c",
+        '\n#include "py/py_state.h"\n',
+        "csrc/base/base.c uses csrc/py/py_state.h",
+    ),
+}
+
+
+def test_one_use_that_points_up_is_found(top, tmp_path):
+    shutil.copytree(ROOT / top, tmp_path / top, ignore=shutil.ignore_patterns("*.so", "data"))
+    name, line, message = UPWARD[top]
+    with (tmp_path / top / name).open("a") as file:
+        file.write(line)
+    assert upward(top, tmp_path) == [message]
+
+
+def test_uses_for_type_checkers_count(tmp_path):
+    (tmp_path / "tinyllm" / "base").mkdir(parents=True)
+    (tmp_path / "tinyllm" / "model.py").write_text("")
+    lines = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .. import model\n"
+    (tmp_path / "tinyllm" / "base" / "checks.py").write_text(lines)
+    assert upward("tinyllm", tmp_path) == ["tinyllm/base/checks.py uses tinyllm/model.py"]
+
+
+def test_no_module_hides_a_public_name():
+    # after `from .lens import x` in the package, tinyllm.lens would be the module
+    names = {path.name.split(".")[0] for path in (ROOT / "tinyllm").iterdir()}
+    assert not names & set(tinyllm.__all__)
+
+
+def test_no_package_hands_on_a_name_that_one_of_its_modules_has():
+    for path in (ROOT / "tinyllm").rglob("__init__.py"):
+        package = importlib.import_module(".".join(path.parent.relative_to(ROOT).parts))
+        inside = {info.name for info in pkgutil.iter_modules(package.__path__)}
+        assert not inside & set(getattr(package, "__all__", ())), package.__name__

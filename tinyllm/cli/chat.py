@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from ..generation.options import Chain
     from .conversation import Chat, talk
 
     model = load_model(args)
@@ -50,8 +51,6 @@ def run(args: argparse.Namespace) -> int:
         )
     # what is wrong with the template is told now, not after the first message
     model.tokenizer.render_chat([{"role": "user", "content": "Hi"}], template=template)
-    conversation = Chat(
-        model, template, args.system, args.seed, args.max_tokens,
-        temperature=args.temperature, top_k=args.top_k, top_p=args.top_p,
-    )  # fmt: skip
+    chain = Chain(args.temperature, args.top_k, args.top_p, args.seed)
+    conversation = Chat(model, template, args.system, args.max_tokens, chain)
     return talk(conversation)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from ..errors import Error
 from ..generation.options import Chain, Options, Request, Talk
@@ -31,12 +31,10 @@ class Chat:
         As for `Model.chat`.
     system : str, optional
         The first message.
-    seed : int, optional
-        Of the first answer; each further one adds 1.
     max_tokens : int, optional
         Of one answer.
-    **chain
-        ``temperature``, ``top_k``, ``top_p``.
+    chain : Chain
+        How tokens are drawn. The seed is that of the first answer; each further one adds 1.
 
     Attributes
     ----------
@@ -51,15 +49,13 @@ class Chat:
         model: Model,
         template: str | None = None,
         system: str | None = None,
-        seed: int | None = None,
         max_tokens: int | None = None,
-        **chain: Any,
+        chain: Chain = Chain(),  # noqa: B008 (immutable)
     ) -> None:
         self.messages: list[dict[str, str]] = []
         self.failed = False
         self._model = model
         self._template = template
-        self._seed = seed
         self._options = Options.checked(model, max_tokens)
         self._chain = chain
         self._session = model.session()
@@ -110,12 +106,13 @@ class Chat:
 
     def _answer(self) -> tuple[str, str]:
         """Print an answer; return it, and why it is not whole."""
-        seed = None if self._seed is None else (self._seed + self._answers) % 2**64
+        seed = self._chain.seed
+        seed = None if seed is None else (seed + self._answers) % 2**64
         self._answers += 1
         pieces: list[str] = []
         started = False
         try:
-            request = Request(self._options, Chain(seed=seed, **self._chain))
+            request = Request(self._options, dataclasses.replace(self._chain, seed=seed))
             talk = Talk(template=self._template, session=self._session)
             stepper = chat_stepper(self._model, [self.messages], talk, request)
             for piece in stepper:
