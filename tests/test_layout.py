@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+import tinyllm
+
+ROOT = next(p for p in Path(__file__).resolve().parents if (p / "pyproject.toml").is_file())
+PACKAGE = Path(tinyllm.__file__).parent
 
 LAYERS = {
     "tinyllm": """
@@ -113,8 +116,8 @@ UPWARD = {
     ),
     "csrc": (
         "base/base.c",
-        '\n#include "py/py_state.h"\n',
-        "csrc/base/base.c uses csrc/py/py_state.h",
+        '\n#include "py/py_weight.h"\n',
+        "csrc/base/base.c uses csrc/py/py_weight.h",
     ),
 }
 
@@ -137,12 +140,12 @@ def test_uses_for_type_checkers_count(tmp_path):
 
 def test_no_module_hides_a_public_name():
     # after `from .lens import x` in the package, tinyllm.lens would be the module
-    names = {path.name.split(".")[0] for path in (ROOT / "tinyllm").iterdir()}
+    names = {path.name.split(".")[0] for path in PACKAGE.iterdir()}
     assert not names & set(tinyllm.__all__)
 
 
 def test_no_package_hands_on_a_name_that_one_of_its_modules_has():
-    for path in (ROOT / "tinyllm").rglob("__init__.py"):
-        package = importlib.import_module(".".join(path.parent.relative_to(ROOT).parts))
+    for path in PACKAGE.rglob("__init__.py"):
+        package = importlib.import_module(".".join(path.parent.relative_to(PACKAGE.parent).parts))
         inside = {info.name for info in pkgutil.iter_modules(package.__path__)}
         assert not inside & set(getattr(package, "__all__", ())), package.__name__
