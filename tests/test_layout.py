@@ -149,3 +149,35 @@ def test_no_package_hands_on_a_name_that_one_of_its_modules_has():
         package = importlib.import_module(".".join(path.parent.relative_to(PACKAGE.parent).parts))
         inside = {info.name for info in pkgutil.iter_modules(package.__path__)}
         assert not inside & set(getattr(package, "__all__", ())), package.__name__
+
+
+# ---- the map ----
+
+
+def the_map():
+    path = ROOT / "ARCHITECTURE.md"
+    if not path.is_file():
+        pytest.skip("needs the source tree")
+    return path.read_text("utf-8")
+
+
+def test_the_map_names_every_folder_in_its_order(top):
+    section = the_map().split(f"## {top}/\n")[1].split("\n## ")[0]
+    rows = [name.rstrip("/") for name in re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE)]
+    there = {path.name for path in (ROOT / top).iterdir() if path.suffix != ".so"} - DATA
+    there -= {"_core.py", "__init__.pyi"}  # named beside the other one
+    assert set(rows) == there
+    places = [LAYERS[top].index(name.split(".")[0]) for name in rows]
+    assert places == sorted(places)
+
+
+def test_every_path_that_the_documents_name_is_there():
+    tops = "tinyllm|csrc|tests|bench|docs|notebooks|scripts"
+    documents = [ROOT / name for name in ("ARCHITECTURE.md", "README.md", "CONTRIBUTING.md")]
+    for document in [*documents, *(ROOT / "docs").glob("*.md")]:
+        if not document.is_file():
+            pytest.skip("needs the source tree")
+        text = document.read_text("utf-8")
+        for name in re.findall(rf"(?<![\w/.-])(?:{tops})/[\w./<>-]*\w", text):
+            if "<" not in name:
+                assert (ROOT / name).exists(), f"{document.name}: {name}"
