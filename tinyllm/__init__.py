@@ -63,8 +63,8 @@ _HOMES = {
 __all__ = [*_HOMES, "__version__"]
 
 
-#: Modules that are used by name, ``tl.plot.attention``.
-_MODULES = ("plot",)
+#: Modules that are used by name, as in ``tl.plot.attention``.
+_MODULES = ("chat", "errors", "grammar", "plot", "reference", "tokenizer")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,9 @@
+from . import chat as chat
+from . import errors as errors
+from . import grammar as grammar
 from . import plot as plot
+from . import reference as reference
+from . import tokenizer as tokenizer
 from .analysis.attribution import attribution as attribution
 from .analysis.circuits import ov_circuit as ov_circuit
 from .analysis.circuits import qk_circuit as qk_circuit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..base.checks import index, is_integer
+from ..base.checks import index, integer, ranged
 from ..base.numeric import Float64
 from ..runtime.runner import Runner
 from ..trace.trace import Trace
@@ -44,12 +44,8 @@ def token_id(model: Runner, token: Any, name: str = "token") -> int:
             return model.tokenizer.id(token)
         except KeyError as error:
             raise ValueError(f"{name}: {error.args[0]}") from None
-    if not is_integer(token):
-        raise TypeError(f"{name} is {token!r}; expected a token id or its text")
-    vocab = model.config.vocab_size
-    if not 0 <= int(token) < vocab:
-        raise ValueError(f"{name} is {token}; expected 0 to {vocab - 1}")
-    return int(token)
+    integer(name, token, "a token id or its text")
+    return ranged(name, token, 0, model.config.vocab_size - 1)
 
 
 def need_taps(trace: Trace, needed: list[str], what: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from ..base.checks import choice
 from ..base.numeric import Float32
 from ..base.progress import Progress
 from ..trace.edits import Edit, patch
@@ -88,10 +89,8 @@ def patch_sweep(
     """
     if not callable(metric):
         raise TypeError(f"metric is {metric!r}; expected a function of the logits")
-    if by not in ("tokens", "heads"):
-        raise ValueError(f"by is {by!r}; expected 'tokens' or 'heads'")
-    if logits not in ("last", "all"):
-        raise ValueError(f"logits is {logits!r}; expected 'last' or 'all'")
+    choice("by", by, ("tokens", "heads"))
+    choice("logits", logits, ("last", "all"))
     chosen = select(model.taps, taps, "taps")
     for tap in chosen:
         if not tap.name.startswith("blk."):

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
+from ..base.checks import ranged
 from ..base.numeric import Float64, log_softmax
 from ..display.table import Table
 from ..runtime.prompt import token_ids
@@ -59,11 +60,7 @@ def _window(model: Runner, window: Any, default: int) -> int:
     limit = _context(model)
     if window is None:
         return min(default, limit)
-    if isinstance(window, bool) or not hasattr(window, "__index__"):
-        raise TypeError(f"window is {window!r}; expected an integer")
-    if not 2 <= window <= limit:
-        raise ValueError(f"window is {window}; expected 2 to {limit}, the model's context")
-    return int(window)
+    return ranged("window", window, 2, limit, "the model's context")
 
 
 def _ids(model: Runner, text: Any) -> Ids:
@@ -260,10 +257,7 @@ def _like_hugging_face(
     window = _window(model, window, _context(model))
     if stride is None:
         stride = max(window // 2, 1)
-    if isinstance(stride, bool) or not hasattr(stride, "__index__"):
-        raise TypeError(f"stride is {stride!r}; expected an integer")
-    if not 1 <= stride <= window:
-        raise ValueError(f"stride is {stride}; expected 1 to {window}, the window")
+    stride = ranged("stride", stride, 1, window, "the window")
     total, count, scored, before = 0.0, 0, 0, 0
     for start in range(0, len(ids), stride):
         end = min(start + window, len(ids))

@@ -11,6 +11,7 @@ from typing import Any, overload
 import numpy as np
 
 from .. import _core
+from ..base.checks import ranged
 from ..base.numeric import Float32, best, log_softmax
 from ..display.histogram import sample, spark, statistics
 from ..display.table import Markup, Table, escape
@@ -303,8 +304,7 @@ class Session:
         >>> session.tokens
         [1]
         """
-        if not 0 <= n <= len(self._tokens):
-            raise ValueError(f"n is {n}; expected 0 to {len(self._tokens)}, the tokens so far")
+        n = ranged("n", n, 0, len(self._tokens), "the tokens so far")
         self.core.rewind(len(self._tokens) - n)
         del self._tokens[len(self._tokens) - n :]
         self.logits = None

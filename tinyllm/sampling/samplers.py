@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
+from ..base.checks import integer
 from ..base.numeric import Float64
 from .philox import uniform
 
@@ -163,8 +164,7 @@ def temperature(candidates: Candidates, context: Context, value: float) -> Candi
 @sampler("top_k")
 def top_k(candidates: Candidates, context: Context, k: int) -> Candidates:
     """Keep the k best; 0 or less keeps all."""
-    if isinstance(k, bool) or not isinstance(k, int | np.integer):
-        raise TypeError(f"top_k is {k!r}; expected an int")
+    k = integer("top_k", k)
     size = len(candidates.ids)
     if k <= 0 or k >= size:
         return candidates
@@ -172,7 +172,7 @@ def top_k(candidates: Candidates, context: Context, k: int) -> Candidates:
         # at least k are as good as the k-th best: sort only those
         limit = np.partition(candidates.logits, size - k)[size - k]
         candidates = candidates.keep(candidates.logits >= limit).best_first()
-    return candidates.keep(slice(0, int(k)))
+    return candidates.keep(slice(0, k))
 
 
 @sampler("top_p")
@@ -305,9 +305,8 @@ def dynamic_temperature(
 
 def _last(history: Sequence[int], count: int) -> list[int]:
     """Return the last ids of the history; a negative count is all of it."""
-    if isinstance(count, bool) or not isinstance(count, int | np.integer):
-        raise TypeError(f"last_n is {count!r}; expected an int")
-    return list(history if count < 0 else history[max(len(history) - int(count), 0) :])
+    count = integer("last_n", count)
+    return list(history if count < 0 else history[max(len(history) - count, 0) :])
 
 
 def _counts(candidates: Candidates, history: list[int]) -> NDArray[np.int64]:

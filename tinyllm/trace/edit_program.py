@@ -9,7 +9,7 @@ import numpy as np
 
 from ..base.numeric import Float32
 from .edits import Edit
-from .site import Change, Site, shown_value
+from .site import Change, Piece, Site, shown_value
 from .taps import Tap, match
 
 __all__ = ["Dispatcher", "Program", "Sites"]
@@ -73,9 +73,11 @@ class Program:
             Whether the piece is a whole context, so that a position outside is an error.
         """
         sites: Sites = {}
+        piece = Piece(start, length, whole, self._limit)
         for edit, label, found in self._rows:
             for tap in found:
-                site = Site(edit, label, tap, start, length, whole, self._limit)
+                named = label if tap.name == edit.tap else f"{label} at {tap.name!r}"
+                site = Site(named, edit.at, edit.head, tap, piece)
                 change = edit.prepare(site)
                 if 0 not in site.shape:
                     sites.setdefault(tap.index, []).append((site, change))

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..base.checks import is_integer
 from ..base.numeric import Float32
 from .site import Change, Site, Where, shown_value
 from .taps import Capture
@@ -99,7 +100,7 @@ def _checked(kind: str, name: str, value: Any) -> Any:
         if isinstance(value, slice) and value.step not in (None, 1):
             raise ValueError(f"tl.{kind}: {name} is {value!r}; expected a slice of step 1")
         return value
-    if hasattr(value, "__index__") and not isinstance(value, (bool, np.bool_)):
+    if is_integer(value):
         return int(value)
     found = None if isinstance(value, (str, bytes)) else _integers(value)
     if found is None:
@@ -439,7 +440,7 @@ def _patched(site: Site, trace: Trace) -> Change:
             f"the trace has shape {theirs.shape} there, the run {site.full}; "
             "all axes but the tokens must be equal",
         )
-    at = site.edit.at
+    at = site.at
     if isinstance(at, (int, np.ndarray)):
         positions = np.atleast_1d(at)
         if site.chosen is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +12,7 @@ import numpy.typing as npt
 from ..base.numeric import Float32
 from .taps import Tap
 
-if TYPE_CHECKING:
-    from .edits import Edit
-
-__all__ = ["Change", "Site", "Where", "shown_value"]
+__all__ = ["Change", "Piece", "Site", "Where", "shown_value"]
 
 
 #: What ``at=`` and ``head=`` take.
@@ -35,12 +33,35 @@ def shown_value(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """One piece of a call: the tokens that run in one session.
+
+    Attributes
+    ----------
+    start, length : int
+        Position of the first token, and how many there are.
+    whole : bool
+        Whether it is a whole context, so that a position outside is an error.
+    limit : int
+        The longest context.
+    """
+
+    start: int
+    length: int
+    whole: bool
+    limit: int
+
+
 class Site:
     """One edit at one tap of one piece: which entries, and of what shape.
 
     Attributes
     ----------
-    edit : Edit
+    label : str
+        What messages call the edit.
+    at : None, int, slice or numpy.ndarray of int64
+        The tokens that the edit names.
     tap : Tap
     index : tuple
         Selects the entries in the piece's array; an integer drops its axis, as in NumPy.
@@ -56,28 +77,19 @@ class Site:
         If `at` is a list and not all of it is in this call: which entries are.
     """
 
-    def __init__(
-        self,
-        edit: Edit,
-        label: str,
-        tap: Tap,
-        start: int,
-        length: int,
-        whole: bool,
-        limit: int,
-    ) -> None:
-        self.edit = edit
+    def __init__(self, label: str, at: Any, head: Any, tap: Tap, piece: Piece) -> None:
         self.label = label
+        self.at = at
         self.tap = tap
-        self.start = start
-        self.length = length
-        self.whole = whole
-        self.context = start + length
+        self.start, self.length, self.whole = piece.start, piece.length, piece.whole
+        self.context = piece.start + piece.length
         self.chosen: npt.NDArray[np.int64] | None = None
-        self.full = tap.shape(length, self.context)
-        rows = self._rows(limit)
-        heads = self._heads()
-        self.rows = np.atleast_1d(np.arange(length)[rows] if isinstance(rows, slice) else rows)
+        self.full = tap.shape(piece.length, self.context)
+        rows = self._rows(piece.limit)
+        heads = self._heads(head)
+        self.rows = np.atleast_1d(
+            np.arange(piece.length)[rows] if isinstance(rows, slice) else rows
+        )
         self.index = _outer(rows, heads, tap)
         sizes = list(self.full)
         for axis, what in ((1 if tap.matrix else 0, rows), (tap.head_axis, heads)):
@@ -88,11 +100,10 @@ class Site:
 
     def fail(self, kind: type[Exception], message: str) -> Exception:
         """An exception that names the edit and the tap."""
-        where = "" if self.tap.name == self.edit.tap else f" at {self.tap.name!r}"
-        return kind(f"{self.label}{where}: {message}")
+        return kind(f"{self.label}: {message}")
 
     def _rows(self, limit: int) -> Any:
-        at, start, n = self.edit.at, self.start, self.length
+        at, start, n = self.at, self.start, self.length
         if at is None:
             return slice(None)
         if isinstance(at, slice):
@@ -120,8 +131,8 @@ class Site:
             self.chosen = np.flatnonzero(inside)
         return rows[inside]
 
-    def _heads(self) -> Any:
-        head, axis = self.edit.head, self.tap.head_axis
+    def _heads(self, head: Any) -> Any:
+        axis = self.tap.head_axis
         if head is None:
             return slice(None)
         if axis is None:
@@ -139,9 +150,9 @@ class Site:
     def fit(self, values: Float32, name: str = "the value") -> Float32:
         """Broadcast values to the selected entries, or raise."""
         shape = self.shape
-        if self.chosen is not None and isinstance(self.edit.at, np.ndarray):
+        if self.chosen is not None and isinstance(self.at, np.ndarray):
             axis = self.row_axis
-            whole = (*shape[:axis], len(self.edit.at), *shape[axis + 1 :])
+            whole = (*shape[:axis], len(self.at), *shape[axis + 1 :])
             return self._broadcast(values, whole, name).take(self.chosen, axis=axis)
         return self._broadcast(values, shape, name)
 
