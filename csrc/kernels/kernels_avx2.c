@@ -7,7 +7,7 @@ TL_TARGET_BEGIN("avx2,fma,f16c")
 
 #define TL_SIMD TL_SIMD_AVX2
 #if defined(__GNUC__) && !defined(TINYLLM_NO_ASM)
-#define TL_TILE_ASM "kernels/simd/tile_avx2.h"
+#define TL_TILE_ASM "kernels/simd/avx2_tile.h"
 #endif
 #include "kernels/simd/simd_int.h"
 

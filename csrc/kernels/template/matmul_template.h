@@ -337,7 +337,7 @@ static bool scaled_words(const struct tl_type_info *type) {
 }
 
 #if TL_SIMD == TL_SIMD_SCALAR
-#include "kernels/template/matmul_scalar_template.h"
+#include "kernels/template/gemm_scalar_template.h"
 #else
 #include "kernels/template/gemm_template.h"
 #endif

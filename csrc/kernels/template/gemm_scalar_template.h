@@ -1,5 +1,5 @@
 /*
- * matmul_scalar_template.h - quantized weights as docs/numerics.md section 1 writes them down.
+ * gemm_scalar_template.h - quantized weights as docs/numerics.md section 1 writes them down.
  *
  * Included by matmul_template.h for the scalar sets. A chunk of a row is unpacked once and used
  * for all tokens. Every other set must give the bits of this file.

@@ -1,5 +1,5 @@
 /*
- * tile_avx2.h - the inner tile of the byte layout for AVX2 in assembly: 16 rows, 6 digits.
+ * avx2_tile.h - the inner tile of the byte layout for AVX2 in assembly: 16 rows, 6 digits.
  *
  * It needs all 16 registers: 12 sums, 2 of weights, a digit and a product. Compilers reorder the
  * additions and spill half of them. tile_bytes in gemm_template.h is the same in intrinsics, with
