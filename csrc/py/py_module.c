@@ -156,9 +156,9 @@ static PyObject *empty(PyObject *module, PyObject *arg) {
 }
 
 PyDoc_STRVAR(block_cache_bytes_doc, "block_cache_bytes($module, /)\n"
-                             "--\n"
-                             "\n"
-                             "Bytes that `empty` keeps for its next arrays.\n");
+                                    "--\n"
+                                    "\n"
+                                    "Bytes that `empty` keeps for its next arrays.\n");
 
 static PyObject *block_cache_bytes(PyObject *module, PyObject *ignored) {
     (void)module, (void)ignored;
