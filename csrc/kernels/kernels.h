@@ -81,7 +81,7 @@ struct tl_kernels {
      *   pack         packs tokens [first, last); disjoint ranges may run in parallel
      *   scratch      bytes of scratch that each thread needs in matmul (may be 0)
      *   matmul       rows [row0, row1) for all tokens; row0 is a multiple of TL_ROW_STEP
-     *   fetch        asks the memory for what matmul of these rows reads first
+     *   prefetch     asks the memory for what matmul of these rows reads first
      * The matrix is runnable: its kind is FLOAT, K or 32.
      */
     int (*format)(const struct tl_type_info *type, size_t tokens);
@@ -91,7 +91,7 @@ struct tl_kernels {
     size_t (*scratch)(const struct tl_matrix *w, int format, size_t tokens);
     void (*matmul)(const struct tl_matrix *w, int format, size_t row0, size_t row1,
                    const void *packed, size_t tokens, float *y, size_t y_stride, void *scratch);
-    void (*fetch)(const struct tl_matrix *w, int format, size_t row0, size_t row1);
+    void (*prefetch)(const struct tl_matrix *w, int format, size_t row0, size_t row1);
 
     /* The rest of the forward pass; ops_template.h, docs/numerics.md section 3. */
 

@@ -441,5 +441,5 @@ static void matmul_init(struct tl_kernels *k, bool fast) {
     k->pack = matmul_pack;
     k->scratch = matmul_scratch;
     k->matmul = matmul_matmul;
-    k->fetch = matmul_fetch;
+    k->prefetch = matmul_fetch;
 }
