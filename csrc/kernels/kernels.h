@@ -1,9 +1,9 @@
 /*
  * kernels.h - one table of functions per instruction set; the arithmetic is docs/numerics.md.
  *
- * Every table gives the same bits. A set is one file, kernels_<set>.c: it opens a target region,
- * chooses its simd.h flavour, includes the templates (ops_template.h, matmul_template.h) and
- * replaces what it does better. One row in sets[] of dispatch.c makes it known.
+ * Every table gives the same bits. A set is two files: simd/<set>.h with all its facts (vectors,
+ * operations, tile sizes), and kernels_<set>.c, which opens a target region, includes the facts and
+ * chooses its templates. One row in sets[] of dispatch.c makes it known.
  */
 #ifndef TL_KERNELS_H
 #define TL_KERNELS_H
@@ -93,7 +93,7 @@ struct tl_kernels {
                    const void *packed, size_t tokens, float *y, size_t y_stride, void *scratch);
     void (*prefetch)(const struct tl_matrix *w, int format, size_t row0, size_t row1);
 
-    /* The rest of the forward pass; ops_template.h, docs/numerics.md section 3. */
+    /* The rest of the forward pass: ops_template.h, docs/numerics.md section 3. */
 
     /* RMS norm in two steps: 1 / rms, then y = x * scale * weight. */
     float (*norm_scale)(const float *x, size_t n, float epsilon);
