@@ -96,7 +96,7 @@ static void prefetch_next(const struct group *g, int thread) {
     m.tasks = (w->rows + m.rows_per_task - 1) / m.rows_per_task;
     row = task_row(r, &m, (size_t)thread);
     if (row >= w->rows) return;
-    r->k->fetch(w, r->k->format(w->type, 1), row, TL_MIN(row + m.rows_per_task, w->rows));
+    r->k->prefetch(w, r->k->format(w->type, 1), row, TL_MIN(row + m.rows_per_task, w->rows));
 }
 
 static void group_task(void *arg, size_t task, int thread) {

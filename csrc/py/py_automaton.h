@@ -1,6 +1,6 @@
 /* py_automaton.h - the types _core.Trie and _core.Automaton. */
-#ifndef TLPY_GRAMMAR_H
-#define TLPY_GRAMMAR_H
+#ifndef TLPY_AUTOMATON_H
+#define TLPY_AUTOMATON_H
 
 #include "py/py_state.h"
 

@@ -85,20 +85,20 @@ static PyObject *empty(PyObject *module, PyObject *arg) {
     return tlpy_array_pooled((int)n, shape);
 }
 
-PyDoc_STRVAR(pages_kept_doc, "pages_kept($module, /)\n"
-                             "--\n"
-                             "\n"
-                             "Bytes that `empty` keeps for its next arrays.\n");
+PyDoc_STRVAR(block_cache_bytes_doc, "block_cache_bytes($module, /)\n"
+                                    "--\n"
+                                    "\n"
+                                    "Bytes that `empty` keeps for its next arrays.\n");
 
-static PyObject *pages_kept(PyObject *module, PyObject *ignored) {
+static PyObject *block_cache_bytes(PyObject *module, PyObject *ignored) {
     (void)module, (void)ignored;
-    return PyLong_FromSize_t(tl_pages_kept());
+    return PyLong_FromSize_t(tl_block_cache_bytes());
 }
 
 static PyMethodDef methods[] = {
     {"cpu_count", cpu_count, METH_NOARGS, cpu_count_doc},
     {"empty", empty, METH_O, empty_doc},
-    {"pages_kept", pages_kept, METH_NOARGS, pages_kept_doc},
+    {"block_cache_bytes", block_cache_bytes, METH_NOARGS, block_cache_bytes_doc},
     {"memory_available", memory_available, METH_NOARGS, memory_available_doc},
     {"tensor_types", tlpy_tensor_types, METH_NOARGS,
      "tensor_types()\n--\n\n"

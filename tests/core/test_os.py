@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    """os.c built for a root of its own, and that root."""
+    """os_limits.c built for a root of its own, and that root."""
     folder = tmp_path_factory.mktemp("os")
     root = folder / "root"
     command = ["cc", "-std=c11", "-O1", "-shared", "-fPIC", f'-DTL_OS_ROOT="{root}"', f"-I{CSRC}"]
@@ -33,7 +33,7 @@ def library(tmp_path_factory):
 
 @pytest.fixture
 def system(library):
-    """A function that puts files below that root and gives the functions of os.c."""
+    """A function that puts files below that root and gives the functions of os_limits.c."""
     core, root = library
 
     def prepare(files):
