@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LAYERS = "base types text files kernels model forward training py".split()
 OURS = re.compile(r"_?(tlpy?_\w+)$")  # macOS puts an underscore before every name
 

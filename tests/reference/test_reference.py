@@ -62,12 +62,25 @@ def test_each_part_of_a_checkpoint_matters():
     assert error("qwen2_yarn", lambda m, t: m.pop("llama.rope.scaling.type")) > 1e-3
 
 
+def step_of(config, name):
+    return reference.step(config, f"blk.0.{name}")
+
+
+def turned(config, x, positions):
+    return step_of(config, "attn_q_rope").compute(x, positions, None)
+
+
+def frequencies_of(config, factors=None):
+    numbers = step_of(config, "attn_q_rope").step.numbers
+    numbers = {n.name: float(np.float32(n.value)) for n in numbers if n.name != "layout"}
+    return reference.rope_frequencies(factors, **numbers)
+
+
 # --- by hand -----------------------------------------------------------------------------------
 
 
 def test_attention_over_four_positions():
     config, _ = small_model(heads=2, kv_heads=1, head_size=4, width=8)
-    layer = reference.Layer(config, 0)
     # One key per axis, queries along them: a query of length 2 ln 2 along its own key's axis
     # scores 2 ln 2 / sqrt(4) = ln 2 there, and 0 elsewhere.
     k = np.eye(4)[:, np.newaxis]
@@ -76,9 +89,9 @@ def test_attention_over_four_positions():
         q[t, 0, t] = 2 * math.log(2)  # head 0 looks at itself
         q[t, 1, 0] = 2 * math.log(4)  # head 1 looks at the first token
     v = np.arange(1.0, 5.0).reshape(4, 1, 1)
-    scores = reference.masked_scores(layer, q, k)
-    probs = reference.softmax(layer, scores)
-    mix = reference.mix_values(layer, probs, v)
+    scores = step_of(config, "attn_scores").compute(q, k)
+    probs = reference.softmax(scores)
+    mix = reference.mix_values(probs, v)
     hidden = -np.inf
     one, two = math.log(2), math.log(4)
     np.testing.assert_allclose(
@@ -104,39 +117,37 @@ def test_attention_over_four_positions():
 
 def test_neighbouring_query_heads_share_a_key_head():
     config, _ = small_model(heads=4, kv_heads=2)
-    layer = reference.Layer(config, 0)
     two = np.array([[[10.0], [20.0]]])  # one token, 10 in head 0 and 20 in head 1
-    scores = reference.masked_scores(layer, np.ones((1, 4, 1)), two)
+    scores = step_of(config, "attn_scores").compute(np.ones((1, 4, 1)), two)
     assert scores.ravel().tolist() == [10, 10, 20, 20]
-    mix = reference.mix_values(layer, np.ones((4, 1, 1)), two)
+    mix = reference.mix_values(np.ones((4, 1, 1)), two)
     assert mix.ravel().tolist() == [10, 10, 20, 20]
 
 
 def test_rms_norm_of_three_and_four():
     config, _ = small_model(norm_epsilon=0.0)
-    layer = reference.Layer(config, 0)
     x = np.array([[3.0, 4.0]])  # mean square 12.5
-    scale = reference.rms_scale(layer, x)
+    scale = step_of(config, "attn_norm_scale").compute(x)
     assert scale == pytest.approx(1 / math.sqrt(12.5), rel=1e-15)
-    y = reference.scale_and_weigh(layer, x, scale, np.array([2.0, 0.5]))
+    y = reference.norm(x, scale, np.array([2.0, 0.5]))
     np.testing.assert_allclose(y, [[6 / math.sqrt(12.5), 2 / math.sqrt(12.5)]], rtol=1e-15)
 
 
 def test_epsilon_and_rope_base_are_the_stored_float32():
     config, _ = small_model(norm_epsilon=1e-5, rope_base=10000.1)
-    layer = reference.Layer(config, 0)
-    assert layer.norm_epsilon == 9.999999747378752e-06
-    frequencies, _ = reference.rope_frequencies(config)
+    scale = step_of(config, "attn_norm_scale").compute(np.zeros((1, 2)))
+    assert scale == pytest.approx(9.999999747378752e-06**-0.5, rel=1e-15)
+    frequencies, _ = frequencies_of(config)
     assert frequencies[1] == pytest.approx(10000.099609375 ** (-2 / 8), rel=1e-15)
 
 
-def test_swiglu():
-    y = reference.swiglu(None, np.array([[0.0, 1.0, -1.0]]), np.array([[5.0, 2.0, 3.0]]))
+def test_silu_mul():
+    y = reference.silu_mul(np.array([[0.0, 1.0, -1.0]]), np.array([[5.0, 2.0, 3.0]]))
     e = math.e
     np.testing.assert_allclose(y, [[0, 2 * e / (e + 1), -3 / (1 + e)]], rtol=1e-15)
 
 
-def test_swiglu_far_out_is_quiet():
+def test_silu_mul_far_out_is_quiet():
     config, weights = small_model(layers=1)
     step = reference.step(config, "blk.0.ffn_act")
     far = {"blk.0.ffn_gate": [[-1000.0, 1000.0]], "blk.0.ffn_up": [[1.0, 1.0]]}
@@ -148,9 +159,8 @@ def test_swiglu_far_out_is_quiet():
 
 def test_rope_turns_interleaved_pairs():
     config, _ = small_model(heads=1, kv_heads=1, head_size=4, width=4)
-    layer = reference.Layer(config, 0)
     x = np.array([[[1.0, 2.0, 3.0, 4.0]]] * 2)
-    y = reference.rotate(layer, x, np.array([0, 3]))
+    y = turned(config, x, np.array([0, 3]))
     assert np.array_equal(y[0], x[0])
     # as complex numbers: (1 + 2i) e^(3i) and (3 + 4i) e^(3i / 100)
     first, second = (1 + 2j) * np.exp(3j), (3 + 4j) * np.exp(0.03j)
@@ -161,12 +171,11 @@ def test_rope_turns_interleaved_pairs():
 
 def test_rope_scores_depend_on_the_distance_only():
     config, _ = small_model()
-    layer = reference.Layer(config, 0)
     random = np.random.default_rng(0)
     q, k = random.normal(size=(2, 1, 4, 8))
 
     def score(at_q, at_k):
-        turned = [reference.rotate(layer, x, np.array([p])) for x, p in ((q, at_q), (k, at_k))]
+        turned = [turned(config, x, np.array([p])) for x, p in ((q, at_q), (k, at_k))]
         return (turned[0] * turned[1]).sum(axis=-1)
 
     np.testing.assert_allclose(score(7, 3), score(1004, 1000), rtol=1e-10)
@@ -176,7 +185,7 @@ def test_rope_scores_depend_on_the_distance_only():
 def test_rope_leaves_the_rest_of_a_partly_rotated_head():
     config, _ = small_model(metadata={"llama.rope.dimension_count": 4})
     x = np.random.default_rng(0).normal(size=(1, 4, 8))
-    y = reference.rotate(reference.Layer(config, 0), x, np.array([5]))
+    y = turned(config, x, np.array([5]))
     assert np.array_equal(y[..., 4:], x[..., 4:])
     assert not np.isclose(y[..., :4], x[..., :4]).any()
 
@@ -187,8 +196,8 @@ def test_linear_scaling_is_a_smaller_position():
         metadata={"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
     )
     x = np.random.default_rng(0).normal(size=(1, 4, 8))
-    scaled = reference.rotate(reference.Layer(config, 0), x, np.array([20]))
-    smaller = reference.rotate(reference.Layer(plain, 0), x, np.array([5]))
+    scaled = turned(config, x, np.array([20]))
+    smaller = turned(plain, x, np.array([5]))
     np.testing.assert_allclose(scaled, smaller, rtol=1e-13)
 
 
@@ -196,7 +205,7 @@ def test_yarn_keeps_fast_pairs_and_interpolates_slow_ones():
     """The ends of the ramp are the paper's: r(d) = L / wavelength, above 32 and below 1 turns."""
     length, factor, base = 4096, 8.0, 10000.0
     config = rope_config(type="yarn", factor=factor, original_context_length=length)
-    frequencies, magnitude = reference.rope_frequencies(config)
+    frequencies, magnitude = frequencies_of(config)
     plain = base ** (-np.arange(32) / 32)
     turns = length * plain / (2 * math.pi)
     # A pair next to the ends may already be on the ramp: its ends are rounded to whole pairs.
@@ -226,14 +235,14 @@ def test_yarn_ramp_pair_by_pair():
         kept, interpolated = base ** (-2 * j / head), base ** (-2 * j / head) / factor
         expected.append(interpolated * ramp + kept * (1 - ramp))
     config = rope_config(type="yarn", factor=factor, original_context_length=length)
-    frequencies, _ = reference.rope_frequencies(config)
+    frequencies, _ = frequencies_of(config)
     np.testing.assert_allclose(frequencies, expected, rtol=1e-13)
 
 
 def test_yarn_magnitude_is_in_the_rotation():
     config = rope_config(type="yarn", factor=4.0, original_context_length=512, attn_factor=0.5)
     x = np.random.default_rng(0).normal(size=(2, 4, 64))
-    y = reference.rotate(reference.Layer(config, 0), x, np.array([0, 9]))
+    y = turned(config, x, np.array([0, 9]))
     expected = 0.5 * (1 + 0.1 * math.log(4)) * np.linalg.norm(x, axis=-1)
     np.testing.assert_allclose(np.linalg.norm(y, axis=-1), expected, rtol=1e-13)
 
@@ -241,25 +250,23 @@ def test_yarn_magnitude_is_in_the_rotation():
 def test_yarn_defaults_and_switch():
     explicit = rope_config(type="yarn", factor=4.0, original_context_length=2048)
     implicit = rope_config(type="yarn", factor=4.0)  # of the file's context length, 2048
-    assert np.array_equal(*(reference.rope_frequencies(c)[0] for c in (explicit, implicit)))
+    assert np.array_equal(*(frequencies_of(c)[0] for c in (explicit, implicit)))
     other = rope_config(type="yarn", factor=4.0, original_context_length=512)
-    assert (reference.rope_frequencies(other)[0] != reference.rope_frequencies(explicit)[0]).any()
+    assert (frequencies_of(other)[0] != frequencies_of(explicit)[0]).any()
     for key, value in (("yarn_beta_fast", 16.0), ("yarn_beta_slow", 2.0)):
         steeper = rope_config(type="yarn", factor=4.0, **{key: value})
-        assert (
-            reference.rope_frequencies(steeper)[0] != reference.rope_frequencies(explicit)[0]
-        ).any()
+        assert (frequencies_of(steeper)[0] != frequencies_of(explicit)[0]).any()
     switched_off = rope_config(type="yarn", factor=4.0, yarn_ext_factor=0.0)
     linear = rope_config(type="linear", factor=4.0)
-    for a, b in zip(*(reference.rope_frequencies(c) for c in (switched_off, linear)), strict=True):
+    for a, b in zip(*(frequencies_of(c) for c in (switched_off, linear)), strict=True):
         assert np.array_equal(a, b)
 
 
 def test_llama3_factors_divide_the_frequencies():
     factors = np.linspace(1, 8, 32)
     config = rope_config()
-    plain, _ = reference.rope_frequencies(config)
-    frequencies, magnitude = reference.rope_frequencies(config, factors)
+    plain, _ = frequencies_of(config)
+    frequencies, magnitude = frequencies_of(config, factors)
     np.testing.assert_allclose(frequencies * factors, plain, rtol=1e-14)
     assert magnitude == 1
 
@@ -267,7 +274,7 @@ def test_llama3_factors_divide_the_frequencies():
 def test_unknown_scaling_is_named():
     config = rope_config(type="longrope", factor=4.0)
     with pytest.raises(tinyllm.errors.UnsupportedError, match="longrope"):
-        reference.rope_frequencies(config)
+        frequencies_of(config)
 
 
 # --- the whole ---------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import tinyllm as tl
 from testkit import models
 from tinyllm import _core
 from tinyllm.trace.arena import Arena, Layout
-from tinyllm.trace.taps import match, select, tap_names, tap_shape
+from tinyllm.trace.taps import match, select
 
 SIZES = {"width": 32, "ffn": 48, "vocab": 60, "context": 64}
 IDS = [3, 1, 4, 1, 5]
@@ -61,9 +61,10 @@ def test_the_vocabulary(model):
     want |= {f"blk.{i}.{name}": shape for i in range(3) for name, shape in block.items()}
     want |= {"output_norm_scale": (5,), "output_norm": (5, 32), "output": (5, 60)}
     assert list(shapes.items()) == list(want.items())
-    assert tap_names(model.config) == list(want)
-    assert all(tap_shape(model.config, name, 5) == shape for name, shape in want.items())
-    assert tap_shape(model.config, "blk.1.attn_probs", 2, 9) == (4, 2, 9)
+    assert [tap.name for tap in model.taps] == list(want)
+    assert all(tap.shape(5, 5) == want[tap.name] for tap in model.taps)
+    (probs,) = select(model.taps, "blk.1.attn_probs")
+    assert probs.shape(2, 9) == (4, 2, 9)
     assert model.plan(IDS, "*").shapes == want
     assert model.plan(IDS, "*").nbytes == t.nbytes == sum(a.nbytes for a in t.values())
 
@@ -72,7 +73,7 @@ def test_captures_by_name_pattern_expression_and_function(model):
     def names(capture):
         return list(model.trace(IDS, capture))
 
-    every = tap_names(model.config)
+    every = [tap.name for tap in model.taps]
     assert names(None) == [n for n in every if not n.endswith(("scores", "probs"))]
     assert names("blk.1.attn_q") == ["blk.1.attn_q"]
     assert names("logits") == ["output"]
@@ -243,8 +244,8 @@ def test_a_capture_that_does_not_fit_raises_before_anything_runs(model, monkeypa
 def test_layouts_are_made_once(model):
     assert model.layout("*mix") is model.layout(["blk.*.attn_mix"])
     assert model.layout("*mix") is not model.layout("*mid")
-    layout = Layout(model.config, select(model.taps, ["blk.0.attn_q", "blk.2.attn_q"]))
-    assert layout.families[0].runs == ((0, 0, 1), (1, 2, 1))
+    layout = Layout(select(model.taps, ["blk.0.attn_q", "blk.2.attn_q"]))
+    assert [model.steps[i].tap for i in layout.families[0].steps] == list(layout.places)
 
 
 def test_tables_show_hostile_names_and_tokens_as_text(model, tmp_path):
