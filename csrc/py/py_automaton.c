@@ -337,7 +337,7 @@ PyDoc_STRVAR(automaton_doc,
              "Parameters\n"
              "----------\n"
              "nodes : array_like of int32, shape (n, 5)\n"
-             "    As `tinyllm.grammar.program` describes them.\n"
+             "    As `tinyllm.grammar.automaton` describes them.\n"
              "root : int\n"
              "trie : Trie, optional\n"
              "    The vocabulary, for `mask`.\n");

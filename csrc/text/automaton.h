@@ -1,7 +1,7 @@
 /*
  * automaton.h - which bytes, and which tokens of a vocabulary, may come next under a grammar.
  *
- * tinyllm/grammar/program.py makes the program and says what its nodes mean; the same matching in
+ * tinyllm/grammar/automaton.py makes the program and says what its nodes mean; the same matching in
  * Python, written to be read, is tinyllm/grammar/matcher.py, and the tests compare the two.
  *
  * A state is a set of stacks of nodes. Sets are kept once each and named by numbers, so that what

@@ -2,8 +2,8 @@
  * avx2_tile.h - the inner tile of the byte layout for AVX2 in assembly: 16 rows, 6 digits.
  *
  * It needs all 16 registers: 12 sums, 2 of weights, a digit and a product. Compilers reorder the
- * additions and spill half of them. tile_bytes in tile_pairs_template.h is the same in intrinsics, with
- * the same bits; TINYLLM_NO_ASM builds only that.
+ * additions and spill half of them. tile_bytes in tile_pairs_template.h is the same in intrinsics,
+ * with the same bits; TINYLLM_NO_ASM builds only that.
  */
 #ifndef TL_SIMD_AVX2_TILE_H
 #define TL_SIMD_AVX2_TILE_H
