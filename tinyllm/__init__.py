@@ -12,54 +12,12 @@ True
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import tinyllm.plot as plot  # noqa: F401
-
-    from .analysis.lens import attention_entropy as attention_entropy
-    from .analysis.lens import attribution as attribution
-    from .analysis.lens import induction_scores as induction_scores
-    from .analysis.lens import lens as lens
-    from .analysis.lens import ov_circuit as ov_circuit
-    from .analysis.lens import qk_circuit as qk_circuit
-    from .analysis.sweep import patch_sweep as patch_sweep
-    from .architectures.config import Config as Config
-    from .errors import Error as Error
-    from .errors import FormatError as FormatError
-    from .errors import UnsupportedError as UnsupportedError
-    from .evaluation.scoring import kl as kl
-    from .files.gguf import GGUF as GGUF
-    from .files.gguf import Weight as Weight
-    from .files.gguf_write import TensorSource as TensorSource
-    from .files.gguf_write import write_gguf as write_gguf
-    from .generation.stepper import Generation as Generation
-    from .grammar.grammar import Grammar as Grammar
-    from .model import Model as Model
-    from .model import load as load
-    from .runtime.machine import CPU as CPU
-    from .runtime.machine import Memory as Memory
-    from .runtime.machine import cpu as cpu
-    from .runtime.session import Session as Session
-    from .sampling.sampler import Sampler as Sampler
-    from .tokenizer import StreamDecoder as StreamDecoder
-    from .tokenizer import Tokenizer as Tokenizer
-    from .tokenizer import load_tokenizer as load_tokenizer
-    from .trace.arena import Plan as Plan
-    from .trace.edits import Edit as Edit
-    from .trace.edits import add as add
-    from .trace.edits import apply as apply
-    from .trace.edits import mean as mean
-    from .trace.edits import patch as patch
-    from .trace.edits import scale as scale
-    from .trace.edits import set as set
-    from .trace.edits import zero as zero
-    from .trace.saved import read as read
-    from .trace.trace import Trace as Trace
+from typing import Any
 
 __version__ = "0.1.0"
 
 #: Public names, and where each lives: imported when first used, so that `import tinyllm` is quick.
+#: `__init__.pyi` says the same to type checkers.
 _HOMES = {
     "CPU": "runtime.machine",
     "Config": "architectures.config",
@@ -67,34 +25,34 @@ _HOMES = {
     "Error": "errors",
     "FormatError": "errors",
     "GGUF": "files.gguf",
-    "Generation": "generation.stepper",
+    "Generation": "generation.result",
     "Grammar": "grammar.grammar",
     "Memory": "runtime.machine",
     "Model": "model",
     "Plan": "trace.arena",
     "Sampler": "sampling.sampler",
     "Session": "runtime.session",
-    "StreamDecoder": "tokenizer",
+    "StreamDecoder": "tokenizer.stream",
     "TensorSource": "files.gguf_write",
-    "Tokenizer": "tokenizer",
+    "Tokenizer": "tokenizer.base",
     "Trace": "trace.trace",
     "UnsupportedError": "errors",
     "Weight": "files.gguf",
     "add": "trace.edits",
     "apply": "trace.edits",
-    "attention_entropy": "analysis.lens",
-    "attribution": "analysis.lens",
+    "attention_entropy": "analysis.heads",
+    "attribution": "analysis.attribution",
     "cpu": "runtime.machine",
-    "induction_scores": "analysis.lens",
+    "induction_scores": "analysis.heads",
     "kl": "evaluation.scoring",
     "lens": "analysis.lens",
     "load": "model",
-    "load_tokenizer": "tokenizer",
+    "load_tokenizer": "tokenizer.registry",
     "mean": "trace.edits",
-    "ov_circuit": "analysis.lens",
+    "ov_circuit": "analysis.circuits",
     "patch": "trace.edits",
     "patch_sweep": "analysis.sweep",
-    "qk_circuit": "analysis.lens",
+    "qk_circuit": "analysis.circuits",
     "read": "trace.saved",
     "scale": "trace.edits",
     "set": "trace.edits",
@@ -105,8 +63,8 @@ _HOMES = {
 __all__ = [*_HOMES, "__version__"]
 
 
-#: Modules that are used by name, ``tl.plot.attention``.
-_MODULES = ("plot",)
+#: Modules that are used by name, as in ``tl.plot.attention``.
+_MODULES = ("chat", "errors", "grammar", "plot", "reference", "tokenizer")
 
 
 def __getattr__(name: str) -> Any:

@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import os
-import re
-from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from . import _core
-from .architectures.config import Config, read_config
-from .base.progress import Progress
-from .display.table import Table, weights_table
+from .architectures.table import read_model
+from .base.checks import choice, ranged
+from .base.samples import sample_weights
+from .display.table import Table
+from .display.weights import weights_table
 from .errors import FormatError
-from .generation.request import TextMethods
-from .runtime.machine import Memory
-from .runtime.session import Rows, Session
+from .evaluation.scoring import Perplexity, perplexity, score
+from .files.model_file import DEMO, open_file, path_text
+from .generation.options import Chain, Options, Request, Talk
+from .generation.request import beam_search, chat, chat_stream, generate, stream
+from .generation.result import Generation
+from .grammar.grammar import Grammar
+from .runtime.prompt import Prompt, is_batch
+from .runtime.runner import Runner
+from .runtime.session import Session
+from .sampling.sampler import Sampler
 from .tokenizer import Tokenizer, load_tokenizer, tokenizer_from_metadata
-from .trace.arena import Arena, Layout, Plan
-from .trace.taps import Capture, Floats, Tap, all_taps, runs_from, select
-from .trace.trace import Trace
+from .trace.taps import Capture
 
-if TYPE_CHECKING:
-    from .trace.edits import Program, Sites
-
-__all__ = ["DEMO", "Model", "Prompt", "load"]
-
-#: Text, or token ids.
-Prompt: TypeAlias = str | bytes | Sequence[int] | npt.NDArray[np.integer[Any]]
-
-#: The model that ships in the package.
-DEMO = Path(__file__).with_name("data") / "demo.gguf"
+__all__ = ["DEMO", "Model", "load"]
 
 
 def load(
@@ -46,6 +39,7 @@ def load(
     tokenizer: str | os.PathLike[str] | Tokenizer | None = None,
     mmap: bool = True,
     max_context: int | None = None,
+    strict: bool = True,
 ) -> Model:
     """Open a model, ready to run.
 
@@ -68,6 +62,9 @@ def load(
         False reads the file into memory instead of mapping it.
     max_context : int, optional
         Longest context, instead of the file's own.
+    strict : bool
+        False loads a file whose tensors are not all used, with a warning that names them: the
+        results are then those of another model.
 
     Returns
     -------
@@ -89,15 +86,14 @@ def load(
     >>> model.config.architecture
     'llama'
     """
-    if mode not in ("exact", "fast"):
-        raise ValueError(f"mode is {mode!r}; expected 'exact' or 'fast'")
-    if threads is not None and not 1 <= _integer("threads", threads) <= 256:
-        raise ValueError(f"threads is {threads}; expected 1 to 256")
-    if max_context is not None and _integer("max_context", max_context) < 1:
-        raise ValueError(f"max_context is {max_context}; expected at least 1")
+    choice("mode", mode, ("exact", "fast"))
+    if threads is not None:
+        ranged("threads", threads, 1, 256)
+    if max_context is not None:
+        ranged("max_context", max_context, 1)
     source: Any = DEMO if isinstance(path, str) and path == "demo" else path
     metadata, weights = open_file(source, mmap)
-    config = read_config(metadata, weights)
+    config, steps = read_model(metadata, weights, strict)
     if tokenizer is None:
         tok = tokenizer_from_metadata(metadata)
     else:
@@ -112,104 +108,28 @@ def load(
             )
     try:
         core = _core.Model(
-            config.core(max_context or config.context_length, mode == "fast"), weights.values()
+            steps.lowered(),
+            weights.values(),
+            layers=config.layers,
+            max_context=max_context or config.context_length,
+            fast=mode == "fast",
         )
     except FormatError as error:
-        error.path = _path_text(source)
+        error.path = path_text(source)
         raise
-    return Model(core, config, weights, metadata, tok, threads or _core.cpu_count(), source)
-
-
-def _path_text(source: Any) -> str | None:
-    return None if isinstance(source, (bytes, bytearray, memoryview)) else os.fspath(source)
-
-
-def _integer(name: str, value: Any) -> int:
-    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} is {value!r}; expected an integer")
-    return int(value)
-
-
-def open_file(
-    source: Any, mmap: bool = True
-) -> tuple[Mapping[str, Any], Mapping[str, _core.Weight]]:
-    """Open a GGUF file or a llama2.c checkpoint, told apart by the magic.
-
-    Parameters
-    ----------
-    source : str, os.PathLike or bytes-like
-        ``"demo"`` is the model that ships in the package.
-    mmap : bool
-        False reads the file into memory.
-
-    Returns
-    -------
-    metadata : mapping
-        GGUF keys.
-    weights : mapping of str to Weight
-    """
-    if isinstance(source, str) and source == "demo":
-        source = DEMO
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        magic = bytes(source[:4])
-    else:
-        with open(source, "rb") as file:
-            magic = file.read(4)
-    if magic[:4] != b"GGUF" and _is_llama2c(source, magic):
-        from .files.llama2c import read_llama2c
-
-        metadata, weights = read_llama2c(source, mmap=mmap)
-        return {**metadata, "tinyllm.source": "llama2.c"}, weights
-    from .files.gguf import GGUF
-
-    file_ = GGUF(source, mmap=mmap)
-    return file_.metadata, file_.tensors
-
-
-def _is_llama2c(source: Any, magic: bytes) -> bool:
-    """Whether a file that is no GGUF looks like a llama2.c checkpoint rather than a broken GGUF."""
-    named = not isinstance(source, (bytes, bytearray, memoryview)) and str(
-        os.fspath(source)
-    ).endswith(".bin")
-    return named or magic == b"24ka" or (len(magic) == 4 and 0 < magic[0] and magic[2:] == b"\0\0")
-
-
-def token_ids(prompt: Any, tokenizer: Tokenizer | None, name: str = "the prompt") -> Any:
-    """Turn text or ids into a one-dimensional int32 array with at least one token."""
-    if isinstance(prompt, (str, bytes)):
-        if tokenizer is None:
-            raise ValueError(
-                f"{name} is text, and the model's file has no tokenizer; give token ids, or "
-                "load with tokenizer="
-            )
-        ids = np.asarray(tokenizer.encode(prompt), np.int32)
-        if ids.size == 0:
-            raise ValueError(f"{name} is {prompt!r}, which gives no tokens to run")
-        return ids
-    ids = np.asarray(prompt)
-    if ids.size == 0:
-        raise ValueError(f"{name} holds no tokens to run")
-    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
-        raise TypeError(
-            f"{name} must be text or a sequence of integer token ids, "
-            f"not {ids.ndim}-dimensional {ids.dtype}"
-        )
-    limits = np.iinfo(np.int32)
-    if ids.min() < limits.min or ids.max() > limits.max:
-        raise ValueError(f"{name} holds a token id outside the vocabulary")
-    return np.ascontiguousarray(ids, np.int32)
-
-
-def is_batch(prompt: Any) -> bool:
-    """Whether a prompt is several: a list of texts or of ids, or a 2-D array."""
-    if isinstance(prompt, np.ndarray):
-        return prompt.ndim == 2
-    return isinstance(prompt, (list, tuple)) and any(
-        isinstance(item, (str, bytes, list, tuple, np.ndarray)) for item in prompt
+    return Model(
+        core,
+        config,
+        steps,
+        weights,
+        metadata,
+        tok,
+        threads or _core.cpu_count(),
+        path_text(source),
     )
 
 
-class Model(TextMethods):
+class Model(Runner):
     """A model, ready to run. Made by `load`.
 
     Immutable and safe to share between threads; each call makes its own session.
@@ -218,6 +138,9 @@ class Model(TextMethods):
     ----------
     config : Config
         The numbers that define the model.
+    steps : ForwardPlan
+        Every step of the forward pass: what it reads, its weights, its numbers and where they
+        come from. It prints as a table.
     weights : mapping of str to Weight
         Every tensor of the file by name, in the file's order.
     metadata : mapping
@@ -236,171 +159,6 @@ class Model(TextMethods):
     >>> model.logits("ROMEO:").shape[1] == model.config.vocab_size
     True
     """
-
-    def __init__(
-        self,
-        core: _core.Model,
-        config: Config,
-        weights: Mapping[str, _core.Weight],
-        metadata: Mapping[str, Any],
-        tokenizer: Tokenizer | None,
-        threads: int,
-        source: Any,
-    ) -> None:
-        self.core = core
-        self.config = config
-        self.weights = weights
-        self.metadata = metadata
-        self.tokenizer = tokenizer
-        self.threads = threads
-        self.path = _path_text(source)
-        self._layouts: dict[Hashable, Layout] = {}
-
-    # ---- running ----
-
-    def run(
-        self,
-        sessions: Sequence[_core.Session],
-        tokens: Sequence[npt.NDArray[np.int32]],
-        rows: Sequence[int] | npt.NDArray[np.int64],
-        layout: Layout | None = None,
-        edits: Sequence[Sites] = (),
-        first_layer: int = 0,
-        resid: npt.ArrayLike | None = None,
-    ) -> tuple[Floats, list[Trace]]:
-        """Run tokens in several sessions together; `session` and `trace` are friendlier.
-
-        Parameters
-        ----------
-        sessions : sequence of tinyllm._core.Session
-        tokens : sequence of int32 arrays
-            The tokens of each session.
-        rows : sequence of int
-            Rising row numbers, over all sessions, whose logits are wanted.
-        layout : Layout, optional
-            What to capture: see `layout`.
-        edits : sequence of Sites
-            What to change in each session: see `tinyllm.trace.edits.Program`. Empty: nothing.
-        first_layer, resid : int and array_like of float32, shape (T, D), optional
-            Start at this layer from this residual stream instead of the embedding.
-
-        Returns
-        -------
-        logits : numpy.ndarray of float32, shape (len(rows), V)
-        traces : list of Trace
-            One per session; empty without `layout`.
-        """
-        lengths = [len(ids) for ids in tokens]
-        starts = [len(session) for session in sessions]
-        contexts = [a + b for a, b in zip(starts, lengths, strict=True)]
-        arena = Arena(layout or self.layout([]), lengths, contexts)
-        captures = arena.captures
-        dispatch = None
-        if any(edits):
-            from .trace.edits import Dispatcher
-
-            dispatch = Dispatcher(edits, lengths)
-            needed = self._needed(dispatch.edits, arena.layout)
-            captures = captures + Arena(needed, lengths, contexts).captures
-        with Progress(1.0, f"running {sum(lengths)} tokens", sum(lengths) > 1) as bar:
-            logits = self.core.forward(
-                tuple(sessions),
-                tuple(tokens),
-                np.asarray(rows, np.int64),
-                threads=self.threads,
-                captures=tuple(captures),
-                edits=() if dispatch is None else dispatch.edits,
-                edit=dispatch,
-                first_layer=first_layer,
-                resid=None if resid is None else np.ascontiguousarray(resid, np.float32),
-                progress=bar.to if bar.shown else None,
-            )
-        if layout is None:
-            return logits, []
-        return logits, [
-            Trace(self.config, ids, self.pieces(ids), arena.views(i), start=starts[i], model=self)
-            for i, ids in enumerate(tokens)
-        ]
-
-    @functools.cached_property
-    def taps(self) -> tuple[Tap, ...]:
-        """Every tap of the model, in the order in which the values come to be."""
-        return tuple(all_taps(self.config))
-
-    def layout(self, capture: Capture) -> Layout:
-        """How a capture lies in memory; the same object for the same taps.
-
-        Parameters
-        ----------
-        capture : str, re.Pattern, callable, or sequence of str and re.Pattern, optional
-            As for `trace`.
-
-        Returns
-        -------
-        Layout
-        """
-        # what was asked for before needs no search; a function may say something else each time
-        given: Hashable = None
-        found = None
-        if capture is None or isinstance(capture, (str, re.Pattern)):
-            given = ("one", capture)
-        elif isinstance(capture, (list, tuple)):
-            given = ("several", *capture)
-        with contextlib.suppress(TypeError):  # not hashable: `select` says what is wrong
-            found = self._layouts.get(given)
-        if found is None:
-            taps = select(self.taps, capture)
-            key = ("several", *(tap.name for tap in taps))
-            if len(self._layouts) > 64:
-                self._layouts.clear()
-            found = self._layouts.get(key) or Layout(self.config, taps)
-            self._layouts[key] = found
-            if given is not None:
-                self._layouts[given] = found
-        return found
-
-    def _needed(self, edits: Sequence[tuple[int, int]], captured: Layout) -> Layout:
-        """What an edited call must capture although nobody asked for it: see `_core.Model`."""
-        places = {(tap.index, tap.layer): tap for tap in self.taps}
-        names = set()
-        for place in edits:
-            tap = places[place]
-            if tap.matrix:
-                names |= {f"blk.{tap.layer}.attn_scores", f"blk.{tap.layer}.attn_probs"}
-            elif tap.family == "output":
-                names.add(tap.name)
-        return self.layout([name for name in sorted(names) if name not in captured.places])
-
-    def program(self, edits: Any) -> Program | None:
-        """Edits, checked as far as that goes without tokens; None if there are none.
-
-        Parameters
-        ----------
-        edits : Edit or sequence of Edit
-
-        Returns
-        -------
-        tinyllm.trace.edits.Program or None
-        """
-        if isinstance(edits, (tuple, list)) and not edits:
-            return None
-        from .trace.edits import Program
-
-        return Program(self.config, self.taps, edits, self.core.config["max_context"])
-
-    def pieces(self, ids: npt.NDArray[np.int32]) -> list[str]:
-        """The text of each token; its number where there is no text."""
-        if self.tokenizer is None:
-            return [str(int(i)) for i in ids]
-        known = len(self.tokenizer)
-        return [self.tokenizer.pieces([int(i)])[0] if i < known else f"[{int(i)}]" for i in ids]
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """Tells models apart: a hash over config and weights."""
-        from .trace.saved import fingerprint
-
-        return fingerprint(self.config, self.weights)
 
     def session(self, path: str | os.PathLike[str] | None = None) -> Session:
         """Start a context, empty or as `Session.save` left it.
@@ -428,259 +186,395 @@ class Model(TextMethods):
         >>> session.eval([1, 2, 3]).shape == (tl.load().config.vocab_size,)
         True
         """
-        session = Session(self)
-        if path is not None:
-            from .trace.saved import load_session
+        return Session(self) if path is None else Session.load(self, path)
 
-            load_session(session, path)
-        return session
-
-    def logits(self, prompt: Any, *, edits: Any = ()) -> Any:
-        """The logits after every token of a prompt.
-
-        Parameters
-        ----------
-        prompt : str, bytes, ids, or a list of them
-            Text gets the special tokens that the file asks for. Batches as in `trace`.
-        edits : Edit or sequence of Edit
-            As for `trace`.
-
-        Returns
-        -------
-        numpy.ndarray of float32, shape (T, V), or a list of them for a batch
-            Row i holds the scores of the token that follows token i.
-
-        Raises
-        ------
-        ValueError
-            No tokens, an id outside the vocabulary, or more tokens than the context holds.
-
-        Examples
-        --------
-        >>> import tinyllm as tl
-        >>> model = tl.load()
-        >>> model.logits([1, 2, 3]).shape == (3, model.config.vocab_size)
-        True
-        """
-        traces = self.trace(prompt, [], edits=edits, logits="all")
-        return [trace.logits for trace in traces] if is_batch(prompt) else traces.logits
-
-    def trace(
-        self, prompt: Any, capture: Capture = None, *, edits: Any = (), logits: Any = None
-    ) -> Any:
-        """Run a prompt and keep its inner values.
-
-        Parameters
-        ----------
-        prompt : str, bytes, ids, or a list of them
-            A list of ints or a 1-D array is one prompt. A list of texts, lists or arrays, or a
-            2-D array, is a batch: ragged, run together, never padded, and bit-equal to each one
-            alone.
-        capture : str, re.Pattern, callable, or sequence of str and re.Pattern, optional
-            Names (``"blk.0.attn_q"``), patterns (``"blk.*.resid_post"``, ``"*"``), regular
-            expressions (searched), or a function of the name. None: everything but
-            ``attn_scores`` and ``attn_probs``, which grow with the square of the context.
-        edits : Edit or sequence of Edit
-            Changes on the way, in this order: see `tinyllm.trace.edits`. In a batch they apply to
-            each prompt.
-        logits : str or sequence of int, optional
-            What `Trace.logits` holds: ``"all"`` -> (T, V), ``"last"`` -> (V,), indices into the
-            tokens -> (len, V). None: what ``output`` holds, if that is captured.
-
-        Returns
-        -------
-        Trace, or list of Trace for a batch
-
-        Raises
-        ------
-        ValueError
-            An unknown name (the nearest are named), a prompt that cannot run, or an edit that
-            does not fit; nothing has run then.
-        IndexError
-            A token or head of an edit, or an index of `logits`, that is not there.
-        MemoryError
-            The capture does not fit; says how large it is.
-
-        Examples
-        --------
-        >>> import tinyllm as tl
-        >>> trace = tl.load().trace("ROMEO:", capture=["blk.*.resid_post", "output"])
-        >>> trace["blk.0.resid_post"].shape == (len(trace.tokens), trace.config.width)
-        True
-        """
-        layout = self.layout(capture)
-        prompts = list(prompt) if is_batch(prompt) else [prompt]
-        tokens = [
-            token_ids(p, self.tokenizer, f"prompt {i}" if len(prompts) > 1 else "the prompt")
-            for i, p in enumerate(prompts)
-        ]
-        traces = self.trace_ids(tokens, layout, self.program(edits), logits)
-        return traces if is_batch(prompt) else traces[0]
-
-    def trace_ids(
+    def generate(
         self,
-        tokens: Sequence[npt.NDArray[np.int32]],
-        layout: Layout,
-        program: Program | None = None,
-        logits: Any = None,
-        first_layer: int = 0,
-        resid: npt.ArrayLike | None = None,
-    ) -> list[Trace]:
-        """Run fresh contexts together; `trace` and `run_from` are friendlier.
-
-        Parameters
-        ----------
-        tokens : sequence of int32 arrays
-        layout, program, logits
-            See `layout`, `program` and `trace`.
-        first_layer, resid
-            As for `run`.
-
-        Returns
-        -------
-        list of Trace
-        """
-        wanted = [Rows(logits, len(ids)) for ids in tokens]
-        rows: list[int] = []
-        total = 0
-        for ids, want in zip(tokens, wanted, strict=True):
-            rows += [] if "output" in layout.places else [total + row for row in want.rows]
-            total += len(ids)
-        edits = []
-        if program is not None:
-            edits = [program.sites(0, len(ids), True) for ids in tokens]
-        sessions = [_core.Session(self.core) for _ in tokens]
-        values, traces = self.run(sessions, tokens, rows, layout, edits, first_layer, resid)
-        if logits is not None:
-            at = 0
-            for trace, want in zip(traces, wanted, strict=True):
-                if "output" in layout.places:
-                    trace.keep_logits(want.take(trace["output"][want.rows]))
-                else:
-                    trace.keep_logits(want.take(values[at : at + len(want.rows)]))
-                    at += len(want.rows)
-        return traces
-
-    def run_from(
-        self,
-        layer: int,
-        resid: npt.ArrayLike,
-        capture: Capture = "output",
+        prompt: Any,
+        max_tokens: int | None = None,
+        temperature: float = 0.8,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        seed: Any = None,
         *,
+        sampler: Sampler | None = None,
+        grammar: Grammar | None = None,
+        stop: Any = (),
+        stop_ids: Any = (),
+        min_tokens: int = 0,
+        logprobs: int | None = None,
+        capture: Capture = None,
         edits: Any = (),
-        logits: Any = None,
-        tokens: Any = None,
-    ) -> Trace:
-        """Run the blocks from one on, from a residual stream instead of from tokens.
+    ) -> Any:
+        """Continue a prompt, or several together.
 
         Parameters
         ----------
-        layer : int
-            The first block to run; the number of layers runs only the final norm and the output.
-        resid : array_like of float32, shape (T, D)
-            What enters that block: ``trace[f"blk.{layer}.resid_pre"]`` gives the rest of that
-            run, bit for bit.
-        capture, edits, logits
-            As for `trace`, of the taps that run.
-        tokens : ids, optional
-            To label the rows of the trace; no value depends on them.
+        prompt : str, bytes, ids, or a list of them
+            A list of texts, lists or arrays is a batch, as in `trace`: run together, never
+            padded, each with the result that it has alone.
+        max_tokens : int, optional
+            Stop after this many new tokens; None goes on until the model ends its text or the
+            context is full.
+        temperature : float
+            0 takes the most likely token each time.
+        top_k, top_p : int, float
+            Draw among the `top_k` most likely tokens (0: all), and of these among the fewest
+            whose probabilities reach `top_p`.
+        seed : int, or list of int, optional
+            The same seed gives the same text on every machine and with any number of threads.
+            One int is the seed of every prompt of a list. None draws one for each prompt; it is
+            in the result.
+        sampler : Sampler, optional
+            Takes the place of `temperature`, `top_k`, `top_p` and `seed`.
+        grammar : Grammar, optional
+            The text will be one that the grammar accepts: what does not fit cannot be drawn, and
+            the end of the text only where it is complete. Only `max_tokens`, a stop string or the
+            end of the context can cut it off before; see `Generation.complete`.
+        stop : str or sequence of str
+            End the text before the first of these, wherever tokens begin and end.
+        stop_ids : int or sequence of int
+            End the text at these tokens too.
+        min_tokens : int
+            Before so many tokens neither the model nor `stop_ids` may end the text.
+        logprobs : int, optional
+            Keep the probability of each token, and the so many most probable others.
+        capture : str, re.Pattern, callable, or sequence of str and re.Pattern, optional
+            Keep inner values: one trace per step in `Generation.traces`, the first of the whole
+            prompt. None: nothing.
+        edits : Edit or sequence of Edit
+            Changes on the way, as in `trace`: in each step, those of its positions; ``at=-1``
+            is the last token of every step.
 
         Returns
         -------
-        Trace
-            Without `tokens`, its ids are -1 and its pieces are positions.
+        Generation, or list of Generation for a batch
 
         Raises
         ------
         ValueError
-            `resid` has another shape, or a tap does not run.
-        IndexError
-            There is no such layer.
+            The prompt cannot run, or an argument is out of range.
+        tinyllm.Error
+            The vocabulary has no token for what the grammar expects.
 
         Examples
         --------
         >>> import tinyllm as tl
         >>> model = tl.load()
-        >>> t = model.trace("ROMEO:")
-        >>> again = model.run_from(1, t["blk.1.resid_pre"])
-        >>> bool((again["output"] == t["output"]).all())
+        >>> g = model.generate("ROMEO:", max_tokens=5, seed=1)
+        >>> len(g.ids), g.stop_reason
+        (5, 'length')
+        >>> g.text == model.generate("ROMEO:", max_tokens=5, seed=1).text
+        True
+        >>> model.generate("Rich or poor? ", grammar=tl.Grammar.regex("rich|poor"), seed=1).complete
         True
         """
-        layers, width = self.config.layers, self.config.width
-        layer = _integer("layer", layer)
-        if not -layers <= layer <= layers:
-            raise IndexError(f"layer is {layer}; expected 0 to {layers}")
-        layer += layers if layer < 0 else 0
-        stream = np.ascontiguousarray(resid, np.float32)
-        if stream.ndim != 2 or stream.shape[1] != width or not len(stream):
-            raise ValueError(f"resid has shape {stream.shape}; expected (tokens, {width})")
-        labels = None if tokens is None else token_ids(tokens, self.tokenizer, "tokens")
-        if labels is not None and len(labels) != len(stream):
-            raise ValueError(f"tokens has {len(labels)} ids; expected {len(stream)}, as in resid")
-        running = [tap for tap in self.taps if runs_from(tap, layer)]
-        layout = self.layout([tap.name for tap in select(running, capture)])
-        program = self.program(edits)
-        for tap in program.taps.values() if program is not None else ():
-            if not runs_from(tap, layer):
-                raise ValueError(f"the tap {tap.name!r} of an edit does not run from layer {layer}")
-        ids = np.zeros(len(stream), np.int32)
-        (trace,) = self.trace_ids([ids], layout, program, logits, layer, stream)
-        trace.tokens = np.full(len(stream), -1, np.int32) if labels is None else labels
-        trace.pieces = (
-            [str(i) for i in range(len(stream))] if labels is None else self.pieces(labels)
-        )
-        return trace
+        options = Options.checked(self, max_tokens, min_tokens, stop, stop_ids, grammar, logprobs)
+        chain = Chain(temperature, top_k, top_p, seed, sampler)
+        return generate(self, prompt, Request(options, chain, capture, edits))
 
-    def plan(self, prompt: Any, capture: Capture = None) -> Plan:
-        """What `trace` would keep: shapes and bytes, without running anything.
+    def stream(
+        self,
+        prompt: Prompt,
+        max_tokens: int | None = None,
+        temperature: float = 0.8,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        seed: int | None = None,
+        *,
+        sampler: Sampler | None = None,
+        grammar: Grammar | None = None,
+        stop: Any = (),
+        stop_ids: Any = (),
+        min_tokens: int = 0,
+        edits: Any = (),
+    ) -> Iterator[str]:
+        """Continue a prompt, piece by piece.
 
         Parameters
         ----------
-        prompt, capture
-            As for `trace`.
+        prompt, max_tokens, temperature, top_k, top_p, seed, sampler, grammar, stop, stop_ids
+            As for `generate`. The model needs a tokenizer.
+        min_tokens, edits
+            As for `generate`.
 
-        Returns
-        -------
-        Plan
-
-        Examples
-        --------
-        >>> import tinyllm as tl
-        >>> tl.load().plan([1, 2, 3], "output").shapes["output"][0]
-        3
-        """
-        prompts = list(prompt) if is_batch(prompt) else [prompt]
-        lengths = [len(token_ids(p, self.tokenizer)) for p in prompts]
-        return self.layout(capture).plan(lengths)
-
-    def memory(self, tokens: int | None = None) -> Memory:
-        """What the model and one session take, without running anything.
-
-        Parameters
-        ----------
-        tokens : int, optional
-            Length of the session; None: the longest that the model is loaded for.
-
-        Returns
-        -------
-        Memory
-            Sizes in bytes.
-
-        Raises
+        Yields
         ------
-        ValueError
-            The context does not hold so many tokens, or none are asked for.
+        str
+            Text as it comes; never a part of a character, and never what may still become a stop
+            string. Joined, it is `Generation.text`.
 
         Examples
         --------
         >>> import tinyllm as tl
         >>> model = tl.load()
-        >>> model.memory(256).cache < model.memory().cache
+        >>> "".join(model.stream("ROMEO:", 5, seed=1)) == model.generate("ROMEO:", 5, seed=1).text
         True
         """
-        count = self.core.config["max_context"] if tokens is None else _integer("tokens", tokens)
-        cache, workspace = self.core.memory(count, self.threads)
-        return Memory(sum(w.nbytes for w in self.weights.values()), cache, workspace, count)
+        options = Options.checked(self, max_tokens, min_tokens, stop, stop_ids, grammar)
+        chain = Chain(temperature, top_k, top_p, seed, sampler)
+        return stream(self, prompt, Request(options, chain, edits=edits))
+
+    def chat(
+        self,
+        messages: Any,
+        tools: Sequence[Any] | None = None,
+        max_tokens: int | None = None,
+        temperature: float = 0.8,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        seed: Any = None,
+        *,
+        sampler: Sampler | None = None,
+        grammar: Grammar | None = None,
+        stop: Any = (),
+        stop_ids: Any = (),
+        min_tokens: int = 0,
+        logprobs: int | None = None,
+        capture: Capture = None,
+        edits: Any = (),
+        template: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+        parse_content: bool = True,
+        session: Session | None = None,
+    ) -> Any:
+        """Answer the last message of a conversation, or of several together.
+
+        The conversation becomes text by the file's chat template, and ids by
+        `Tokenizer.encode_chat`. The answer ends at any token that ends a generation or a turn
+        (`eog_ids`).
+
+        Parameters
+        ----------
+        messages : sequence of Mapping, or a list of such sequences
+            ``{"role": "user", "content": "..."}`` and so on. Several conversations are a batch,
+            each with the answer that it gets alone.
+        tools : sequence of (dict or callable), optional
+            JSON schemas or annotated Python functions, for templates that know tools. A call is
+            text in the answer, in the model's own notation.
+        max_tokens, temperature, top_k, top_p, seed, sampler, grammar, stop, stop_ids, min_tokens
+            As for `generate`.
+        logprobs, capture, edits
+            As for `generate`.
+        template : str, optional
+            Instead of the file's default: the name of one of its templates, Jinja2 source, or
+            ``"chatml"`` or ``"plain"`` (`tinyllm.chat.TEMPLATES`), whose stop strings are added
+            to `stop`.
+        variables : Mapping, optional
+            What else the template uses, such as ``{"enable_thinking": False}``.
+        parse_content : bool
+            False: special tokens in messages are plain text; see `Tokenizer.encode_chat`.
+        session : Session, optional
+            Go on in this context: what it shares with the beginning of the conversation is not
+            run again (nor captured, nor edited), what it does not share is forgotten. Afterwards
+            it holds conversation and answer. Pass the same one again for the next turn.
+
+        Returns
+        -------
+        Generation, or list of Generation for several conversations
+            The text is as `generate` gives it: it may begin with a blank.
+
+        Raises
+        ------
+        tinyllm.chat.ChatTemplateError
+            The file has no template and none is given, or the template fails.
+        ImportError
+            Jinja2 is not installed; the message says how to.
+        ValueError, TypeError, tinyllm.Error
+            As for `generate`; or the file has no tokenizer, or `session` is not of this model.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> model = tl.load()
+        >>> messages = [{"role": "user", "content": "Good morrow!"}]
+        >>> session = model.session()
+        >>> g = model.chat(messages, max_tokens=20, seed=1, template="plain", session=session)
+        >>> messages += [{"role": "assistant", "content": g.text.strip()},
+        ...              {"role": "user", "content": "And you?"}]
+        >>> again = model.chat(messages, max_tokens=5, seed=1, template="plain", session=session)
+        >>> again.timings.prompt_tokens < len(again.prompt_ids)
+        True
+        """
+        options = Options.checked(self, max_tokens, min_tokens, stop, stop_ids, grammar, logprobs)
+        chain = Chain(temperature, top_k, top_p, seed, sampler)
+        talk = Talk(tools, template, variables, parse_content, session)
+        return chat(self, messages, talk, Request(options, chain, capture, edits))
+
+    def chat_stream(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Any] | None = None,
+        max_tokens: int | None = None,
+        temperature: float = 0.8,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        seed: int | None = None,
+        *,
+        sampler: Sampler | None = None,
+        grammar: Grammar | None = None,
+        stop: Any = (),
+        stop_ids: Any = (),
+        min_tokens: int = 0,
+        edits: Any = (),
+        template: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+        parse_content: bool = True,
+        session: Session | None = None,
+    ) -> Iterator[str]:
+        """Answer the last message of a conversation, piece by piece.
+
+        Parameters
+        ----------
+        messages, tools, template, variables, parse_content, session
+            As for `chat`.
+        max_tokens, temperature, top_k, top_p, seed, sampler, grammar, stop, stop_ids
+            As for `generate`.
+        min_tokens, edits
+            As for `generate`.
+
+        Yields
+        ------
+        str
+            As `stream` does. Joined, it is the text that `chat` gives.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> model = tl.load()
+        >>> messages = [{"role": "user", "content": "Good morrow!"}]
+        >>> pieces = list(model.chat_stream(messages, None, 9, seed=1, template="plain"))
+        >>> "".join(pieces) == model.chat(messages, None, 9, seed=1, template="plain").text
+        True
+        """
+        options = Options.checked(self, max_tokens, min_tokens, stop, stop_ids, grammar)
+        chain = Chain(temperature, top_k, top_p, seed, sampler)
+        talk = Talk(tools, template, variables, parse_content, session)
+        return chat_stream(self, messages, talk, Request(options, chain, edits=edits))
+
+    def beam_search(
+        self,
+        prompt: Prompt,
+        beams: int = 4,
+        max_tokens: int | None = None,
+        *,
+        length_penalty: float = 0.0,
+        grammar: Grammar | None = None,
+        stop_ids: Any = (),
+        min_tokens: int = 0,
+    ) -> list[Generation]:
+        """Find continuations of high probability.
+
+        In each step every beam is continued with every token, and the best `beams` of these that
+        do not end the text go on. Those that end it are kept aside if they are among the best
+        `beams` of all (as in Hugging Face's search); the search is over when none of the beams
+        can still become better than they are.
+
+        Parameters
+        ----------
+        prompt : str, bytes or ids
+        beams : int
+            How many continuations to keep, 1 or more. 1 is greedy.
+        max_tokens : int, optional
+            None: as far as the context goes.
+        length_penalty : float
+            Texts are ranked by log-probability / length ** length_penalty, the length in tokens
+            with the end; 0 ranks by log-probability, 1 (Hugging Face's default) by its mean.
+        grammar, stop_ids, min_tokens
+            As for `generate`.
+
+        Returns
+        -------
+        list of Generation
+            At most `beams`, the best first; `Generation.score` is the log-probability under the
+            model, of the end too if the model ended the text.
+
+        Raises
+        ------
+        ValueError
+            An argument is out of range.
+        tinyllm.Error
+            The vocabulary has no token for what the grammar expects.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> found = tl.load().beam_search("ROMEO:", beams=3, max_tokens=4)
+        >>> [g.score for g in found] == sorted((g.score for g in found), reverse=True)
+        True
+        """
+        options = Options.checked(self, max_tokens, min_tokens, (), stop_ids, grammar)
+        return beam_search(self, prompt, beams, options, length_penalty)
+
+    def score(self, text: Any) -> Any:
+        """How probable the model thinks each token of a text.
+
+        Parameters
+        ----------
+        text : str, bytes, ids, or a list of them
+            At least two tokens; at most the context and one.
+
+        Returns
+        -------
+        Score, or list of Score for a list
+
+        Raises
+        ------
+        ValueError
+            The text is too short or too long.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> score = tl.load().score("ROMEO: But soft")
+        >>> score.logprobs.shape == (len(score.ids) - 1,)
+        True
+        """
+        return [score(self, item) for item in text] if is_batch(text) else score(self, text)
+
+    def perplexity(
+        self,
+        text: Prompt,
+        stride: int | None = None,
+        window: int | None = None,
+        method: str = "llama.cpp",
+    ) -> Perplexity:
+        """Perplexity of a text; the two ways to cut it into windows give different numbers.
+
+        Parameters
+        ----------
+        text : str, bytes or ids
+        stride : int, optional
+            Tokens from one window to the next, for method ``"hf"``. None: half a window.
+        window : int, optional
+            Tokens of a window. None: 512 for ``"llama.cpp"`` (its default context), the model's
+            context for ``"hf"``.
+        method : str
+            ``"llama.cpp"``: as its ``llama-perplexity`` prints it. Windows do not overlap; in
+            each, BOS takes the place of the first token if the file asks for BOS, and only the
+            second half is scored. What is left at the end is not used; there must be two windows.
+            ``"hf"``: as in Hugging Face's guide to the perplexity of fixed-length models. Windows
+            overlap; in each, the tokens that the one before had not are scored, and their mean
+            counts for one token less than they are.
+
+        Returns
+        -------
+        Perplexity
+
+        Raises
+        ------
+        ValueError
+            The text is too short, or an argument is out of range.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> model = tl.load()
+        >>> text = "To be, or not to be, that is the question"
+        >>> 1 < float(model.perplexity(text, method="hf")) < model.config.vocab_size
+        True
+        """
+        return perplexity(self, text, stride, window, method)
 
     def hidden_states(self, prompt: Any, *, edits: Any = ()) -> Any:
         """The residual stream between the blocks.
@@ -712,16 +606,6 @@ class Model(TextMethods):
             for trace in (traces if batch else [traces])
         ]
         return states if batch else states[0]
-
-    @functools.cached_property
-    def eog_ids(self) -> frozenset[int]:
-        """Ids that end a generation; for llama2.c BOS too, which parts the texts it trained on."""
-        if self.tokenizer is None:
-            return frozenset()
-        ids = set(self.tokenizer.eog_ids)
-        if self.metadata.get("tinyllm.source") == "llama2.c" and self.tokenizer.bos is not None:
-            ids.add(self.tokenizer.bos)
-        return frozenset(ids)
 
     # ---- showing ----
 
@@ -767,7 +651,7 @@ class Model(TextMethods):
         )
 
     def _repr_html_(self) -> str:
-        weights, caption = weights_table(self.weights.values())
+        weights, caption = weights_table(sample_weights(self.weights.values()))
         return (
             f"{self.table().html(caption=repr(self))}"
             f"<details><summary>{len(self.weights)} weights</summary>{weights.html(caption)}"

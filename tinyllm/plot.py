@@ -14,9 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ._core import Weight
-from .analysis.lens import Attribution, Lens
-from .analysis.lens import attribution as _attribution
+from .analysis.attribution import Attribution
+from .analysis.attribution import attribution as _attribution
+from .analysis.lens import Lens
 from .analysis.lens import lens as _lens
+from .base.checks import index
 from .trace.taps import Capture
 from .trace.trace import Trace
 
@@ -111,15 +113,13 @@ def attention(
     >>> ax = tl.plot.attention(t, layer=0)  # doctest: +SKIP
     """
     layers = trace.config.layers
-    if not -layers <= layer < layers:
-        raise IndexError(f"layer is {layer}; expected 0 to {layers - 1}")
-    name = f"blk.{layer % layers}.attn_probs"
+    name = f"blk.{index('layer', layer, layers)}.attn_probs"
     if name not in trace:
         raise ValueError(f"plot.attention needs {name}; capture it")
     probs = trace[name]
     count = len(probs)
-    if head is not None and not -count <= head < count:
-        raise IndexError(f"head is {head}; expected 0 to {count - 1}")
+    if head is not None:
+        head = index("head", head, count)
     keys = list(trace.pieces)
     if probs.shape[2] != len(keys):  # tokens before this call
         keys = [""] * (probs.shape[2] - len(keys)) + keys
@@ -128,7 +128,7 @@ def attention(
         ax.imshow(probs[head], cmap=cmap, vmin=0, vmax=1, aspect="auto")
         _token_ticks(ax, keys, "x")
         _token_ticks(ax, trace.pieces, "y")
-        ax.set_title(f"{name}, head {head % count}", fontsize=9)
+        ax.set_title(f"{name}, head {head}", fontsize=9)
         return ax
     columns = min(count, 4) if count <= 8 else int(np.ceil(np.sqrt(count)))
     rows = -(-count // columns)

@@ -4,6 +4,7 @@
 #include "base/fpu.h"
 #include "base/os.h"
 #include "base/pool.h"
+#include "py/py_array.h"
 
 #include <stddef.h>
 #include <string.h>
@@ -459,7 +460,7 @@ static PyObject *weight_repr(PyObject *self) {
 }
 
 static PyObject *weight_repr_html(PyObject *self, PyObject *ignored) {
-    PyObject *module = PyImport_ImportModule("tinyllm.display.table"), *text = NULL;
+    PyObject *module = PyImport_ImportModule("tinyllm._callbacks"), *text = NULL;
     (void)ignored;
     if (module != NULL) text = PyObject_CallMethod(module, "weight_html", "O", self);
     Py_XDECREF(module);

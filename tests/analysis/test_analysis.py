@@ -7,7 +7,6 @@ import pytest
 
 import tinyllm as tl
 from testkit import models
-from tinyllm.analysis import lens as analysis
 
 IDS = [3, 1, 4, 1, 5, 9, 2]
 SIZES = {"layers": 2, "width": 32, "heads": 4, "kv_heads": 2, "ffn": 48, "vocab": 60}
@@ -252,7 +251,7 @@ def test_a_trace_from_a_file_needs_the_model(model, trace, tmp_path):
     with pytest.raises(ValueError, match="give model="):
         tl.lens(back)
     assert np.array_equal(tl.lens(back, model=model).ids, tl.lens(trace).ids)
-    assert np.array_equal(analysis.head_outputs(back, 1, model=model), trace.head_outputs(1))
+    assert np.array_equal(back.head_outputs(1, model=model), trace.head_outputs(1))
     other = models.random_model(tmp_path, seed=5, **SIZES)
     with pytest.raises(ValueError, match="another one"):
         tl.attribution(back, 3, model=other)

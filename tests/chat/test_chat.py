@@ -223,7 +223,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_template(name, monkeypatch):
-    monkeypatch.setattr("tinyllm.chat.templates.MAX_SECONDS", 1.0)
+    monkeypatch.setattr("tinyllm.chat.sandbox.MAX_SECONDS", 1.0)
     start = time.perf_counter()
     with pytest.raises(ChatTemplateError):
         render_chat(HOSTILE[name], USER)
@@ -308,13 +308,13 @@ def test_wrong_messages():
 
 
 def test_without_jinja2_the_error_says_what_to_install(monkeypatch):
-    from tinyllm.chat import templates as chat
+    from tinyllm.chat import sandbox
 
-    chat._environment_class.cache_clear()
+    sandbox._environment_class.cache_clear()
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(ImportError, match=r"pip install 'tinyllm\[chat\]'"):
         render_chat("", USER)
-    chat._environment_class.cache_clear()
+    sandbox._environment_class.cache_clear()
 
 
 # ---- answers ----
@@ -453,13 +453,13 @@ def test_wrong_chats(model, tmp_path):
 
 
 def test_chat_without_jinja2(model, monkeypatch):
-    from tinyllm.chat import templates as chat
+    from tinyllm.chat import sandbox
 
-    chat._environment_class.cache_clear()
+    sandbox._environment_class.cache_clear()
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(ImportError, match=r"pip install 'tinyllm\[chat\]'"):
         model.chat(TALK, template="plain")
-    chat._environment_class.cache_clear()
+    sandbox._environment_class.cache_clear()
 
 
 # ---- special tokens that messages contain ----

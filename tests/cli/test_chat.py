@@ -12,8 +12,9 @@ import time
 import pytest
 
 import tinyllm as tl
-from tinyllm.cli.chat import Chat, history_file
+from tinyllm.cli.conversation import Chat, history_file
 from tinyllm.cli.main import main
+from tinyllm.generation.options import Chain
 
 pytest.importorskip("jinja2")
 
@@ -155,7 +156,7 @@ def test_only_what_is_new_runs(monkeypatch, capsys):
         return run(self, sessions, tokens, *args, **options)
 
     monkeypatch.setattr(tl.Model, "run", counted)
-    chat = Chat(model, "plain", seed=1, max_tokens=30, temperature=0.8)
+    chat = Chat(model, "plain", max_tokens=30, chain=Chain(temperature=0.8, seed=1))
     chat.line("To be, or not to be, that is the question. " * 3)
     whole = ran[0]
     ran.clear()

@@ -20,11 +20,11 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    """os.c built for a root of its own, and that root."""
+    """os_limits.c built for a root of its own, and that root."""
     folder = tmp_path_factory.mktemp("os")
     root = folder / "root"
     command = ["cc", "-std=c11", "-O1", "-shared", "-fPIC", f'-DTL_OS_ROOT="{root}"', f"-I{CSRC}"]
-    sources = [CSRC / "os.c", CSRC / "base.c"]
+    sources = [*sorted((CSRC / "base").glob("os*.c")), CSRC / "base" / "base.c"]
     subprocess.run([*command, *sources, "-o", folder / "os.so", "-lpthread"], check=True)
     core = ctypes.CDLL(folder / "os.so")
     core.tl_memory_available.restype = ctypes.c_uint64
@@ -33,7 +33,7 @@ def library(tmp_path_factory):
 
 @pytest.fixture
 def system(library):
-    """A function that puts files below that root and gives the functions of os.c."""
+    """A function that puts files below that root and gives the functions of os_limits.c."""
     core, root = library
 
     def prepare(files):

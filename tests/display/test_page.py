@@ -13,7 +13,6 @@ import pytest
 
 import tinyllm as tl
 from testkit import models
-from tinyllm.display.page import page
 
 HOSTILE = [
     "</script><script>document.title='owned'</script>",
@@ -37,6 +36,10 @@ def trace(model):
     t = model.trace(IDS, "*")
     t.pieces = list(HOSTILE)
     return t
+
+
+def page(trace):
+    return trace._page().html()
 
 
 def data_of(text):

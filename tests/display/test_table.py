@@ -9,7 +9,9 @@ import tinyllm as tl
 from testkit import gguf_bytes as b
 from testkit import models
 from tinyllm import Weight
-from tinyllm.display.table import MOST_SAMPLED, STRETCH, sample_weight, spark, weights_table
+from tinyllm.base.samples import MOST_SAMPLED, STRETCH, sample_weight, sample_weights
+from tinyllm.display import weights as display
+from tinyllm.display.histogram import spark
 
 RNG = np.random.default_rng(5)
 
@@ -17,6 +19,10 @@ RNG = np.random.default_rng(5)
 def floats(name, shape):
     values = RNG.standard_normal(shape).astype("<f4")
     return Weight(name, shape, "F32", values.tobytes()), values.reshape(-1)
+
+
+def weights_table(weights, stretches=16):
+    return display.weights_table(sample_weights(weights, stretches), stretches)
 
 
 def cell(table, row, column):

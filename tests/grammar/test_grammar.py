@@ -268,7 +268,7 @@ def test_long_repetitions_are_counted():
 
 def test_right_recursion_takes_no_memory():
     grammar = tl.Grammar.gbnf('root ::= "a" root | "b"')
-    automaton = _core.Automaton(grammar._nodes, grammar._program.root)
+    automaton = _core.Automaton(grammar._program.array, grammar._program.root)
     automaton.advance(automaton.start, b"a" * 100_000)
     assert automaton.states < 10
 
@@ -338,8 +338,8 @@ def test_masks_are_what_every_token_by_itself_says(source):
     grammar = tl.Grammar.gbnf(source)
     program = grammar._program
     trie = _core.Trie(PIECES)
-    automaton = _core.Automaton(grammar._nodes, program.root, trie)
-    plain = _core.Automaton(grammar._nodes, program.root)
+    automaton = _core.Automaton(grammar._program.array, program.root, trie)
+    plain = _core.Automaton(grammar._program.array, program.root)
     for _ in range(30):
         state, other, slow = automaton.start, plain.start, matcher.start(program)
         for _ in range(12):
@@ -361,7 +361,7 @@ def test_masks_are_what_every_token_by_itself_says(source):
 
 def test_a_state_stays_what_it_is():
     grammar = tl.Grammar.gbnf(JSON)
-    automaton = _core.Automaton(grammar._nodes, grammar._program.root, _core.Trie(PIECES))
+    automaton = _core.Automaton(grammar._program.array, grammar._program.root, _core.Trie(PIECES))
     states = [automaton.advance(automaton.start, t) for t in (b"[", b'{"a', b"[[[[1", b"x")]
     before = [automaton.mask(s) for s in states]
     for i in range(200):

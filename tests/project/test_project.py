@@ -80,11 +80,26 @@ def test_only_the_binding_knows_python():
         assert ("numpy/" in text) == (path.name == "py_array.c"), path
 
 
-def test_only_one_file_knows_the_system():
+def test_only_the_os_files_know_the_system():
     needs_checkout()
     for path in SOURCES:
-        if path.name not in ("os.c", "os.h"):
+        if path.name not in ("os.h", "os_posix.c", "os_windows.c", "os_limits.c"):
             assert not re.search(r"#include <(pthread|sys/|unistd|windows|sched)", path.read_text())
+
+
+def test_templates_include_nothing_and_are_listed_once():
+    needs_checkout()
+    kernels = ROOT / "csrc" / "kernels"
+    listed = (kernels / "template" / "kernel_set_template.h").read_text()
+    chosen = "".join(path.read_text() for path in kernels.glob("kernels_*.c"))
+    for path in sorted(kernels.glob("template/*.h")):
+        text = path.read_text()
+        assert path.name.endswith("_template.h")
+        assert re.search(r"^ \* Needs: .*^ \* Defines: ", text, re.M | re.S), path
+        assert not re.search(r"^#ifndef TL_", text, re.M), path
+        if path.name != "kernel_set_template.h":
+            assert "#include" not in text, path
+            assert listed.count(f"/{path.name}") == 1 or f"/{path.name}" in chosen, path
 
 
 def test_no_file_is_too_long():

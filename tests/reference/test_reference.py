@@ -452,7 +452,7 @@ def test_shapes_that_do_not_fit_name_the_step():
 
 
 def test_examples_in_the_docstrings():
-    result = doctest.testmod(reference)
+    result = doctest.testmod(reference.walk)
     assert result.attempted > 5
     assert result.failed == 0
 

@@ -9,7 +9,7 @@ import pytest
 
 import tinyllm as tl
 from testkit import models
-from tinyllm.trace.saved import read_arrays
+from tinyllm.files.arrays import read_arrays, write_arrays
 
 SIZES = {"layers": 2, "width": 32, "heads": 4, "kv_heads": 2, "ffn": 48, "vocab": 60}
 IDS = [3, 1, 4, 1, 5]
@@ -186,12 +186,10 @@ def bad_metadata():
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize(("key", "text"), list(bad_metadata()))
 def test_metadata_that_makes_no_sense(model, tmp_path, ending, key, text):
-    from tinyllm.trace import saved
-
     path = tmp_path / f"t{ending}"
     model.trace(IDS, "output").save(path)
     arrays, metadata = read_arrays(path)
-    saved._write(path, {**arrays}, {**metadata, key: text})
+    write_arrays(path, {**arrays}, {**metadata, key: text})
     with pytest.raises(tl.FormatError, match=key):
         tl.read(path)
 
@@ -214,38 +212,32 @@ def test_metadata_that_makes_no_sense(model, tmp_path, ending, key, text):
     ],
 )
 def test_a_config_that_makes_no_sense(model, tmp_path, change):
-    from tinyllm.trace import saved
-
     path = tmp_path / "t.safetensors"
     model.trace(IDS, "*").save(path)
     arrays, metadata = read_arrays(path)
     config = {**json.loads(metadata["config"]), **change}
-    saved._write(path, {**arrays}, {**metadata, "config": json.dumps(config)})
+    write_arrays(path, {**arrays}, {**metadata, "config": json.dumps(config)})
     with pytest.raises(tl.FormatError):
         tl.read(path)
 
 
 @pytest.mark.parametrize("name", ["blk.2.attn_q", "blk.00.attn_q", "attn_q", "x.output", "logits"])
 def test_arrays_that_are_no_taps(model, tmp_path, name):
-    from tinyllm.trace import saved
-
     for ending in ENDINGS:
         path = tmp_path / f"t{ending}"
         model.trace(IDS, "output").save(path)
         arrays, metadata = read_arrays(path)
-        saved._write(path, {name: arrays["output"]}, metadata)
+        write_arrays(path, {name: arrays["output"]}, metadata)
         with pytest.raises(tl.FormatError, match="tap"):
             tl.read(path)
 
 
 def test_arrays_of_another_shape_or_type(model, tmp_path):
-    from tinyllm.trace import saved
-
     path = tmp_path / "t.npz"
     model.trace(IDS, "output").save(path)
     _, metadata = read_arrays(path)
     for array in (np.zeros((5, 61), np.float32), np.zeros((5, 60)), np.zeros(5, np.float32)):
-        saved._write(path, {"output": array}, metadata)
+        write_arrays(path, {"output": array}, metadata)
         with pytest.raises(tl.FormatError, match=r"float32 \(5, 60\)"):
             tl.read(path)["output"]
 
@@ -367,8 +359,6 @@ def test_a_session_of_another_model_is_refused(model, tmp_path):
     ],
 )
 def test_malformed_sessions(model, tmp_path, change, words):
-    from tinyllm.trace import saved
-
     path = tmp_path / "s.safetensors"
     session = model.session()
     session.eval(IDS)
@@ -376,7 +366,7 @@ def test_malformed_sessions(model, tmp_path, change, words):
     arrays, metadata = read_arrays(path)
     arrays, metadata = {name: np.array(a) for name, a in arrays.items()}, dict(metadata)
     change(arrays, metadata)
-    saved._write(path, arrays, metadata)
+    write_arrays(path, arrays, metadata)
     with pytest.raises(tl.FormatError, match=words):
         model.session(path)
 

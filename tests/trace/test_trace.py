@@ -292,21 +292,21 @@ def test_memory_of_captures_is_used_again():
     assert other.ctypes.data != address  # a view keeps the block
     view[:] = 1
     del view
-    before = _core.pages_kept()
+    before = _core.block_cache_bytes()
     again = _core.empty((65_536,))
     assert again.ctypes.data == address
-    assert _core.pages_kept() == before - again.nbytes
+    assert _core.block_cache_bytes() == before - again.nbytes
     del again
-    assert _core.pages_kept() == before
+    assert _core.block_cache_bytes() == before
 
 
 def test_the_memory_that_is_kept_is_bounded():
     arrays = [_core.empty((1 << 21,)) for _ in range(100)]  # 800 MiB, never touched
     del arrays
-    assert _core.pages_kept() <= 512 << 20
+    assert _core.block_cache_bytes() <= 512 << 20
     sizes = [_core.empty((20_000 + 3000 * i,)) for i in range(200)]
     del sizes
-    assert _core.pages_kept() <= 512 << 20
+    assert _core.block_cache_bytes() <= 512 << 20
 
 
 def test_empty_refuses_what_is_no_shape():

@@ -9,13 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from ..base.checks import choice
+from ..base.numeric import Float32
 from ..base.progress import Progress
 from ..trace.edits import Edit, patch
-from ..trace.taps import Capture, Floats, Tap, select
+from ..trace.taps import Capture, Tap, select
 from ..trace.trace import Trace
 
 if TYPE_CHECKING:
-    from ..model import Model
+    from ..runtime.runner import Runner
 
 __all__ = ["patch_sweep"]
 
@@ -24,11 +26,11 @@ _ROWS = 1024
 
 
 def patch_sweep(
-    model: Model,
+    model: Runner,
     clean: Any,
     corrupted: Any,
     taps: Capture = "blk.*.resid_pre",
-    metric: Callable[[Floats], Any] | None = None,
+    metric: Callable[[Float32], Any] | None = None,
     *,
     by: str = "tokens",
     logits: str = "last",
@@ -87,10 +89,8 @@ def patch_sweep(
     """
     if not callable(metric):
         raise TypeError(f"metric is {metric!r}; expected a function of the logits")
-    if by not in ("tokens", "heads"):
-        raise ValueError(f"by is {by!r}; expected 'tokens' or 'heads'")
-    if logits not in ("last", "all"):
-        raise ValueError(f"logits is {logits!r}; expected 'last' or 'all'")
+    choice("by", by, ("tokens", "heads"))
+    choice("logits", logits, ("last", "all"))
     chosen = select(model.taps, taps, "taps")
     for tap in chosen:
         if not tap.name.startswith("blk."):
@@ -123,11 +123,11 @@ def patch_sweep(
     return grid
 
 
-def _heads(model: Model, tap: Tap) -> int:
-    return tap.shape(model.config, 1, 1)[tap.head_axis or 0]
+def _heads(model: Runner, tap: Tap) -> int:
+    return tap.shape(1, 1)[tap.head_axis or 0]
 
 
-def _trace(model: Model, given: Any, names: list[str], what: str) -> Trace:
+def _trace(model: Runner, given: Any, names: list[str], what: str) -> Trace:
     if not isinstance(given, Trace):
         trace = model.trace(given, names)
         if not isinstance(trace, Trace):
@@ -144,8 +144,8 @@ def _trace(model: Model, given: Any, names: list[str], what: str) -> Trace:
 
 
 def _runs(
-    model: Model, tap: Tap, stream: Floats, edits: list[Edit], logits: str
-) -> Iterator[tuple[int, list[Floats]]]:
+    model: Runner, tap: Tap, stream: Float32, edits: list[Edit], logits: str
+) -> Iterator[tuple[int, list[Float32]]]:
     """(number of the first, logits of each) for so many edits as run together."""
     n = len(stream)
     together = max(1, _ROWS // n)

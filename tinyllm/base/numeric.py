@@ -1,22 +1,49 @@
-"""Log-probabilities, with the same bits on every machine: the core's own exp, log and sum."""
+"""Softmax and its logarithm, and the best of many numbers."""
 
 from __future__ import annotations
 
-import dataclasses
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import _core
-from ..display.table import Table
 
-__all__ = ["Logprobs", "best", "log_softmax"]
+__all__ = ["Float32", "Float64", "best", "log_softmax", "softmax"]
 
-Floats = NDArray[np.float64]
+Float32: TypeAlias = NDArray[np.float32]
+Float64: TypeAlias = NDArray[np.float64]
 
 
-def log_softmax(logits: ArrayLike) -> Floats:
+def softmax(logits: NDArray[np.floating[Any]]) -> Float64:
+    """Return probabilities along the last axis, by NumPy's exp.
+
+    NumPy's exp differs in its last bit between machines. What must not, as the draw of a token,
+    uses `tinyllm._core.softmax`.
+
+    Parameters
+    ----------
+    logits : ndarray of float, (..., V)
+
+    Returns
+    -------
+    ndarray of float64, (..., V)
+
+    Examples
+    --------
+    >>> softmax(np.zeros((1, 2)))
+    array([[0.5, 0.5]])
+    """
+    scores = logits.astype(np.float64)
+    scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    total: Float64 = scores / scores.sum(axis=-1, keepdims=True)
+    return total
+
+
+def log_softmax(logits: ArrayLike) -> Float64:
     """Return the log-probability of each token: x - max(x) - log(sum(exp(x - max(x)))).
+
+    By the core's own exp, log and sum: the same bits on every machine.
 
     Parameters
     ----------
@@ -33,11 +60,11 @@ def log_softmax(logits: ArrayLike) -> Floats:
     """
     values = np.asarray(logits, np.float64)
     shifted = values - values.max()
-    result: Floats = shifted - _core.log([_core.sum(_core.exp(shifted))])[0]
+    result: Float64 = shifted - _core.log([_core.sum(_core.exp(shifted))])[0]
     return result
 
 
-def best(values: Floats, k: int) -> NDArray[np.int64]:
+def best(values: Float64, k: int) -> NDArray[np.int64]:
     """Return the indices of the k largest values, the largest first, of equal ones the lowest.
 
     Parameters
@@ -61,72 +88,3 @@ def best(values: Floats, k: int) -> NDArray[np.int64]:
     found = np.flatnonzero(values >= limit)
     order: NDArray[np.int64] = found[np.argsort(-values[found], kind="stable")][:k]
     return order
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class Logprobs:
-    """How probable the tokens of a generation were.
-
-    Attributes
-    ----------
-    pieces : list of str
-        The n tokens that were drawn, as text.
-    logprobs : ndarray of float64, (n,)
-        Log-probability under the model: the log-softmax of its logits, before any sampler or
-        grammar.
-    probabilities : ndarray of float64, (n,)
-        Probability with which the token was drawn, among what samplers and grammar had left.
-    top_ids : ndarray of int64, (n, k)
-        The k most probable tokens under the model, the best first.
-    top_logprobs : ndarray of float64, (n, k)
-    top_pieces : list of list of str
-
-    Examples
-    --------
-    >>> import tinyllm as tl
-    >>> g = tl.load().generate("ROMEO:", max_tokens=3, temperature=0, logprobs=2)
-    >>> bool((g.logprobs.top_ids[:, 0] == g.ids).all())
-    True
-    """
-
-    pieces: list[str]
-    logprobs: Floats
-    probabilities: Floats
-    top_ids: NDArray[np.int64]
-    top_logprobs: Floats
-    top_pieces: list[list[str]]
-
-    def table(self) -> Table:
-        """A table, one row per token.
-
-        Returns
-        -------
-        Table
-        """
-        rows = [
-            (
-                repr(piece),
-                f"{self.logprobs[i]:.4f}",
-                f"{self.probabilities[i]:.4f}",
-                " ".join(
-                    f"{other!r} {value:.2f}"
-                    for other, value in zip(self.top_pieces[i], self.top_logprobs[i], strict=True)
-                ),
-            )
-            for i, piece in enumerate(self.pieces)
-        ]
-        return Table(("token", "logprob", "drawn with", "most probable"), rows)
-
-    def __len__(self) -> int:
-        """Count the tokens."""
-        return len(self.pieces)
-
-    def __str__(self) -> str:
-        return str(self.table())
-
-    def __repr__(self) -> str:
-        total = float(_core.sum(self.logprobs)) if len(self) else 0.0
-        return f"<tinyllm.Logprobs: {len(self)} tokens, {total:.4f} together>"
-
-    def _repr_html_(self) -> str:
-        return self.table().html(caption=repr(self))

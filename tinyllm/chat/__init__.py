@@ -1,19 +1,16 @@
 """Conversations as text: chat templates and tools."""
 
+from .cover import Cover, encode_chat
+from .sandbox import MAX_SECONDS, MAX_SIZE, ChatTemplateError
 from .templates import (
-    MAX_SECONDS,
-    MAX_SIZE,
     TEMPLATES,
-    ChatTemplateError,
-    Cover,
     checked_messages,
     choose_template,
-    encode_chat,
     file_templates,
     render_chat,
     stop_strings,
-    tool_schema,
 )
+from .tools import tool_schema
 
 __all__ = [
     "MAX_SECONDS",

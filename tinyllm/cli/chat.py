@@ -1,289 +1,56 @@
-"""The conversation of ``tinyllm chat``: lines in, answers out, commands that begin with ``/``."""
+"""Talk with a model that was trained to answer."""
 
 from __future__ import annotations
 
-import contextlib
-import json
+import argparse
 import os
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from ..errors import Error
-from ..generation.request import chat_stepper
+from .common import add_model, add_sampling, load_model
 
-if TYPE_CHECKING:
-    from ..generation.stepper import Generation
-    from ..model import Model
+__all__ = ["EXAMPLE", "add_arguments", "run"]
 
-__all__ = ["Chat", "history_file", "talk"]
-
-_HISTORY = 1000  # lines
+EXAMPLE = (
+    "Commands: /reset, /system TEXT, /save PATH, /help. Ctrl-C stops an answer, Ctrl-D\n"
+    "leaves. Each line of a pipe is a message.\n\n"
+    "example: tinyllm chat -m model.gguf"
+)
 
 
-class Chat:
-    """A conversation, its messages and its context.
-
-    Parameters
-    ----------
-    model : Model
-    template : str, optional
-        As for `Model.chat`.
-    system : str, optional
-        The first message.
-    seed : int, optional
-        Of the first answer; each further one adds 1.
-    max_tokens : int, optional
-        Of one answer.
-    **chain
-        ``temperature``, ``top_k``, ``top_p``.
-
-    Attributes
-    ----------
-    messages : list of dict
-        Also the system message, if there is one.
-    failed : bool
-        Whether a line could not be answered or obeyed.
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        template: str | None = None,
-        system: str | None = None,
-        seed: int | None = None,
-        max_tokens: int | None = None,
-        **chain: Any,
-    ) -> None:
-        self.messages: list[dict[str, str]] = []
-        self.failed = False
-        self._model = model
-        self._template = template
-        self._seed = seed
-        self._limits = {"max_tokens": max_tokens, "stop": ()}
-        self._chain = chain
-        self._session = model.session()
-        self._answers = 0
-        if system:
-            self._system(system)
-
-    def line(self, text: str) -> None:
-        """Answer a message, or obey a command. Ctrl-C stops an answer.
-
-        Parameters
-        ----------
-        text : str
-        """
-        text = text.strip()
-        if text.startswith("/") and not text.startswith("//"):
-            name, _, rest = text[1:].partition(" ")
-            if name in _COMMANDS:
-                _COMMANDS[name](self, rest.strip())
-            else:
-                known = ", ".join(f"/{command}" for command in _COMMANDS)
-                self._fail(f"there is no command /{name}; there are {known}")
-        elif text:
-            self._say(text.removeprefix("/") if text.startswith("//") else text)
-
-    def _fail(self, text: str) -> None:
-        self.failed = True
-        _note(text)
-
-    # ---- answers ----
-
-    def _say(self, text: str) -> None:
-        self.messages.append({"role": "user", "content": text})
-        try:
-            answer, why = self._answer()
-        except (Error, ValueError, TypeError, MemoryError) as error:
-            self.messages.pop()
-            self._fail(" ".join(str(error).split()) or type(error).__name__)
-            return
-        if answer.strip():
-            self.messages.append({"role": "assistant", "content": answer.strip()})
-        else:
-            self.messages.pop()
-            why = f"{why}; " if why else ""
-            why += "there is no answer, and your message is taken back"
-        if why:
-            _note(why)
-
-    def _answer(self) -> tuple[str, str]:
-        """Print an answer; return it, and why it is not whole."""
-        seed = None if self._seed is None else (self._seed + self._answers) % 2**64
-        self._answers += 1
-        pieces: list[str] = []
-        started = False
-        try:
-            stepper = chat_stepper(
-                self._model, [self.messages], None, self._limits, self._chain, seed,
-                template=self._template, session=self._session,
-            )  # fmt: skip
-            for piece in stepper:
-                pieces.append(piece)
-                shown = piece if started else piece.lstrip()
-                started = started or bool(shown)
-                sys.stdout.write(shown)
-                sys.stdout.flush()
-        except KeyboardInterrupt:
-            why = "stopped"
-        else:
-            why = self._incomplete(stepper.results()[0])
-        if started:
-            sys.stdout.write("\n")
-            sys.stdout.flush()
-        return "".join(pieces), why
-
-    def _incomplete(self, g: Generation) -> str:
-        limit = self._model.core.config["max_context"]
-        if g.stop_reason == "length":
-            return f"stopped after {len(g.ids)} tokens; -n sets the limit"
-        if g.stop_reason == "context":
-            return (
-                f"the context is full: the conversation has {len(g.prompt_ids) + len(g.ids)} "
-                f"tokens of at most {limit}; /reset begins a new one"
-            )
-        return ""
-
-    # ---- commands ----
-
-    def _reset(self, _: str) -> None:
-        """Forget the conversation, but not the system message."""
-        self.messages = [m for m in self.messages if m["role"] == "system"]
-        self._session.reset()
-        _note("a new conversation")
-
-    def _system(self, text: str) -> None:
-        """Set the system message; without TEXT there will be none."""
-        self.messages = [m for m in self.messages if m["role"] != "system"]
-        if text:
-            self.messages.insert(0, {"role": "system", "content": text})
-
-    def _save(self, path: str) -> None:
-        """Write the messages as JSON."""
-        if not path:
-            self._fail("/save needs a path")
-            return
-        text = json.dumps(self.messages, ensure_ascii=False, indent=2) + "\n"
-        try:
-            # what stands for a byte that is no UTF-8 becomes \udcNN, which JSON reads again
-            Path(path).expanduser().write_text(text, "utf-8", errors="backslashreplace")
-        except (OSError, RuntimeError) as error:
-            self._fail(str(error))
-        else:
-            _note(f"{len(self.messages)} messages in {path}")
-
-    def _help(self, _: str) -> None:
-        """Show this."""
-        for name, function in _COMMANDS.items():
-            shown = f"/{name} {_ARGUMENTS.get(name, '')}".rstrip()
-            _note(f"{shown:13} {function.__doc__}", plain=True)
-        _note(f"{'//...':13} A message that begins with /.", plain=True)
-        _note("Ctrl-C stops an answer, Ctrl-D leaves.", plain=True)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_model(parser)
+    add_sampling(parser, max_tokens=512)
+    parser.add_argument("--system", metavar="TEXT", help="the system message")
+    parser.add_argument(
+        "--template",
+        metavar="NAME|FILE",
+        help="one of the file's chat templates, a file with one, chatml, or plain (for models "
+        "that were not trained to chat, as the demo model)",
+    )
 
 
-#: A new command is one row.
-_COMMANDS: dict[str, Callable[[Chat, str], None]] = {
-    "reset": Chat._reset,
-    "system": Chat._system,
-    "save": Chat._save,
-    "help": Chat._help,
-}
-_ARGUMENTS = {"system": "TEXT", "save": "PATH"}
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    from ..generation.options import Chain
+    from .conversation import Chat, talk
 
-
-def _note(text: str, plain: bool = False) -> None:
-    """Say something that is no answer; on stderr, so that a pipe gets answers only."""
-    print(text if plain else f"({text})", file=sys.stderr, flush=True)
-
-
-# ---- the terminal ----
-
-
-def history_file() -> Path:
-    """Return where the lines typed are kept: in the user's state directory.
-
-    Returns
-    -------
-    pathlib.Path
-        By the XDG Base Directory Specification.
-
-    Examples
-    --------
-    >>> history_file().name
-    'chat_history'
-    """
-    state = os.environ.get("XDG_STATE_HOME", "")
-    base = Path(state) if os.path.isabs(state) else Path("~/.local/state").expanduser()
-    return base / "tinyllm" / "chat_history"
-
-
-@contextlib.contextmanager
-def _line_editing() -> Iterator[None]:
-    """Let `input` edit lines and remember them; without readline, or a place to keep them, less."""
-    try:
-        import readline
-    except ImportError:
-        yield
-        return
-    try:
-        path = history_file()
-    except RuntimeError:  # no home directory
-        yield
-        return
-    with contextlib.suppress(OSError):
-        readline.read_history_file(path)
-    readline.set_history_length(_HISTORY)
-    readline.set_auto_history(True)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            readline.write_history_file(path)
-
-
-def _lines() -> Iterator[str]:
-    """Yield lines until the end of the input; Ctrl-C at a prompt only drops what is typed."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        yield from sys.stdin
-        return
-    with _line_editing():
-        while True:
-            try:
-                yield input("> ")
-            except EOFError:
-                print()
-                return
-            except KeyboardInterrupt:
-                print()
-                _note("Ctrl-D leaves")
-
-
-def talk(chat: Chat) -> int:
-    """Talk until the input ends.
-
-    Parameters
-    ----------
-    chat : Chat
-
-    Returns
-    -------
-    int
-        0; 2 if a line of a pipe could not be answered or obeyed.
-    """
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            # bytes that are no UTF-8 reach the tokenizer as they are; what the terminal cannot
-            # show is no reason to end
-            stream.reconfigure(errors="surrogateescape" if stream is sys.stdin else "replace")
-    interactive = sys.stdin.isatty()
-    if interactive:
-        _note("/help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves")
-    for line in _lines():
-        try:
-            chat.line(line)
-        except KeyboardInterrupt:  # between answers: there is nothing to stop
-            continue
-    return 2 if chat.failed and not interactive else 0
+    model = load_model(args)
+    template: str | None = args.template
+    if template is not None and os.path.isfile(template):
+        with open(template, encoding="utf-8") as file:
+            template = file.read()
+        if "{" not in template:
+            raise ValueError(f"{args.template} is no Jinja2 template: it has no {{")
+    if model.tokenizer is None:
+        raise ValueError(f"{args.model} has no tokenizer; --tokenizer takes that of another file")
+    if template is None and not model.tokenizer.chat_templates:
+        raise ValueError(
+            f"{args.model} has no chat template, so it was probably not trained to chat; "
+            "--template plain talks to it all the same, --template chatml or --template FILE if "
+            "you know better"
+        )
+    # what is wrong with the template is told now, not after the first message
+    model.tokenizer.render_chat([{"role": "user", "content": "Hi"}], template=template)
+    chain = Chain(args.temperature, args.top_k, args.top_p, args.seed)
+    conversation = Chat(model, template, args.system, args.max_tokens, chain)
+    return talk(conversation)

@@ -1,4 +1,4 @@
-"""One self-contained page of a trace, to click through in a browser: `Trace.html`.
+"""One self-contained page of a run, to click through in a browser: `Trace.html`.
 
 The page holds its data, style and script, and asks nobody for anything: a content security policy
 forbids it any connection, and lets only the script that is written here run. Token texts are put
@@ -8,133 +8,135 @@ in as text, never as markup.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import json
-import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..files.atomic import write_atomically
-from ..trace.trace import Trace
+from ..base.numeric import Float32, Float64
 from .table import escape
 
-__all__ = ["page", "write_page"]
+__all__ = ["Guesses", "Page"]
 
 #: Bytes of attention that a browser still opens with ease.
 _LIMIT = 64 << 20
 
 
-def write_page(trace: Trace, path: str | os.PathLike[str]) -> None:
-    """Write the page of a trace; see `Trace.html`.
+@dataclasses.dataclass
+class Guesses:
+    """What each layer would predict.
 
-    Parameters
+    Attributes
     ----------
-    trace : Trace
-    path : str or os.PathLike
-
-    Examples
-    --------
-    >>> import tinyllm as tl
-    >>> from tinyllm.display.page import write_page
-    >>> write_page(tl.load().trace("ROMEO:", "*"), "trace.html")
+    names : list of str
+        One per row.
+    pieces : list of list of list of str
+        Texts, ``pieces[row][token][rank]``.
+    probs : numpy.ndarray of float32, shape (rows, T, k)
     """
-    text = page(trace).encode()
-    write_atomically(path, lambda file: file.write(text))
+
+    names: list[str]
+    pieces: list[list[list[str]]]
+    probs: Float32
 
 
-def page(trace: Trace) -> str:
-    """The page of a trace as text.
+@dataclasses.dataclass
+class Page:
+    """What the page shows.
 
-    Parameters
+    Attributes
     ----------
-    trace : Trace
-        Shown as far as they were captured: ``attn_probs`` (in 256 steps), the norms of
-        ``resid_post``, ``attn_output`` and ``ffn_down``, and the logit lens of ``resid_post``
-        if the trace has its model.
-
-    Returns
-    -------
-    str
-        HTML.
+    title, summary : str
+    start : int
+        Position of the first token.
+    ids, pieces : list of int and of str
+        The tokens.
+    attention : mapping of str to numpy.ndarray of float32, shape (H, T, S)
+        By layer; shown in 256 steps.
+    norms : mapping of str to (list of int, list of numpy.ndarray)
+        By family of taps: layers, and the norm of each token in each.
+    lens : Guesses, optional
 
     Raises
     ------
     ValueError
         There are more than 64 MiB of attention, or no tokens.
-
-    Examples
-    --------
-    >>> import tinyllm as tl
-    >>> from tinyllm.display.page import page
-    >>> page(tl.load().trace("ROMEO:", "*")).startswith("<!DOCTYPE html>")
-    True
     """
-    if not len(trace.tokens):
-        raise ValueError("the trace has no tokens to show")
-    # "<" as an escape: nothing in the data can end the element that holds it
-    data = json.dumps(_data(trace), separators=(",", ":")).replace("<", "\\u003c")
-    folder = Path(__file__).parent / "web"
-    script = (folder / "trace.js").read_text(encoding="utf-8")
-    style = (folder / "trace.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    return (
-        "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        "<meta name='viewport' content='width=device-width'>"
-        f"<title>{escape(repr(trace))}</title><style>{style}</style></head><body>"
-        f"<script type='application/json' id='data'>{data}</script>"
-        f"<script>{script}</script></body></html>\n"
-    )
 
+    title: str
+    summary: str
+    start: int
+    ids: list[int]
+    pieces: list[str]
+    attention: Mapping[str, Float32]
+    norms: Mapping[str, tuple[list[int], Sequence[Float64]]]
+    lens: Guesses | None = None
 
-def _data(trace: Trace) -> dict[str, Any]:
-    names = trace.names("blk.*.attn_probs")
-    size = sum(trace[name].size for name in names)
-    if size > _LIMIT:
-        raise ValueError(
-            f"the page would hold {size:,} attention weights; expected at most {_LIMIT:,}: "
-            "capture fewer layers, or slice the trace"
+    def __post_init__(self) -> None:
+        if not self.ids:
+            raise ValueError("the trace has no tokens to show")
+        size = sum(probs.size for probs in self.attention.values())
+        if size > _LIMIT:
+            raise ValueError(
+                f"the page would hold {size:,} attention weights; expected at most {_LIMIT:,}: "
+                "capture fewer layers, or slice the trace"
+            )
+
+    def html(self) -> str:
+        """The page as HTML."""
+        # "<" as an escape: nothing in the data can end the element that holds it
+        data = json.dumps(self._data(), separators=(",", ":")).replace("<", "\\u003c")
+        folder = Path(__file__).parent / "web"
+        script = (folder / "trace.js").read_text(encoding="utf-8")
+        style = (folder / "trace.css").read_text(encoding="utf-8")
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+        return (
+            "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+            "<meta name='viewport' content='width=device-width'>"
+            f"<title>{escape(self.summary)}</title><style>{style}</style></head><body>"
+            f"<script type='application/json' id='data'>{data}</script>"
+            f"<script>{script}</script></body></html>\n"
         )
-    attention = {}
-    for name in names:
-        probs = np.nan_to_num(trace[name], nan=0.0)
-        steps = np.rint(np.clip(probs, 0, 1) * 255).astype(np.uint8)
-        attention[name.split(".")[1]] = {
-            "heads": len(steps),
-            "keys": steps.shape[2],
-            "data": base64.b64encode(steps.tobytes()).decode(),
-        }
-    norms = {}
-    for family in ("resid_post", "attn_output", "ffn_down"):
-        found = trace.names(f"blk.*.{family}")
-        if found:
-            rows = [np.linalg.norm(trace[name].astype(np.float64), axis=1) for name in found]
-            norms[family] = {
-                "layers": [int(name.split(".")[1]) for name in found],
-                "values": [[_number(value) for value in row] for row in rows],
-            }
-    lens = None
-    if trace.model is not None and trace.names("blk.*.resid_post"):
-        from ..analysis.lens import lens as read_lens
 
-        result = read_lens(trace, min(5, trace.config.vocab_size))
-        lens = {
-            "names": result.names,
-            "pieces": [[[_text(p) for p in row] for row in layer] for layer in result.pieces],
-            "probs": [[[_number(p) for p in row] for row in layer] for layer in result.probs],
+    def _data(self) -> dict[str, Any]:
+        lens = None
+        if self.lens is not None:
+            lens = {
+                "names": self.lens.names,
+                "pieces": [[[_text(p) for p in row] for row in part] for part in self.lens.pieces],
+                "probs": [[[_number(p) for p in row] for row in part] for part in self.lens.probs],
+            }
+        return {
+            "title": self.title,
+            "summary": self.summary,
+            "start": self.start,
+            "ids": self.ids,
+            "pieces": [_text(piece) for piece in self.pieces],
+            "attention": {layer: _steps(probs) for layer, probs in self.attention.items()},
+            "norms": {
+                family: {
+                    "layers": layers,
+                    "values": [[_number(value) for value in row] for row in rows],
+                }
+                for family, (layers, rows) in self.norms.items()
+            },
+            "lens": lens,
         }
+
+
+def _steps(probs: Float32) -> dict[str, Any]:
+    """Attention in 256 steps."""
+    steps = np.rint(np.clip(np.nan_to_num(probs, nan=0.0), 0, 1) * 255).astype(np.uint8)
     return {
-        "title": f"{trace.config.architecture}, {trace.config.layers} layers",
-        "summary": repr(trace),
-        "start": trace.start,
-        "ids": trace.tokens.tolist(),
-        "pieces": [_text(piece) for piece in trace.pieces],
-        "attention": attention,
-        "norms": norms,
-        "lens": lens,
+        "heads": len(steps),
+        "keys": steps.shape[2],
+        "data": base64.b64encode(steps.tobytes()).decode(),
     }
 
 

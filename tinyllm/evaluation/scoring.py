@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from ..base.numeric import log_softmax
+from ..base.checks import ranged
+from ..base.numeric import Float64, log_softmax
 from ..display.table import Table
-
-if TYPE_CHECKING:
-    from ..model import Model
+from ..runtime.prompt import token_ids
+from ..runtime.runner import Runner
+from ..runtime.session import Session
 
 __all__ = ["Divergence", "Perplexity", "Score", "kl", "perplexity", "score"]
 
-Floats = NDArray[np.float64]
 Ids = NDArray[np.int32]
 
 #: Logits of at most this many bytes are held at once.
@@ -32,9 +32,9 @@ def _exp(x: float) -> float:
     return float(_core.exp([x])[0])
 
 
-def _rows(model: Model, ids: Ids, first: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def _rows(model: Runner, ids: Ids, first: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Yield (i, logits after token i) for i from `first` to the last but one."""
-    session = model.session()
+    session = Session(model)
     step = max(_CHUNK // (4 * model.config.vocab_size), 1)
     if first > 0:
         session.eval(ids[:first], "none")
@@ -45,31 +45,25 @@ def _rows(model: Model, ids: Ids, first: int) -> Iterator[tuple[int, NDArray[np.
             yield from zip(range(start, start + len(chunk)), logits, strict=True)
 
 
-def _logprobs(model: Model, ids: Ids, first: int = 0) -> Floats:
+def _logprobs(model: Runner, ids: Ids, first: int = 0) -> Float64:
     """Log-probability of ids[i + 1] after ids[: i + 1], for i from `first`."""
     return np.array(
         [log_softmax(row)[ids[i + 1]] for i, row in _rows(model, ids, first)], np.float64
     )
 
 
-def _context(model: Model) -> int:
+def _context(model: Runner) -> int:
     return int(model.core.config["max_context"])
 
 
-def _window(model: Model, window: Any, default: int) -> int:
+def _window(model: Runner, window: Any, default: int) -> int:
     limit = _context(model)
     if window is None:
         return min(default, limit)
-    if isinstance(window, bool) or not hasattr(window, "__index__"):
-        raise TypeError(f"window is {window!r}; expected an integer")
-    if not 2 <= window <= limit:
-        raise ValueError(f"window is {window}; expected 2 to {limit}, the model's context")
-    return int(window)
+    return ranged("window", window, 2, limit, "the model's context")
 
 
-def _ids(model: Model, text: Any) -> Ids:
-    from ..model import token_ids
-
+def _ids(model: Runner, text: Any) -> Ids:
     ids: Ids = token_ids(text, model.tokenizer, "text")
     size = model.config.vocab_size
     if len(ids) < 2:
@@ -104,7 +98,7 @@ class Score:
 
     ids: list[int]
     pieces: list[str]
-    logprobs: Floats
+    logprobs: Float64
 
     @property
     def total(self) -> float:
@@ -156,7 +150,7 @@ class Score:
         return self.table().html(caption=repr(self))
 
 
-def score(model: Model, text: Any) -> Score:
+def score(model: Runner, text: Any) -> Score:
     """Score a text; see `Model.score`."""
     ids = _ids(model, text)
     limit = _context(model)
@@ -211,7 +205,7 @@ class Perplexity:
 
 
 def perplexity(
-    model: Model,
+    model: Runner,
     text: Any,
     stride: int | None = None,
     window: int | None = None,
@@ -223,7 +217,7 @@ def perplexity(
     return _METHODS[method](model, _ids(model, text), stride, window)
 
 
-def _like_llama_cpp(model: Model, ids: Ids, stride: int | None, window: int | None) -> Perplexity:
+def _like_llama_cpp(model: Runner, ids: Ids, stride: int | None, window: int | None) -> Perplexity:
     # tools/perplexity/perplexity.cpp of llama.cpp, `perplexity`
     if stride is not None:
         raise ValueError(
@@ -256,17 +250,14 @@ def _like_llama_cpp(model: Model, ids: Ids, stride: int | None, window: int | No
 
 
 def _like_hugging_face(
-    model: Model, ids: Ids, stride: int | None, window: int | None
+    model: Runner, ids: Ids, stride: int | None, window: int | None
 ) -> Perplexity:
     # https://huggingface.co/docs/transformers/perplexity: the loss of a window is the mean over
     # the tokens that are scored in it, and counts for one token less than are new in it.
     window = _window(model, window, _context(model))
     if stride is None:
         stride = max(window // 2, 1)
-    if isinstance(stride, bool) or not hasattr(stride, "__index__"):
-        raise TypeError(f"stride is {stride!r}; expected an integer")
-    if not 1 <= stride <= window:
-        raise ValueError(f"stride is {stride}; expected 1 to {window}, the window")
+    stride = ranged("stride", stride, 1, window, "the window")
     total, count, scored, before = 0.0, 0, 0, 0
     for start in range(0, len(ids), stride):
         end = min(start + window, len(ids))
@@ -313,7 +304,7 @@ class Divergence:
     0.0
     """
 
-    values: Floats
+    values: Float64
     same_top: float
 
     @property
@@ -345,7 +336,7 @@ class Divergence:
         )
 
 
-def kl(model_a: Model, model_b: Model, text: Any, window: int | None = None) -> Divergence:
+def kl(model_a: Runner, model_b: Runner, text: Any, window: int | None = None) -> Divergence:
     """Compare what two models predict, token by token: KL(a || b).
 
     Parameters

@@ -14,7 +14,9 @@ from typing import Any
 
 from .. import _core
 from .._core import Weight
-from ..display.table import Table, escape, weights_table
+from ..base.samples import sample_weights
+from ..display.table import Table, escape
+from ..display.weights import weights_table
 from ..errors import FormatError, wrong
 
 __all__ = ["GGUF", "Metadata", "Weight"]
@@ -212,7 +214,7 @@ class GGUF:
         )
 
     def _repr_html_(self) -> str:
-        tensors, caption = weights_table(self.tensors.values())
+        tensors, caption = weights_table(sample_weights(self.tensors.values()))
         return (
             f"<p>{escape(repr(self))}</p>"
             f"<details open><summary>metadata</summary>{self.metadata._repr_html_()}</details>"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +11,11 @@ from numpy.typing import NDArray
 from .. import _core
 from ..base.numeric import best, log_softmax
 from ..errors import Error
-from .stepper import Generation, Options, Timings, allowed_tokens
-
-if TYPE_CHECKING:
-    from ..grammar.grammar import Constraint
-    from ..model import Model
+from ..grammar.grammar import Constraint
+from ..runtime.runner import Runner
+from .options import Options
+from .result import Generation, Timings
+from .stepper import allowed_tokens
 
 __all__ = ["search"]
 
@@ -48,7 +47,7 @@ def _rank(total: float, length: int, penalty: float) -> float:
 
 
 def search(
-    model: Model,
+    model: Runner,
     prompt: NDArray[np.int32],
     beams: int,
     options: Options,

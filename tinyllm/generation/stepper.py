@@ -1,242 +1,32 @@
-"""Continuing prompts token by token, and what comes of it."""
+"""Continuing prompts token by token."""
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..base.numeric import Logprobs, best, log_softmax
-from ..display.table import Table
+from ..base.numeric import Float32, Float64, best, log_softmax
 from ..errors import Error
+from ..grammar.grammar import Constraint
+from ..runtime.runner import Runner
 from ..runtime.session import Session
+from ..sampling.sampler import Sampler
+from ..tokenizer import StreamDecoder
+from ..trace.arena import Layout
+from ..trace.edit_program import Program
+from ..trace.trace import Trace
+from .options import Options
+from .result import Generation, Logprobs, Timings
 
-if TYPE_CHECKING:
-    from ..grammar.grammar import Constraint, Grammar
-    from ..model import Model
-    from ..sampling.sampler import Sampler
-    from ..tokenizer import StreamDecoder
-    from ..trace.arena import Layout
-    from ..trace.edits import Program
-    from ..trace.trace import Trace
-
-__all__ = ["Generation", "Options", "Stepper", "Timings"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Timings:
-    """How long a generation took, by the wall clock; prompts of one list share it.
-
-    Attributes
-    ----------
-    prompt_tokens, tokens : int
-        How many were run for the prompt (with ``session=`` fewer than it has), and how many were
-        drawn.
-    prompt_seconds : float
-        The first step: the whole prompt, up to its logits.
-    seconds : float
-        All after that.
-
-    Examples
-    --------
-    >>> Timings(10, 4, 0.5, 2.0).tokens_per_second
-    2.0
-    """
-
-    prompt_tokens: int
-    tokens: int
-    prompt_seconds: float
-    seconds: float
-
-    @property
-    def prompt_tokens_per_second(self) -> float:
-        """Speed of the prompt; 0 if nothing ran."""
-        return self.prompt_tokens / self.prompt_seconds if self.prompt_seconds else 0.0
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Speed of drawing; 0 if nothing was drawn."""
-        return self.tokens / self.seconds if self.seconds else 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Generation:
-    """What `Model.generate` made.
-
-    Attributes
-    ----------
-    text : str
-        The continuation only. Empty when the model has no tokenizer.
-    ids : list of int
-        Its tokens, without the one that ended it. Where a stop string ended it, the tokens that
-        spell the stop string are among them; the text ends before it.
-    prompt_ids : list of int
-        The tokens of the prompt.
-    stop_reason : str
-        ``"eog"`` (the model ended its text), ``"stop"`` (a stop string or id), ``"grammar"`` (the
-        grammar allows nothing more), ``"length"`` (`max_tokens`), or ``"context"`` (the context
-        is full).
-    seed : int
-        The seed it was drawn with.
-    traces : list of Trace
-        With ``capture=``: one per step, the first of the whole prompt, then of each new token
-        that was run. Otherwise empty.
-    stop : str or int, optional
-        The stop string or id that ended it.
-    complete : bool, optional
-        With ``grammar=``: whether the text is one that the grammar accepts. False only where
-        ``"length"``, ``"context"`` or ``"stop"`` cut it off.
-    logprobs : Logprobs, optional
-        With ``logprobs=``.
-    timings : Timings, optional
-    score : float, optional
-        Of `Model.beam_search`: the sum of the log-probabilities, of the end too.
-
-    Examples
-    --------
-    >>> import tinyllm as tl
-    >>> g = tl.load().generate("ROMEO:", max_tokens=3, seed=1)
-    >>> str(g) == g.text
-    True
-    """
-
-    text: str
-    ids: list[int]
-    prompt_ids: list[int]
-    stop_reason: str
-    seed: int
-    traces: list[Trace] = dataclasses.field(default_factory=list)
-    stop: str | int | None = None
-    complete: bool | None = None
-    logprobs: Logprobs | None = None
-    timings: Timings | None = None
-    score: float | None = None
-
-    def __str__(self) -> str:
-        """Give the text."""
-        return self.text
-
-    def __repr__(self) -> str:
-        """Name text, length, why it ended, and speed."""
-        shown = self.text if len(self.text) <= 60 else self.text[:57] + "..."
-        parts = [repr(shown), f"{len(self.ids)} tokens", self.stop_reason]
-        if self.score is not None:
-            parts.append(f"score {self.score:.4f}")
-        if self.complete is False:
-            parts.append("the grammar is not complete")
-        if self.timings is not None and self.timings.tokens_per_second:
-            parts.append(f"{self.timings.tokens_per_second:.1f} tokens/s")
-        return f"<tinyllm.Generation: {', '.join(parts)}>"
-
-    def _repr_html_(self) -> str:
-        rows: list[tuple[str, object]] = [
-            ("text", self.text),
-            ("tokens", len(self.ids)),
-            ("stopped by", self.stop_reason),
-        ]
-        if self.stop is not None:
-            rows.append(("stop", repr(self.stop)))
-        if self.score is not None:
-            rows.append(("score", f"{self.score:.4f}"))
-        if self.timings is not None:
-            t = self.timings
-            rows.append(("prompt", f"{t.prompt_tokens} tokens in {t.prompt_seconds:.3f} s"))
-            rows.append(("speed", f"{t.tokens_per_second:.1f} tokens/s"))
-        return Table(("what", "value"), rows).html()
-
-
-# ---- when to stop, and what may be drawn ----
-
-
-def _strings(stop: Any) -> tuple[str, ...]:
-    listed = (stop,) if isinstance(stop, str) else tuple(stop)
-    for i, text in enumerate(listed):
-        if not isinstance(text, str):
-            raise TypeError(f"stop[{i}] is {text!r}; expected str")
-        if not text:
-            raise ValueError(f"stop[{i}] is empty; every text holds that")
-    return listed
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What `Model.generate` can be told besides the sampler; see there.
-
-    Attributes
-    ----------
-    max_tokens : int, optional
-    min_tokens : int
-    stop : tuple of str
-    stop_ids : frozenset of int
-    grammar : Grammar, optional
-    logprobs : int, optional
-    """
-
-    max_tokens: int | None = None
-    min_tokens: int = 0
-    stop: tuple[str, ...] = ()
-    stop_ids: frozenset[int] = frozenset()
-    grammar: Grammar | None = None
-    logprobs: int | None = None
-
-    @classmethod
-    def checked(
-        cls,
-        model: Model,
-        max_tokens: Any = None,
-        min_tokens: Any = 0,
-        stop: Any = (),
-        stop_ids: Any = (),
-        grammar: Any = None,
-        logprobs: Any = None,
-    ) -> Options:
-        """Check what a caller gave."""
-        for name, value in (
-            ("max_tokens", max_tokens),
-            ("min_tokens", min_tokens),
-            ("logprobs", logprobs),
-        ):
-            if value is None and name != "min_tokens":
-                continue
-            if isinstance(value, bool) or not hasattr(value, "__index__"):
-                raise TypeError(f"{name} is {value!r}; expected an integer")
-            if value < 0:
-                raise ValueError(f"{name} is {value}; expected 0 or more")
-        strings = _strings(stop)
-        numbers = [stop_ids] if hasattr(stop_ids, "__index__") else list(stop_ids)
-        size = model.config.vocab_size
-        for i, token in enumerate(numbers):
-            if isinstance(token, bool) or not hasattr(token, "__index__"):
-                raise TypeError(f"stop_ids[{i}] is {token!r}; expected an integer")
-            if not 0 <= token < size:
-                raise ValueError(f"stop_ids[{i}] is {token}; the vocabulary has {size} tokens")
-        if grammar is not None:
-            from ..grammar.grammar import Grammar
-
-            if not isinstance(grammar, Grammar):
-                raise TypeError(
-                    f"grammar is {type(grammar).__name__}; expected tl.Grammar.gbnf(text), "
-                    ".json_schema(schema) or .regex(pattern)"
-                )
-        if model.tokenizer is None and (strings or grammar is not None):
-            what = "stop strings need" if strings else "a grammar needs"
-            raise ValueError(f"{what} text, and the model's file has no tokenizer")
-        return cls(
-            None if max_tokens is None else int(max_tokens),
-            int(min_tokens),
-            strings,
-            frozenset(int(token) for token in numbers),
-            grammar,
-            None if logprobs is None else int(logprobs),
-        )
+__all__ = ["Stepper", "StopFinder", "allowed_tokens"]
 
 
 def allowed_tokens(
-    model: Model, options: Options, drawn: int, constraint: Constraint | None, state: int
+    model: Runner, options: Options, drawn: int, constraint: Constraint | None, state: int
 ) -> npt.NDArray[np.bool_] | None:
     """Return which tokens may be drawn after `drawn` others, (V,); None: all."""
     allowed = None
@@ -303,7 +93,7 @@ class _Run:
 
     def __init__(
         self,
-        model: Model,
+        model: Runner,
         prompt: npt.NDArray[np.int32],
         sampler: Sampler,
         options: Options,
@@ -320,7 +110,7 @@ class _Run:
         self.traces: list[Trace] = []
         self.reason = ""
         self.stop: str | int | None = None
-        self.drawn: list[tuple[float, float, npt.NDArray[np.int64], npt.NDArray[np.float64]]] = []
+        self.drawn: list[tuple[float, float, npt.NDArray[np.int64], Float64]] = []
         self._finder = StopFinder(options.stop)
         self._decoder: StreamDecoder | None = None
         self._constraint: Constraint | None = None
@@ -344,7 +134,7 @@ class _Run:
             self.reason = "context"
         return bool(self.reason)
 
-    def step(self, logits: npt.NDArray[np.float32]) -> str:
+    def step(self, logits: Float32) -> str:
         """Draw a token; return the text that is now certain."""
         allowed = allowed_tokens(
             self.model, self.options, len(self.ids), self._constraint, self._grammar_state
@@ -456,7 +246,7 @@ class Stepper:
 
     def __init__(
         self,
-        model: Model,
+        model: Runner,
         prompts: Sequence[npt.NDArray[np.int32]],
         samplers: Sequence[Sampler],
         options: Options,
@@ -493,7 +283,7 @@ class Stepper:
                 yield i, run.step(row)
         self._times.append(time.perf_counter())
 
-    def _forward(self, runs: list[_Run]) -> npt.NDArray[np.float32]:
+    def _forward(self, runs: list[_Run]) -> Float32:
         edits = []
         if self._program is not None:
             edits = [self._program.sites(len(r.session), len(r.tokens), False) for r in runs]

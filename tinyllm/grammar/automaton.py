@@ -15,12 +15,18 @@ END
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _core
+from ..errors import UnsupportedError
 from .expr import Alt, Chars, Expr, Ref, Repeat, Rules, Seq, Text, references
 
-__all__ = ["BYTE", "CALL", "END", "MAX_NODES", "SPLIT", "Program", "build"]
+__all__ = ["BYTE", "CALL", "END", "MAX_NODES", "SPLIT", "Program", "accepts", "advance", "build"]
 
 BYTE, SPLIT, CALL, END = range(4)
 #: Larger programs are refused.
@@ -49,6 +55,11 @@ class Program:
     nodes: list[_Node] = field(default_factory=list)
     root: int = 0
     owners: list[str] = field(default_factory=list)
+
+    @functools.cached_property
+    def array(self) -> NDArray[np.int32]:
+        """The nodes as the core takes them; only once the program is built."""
+        return np.asarray(self.nodes, np.int32)
 
 
 def utf8_sequences(low: int, high: int) -> Iterator[list[tuple[int, int]]]:
@@ -283,3 +294,32 @@ def build(rules: Rules) -> Program:
         It would have more than `MAX_NODES` nodes; names the rule.
     """
     return _Builder(rules).run()
+
+
+def advance(automaton: _core.Automaton, state: int, data: bytes, program: Program) -> int:
+    """Return the state after some bytes; an error names the rule that is too ambiguous."""
+    for i, at in enumerate(range(0, len(data), 256)):
+        try:
+            state = automaton.advance(state, data[at : at + 256])
+        except UnsupportedError as error:
+            node = automaton.look(state)[1]
+            rule = program.owners[node] if node >= 0 else program.owners[program.root]
+            raise UnsupportedError(f"{error}; near byte {256 * i}, in rule {rule!r}") from None
+    return state
+
+
+def accepts(program: Program, text: str | bytes) -> bool:
+    """Whether a whole text fits.
+
+    Parameters
+    ----------
+    program : Program
+    text : str or bytes
+
+    Returns
+    -------
+    bool
+    """
+    data = text.encode(errors="surrogatepass") if isinstance(text, str) else bytes(text)
+    automaton = _core.Automaton(program.array, program.root)
+    return automaton.look(advance(automaton, automaton.start, data, program))[0]

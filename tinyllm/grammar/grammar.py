@@ -6,19 +6,17 @@ import functools
 import threading
 import weakref
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
 from ..errors import UnsupportedError
+from ..tokenizer import Tokenizer
 from . import gbnf, regex, schema
-from .automaton import Program, build
+from .automaton import accepts, advance, build
 from .expr import Rules, check, to_gbnf
-
-if TYPE_CHECKING:
-    from ..tokenizer import Tokenizer
 
 __all__ = ["Constraint", "Grammar"]
 
@@ -55,7 +53,6 @@ class Grammar:
             self._program = build(self.rules)
         except RecursionError:
             raise ValueError("the grammar is nested too deeply") from None
-        self._nodes = np.asarray(self._program.nodes, np.int32)
         self._constraints: weakref.WeakKeyDictionary[Tokenizer, Constraint]
         self._constraints = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
@@ -173,10 +170,7 @@ class Grammar:
         >>> tl.Grammar.regex("a+").accepts("aaa")
         True
         """
-        data = text.encode(errors="surrogatepass") if isinstance(text, str) else bytes(text)
-        automaton = _core.Automaton(self._nodes, self._program.root)
-        state = _advance(automaton, automaton.start, data, self._program)
-        return automaton.look(state)[0]
+        return accepts(self._program, text)
 
     def constraint(self, tokenizer: Tokenizer) -> Constraint:
         """Return this grammar over a vocabulary; the same object for the same tokenizer.
@@ -210,19 +204,7 @@ class Grammar:
         return to_gbnf(self.rules).rstrip("\n")
 
     def __repr__(self) -> str:
-        return f"<tinyllm.Grammar: {len(self.rules)} rules, {len(self._nodes)} states>"
-
-
-def _advance(automaton: _core.Automaton, state: int, data: bytes, program: Program) -> int:
-    """Go on, and name the rule if there are too many ways to."""
-    for i, at in enumerate(range(0, len(data), 256)):
-        try:
-            state = automaton.advance(state, data[at : at + 256])
-        except UnsupportedError as error:
-            node = automaton.look(state)[1]
-            rule = program.owners[node] if node >= 0 else program.owners[program.root]
-            raise UnsupportedError(f"{error}; near byte {256 * i}, in rule {rule!r}") from None
-    return state
+        return f"<tinyllm.Grammar: {len(self.rules)} rules, {len(self._program.nodes)} states>"
 
 
 _TRIES: weakref.WeakKeyDictionary[Tokenizer, _core.Trie] = weakref.WeakKeyDictionary()
@@ -266,7 +248,7 @@ class Constraint:
         self._tokenizer_piece = functools.partial(tokenizer.pieces_bytes, skip_special=True)
         self._eog = np.array(sorted(tokenizer.eog_ids), np.int64)
         self._lock = threading.Lock()
-        self._automaton = _core.Automaton(grammar._nodes, self._program.root, _trie(tokenizer))
+        self._automaton = _core.Automaton(self._program.array, self._program.root, _trie(tokenizer))
 
     @property
     def states(self) -> int:
@@ -339,7 +321,7 @@ class Constraint:
             0 if they do not fit, or there are none.
         """
         with self._lock:
-            return _advance(self._automaton, state, data, self._program) if data else 0
+            return advance(self._automaton, state, data, self._program) if data else 0
 
     def is_complete(self, state: int) -> bool:
         """Whether the text may end here.

@@ -17,7 +17,8 @@ from urllib.parse import unquote
 
 from ..errors import UnsupportedError
 from . import regex
-from .expr import ANY, Alt, Chars, Expr, Ref, Repeat, Seq, Text, optional
+from .automaton import accepts, build
+from .expr import ANY, Alt, Chars, Expr, Ref, Repeat, Seq, Text, check, optional
 from .formats import FORMATS
 from .gbnf import MAX_REPEAT
 from .merge import KINDS, Flat, kinds_of, merge, never_valid
@@ -415,13 +416,12 @@ class _Converter:
             if any(0xD800 <= ord(c) <= 0xDFFF for c in text):
                 texts[i] = json.dumps(values[i], separators=(",", ":"))
         if rest:
-            from .grammar import Grammar  # the rest of the schema, as a grammar, judges the values
-
+            # the rest of the schema, as a grammar, judges the values
             judge = _Converter(self.document, self.ignore)
             judge.rules["root"] = Text("")
             judge.rules["root"] = judge.flat(rest, at)
-            grammar = Grammar(judge.rules, "root")
-            texts = [text for text in texts if grammar.accepts(text)]
+            program = build(check(judge.rules, "root"))
+            texts = [text for text in texts if accepts(program, text)]
         if not texts:
             raise _Impossible("no value of the enum fits the other keywords")
         return Alt(tuple(map(Text, dict.fromkeys(texts))))

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, overload
 
 import numpy as np
 
 from .. import _core
-from ..base.numeric import best, log_softmax
-from ..display.table import Markup, Table, escape, sample, spark, statistics
-from ..trace.taps import Capture, Floats
+from ..base.checks import ranged
+from ..base.numeric import Float32, best, log_softmax
+from ..display.histogram import sample, spark, statistics
+from ..display.table import Markup, Table, escape
+from ..errors import FormatError
+from ..files.arrays import (
+    Array,
+    bad_field,
+    check_format,
+    read_arrays,
+    read_token_ids,
+    write_arrays,
+)
+from ..trace.taps import Capture
 from ..trace.trace import Trace
-
-if TYPE_CHECKING:
-    from ..model import Model
+from .prompt import Rows, token_ids
+from .runner import Runner
 
 __all__ = ["Session"]
 
@@ -43,10 +54,10 @@ class Session:
     True
     """
 
-    def __init__(self, model: Model, core: _core.Session | None = None) -> None:
+    def __init__(self, model: Runner, core: _core.Session | None = None) -> None:
         self.model = model
         self.core = _core.Session(model.core) if core is None else core
-        self.logits: Floats | None = None
+        self.logits: Float32 | None = None
         self._tokens: list[int] = []
 
     @property
@@ -57,7 +68,7 @@ class Session:
     @overload
     def eval(
         self, tokens: Any, logits: Any = "last", *, capture: None = None, edits: Any = ()
-    ) -> Floats | None: ...
+    ) -> Float32 | None: ...
     @overload
     def eval(
         self,
@@ -69,7 +80,7 @@ class Session:
     ) -> Trace: ...
     def eval(
         self, tokens: Any, logits: Any = "last", *, capture: Capture = None, edits: Any = ()
-    ) -> Floats | Trace | None:
+    ) -> Float32 | Trace | None:
         """Append tokens to the context and run them.
 
         Parameters
@@ -112,8 +123,6 @@ class Session:
         >>> session.eval([4, 5], capture="blk.0.attn_probs")["blk.0.attn_probs"].shape[1:]
         (2, 5)
         """
-        from ..model import token_ids
-
         model = self.model
         if isinstance(tokens, (str, bytes)) and self._tokens and model.tokenizer is not None:
             tokens = model.tokenizer.encode(tokens, add_special=False)
@@ -159,14 +168,84 @@ class Session:
         >>> model.session("context.safetensors").tokens == session.tokens
         True
         """
-        from ..trace.saved import save_session
+        arrays: dict[str, Array] = {}
+        for number, (name, _) in enumerate(_caches(self.model)):
+            arrays[f"{name}.keys"], arrays[f"{name}.values"] = self.core.cache(number)
+        if self.logits is not None:
+            arrays["logits"] = self.logits
+        metadata = {
+            "format": "tinyllm.session",
+            "version": "1",
+            "tokens": json.dumps(self.tokens),
+            "fingerprint": self.model.fingerprint,
+        }
+        write_arrays(path, arrays, metadata)
 
-        save_session(self, path)
+    @classmethod
+    def load(cls, model: Runner, path: str | os.PathLike[str]) -> Session:
+        """Read a session that `save` wrote: `Model.session`.
 
-    def restore(self, tokens: list[int], logits: Floats | None) -> None:
-        """Set tokens and logits of a session whose cache was filled: for `Model.session`."""
-        self._tokens = tokens
-        self.logits = logits
+        Parameters
+        ----------
+        model : Model
+            The one that the session was of.
+        path : str or os.PathLike
+
+        Returns
+        -------
+        Session
+
+        Raises
+        ------
+        tinyllm.FormatError
+            The file holds something else, another model's session, or is damaged.
+        OSError
+            It cannot be read.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> model = tl.load()
+        >>> session = model.session()
+        >>> _ = session.eval("ROMEO:")
+        >>> session.save("context.npz")
+        >>> tl.Session.load(model, "context.npz").tokens == session.tokens
+        True
+        """
+        arrays, metadata = read_arrays(path)
+        session, config = cls(model), model.config
+        try:
+            check_format(metadata, "tinyllm.session")
+            if metadata.get("fingerprint") != model.fingerprint:
+                raise bad_field(
+                    "fingerprint",
+                    metadata.get("fingerprint"),
+                    f"{model.fingerprint!r}: the session belongs to another model",
+                )
+            tokens = read_token_ids(metadata)
+            n, limit = len(tokens), model.core.config["max_context"]
+            if n > limit:
+                raise bad_field("tokens", f"{n} ids", f"at most {limit}, the context length")
+            if (tokens < 0).any() or (tokens >= config.vocab_size).any():
+                raise bad_field("tokens", tokens.tolist(), f"ids below {config.vocab_size}")
+            layers = _cached(model, arrays, n)
+            logits = arrays.get("logits")
+            if logits is not None and (
+                logits.dtype != np.float32
+                or logits.ndim not in (1, 2)
+                or logits.shape[-1] != config.vocab_size
+            ):
+                raise bad_field(
+                    "logits", f"{logits.dtype} {logits.shape}", "float32, rows of logits"
+                )
+            if n:
+                session.core.fill(layers)
+            session._tokens = tokens.tolist()
+            session.logits = None if logits is None else np.array(logits)
+        except FormatError as error:
+            error.path = os.fsdecode(path)
+            raise
+        return session
 
     def ran(self, tokens: Sequence[int]) -> None:
         """Note tokens that ran in `core` without `eval`: for `generate` and `chat`."""
@@ -225,8 +304,7 @@ class Session:
         >>> session.tokens
         [1]
         """
-        if not 0 <= n <= len(self._tokens):
-            raise ValueError(f"n is {n}; expected 0 to {len(self._tokens)}, the tokens so far")
+        n = ranged("n", n, 0, len(self._tokens), "the tokens so far")
         self.core.rewind(len(self._tokens) - n)
         del self._tokens[len(self._tokens) - n :]
         self.logits = None
@@ -329,38 +407,26 @@ class Session:
         return self.table().html(caption=repr(self))
 
 
-class Rows:
-    """The rows that a ``logits=`` argument asks for, of `n` tokens.
+def _caches(model: Runner) -> list[tuple[str, list[tuple[int, ...]]]]:
+    """For each cache its block, ``"blk.3"``, and the shapes of a row of keys and of values."""
+    return [
+        (f"blk.{step.layer}", [model.steps[read].shape for read in step.reads])
+        for step in model.steps.caches
+    ]
 
-    Attributes
-    ----------
-    rows : list of int
-        Rising.
-    """
 
-    def __init__(self, logits: Any, n: int) -> None:
-        self._how = "none" if logits is None else logits
-        self._places: Any = slice(None)
-        if isinstance(self._how, str):
-            names = {"last": [n - 1], "all": list(range(n)), "none": []}
-            if self._how not in names:
-                raise ValueError(
-                    f"logits is {logits!r}; expected 'last', 'all', 'none' or a list of indices"
-                )
-            self.rows = names[self._how]
-            return
-        rows = []
-        for i, index in enumerate(logits):
-            row = int(index) + n if index < 0 else int(index)
-            if not 0 <= row < n:
-                raise IndexError(f"logits[{i}] is {index}; expected -{n} to {n - 1}")
-            rows.append(row)
-        unique, self._places = np.unique(np.asarray(rows, np.int64), return_inverse=True)
-        self.rows = unique.tolist()
-
-    def take(self, values: Floats) -> Floats | None:
-        """Give the logits of `rows` in the shape that was asked for."""
-        if isinstance(self._how, str):
-            return {"last": values[0] if len(values) else values, "all": values}.get(self._how)
-        taken: Floats = values[self._places]
-        return taken
+def _cached(model: Runner, arrays: Mapping[str, Array], n: int) -> list[tuple[Float32, Float32]]:
+    """The keys and values of each cache for `n` tokens, from a file, checked."""
+    caches = []
+    for block, shapes in _caches(model):
+        pair = []
+        for kind, shape in zip(("keys", "values"), shapes, strict=True):
+            name = f"{block}.{kind}"
+            if name not in arrays:
+                raise bad_field(name, "missing", "an array")
+            array = arrays[name]
+            if array.shape != (n, *shape) or array.dtype != np.float32:
+                raise bad_field(name, f"{array.dtype} {array.shape}", f"float32 {(n, *shape)}")
+            pair.append(array)
+        caches.append((pair[0], pair[1]))
+    return caches

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..base.checks import integer
 from .philox import new_seed, uniform
 from .samplers import SAMPLERS, Candidates, Context, sampler
 
@@ -101,9 +102,7 @@ class Sampler:
     ) -> None:
         if seed is None:
             seed = new_seed()
-        if isinstance(seed, bool) or not hasattr(seed, "__index__"):
-            raise TypeError(f"seed is {seed!r}; expected an int or None")
-        self.seed = seed.__index__()
+        self.seed = integer("seed", seed, "an int or None")
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed is {seed}; expected 0 to 2**64 - 1")
         self.chain: list[tuple[str, dict[str, Any]]] = []

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
+from ..base.checks import integer
+from ..base.numeric import Float64
 from .philox import uniform
 
 if TYPE_CHECKING:
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SAMPLERS", "Candidates", "Context", "sampler"]
 
-Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]
 
 
@@ -42,7 +43,7 @@ class Candidates:
     """
 
     ids: Ids
-    logits: Floats
+    logits: Float64
     ordered: bool = False
 
     def best_first(self) -> Candidates:
@@ -56,7 +57,7 @@ class Candidates:
         """Return some of the candidates, in the same order."""
         return Candidates(self.ids[which], self.logits[which], self.ordered)
 
-    def with_logits(self, logits: Floats, ordered: bool = False) -> Candidates:
+    def with_logits(self, logits: Float64, ordered: bool = False) -> Candidates:
         """Return the same tokens with other logits; `ordered` if their order is still right."""
         if ordered or not self.ordered:
             return Candidates(self.ids, logits, self.ordered)
@@ -64,7 +65,7 @@ class Candidates:
         return Candidates(self.ids[order], logits[order])
 
     @property
-    def probabilities(self) -> Floats:
+    def probabilities(self) -> Float64:
         """Softmax of the logits, float64, (n,)."""
         return _core.softmax(self.logits)
 
@@ -163,8 +164,7 @@ def temperature(candidates: Candidates, context: Context, value: float) -> Candi
 @sampler("top_k")
 def top_k(candidates: Candidates, context: Context, k: int) -> Candidates:
     """Keep the k best; 0 or less keeps all."""
-    if isinstance(k, bool) or not isinstance(k, int | np.integer):
-        raise TypeError(f"top_k is {k!r}; expected an int")
+    k = integer("top_k", k)
     size = len(candidates.ids)
     if k <= 0 or k >= size:
         return candidates
@@ -172,7 +172,7 @@ def top_k(candidates: Candidates, context: Context, k: int) -> Candidates:
         # at least k are as good as the k-th best: sort only those
         limit = np.partition(candidates.logits, size - k)[size - k]
         candidates = candidates.keep(candidates.logits >= limit).best_first()
-    return candidates.keep(slice(0, int(k)))
+    return candidates.keep(slice(0, k))
 
 
 @sampler("top_p")
@@ -208,13 +208,13 @@ def min_p(candidates: Candidates, context: Context, p: float) -> Candidates:
 # ---- by probability ----
 
 
-def _entropy(probabilities: Floats, logs: Floats) -> float:
+def _entropy(probabilities: Float64, logs: Float64) -> float:
     """Return -sum p log p, with 0 log 0 = 0."""
     seen = probabilities > 0
     return -_core.sum(probabilities[seen] * logs[seen])
 
 
-def _logs(probabilities: Floats) -> Floats:
+def _logs(probabilities: Float64) -> Float64:
     return np.asarray(_core.log(probabilities))
 
 
@@ -305,9 +305,8 @@ def dynamic_temperature(
 
 def _last(history: Sequence[int], count: int) -> list[int]:
     """Return the last ids of the history; a negative count is all of it."""
-    if isinstance(count, bool) or not isinstance(count, int | np.integer):
-        raise TypeError(f"last_n is {count!r}; expected an int")
-    return list(history if count < 0 else history[max(len(history) - int(count), 0) :])
+    count = integer("last_n", count)
+    return list(history if count < 0 else history[max(len(history) - count, 0) :])
 
 
 def _counts(candidates: Candidates, history: list[int]) -> NDArray[np.int64]:

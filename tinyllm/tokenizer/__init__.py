@@ -1,8 +1,10 @@
 """Tokenizers from the metadata of GGUF files: one module per algorithm."""
 
-from .base import StreamDecoder, Tokenizer
-from .explain import Explanation, Step, TokenDiff, diff_tokens
+from .base import Tokenizer
+from .diff import TokenDiff, diff_tokens
+from .explain import Explanation, Step
 from .registry import TOKENIZERS, load_tokenizer, tokenizer_from_metadata
+from .stream import StreamDecoder
 from .vocab import TokenType
 
 __all__ = [

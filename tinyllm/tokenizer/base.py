@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import codecs
 import functools
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
+from .. import chat
 from .explain import Explanation, Step
 from .special import Partition
+from .stream import StreamDecoder
 from .vocab import TokenType, Vocab, to_bytes
 
 __all__ = ["StreamDecoder", "Tokenizer"]
@@ -324,7 +325,7 @@ class Tokenizer(ABC):
         b'n\xc3\xa9'
         """
         text = b"".join(self.pieces_bytes(ids, skip_special))
-        return text.removeprefix(b" ") if strip_prefix and self._strips_prefix else text
+        return text.removeprefix(b" ") if strip_prefix and self.strips_prefix else text
 
     def decode(
         self,
@@ -385,7 +386,8 @@ class Tokenizer(ABC):
         return StreamDecoder(self, skip_special, errors, strip_prefix)
 
     @functools.cached_property
-    def _strips_prefix(self) -> bool:
+    def strips_prefix(self) -> bool:
+        """Whether decoding drops the blank that encoding puts before a text."""
         return self.add_space_prefix
 
     def _checked(self, ids: Iterable[int] | int) -> list[int]:
@@ -652,9 +654,7 @@ class Tokenizer(ABC):
     @functools.cached_property
     def chat_templates(self) -> Mapping[str, str]:
         """The file's chat templates by name; the one without a name is ``"default"``."""
-        from ..chat.templates import file_templates
-
-        return file_templates(self._metadata)
+        return chat.file_templates(self._metadata)
 
     def render_chat(
         self,
@@ -698,8 +698,6 @@ class Tokenizer(ABC):
         ...     [{"role": "user", "content": "Hi"}], template="{{ messages[0].content }}!")
         'Hi!'
         """
-        from ..chat import templates as chat
-
         source = chat.choose_template(self.chat_templates, template, bool(tools))
         texts = self._vocab.texts
         known = {
@@ -754,8 +752,6 @@ class Tokenizer(ABC):
         >>> tokenizer.decode(ids, skip_special=True)
         'Hi!'
         """
-        from ..chat import templates as chat
-
         cover = None
         if not parse_content:
             source = chat.choose_template(self.chat_templates, template, bool(tools))
@@ -768,72 +764,6 @@ class Tokenizer(ABC):
     def __repr__(self) -> str:
         pre = f", pre {self._vocab.pre!r}" if self._vocab.pre else ""
         return f"<tinyllm.Tokenizer: {self.kind}, {len(self)} tokens{pre}>"
-
-
-class StreamDecoder:
-    """Text from ids as they come, never a part of a character.
-
-    What the calls return, joined, is what `Tokenizer.decode` gives for all ids at once. For one
-    thread at a time.
-
-    Parameters
-    ----------
-    tokenizer : Tokenizer
-    skip_special, errors, strip_prefix
-        As in `Tokenizer.decode`; ``strip_prefix=False`` is right for ids that continue a text.
-
-    Examples
-    --------
-    >>> import tinyllm as tl
-    >>> tokenizer = tl.load("demo").tokenizer
-    >>> decoder = tl.StreamDecoder(tokenizer)
-    >>> ids = tokenizer.encode("é", add_special=False)
-    >>> "".join(decoder.feed(i) for i in ids) + decoder.finish()
-    'é'
-    """
-
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        skip_special: bool = False,
-        errors: str = "replace",
-        strip_prefix: bool = True,
-    ) -> None:
-        self._tokenizer = tokenizer
-        self._skip_special = skip_special
-        self._strip = strip_prefix and tokenizer._strips_prefix
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors)
-
-    def feed(self, ids: Iterable[int] | int) -> str:
-        """Return the text that these ids complete, perhaps ``""``.
-
-        Parameters
-        ----------
-        ids : int or iterable of int
-
-        Returns
-        -------
-        str
-
-        Raises
-        ------
-        IndexError
-            If an id is outside the vocabulary.
-        """
-        data = b"".join(self._tokenizer.pieces_bytes(ids, self._skip_special))
-        if data and self._strip:
-            data = data.removeprefix(b" ")
-            self._strip = False
-        return self._decoder.decode(data)
-
-    def finish(self) -> str:
-        """Return what is left: with ``errors="replace"`` U+FFFD for an unfinished character.
-
-        Returns
-        -------
-        str
-        """
-        return self._decoder.decode(b"", final=True)
 
 
 def _as_bytes(text: str | bytes | bytearray | memoryview) -> bytes:

@@ -1,4 +1,4 @@
-r"""Expressions compiled for the core's matcher (csrc/split.h).
+r"""Expressions compiled for the core's matcher (csrc/text/pretokenizer.h).
 
 The pre-tokenizer expressions need little of the language of regular expressions: characters and
 classes, groups, ``|``, ``? * + {m,n}``, and looking ahead at one class. `to_re` of

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import FormatError, UnsupportedError
+from ..files.gguf import GGUF
+from ..files.llama2c import read_tokenizer_bin
 from .base import Tokenizer
 from .bpe import BpeTokenizer, Gemma4Tokenizer
 from .rwkv import RwkvTokenizer
@@ -101,12 +103,8 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     with open(path, "rb") as file:
         magic = file.read(4)
     if magic == b"GGUF":
-        from ..files.gguf import GGUF
-
         found = tokenizer_from_metadata(GGUF(path).metadata)
     else:
-        from ..files.llama2c import read_tokenizer_bin
-
         found = tokenizer_from_metadata(read_tokenizer_bin(path))
     if found is None:
         raise FormatError(

@@ -72,7 +72,8 @@ class WpmTokenizer(Tokenizer):
         self._strip_accents = self._vocab.flag("normalizer.strip_accents", self._lowercase)
 
     @functools.cached_property
-    def _strips_prefix(self) -> bool:
+    def strips_prefix(self) -> bool:
+        """As in `Tokenizer`."""
         return True  # the blank that joins words is before the first one too
 
     @functools.cached_property

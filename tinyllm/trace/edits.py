@@ -19,20 +19,21 @@ stay -inf and 0 whatever an edit writes there.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import EllipsisType
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..architectures.config import Config
-from .taps import Capture, Floats, Tap, match
+from ..base.checks import is_integer
+from ..base.numeric import Float32
+from .site import Change, Site, Where, shown_value
+from .taps import Capture
 from .trace import Trace
 
 __all__ = [
     "Edit",
-    "Program",
     "add",
     "apply",
     "mean",
@@ -41,13 +42,6 @@ __all__ = [
     "set",
     "zero",
 ]
-
-#: What ``at=`` and ``head=`` take.
-Where: TypeAlias = int | slice | Sequence[int] | npt.NDArray[np.integer[Any]] | None
-
-#: From the selected values (a writable copy) and all rows of the piece to the new values; None:
-#: changed in place.
-Change: TypeAlias = Callable[[Floats, Floats], Any]
 
 
 class Edit:
@@ -79,10 +73,10 @@ class Edit:
         self.prepare = prepare
         arguments = [repr(tap)]
         if not isinstance(shown, EllipsisType):
-            arguments.append(_short(shown))
+            arguments.append(shown_value(shown))
         for name, value in (("at", at), ("head", head)):
             if value is not None:
-                arguments.append(f"{name}={_short(value)}")
+                arguments.append(f"{name}={shown_value(value)}")
         self._text = f"tl.{kind}({', '.join(arguments)})"
         if tap is None:
             raise TypeError(f"{self._text}: tap is None; expected a name or a pattern")
@@ -90,15 +84,6 @@ class Edit:
     def __repr__(self) -> str:
         """Show the call that makes it."""
         return self._text
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, np.ndarray) and value.size > 4:
-        return f"<array {value.shape}>"
-    if callable(value):
-        return getattr(value, "__name__", type(value).__name__)
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _integers(value: Any) -> npt.NDArray[np.int64] | None:
@@ -115,7 +100,7 @@ def _checked(kind: str, name: str, value: Any) -> Any:
         if isinstance(value, slice) and value.step not in (None, 1):
             raise ValueError(f"tl.{kind}: {name} is {value!r}; expected a slice of step 1")
         return value
-    if hasattr(value, "__index__") and not isinstance(value, (bool, np.bool_)):
+    if is_integer(value):
         return int(value)
     found = None if isinstance(value, (str, bytes)) else _integers(value)
     if found is None:
@@ -125,149 +110,7 @@ def _checked(kind: str, name: str, value: Any) -> Any:
     return found
 
 
-class Site:
-    """One edit at one tap of one piece: which entries, and of what shape.
-
-    Attributes
-    ----------
-    edit : Edit
-    tap : Tap
-    index : tuple
-        Selects the entries in the piece's array; an integer drops its axis, as in NumPy.
-    shape : tuple of int
-        Of ``array[index]``.
-    rows : numpy.ndarray of int64
-        Rows of the piece that are selected.
-    start, length, context : int
-        Position of the piece's first token, its tokens, and those in its context.
-    whole : bool
-        Whether the piece is a whole context, so that a position outside is an error.
-    chosen : numpy.ndarray of int64 or None
-        If `at` is a list and not all of it is in this call: which entries are.
-    """
-
-    def __init__(
-        self,
-        edit: Edit,
-        label: str,
-        tap: Tap,
-        config: Config,
-        start: int,
-        length: int,
-        whole: bool,
-        limit: int,
-    ) -> None:
-        self.edit = edit
-        self.label = label
-        self.tap = tap
-        self.start = start
-        self.length = length
-        self.whole = whole
-        self.context = start + length
-        self.chosen: npt.NDArray[np.int64] | None = None
-        self.full = tap.shape(config, length, self.context)
-        rows = self._rows(limit)
-        heads = self._heads()
-        self.rows = np.atleast_1d(np.arange(length)[rows] if isinstance(rows, slice) else rows)
-        self.index = _outer(rows, heads, tap)
-        sizes = list(self.full)
-        for axis, what in ((1 if tap.matrix else 0, rows), (tap.head_axis, heads)):
-            if axis is not None:
-                sizes[axis] = _count(what, self.full[axis])
-        self.shape = tuple(size for size in sizes if size >= 0)
-        self.row_axis = int(tap.matrix and not isinstance(heads, int))
-
-    def fail(self, kind: type[Exception], message: str) -> Exception:
-        """An exception that names the edit and the tap."""
-        where = "" if self.tap.name == self.edit.tap else f" at {self.tap.name!r}"
-        return kind(f"{self.label}{where}: {message}")
-
-    def _rows(self, limit: int) -> Any:
-        at, start, n = self.edit.at, self.start, self.length
-        if at is None:
-            return slice(None)
-        if isinstance(at, slice):
-            first, last, _ = slice(
-                at.start if at.start is None or at.start < 0 else max(at.start - start, 0),
-                at.stop if at.stop is None or at.stop < 0 else max(at.stop - start, 0),
-            ).indices(n)
-            return slice(first, max(first, last))
-        positions = np.atleast_1d(at)
-        rows = np.where(positions < 0, positions + n, positions - start)
-        inside = (rows >= 0) & (rows < n)
-        if self.whole and not inside.all():
-            wrong = int(positions[~inside][0])
-            raise self.fail(
-                IndexError,
-                f"token {wrong} is not in the call; expected {-n} to -1, or {start} to "
-                f"{start + n - 1}",
-            )
-        if (positions >= limit).any():
-            wrong = int(positions[positions >= limit][0])
-            raise self.fail(IndexError, f"token {wrong} is beyond the context length of {limit}")
-        if isinstance(at, int):
-            return int(rows[0]) if inside[0] else np.empty(0, np.int64)
-        if not inside.all():
-            self.chosen = np.flatnonzero(inside)
-        return rows[inside]
-
-    def _heads(self) -> Any:
-        head, axis = self.edit.head, self.tap.head_axis
-        if head is None:
-            return slice(None)
-        if axis is None:
-            raise self.fail(ValueError, f"head is {_short(head)}, and this tap has no heads")
-        n = self.full[axis]
-        if isinstance(head, slice):
-            return slice(*head.indices(n)[:2])
-        numbers = np.atleast_1d(head)
-        if ((numbers < -n) | (numbers >= n)).any():
-            raise self.fail(
-                IndexError, f"head is {_short(head)}; expected {-n} to {n - 1}, for {n} heads"
-            )
-        return int(numbers[0]) % n if isinstance(head, int) else numbers % n
-
-    def fit(self, values: Floats, name: str = "the value") -> Floats:
-        """Broadcast values to the selected entries, or raise."""
-        shape = self.shape
-        if self.chosen is not None and isinstance(self.edit.at, np.ndarray):
-            axis = self.row_axis
-            whole = (*shape[:axis], len(self.edit.at), *shape[axis + 1 :])
-            return self._broadcast(values, whole, name).take(self.chosen, axis=axis)
-        return self._broadcast(values, shape, name)
-
-    def _broadcast(self, values: Floats, shape: tuple[int, ...], name: str) -> Floats:
-        try:
-            return np.broadcast_to(values, shape)
-        except ValueError:
-            raise self.fail(
-                ValueError,
-                f"{name} has shape {values.shape}; expected {shape} or what broadcasts to it",
-            ) from None
-
-
-def _count(what: Any, size: int) -> int:
-    """Entries that an index selects along an axis; -1 if it drops the axis."""
-    if isinstance(what, int):
-        return -1
-    if isinstance(what, slice):
-        return len(range(*what.indices(size)))
-    return len(what)
-
-
-def _outer(rows: Any, heads: Any, tap: Tap) -> tuple[Any, ...]:
-    """Index rows and heads independently of each other."""
-    if isinstance(rows, np.ndarray) and isinstance(heads, np.ndarray):
-        if tap.matrix:
-            heads = heads[:, np.newaxis]
-        else:
-            rows = rows[:, np.newaxis]
-    if tap.head_axis is None:
-        return (rows,)
-    return (heads, rows) if tap.matrix else (rows, heads)
-
-
-def _numbers(kind: str, value: Any) -> Floats:
+def _numbers(kind: str, value: Any) -> Float32:
     """An argument as float32."""
     try:
         array = np.asarray(value)
@@ -276,7 +119,9 @@ def _numbers(kind: str, value: Any) -> Floats:
         if np.iscomplexobj(array):
             raise TypeError
     except (TypeError, ValueError):
-        raise TypeError(f"tl.{kind}: the value is {_short(value)}; expected real numbers") from None
+        raise TypeError(
+            f"tl.{kind}: the value is {shown_value(value)}; expected real numbers"
+        ) from None
     return np.array(array, np.float32)  # a copy: what the caller does to his later does not count
 
 
@@ -439,14 +284,14 @@ def mean(tap: Capture, over: Trace | None = None, *, at: Where = None, head: Whe
     True
     """
     if over is not None and not isinstance(over, Trace):
-        raise TypeError(f"tl.mean: over is {_short(over)}; expected a Trace or None")
+        raise TypeError(f"tl.mean: over is {shown_value(over)}; expected a Trace or None")
 
     def prepare(site: Site) -> Change:
         if site.tap.matrix:
             raise site.fail(ValueError, "rows of attention matrices have no mean over tokens")
         heads = site.index[1:]
 
-        def average(rows: Floats) -> Floats:
+        def average(rows: Float32) -> Float32:
             whole = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
             picked = whole[heads[0].reshape(-1)] if _is_array(heads) else whole[heads]
             return site.fit(np.asarray(picked))
@@ -471,10 +316,10 @@ def _is_array(heads: tuple[Any, ...]) -> bool:
     return bool(heads) and isinstance(heads[0], np.ndarray)
 
 
-def _tap_of(site: Site, trace: Trace) -> Floats:
+def _tap_of(site: Site, trace: Trace) -> Float32:
     if site.tap.name not in trace:
         raise site.fail(ValueError, "the trace has not captured this tap")
-    array: Floats = trace[site.tap.name]
+    array: Float32 = trace[site.tap.name]
     return array
 
 
@@ -507,13 +352,13 @@ def apply(
     True
     """
     if not callable(function):
-        raise TypeError(f"tl.apply: function is {_short(function)}; expected a function")
+        raise TypeError(f"tl.apply: function is {shown_value(function)}; expected a function")
     takes_name = _takes_two(function)
 
     def prepare(site: Site) -> Change:
         name = site.tap.name
 
-        def change(region: Floats, piece: Floats) -> Any:
+        def change(region: Float32, piece: Float32) -> Any:
             result = function(region, name) if takes_name else function(region)
             if result is None:
                 return None
@@ -521,7 +366,7 @@ def apply(
                 values = np.asarray(result, np.float32)
             except (TypeError, ValueError):
                 raise site.fail(
-                    TypeError, f"the function returned {_short(result)}; expected real numbers"
+                    TypeError, f"the function returned {shown_value(result)}; expected real numbers"
                 ) from None
             return site._broadcast(values, region.shape, "what the function returned")
 
@@ -580,7 +425,7 @@ def patch(tap: Capture, trace: Trace, *, at: Where = None, head: Where = None) -
     True
     """
     if not isinstance(trace, Trace):
-        raise TypeError(f"tl.patch: trace is {_short(trace)}; expected a Trace")
+        raise TypeError(f"tl.patch: trace is {shown_value(trace)}; expected a Trace")
     return Edit("patch", tap, at, head, lambda site: _patched(site, trace), trace)
 
 
@@ -595,7 +440,7 @@ def _patched(site: Site, trace: Trace) -> Change:
             f"the trace has shape {theirs.shape} there, the run {site.full}; "
             "all axes but the tokens must be equal",
         )
-    at = site.edit.at
+    at = site.at
     if isinstance(at, (int, np.ndarray)):
         positions = np.atleast_1d(at)
         if site.chosen is not None:
@@ -626,123 +471,10 @@ def _patched(site: Site, trace: Trace) -> Change:
         return lambda region, piece: one
     places = np.flatnonzero(inside)
 
-    def change(region: Floats, piece: Floats) -> None:
+    def change(region: Float32, piece: Float32) -> None:
         if site.row_axis:
             region[:, places] = source
         else:
             region[places] = source
 
     return change
-
-
-# ---- running them ----
-
-
-class Program:
-    """Edits, ready to run on one model.
-
-    Parameters
-    ----------
-    config : Config
-    taps : sequence of Tap
-        All of the model.
-    edits : Edit or sequence of Edit
-    limit : int
-        The longest context.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Something is no edit, or there is no such tap.
-    """
-
-    def __init__(self, config: Config, taps: Sequence[Tap], edits: Any, limit: int) -> None:
-        self._config = config
-        self._limit = limit
-        self._rows: list[tuple[Edit, str, list[Tap]]] = []
-        names = [tap.name for tap in taps]
-        by_name = {tap.name: tap for tap in taps}
-        try:
-            given = [edits] if isinstance(edits, Edit) else list(edits or ())
-        except TypeError:
-            raise TypeError(f"edits is {_short(edits)}; expected a list of edits") from None
-        for i, edit in enumerate(given):
-            if not isinstance(edit, Edit):
-                raise TypeError(
-                    f"edits[{i}] is {_short(edit)}; expected an edit: tl.set, tl.add, tl.scale, "
-                    "tl.zero, tl.mean, tl.apply or tl.patch"
-                )
-            label = f"edits[{i}], {edit!r}"
-            try:
-                found = match(names, edit.tap, "tap")
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"{label}: {error}") from None
-            self._rows.append((edit, label, [by_name[name] for name in found]))
-
-    def __bool__(self) -> bool:
-        return bool(self._rows)
-
-    @property
-    def taps(self) -> dict[str, Tap]:
-        """Every tap that an edit names."""
-        return {tap.name: tap for _, _, found in self._rows for tap in found}
-
-    def sites(self, start: int, length: int, whole: bool) -> Sites:
-        """What to do in one piece: checks every edit.
-
-        Parameters
-        ----------
-        start, length : int
-            Position of the piece's first token, and its tokens.
-        whole : bool
-            Whether the piece is a whole context, so that a position outside is an error.
-        """
-        sites: Sites = {}
-        for edit, label, found in self._rows:
-            for tap in found:
-                site = Site(edit, label, tap, self._config, start, length, whole, self._limit)
-                change = edit.prepare(site)
-                if 0 not in site.shape:
-                    sites.setdefault((tap.index, tap.layer), []).append((site, change))
-        return sites
-
-
-#: (tap, layer) -> what to do there, in order.
-Sites: TypeAlias = dict[tuple[int, int], list[tuple[Site, Change]]]
-
-
-class Dispatcher:
-    """What the core calls at an edited tap.
-
-    Parameters
-    ----------
-    pieces : sequence of Sites
-        For each piece of the call.
-    lengths : sequence of int
-        Tokens of each piece.
-    """
-
-    def __init__(self, pieces: Sequence[Sites], lengths: Sequence[int]) -> None:
-        self._pieces = pieces
-        ends = np.cumsum(lengths)
-        self._spans = [slice(int(e) - n, int(e)) for e, n in zip(ends, lengths, strict=True)]
-        #: what `_core.Model.forward` takes
-        self.edits = tuple(sorted({key for sites in pieces for key in sites}))
-
-    def __call__(self, tap: int, layer: int, array: Floats, piece: int) -> None:
-        """Change `array` in place."""
-        if piece >= 0:
-            self._run(self._pieces[piece].get((tap, layer), ()), array)
-            return
-        for sites, span in zip(self._pieces, self._spans, strict=True):
-            self._run(sites.get((tap, layer), ()), array[span])
-
-    def _run(self, work: Sequence[tuple[Site, Change]], array: Floats) -> None:
-        for site, change in work:
-            region = np.array(array[site.index])
-            result = change(region, array)
-            array[site.index] = region if result is None else result
-        if work and work[0][0].tap.matrix:
-            site = work[0][0]
-            hidden = np.arange(site.context) > np.arange(site.start, site.context)[:, np.newaxis]
-            array[:, hidden] = -np.inf if site.tap.family == "attn_scores" else 0.0

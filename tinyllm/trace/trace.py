@@ -2,32 +2,58 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from .._core import Weight
 from ..architectures.config import Config
-from ..display.table import Table, sample, statistics, trace_html
+from ..architectures.fingerprint import config_values
+from ..base.checks import index
+from ..base.numeric import Float32, softmax
+from ..display.histogram import sample, statistics
+from ..display.page import Guesses, Page
+from ..display.table import Table
+from ..display.taps import taps_html
+from ..files.arrays import write_arrays
+from ..files.atomic import write_atomically
 from .arena import Views
-from .taps import ALIASES, Capture, Floats, is_matrix, match, unknown
+from .taps import ALIASES, Capture, is_matrix, match, unknown
 
-if TYPE_CHECKING:
-    from ..model import Model
-
-__all__ = ["Trace"]
+__all__ = ["Source", "Trace"]
 
 
-class _Cut(Mapping[str, Floats]):
+class Source(Protocol):
+    """What a trace asks of the model that made it; `tinyllm.Model` has it."""
+
+    config: Config
+    weights: Mapping[str, Weight]
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells models apart: a hash over config and weights."""
+
+    def pieces(self, ids: npt.NDArray[np.int32]) -> list[str]:
+        """The text of each token."""
+
+    def run_from(
+        self, layer: int, resid: npt.ArrayLike, capture: Capture = ..., *, logits: Any = ...
+    ) -> Trace:
+        """Run the blocks from one on, from a residual stream."""
+
+
+class _Cut(Mapping[str, Float32]):
     """The arrays of some of the tokens, cut when they are asked for."""
 
-    def __init__(self, whole: Mapping[str, Floats], key: slice) -> None:
+    def __init__(self, whole: Mapping[str, Float32], key: slice) -> None:
         self._whole = whole
         self._key = key
 
-    def __getitem__(self, name: str) -> Floats:
+    def __getitem__(self, name: str) -> Float32:
         array = self._whole[name]
         return array[:, self._key] if is_matrix(name) else array[self._key]
 
@@ -40,7 +66,7 @@ class _Cut(Mapping[str, Floats]):
     def __contains__(self, name: object) -> bool:
         return name in self._whole
 
-    def stack(self, names: Sequence[str]) -> Floats | None:
+    def stack(self, names: Sequence[str]) -> Float32 | None:
         """As `tinyllm.trace.arena.Views.stack`."""
         stack = _stack(self._whole, names)
         if stack is None:
@@ -48,11 +74,11 @@ class _Cut(Mapping[str, Floats]):
         return stack[:, :, self._key] if is_matrix(names[0]) else stack[:, self._key]
 
 
-def _stack(arrays: Mapping[str, Floats], names: Sequence[str]) -> Floats | None:
+def _stack(arrays: Mapping[str, Float32], names: Sequence[str]) -> Float32 | None:
     return arrays.stack(names) if isinstance(arrays, (Views, _Cut)) else None
 
 
-class Trace(Mapping[str, Floats]):
+class Trace(Mapping[str, Float32]):
     """The inner values of one run: a read-only mapping from tap name to array.
 
     Arrays are float32, read-only, and stay valid when the trace and the model are gone. A slice
@@ -88,12 +114,12 @@ class Trace(Mapping[str, Floats]):
         config: Config,
         tokens: npt.NDArray[np.int32],
         pieces: list[str],
-        arrays: Mapping[str, Floats],
+        arrays: Mapping[str, Float32],
         *,
         start: int = 0,
-        model: Model | None = None,
+        model: Source | None = None,
         fingerprint: str | None = None,
-        logits: Floats | None = None,
+        logits: Float32 | None = None,
     ) -> None:
         self.config = config
         self.tokens = tokens
@@ -109,7 +135,7 @@ class Trace(Mapping[str, Floats]):
         return self._fingerprint if self.model is None else self.model.fingerprint
 
     @property
-    def logits(self) -> Floats:
+    def logits(self) -> Float32:
         """The logits that ``logits=`` asked for; all of them when ``output`` was captured.
 
         Raises
@@ -125,7 +151,7 @@ class Trace(Mapping[str, Floats]):
             "this trace has no logits; ask for them with logits='all' or capture 'output'"
         )
 
-    def keep_logits(self, logits: Floats | None) -> None:
+    def keep_logits(self, logits: Float32 | None) -> None:
         """Set `logits`: for whoever ran the model."""
         self._logits = logits
 
@@ -199,7 +225,7 @@ class Trace(Mapping[str, Floats]):
         except ValueError:
             return []
 
-    def stack(self, pattern: Capture) -> Floats:
+    def stack(self, pattern: Capture) -> Float32:
         """The arrays of all matching taps as one, the first axis being the layer.
 
         Parameters
@@ -241,12 +267,14 @@ class Trace(Mapping[str, Floats]):
 
     # ---- analysis and files, which live in their own modules ----
 
-    def head_outputs(self, layer: int) -> Floats:
+    def head_outputs(self, layer: int, *, model: Source | None = None) -> Float32:
         """What each head of a layer adds to the residual stream.
 
         Parameters
         ----------
         layer : int
+        model : Model, optional
+            For traces that were read from a file.
 
         Returns
         -------
@@ -268,9 +296,82 @@ class Trace(Mapping[str, Floats]):
         >>> np.allclose(parts, t["blk.0.attn_output"], atol=1e-4)
         True
         """
-        from ..analysis.lens import head_outputs
+        source = self.source(model)
+        layer = index("layer", layer, self.config.layers)
+        name = f"blk.{layer}.attn_mix"
+        if name not in self:
+            raise ValueError(f"head_outputs needs {name}; capture it")
+        mix = self[name].astype(np.float64)
+        matrix = source.weights[f"blk.{layer}.attn_output.weight"].numpy(dtype="float64")
+        heads, size = mix.shape[1:]
+        out = np.empty((len(mix), heads, len(matrix)), np.float32)
+        for head in range(heads):
+            out[:, head] = mix[:, head] @ matrix[:, head * size : (head + 1) * size].T
+        return out
 
-        return head_outputs(self, layer)
+    def source(self, model: Source | None = None) -> Source:
+        """The model of the trace, or the one that is given for it.
+
+        Parameters
+        ----------
+        model : Model, optional
+            For traces that were read from a file.
+
+        Returns
+        -------
+        Model
+
+        Raises
+        ------
+        ValueError
+            There is none, or it is another one.
+
+        Examples
+        --------
+        >>> import tinyllm
+        >>> model = tinyllm.load()
+        >>> model.trace("ROMEO:").source() is model
+        True
+        """
+        if model is None:
+            if self.model is None:
+                raise ValueError("the trace was read from a file and has no weights; give model=")
+            return self.model
+        if self.fingerprint not in (None, model.fingerprint):
+            raise ValueError("model is another one than the one that made the trace")
+        return model
+
+    def guesses(
+        self, names: Sequence[str], k: int, model: Source | None = None
+    ) -> tuple[npt.NDArray[np.int32], Float32, list[list[list[str]]]]:
+        """What the model would predict if residual streams were the last: for `tinyllm.lens`.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Captured taps of shape (T, D).
+        k : int
+            How many tokens to keep.
+        model : Model, optional
+            For traces that were read from a file.
+
+        Returns
+        -------
+        ids : numpy.ndarray of int32, shape (len(names), T, k)
+            The most likely tokens, best first.
+        probs : numpy.ndarray of float32, shape (len(names), T, k)
+        pieces : list of list of list of str
+        """
+        source = self.source(model)
+        shape = (len(names), len(self.tokens), k)
+        ids, probs = np.empty(shape, np.int32), np.empty(shape, np.float32)
+        for i, name in enumerate(names):
+            logits = source.run_from(self.config.layers, self[name], [], logits="all").logits
+            best = np.argsort(-logits, axis=-1, kind="stable")[:, :k]
+            ids[i] = best
+            probs[i] = np.take_along_axis(softmax(logits), best, axis=-1)
+        texts = dict(zip(np.unique(ids).tolist(), source.pieces(np.unique(ids)), strict=True))
+        return ids, probs, [[[texts[t] for t in row] for row in layer] for layer in ids.tolist()]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the trace to a file; `tinyllm.read` gives it back.
@@ -296,9 +397,17 @@ class Trace(Mapping[str, Floats]):
         >>> bool((tinyllm.read("run.safetensors")["output"] == t["output"]).all())
         True
         """
-        from .saved import save_trace
-
-        save_trace(self, path)
+        metadata = {
+            "format": "tinyllm.trace",
+            "version": "1",
+            "tokens": json.dumps(self.tokens.tolist()),
+            "pieces": json.dumps(self.pieces),
+            "start": str(self.start),
+            "config": json.dumps(config_values(self.config)),
+        }
+        if self.fingerprint is not None:
+            metadata["fingerprint"] = self.fingerprint
+        write_arrays(path, self, metadata)
 
     def html(self, path: str | os.PathLike[str]) -> None:
         """Write one self-contained page to click through layers, heads and tokens.
@@ -314,9 +423,31 @@ class Trace(Mapping[str, Floats]):
         >>> import tinyllm
         >>> tinyllm.load().trace("ROMEO:", "*").html("trace.html")
         """
-        from ..display.page import write_page
+        text = self._page().html().encode()
+        write_atomically(path, lambda file: file.write(text))
 
-        write_page(self, path)
+    def _page(self) -> Page:
+        norms = {}
+        for family in ("resid_post", "attn_output", "ffn_down"):
+            found = self.names(f"blk.*.{family}")
+            if found:
+                rows = [np.linalg.norm(self[name].astype(np.float64), axis=1) for name in found]
+                norms[family] = ([int(name.split(".")[1]) for name in found], rows)
+        attention = {name.split(".")[1]: self[name] for name in self.names("blk.*.attn_probs")}
+        page = Page(
+            f"{self.config.architecture}, {self.config.layers} layers",
+            repr(self),
+            self.start,
+            self.tokens.tolist(),
+            self.pieces,
+            attention,
+            norms,
+        )
+        names = self.names("blk.*.resid_post")
+        if self.model is not None and names:
+            _, probs, pieces = self.guesses(names, min(5, self.config.vocab_size))
+            page.lens = Guesses(names, pieces, probs)
+        return page
 
     # ---- showing ----
 
@@ -352,9 +483,9 @@ class Trace(Mapping[str, Floats]):
         )
 
     def _repr_html_(self) -> str:
-        return trace_html(self)
+        return taps_html(repr(self), self.start, self.tokens.tolist(), self.pieces, self)
 
 
-def _norm(array: Floats) -> str:
+def _norm(array: Float32) -> str:
     finite = array[np.isfinite(array)].astype(np.float64)
     return f"{np.sqrt(np.dot(finite, finite)):.4g}" if finite.size else ""

@@ -1,44 +1,8 @@
-/*
- * py.h - what the files of the binding share. Only csrc/py includes Python.h, and only
- * py_array.c includes NumPy's headers.
- */
-#ifndef TLPY_H
-#define TLPY_H
+/* py_array.h - NumPy arrays for the other files of the binding. */
+#ifndef TLPY_ARRAY_H
+#define TLPY_ARRAY_H
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-
-#include "base/base.h"
-
-#if PY_VERSION_HEX < 0x030b0000
-#error "tinyllm needs CPython 3.11 or newer"
-#endif
-
-/* The state of one import of tinyllm._core. */
-typedef struct {
-    PyObject *error;             // tinyllm.errors.Error
-    PyObject *format_error;      //
-    PyObject *unsupported_error; //
-    PyTypeObject *types[12];     // in the order of type_specs[] in py_module.c
-    int n_types;
-} tlpy_state;
-
-extern struct PyModuleDef tlpy_module;
-
-/* The type that was made from a row of type_specs[] in py_module.c. */
-PyTypeObject *tlpy_type(const tlpy_state *st, const PyType_Spec *spec);
-
-/* The state of the module that defines the type of `self`, also for instances of subclasses. */
-tlpy_state *tlpy_state_of(PyObject *self);
-
-/* Raises the exception that belongs to *err; always returns NULL. */
-void *tlpy_raise(tlpy_state *st, const struct tl_error *err);
-
-/* Functions of the module that other files define. */
-extern PyMethodDef tlpy_kernel_methods[]; // py_kernels.c
-extern PyMethodDef tlpy_math_methods[];   // py_math.c
-
-/* ---- py_array.c: NumPy ---- */
+#include "py/py_state.h"
 
 enum tlpy_dtype {
     TLPY_F32,

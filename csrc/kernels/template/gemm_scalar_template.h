@@ -1,8 +1,11 @@
 /*
- * matmul_scalar_template.h - quantized weights as docs/numerics.md section 1 writes them down.
+ * gemm_scalar_template.h - quantized weights as docs/numerics.md section 1 writes them down.
  *
- * Included by matmul_template.h for the scalar sets. A chunk of a row is unpacked once and used
- * for all tokens. Every other set must give the bits of this file.
+ * A chunk of a row is unpacked once and used for all tokens. Every other set must give the bits
+ * of this file.
+ *
+ * Needs:   format_template.h
+ * Defines: int_in_bytes, int_pack_bytes, int_pack, int_scratch, int_matmul, int_prefetch
  */
 
 static bool int_in_bytes(const struct tl_type_info *type) {
@@ -216,8 +219,8 @@ static void int_matmul(enum matmul_format format, const struct tl_matrix *w, siz
     }
 }
 
-static void int_fetch(enum matmul_format format, const struct tl_matrix *w, size_t row0,
-                      size_t row1) {
+static void int_prefetch(enum matmul_format format, const struct tl_matrix *w, size_t row0,
+                         size_t row1) {
     (void)format;
-    fetch_rows(w, row0, row1);
+    prefetch_rows(w, row0, row1);
 }

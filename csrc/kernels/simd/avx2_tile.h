@@ -1,10 +1,12 @@
 /*
- * tile_avx2.h - the inner tile of the byte layout for AVX2 in assembly: 16 rows, 6 digits.
+ * avx2_tile.h - the inner tile of the byte layout for AVX2 in assembly: 16 rows, 6 digits.
  *
  * It needs all 16 registers: 12 sums, 2 of weights, a digit and a product. Compilers reorder the
- * additions and spill half of them. tile_bytes in gemm_template.h is the same in intrinsics, with
+ * additions and spill half of them. tile_bytes in tile_pairs_template.h is the same in intrinsics, with
  * the same bits; TINYLLM_NO_ASM builds only that.
  */
+#ifndef TL_SIMD_AVX2_TILE_H
+#define TL_SIMD_AVX2_TILE_H
 
 #define ASM_CLOBBERS                                                                               \
     "cc", "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8",        \
@@ -185,3 +187,5 @@ TL_INLINE void tile_asm(v16i *s, const int32_t (*weights)[16], const int32_t *x,
         if (depth == 2) tile_asm_2(s, weights + i, x + 6 * i, factor);
     }
 }
+
+#endif

@@ -1,0 +1,54 @@
+"""What several commands share: the prompt, the model, and the arguments that choose them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..model import Model
+
+__all__ = ["add_model", "add_prompt", "add_sampling", "load_model", "read_prompt"]
+
+
+def add_prompt(parser: argparse.ArgumentParser) -> None:
+    """Add the prompt, which `read_prompt` reads."""
+    parser.add_argument("prompt", nargs="*", help="the prompt; - or nothing reads a pipe")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that `load_model` reads."""
+    parser.add_argument(
+        "-m", "--model", default="demo", help="GGUF file or llama2.c checkpoint (default: demo)"
+    )
+    parser.add_argument("--tokenizer", help="use this file's tokenizer")
+    parser.add_argument("-t", "--threads", type=int, help="at most this many threads")
+
+
+def add_sampling(parser: argparse.ArgumentParser, max_tokens: int) -> None:
+    """Add how tokens are drawn, and how many."""
+    parser.add_argument(
+        "-n", "--max-tokens", type=int, default=max_tokens, help=f"default: {max_tokens}"
+    )
+    parser.add_argument("--temperature", type=float, default=0.8, help="default: 0.8")
+    parser.add_argument("--top-k", type=int, default=40, help="0: all (default: 40)")
+    parser.add_argument("--top-p", type=float, default=0.95, help="default: 0.95")
+    parser.add_argument("--seed", type=int, help="the same seed gives the same text")
+
+
+def read_prompt(args: argparse.Namespace) -> str:
+    """Take the prompt from the command line, or from the pipe."""
+    words: list[str] = args.prompt
+    if words and words != ["-"]:
+        return " ".join(words)
+    if not words and sys.stdin.isatty():
+        raise ValueError("no prompt: give it as an argument, or pipe it in and say -")
+    return sys.stdin.read()
+
+
+def load_model(args: argparse.Namespace) -> Model:
+    """Load the model that the arguments name."""
+    from ..model import load
+
+    return load(args.model, threads=args.threads, tokenizer=args.tokenizer)

@@ -1,0 +1,69 @@
+"""Show what a file holds: config, metadata, tensors."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..architectures.table import read_model
+from ..display.table import Table
+from ..errors import Error
+from ..files.model_file import open_file
+
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = "example: tinyllm info model.gguf"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("file", help="a GGUF file, a llama2.c checkpoint, or demo")
+    parser.add_argument("--short", action="store_true", help="without the list of tensors")
+    parser.add_argument("--width", type=int, default=70, help="cut values here (default: 70)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command."""
+    metadata, weights = open_file(args.file)
+    size = sum(weight.nbytes for weight in weights.values())
+    parameters = sum(int(np.prod(w.shape, dtype=np.int64)) for w in weights.values())
+    print(f"{args.file}: {len(weights)} tensors, {parameters:,} values, {size:,} bytes")
+    try:
+        config, _ = read_model(metadata, weights)
+    except Error as error:
+        print(f"not a model that runs here: {error}")
+    else:
+        print()
+        names = [name for name in vars(config) if not name.startswith("_")]
+        print(Table(("config", "value"), [(n, getattr(config, n)) for n in names]))
+    print()
+    kind: Callable[[str], str] = getattr(metadata, "type", lambda key: "")
+    rows = [(key, kind(key), _preview(metadata[key], args.width)) for key in metadata]
+    print(Table(("metadata", "type", "value"), rows))
+    print()
+    types = {weight.type for weight in weights.values()}
+    totals = [
+        (
+            name,
+            sum(w.type == name for w in weights.values()),
+            f"{sum(w.nbytes for w in weights.values() if w.type == name):,}",
+        )
+        for name in sorted(types)
+    ]
+    print(Table(("type", "tensors", "bytes"), totals))
+    if not args.short:
+        print()
+        tensors = [(w.name, w.type, str(w.shape), f"{w.nbytes:,}") for w in weights.values()]
+        print(Table(("tensor", "type", "shape", "bytes"), tensors))
+
+
+def _preview(value: Any, limit: int) -> str:
+    """One line for a metadata value, however long it is."""
+    if isinstance(value, (list, np.ndarray)):
+        shown = ", ".join(_preview(v, 20) for v in value[:6])
+        return f"[{shown}{', ...' if len(value) > 6 else ''}] ({len(value):,})"
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,50 @@
+"""Show the inner values of a run, and the likeliest next tokens."""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+
+from .. import _core
+from ..display.table import Table
+from .common import add_model, add_prompt, load_model, read_prompt
+
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = 'example: tinyllm trace "ROMEO:" --capture "blk.0.*"'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_prompt(parser)
+    add_model(parser)
+    parser.add_argument(
+        "-c",
+        "--capture",
+        action="append",
+        metavar="PATTERN",
+        help='taps to show, for example "blk.*.resid_post"; may be given again',
+    )
+    parser.add_argument("--top", type=int, default=5, help="how many next tokens (default: 5)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command."""
+    prompt = read_prompt(args)
+    model = load_model(args)
+    capture = args.capture or None
+    run = model.trace(prompt, capture)
+    print("tokens:", " ".join(repr(piece) for piece in run.pieces))
+    print()
+    print(run.table())
+    logits = run["output"][-1] if "output" in run else model.logits(run.tokens)[-1]
+    probs = _core.softmax(logits)
+    best = np.argsort(-probs, kind="stable")[: args.top]
+    print()
+    print("next token:")
+    rows = [
+        (int(i), repr(piece), f"{logits[i]:.4f}", f"{probs[i]:.4f}")
+        for i, piece in zip(best, model.pieces(best.astype(np.int32)), strict=True)
+    ]
+    print(Table(("id", "piece", "logit", "probability"), rows))

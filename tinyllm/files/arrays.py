@@ -1,0 +1,387 @@
+"""Arrays by name in a file: ``.safetensors`` and ``.npz``, written and read without help.
+
+safetensors: 8 bytes of header length, a JSON header, then the data
+(https://github.com/huggingface/safetensors, section "Format"). npz: a zip file of ``.npy`` files
+(numpy.lib.format), not compressed. What is not an array is text: in safetensors' ``__metadata__``,
+and in npz as the bytes of the array ``__metadata__``, JSON.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import FormatError, wrong
+from .atomic import write_atomically
+
+__all__ = [
+    "Array",
+    "bad_field",
+    "check_format",
+    "parse_json",
+    "read_arrays",
+    "read_token_ids",
+    "write_arrays",
+]
+
+Array: TypeAlias = npt.NDArray[Any]
+
+#: safetensors' names of dtypes.
+_DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "|i1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "U8": "|u1",
+    "BOOL": "|b1",
+    "BF16": "<u2",  # widened when it is read
+}
+_NAMES = {value: key for key, value in _DTYPES.items() if key != "BF16"}
+
+#: The specification's limit of a header.
+_HEADER_LIMIT = 100_000_000
+
+
+def _ending(path: str | os.PathLike[str]) -> str:
+    ending = os.path.splitext(os.fsdecode(path))[1].lower()
+    if ending not in (".safetensors", ".npz"):
+        raise ValueError(
+            f"path is {os.fsdecode(path)!r}; expected a name that ends in .safetensors or .npz"
+        )
+    return ending
+
+
+def write_arrays(
+    path: str | os.PathLike[str], arrays: Mapping[str, Array], metadata: Mapping[str, str]
+) -> None:
+    """Write a ``.safetensors`` or ``.npz`` file, by the ending of its name.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        An existing file is replaced once the new one is whole.
+    arrays : mapping of str to numpy.ndarray
+    metadata : mapping of str to str
+
+    Raises
+    ------
+    ValueError
+        Another ending.
+    OSError
+        The file cannot be written.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tinyllm.files.arrays import read_arrays, write_arrays
+    >>> write_arrays("a.safetensors", {"x": np.eye(2)}, {"by": "hand"})
+    >>> read_arrays("a.safetensors")[1]
+    {'by': 'hand'}
+    """
+    write = {".safetensors": _write_safetensors, ".npz": _write_npz}[_ending(path)]
+    write_atomically(path, lambda file: write(file, arrays, metadata))
+
+
+def _write_safetensors(
+    file: BinaryIO, arrays: Mapping[str, Array], metadata: Mapping[str, str]
+) -> None:
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    offset = 0
+    for name, array in arrays.items():
+        header[name] = {
+            "dtype": _NAMES[array.dtype.newbyteorder("<").str],
+            "shape": list(array.shape),
+            "data_offsets": [offset, offset + array.nbytes],
+        }
+        offset += array.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 64 + 56)  # so that the data is aligned to 64 bytes
+    file.write(struct.pack("<Q", len(text)) + text)
+    for array in arrays.values():
+        little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        file.write(little.reshape(-1).view(np.uint8).data if little.size else b"")
+
+
+def _write_npz(file: BinaryIO, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+    text = np.frombuffer(json.dumps(metadata).encode(), np.uint8)
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for name, array in {"__metadata__": text, **arrays}.items():
+            entry = zipfile.ZipInfo(f"{name}.npy")  # no date: the same trace is the same file
+            with archive.open(entry, "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+
+
+def read_arrays(
+    path: str | os.PathLike[str],
+) -> tuple[Mapping[str, Array], Mapping[str, str]]:
+    """Open a ``.safetensors`` or ``.npz`` file of any origin; told apart by their first bytes.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+
+    Returns
+    -------
+    arrays : mapping of str to numpy.ndarray
+        Read when used: views of the mapped file, or members of the zip file.
+    metadata : mapping of str to str
+        Empty if there is none.
+
+    Raises
+    ------
+    tinyllm.FormatError
+        The file is neither, or is damaged.
+    OSError
+        It cannot be read.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tinyllm.files.arrays import read_arrays
+    >>> np.savez("a.npz", x=np.eye(2))
+    >>> arrays, metadata = read_arrays("a.npz")
+    >>> arrays["x"].shape
+    (2, 2)
+    """
+    with open(path, "rb") as file:
+        magic = file.read(4)
+    try:
+        if magic[:2] == b"PK":
+            return _read_npz(os.fsdecode(path))
+        return _read_safetensors(os.fsdecode(path))
+    except FormatError as error:
+        error.path = os.fsdecode(path)
+        raise
+
+
+def bad_field(field: str, value: object, expected: str) -> FormatError:
+    """Make the error that a field is not as expected; a long value is shown in part."""
+    text = repr(value)
+    return wrong(field, text if len(text) <= 80 else text[:77] + "...", expected)
+
+
+def parse_json(text: bytes | str, field: str) -> Any:
+    """Parse JSON from a file; a key that stands twice is an error too."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table = dict(pairs)
+        if len(table) != len(pairs):
+            raise bad_field(field, "an object with a key twice", "every key once")
+        return table
+
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except FormatError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise FormatError(
+            f"{field} is no JSON: {error}", field=field, expected="JSON in UTF-8"
+        ) from None
+
+
+def _read_safetensors(path: str) -> tuple[Mapping[str, Array], Mapping[str, str]]:
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > min(size - 8, _HEADER_LIMIT):
+            raise bad_field(
+                "header length", length, f"at most the {max(size - 8, 0)} bytes after it"
+            )
+        header = parse_json(file.read(length), "header")
+    if not isinstance(header, dict):
+        raise bad_field("header", header, "an object")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise bad_field("__metadata__", metadata, "an object of texts")
+    data = np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8)
+    data = data.view(np.ndarray)[8 + length :]
+    arrays = {name: _tensor(name, entry, data) for name, entry in header.items()}
+    return arrays, metadata
+
+
+def _tensor(name: str, entry: Any, data: npt.NDArray[np.uint8]) -> Array:
+    field = f"tensor {name!r:.80}"
+    if not isinstance(entry, dict):
+        raise bad_field(field, entry, "an object")
+    kind = _DTYPES.get(entry.get("dtype", "")) if isinstance(entry.get("dtype"), str) else None
+    if kind is None:
+        raise bad_field(f"dtype of {field}", entry.get("dtype"), f"one of {', '.join(_DTYPES)}")
+    shape: Any = entry.get("shape")
+    span: Any = entry.get("data_offsets")
+    if not _sizes(shape) or len(shape) > 32:
+        raise bad_field(f"shape of {field}", shape, "up to 32 sizes")
+    if not _sizes(span) or len(span) != 2 or not span[0] <= span[1] <= data.size:
+        raise bad_field(f"data_offsets of {field}", span, f"two offsets into {data.size} bytes")
+    dtype = np.dtype(kind)
+    if math.prod(shape) * dtype.itemsize != span[1] - span[0]:
+        raise bad_field(
+            f"data_offsets of {field}", span, f"{math.prod(shape) * dtype.itemsize} bytes"
+        )
+    raw = data[span[0] : span[1]]
+    if raw.size == 0:
+        return np.zeros(shape, dtype)
+    array = raw.view(dtype) if _aligned(raw, dtype) else raw.copy().view(dtype)
+    if entry["dtype"] == "BF16":
+        array = (array.astype(np.uint32) << 16).view(np.float32)
+    array = array.reshape(shape)
+    array.flags.writeable = False
+    return array
+
+
+def _sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(type(v) is int and 0 <= v < 2**62 for v in value)
+
+
+def _aligned(raw: npt.NDArray[np.uint8], dtype: np.dtype[Any]) -> bool:
+    return raw.ctypes.data % dtype.alignment == 0
+
+
+class _Members(Mapping[str, Array]):
+    """The arrays of an npz file, each read when it is first used."""
+
+    def __init__(self, archive: zipfile.ZipFile, path: str) -> None:
+        self._archive = archive
+        self._path = path
+        self._infos = {
+            info.filename.removesuffix(".npy"): info
+            for info in archive.infolist()
+            if info.filename.endswith(".npy")
+        }
+        if len(self._infos) != sum(i.filename.endswith(".npy") for i in archive.infolist()):
+            raise bad_field("zip directory", "a name twice", "every name once")
+        self._kept: dict[str, Array] = {}
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._kept:
+            info = self._infos[name]
+            try:
+                self._kept[name] = self._read(info)
+            except FormatError as error:
+                error.path = self._path
+                raise
+            except (
+                ValueError,
+                EOFError,
+                zipfile.BadZipFile,
+                zipfile.LargeZipFile,
+                NotImplementedError,
+                RuntimeError,
+                OSError,
+                SyntaxError,
+                KeyError,
+                TypeError,
+                OverflowError,
+                struct.error,
+                zlib.error,
+            ) as error:
+                message = f"member {info.filename!r} cannot be read: {error}"
+                raise FormatError(message, path=self._path, field=info.filename) from None
+        return self._kept[name]
+
+    def _read(self, info: zipfile.ZipInfo) -> Array:
+        with self._archive.open(info) as member:
+            version = np.lib.format.read_magic(member)
+            if version not in ((1, 0), (2, 0), (3, 0)):
+                raise bad_field(info.filename, version, "version 1, 2 or 3 of the npy format")
+            read_header: Any = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+            }.get(version, np.lib.format.read_array_header_2_0)
+            shape, fortran, dtype = read_header(member)
+            if dtype.hasobject or dtype.kind not in "fiub":
+                raise bad_field(f"dtype of {info.filename}", str(dtype), "numbers")
+            nbytes = math.prod(shape) * dtype.itemsize
+            left = info.file_size - member.tell()
+            if nbytes != left or any(size < 0 for size in shape):
+                raise bad_field(f"shape of {info.filename}", shape, f"{left} bytes of {dtype}")
+            # in parts: a small member may claim to be a huge one
+            parts = io.BytesIO()
+            while part := member.read(1 << 24):
+                parts.write(part)
+            if parts.tell() != nbytes:
+                raise bad_field(info.filename, f"{parts.tell()} bytes", f"{nbytes} bytes")
+        array = np.frombuffer(parts.getbuffer(), dtype)
+        array = array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
+        array.flags.writeable = False
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._infos)
+
+    def __len__(self) -> int:
+        return len(self._infos)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._infos
+
+
+def _read_npz(path: str) -> tuple[Mapping[str, Array], Mapping[str, str]]:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError) as error:
+        raise FormatError(f"the file is no zip file: {error}", field="zip directory") from None
+    members = _Members(archive, path)
+    metadata: Any = {}
+    if "__metadata__" in members:
+        array = members["__metadata__"]
+        del members._infos["__metadata__"]
+        metadata = parse_json(array.tobytes(), "__metadata__")
+        if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+            raise bad_field("__metadata__", metadata, "an object of texts")
+    return members, metadata
+
+
+def check_format(metadata: Mapping[str, str], name: str) -> None:
+    """Check that a file of tinyllm's own holds what is asked for, in version 1.
+
+    Parameters
+    ----------
+    metadata : mapping of str to str
+        As `read_arrays` gives it.
+    name : str
+        ``"tinyllm.trace"`` or ``"tinyllm.session"``.
+
+    Raises
+    ------
+    tinyllm.FormatError
+        It holds something else.
+    """
+    found = metadata.get("format")
+    if found == name and metadata.get("version") == "1":
+        return
+    if found == name:
+        raise bad_field("version", metadata.get("version"), "'1'")
+    hint = {
+        "tinyllm.trace": "a trace, which tinyllm.read opens",
+        "tinyllm.session": "a session, which Model.session opens",
+    }.get(found or "", "not written by tinyllm")
+    raise FormatError(
+        f"the file is {hint}; expected {name!r} as the format in its metadata",
+        field="format",
+        value=found,
+        expected=name,
+    )
+
+
+def read_token_ids(metadata: Mapping[str, str]) -> npt.NDArray[np.int32]:
+    """Read the entry ``tokens``; -1 stands for a token that is not known."""
+    ids = parse_json(metadata.get("tokens", "null"), "tokens")
+    if not isinstance(ids, list) or not all(type(i) is int and -1 <= i < 2**31 for i in ids):
+        raise bad_field("tokens", ids, "a list of token ids")
+    return np.asarray(ids, np.int32)

@@ -1,0 +1,172 @@
+"""What a caller asks of a generation: when to stop, how to draw, what to keep and change."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..base.checks import integer, ranged
+from ..grammar.grammar import Grammar
+from ..runtime.runner import Runner
+from ..runtime.session import Session
+from ..sampling.sampler import Sampler
+from ..trace.taps import Capture
+
+__all__ = ["Chain", "Options", "Request", "Talk"]
+
+
+def _strings(stop: Any) -> tuple[str, ...]:
+    listed = (stop,) if isinstance(stop, str) else tuple(stop)
+    for i, text in enumerate(listed):
+        if not isinstance(text, str):
+            raise TypeError(f"stop[{i}] is {text!r}; expected str")
+        if not text:
+            raise ValueError(f"stop[{i}] is empty; every text holds that")
+    return listed
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What `Model.generate` can be told besides the sampler; see there.
+
+    Attributes
+    ----------
+    max_tokens : int, optional
+    min_tokens : int
+    stop : tuple of str
+    stop_ids : frozenset of int
+    grammar : Grammar, optional
+    logprobs : int, optional
+    """
+
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    stop: tuple[str, ...] = ()
+    stop_ids: frozenset[int] = frozenset()
+    grammar: Grammar | None = None
+    logprobs: int | None = None
+
+    @classmethod
+    def checked(
+        cls,
+        model: Runner,
+        max_tokens: Any = None,
+        min_tokens: Any = 0,
+        stop: Any = (),
+        stop_ids: Any = (),
+        grammar: Any = None,
+        logprobs: Any = None,
+    ) -> Options:
+        """Check what a caller gave."""
+        for name, value in (
+            ("max_tokens", max_tokens),
+            ("min_tokens", min_tokens),
+            ("logprobs", logprobs),
+        ):
+            if value is None and name != "min_tokens":
+                continue
+            ranged(name, value, 0)
+        strings = _strings(stop)
+        numbers = [stop_ids] if hasattr(stop_ids, "__index__") else list(stop_ids)
+        size = model.config.vocab_size
+        for i, token in enumerate(numbers):
+            if not 0 <= integer(f"stop_ids[{i}]", token) < size:
+                raise ValueError(f"stop_ids[{i}] is {token}; the vocabulary has {size} tokens")
+        if grammar is not None:
+            if not isinstance(grammar, Grammar):
+                raise TypeError(
+                    f"grammar is {type(grammar).__name__}; expected tl.Grammar.gbnf(text), "
+                    ".json_schema(schema) or .regex(pattern)"
+                )
+        if model.tokenizer is None and (strings or grammar is not None):
+            what = "stop strings need" if strings else "a grammar needs"
+            raise ValueError(f"{what} text, and the model's file has no tokenizer")
+        return cls(
+            None if max_tokens is None else int(max_tokens),
+            int(min_tokens),
+            strings,
+            frozenset(int(token) for token in numbers),
+            grammar,
+            None if logprobs is None else int(logprobs),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """How `Model.generate` draws tokens; see there.
+
+    Attributes
+    ----------
+    temperature : float
+    top_k : int
+    top_p : float
+    seed : int, or list of int, optional
+    sampler : Sampler, optional
+        Takes the place of the others.
+    """
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    seed: Any = None
+    sampler: Sampler | None = None
+
+    def samplers(self, count: int) -> list[Sampler]:
+        """Return one sampler for each of `count` prompts."""
+        seed, sampler = self.seed, self.sampler
+        if sampler is not None:
+            if not isinstance(sampler, Sampler):
+                raise TypeError(f"sampler is {type(sampler).__name__}; expected a tl.Sampler")
+            if seed is not None:
+                raise ValueError(
+                    "both seed and sampler are given; the sampler has a seed of its own"
+                )
+            return [sampler] * count
+        seeds = list(seed) if isinstance(seed, list | tuple) else [seed] * count
+        if len(seeds) != count:
+            raise ValueError(f"seed has {len(seeds)} entries; expected {count}, one a prompt")
+        chain: dict[str, Any] = {
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+        }
+        return [Sampler(seed=one, **chain) for one in seeds]
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """All that `Model.generate` is asked besides the prompt; see there.
+
+    Attributes
+    ----------
+    options : Options
+    chain : Chain
+    capture : str, re.Pattern, callable, or sequence of str and re.Pattern, optional
+    edits : Edit or sequence of Edit
+    """
+
+    options: Options = dataclasses.field(default_factory=lambda: Options())
+    chain: Chain = dataclasses.field(default_factory=Chain)
+    capture: Capture = None
+    edits: Any = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Talk:
+    """How `Model.chat` makes a prompt of a conversation; see there.
+
+    Attributes
+    ----------
+    tools : sequence of (dict or callable), optional
+    template : str, optional
+    variables : Mapping, optional
+    parse_content : bool
+    session : Session, optional
+    """
+
+    tools: Sequence[Any] | None = None
+    template: str | None = None
+    variables: Mapping[str, Any] | None = None
+    parse_content: bool = True
+    session: Session | None = None

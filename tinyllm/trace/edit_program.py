@@ -1,0 +1,125 @@
+"""Edits, checked against a model and ready to run: what the core calls at an edited tap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ..base.numeric import Float32
+from .edits import Edit
+from .site import Change, Piece, Site, shown_value
+from .taps import Tap, match
+
+__all__ = ["Dispatcher", "Program", "Sites"]
+
+
+class Program:
+    """Edits, ready to run on one model.
+
+    Parameters
+    ----------
+    taps : sequence of Tap
+        All of the model.
+    edits : Edit or sequence of Edit
+    limit : int
+        The longest context.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Something is no edit, or there is no such tap.
+    """
+
+    def __init__(self, taps: Sequence[Tap], edits: Any, limit: int) -> None:
+        self._limit = limit
+        self._rows: list[tuple[Edit, str, list[Tap]]] = []
+        names = [tap.name for tap in taps]
+        by_name = {tap.name: tap for tap in taps}
+        try:
+            given = [edits] if isinstance(edits, Edit) else list(edits or ())
+        except TypeError:
+            raise TypeError(f"edits is {shown_value(edits)}; expected a list of edits") from None
+        for i, edit in enumerate(given):
+            if not isinstance(edit, Edit):
+                raise TypeError(
+                    f"edits[{i}] is {shown_value(edit)}; expected an edit: tl.set, tl.add, "
+                    "tl.scale, tl.zero, tl.mean, tl.apply or tl.patch"
+                )
+            label = f"edits[{i}], {edit!r}"
+            try:
+                found = match(names, edit.tap, "tap")
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{label}: {error}") from None
+            self._rows.append((edit, label, [by_name[name] for name in found]))
+
+    def __bool__(self) -> bool:
+        return bool(self._rows)
+
+    @property
+    def taps(self) -> dict[str, Tap]:
+        """Every tap that an edit names."""
+        return {tap.name: tap for _, _, found in self._rows for tap in found}
+
+    def sites(self, start: int, length: int, whole: bool) -> Sites:
+        """What to do in one piece: checks every edit.
+
+        Parameters
+        ----------
+        start, length : int
+            Position of the piece's first token, and its tokens.
+        whole : bool
+            Whether the piece is a whole context, so that a position outside is an error.
+        """
+        sites: Sites = {}
+        piece = Piece(start, length, whole, self._limit)
+        for edit, label, found in self._rows:
+            for tap in found:
+                named = label if tap.name == edit.tap else f"{label} at {tap.name!r}"
+                site = Site(named, edit.at, edit.head, tap, piece)
+                change = edit.prepare(site)
+                if 0 not in site.shape:
+                    sites.setdefault(tap.index, []).append((site, change))
+        return sites
+
+
+#: Number of a step -> what to do there, in order.
+Sites: TypeAlias = dict[int, list[tuple[Site, Change]]]
+
+
+class Dispatcher:
+    """What the core calls at an edited tap.
+
+    Parameters
+    ----------
+    pieces : sequence of Sites
+        For each piece of the call.
+    lengths : sequence of int
+        Tokens of each piece.
+    """
+
+    def __init__(self, pieces: Sequence[Sites], lengths: Sequence[int]) -> None:
+        self._pieces = pieces
+        ends = np.cumsum(lengths)
+        self._spans = [slice(int(e) - n, int(e)) for e, n in zip(ends, lengths, strict=True)]
+        #: what `_core.Model.forward` takes
+        self.edits = tuple(sorted({key for sites in pieces for key in sites}))
+
+    def __call__(self, step: int, array: Float32, piece: int) -> None:
+        """Change `array` in place."""
+        if piece >= 0:
+            self._run(self._pieces[piece].get(step, ()), array)
+            return
+        for sites, span in zip(self._pieces, self._spans, strict=True):
+            self._run(sites.get(step, ()), array[span])
+
+    def _run(self, work: Sequence[tuple[Site, Change]], array: Float32) -> None:
+        for site, change in work:
+            region = np.array(array[site.index])
+            result = change(region, array)
+            array[site.index] = region if result is None else result
+        if work and work[0][0].tap.matrix:
+            site = work[0][0]
+            hidden = np.arange(site.context) > np.arange(site.start, site.context)[:, np.newaxis]
+            array[:, hidden] = -np.inf if site.tap.family == "attn_scores" else 0.0

@@ -1,0 +1,187 @@
+"""Where an edit applies: which entries of a tap, in one piece of a call."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ..base.numeric import Float32
+from .taps import Tap
+
+__all__ = ["Change", "Piece", "Site", "Where", "shown_value"]
+
+
+#: What ``at=`` and ``head=`` take.
+Where: TypeAlias = int | slice | Sequence[int] | npt.NDArray[np.integer[Any]] | None
+
+#: From the selected values (a writable copy) and all rows of the piece to the new values; None:
+#: changed in place.
+Change: TypeAlias = Callable[[Float32, Float32], Any]
+
+
+def shown_value(value: Any) -> str:
+    """A value as a message shows it: short."""
+    if isinstance(value, np.ndarray) and value.size > 4:
+        return f"<array {value.shape}>"
+    if callable(value):
+        return getattr(value, "__name__", type(value).__name__)
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """One piece of a call: the tokens that run in one session.
+
+    Attributes
+    ----------
+    start, length : int
+        Position of the first token, and how many there are.
+    whole : bool
+        Whether it is a whole context, so that a position outside is an error.
+    limit : int
+        The longest context.
+    """
+
+    start: int
+    length: int
+    whole: bool
+    limit: int
+
+
+class Site:
+    """One edit at one tap of one piece: which entries, and of what shape.
+
+    Attributes
+    ----------
+    label : str
+        What messages call the edit.
+    at : None, int, slice or numpy.ndarray of int64
+        The tokens that the edit names.
+    tap : Tap
+    index : tuple
+        Selects the entries in the piece's array; an integer drops its axis, as in NumPy.
+    shape : tuple of int
+        Of ``array[index]``.
+    rows : numpy.ndarray of int64
+        Rows of the piece that are selected.
+    start, length, context : int
+        Position of the piece's first token, its tokens, and those in its context.
+    whole : bool
+        Whether the piece is a whole context, so that a position outside is an error.
+    chosen : numpy.ndarray of int64 or None
+        If `at` is a list and not all of it is in this call: which entries are.
+    """
+
+    def __init__(self, label: str, at: Any, head: Any, tap: Tap, piece: Piece) -> None:
+        self.label = label
+        self.at = at
+        self.tap = tap
+        self.start, self.length, self.whole = piece.start, piece.length, piece.whole
+        self.context = piece.start + piece.length
+        self.chosen: npt.NDArray[np.int64] | None = None
+        self.full = tap.shape(piece.length, self.context)
+        rows = self._rows(piece.limit)
+        heads = self._heads(head)
+        self.rows = np.atleast_1d(
+            np.arange(piece.length)[rows] if isinstance(rows, slice) else rows
+        )
+        self.index = _outer(rows, heads, tap)
+        sizes = list(self.full)
+        for axis, what in ((1 if tap.matrix else 0, rows), (tap.head_axis, heads)):
+            if axis is not None:
+                sizes[axis] = _count(what, self.full[axis])
+        self.shape = tuple(size for size in sizes if size >= 0)
+        self.row_axis = int(tap.matrix and not isinstance(heads, int))
+
+    def fail(self, kind: type[Exception], message: str) -> Exception:
+        """An exception that names the edit and the tap."""
+        return kind(f"{self.label}: {message}")
+
+    def _rows(self, limit: int) -> Any:
+        at, start, n = self.at, self.start, self.length
+        if at is None:
+            return slice(None)
+        if isinstance(at, slice):
+            first, last, _ = slice(
+                at.start if at.start is None or at.start < 0 else max(at.start - start, 0),
+                at.stop if at.stop is None or at.stop < 0 else max(at.stop - start, 0),
+            ).indices(n)
+            return slice(first, max(first, last))
+        positions = np.atleast_1d(at)
+        rows = np.where(positions < 0, positions + n, positions - start)
+        inside = (rows >= 0) & (rows < n)
+        if self.whole and not inside.all():
+            wrong = int(positions[~inside][0])
+            raise self.fail(
+                IndexError,
+                f"token {wrong} is not in the call; expected {-n} to -1, or {start} to "
+                f"{start + n - 1}",
+            )
+        if (positions >= limit).any():
+            wrong = int(positions[positions >= limit][0])
+            raise self.fail(IndexError, f"token {wrong} is beyond the context length of {limit}")
+        if isinstance(at, int):
+            return int(rows[0]) if inside[0] else np.empty(0, np.int64)
+        if not inside.all():
+            self.chosen = np.flatnonzero(inside)
+        return rows[inside]
+
+    def _heads(self, head: Any) -> Any:
+        axis = self.tap.head_axis
+        if head is None:
+            return slice(None)
+        if axis is None:
+            raise self.fail(ValueError, f"head is {shown_value(head)}, and this tap has no heads")
+        n = self.full[axis]
+        if isinstance(head, slice):
+            return slice(*head.indices(n)[:2])
+        numbers = np.atleast_1d(head)
+        if ((numbers < -n) | (numbers >= n)).any():
+            raise self.fail(
+                IndexError, f"head is {shown_value(head)}; expected {-n} to {n - 1}, for {n} heads"
+            )
+        return int(numbers[0]) % n if isinstance(head, int) else numbers % n
+
+    def fit(self, values: Float32, name: str = "the value") -> Float32:
+        """Broadcast values to the selected entries, or raise."""
+        shape = self.shape
+        if self.chosen is not None and isinstance(self.at, np.ndarray):
+            axis = self.row_axis
+            whole = (*shape[:axis], len(self.at), *shape[axis + 1 :])
+            return self._broadcast(values, whole, name).take(self.chosen, axis=axis)
+        return self._broadcast(values, shape, name)
+
+    def _broadcast(self, values: Float32, shape: tuple[int, ...], name: str) -> Float32:
+        try:
+            return np.broadcast_to(values, shape)
+        except ValueError:
+            raise self.fail(
+                ValueError,
+                f"{name} has shape {values.shape}; expected {shape} or what broadcasts to it",
+            ) from None
+
+
+def _count(what: Any, size: int) -> int:
+    """Entries that an index selects along an axis; -1 if it drops the axis."""
+    if isinstance(what, int):
+        return -1
+    if isinstance(what, slice):
+        return len(range(*what.indices(size)))
+    return len(what)
+
+
+def _outer(rows: Any, heads: Any, tap: Tap) -> tuple[Any, ...]:
+    """Index rows and heads independently of each other."""
+    if isinstance(rows, np.ndarray) and isinstance(heads, np.ndarray):
+        if tap.matrix:
+            heads = heads[:, np.newaxis]
+        else:
+            rows = rows[:, np.newaxis]
+    if tap.head_axis is None:
+        return (rows,)
+    return (heads, rows) if tap.matrix else (rows, heads)
