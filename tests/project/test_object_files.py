@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).parents[2]
 LAYERS = "base types text files kernels model forward training py".split()
 OURS = re.compile(r"_?(tlpy?_\w+)$")  # macOS puts an underscore before every name
 
@@ -35,9 +35,10 @@ def symbols(path):
     return defined, undefined
 
 
+@pytest.mark.objects
 def test_calls_point_down():
     builds = [build for build in sorted(ROOT.glob("build/temp*")) if any(objects(build))]
-    if not builds and not (os.environ.get("CI") and any(ROOT.glob("build/temp*"))):
+    if not builds and not os.environ.get("CI"):
         pytest.skip("nothing compiled here; first: python setup.py build_ext --inplace")
     if shutil.which("nm") is None:
         pytest.skip("needs nm of the compiler's tools")

@@ -15,6 +15,8 @@ from tinyllm.tokenizer.program import compile_program
 from tinyllm.tokenizer.spm import SpmTokenizer
 from tinyllm.tokenizer.unicode_classes import to_re
 
+pytestmark = pytest.mark.sanitize
+
 # characters on the borders of what the expressions tell apart
 ALPHABET = (
     list("aAzZsStTdDlLvVeErRmM019_'\"/!?.,~$(|)<>#-:ABCDEFGHIZ")

@@ -9,6 +9,8 @@ import tinyllm as tl
 from testkit import models
 from tinyllm import reference
 
+pytestmark = pytest.mark.sanitize
+
 SMALL = {
     "layers": 2,
     "width": 32,
