@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,18 +15,18 @@ from .base.samples import sample_weights
 from .display.table import Table
 from .display.weights import weights_table
 from .errors import FormatError
-from .evaluation.scoring import Perplexity, perplexity, score
 from .files.model_file import DEMO, open_file, path_text
-from .generation.options import Chain, Options, Request, Talk
-from .generation.request import beam_search, chat, chat_stream, generate, stream
-from .generation.result import Generation
-from .grammar.grammar import Grammar
 from .runtime.prompt import Prompt, is_batch
 from .runtime.runner import Runner
 from .runtime.session import Session
-from .sampling.sampler import Sampler
 from .tokenizer import Tokenizer, load_tokenizer, tokenizer_from_metadata
 from .trace.taps import Capture
+
+if TYPE_CHECKING:
+    from .evaluation.scoring import Perplexity
+    from .generation.result import Generation
+    from .grammar.grammar import Grammar
+    from .sampling.sampler import Sampler
 
 __all__ = ["DEMO", "Model", "load"]
 
@@ -251,6 +251,9 @@ class Model(Runner):
         >>> model.generate("Rich or poor? ", grammar=tl.Grammar.regex("rich|poor"), seed=1).complete
         True
         """
+        from .generation.options import Chain, Options, Request
+        from .generation.request import generate
+
         options = Options.checked(self, max_tokens, min_tokens, stop, stop_ids, grammar, logprobs)
         chain = Chain(temperature, top_k, top_p, seed, sampler)
         return generate(self, prompt, Request(options, chain, capture, edits))
@@ -293,6 +296,9 @@ class Model(Runner):
         >>> "".join(model.stream("ROMEO:", 5, seed=1)) == model.generate("ROMEO:", 5, seed=1).text
         True
         """
+        from .generation.options import Chain, Options, Request
+        from .generation.request import stream
+
         options = Options.checked(self, max_tokens, min_tokens, stop, stop_ids, grammar)
         chain = Chain(temperature, top_k, top_p, seed, sampler)
         return stream(self, prompt, Request(options, chain, edits=edits))
@@ -378,6 +384,9 @@ class Model(Runner):
         >>> again.timings.prompt_tokens < len(again.prompt_ids)
         True
         """
+        from .generation.options import Chain, Options, Request, Talk
+        from .generation.request import chat
+
         options = Options.checked(self, max_tokens, min_tokens, stop, stop_ids, grammar, logprobs)
         chain = Chain(temperature, top_k, top_p, seed, sampler)
         talk = Talk(tools, template, variables, parse_content, session)
@@ -429,6 +438,9 @@ class Model(Runner):
         >>> "".join(pieces) == model.chat(messages, None, 9, seed=1, template="plain").text
         True
         """
+        from .generation.options import Chain, Options, Request, Talk
+        from .generation.request import chat_stream
+
         options = Options.checked(self, max_tokens, min_tokens, stop, stop_ids, grammar)
         chain = Chain(temperature, top_k, top_p, seed, sampler)
         talk = Talk(tools, template, variables, parse_content, session)
@@ -485,6 +497,9 @@ class Model(Runner):
         >>> [g.score for g in found] == sorted((g.score for g in found), reverse=True)
         True
         """
+        from .generation.options import Options
+        from .generation.request import beam_search
+
         options = Options.checked(self, max_tokens, min_tokens, (), stop_ids, grammar)
         return beam_search(self, prompt, beams, options, length_penalty)
 
@@ -512,6 +527,8 @@ class Model(Runner):
         >>> score.logprobs.shape == (len(score.ids) - 1,)
         True
         """
+        from .evaluation.scoring import score
+
         return [score(self, item) for item in text] if is_batch(text) else score(self, text)
 
     def perplexity(
@@ -556,6 +573,8 @@ class Model(Runner):
         >>> 1 < float(model.perplexity(text, method="hf")) < model.config.vocab_size
         True
         """
+        from .evaluation.scoring import perplexity
+
         return perplexity(self, text, stride, window, method)
 
     def hidden_states(self, prompt: Any, *, edits: Any = ()) -> Any:

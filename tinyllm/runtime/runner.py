@@ -6,7 +6,7 @@ import contextlib
 import functools
 import re
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +19,13 @@ from ..base.numeric import Float32
 from ..base.progress import Progress
 from ..tokenizer import Tokenizer
 from ..trace.arena import Arena, Layout, Plan
-from ..trace.edit_program import Dispatcher, Program, Sites
 from ..trace.taps import Capture, Tap, all_taps, runs_from, select
 from ..trace.trace import Trace
 from .machine import Memory
 from .prompt import Rows, is_batch, token_ids
+
+if TYPE_CHECKING:
+    from ..trace.edit_program import Program, Sites
 
 __all__ = ["Runner"]
 
@@ -97,6 +99,8 @@ class Runner:
         captures = arena.captures
         dispatch = None
         if any(edits):
+            from ..trace.edit_program import Dispatcher
+
             dispatch = Dispatcher(edits, lengths)
             needed = self._needed(dispatch.edits, arena.layout)
             captures = captures + Arena(needed, lengths, contexts).captures
@@ -182,6 +186,8 @@ class Runner:
         """
         if isinstance(edits, (tuple, list)) and not edits:
             return None
+        from ..trace.edit_program import Program
+
         return Program(self.config, self.taps, edits, self.core.config["max_context"])
 
     def pieces(self, ids: npt.NDArray[np.int32]) -> list[str]:

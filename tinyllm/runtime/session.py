@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -17,18 +17,13 @@ from ..base.numeric import Float32, best, log_softmax
 from ..display.histogram import sample, spark, statistics
 from ..display.table import Markup, Table, escape
 from ..errors import FormatError
-from ..files.arrays import (
-    Array,
-    bad_field,
-    check_format,
-    read_arrays,
-    read_token_ids,
-    write_arrays,
-)
 from ..trace.taps import Capture
 from ..trace.trace import Trace
 from .prompt import Rows, token_ids
 from .runner import Runner
+
+if TYPE_CHECKING:
+    from ..files.arrays import Array
 
 __all__ = ["Session"]
 
@@ -169,6 +164,8 @@ class Session:
         >>> model.session("context.safetensors").tokens == session.tokens
         True
         """
+        from ..files.arrays import write_arrays
+
         arrays: dict[str, Array] = {}
         for layer in range(self.model.config.layers):
             keys, values = self.core.cache(layer)
@@ -214,6 +211,8 @@ class Session:
         >>> tl.Session.load(model, "context.npz").tokens == session.tokens
         True
         """
+        from ..files.arrays import bad_field, check_format, read_arrays, read_token_ids
+
         arrays, metadata = read_arrays(path)
         session, config = cls(model), model.config
         try:
@@ -411,6 +410,8 @@ class Session:
 
 def _cached(arrays: Mapping[str, Array], config: Config, n: int) -> list[tuple[Float32, Float32]]:
     """The keys and values of each layer for `n` tokens, from a file, checked."""
+    from ..files.arrays import bad_field
+
     layers = []
     for layer in range(config.layers):
         heads = config.layer("kv_heads", layer)
