@@ -16,7 +16,7 @@ from .display.table import Table
 from .display.weights import weights_table
 from .errors import FormatError
 from .files.model_file import DEMO, open_file, path_text
-from .runtime.prompt import Prompt, is_batch
+from .runtime.prompt import Prompt
 from .runtime.runner import Runner
 from .runtime.session import Session
 from .tokenizer import Tokenizer, load_tokenizer, tokenizer_from_metadata
@@ -529,7 +529,7 @@ class Model(Runner):
         """
         from .evaluation.scoring import score
 
-        return [score(self, item) for item in text] if is_batch(text) else score(self, text)
+        return score(self, text)
 
     def perplexity(
         self,
@@ -576,37 +576,6 @@ class Model(Runner):
         from .evaluation.scoring import perplexity
 
         return perplexity(self, text, stride, window, method)
-
-    def hidden_states(self, prompt: Any, *, edits: Any = ()) -> Any:
-        """The residual stream between the blocks.
-
-        Parameters
-        ----------
-        prompt : str, bytes, ids, or a list of them
-        edits : Edit or sequence of Edit
-            As for `trace`.
-
-        Returns
-        -------
-        numpy.ndarray of float32, shape (layers + 1, T, D), or a list of them for a batch
-            Entry i enters block i; the last one leaves the last block and is not normalized
-            (Hugging Face's last hidden state is: that is the tap ``output_norm``).
-
-        Examples
-        --------
-        >>> import tinyllm as tl
-        >>> model = tl.load()
-        >>> len(model.hidden_states("ROMEO:")) == model.config.layers + 1
-        True
-        """
-        last = f"blk.{self.config.layers - 1}.resid_post"
-        traces = self.trace(prompt, ["blk.*.resid_pre", last], edits=edits)
-        batch = is_batch(prompt)
-        states = [
-            np.concatenate([trace.stack("blk.*.resid_pre"), trace[last][np.newaxis]])
-            for trace in (traces if batch else [traces])
-        ]
-        return states if batch else states[0]
 
     # ---- showing ----
 

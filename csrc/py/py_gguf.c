@@ -1,8 +1,8 @@
 /*
  * py_gguf.c - tinyllm._core.GGUFFile: the index of one GGUF file, as Python values.
  *
- * Immutable. tinyllm/files/gguf.py makes the mappings that people see, and joins the parts of a model
- * that is split over several files.
+ * Immutable. tinyllm/files/gguf.py makes the mappings that people see, and joins the parts of a
+ * model that is split over several files.
  */
 #include "py/py_gguf.h"
 

@@ -328,6 +328,37 @@ class Runner:
                     at += len(want.rows)
         return traces
 
+    def hidden_states(self, prompt: Any, *, edits: Any = ()) -> Any:
+        """The residual stream between the blocks.
+
+        Parameters
+        ----------
+        prompt : str, bytes, ids, or a list of them
+        edits : Edit or sequence of Edit
+            As for `trace`.
+
+        Returns
+        -------
+        numpy.ndarray of float32, shape (layers + 1, T, D), or a list of them for a batch
+            Entry i enters block i; the last one leaves the last block and is not normalized
+            (Hugging Face's last hidden state is: that is the tap ``output_norm``).
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> model = tl.load()
+        >>> len(model.hidden_states("ROMEO:")) == model.config.layers + 1
+        True
+        """
+        last = f"blk.{self.config.layers - 1}.resid_post"
+        traces = self.trace(prompt, ["blk.*.resid_pre", last], edits=edits)
+        batch = is_batch(prompt)
+        states = [
+            np.concatenate([trace.stack("blk.*.resid_pre"), trace[last][np.newaxis]])
+            for trace in (traces if batch else [traces])
+        ]
+        return states if batch else states[0]
+
     def run_from(
         self,
         layer: int,
