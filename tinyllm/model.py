@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _core
-from .architectures.config import read_config
+from .architectures.table import read_model
 from .base.checks import choice, ranged
 from .base.samples import sample_weights
 from .display.table import Table
@@ -39,6 +39,7 @@ def load(
     tokenizer: str | os.PathLike[str] | Tokenizer | None = None,
     mmap: bool = True,
     max_context: int | None = None,
+    strict: bool = True,
 ) -> Model:
     """Open a model, ready to run.
 
@@ -61,6 +62,9 @@ def load(
         False reads the file into memory instead of mapping it.
     max_context : int, optional
         Longest context, instead of the file's own.
+    strict : bool
+        False loads a file whose tensors are not all used, with a warning that names them: the
+        results are then those of another model.
 
     Returns
     -------
@@ -89,7 +93,7 @@ def load(
         ranged("max_context", max_context, 1)
     source: Any = DEMO if isinstance(path, str) and path == "demo" else path
     metadata, weights = open_file(source, mmap)
-    config = read_config(metadata, weights)
+    config, steps = read_model(metadata, weights, strict)
     if tokenizer is None:
         tok = tokenizer_from_metadata(metadata)
     else:
@@ -104,13 +108,24 @@ def load(
             )
     try:
         core = _core.Model(
-            config.core(max_context or config.context_length, mode == "fast"), weights.values()
+            steps.lowered(),
+            weights.values(),
+            layers=config.layers,
+            max_context=max_context or config.context_length,
+            fast=mode == "fast",
         )
     except FormatError as error:
         error.path = path_text(source)
         raise
     return Model(
-        core, config, weights, metadata, tok, threads or _core.cpu_count(), path_text(source)
+        core,
+        config,
+        steps,
+        weights,
+        metadata,
+        tok,
+        threads or _core.cpu_count(),
+        path_text(source),
     )
 
 
@@ -123,6 +138,9 @@ class Model(Runner):
     ----------
     config : Config
         The numbers that define the model.
+    steps : ForwardPlan
+        Every step of the forward pass: what it reads, its weights, its numbers and where they
+        come from. It prints as a table.
     weights : mapping of str to Weight
         Every tensor of the file by name, in the file's order.
     metadata : mapping

@@ -37,7 +37,7 @@ static void drop(size_t i) {
     for (; i < n_kept; i++) kept[i] = kept[i + 1];
 }
 
-void *tl_pages_take(size_t bytes) {
+void *tl_block_cache_take(size_t bytes) {
     const size_t size = round_up(bytes);
     void *p = NULL;
     if (bytes < SMALLEST) return tl_alloc(bytes);
@@ -55,7 +55,7 @@ void *tl_pages_take(size_t bytes) {
     return size >= HUGE_PAGE ? tl_alloc_huge(size) : tl_alloc(size);
 }
 
-void tl_pages_give(void *p, size_t bytes) {
+void tl_block_cache_give(void *p, size_t bytes) {
     const size_t size = round_up(bytes);
     if (p != NULL && bytes >= SMALLEST && size <= MAX_BYTES / 2 &&
         !atomic_flag_test_and_set_explicit(&taken, memory_order_acquire)) {
@@ -74,6 +74,6 @@ void tl_pages_give(void *p, size_t bytes) {
     tl_free(p);
 }
 
-size_t tl_pages_kept(void) {
+size_t tl_block_cache_bytes(void) {
     return bytes_kept;
 }

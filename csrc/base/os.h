@@ -1,8 +1,8 @@
 /*
  * os.h - what the core asks of the operating system: files, memory, CPUs, clock, threads.
  *
- * os.c is the only file that knows which system this is. Linux and macOS; the Windows branch is
- * written from its documentation and has not been run.
+ * Only os_posix.c, os_windows.c and os_limits.c know which system this is. Linux and macOS; the
+ * file for Windows is written from its documentation and has not been run.
  */
 #ifndef TL_OS_H
 #define TL_OS_H

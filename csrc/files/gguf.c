@@ -1,6 +1,8 @@
 /* gguf.c - the reader of GGUF files. */
 #include "files/gguf.h"
 
+#include "base/load.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,14 +68,6 @@ struct cursor {
     char field[FIELD_BYTES];
 };
 
-static uint32_t load_u32(const uint8_t *p) {
-    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-}
-
-static uint64_t load_u64(const uint8_t *p) {
-    return (uint64_t)load_u32(p) | (uint64_t)load_u32(p + 4) << 32;
-}
-
 static size_t bytes_left(const struct cursor *c) {
     return c->size - c->at;
 }
@@ -101,14 +95,14 @@ static int fail_number(const struct cursor *c, const char *what, uint64_t offset
 
 static int read_u32(struct cursor *c, const char *what, uint32_t *out) {
     if (bytes_left(c) < 4) return fail_cut(c, what, 4);
-    *out = load_u32(c->data + c->at);
+    *out = tl_load_u32(c->data + c->at);
     c->at += 4;
     return TL_OK;
 }
 
 static int read_u64(struct cursor *c, const char *what, uint64_t *out) {
     if (bytes_left(c) < 8) return fail_cut(c, what, 8);
-    *out = load_u64(c->data + c->at);
+    *out = tl_load_u64(c->data + c->at);
     c->at += 8;
     return TL_OK;
 }
@@ -232,7 +226,7 @@ static int read_alignment(const struct cursor *c, const struct tl_gguf_value *va
         return tl_fail_format(c->err, "general.alignment (type)", at - 4, kinds[value->kind].name,
                               "UINT32");
     }
-    alignment = load_u32(value->data);
+    alignment = tl_load_u32(value->data);
     if (alignment == 0 || (alignment & (alignment - 1)) != 0) {
         return fail_number(c, "", at, alignment, "a power of two");
     }
@@ -519,7 +513,7 @@ void tl_gguf_close(struct tl_gguf *g) {
 }
 
 const uint8_t *tl_gguf_next_string(const uint8_t *p, struct tl_bytes *out) {
-    out->size = (size_t)load_u64(p);
+    out->size = (size_t)tl_load_u64(p);
     out->data = (const char *)p + 8;
     return p + 8 + out->size;
 }
@@ -528,8 +522,8 @@ const uint8_t *tl_gguf_next_array(const uint8_t *p, struct tl_gguf_value *out) {
     size_t size;
     *out = (struct tl_gguf_value){
         .kind = TL_GGUF_ARRAY,
-        .element = (enum tl_gguf_kind)load_u32(p),
-        .count = (size_t)load_u64(p + 4),
+        .element = (enum tl_gguf_kind)tl_load_u32(p),
+        .count = (size_t)tl_load_u64(p + 4),
         .data = p + 12,
     };
     size = kinds[out->element].size;

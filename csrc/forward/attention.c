@@ -1,7 +1,7 @@
 /*
  * attention.c - appending to the kv cache, and attention over it.
  *
- * A task is up to `tile` queries over one head of keys: consecutive tokens of one head, or, when a
+ * A task is up to `tile` queries over one kv head: consecutive tokens of one head, or, when a
  * span is one token, the heads of that token that share these keys. Its three stages (scores,
  * softmax, mix) run together unless scores or probs are edited: then each stage runs over all
  * tasks before the next begins.
@@ -10,34 +10,56 @@
  * do not come out even over the threads, or where the scores of all heads that share one would not
  * fit a task. The sums are defined block by block, so the bits are the same.
  */
-#include "forward/pass.h"
+#include "forward/attention.h"
 
 #include <math.h>
 #include <string.h>
 
 enum stage { STAGE_SCORES = 1, STAGE_SOFTMAX = 2, STAGE_MIX = 4, STAGE_ALL = 7 };
 
+/* What all tasks of one attention region share. */
 struct attention {
     struct run *r;
-    size_t layer;
+    const struct tl_step *scores, *softmax;
+    const struct tl_cache *cache;
+    size_t cache_number;
+    size_t heads;
+    float scale;
     const float *q; // (n, H, Dh)
     float *mix;     // (n, H, Dv)
     int stages;
 };
 
+static struct attention attention_of(struct run *r, const struct tl_step *s) {
+    const struct tl_step *cache = &r->p->steps[s->in[1]];
+    return (struct attention){.r = r,
+                              .scores = s,
+                              .softmax = s + 1,
+                              .cache = &r->p->caches[cache->number],
+                              .cache_number = cache->number,
+                              .heads = s->axes[0],
+                              .scale = (float)s->numbers[0],
+                              .stages = STAGE_ALL};
+}
+
+/* The array of a piece that holds scores or probs; NULL if nobody asked for it. */
+static float *matrix_of(const struct tl_piece *p, const struct tl_step *s) {
+    return p->matrices != NULL ? p->matrices[s->number] : NULL;
+}
+
 /* The heads of one token that a task takes: those that share keys, if every thread gets some. */
-static size_t heads_together(const struct run *r, const struct tl_layer_shape *shape) {
-    size_t n = shape->heads / shape->kv_heads;
-    while (n > 1 && (n > r->tile || shape->heads / n < (size_t)r->call->threads)) {
+static size_t heads_together(const struct attention *a) {
+    const size_t threads = (size_t)a->r->call->threads;
+    size_t n = a->heads / a->cache->kv_heads;
+    while (n > 1 && (n > a->r->tile || a->heads / n < threads)) {
         n = n % 2 == 0 ? n / 2 : 1;
     }
     return n;
 }
 
-static size_t tasks_of(const struct run *r, const struct tl_layer_shape *shape,
-                       const struct span *s) {
-    if (s->n == 1) return shape->heads / heads_together(r, shape);
-    return shape->heads * ((s->n + r->tile - 1) / r->tile);
+static size_t tasks_of(const struct attention *a, const struct span *s) {
+    if (s->n == 1) return a->heads / heads_together(a);
+    return a->heads * ((s->n + a->r->tile - 1) / a->r->tile);
 }
 
 /* A row of scores; the padding keeps a tile's rows from falling on the same sets of the cache. */
@@ -47,9 +69,9 @@ static size_t scores_stride(const struct run *r) {
 
 size_t attention_scratch(const struct run *r) {
     size_t values = 0, head = 0;
-    for (size_t l = 0; l < r->m->config.layers; l++) {
-        values = TL_MAX(values, r->m->layers[l].value_stride);
-        head = TL_MAX(head, r->m->layers[l].shape.head_size);
+    for (size_t i = 0; i < r->p->n_caches; i++) {
+        values = TL_MAX(values, r->p->caches[i].value_stride);
+        head = TL_MAX(head, r->p->caches[i].key_size);
     }
     // two lists of blocks; of each query: its scores, its mix if padded, and itself
     return r->tile * (scores_stride(r) + values + head) * sizeof(float) +
@@ -62,19 +84,15 @@ static void store_scores(float *row, const float *scores, size_t visible, size_t
     for (size_t j = visible; j < all; j++) row[j] = -INFINITY;
 }
 
-static float scale_of(const struct run *r, const struct tl_layer_shape *shape) {
-    return r->m->config.attention_scale != 0 ? (float)r->m->config.attention_scale
-                                             : (float)(1.0 / sqrt((double)shape->head_size));
-}
-
-/* The blocks that hold the positions before `end`, of one head of keys. */
-static void list_blocks(const struct run *r, size_t layer, const struct span *s, size_t kv,
-                        size_t end, const float **keys, const float **values) {
-    const struct tl_layer *l = &r->m->layers[layer];
+/* The blocks that hold the positions before `end`, of one kv head. */
+static void list_blocks(const struct attention *a, const struct span *s, size_t kv, size_t end,
+                        const float **keys, const float **values) {
+    const struct tl_cache *c = a->cache;
     for (size_t b = 0; b * TL_BLOCK < end; b++) {
-        keys[b] = tl_session_keys(s->piece->session, layer, b) + kv * l->shape.head_size * TL_BLOCK;
-        values[b] =
-            tl_session_values(s->piece->session, layer, b) + kv * l->value_stride * TL_BLOCK;
+        keys[b] =
+            tl_session_keys(s->piece->session, a->cache_number, b) + kv * c->key_size * TL_BLOCK;
+        values[b] = tl_session_values(s->piece->session, a->cache_number, b) +
+                    kv * c->value_stride * TL_BLOCK;
     }
 }
 
@@ -85,57 +103,49 @@ struct queries {
     size_t tokens, heads; // from one query to the next; one of them is 0, the other 1
 };
 
-static struct queries queries_of(const struct run *r, const struct tl_layer_shape *shape,
-                                 const struct span *s, size_t task) {
+static struct queries queries_of(const struct attention *a, const struct span *s, size_t task) {
+    const size_t tile = a->r->tile, tiles = (s->n + tile - 1) / tile, first = task % tiles * tile;
     if (s->n == 1) {
-        const size_t n = heads_together(r, shape);
+        const size_t n = heads_together(a);
         return (struct queries){.head = task * n, .n = n, .heads = 1};
     }
-    const size_t tiles = (s->n + r->tile - 1) / r->tile, first = task % tiles * r->tile;
     return (struct queries){
-        .head = task / tiles, .first = first, .n = TL_MIN(r->tile, s->n - first), .tokens = 1};
+        .head = task / tiles, .first = first, .n = TL_MIN(tile, s->n - first), .tokens = 1};
 }
 
 static void attention_task(void *arg, size_t task, int thread) {
     const struct attention *a = arg;
     struct run *r = a->r;
-    const struct tl_layer *l = &r->m->layers[a->layer];
-    const struct tl_layer_shape *shape = &l->shape;
+    const struct tl_cache *c = a->cache;
     const struct span *s = r->spans;
     uint8_t *scratch = r->scratch + (size_t)thread * r->thread_bytes;
     const float **keys = (const float **)(void *)scratch;
     const float **values = keys + r->max_keys / TL_BLOCK;
     const size_t stride = scores_stride(r);
     float *scores = (float *)(void *)(values + r->max_keys / TL_BLOCK);
-    float *padded = scores + r->tile * stride, *gathered = padded + r->tile * l->value_stride;
-    const float scale = scale_of(r, shape);
-    const size_t row_q = shape->heads * shape->head_size;
-    const size_t row_mix = shape->heads * shape->value_size;
-    float *tap_scores = NULL, *tap_probs = NULL;
+    float *padded = scores + r->tile * stride, *gathered = padded + r->tile * c->value_stride;
+    const size_t row_q = a->heads * c->key_size, row_mix = a->heads * c->value_size;
 
     while (s + 1 < r->spans + r->n_spans && task >= s[1].first_task) s++;
-    const struct queries t = queries_of(r, shape, s, task - s->first_task);
+    const struct queries t = queries_of(a, s, task - s->first_task);
     const size_t context = s->position - s->done + s->piece->n; // once the whole piece has run
     const size_t last = s->position + t.first + (s->n == 1 ? 1 : t.n);   // keys of the last query
     const size_t tap_row = context * (t.tokens + t.heads * s->piece->n); // between queries
     const size_t tap_at = (t.head * s->piece->n + s->done + t.first) * context;
-    if (s->piece->scores != NULL && s->piece->scores[a->layer] != NULL) {
-        tap_scores = s->piece->scores[a->layer] + tap_at;
-    }
-    if (s->piece->probs != NULL && s->piece->probs[a->layer] != NULL) {
-        tap_probs = s->piece->probs[a->layer] + tap_at;
-    }
-    list_blocks(r, a->layer, s, t.head / (shape->heads / shape->kv_heads), last, keys, values);
+    float *tap_scores = matrix_of(s->piece, a->scores);
+    float *tap_probs = matrix_of(s->piece, a->softmax);
+    if (tap_scores != NULL) tap_scores += tap_at;
+    if (tap_probs != NULL) tap_probs += tap_at;
+    list_blocks(a, s, t.head / (a->heads / c->kv_heads), last, keys, values);
     if (a->stages & STAGE_SCORES) {
-        const float *q = a->q + (s->row + t.first) * row_q + t.head * shape->head_size;
+        const float *q = a->q + (s->row + t.first) * row_q + t.head * c->key_size;
         if (t.tokens > 0) {
             for (size_t i = 0; i < t.n; i++) {
-                memcpy(gathered + i * shape->head_size, q + i * row_q,
-                       shape->head_size * sizeof(float));
+                memcpy(gathered + i * c->key_size, q + i * row_q, c->key_size * sizeof(float));
             }
             q = gathered;
         }
-        r->k->attn_scores(q, t.n, keys, shape->head_size, last, scale, scores, stride);
+        r->k->attn_scores(q, t.n, keys, c->key_size, last, a->scale, scores, stride);
         for (size_t i = 0; tap_scores != NULL && i < t.n; i++) {
             store_scores(tap_scores + i * tap_row, scores + i * stride,
                          last - (t.n - 1 - i) * t.tokens, context);
@@ -156,28 +166,28 @@ static void attention_task(void *arg, size_t task, int thread) {
     if (a->stages & STAGE_MIX) {
         const float *probs = tap_probs != NULL ? tap_probs : scores;
         const size_t probs_stride = tap_probs != NULL ? tap_row : stride;
-        const size_t mix_row = t.tokens > 0 ? row_mix : shape->value_size;
-        float *mix = a->mix + (s->row + t.first) * row_mix + t.head * shape->value_size;
-        if (shape->value_size == l->value_stride) {
-            r->k->attn_mix(probs, probs_stride, t.n, t.tokens, last, values, l->value_stride, mix,
+        const size_t mix_row = t.tokens > 0 ? row_mix : c->value_size;
+        float *mix = a->mix + (s->row + t.first) * row_mix + t.head * c->value_size;
+        if (c->value_size == c->value_stride) {
+            r->k->attn_mix(probs, probs_stride, t.n, t.tokens, last, values, c->value_stride, mix,
                            mix_row);
         } else {
-            r->k->attn_mix(probs, probs_stride, t.n, t.tokens, last, values, l->value_stride,
-                           padded, l->value_stride);
+            r->k->attn_mix(probs, probs_stride, t.n, t.tokens, last, values, c->value_stride,
+                           padded, c->value_stride);
             for (size_t i = 0; i < t.n; i++) {
-                memcpy(mix + i * mix_row, padded + i * l->value_stride,
-                       shape->value_size * sizeof(float));
+                memcpy(mix + i * mix_row, padded + i * c->value_stride,
+                       c->value_size * sizeof(float));
             }
         }
     }
 }
 
-static int edit_matrix(struct run *r, enum tl_tap tap, size_t layer) {
-    if (!tap_edited(r, tap, layer)) return TL_OK;
+static int edit_matrix(struct run *r, const struct tl_step *s) {
+    if (!pass_edited(r, s)) return TL_OK;
     for (size_t i = 0; i < r->n_spans; i++) {
-        const struct tl_piece *p = r->spans[i].piece;
-        float *const *arrays = tap == TL_TAP_ATTN_SCORES ? p->scores : p->probs;
-        if (r->call->edit(r->call->edit_user, tap, layer, r->spans[i].index, arrays[layer]) != 0) {
+        const struct span *span = &r->spans[i];
+        if (r->call->edit(r->call->edit_user, pass_index(r, s), span->index,
+                          matrix_of(span->piece, s)) != 0) {
             return tl_fail(r->err, TL_ESTOP, "stopped by an edit");
         }
     }
@@ -190,163 +200,242 @@ static int edit_matrix(struct run *r, enum tl_tap tap, size_t layer) {
 #define TASKS_PER_THREAD 4 // so that a late thread leaves little to wait for
 
 struct split {
-    struct run *r;
-    size_t layer;
-    const float *q;
-    float *mix;
-    size_t keys, parts; // of each head of keys
+    struct attention a;
+    size_t keys, parts; // of each kv head
     float *scores;      // (heads, scores_stride)
     float *partial;     // (blocks, heads, value_stride)
 };
 
-static size_t parts_of(const struct run *r, const struct tl_layer_shape *shape, size_t keys) {
-    const size_t threads = (size_t)r->call->threads, blocks = (keys + TL_BLOCK - 1) / TL_BLOCK;
-    const bool even = shape->kv_heads % threads == 0,
-               fits = shape->heads / shape->kv_heads <= r->tile;
-    if (r->rows != 1 || blocks < SPLIT_BLOCKS || (even && fits)) return 1;
-    return TL_MIN(blocks, (TASKS_PER_THREAD * threads + shape->kv_heads - 1) / shape->kv_heads);
+static size_t parts_of(const struct attention *a, size_t keys) {
+    const size_t threads = (size_t)a->r->call->threads, kv_heads = a->cache->kv_heads;
+    const size_t blocks = (keys + TL_BLOCK - 1) / TL_BLOCK;
+    const bool even = kv_heads % threads == 0, fits = a->heads / kv_heads <= a->r->tile;
+    if (a->r->rows != 1 || blocks < SPLIT_BLOCKS || (even && fits)) return 1;
+    return TL_MIN(blocks, (TASKS_PER_THREAD * threads + kv_heads - 1) / kv_heads);
 }
 
-size_t attention_shared(const struct run *r) {
+size_t attention_shared(struct run *r) {
+    const size_t blocks = r->max_keys / TL_BLOCK;
     size_t most = 0;
-    for (size_t l = 0; l < r->m->config.layers; l++) {
-        const struct tl_layer *layer = &r->m->layers[l];
-        const size_t blocks = r->max_keys / TL_BLOCK;
-        if (parts_of(r, &layer->shape, r->max_keys) == 1) continue;
-        most = TL_MAX(most, layer->shape.heads * (scores_stride(r) + blocks * layer->value_stride));
+    for (size_t i = 0; i < r->p->n; i++) {
+        const struct tl_step *s = &r->p->steps[i];
+        if (s->op != TL_OP_SCORES) continue;
+        const struct attention a = attention_of(r, s);
+        if (parts_of(&a, r->max_keys) == 1) continue;
+        most = TL_MAX(most, a.heads * (scores_stride(r) + blocks * a.cache->value_stride));
     }
     return most * sizeof(float);
 }
 
-/* The blocks [first, end) of a part, and its head of keys; their lists, and how many keys. */
+/* The blocks [first, end) of a part, and its kv head; their lists, and how many keys. */
 struct part {
     size_t kv, first, end, keys;
     const float **key_blocks, **value_blocks;
 };
 
-static struct part part_of(const struct split *a, size_t task, int thread) {
-    struct run *r = a->r;
-    const size_t blocks = (a->keys + TL_BLOCK - 1) / TL_BLOCK, i = task % a->parts;
-    struct part p = {
-        .kv = task / a->parts, .first = i * blocks / a->parts, .end = (i + 1) * blocks / a->parts};
-    p.key_blocks = (const float **)(void *)(r->scratch + (size_t)thread * r->thread_bytes);
-    p.value_blocks = p.key_blocks + r->max_keys / TL_BLOCK;
-    p.keys = TL_MIN(p.end * TL_BLOCK, a->keys) - p.first * TL_BLOCK;
-    list_blocks(r, a->layer, r->spans, p.kv, a->keys, p.key_blocks, p.value_blocks);
-    return p;
+static struct part part_of(const struct split *p, size_t task, int thread) {
+    const struct run *r = p->a.r;
+    const size_t blocks = (p->keys + TL_BLOCK - 1) / TL_BLOCK, i = task % p->parts;
+    struct part part = {
+        .kv = task / p->parts, .first = i * blocks / p->parts, .end = (i + 1) * blocks / p->parts};
+    part.key_blocks = (const float **)(void *)(r->scratch + (size_t)thread * r->thread_bytes);
+    part.value_blocks = part.key_blocks + r->max_keys / TL_BLOCK;
+    part.keys = TL_MIN(part.end * TL_BLOCK, p->keys) - part.first * TL_BLOCK;
+    list_blocks(&p->a, r->spans, part.kv, p->keys, part.key_blocks, part.value_blocks);
+    return part;
 }
 
 static void split_scores_task(void *arg, size_t task, int thread) {
-    const struct split *a = arg;
-    const struct tl_layer_shape *shape = &a->r->m->layers[a->layer].shape;
-    const struct part p = part_of(a, task, thread);
-    const size_t n = shape->heads / shape->kv_heads, stride = scores_stride(a->r);
-    a->r->k->attn_scores(a->q + p.kv * n * shape->head_size, n, p.key_blocks + p.first,
-                         shape->head_size, p.keys, scale_of(a->r, shape),
-                         a->scores + p.kv * n * stride + p.first * TL_BLOCK, stride);
+    const struct split *p = arg;
+    const struct tl_cache *c = p->a.cache;
+    const struct part part = part_of(p, task, thread);
+    const size_t n = p->a.heads / c->kv_heads, stride = scores_stride(p->a.r);
+    p->a.r->k->attn_scores(p->a.q + part.kv * n * c->key_size, n, part.key_blocks + part.first,
+                           c->key_size, part.keys, p->a.scale,
+                           p->scores + part.kv * n * stride + part.first * TL_BLOCK, stride);
 }
 
 static void split_softmax_task(void *arg, size_t head, int thread) {
-    const struct split *a = arg;
-    float *row = a->scores + head * scores_stride(a->r);
+    const struct split *p = arg;
+    float *row = p->scores + head * scores_stride(p->a.r);
     (void)thread;
-    a->r->k->attn_softmax(row, a->keys, row);
+    p->a.r->k->attn_softmax(row, p->keys, row);
 }
 
 static void split_mix_task(void *arg, size_t task, int thread) {
-    const struct split *a = arg;
-    const struct tl_layer *l = &a->r->m->layers[a->layer];
-    const struct part p = part_of(a, task, thread);
-    const size_t n = l->shape.heads / l->shape.kv_heads, stride = scores_stride(a->r);
-    for (size_t b = p.first; b < p.end; b++) {
+    const struct split *p = arg;
+    const struct tl_cache *c = p->a.cache;
+    const struct part part = part_of(p, task, thread);
+    const size_t n = p->a.heads / c->kv_heads, stride = scores_stride(p->a.r);
+    for (size_t b = part.first; b < part.end; b++) {
         const size_t at = b * TL_BLOCK;
-        a->r->k->attn_mix(
-            a->scores + p.kv * n * stride + at, stride, n, 0,
-            TL_MIN(a->keys - at, (size_t)TL_BLOCK), p.value_blocks + b, l->value_stride,
-            a->partial + (b * l->shape.heads + p.kv * n) * l->value_stride, l->value_stride);
+        p->a.r->k->attn_mix(
+            p->scores + part.kv * n * stride + at, stride, n, 0,
+            TL_MIN(p->keys - at, (size_t)TL_BLOCK), part.value_blocks + b, c->value_stride,
+            p->partial + (b * p->a.heads + part.kv * n) * c->value_stride, c->value_stride);
     }
 }
 
 static void split_sum_task(void *arg, size_t head, int thread) {
-    const struct split *a = arg;
-    const struct tl_layer *l = &a->r->m->layers[a->layer];
-    float *sum = a->partial + head * l->value_stride;
+    const struct split *p = arg;
+    const struct tl_cache *c = p->a.cache;
+    float *sum = p->partial + head * c->value_stride;
     (void)thread;
-    for (size_t b = 1; b * TL_BLOCK < a->keys; b++) {
-        a->r->k->add(sum, sum + b * l->shape.heads * l->value_stride, sum, l->value_stride);
+    for (size_t b = 1; b * TL_BLOCK < p->keys; b++) {
+        p->a.r->k->add(sum, sum + b * p->a.heads * c->value_stride, sum, c->value_stride);
     }
-    memcpy(a->mix + head * l->shape.value_size, sum, l->shape.value_size * sizeof(float));
+    memcpy(p->a.mix + head * c->value_size, sum, c->value_size * sizeof(float));
 }
 
-static int split_run(struct run *r, size_t layer, const float *q, float *mix, size_t parts) {
-    const struct tl_layer_shape *shape = &r->m->layers[layer].shape;
-    struct split a = {.r = r, .layer = layer, .q = q, .mix = mix, .parts = parts};
-    int status;
-    a.keys = r->spans[0].position + 1;
-    a.scores = r->shared;
-    a.partial = a.scores + shape->heads * scores_stride(r);
-    status = run_tasks(r, shape->kv_heads * parts, split_scores_task, &a);
-    if (status == TL_OK) status = run_tasks(r, shape->heads, split_softmax_task, &a);
-    if (status == TL_OK) status = run_tasks(r, shape->kv_heads * parts, split_mix_task, &a);
-    if (status == TL_OK) status = run_tasks(r, shape->heads, split_sum_task, &a);
-    return status;
+static int split_run(const struct attention *a, size_t parts) {
+    struct run *r = a->r;
+    struct split p = {.a = *a, .parts = parts, .keys = r->spans[0].position + 1};
+    p.scores = r->shared;
+    p.partial = p.scores + a->heads * scores_stride(r);
+    TL_TRY(pass_tasks(r, a->cache->kv_heads * parts, split_scores_task, &p));
+    TL_TRY(pass_tasks(r, a->heads, split_softmax_task, &p));
+    TL_TRY(pass_tasks(r, a->cache->kv_heads * parts, split_mix_task, &p));
+    return pass_tasks(r, a->heads, split_sum_task, &p);
 }
 
-int attention_run(struct run *r, size_t layer, const float *q, float *mix) {
-    struct attention a = {.r = r, .layer = layer, .q = q, .mix = mix, .stages = STAGE_ALL};
-    const struct tl_layer_shape *shape = &r->m->layers[layer].shape;
-    const bool staged =
-        tap_edited(r, TL_TAP_ATTN_SCORES, layer) || tap_edited(r, TL_TAP_ATTN_PROBS, layer);
+/* ---- the region of scores, softmax and mix ---- */
+
+int attention_run(struct run *r, const struct tl_step *s) {
+    struct attention a = attention_of(r, s);
+    const bool staged = pass_edited(r, a.scores) || pass_edited(r, a.softmax);
     const struct tl_piece *first = r->spans[0].piece;
-    const size_t parts = parts_of(r, shape, r->spans[0].position + 1);
+    const size_t parts = parts_of(&a, r->spans[0].position + 1);
     size_t tasks = 0;
-    int status = TL_OK;
-    if (parts > 1 && !staged && (first->scores == NULL || first->scores[layer] == NULL) &&
-        (first->probs == NULL || first->probs[layer] == NULL)) {
-        return split_run(r, layer, q, mix, parts);
+    a.q = pass_in(r, s, 0);
+    a.mix = pass_out(r, s + 2);
+    if (parts > 1 && !staged && matrix_of(first, a.scores) == NULL &&
+        matrix_of(first, a.softmax) == NULL) {
+        TL_TRY(split_run(&a, parts));
+        return pass_done(r, s + 2, a.mix);
     }
     for (size_t i = 0; i < r->n_spans; i++) {
         r->spans[i].first_task = tasks;
-        tasks += tasks_of(r, shape, &r->spans[i]);
+        tasks += tasks_of(&a, &r->spans[i]);
     }
-    if (!staged) return run_tasks(r, tasks, attention_task, &a);
+    if (!staged) {
+        TL_TRY(pass_tasks(r, tasks, attention_task, &a));
+        return pass_done(r, s + 2, a.mix);
+    }
     for (int stage = STAGE_SCORES; stage <= STAGE_MIX; stage *= 2) {
         a.stages = stage;
-        status = run_tasks(r, tasks, attention_task, &a);
-        if (status == TL_OK && stage == STAGE_SCORES) {
-            status = edit_matrix(r, TL_TAP_ATTN_SCORES, layer);
-        }
-        if (status == TL_OK && stage == STAGE_SOFTMAX) {
-            status = edit_matrix(r, TL_TAP_ATTN_PROBS, layer);
-        }
-        if (status != TL_OK) break;
+        TL_TRY(pass_tasks(r, tasks, attention_task, &a));
+        if (stage == STAGE_SCORES) TL_TRY(edit_matrix(r, a.scores));
+        if (stage == STAGE_SOFTMAX) TL_TRY(edit_matrix(r, a.softmax));
     }
-    return status;
+    return pass_done(r, s + 2, a.mix);
 }
+
+/* ---- cache: keys and values of the chunk into the caches of its sessions ---- */
 
 struct append {
     struct run *r;
-    size_t layer;
+    size_t cache;
     const float *keys, *values;
 };
 
 /* One kv head of one span. */
 static void append_task(void *arg, size_t task, int thread) {
     const struct append *a = arg;
-    const struct tl_layer_shape *shape = &a->r->m->layers[a->layer].shape;
-    const struct span *s = &a->r->spans[task / shape->kv_heads];
+    const struct tl_cache *c = &a->r->p->caches[a->cache];
+    const struct span *s = &a->r->spans[task / c->kv_heads];
     (void)thread;
-    tl_session_put(s->piece->session, a->layer, task % shape->kv_heads, s->position, s->n,
-                   a->keys + s->row * shape->kv_heads * shape->head_size,
-                   a->values + s->row * shape->kv_heads * shape->value_size);
+    tl_session_put(s->piece->session, a->cache, task % c->kv_heads, s->position, s->n,
+                   a->keys + s->row * c->kv_heads * c->key_size,
+                   a->values + s->row * c->kv_heads * c->value_size);
 }
 
-int attention_append(struct run *r, size_t layer, const float *keys, const float *values) {
-    struct append a = {.r = r, .layer = layer, .keys = keys, .values = values};
-    const size_t tasks = r->n_spans * r->m->layers[layer].shape.kv_heads;
+int cache_run(struct run *r, const struct tl_step *s) {
+    struct append a = {
+        .r = r, .cache = s->number, .keys = pass_in(r, s, 0), .values = pass_in(r, s, 1)};
+    const size_t tasks = r->n_spans * r->p->caches[s->number].kv_heads;
     if (r->n == 1) { // not worth waking anybody
         for (size_t i = 0; i < tasks; i++) append_task(&a, i, 0);
         return TL_OK;
     }
-    return run_tasks(r, tasks, append_task, &a);
+    return pass_tasks(r, tasks, append_task, &a);
+}
+
+/* ---- checks ---- */
+
+static int wrong(const struct tl_op_check *c, const char *what) {
+    return tl_fail(c->err, TL_EARG, "step %zu (%s): %s", c->plan->n, c->spec->op, what);
+}
+
+/* reads: keys (K, Dh), values (K, Dv); no value. */
+int cache_check(const struct tl_op_check *c, struct tl_step *s) {
+    struct tl_plan *p = c->plan;
+    const struct tl_step *k = &p->steps[s->in[0]], *v = &p->steps[s->in[1]];
+    struct tl_cache *cache = &p->caches[p->n_caches];
+    size_t keys, values;
+    if (k->value != TL_VALUE_ROWS || k->n_axes != 2 || v->value != TL_VALUE_ROWS ||
+        v->n_axes != 2 || k->axes[0] != v->axes[0]) {
+        return wrong(c, "it reads keys and values that are not heads, or not as many");
+    }
+    *cache =
+        (struct tl_cache){.kv_heads = k->axes[0], .key_size = k->axes[1], .value_size = v->axes[1]};
+    cache->value_stride = (cache->value_size + 15) / 16 * 16;
+    if (!tl_mul_size(cache->kv_heads * TL_BLOCK * sizeof(float), cache->key_size, &keys) ||
+        !tl_mul_size(cache->kv_heads * TL_BLOCK * sizeof(float), cache->value_stride, &values) ||
+        !tl_add_size(keys, values, &cache->block_bytes)) {
+        return wrong(c, "its keys and values are too large");
+    }
+    cache->keys_bytes = keys;
+    s->value = TL_VALUE_NONE;
+    s->number = p->n_caches++;
+    return TL_OK;
+}
+
+/* reads: queries (H, Dh), a cache; numbers: the factor of the scores; value (H, T, S). */
+int scores_check(const struct tl_op_check *c, struct tl_step *s) {
+    struct tl_plan *p = c->plan;
+    const struct tl_step *q = &p->steps[s->in[0]], *cache = &p->steps[s->in[1]];
+    const struct tl_cache *keys;
+    if (cache->op != TL_OP_CACHE) return wrong(c, "its second read is not a cache");
+    keys = &p->caches[cache->number];
+    if (q->value != TL_VALUE_ROWS || q->n_axes != 2 || q->axes[1] != keys->key_size ||
+        q->axes[0] % keys->kv_heads != 0) {
+        return wrong(c, "its queries and keys do not fit together");
+    }
+    if (!(s->numbers[0] > 0 && s->numbers[0] <= 1e30)) {
+        return tl_fail(c->err, TL_EARG,
+                       "step %zu (scores): its factor is %g; expected a positive number", p->n,
+                       s->numbers[0]);
+    }
+    s->value = TL_VALUE_MATRIX;
+    s->axes[0] = q->axes[0];
+    s->n_axes = 1;
+    s->number = p->n_matrices++;
+    return TL_OK;
+}
+
+/* reads: the scores of the step before; value (H, T, S). */
+int softmax_check(const struct tl_op_check *c, struct tl_step *s) {
+    struct tl_plan *p = c->plan;
+    if (s->in[0] + 1 != p->n || p->steps[s->in[0]].op != TL_OP_SCORES) {
+        return wrong(c, "it does not read the scores of the step before");
+    }
+    s->value = TL_VALUE_MATRIX;
+    s->axes[0] = p->steps[s->in[0]].axes[0];
+    s->n_axes = 1;
+    s->number = p->n_matrices++;
+    return TL_OK;
+}
+
+/* reads: the probs of the step before, the cache that its scores read; value (H, Dv). */
+int mix_check(const struct tl_op_check *c, struct tl_step *s) {
+    struct tl_plan *p = c->plan;
+    const struct tl_step *probs = &p->steps[s->in[0]];
+    if (s->in[0] + 1 != p->n || probs->op != TL_OP_SOFTMAX || probs[-1].in[1] != s->in[1]) {
+        return wrong(c, "it does not read the probabilities of the step before and their cache");
+    }
+    s->value = TL_VALUE_ROWS;
+    s->axes[0] = probs->axes[0];
+    s->axes[1] = p->caches[p->steps[s->in[1]].number].value_size;
+    s->n_axes = 2;
+    return TL_OK;
 }

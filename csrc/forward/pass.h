@@ -1,8 +1,14 @@
-/* pass.h - one call of the forward pass: what forward.c and attention.c share. */
-#ifndef TL_RUN_H
-#define TL_RUN_H
+/*
+ * pass.h - one call of the forward pass: what the files of forward/ share.
+ *
+ * The rows (tokens) of all pieces run through the steps together, a chunk at a time. Every step
+ * writes where pass_out says: into the caller's array when its value is captured, else into
+ * scratch. When the value is complete, pass_done lets an edit change what later steps read.
+ */
+#ifndef TL_PASS_H
+#define TL_PASS_H
 
-#include "model/model.h"
+#include "forward/forward.h"
 
 /* The rows of one piece that lie in the current chunk. */
 struct span {
@@ -22,7 +28,7 @@ struct stamp {
 };
 
 struct run {
-    const struct tl_model *m;
+    const struct tl_plan *p;
     const struct tl_kernels *k;
     const struct tl_piece *pieces;
     size_t n_pieces;
@@ -38,10 +44,12 @@ struct run {
     size_t shared_bytes;   // of attention, for all threads
 
     // the workspace
-    float *slots[TL_TAP_COUNT]; // scratch of each tap (chunk, row)
-    float *cos_sin;             // (chunk, rope_dimension / 2, 2)
-    float *gathered;            // (chunk, D) rows whose logits are wanted
-    struct span *spans;         // (n_pieces)
+    const float **values; // (steps) the value of each step for the current chunk
+    float **slots;        // (slots) scratch memory (chunk, floats of the slot)
+    float **cos_sin;      // (ropes) (chunk, rotated / 2, 2)
+    float *gathered;      // (chunk, p->gathered) rows whose logits are wanted
+    float *logits;        // where the last step writes, unless it is captured
+    struct span *spans;   // (n_pieces)
     uint8_t *packed;
     uint8_t *packed_one;  // (threads, pack_one_bytes)
     struct stamp *stamps; // (threads)
@@ -49,39 +57,51 @@ struct run {
     float *shared;        // (shared_bytes)
 
     // the current chunk
-    size_t row0;
-    size_t n;
+    size_t row0; // its first row, of all rows
+    size_t n;    // rows that the steps work on
     size_t n_spans;
 
     size_t groups; // of matmuls so far
 };
 
-static inline size_t tap_cell(size_t layer, enum tl_tap tap) {
-    return layer * TL_TAP_COUNT + tap;
+/* Stops a function at the first part that fails. */
+#define TL_TRY(call)                                                                               \
+    do {                                                                                           \
+        int status_ = (call);                                                                      \
+        if (status_ != TL_OK) return status_;                                                      \
+    } while (0)
+
+static inline size_t pass_index(const struct run *r, const struct tl_step *s) {
+    return (size_t)(s - r->p->steps);
 }
 
-static inline bool tap_captured(const struct run *r, enum tl_tap tap, size_t layer) {
-    return r->call->captures != NULL && r->call->captures[tap_cell(layer, tap)] != NULL;
+static inline bool pass_captured(const struct run *r, const struct tl_step *s) {
+    return r->call->captures != NULL && r->call->captures[pass_index(r, s)] != NULL;
 }
 
-static inline bool tap_edited(const struct run *r, enum tl_tap tap, size_t layer) {
-    return r->call->edits != NULL && r->call->edits[tap_cell(layer, tap)] != 0;
+static inline bool pass_edited(const struct run *r, const struct tl_step *s) {
+    return r->call->edits != NULL && r->call->edits[pass_index(r, s)] != 0;
 }
+
+/* The value that a step reads as its i-th. */
+static inline const float *pass_in(const struct run *r, const struct tl_step *s, int i) {
+    return r->values[s->in[i]];
+}
+
+/* Where a step writes its value, which later steps find there. */
+float *pass_out(struct run *r, const struct tl_step *s);
+
+/* After the value of a step is complete: its edits. */
+int pass_done(struct run *r, const struct tl_step *s, float *values);
 
 /* Runs tasks on the pool, polling; TL_ESTOP with *err set when the poll says stop. */
-int run_tasks(struct run *r, size_t tasks, void (*fn)(void *arg, size_t task, int thread),
-              void *arg);
+int pass_tasks(struct run *r, size_t tasks, void (*fn)(void *arg, size_t task, int thread),
+               void *arg);
 
-/* Bytes of scratch that a thread needs for attention. */
-size_t attention_scratch(const struct run *r);
+/* Works on rows [first, last) of the chunk. */
+typedef void pass_row_fn(struct run *r, const void *arg, size_t first, size_t last);
 
-/* Bytes that all threads together need for the attention of a single token. */
-size_t attention_shared(const struct run *r);
-
-/* Appends the chunk's keys (n, K, Dh) and values (n, K, Dv) to the caches. */
-int attention_append(struct run *r, size_t layer, const float *keys, const float *values);
-
-/* q (n, H, Dh) after RoPE -> mix (n, H, Dv), with the caches that hold this chunk already. */
-int attention_run(struct run *r, size_t layer, const float *q, float *mix);
+/* fn over `rows` rows, about `work` multiplications each: on the pool where that is worth it. */
+int pass_rows(struct run *r, size_t rows, size_t work, pass_row_fn *fn, const void *arg);
 
 #endif

@@ -1,9 +1,9 @@
 /*
  * kernels.h - one table of functions per instruction set; the arithmetic is docs/numerics.md.
  *
- * Every table gives the same bits. A set is one file, kernels_<set>.c: it opens a target region,
- * chooses its simd.h flavour, includes the templates (ops_template.h, matmul_template.h) and
- * replaces what it does better. One row in sets[] of dispatch.c makes it known.
+ * Every table gives the same bits. A set is two files: simd/<set>.h with all its facts (vectors,
+ * operations, tile sizes), and kernels_<set>.c, which opens a target region, includes the facts and
+ * chooses its templates. One row in sets[] of dispatch.c makes it known.
  */
 #ifndef TL_KERNELS_H
 #define TL_KERNELS_H
@@ -81,7 +81,7 @@ struct tl_kernels {
      *   pack         packs tokens [first, last); disjoint ranges may run in parallel
      *   scratch      bytes of scratch that each thread needs in matmul (may be 0)
      *   matmul       rows [row0, row1) for all tokens; row0 is a multiple of TL_ROW_STEP
-     *   fetch        asks the memory for what matmul of these rows reads first
+     *   prefetch     asks the memory for what matmul of these rows reads first
      * The matrix is runnable: its kind is FLOAT, K or 32.
      */
     int (*format)(const struct tl_type_info *type, size_t tokens);
@@ -91,18 +91,24 @@ struct tl_kernels {
     size_t (*scratch)(const struct tl_matrix *w, int format, size_t tokens);
     void (*matmul)(const struct tl_matrix *w, int format, size_t row0, size_t row1,
                    const void *packed, size_t tokens, float *y, size_t y_stride, void *scratch);
-    void (*fetch)(const struct tl_matrix *w, int format, size_t row0, size_t row1);
+    void (*prefetch)(const struct tl_matrix *w, int format, size_t row0, size_t row1);
 
-    /* The rest of the forward pass; ops_template.h, docs/numerics.md section 3. */
+    /* The rest of the forward pass: ops_template.h, docs/numerics.md section 3. */
 
     /* RMS norm in two steps: 1 / rms, then y = x * scale * weight. */
     float (*norm_scale)(const float *x, size_t n, float epsilon);
     void (*norm_apply)(const float *x, const float *weight, size_t n, float scale, float *y);
     void (*add)(const float *a, const float *b, float *y, size_t n); // y may be a or b
     void (*silu_mul)(const float *gate, const float *up, float *y, size_t n);
-    /* x, y: (heads, head_size); pairs (2j, 2j + 1) for 2j < rot; cos_sin: (rot / 2, 2). */
+    /*
+     * x, y: (heads, head_size); cos_sin: (rot / 2, 2). What turns together:
+     *   rope_pairs   values 2j and 2j + 1, for 2j < rot
+     *   rope_halves  values j and j + rot / 2, for j < rot / 2
+     */
     void (*rope_pairs)(const float *x, float *y, size_t heads, size_t head_size, size_t rot,
                        const float *cos_sin);
+    void (*rope_halves)(const float *x, float *y, size_t heads, size_t head_size, size_t rot,
+                        const float *cos_sin);
 
     /*
      * Attention of `queries` queries over one head of keys and values. Query i sees the first

@@ -5,19 +5,13 @@
 
 TL_TARGET_BEGIN("avx2,fma,f16c")
 
-#define TL_SIMD TL_SIMD_AVX2
-#if defined(__GNUC__) && !defined(TINYLLM_NO_ASM)
-#define TL_TILE_ASM "kernels/simd/tile_avx2.h"
-#endif
-#include "kernels/simd/simd_int.h"
+#include "kernels/simd/avx2.h"
 
-#include "kernels/template/matmul_template.h"
-#include "kernels/template/ops_template.h"
+#define TILE_TEMPLATE "kernels/template/tile_pairs_template.h"
+#define GEMV_TEMPLATE "kernels/template/gemv_avx2_template.h"
+#include "kernels/template/kernel_set_template.h"
 
-void tl_kernels_init_avx2(struct tl_kernels *k, bool fast) {
-    matmul_init(k, fast);
-    ops_init(k);
-}
+TL_KERNEL_SET(avx2)
 
 TL_TARGET_END
 

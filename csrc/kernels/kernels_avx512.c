@@ -5,16 +5,13 @@
 
 TL_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 
-#define TL_SIMD TL_SIMD_AVX512
-#include "kernels/simd/simd_int.h"
+#include "kernels/simd/avx512.h"
 
-#include "kernels/template/matmul_template.h"
-#include "kernels/template/ops_template.h"
+#define TILE_TEMPLATE "kernels/template/tile_pairs_template.h"
+#define GEMV_TEMPLATE "kernels/template/gemv_avx2_template.h"
+#include "kernels/template/kernel_set_template.h"
 
-void tl_kernels_init_avx512(struct tl_kernels *k, bool fast) {
-    matmul_init(k, fast);
-    ops_init(k);
-}
+TL_KERNEL_SET(avx512)
 
 TL_TARGET_END
 

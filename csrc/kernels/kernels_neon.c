@@ -9,16 +9,13 @@ TL_TARGET_BEGIN("dotprod")
 TL_TARGET_BEGIN("arch=armv8.2-a+dotprod")
 #endif
 
-#define TL_SIMD TL_SIMD_NEON
-#include "kernels/simd/simd_int.h"
+#include "kernels/simd/neon.h"
 
-#include "kernels/template/matmul_template.h"
-#include "kernels/template/ops_template.h"
+#define TILE_TEMPLATE "kernels/template/tile_dot4_template.h"
+#define GEMV_TEMPLATE "kernels/template/gemv_panel_template.h"
+#include "kernels/template/kernel_set_template.h"
 
-void tl_kernels_init_neon(struct tl_kernels *k, bool fast) {
-    matmul_init(k, fast);
-    ops_init(k);
-}
+TL_KERNEL_SET(neon)
 
 #if TL_ARM
 TL_TARGET_END

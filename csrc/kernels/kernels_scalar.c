@@ -5,16 +5,10 @@
 TL_TARGET_BEGIN("fma")
 #endif
 
-#define TL_SIMD TL_SIMD_SCALAR
-#include "kernels/simd/simd_int.h"
+#include "kernels/simd/scalar.h"
+#include "kernels/template/kernel_set_template.h"
 
-#include "kernels/template/matmul_template.h"
-#include "kernels/template/ops_template.h"
-
-void tl_kernels_init_scalar(struct tl_kernels *k, bool fast) {
-    matmul_init(k, fast);
-    ops_init(k);
-}
+TL_KERNEL_SET(scalar)
 
 #if TL_X86
 TL_TARGET_END

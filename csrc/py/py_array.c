@@ -1,6 +1,7 @@
 /* py_array.c - the only file that includes NumPy. */
+#include "py/py_array.h"
+
 #include "base/block_cache.h"
-#include "py/py.h"
 
 #define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
 #define NPY_TARGET_VERSION NPY_1_25_API_VERSION
@@ -46,7 +47,7 @@ PyObject *tlpy_array_new(enum tlpy_dtype dtype, int ndim, const size_t *shape, v
 
 static void give_back(PyObject *capsule) {
     const size_t bytes = (size_t)(uintptr_t)PyCapsule_GetContext(capsule);
-    tl_pages_give(PyCapsule_GetPointer(capsule, NULL), bytes);
+    tl_block_cache_give(PyCapsule_GetPointer(capsule, NULL), bytes);
 }
 
 PyObject *tlpy_array_pooled(int ndim, const size_t *shape) {
@@ -58,11 +59,11 @@ PyObject *tlpy_array_pooled(int ndim, const size_t *shape) {
     for (int i = 0; i < ndim; i++) {
         if (!tl_mul_size(bytes, shape[i], &bytes)) return PyErr_NoMemory();
     }
-    data = tl_pages_take(bytes);
+    data = tl_block_cache_take(bytes);
     if (data == NULL) return PyErr_NoMemory();
     owner = PyCapsule_New(data, NULL, give_back);
     if (owner == NULL) {
-        tl_pages_give(data, bytes);
+        tl_block_cache_give(data, bytes);
         return NULL;
     }
     PyCapsule_SetContext(owner, (void *)(uintptr_t)bytes);

@@ -1,6 +1,7 @@
 /* py_automaton.c - the types _core.Trie and _core.Automaton, for tinyllm.grammar. */
 #include "py/py_automaton.h"
 
+#include "py/py_array.h"
 #include "text/automaton.h"
 
 #include <stdatomic.h>
@@ -104,9 +105,9 @@ typedef struct {
 } automaton_object;
 
 /* Copies an (n, 5) array of nodes. */
-static struct tl_grammar_node *read_nodes(PyObject *any, size_t *n) {
+static struct tl_automaton_node *read_nodes(PyObject *any, size_t *n) {
     PyObject *array = tlpy_array_from(any, TLPY_I32);
-    struct tl_grammar_node *nodes = NULL;
+    struct tl_automaton_node *nodes = NULL;
     const int32_t *data;
     size_t size;
     if (array == NULL) return NULL;
@@ -123,7 +124,7 @@ static struct tl_grammar_node *read_nodes(PyObject *any, size_t *n) {
     }
     for (size_t i = 0; i < *n; i++) {
         const int32_t *row = data + 5 * i;
-        if (row[0] < 0 || row[0] > TL_GRAMMAR_END || row[1] < 0 || row[1] > 255 || row[2] < 0 ||
+        if (row[0] < 0 || row[0] > TL_AUTOMATON_END || row[1] < 0 || row[1] > 255 || row[2] < 0 ||
             row[2] > 255) {
             PyErr_Format(PyExc_ValueError, "node %zu is (%d, %d, %d, ...): that is no node", i,
                          (int)row[0], (int)row[1], (int)row[2]);
@@ -131,8 +132,8 @@ static struct tl_grammar_node *read_nodes(PyObject *any, size_t *n) {
             nodes = NULL;
             goto done;
         }
-        nodes[i] = (struct tl_grammar_node){(uint8_t)row[0], (uint8_t)row[1], (uint8_t)row[2],
-                                            row[3], row[4]};
+        nodes[i] = (struct tl_automaton_node){(uint8_t)row[0], (uint8_t)row[1], (uint8_t)row[2],
+                                              row[3], row[4]};
     }
 done:
     Py_DECREF(array);
@@ -142,7 +143,7 @@ done:
 static PyObject *automaton_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"nodes", "root", "trie", NULL};
     PyObject *nodes_arg, *trie = Py_None;
-    struct tl_grammar_node *nodes;
+    struct tl_automaton_node *nodes;
     automaton_object *self;
     const struct tl_trie *tree = NULL;
     struct tl_error err;

@@ -1,6 +1,7 @@
 /* py_encoder.c - the type _core.Encoder: texts to ids, for tinyllm.tokenizer. */
 #include "py/py_encoder.h"
 
+#include "py/py_array.h"
 #include "text/encoder.h"
 
 #include <string.h>
@@ -72,7 +73,7 @@ static bool add_splitter(struct tl_encoder *e, PyObject *splitter, struct tl_err
     PyObject *arrays[3] = {NULL, NULL, NULL};
     const int32_t *data[3];
     size_t sizes[3];
-    struct tl_splitter *s = NULL;
+    struct tl_pretokenizer *s = NULL;
     bool ok = false;
     if (!PyTuple_Check(splitter) || PyTuple_GET_SIZE(splitter) != 3) {
         PyErr_SetString(PyExc_TypeError, "a splitter is a tuple of three arrays of int32");
@@ -91,8 +92,8 @@ static bool add_splitter(struct tl_encoder *e, PyObject *splitter, struct tl_err
             goto done;
         }
     }
-    ok = tl_splitter_new(data[0], sizes[0], data[1], data[2], sizes[2], &s, err) == TL_OK &&
-         tl_encoder_add_splitter(e, s, err) == TL_OK;
+    ok = tl_pretokenizer_new(data[0], sizes[0], data[1], data[2], sizes[2], &s, err) == TL_OK &&
+         tl_encoder_add_pretokenizer(e, s, err) == TL_OK;
 done:
     for (int i = 0; i < 3; i++) Py_XDECREF(arrays[i]);
     return ok;

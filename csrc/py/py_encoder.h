@@ -2,7 +2,7 @@
 #ifndef TLPY_TOKENIZE_H
 #define TLPY_TOKENIZE_H
 
-#include "py/py.h"
+#include "py/py_state.h"
 
 extern PyType_Spec tlpy_encoder_spec;
 

@@ -8,6 +8,7 @@
 
 #include "base/os.h"
 #include "files/gguf.h"
+#include "py/py_array.h"
 #include "py/py_weight.h"
 
 #include <string.h>

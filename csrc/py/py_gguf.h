@@ -2,7 +2,7 @@
 #ifndef TLPY_GGUF_H
 #define TLPY_GGUF_H
 
-#include "py/py.h"
+#include "py/py_state.h"
 
 extern PyType_Spec tlpy_gguf_file_spec;
 

@@ -1,9 +1,10 @@
 /* py_kernels.c - the kernels as functions of arrays: for tests and benchmarks. */
-#include "py/py.h"
+#include "py/py_kernels.h"
 
 #include "base/fpu.h"
 #include "base/os.h"
 #include "kernels/kernels.h"
+#include "py/py_array.h"
 
 #include <string.h>
 

@@ -1,7 +1,9 @@
 /* py_math.c - exp, log, softmax and sum with the same bits on every machine, for samplers. */
+#include "py/py_math.h"
+
 #include "base/fpu.h"
 #include "base/math64.h"
-#include "py/py.h"
+#include "py/py_array.h"
 
 /* What one of the functions below does with n values; out has room for n. */
 typedef void apply_fn(const double *x, size_t n, double *out);

@@ -1,4 +1,7 @@
 /* py_session.c - _core.Session: the kv cache of one context, for one thread at a time. */
+#include "py/py_session.h"
+
+#include "py/py_array.h"
 #include "py/py_model.h"
 
 #include <stdatomic.h>
@@ -54,7 +57,7 @@ static PyObject *session_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     }
     self = session_alloc(type, model);
     if (self == NULL) return NULL;
-    if (tl_session_new(tlpy_model_get(model), &((session_object *)self)->s, &err) != TL_OK) {
+    if (tl_session_new(tlpy_model_plan(model), &((session_object *)self)->s, &err) != TL_OK) {
         tlpy_raise(st, &err);
         Py_CLEAR(self);
     }
@@ -158,39 +161,40 @@ static PyObject *session_fork(PyObject *op, PyObject *ignored) {
     return tlpy_raise(tlpy_state_of(op), &err);
 }
 
-PyDoc_STRVAR(cache_doc, "cache($self, layer, /)\n"
+PyDoc_STRVAR(cache_doc, "cache($self, number, /)\n"
                         "--\n"
                         "\n"
-                        "Copies of the keys (n, K, Dh) and values (n, K, Dv) of one layer.\n"
+                        "Copies of the keys (n, K, Dh) and values (n, K, Dv) of one cache.\n"
+                        "\n"
+                        "Caches are numbered in the order of the plan's cache steps.\n"
                         "\n"
                         "Raises\n"
                         "------\n"
                         "IndexError\n"
-                        "    There is no such layer.\n"
+                        "    There is no such cache.\n"
                         "RuntimeError\n"
                         "    The session is in use by another thread.\n");
 
 static PyObject *session_cache(PyObject *op, PyObject *arg) {
     session_object *self = (session_object *)op;
-    const struct tl_config *config = &tlpy_model_get(self->model)->config;
-    const Py_ssize_t layer = PyNumber_AsSsize_t(arg, PyExc_OverflowError);
-    const struct tl_layer_shape *shape;
+    const struct tl_plan *plan = tlpy_model_plan(self->model);
+    const Py_ssize_t number = PyNumber_AsSsize_t(arg, PyExc_OverflowError);
+    const struct tl_cache *c;
     PyObject *keys = NULL, *values = NULL, *pair = NULL;
     void *key_data, *value_data;
-    if (layer == -1 && PyErr_Occurred()) return NULL;
-    if (layer < 0 || (size_t)layer >= config->layers) {
-        PyErr_Format(PyExc_IndexError, "layer is %zd; expected 0 to %zu", layer,
-                     config->layers - 1);
+    if (number == -1 && PyErr_Occurred()) return NULL;
+    if (number < 0 || (size_t)number >= plan->n_caches) {
+        PyErr_Format(PyExc_IndexError, "there is no cache %zd; the model has %zu", number,
+                     plan->n_caches);
         return NULL;
     }
     if (!enter(self)) return NULL;
-    shape = &config->shapes[layer];
-    keys = tlpy_array_new(TLPY_F32, 3, (size_t[]){self->s->n, shape->kv_heads, shape->head_size},
-                          &key_data);
-    values = tlpy_array_new(TLPY_F32, 3, (size_t[]){self->s->n, shape->kv_heads, shape->value_size},
+    c = &plan->caches[number];
+    keys = tlpy_array_new(TLPY_F32, 3, (size_t[]){self->s->n, c->kv_heads, c->key_size}, &key_data);
+    values = tlpy_array_new(TLPY_F32, 3, (size_t[]){self->s->n, c->kv_heads, c->value_size},
                             &value_data);
     if (keys != NULL && values != NULL) {
-        tl_session_get(self->s, (size_t)layer, key_data, value_data);
+        tl_session_get(self->s, (size_t)number, key_data, value_data);
         pair = PyTuple_Pack(2, keys, values);
     }
     tlpy_session_leave(op);
@@ -200,15 +204,15 @@ static PyObject *session_cache(PyObject *op, PyObject *arg) {
 }
 
 PyDoc_STRVAR(fill_doc,
-             "fill($self, layers, /)\n"
+             "fill($self, caches, /)\n"
              "--\n"
              "\n"
              "Give an empty session the keys and values that `cache` returned.\n"
              "\n"
              "Parameters\n"
              "----------\n"
-             "layers : sequence of (keys, values)\n"
-             "    float32 arrays for every layer: (n, K, Dh) and (n, K, Dv).\n"
+             "caches : sequence of (keys, values)\n"
+             "    float32 arrays for every cache: (n, K, Dh) and (n, K, Dv).\n"
              "\n"
              "Raises\n"
              "------\n"
@@ -239,43 +243,43 @@ static PyObject *fill_array(PyObject *given, Py_ssize_t which, size_t row, size_
 
 static PyObject *session_fill(PyObject *op, PyObject *arg) {
     session_object *self = (session_object *)op;
-    const struct tl_config *config = &tlpy_model_get(self->model)->config;
-    PyObject *layers = PySequence_Tuple(arg);
+    const struct tl_plan *plan = tlpy_model_plan(self->model);
+    PyObject *caches = PySequence_Tuple(arg);
     struct tl_error err;
     size_t n = SIZE_MAX;
     bool ok = false;
-    if (layers == NULL) return NULL;
-    if ((size_t)PyTuple_Size(layers) != config->layers) {
-        PyErr_Format(PyExc_ValueError, "the cache has %zd layers; expected %zu",
-                     PyTuple_Size(layers), config->layers);
-        Py_DECREF(layers);
+    if (caches == NULL) return NULL;
+    if ((size_t)PyTuple_Size(caches) != plan->n_caches) {
+        PyErr_Format(PyExc_ValueError, "there are %zd pairs of keys and values; expected %zu",
+                     PyTuple_Size(caches), plan->n_caches);
+        Py_DECREF(caches);
         return NULL;
     }
     if (!enter(self)) {
-        Py_DECREF(layers);
+        Py_DECREF(caches);
         return NULL;
     }
     if (self->s->n != 0) {
         PyErr_SetString(PyExc_ValueError, "the session is not empty");
         goto done;
     }
-    for (size_t i = 0; i < config->layers; i++) {
-        const struct tl_layer_shape *shape = &config->shapes[i];
-        PyObject *pair = PyTuple_GetItem(layers, (Py_ssize_t)i), *keys, *values;
+    for (size_t i = 0; i < plan->n_caches; i++) {
+        const struct tl_cache *c = &plan->caches[i];
+        PyObject *pair = PyTuple_GetItem(caches, (Py_ssize_t)i), *keys, *values;
         size_t size;
-        keys = fill_array(pair, 0, shape->kv_heads * shape->head_size, &n);
-        values = keys != NULL ? fill_array(pair, 1, shape->kv_heads * shape->value_size, &n) : NULL;
+        keys = fill_array(pair, 0, c->kv_heads * c->key_size, &n);
+        values = keys != NULL ? fill_array(pair, 1, c->kv_heads * c->value_size, &n) : NULL;
         if (values != NULL && i == 0) {
-            if (n > config->max_context) {
+            if (n > plan->max_context) {
                 PyErr_Format(PyExc_ValueError, "the cache has %zu positions; expected at most %zu",
-                             n, config->max_context);
+                             n, plan->max_context);
                 Py_CLEAR(values);
             } else if (tl_session_reserve(self->s, n, &err) != TL_OK) {
                 tlpy_raise(tlpy_state_of(op), &err);
                 Py_CLEAR(values);
             }
         }
-        for (size_t head = 0; values != NULL && head < shape->kv_heads; head++) {
+        for (size_t head = 0; values != NULL && head < c->kv_heads; head++) {
             tl_session_put(self->s, i, head, 0, n, tlpy_array_read(keys, &size),
                            tlpy_array_read(values, &size));
         }
@@ -288,7 +292,7 @@ static PyObject *session_fill(PyObject *op, PyObject *arg) {
 done:
     if (!ok) tl_session_rewind(self->s, self->s->n);
     tlpy_session_leave(op);
-    Py_DECREF(layers);
+    Py_DECREF(caches);
     if (!ok) return NULL;
     Py_RETURN_NONE;
 }

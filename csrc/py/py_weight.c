@@ -4,6 +4,7 @@
 #include "base/fpu.h"
 #include "base/os.h"
 #include "base/pool.h"
+#include "py/py_array.h"
 
 #include <stddef.h>
 #include <string.h>

@@ -4,7 +4,7 @@
 
 #include "files/gguf.h"
 #include "kernels/kernels.h"
-#include "py/py.h"
+#include "py/py_state.h"
 
 extern PyType_Spec tlpy_weight_spec;
 

@@ -1,8 +1,6 @@
 /* automaton.c - matching a grammar, and masks over a vocabulary: see automaton.h. */
 #include "text/automaton.h"
 
-#include "text/trie.h"
-
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,7 +45,7 @@ struct mask {
 };
 
 struct tl_automaton {
-    struct tl_grammar_node *nodes;
+    struct tl_automaton_node *nodes;
     size_t n_nodes;
     const struct tl_trie *trie;
     uint8_t class_of[256], member[256]; // bytes that no node tells apart; one of each class
@@ -300,9 +298,9 @@ static int finish(struct tl_automaton *m, uint32_t *out, struct tl_error *err) {
 static int follow(struct tl_automaton *m, uint32_t *out, struct tl_error *err) {
     while (m->n_work > 0) {
         const struct pair way = m->work[--m->n_work];
-        const struct tl_grammar_node *node = &m->nodes[way.at];
+        const struct tl_automaton_node *node = &m->nodes[way.at];
         bool ok = true;
-        if (node->op == TL_GRAMMAR_BYTE) {
+        if (node->op == TL_AUTOMATON_BYTE) {
             if (m->n_found >= MAX_STACKS) {
                 return tl_fail(err, TL_ENOSUP,
                                "the grammar explodes: more than %d ways to read a text",
@@ -311,10 +309,10 @@ static int follow(struct tl_automaton *m, uint32_t *out, struct tl_error *err) {
             ok = tl_reserve((void **)&m->found, &m->found_capacity, m->n_found + 1,
                             sizeof *m->found);
             if (ok) m->found[m->n_found++] = way;
-        } else if (node->op == TL_GRAMMAR_SPLIT) {
+        } else if (node->op == TL_AUTOMATON_SPLIT) {
             ok = add_way(m, (uint32_t)node->a, way.below) &&
                  add_way(m, (uint32_t)node->b, way.below);
-        } else if (node->op == TL_GRAMMAR_CALL) {
+        } else if (node->op == TL_AUTOMATON_CALL) {
             uint32_t below = way.below;
             if (node->b >= 0) {
                 const struct pair back = {(uint32_t)node->b, way.below};
@@ -355,7 +353,7 @@ static int compute_next(struct tl_automaton *m, uint32_t state, uint8_t byte, ui
     begin(m);
     for (uint32_t i = 0; i < m->sets[state].n; i++) {
         const struct pair p = m->pairs[m->sets[state].first + i];
-        const struct tl_grammar_node *node = &m->nodes[p.at];
+        const struct tl_automaton_node *node = &m->nodes[p.at];
         if (node->low <= byte && byte <= node->high && !add_way(m, (uint32_t)node->a, p.below)) {
             return no_memory(err);
         }
@@ -427,7 +425,7 @@ int tl_automaton_look(struct tl_automaton *m, uint32_t state, struct tl_automato
         .node = m->sets[state].n > 0 ? (int32_t)m->pairs[m->sets[state].first].at : -1,
     };
     for (uint32_t i = 0; i < m->sets[state].n; i++) {
-        const struct tl_grammar_node *node = &m->nodes[m->pairs[m->sets[state].first + i].at];
+        const struct tl_automaton_node *node = &m->nodes[m->pairs[m->sets[state].first + i].at];
         for (unsigned b = node->low; b <= node->high; b++) out->bytes[b / 32] |= 1u << b % 32;
     }
     return TL_OK;
@@ -567,17 +565,17 @@ int tl_automaton_mask(struct tl_automaton *m, uint32_t state, uint8_t *mask, siz
 
 // ---- life ----
 
-static int check_nodes(const struct tl_grammar_node *nodes, size_t n, size_t root,
+static int check_nodes(const struct tl_automaton_node *nodes, size_t n, size_t root,
                        struct tl_error *err) {
     if (n == 0 || n > INT32_MAX || root >= n) {
         return tl_fail(err, TL_EARG, "root is %zu; expected a node below %zu", root, n);
     }
     for (size_t i = 0; i < n; i++) {
-        const struct tl_grammar_node *p = &nodes[i];
+        const struct tl_automaton_node *p = &nodes[i];
         const bool a_ok = p->a >= 0 && (size_t)p->a < n, b_ok = p->b >= 0 && (size_t)p->b < n;
-        const bool ok = p->op == TL_GRAMMAR_END || (p->op == TL_GRAMMAR_BYTE && a_ok) ||
-                        (p->op == TL_GRAMMAR_SPLIT && a_ok && b_ok) ||
-                        (p->op == TL_GRAMMAR_CALL && a_ok && (b_ok || p->b == -1));
+        const bool ok = p->op == TL_AUTOMATON_END || (p->op == TL_AUTOMATON_BYTE && a_ok) ||
+                        (p->op == TL_AUTOMATON_SPLIT && a_ok && b_ok) ||
+                        (p->op == TL_AUTOMATON_CALL && a_ok && (b_ok || p->b == -1));
         if (!ok) {
             return tl_fail(err, TL_EARG, "node %zu is (%d, a %d, b %d); expected nodes below %zu",
                            i, p->op, (int)p->a, (int)p->b, n);
@@ -591,7 +589,7 @@ static void find_classes(struct tl_automaton *m) {
     bool starts[257] = {false};
     starts[0] = true;
     for (size_t i = 0; i < m->n_nodes; i++) {
-        if (m->nodes[i].op != TL_GRAMMAR_BYTE) continue;
+        if (m->nodes[i].op != TL_AUTOMATON_BYTE) continue;
         starts[m->nodes[i].low] = true;
         starts[m->nodes[i].high + 1] = true;
     }
@@ -601,7 +599,7 @@ static void find_classes(struct tl_automaton *m) {
     }
 }
 
-int tl_automaton_new(const struct tl_grammar_node *nodes, size_t n, size_t root,
+int tl_automaton_new(const struct tl_automaton_node *nodes, size_t n, size_t root,
                      const struct tl_trie *trie, struct tl_automaton **out, struct tl_error *err) {
     struct tl_automaton *m;
     uint32_t set;

@@ -7,28 +7,15 @@
  * A state is a set of stacks of nodes. Sets are kept once each and named by numbers, so that what
  * follows from a state is computed once and then looked up: a lazily built automaton.
  */
-#ifndef TL_GRAMMAR_H
-#define TL_GRAMMAR_H
+#ifndef TL_AUTOMATON_H
+#define TL_AUTOMATON_H
 
 #include "base/base.h"
+#include "text/trie.h"
 
-/* ---- the pieces of a vocabulary as a tree ---- */
+enum tl_automaton_op { TL_AUTOMATON_BYTE, TL_AUTOMATON_SPLIT, TL_AUTOMATON_CALL, TL_AUTOMATON_END };
 
-/* Immutable; any number of automata and threads may share it. */
-struct tl_trie;
-
-/* Piece i is the `sizes[i]` bytes from `pieces[i]`; an empty one is not in the tree. Copies. */
-int tl_trie_new(const uint8_t *const *pieces, const size_t *sizes, size_t n, struct tl_trie **out,
-                struct tl_error *err);
-void tl_trie_free(struct tl_trie *trie);
-size_t tl_trie_n_pieces(const struct tl_trie *trie);
-size_t tl_trie_n_nodes(const struct tl_trie *trie);
-
-/* ---- the automaton ---- */
-
-enum tl_grammar_op { TL_GRAMMAR_BYTE, TL_GRAMMAR_SPLIT, TL_GRAMMAR_CALL, TL_GRAMMAR_END };
-
-struct tl_grammar_node {
+struct tl_automaton_node {
     uint8_t op, low, high;
     int32_t a, b;
 };
@@ -37,7 +24,7 @@ struct tl_grammar_node {
 struct tl_automaton;
 
 /* Copies the nodes. trie may be NULL, else it must outlive the automaton. */
-int tl_automaton_new(const struct tl_grammar_node *nodes, size_t n, size_t root,
+int tl_automaton_new(const struct tl_automaton_node *nodes, size_t n, size_t root,
                      const struct tl_trie *trie, struct tl_automaton **out, struct tl_error *err);
 void tl_automaton_free(struct tl_automaton *m);
 

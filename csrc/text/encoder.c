@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-enum { MAX_SPLITTERS = 8, CACHED_WORD = 48 };
+enum { MAX_PRETOKENIZERS = 8, CACHED_WORD = 48 };
 #define NO_SYMBOL UINT32_MAX
 
 /* A text that may stand in the working list of a merge: a token, or a part that a merge makes. */
@@ -42,8 +42,8 @@ struct tl_encoder {
     size_t n_pairs, pairs_used;
     uint32_t byte_symbols[256]; // BPE_BYTES
 
-    struct tl_splitter *splitters[MAX_SPLITTERS]; // owns
-    size_t n_splitters;
+    struct tl_pretokenizer *pretokenizers[MAX_PRETOKENIZERS]; // owns
+    size_t n_pretokenizers;
 };
 
 /* ---- memory ---- */
@@ -254,7 +254,7 @@ int tl_encoder_new(enum tl_encoder_kind kind, const int32_t byte_ids[256], size_
 
 void tl_encoder_free(struct tl_encoder *e) {
     if (e == NULL) return;
-    for (size_t i = 0; i < e->n_splitters; i++) tl_splitter_free(e->splitters[i]);
+    for (size_t i = 0; i < e->n_pretokenizers; i++) tl_pretokenizer_free(e->pretokenizers[i]);
     tl_free(e->pairs);
     tl_free(e->slots);
     tl_free(e->symbols);
@@ -343,12 +343,13 @@ int tl_encoder_add_merge(struct tl_encoder *e, const char *text, size_t size,
     return TL_OK;
 }
 
-int tl_encoder_add_splitter(struct tl_encoder *e, struct tl_splitter *s, struct tl_error *err) {
-    if (e->n_splitters == MAX_SPLITTERS) {
-        tl_splitter_free(s);
-        return tl_fail(err, TL_EARG, "more than %d expressions", MAX_SPLITTERS);
+int tl_encoder_add_pretokenizer(struct tl_encoder *e, struct tl_pretokenizer *s,
+                                struct tl_error *err) {
+    if (e->n_pretokenizers == MAX_PRETOKENIZERS) {
+        tl_pretokenizer_free(s);
+        return tl_fail(err, TL_EARG, "more than %d expressions", MAX_PRETOKENIZERS);
     }
-    e->splitters[e->n_splitters++] = s;
+    e->pretokenizers[e->n_pretokenizers++] = s;
     return TL_OK;
 }
 
@@ -588,24 +589,25 @@ static int cut_at_spaces(const uint8_t *text, size_t n, struct tl_ends *ends,
 
 static int cut(const struct tl_encoder *e, const uint8_t *text, size_t n, struct tl_ends *ends,
                struct tl_error *err) {
-    struct tl_split_stack stack = {0};
+    struct tl_pretokenizer_stack stack = {0};
     struct tl_ends next = {0};
     int status;
     if (e->cut_at_spaces) return cut_at_spaces(text, n, ends, err);
     status = tl_ends_add(ends, n, err);
-    for (size_t i = 0; i < e->n_splitters && status == TL_OK; i++) {
+    for (size_t i = 0; i < e->n_pretokenizers && status == TL_OK; i++) {
         struct tl_ends before;
         size_t start = 0;
         next.n = 0;
         for (size_t k = 0; k < ends->n && status == TL_OK; start = ends->at[k++]) {
-            status = tl_splitter_run(e->splitters[i], text, start, ends->at[k], &next, &stack, err);
+            status = tl_pretokenizer_run(e->pretokenizers[i], text, start, ends->at[k], &next,
+                                         &stack, err);
         }
         before = *ends;
         *ends = next;
         next = before;
     }
     tl_ends_free(&next);
-    tl_split_stack_free(&stack);
+    tl_pretokenizer_stack_free(&stack);
     return status;
 }
 

@@ -5,8 +5,8 @@
  * the tests compare the two. An encoder never changes once it is complete: any number of threads
  * may encode with it at once.
  */
-#ifndef TL_TOKENIZE_H
-#define TL_TOKENIZE_H
+#ifndef TL_ENCODER_H
+#define TL_ENCODER_H
 
 #include "text/pretokenizer.h"
 
@@ -55,7 +55,8 @@ int tl_encoder_add_token(struct tl_encoder *e, const char *text, size_t size, do
 int tl_encoder_add_merge(struct tl_encoder *e, const char *text, size_t size, struct tl_error *err);
 
 /* BPE: the next expression by which texts are cut. The encoder owns it from here on. */
-int tl_encoder_add_splitter(struct tl_encoder *e, struct tl_splitter *s, struct tl_error *err);
+int tl_encoder_add_pretokenizer(struct tl_encoder *e, struct tl_pretokenizer *s,
+                                struct tl_error *err);
 
 /*
  * Adds the ids of a text to *out. BPE: the text is valid UTF-8. ends: where the words end, if the

@@ -12,21 +12,22 @@ struct char_class {
     size_t n_pages;
 };
 
-struct tl_splitter {
+struct tl_pretokenizer {
     int32_t *program; // owns
     size_t n_words;
     struct char_class *classes; // owns
     size_t n_classes;
 };
 
-struct tl_split_frame {
+struct tl_pretokenizer_frame {
     size_t pc, at;
     size_t least; // a repetition may give back characters down to here; == at: a fork
 };
 
-static const int n_operands[TL_SPLIT_N_OPS] = {
-    [TL_SPLIT_CLASS] = 1, [TL_SPLIT_REPEAT] = 3,   [TL_SPLIT_FORK] = 2,  [TL_SPLIT_JUMP] = 1,
-    [TL_SPLIT_LOOK] = 1,  [TL_SPLIT_NOT_LOOK] = 1, [TL_SPLIT_MATCH] = 0,
+static const int n_operands[TL_PRETOKENIZER_N_OPS] = {
+    [TL_PRETOKENIZER_CLASS] = 1, [TL_PRETOKENIZER_REPEAT] = 3, [TL_PRETOKENIZER_FORK] = 2,
+    [TL_PRETOKENIZER_JUMP] = 1,  [TL_PRETOKENIZER_LOOK] = 1,   [TL_PRETOKENIZER_NOT_LOOK] = 1,
+    [TL_PRETOKENIZER_MATCH] = 0,
 };
 
 /* ---- growing arrays ---- */
@@ -48,7 +49,7 @@ void tl_ends_free(struct tl_ends *ends) {
     memset(ends, 0, sizeof *ends);
 }
 
-void tl_split_stack_free(struct tl_split_stack *stack) {
+void tl_pretokenizer_stack_free(struct tl_pretokenizer_stack *stack) {
     tl_free(stack->frames);
     memset(stack, 0, sizeof *stack);
 }
@@ -130,7 +131,7 @@ static size_t previous(const uint8_t *text, size_t at) {
 
 /* ---- programs ---- */
 
-static int check_program(const struct tl_splitter *s, struct tl_error *err) {
+static int check_program(const struct tl_pretokenizer *s, struct tl_error *err) {
     size_t last = 0;
     bool *starts = tl_alloc(s->n_words + 1);
     int status = TL_OK;
@@ -138,7 +139,7 @@ static int check_program(const struct tl_splitter *s, struct tl_error *err) {
     memset(starts, 0, s->n_words + 1);
     for (size_t pc = 0; pc < s->n_words; pc += 1 + (size_t)n_operands[s->program[pc]]) {
         const int32_t op = s->program[pc];
-        if (op < 0 || op >= TL_SPLIT_N_OPS || s->n_words - pc <= (size_t)n_operands[op]) {
+        if (op < 0 || op >= TL_PRETOKENIZER_N_OPS || s->n_words - pc <= (size_t)n_operands[op]) {
             status = tl_fail(err, TL_EARG, "program[%zu] is %d: no whole operation", pc, (int)op);
             goto done;
         }
@@ -147,7 +148,7 @@ static int check_program(const struct tl_splitter *s, struct tl_error *err) {
     }
     for (size_t pc = 0; pc < s->n_words; pc += 1 + (size_t)n_operands[s->program[pc]]) {
         const int32_t *word = s->program + pc;
-        const bool jumps = word[0] == TL_SPLIT_FORK || word[0] == TL_SPLIT_JUMP;
+        const bool jumps = word[0] == TL_PRETOKENIZER_FORK || word[0] == TL_PRETOKENIZER_JUMP;
         for (int i = 1; i <= (jumps ? n_operands[word[0]] : TL_MIN(n_operands[word[0]], 1)); i++) {
             const size_t limit = jumps ? s->n_words : s->n_classes;
             if (word[i] < 0 || (size_t)word[i] >= limit || (jumps && !starts[word[i]])) {
@@ -157,7 +158,7 @@ static int check_program(const struct tl_splitter *s, struct tl_error *err) {
             }
         }
     }
-    if (s->n_words == 0 || s->program[last] != TL_SPLIT_MATCH) {
+    if (s->n_words == 0 || s->program[last] != TL_PRETOKENIZER_MATCH) {
         status = tl_fail(err, TL_EARG, "a program must end with a match");
     }
 done:
@@ -165,13 +166,13 @@ done:
     return status;
 }
 
-int tl_splitter_new(const int32_t *program, size_t n_words, const int32_t *ranges,
-                    const int32_t *class_ends, size_t n_classes, struct tl_splitter **out,
-                    struct tl_error *err) {
-    struct tl_splitter *s = tl_alloc(sizeof *s);
+int tl_pretokenizer_new(const int32_t *program, size_t n_words, const int32_t *ranges,
+                        const int32_t *class_ends, size_t n_classes, struct tl_pretokenizer **out,
+                        struct tl_error *err) {
+    struct tl_pretokenizer *s = tl_alloc(sizeof *s);
     size_t bytes = 0, class_bytes = 0;
     *out = NULL;
-    if (s == NULL) return tl_fail(err, TL_ENOMEM, "no memory for a splitter");
+    if (s == NULL) return tl_fail(err, TL_ENOMEM, "no memory for a pre-tokenizer");
     memset(s, 0, sizeof *s);
     if (tl_mul_size(n_words, sizeof *program, &bytes) &&
         tl_mul_size(n_classes, sizeof *s->classes, &class_bytes)) {
@@ -179,8 +180,8 @@ int tl_splitter_new(const int32_t *program, size_t n_words, const int32_t *range
         s->classes = tl_alloc(class_bytes + 1);
     }
     if (s->program == NULL || s->classes == NULL) {
-        tl_splitter_free(s);
-        return tl_fail(err, TL_ENOMEM, "no memory for a splitter");
+        tl_pretokenizer_free(s);
+        return tl_fail(err, TL_ENOMEM, "no memory for a pre-tokenizer");
     }
     memcpy(s->program, program, bytes);
     s->n_words = n_words;
@@ -190,19 +191,19 @@ int tl_splitter_new(const int32_t *program, size_t n_words, const int32_t *range
         s->n_classes = c + 1;
         if (class_init(&s->classes[c], ranges + 2 * (size_t)start, (size_t)(class_ends[c] - start),
                        err) < 0) {
-            tl_splitter_free(s);
+            tl_pretokenizer_free(s);
             return err->status;
         }
     }
     if (check_program(s, err) < 0) {
-        tl_splitter_free(s);
+        tl_pretokenizer_free(s);
         return err->status;
     }
     *out = s;
     return TL_OK;
 }
 
-void tl_splitter_free(struct tl_splitter *s) {
+void tl_pretokenizer_free(struct tl_pretokenizer *s) {
     if (s == NULL) return;
     for (size_t c = 0; c < s->n_classes; c++) tl_free(s->classes[c].pages);
     tl_free(s->classes);
@@ -210,8 +211,8 @@ void tl_splitter_free(struct tl_splitter *s) {
     tl_free(s);
 }
 
-static int push(struct tl_split_stack *stack, size_t *depth, size_t pc, size_t at, size_t least,
-                struct tl_error *err) {
+static int push(struct tl_pretokenizer_stack *stack, size_t *depth, size_t pc, size_t at,
+                size_t least, struct tl_error *err) {
     if (*depth == stack->capacity) {
         void *items = stack->frames;
         if (!tl_reserve(&items, &stack->capacity, *depth + 1, sizeof *stack->frames)) {
@@ -227,20 +228,21 @@ static int push(struct tl_split_stack *stack, size_t *depth, size_t pc, size_t a
 }
 
 /* Where the match that starts at `start` ends, in *stop; false in *found if there is none. */
-static int match(const struct tl_splitter *s, const uint8_t *text, size_t start, size_t end,
-                 struct tl_split_stack *stack, size_t *stop, bool *found, struct tl_error *err) {
+static int match(const struct tl_pretokenizer *s, const uint8_t *text, size_t start, size_t end,
+                 struct tl_pretokenizer_stack *stack, size_t *stop, bool *found,
+                 struct tl_error *err) {
     const int32_t *program = s->program;
     size_t pc = 0, at = start, depth = 0, next;
     for (;;) {
         const int32_t *word = program + pc;
         bool ok = true;
         switch (word[0]) {
-        case TL_SPLIT_CLASS:
+        case TL_PRETOKENIZER_CLASS:
             ok = at < end && class_has(&s->classes[word[1]], next_code(text, at, &next));
             if (ok) at = next;
             pc += 2;
             break;
-        case TL_SPLIT_REPEAT: {
+        case TL_PRETOKENIZER_REPEAT: {
             const struct char_class *c = &s->classes[word[1]];
             const int32_t most = word[3] < 0 ? INT32_MAX : word[3];
             int32_t count = 0;
@@ -257,22 +259,22 @@ static int match(const struct tl_splitter *s, const uint8_t *text, size_t start,
             }
             break;
         }
-        case TL_SPLIT_FORK:
+        case TL_PRETOKENIZER_FORK:
             if (push(stack, &depth, (size_t)word[2], at, at, err) < 0) return err->status;
             pc = (size_t)word[1];
             break;
-        case TL_SPLIT_JUMP:
+        case TL_PRETOKENIZER_JUMP:
             pc = (size_t)word[1];
             break;
-        case TL_SPLIT_LOOK:
+        case TL_PRETOKENIZER_LOOK:
             ok = at < end && class_has(&s->classes[word[1]], next_code(text, at, &next));
             pc += 2;
             break;
-        case TL_SPLIT_NOT_LOOK:
+        case TL_PRETOKENIZER_NOT_LOOK:
             ok = at >= end || !class_has(&s->classes[word[1]], next_code(text, at, &next));
             pc += 2;
             break;
-        default: // TL_SPLIT_MATCH
+        default: // TL_PRETOKENIZER_MATCH
             *stop = at;
             *found = true;
             return TL_OK;
@@ -282,7 +284,7 @@ static int match(const struct tl_splitter *s, const uint8_t *text, size_t start,
             *found = false;
             return TL_OK;
         }
-        struct tl_split_frame *top = &stack->frames[depth - 1];
+        struct tl_pretokenizer_frame *top = &stack->frames[depth - 1];
         pc = top->pc;
         if (top->at == top->least) {
             at = top->at;
@@ -294,8 +296,9 @@ static int match(const struct tl_splitter *s, const uint8_t *text, size_t start,
     }
 }
 
-int tl_splitter_run(const struct tl_splitter *s, const uint8_t *text, size_t start, size_t end,
-                    struct tl_ends *out, struct tl_split_stack *stack, struct tl_error *err) {
+int tl_pretokenizer_run(const struct tl_pretokenizer *s, const uint8_t *text, size_t start,
+                        size_t end, struct tl_ends *out, struct tl_pretokenizer_stack *stack,
+                        struct tl_error *err) {
     size_t done = start, at = start;
     while (at < end) {
         size_t stop = at;

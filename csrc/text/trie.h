@@ -7,8 +7,9 @@
 #ifndef TL_TRIE_H
 #define TL_TRIE_H
 
-#include "text/automaton.h"
+#include "base/base.h"
 
+/* Immutable; any number of automata and threads may share it. */
 struct tl_trie {
     size_t n, n_pieces, longest;
     uint8_t *byte;      // the last byte of the node
@@ -18,5 +19,12 @@ struct tl_trie {
     uint32_t *n_ids;    // how many pieces end here
     uint32_t *ids;
 };
+
+/* Piece i is the `sizes[i]` bytes from `pieces[i]`; an empty one is not in the tree. Copies. */
+int tl_trie_new(const uint8_t *const *pieces, const size_t *sizes, size_t n, struct tl_trie **out,
+                struct tl_error *err);
+void tl_trie_free(struct tl_trie *trie);
+size_t tl_trie_n_pieces(const struct tl_trie *trie);
+size_t tl_trie_n_nodes(const struct tl_trie *trie);
 
 #endif

@@ -1,13 +1,13 @@
 /*
  * types.h - the table of ggml tensor types, and what the numbers of each block are.
  *
- * One row and one function per type. A quantized type's function writes the integers and the
- * scales of up to 256 consecutive values of a row; dequantization and the reference dot product
+ * One row per type, and for a quantized type one function (unpack.h). It writes the integers and
+ * the scales of up to 256 consecutive values of a row; dequantization and the reference dot product
  * are made from them, so a type that unpacks right is right everywhere.
  * Ids, names and block layouts: ggml.h and ggml-common.h of ggml.
  */
-#ifndef TL_QUANT_H
-#define TL_QUANT_H
+#ifndef TL_TYPES_H
+#define TL_TYPES_H
 
 #include "base/base.h"
 
@@ -87,7 +87,5 @@ bool tl_type_row_bytes(const struct tl_type_info *t, uint64_t n, size_t *out);
  */
 void tl_type_to_f32(const struct tl_type_info *t, const uint8_t *src, float *out, size_t n);
 void tl_type_to_f64(const struct tl_type_info *t, const uint8_t *src, double *out, size_t n);
-
-float tl_f16_to_f32(uint16_t h);
 
 #endif

@@ -242,6 +242,9 @@ static void compare_rope(const struct tl_kernels *k, const struct tl_kernels *sc
         k->rope_pairs(x, y, heads, size, rot, cos_sin);
         scalar->rope_pairs(x, expected, heads, size, rot, cos_sin);
         compare(k->name, "rope_pairs", y, expected, heads * size);
+        k->rope_halves(x, y, heads, size, rot, cos_sin);
+        scalar->rope_halves(x, expected, heads, size, rot, cos_sin);
+        compare(k->name, "rope_halves", y, expected, heads * size);
         release("rope", 0);
     }
 }

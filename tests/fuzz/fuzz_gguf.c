@@ -3,13 +3,13 @@
  *
  * With libFuzzer (clang):
  *   clang -std=c11 -g -O1 -fsanitize=fuzzer,address,undefined -Icsrc -o /tmp/fuzz_gguf \
- *       tests/fuzz/fuzz_gguf.c csrc/gguf.c csrc/quant.c csrc/base.c
+ *       tests/fuzz/fuzz_gguf.c csrc/files/gguf.c csrc/types/*.c csrc/base/base.c
  *   mkdir -p /tmp/corpus && /tmp/fuzz_gguf -max_len=4096 -max_total_time=600 /tmp/corpus DIRECTORY
  * DIRECTORY holds a few small GGUF files to start from.
  *
  * Without it, FUZZ_MAIN makes a program that changes the files it is given at random places:
  *   gcc -std=c11 -g -O1 -fsanitize=address,undefined -DFUZZ_MAIN -Icsrc -o /tmp/fuzz_gguf \
- *       tests/fuzz/fuzz_gguf.c csrc/gguf.c csrc/quant.c csrc/base.c
+ *       tests/fuzz/fuzz_gguf.c csrc/files/gguf.c csrc/types/*.c csrc/base/base.c
  *   /tmp/fuzz_gguf 1000000 FILE.gguf ...
  */
 #include "files/gguf.h"

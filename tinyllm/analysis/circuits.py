@@ -7,7 +7,7 @@ import numpy as np
 from ..base.checks import integer
 from ..base.numeric import Float32, Float64
 from ..errors import UnsupportedError
-from ..reference.walk import Layer, rotate
+from ..reference.walk import step as reference_step
 from ..runtime.runner import Runner
 from .inputs import head_index, layer_index, weight_values
 
@@ -107,7 +107,7 @@ def qk_circuit(model: Runner, layer: int, head: int, *, offset: int = 0) -> Floa
     queries = weight_values(model, f"blk.{layer}.attn_q.weight", rows) * norm
     rows = slice(kv * size, (kv + 1) * size)
     keys = weight_values(model, f"blk.{layer}.attn_k.weight", rows) * norm
-    spec = Layer(model.config, layer)
+    rope = reference_step(model.steps, f"blk.{layer}.attn_q_rope")
     factors = None
     if "rope_freqs.weight" in model.weights:
         factors = weight_values(model, "rope_freqs.weight")
@@ -115,10 +115,11 @@ def qk_circuit(model: Runner, layer: int, head: int, *, offset: int = 0) -> Floa
     def turned(matrix: Float64, position: int) -> Float64:  # (Dh, D) -> (D, Dh)
         columns = matrix.T[:, np.newaxis]
         positions = np.full(len(columns), position)
-        turned: Float64 = rotate(spec, columns, positions, factors)[:, 0]
+        turned: Float64 = rope.compute(columns, positions, factors)[:, 0]
         return turned
 
-    scores = turned(queries, offset) @ turned(keys, 0).T * spec.attention_scale(size)
+    factor = model.steps[model.steps.role("attn_scores", layer)].number("factor")
+    scores = turned(queries, offset) @ turned(keys, 0).T * factor
     circuit: Float32 = scores.astype(np.float32)
     return circuit
 

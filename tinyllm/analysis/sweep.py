@@ -123,7 +123,7 @@ def patch_sweep(
 
 
 def _heads(model: Runner, tap: Tap) -> int:
-    return tap.shape(model.config, 1, 1)[tap.head_axis or 0]
+    return tap.shape(1, 1)[tap.head_axis or 0]
 
 
 def _trace(model: Runner, given: Any, names: list[str], what: str) -> Trace:

@@ -1,4 +1,4 @@
-"""What kind of model a file holds: from GGUF metadata to a checked `Config`."""
+"""`Config`: the numbers that define a model, read from GGUF metadata and checked."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ import numpy as np
 
 from ..errors import FormatError, UnsupportedError, wrong
 
-__all__ = ["ARCHITECTURES", "Config", "read_config"]
+__all__ = ["Config", "read_config"]
 
-#: Architectures that run: the name in ``general.architecture``.
-ARCHITECTURES = ("llama",)
-
-_ROPE_SCALINGS = {None: 0, "linear": 1, "yarn": 2}
+#: The core takes no larger size of a vector, and no longer context.
+_MOST_VALUES, _LONGEST = 1 << 24, 1 << 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +51,8 @@ class Config:
         How many values of each head are rotated.
     rope_scaling : mapping or None
         ``type`` (``"linear"`` or ``"yarn"``), ``factor`` and, for YaRN,
-        ``original_context_length``, ``beta_fast``, ``beta_slow``, ``attn_factor``.
+        ``original_context_length``, ``beta_fast``, ``beta_slow``, ``ext_factor``,
+        ``attn_factor``.
     attention_scale : float or None
         Factor of the attention scores; None means ``1 / sqrt(head_size)``.
     tied : bool
@@ -107,37 +106,6 @@ class Config:
         value = getattr(self, name)
         return int(value[index] if isinstance(value, tuple) else value)
 
-    def core(self, max_context: int, fast: bool = False) -> dict[str, Any]:
-        """Give the config as `tinyllm._core.Model` takes it."""
-        scaling = self.rope_scaling or {}
-        return {
-            "fast": int(fast),
-            "layers": self.layers,
-            "width": self.width,
-            "vocab_size": self.vocab_size,
-            "max_context": max_context,
-            "norm_epsilon": self.norm_epsilon,
-            "attention_scale": self.attention_scale or 0.0,
-            "rope_dimension": self.rope_dimension,
-            "rope_base": self.rope_base,
-            "rope_scaling": _ROPE_SCALINGS[scaling.get("type")],
-            "rope_factor": scaling.get("factor", 1.0),
-            "rope_original_context": float(scaling.get("original_context_length", 1)),
-            "rope_beta_fast": scaling.get("beta_fast", 32.0),
-            "rope_beta_slow": scaling.get("beta_slow", 1.0),
-            "rope_attn_factor": scaling.get("attn_factor", 1.0),
-            "shapes": tuple(
-                (
-                    self.layer("heads", i),
-                    self.layer("kv_heads", i),
-                    self.head_size,
-                    self.value_size,
-                    self.layer("ffn_width", i),
-                )
-                for i in range(self.layers)
-            ),
-        }
-
 
 class _Reader:
     """Typed look-up of ``<architecture>.<name>``, with errors that name the key."""
@@ -160,8 +128,11 @@ class _Reader:
             )
         return result
 
-    def integer(self, name: str, default: Any = ...) -> Any:
-        return self._get(name, "a positive integer", _positive_integer, default)
+    def integer(self, name: str, default: Any = ..., most: int = _MOST_VALUES) -> Any:
+        def convert(value: Any) -> int | None:
+            return _positive_integer(value, most)
+
+        return self._get(name, f"a positive integer up to {most}", convert, default)
 
     def number(self, name: str, default: Any = ...) -> Any:
         return self._get(name, "a finite number", _finite, default)
@@ -180,14 +151,14 @@ class _Reader:
                 return None
             return values[0] if len(set(values)) == 1 else values
 
-        kind = f"a positive integer, or {layers} of them, one per layer"
+        kind = f"a positive integer up to {_MOST_VALUES}, or {layers} of them, one per layer"
         return self._get(name, kind, convert, default)
 
 
-def _positive_integer(value: Any) -> int | None:
+def _positive_integer(value: Any, most: int = _MOST_VALUES) -> int | None:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         return None
-    return int(value) if 0 < value < 2**31 else None
+    return int(value) if 0 < value <= most else None
 
 
 def _finite(value: Any) -> float | None:
@@ -222,10 +193,11 @@ def _rope_scaling(read: _Reader, context_length: int) -> Mapping[str, Any] | Non
             "type": kind,
             "factor": factor or 1.0,
             "original_context_length": read.integer(
-                "rope.scaling.original_context_length", context_length
+                "rope.scaling.original_context_length", context_length, _LONGEST
             ),
             "beta_fast": read.number("rope.scaling.yarn_beta_fast", 32.0),
             "beta_slow": read.number("rope.scaling.yarn_beta_slow", 1.0),
+            "ext_factor": read.number("rope.scaling.yarn_ext_factor", 1.0),
             "attn_factor": attn_factor,
         }
     )
@@ -237,7 +209,8 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Conf
     Parameters
     ----------
     metadata : mapping
-        GGUF keys, as ``tinyllm.GGUF(path).metadata`` gives them.
+        GGUF keys, as ``tinyllm.GGUF(path).metadata`` gives them. ``general.architecture`` is one
+        that runs: `tinyllm.architectures.table.find`.
     tensors : mapping of str to Weight
         Used for what the metadata does not say: the size of the vocabulary, and whether the
         output matrix exists.
@@ -251,7 +224,7 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Conf
     tinyllm.FormatError
         A key is missing or makes no sense; ``.field`` names it.
     tinyllm.UnsupportedError
-        The architecture, or something in it, is not one that runs here.
+        Something that the file asks for does not run here.
 
     Notes
     -----
@@ -266,19 +239,7 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Conf
     >>> read_config(model.metadata, model.weights) == model.config
     True
     """
-    architecture = metadata.get("general.architecture")
-    if not isinstance(architecture, str):
-        raise FormatError(
-            f"general.architecture is {architecture!r}; expected the name of an architecture",
-            field="general.architecture",
-            value=architecture,
-            expected="text",
-        )
-    if architecture not in ARCHITECTURES:
-        raise UnsupportedError(
-            f"general.architecture is {architecture!r}; this version runs "
-            + ", ".join(ARCHITECTURES)
-        )
+    architecture: str = metadata["general.architecture"]
     read = _Reader(metadata, architecture)
     if read.metadata.get(read.prefix + "expert_count", 0):
         raise UnsupportedError(
@@ -292,7 +253,7 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Conf
         )
     width = read.integer("embedding_length")
     heads = read.per_layer("attention.head_count", layers)
-    context_length = read.integer("context_length")
+    context_length = read.integer("context_length", most=_LONGEST)
 
     head_size = read.integer("attention.key_length", None)
     if head_size is None:
@@ -332,12 +293,21 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Conf
             f"{len(tokens)} tokens",
             f"at most {vocab_size}, the rows of token_embd.weight",
         )
+    kv_heads = read.per_layer("attention.head_count_kv", layers, heads)
+    for layer in range(layers):
+        pair = [value[layer] if isinstance(value, tuple) else value for value in (heads, kv_heads)]
+        if pair[0] % pair[1]:
+            raise wrong(
+                read.prefix + "attention.head_count",
+                pair[0],
+                f"a multiple of the {pair[1]} kv heads of block {layer}",
+            )
     return Config(
         architecture=architecture,
         layers=layers,
         width=width,
         heads=heads,
-        kv_heads=read.per_layer("attention.head_count_kv", layers, heads),
+        kv_heads=kv_heads,
         head_size=head_size,
         value_size=read.integer("attention.value_length", head_size),
         ffn_width=read.per_layer("feed_forward_length", layers),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..architectures.config import read_config
+from ..architectures.table import read_model
 from ..display.table import Table
 from ..errors import Error
 from ..files.model_file import open_file
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
     parameters = sum(int(np.prod(w.shape, dtype=np.int64)) for w in weights.values())
     print(f"{args.file}: {len(weights)} tensors, {parameters:,} values, {size:,} bytes")
     try:
-        config = read_config(metadata, weights)
+        config, _ = read_model(metadata, weights)
     except Error as error:
         print(f"not a model that runs here: {error}")
     else:

@@ -14,12 +14,13 @@ import numpy.typing as npt
 from .. import _core
 from ..architectures.config import Config
 from ..architectures.fingerprint import fingerprint
+from ..architectures.plan import ForwardPlan
 from ..base.checks import index, integer
 from ..base.numeric import Float32
 from ..base.progress import Progress
 from ..tokenizer import Tokenizer
 from ..trace.arena import Arena, Layout, Plan
-from ..trace.taps import Capture, Tap, all_taps, runs_from, select
+from ..trace.taps import Capture, Tap, all_taps, select
 from ..trace.trace import Trace
 from .machine import Memory
 from .prompt import Rows, is_batch, token_ids
@@ -35,7 +36,7 @@ class Runner:
 
     Attributes
     ----------
-    config, weights, metadata, tokenizer, threads, path, core
+    config, steps, weights, metadata, tokenizer, threads, path, core
         See `tinyllm.Model`.
     """
 
@@ -43,6 +44,7 @@ class Runner:
         self,
         core: _core.Model,
         config: Config,
+        steps: ForwardPlan,
         weights: Mapping[str, _core.Weight],
         metadata: Mapping[str, Any],
         tokenizer: Tokenizer | None,
@@ -51,6 +53,7 @@ class Runner:
     ) -> None:
         self.core = core
         self.config = config
+        self.steps = steps
         self.weights = weights
         self.metadata = metadata
         self.tokenizer = tokenizer
@@ -127,7 +130,7 @@ class Runner:
     @functools.cached_property
     def taps(self) -> tuple[Tap, ...]:
         """Every tap of the model, in the order in which the values come to be."""
-        return tuple(all_taps(self.config))
+        return tuple(all_taps(self.steps))
 
     def layout(self, capture: Capture) -> Layout:
         """How a capture lies in memory; the same object for the same taps.
@@ -155,23 +158,25 @@ class Runner:
             key = ("several", *(tap.name for tap in taps))
             if len(self._layouts) > 64:
                 self._layouts.clear()
-            found = self._layouts.get(key) or Layout(self.config, taps)
+            found = self._layouts.get(key) or Layout(taps)
             self._layouts[key] = found
             if given is not None:
                 self._layouts[given] = found
         return found
 
-    def _needed(self, edits: Sequence[tuple[int, int]], captured: Layout) -> Layout:
+    def _needed(self, edits: Sequence[int], captured: Layout) -> Layout:
         """What an edited call must capture although nobody asked for it: see `_core.Model`."""
-        places = {(tap.index, tap.layer): tap for tap in self.taps}
-        names = set()
-        for place in edits:
-            tap = places[place]
-            if tap.matrix:
-                names |= {f"blk.{tap.layer}.attn_scores", f"blk.{tap.layer}.attn_probs"}
-            elif tap.family == "output":
-                names.add(tap.name)
-        return self.layout([name for name in sorted(names) if name not in captured.places])
+        needed = set()
+        for number in edits:
+            step = self.steps[number]
+            if step.op == "scores":
+                needed |= {number, number + 1}  # the softmax follows
+            elif step.op == "softmax":
+                needed |= {number - 1, number}
+            elif number == len(self.steps) - 1:
+                needed.add(number)
+        names = [self.steps[number].tap for number in sorted(needed)]
+        return self.layout([name for name in names if name not in captured.places])
 
     def program(self, edits: Any) -> Program | None:
         """Edits, checked as far as that goes without tokens; None if there are none.
@@ -188,7 +193,7 @@ class Runner:
             return None
         from ..trace.edit_program import Program
 
-        return Program(self.config, self.taps, edits, self.core.config["max_context"])
+        return Program(self.taps, edits, self.core.config["max_context"])
 
     def pieces(self, ids: npt.NDArray[np.int32]) -> list[str]:
         """The text of each token; its number where there is no text."""
@@ -412,11 +417,11 @@ class Runner:
         labels = None if tokens is None else token_ids(tokens, self.tokenizer, "tokens")
         if labels is not None and len(labels) != len(stream):
             raise ValueError(f"tokens has {len(labels)} ids; expected {len(stream)}, as in resid")
-        running = [tap for tap in self.taps if runs_from(tap, layer)]
+        running = [tap for tap in self.taps if tap.layer >= layer]
         layout = self.layout([tap.name for tap in select(running, capture)])
         program = self.program(edits)
         for tap in program.taps.values() if program is not None else ():
-            if not runs_from(tap, layer):
+            if tap.layer < layer:
                 raise ValueError(f"the tap {tap.name!r} of an edit does not run from layer {layer}")
         ids = np.zeros(len(stream), np.int32)
         (trace,) = self.trace_ids([ids], layout, program, logits, layer, stream)

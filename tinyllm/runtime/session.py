@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from .. import _core
-from ..architectures.config import Config
 from ..base.checks import ranged
 from ..base.numeric import Float32, best, log_softmax
 from ..display.histogram import sample, spark, statistics
@@ -167,9 +166,8 @@ class Session:
         from ..files.arrays import write_arrays
 
         arrays: dict[str, Array] = {}
-        for layer in range(self.model.config.layers):
-            keys, values = self.core.cache(layer)
-            arrays[f"blk.{layer}.keys"], arrays[f"blk.{layer}.values"] = keys, values
+        for number, (name, _) in enumerate(_caches(self.model)):
+            arrays[f"{name}.keys"], arrays[f"{name}.values"] = self.core.cache(number)
         if self.logits is not None:
             arrays["logits"] = self.logits
         metadata = {
@@ -229,7 +227,7 @@ class Session:
                 raise bad_field("tokens", f"{n} ids", f"at most {limit}, the context length")
             if (tokens < 0).any() or (tokens >= config.vocab_size).any():
                 raise bad_field("tokens", tokens.tolist(), f"ids below {config.vocab_size}")
-            layers = _cached(arrays, config, n)
+            layers = _cached(model, arrays, n)
             logits = arrays.get("logits")
             if logits is not None and (
                 logits.dtype != np.float32
@@ -408,21 +406,28 @@ class Session:
         return self.table().html(caption=repr(self))
 
 
-def _cached(arrays: Mapping[str, Array], config: Config, n: int) -> list[tuple[Float32, Float32]]:
-    """The keys and values of each layer for `n` tokens, from a file, checked."""
+def _caches(model: Runner) -> list[tuple[str, list[tuple[int, ...]]]]:
+    """For each cache its block, ``"blk.3"``, and the shapes of a row of keys and of values."""
+    return [
+        (f"blk.{step.layer}", [model.steps[read].shape for read in step.reads])
+        for step in model.steps.caches
+    ]
+
+
+def _cached(model: Runner, arrays: Mapping[str, Array], n: int) -> list[tuple[Float32, Float32]]:
+    """The keys and values of each cache for `n` tokens, from a file, checked."""
     from ..files.arrays import bad_field
 
-    layers = []
-    for layer in range(config.layers):
-        heads = config.layer("kv_heads", layer)
+    caches = []
+    for block, shapes in _caches(model):
         pair = []
-        for kind, size in (("keys", config.head_size), ("values", config.value_size)):
-            name = f"blk.{layer}.{kind}"
+        for kind, shape in zip(("keys", "values"), shapes, strict=True):
+            name = f"{block}.{kind}"
             if name not in arrays:
                 raise bad_field(name, "missing", "an array")
             array = arrays[name]
-            if array.shape != (n, heads, size) or array.dtype != np.float32:
-                raise bad_field(name, f"{array.dtype} {array.shape}", f"float32 {n, heads, size}")
+            if array.shape != (n, *shape) or array.dtype != np.float32:
+                raise bad_field(name, f"{array.dtype} {array.shape}", f"float32 {(n, *shape)}")
             pair.append(array)
-        layers.append((pair[0], pair[1]))
-    return layers
+        caches.append((pair[0], pair[1]))
+    return caches

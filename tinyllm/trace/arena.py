@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from .. import _core
-from ..architectures.config import Config
-from .taps import Floats, Tap
+from ..base.numeric import Float32
+from .taps import Tap
 
 __all__ = ["Arena", "Layout", "Plan"]
 
@@ -43,30 +43,16 @@ class Plan:
 class _Family:
     """Taps of one family and one shape, which lie in one block (layers, ...)."""
 
-    name: str
     taps: tuple[Tap, ...]
-    runs: tuple[tuple[int, int, int], ...]  # (index in the block, first layer, number of layers)
-    row: tuple[int, ...]  # the shape without tokens and context: (heads,) of a matrix
+    steps: tuple[int, ...]  # of the taps
 
     @property
     def tap(self) -> Tap:
         return self.taps[0]
 
     def shape(self, tokens: int, context: int) -> tuple[int, ...]:
-        """The shape of the block for so many tokens in the call, and in the context."""
-        if self.taps[0].matrix:
-            return (len(self.taps), *self.row, tokens, context)
-        return (len(self.taps), tokens, *self.row)
-
-
-def _runs(layers: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
-    runs: list[tuple[int, int, int]] = []
-    for i, layer in enumerate(layers):
-        if runs and layer == runs[-1][1] + runs[-1][2]:
-            runs[-1] = (runs[-1][0], runs[-1][1], runs[-1][2] + 1)
-        else:
-            runs.append((i, layer, 1))
-    return tuple(runs)
+        """The shape of the block for that many tokens in the call, and in the context."""
+        return (len(self.taps), *self.tap.shape(tokens, context))
 
 
 class Layout:
@@ -74,20 +60,17 @@ class Layout:
 
     Parameters
     ----------
-    config : Config
     taps : sequence of Tap
     """
 
-    def __init__(self, config: Config, taps: Sequence[Tap]) -> None:
-        self.config = config
+    def __init__(self, taps: Sequence[Tap]) -> None:
         self.taps = tuple(taps)
         groups: dict[tuple[str, tuple[int, ...]], list[Tap]] = {}
         for tap in taps:  # layers of different sizes lie apart
-            shape = tap.shape(config, 1, 1)
-            groups.setdefault((tap.family, shape[:1] if tap.matrix else shape[1:]), []).append(tap)
+            groups.setdefault((tap.family, tap.row), []).append(tap)
         self.families = tuple(
-            _Family(family, tuple(members), _runs([tap.layer for tap in members]), row)
-            for (family, row), members in groups.items()
+            _Family(tuple(members), tuple(tap.index for tap in members))
+            for members in groups.values()
         )
         #: name -> (number of the family, index in its block)
         self.places = {
@@ -95,7 +78,7 @@ class Layout:
             for number, family in enumerate(self.families)
             for at, tap in enumerate(family.taps)
         }
-        values = [len(f.taps) * math.prod(f.row) for f in self.families]
+        values = [len(f.taps) * math.prod(f.tap.row) for f in self.families]
         matrix = [f.tap.matrix for f in self.families]
         self._row_values = sum(v for v, m in zip(values, matrix, strict=True) if not m)
         self._cell_values = sum(v for v, m in zip(values, matrix, strict=True) if m)
@@ -111,20 +94,20 @@ class Layout:
     def plan(self, lengths: Sequence[int]) -> Plan:
         """Shapes and bytes of the traces of fresh contexts."""
         longest = max(lengths, default=0)
-        shapes = {tap.name: tap.shape(self.config, longest, longest) for tap in self.taps}
+        shapes = {tap.name: tap.shape(longest, longest) for tap in self.taps}
         return Plan(shapes, self.nbytes(lengths, lengths))
 
 
-class Views(Mapping[str, Floats]):
+class Views(Mapping[str, Float32]):
     """The arrays of one piece by name, made when they are asked for."""
 
-    def __init__(self, layout: Layout, blocks: Sequence[Floats]) -> None:
+    def __init__(self, layout: Layout, blocks: Sequence[Float32]) -> None:
         self._layout = layout
         self._blocks = blocks
 
-    def __getitem__(self, name: str) -> Floats:
+    def __getitem__(self, name: str) -> Float32:
         number, at = self._layout.places[name]
-        view: Floats = self._blocks[number][at]
+        view: Float32 = self._blocks[number][at]
         return view
 
     def __iter__(self) -> Iterator[str]:
@@ -136,7 +119,7 @@ class Views(Mapping[str, Floats]):
     def __contains__(self, name: object) -> bool:
         return name in self._layout.places
 
-    def stack(self, names: Sequence[str]) -> Floats | None:
+    def stack(self, names: Sequence[str]) -> Float32 | None:
         """One array of several taps without a copy, if they are all there is of one block."""
         number, _ = self._layout.places[names[0]]
         if [tap.name for tap in self._layout.families[number].taps] == list(names):
@@ -171,26 +154,24 @@ class Arena:
                     "capture less, or fewer tokens at a time"
                 )
         #: what `_core.Model.forward` takes
-        self.captures: list[tuple[int, int, int, Floats]] = []
-        self._blocks: list[list[Floats]] = []  # per family: one block, or one per piece
+        self.captures: list[tuple[tuple[int, ...], int, Float32]] = []
+        self._blocks: list[list[Float32]] = []  # per family: one block, or one per piece
         total = sum(lengths)
         for family in layout.families:
-            matrix, index = family.tap.matrix, family.tap.index
+            matrix = family.tap.matrix
             shapes = [family.shape(total, total)]
             if matrix:
                 shapes = [family.shape(a, b) for a, b in zip(lengths, contexts, strict=True)]
             blocks = [_core.empty(shape) for shape in shapes]
             for piece, block in enumerate(blocks):
-                for at, layer, n in family.runs:
-                    part = block if n == len(family.taps) else block[at : at + n]
-                    self.captures.append((index, layer, piece if matrix else -1, part))
+                self.captures.append((family.steps, piece if matrix else -1, block))
             self._blocks.append(blocks)
 
     def views(self, piece: int) -> Views:
         """The read-only arrays of one piece, once the call is done."""
         start = sum(self.lengths[:piece])
         rows = slice(start, start + self.lengths[piece])
-        parts: list[Floats] = []
+        parts: list[Float32] = []
         for family, blocks in zip(self.layout.families, self._blocks, strict=True):
             block = blocks[piece if family.tap.matrix else 0]
             block.flags.writeable = False

@@ -7,7 +7,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..architectures.config import Config
 from ..base.numeric import Float32
 from .edits import Edit
 from .site import Change, Piece, Site, shown_value
@@ -21,7 +20,6 @@ class Program:
 
     Parameters
     ----------
-    config : Config
     taps : sequence of Tap
         All of the model.
     edits : Edit or sequence of Edit
@@ -34,8 +32,7 @@ class Program:
         Something is no edit, or there is no such tap.
     """
 
-    def __init__(self, config: Config, taps: Sequence[Tap], edits: Any, limit: int) -> None:
-        self._config = config
+    def __init__(self, taps: Sequence[Tap], edits: Any, limit: int) -> None:
         self._limit = limit
         self._rows: list[tuple[Edit, str, list[Tap]]] = []
         names = [tap.name for tap in taps]
@@ -80,15 +77,15 @@ class Program:
         for edit, label, found in self._rows:
             for tap in found:
                 named = label if tap.name == edit.tap else f"{label} at {tap.name!r}"
-                site = Site(named, edit.at, edit.head, tap, self._config, piece)
+                site = Site(named, edit.at, edit.head, tap, piece)
                 change = edit.prepare(site)
                 if 0 not in site.shape:
-                    sites.setdefault((tap.index, tap.layer), []).append((site, change))
+                    sites.setdefault(tap.index, []).append((site, change))
         return sites
 
 
-#: (tap, layer) -> what to do there, in order.
-Sites: TypeAlias = dict[tuple[int, int], list[tuple[Site, Change]]]
+#: Number of a step -> what to do there, in order.
+Sites: TypeAlias = dict[int, list[tuple[Site, Change]]]
 
 
 class Dispatcher:
@@ -109,13 +106,13 @@ class Dispatcher:
         #: what `_core.Model.forward` takes
         self.edits = tuple(sorted({key for sites in pieces for key in sites}))
 
-    def __call__(self, tap: int, layer: int, array: Float32, piece: int) -> None:
+    def __call__(self, step: int, array: Float32, piece: int) -> None:
         """Change `array` in place."""
         if piece >= 0:
-            self._run(self._pieces[piece].get((tap, layer), ()), array)
+            self._run(self._pieces[piece].get(step, ()), array)
             return
         for sites, span in zip(self._pieces, self._spans, strict=True):
-            self._run(sites.get((tap, layer), ()), array[span])
+            self._run(sites.get(step, ()), array[span])
 
     def _run(self, work: Sequence[tuple[Site, Change]], array: Float32) -> None:
         for site, change in work:

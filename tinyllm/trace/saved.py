@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 import typing
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -22,7 +23,7 @@ from ..files.arrays import (
     read_arrays,
     read_token_ids,
 )
-from .taps import ALIASES, tap_of
+from .taps import ALIASES, is_matrix
 from .trace import Trace
 
 __all__ = ["read"]
@@ -112,23 +113,37 @@ def read(path: str | os.PathLike[str]) -> Trace:
         raise
 
 
-class _Checked(Mapping[str, Array]):
-    """The arrays of a file, each held against the config when it is used."""
+#: A tap's name: a family, of a block or not.
+_NAME = re.compile(r"(?:blk\.(0|[1-9][0-9]{0,8})\.)?[a-z][a-z0-9_.]*")
 
-    def __init__(self, arrays: Mapping[str, Array], config: Config, tokens: int) -> None:
+
+def _check_name(name: str, config: Config) -> None:
+    found = _NAME.fullmatch(name)
+    if ALIASES.get(name, name) != name or not found or int(found[1] or 0) >= config.layers:
+        raise bad_field("tap", name, "a tap of such a model")
+
+
+class _Checked(Mapping[str, Array]):
+    """The arrays of a file, each held against the tokens when it is used."""
+
+    def __init__(self, arrays: Mapping[str, Array], context: int, tokens: int) -> None:
         self._arrays = arrays
-        self._config = config
+        self._context = context
         self._tokens = tokens
 
     def __getitem__(self, name: str) -> Array:
         array = self._arrays[name]
-        tap = tap_of(self._config, name)
-        if tap is None:
-            raise bad_field("tap", name, "a tap of such a model")
-        context = array.shape[2] if tap.matrix and array.ndim == 3 else 0
-        shape = tap.shape(self._config, self._tokens, context)
-        if array.shape != shape or array.dtype != np.float32:
-            raise bad_field(f"tap {name!r}", f"{array.dtype} {array.shape}", f"float32 {shape}")
+        rows = "(heads, {}, {} or more)" if is_matrix(name) else "({}, ...)"
+        right = array.shape[:1] == (self._tokens,)
+        if is_matrix(name):
+            right = (
+                array.ndim == 3
+                and array.shape[1] == self._tokens
+                and array.shape[2] >= self._context
+            )
+        if not right or array.dtype != np.float32:
+            expected = "float32 " + rows.format(self._tokens, self._context)
+            raise bad_field(f"tap {name!r}", f"{array.dtype} {array.shape}", expected)
         return array
 
     def __iter__(self) -> Iterator[str]:
@@ -154,9 +169,8 @@ def _trace(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> Trace:
     if not (start.isascii() and start.isdigit() and len(start) < 12):
         raise bad_field("start", start, "a position")
     for name in arrays:
-        if ALIASES.get(name, name) != name or tap_of(config, name) is None:
-            raise bad_field("tap", name, "a tap of such a model")
-    checked = _Checked(arrays, config, len(tokens))
+        _check_name(name, config)
+    checked = _Checked(arrays, int(start) + len(tokens), len(tokens))
     if isinstance(arrays, dict):  # mapped, so looking costs nothing
         for name in checked:
             checked[name]

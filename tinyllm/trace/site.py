@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..architectures.config import Config
 from ..base.numeric import Float32
 from .taps import Tap
 
@@ -78,16 +77,14 @@ class Site:
         If `at` is a list and not all of it is in this call: which entries are.
     """
 
-    def __init__(
-        self, label: str, at: Any, head: Any, tap: Tap, config: Config, piece: Piece
-    ) -> None:
+    def __init__(self, label: str, at: Any, head: Any, tap: Tap, piece: Piece) -> None:
         self.label = label
         self.at = at
         self.tap = tap
         self.start, self.length, self.whole = piece.start, piece.length, piece.whole
         self.context = piece.start + piece.length
         self.chosen: npt.NDArray[np.int64] | None = None
-        self.full = tap.shape(config, piece.length, self.context)
+        self.full = tap.shape(piece.length, self.context)
         rows = self._rows(piece.limit)
         heads = self._heads(head)
         self.rows = np.atleast_1d(

@@ -13,15 +13,9 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
-import numpy as np
-import numpy.typing as npt
+from ..architectures.plan import ForwardPlan
 
-from .. import _core
-from ..architectures.config import Config
-
-__all__ = ["Capture", "Floats", "Tap", "all_taps", "match", "select", "tap_names", "tap_shape"]
-
-Floats: TypeAlias = npt.NDArray[np.float32]
+__all__ = ["ALIASES", "Capture", "Tap", "all_taps", "is_matrix", "match", "select", "unknown"]
 
 #: What ``capture=`` takes.
 Capture: TypeAlias = (
@@ -31,29 +25,25 @@ Capture: TypeAlias = (
 #: Other names of a tap.
 ALIASES = {"logits": "output"}
 
-#: Not captured unless asked for: they grow with the square of the context.
-_LARGE = ("attn_scores", "attn_probs")
-
-_TAPS = {
-    name: (i, per_layer, matrix, axes)
-    for i, (name, per_layer, matrix, axes) in enumerate(_core.TAPS)
-}
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tap:
-    """One tap of one layer.
+    """One value that can be captured and edited: the output of one step of a plan.
 
     Attributes
     ----------
     name, family : str
         ``"blk.3.attn_q"`` and ``"attn_q"``.
-    index, layer : int
-        Where the core knows it by; taps that belong to no layer are in layer 0.
+    index : int
+        The number of its step, by which the core knows it.
+    layer : int
+        The block; -1 before the blocks, and the number of blocks after them.
     matrix : bool
         Whether the axes are (H, T, S) rather than (T, ...).
-    axes : str
-        The letters of the axes but T, see `tap_shape`.
+    row : tuple of int
+        The sizes of the axes without T and S.
+    heads : bool
+        Whether one of the axes counts heads.
     """
 
     name: str
@@ -61,126 +51,48 @@ class Tap:
     index: int
     layer: int
     matrix: bool
-    axes: str
+    row: tuple[int, ...]
+    heads: bool
 
     @property
     def head_axis(self) -> int | None:
         """The axis of the heads, or None."""
-        if self.matrix:
-            return 0
-        return 1 if self.axes[:1] in ("H", "K") else None
+        return (0 if self.matrix else 1) if self.heads else None
 
-    def shape(self, config: Config, tokens: int, context: int) -> tuple[int, ...]:
-        """The shape for so many tokens in the call, and in the context."""
-        sizes = {
-            "D": config.width,
-            "H": config.layer("heads", self.layer),
-            "K": config.layer("kv_heads", self.layer),
-            "d": config.head_size,
-            "v": config.value_size,
-            "F": config.layer("ffn_width", self.layer),
-            "V": config.vocab_size,
-            "S": context,
-        }
-        axes = [sizes[axis] for axis in self.axes]
-        return (axes[0], tokens, axes[1]) if self.matrix else (tokens, *axes)
+    def shape(self, tokens: int, context: int) -> tuple[int, ...]:
+        """The shape for that many tokens in the call, and in the context."""
+        return (*self.row, tokens, context) if self.matrix else (tokens, *self.row)
 
 
-def all_taps(config: Config) -> list[Tap]:
-    """Every tap of a model, in the order in which the values come to be."""
+def all_taps(plan: ForwardPlan) -> list[Tap]:
+    """Every tap of a model, in the order in which the values come to be.
 
-    def make(family: str, layer: int) -> Tap:
-        index, per_layer, matrix, axes = _TAPS[family]
-        name = f"blk.{layer}.{family}" if per_layer else family
-        return Tap(name, family, index, layer, matrix, axes)
+    Parameters
+    ----------
+    plan : ForwardPlan
+        ``model.steps``.
 
-    per_layer = [family for family, row in _TAPS.items() if row[1]]
-    last = [family for family, row in _TAPS.items() if not row[1] and row[0] > 0]
-    taps = [make("token_embd", 0)]
-    taps += [make(family, layer) for layer in range(config.layers) for family in per_layer]
-    return taps + [make(family, 0) for family in last]
+    Returns
+    -------
+    list of Tap
 
-
-def tap_of(config: Config, name: str) -> Tap | None:
-    """The tap of a name, without making all of them; None if there is none."""
-    family = name.rpartition(".")[2]
-    row = _TAPS.get(family)
-    if row is None:
-        return None
-    number = re.fullmatch(r"blk\.(0|[1-9][0-9]{0,8})\.[a-z_]+", name)
-    layer = int(number[1]) if number else 0
-    if row[1] != bool(number) or layer >= config.layers or (not number and name != family):
-        return None
-    return Tap(name, family, row[0], layer, row[2], row[3])
-
-
-def runs_from(tap: Tap, layer: int) -> bool:
-    """Whether a tap is made when a run starts at a layer instead of at the tokens."""
-    per_layer = _TAPS[tap.family][1]
-    return tap.layer >= layer if per_layer else tap.index > 0
+    Examples
+    --------
+    >>> import tinyllm
+    >>> from tinyllm.trace.taps import all_taps
+    >>> [tap.name for tap in all_taps(tinyllm.load().steps)][:2]
+    ['token_embd', 'blk.0.resid_pre']
+    """
+    return [
+        Tap(step.tap, step.family, i, step.layer, step.matrix, step.shape, step.heads)
+        for i, step in enumerate(plan)
+        if step.visible
+    ]
 
 
 def is_matrix(name: str) -> bool:
     """Whether a tap's axes are (H, T, S): its tokens are on the second axis."""
-    row = _TAPS.get(name.rpartition(".")[2])
-    return row is not None and row[2]
-
-
-def tap_names(config: Config) -> list[str]:
-    """Every tap name of a model, in the order in which the values come to be.
-
-    Parameters
-    ----------
-    config : Config
-
-    Returns
-    -------
-    list of str
-
-    Examples
-    --------
-    >>> import tinyllm
-    >>> from tinyllm.trace.taps import tap_names
-    >>> tap_names(tinyllm.load().config)[:2]
-    ['token_embd', 'blk.0.resid_pre']
-    """
-    return [tap.name for tap in all_taps(config)]
-
-
-def tap_shape(
-    config: Config, name: str, tokens: int, context: int | None = None
-) -> tuple[int, ...]:
-    """The shape of a tap.
-
-    Parameters
-    ----------
-    config : Config
-    name : str
-        A full name, for example ``"blk.0.attn_q"``.
-    tokens : int
-        Tokens T of the call.
-    context : int, optional
-        Tokens S in the context once the call is done; `tokens` if not given.
-
-    Returns
-    -------
-    tuple of int
-
-    Raises
-    ------
-    ValueError
-        There is no such tap.
-
-    Examples
-    --------
-    >>> import tinyllm
-    >>> from tinyllm.trace.taps import tap_shape
-    >>> config = tinyllm.load().config
-    >>> tap_shape(config, "blk.0.attn_probs", 5) == (config.layer("heads", 0), 5, 5)
-    True
-    """
-    (tap,) = select(all_taps(config), name)
-    return tap.shape(config, tokens, tokens if context is None else context)
+    return name.endswith((".attn_scores", ".attn_probs"))
 
 
 def unknown(pattern: object, names: Iterable[str]) -> str:
@@ -254,6 +166,6 @@ def match(names: Sequence[str], capture: Capture, argument: str = "capture") -> 
 def select(taps: Sequence[Tap], capture: Capture, argument: str = "capture") -> list[Tap]:
     """The taps that a ``capture=`` argument asks for; None: all but the attention matrices."""
     if capture is None:
-        return [tap for tap in taps if tap.family not in _LARGE]
+        return [tap for tap in taps if not tap.matrix]
     wanted = set(match([tap.name for tap in taps], capture, argument))
     return [tap for tap in taps if tap.name in wanted]

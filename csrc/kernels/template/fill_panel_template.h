@@ -2,9 +2,60 @@
  * fill_panel_template.h - from blocks to panels: the same bytes of 16 rows are transposed as they
  * are stored, and taken apart with one row in each lane.
  *
- * Included by gemm_template.h. fill_rows takes any chunk; whole chunks of the common types are
- * taken apart here, the rest by fill_any. Block layouts: ggml-common.h of ggml.
+ * fill_rows takes any chunk; whole chunks of the common types are taken apart here, the rest by
+ * fill_any. Block layouts: ggml-common.h of ggml.
+ *
+ * Needs:   panel_template.h, a tile template
+ * Defines: bytes_of, masked, or_masked, byte_at, fill_rows, fill_scaled_words
  */
+
+/*
+ * One chunk of 16 rows, any type. `first` is 0 or 16: where in the panel these rows go. A row
+ * that is not there repeats the last one; nobody reads its sums.
+ */
+static void fill_any(const struct tl_type_info *type, const struct rows *row, size_t blocks,
+                     size_t first, struct panel *panel) {
+    const int offset = traits_of(type_id(type)).offset;
+    const int steps = steps_of(int_in_bytes(type));
+    int32_t words[16][128];
+    struct tl_chunk chunk;
+    for (size_t r = 0; r < 16; r++) {
+        const size_t at = first + r;
+        if (r > 0 && row->at[r] == row->at[r - 1]) {
+            memcpy(words[r], words[r - 1], sizeof(words[r]));
+        } else {
+            type->unpack(row->at[r], blocks, &chunk);
+            if (int_in_bytes(type)) {
+                uint8_t q[TL_CHUNK];
+                for (int k = 0; k < TL_CHUNK; k++) q[k] = (uint8_t)(chunk.q[k] + offset);
+                memcpy(words[r], q, sizeof(q));
+            } else {
+                int16_t q[TL_CHUNK];
+                for (int k = 0; k < TL_CHUNK; k++) q[k] = chunk.q[k];
+                memcpy(words[r], q, sizeof(q));
+            }
+        }
+        if (type->kind == TL_KIND_K) {
+            panel->u.k.d[at] = chunk.d[0];
+            panel->u.k.dmin[at] = chunk.dmin;
+            for (int g = 0; g < 8; g++) memcpy(&panel->u.k.min[g][at], &chunk.min[2 * g], 4);
+            for (int g = 0; g < 16; g++) {
+                panel->u.k.scale[g][at] = scale_word_of(chunk.scale[g]);
+            }
+        } else {
+            for (int b = 0; b < 8; b++) {
+                panel->u.b.d[b][at] = chunk.d[b];
+                panel->u.b.m[b][at] = chunk.m[b];
+            }
+        }
+    }
+    for (int s = 0; s < steps; s += 16) {
+        v16i column[16];
+        for (int r = 0; r < 16; r++) column[r] = v16i_load(&words[r][s]);
+        v16i_transpose(column);
+        for (int i = 0; i < 16; i++) v16i_store(&panel->weights[s + i][first], column[i]);
+    }
+}
 
 TL_INLINE v16i bytes_of(int value) {
     return v16i_set1((int32_t)((uint32_t)value * 0x01010101u));
@@ -23,11 +74,6 @@ TL_INLINE v16i or_masked(v16i a, v16i b, int mask) {
 TL_INLINE v16i byte_at(v16i x, const int i, const bool sign) {
     x = v16i_sll(x, 24 - 8 * i);
     return sign ? v16i_sra(x, 24) : v16i_srl(x, 24);
-}
-
-/* The same int16 twice, from an int32. */
-TL_INLINE v16i twice(v16i x) {
-    return v16i_or_and(v16i_sll(x, 16), x, v16i_set1(0xffff));
 }
 
 TL_INLINE v16 load_halves(const struct rows *row, size_t at) {
@@ -51,7 +97,7 @@ TL_INLINE void fill_header_k4(const struct rows *row, size_t first, struct panel
         v16i scale = byte_at(scales[g / 4], g % 4, false);
         v16i min = byte_at(mins[g / 4], g % 4, false);
         // traits.wide: only every other scale is read
-        v16i_store(&p->u.k.scale[2 * g][first], SCALE_WORD(scale));
+        v16i_store(&p->u.k.scale[2 * g][first], scale_word(scale));
         v16i_store(&p->u.k.min[g][first], twice(min));
         if (g % 2 == 0) {
             v16i next = v16i_sll(byte_at(mins[g / 4], g % 4 + 1, false), 16);
@@ -100,7 +146,7 @@ TL_INLINE void fill_header_q6(const struct rows *row, size_t first, struct panel
         TL_UNROLL(4)
         for (int j = 0; j < 4; j++) {
             v16i scale = byte_at(scales[i], j, true);
-            v16i_store(&p->u.k.scale[4 * i + j][first], SCALE_WORD(scale));
+            v16i_store(&p->u.k.scale[4 * i + j][first], scale_word(scale));
         }
     }
 }
@@ -137,7 +183,7 @@ TL_INLINE void fill_scales(struct panel *p, size_t first, int group, v16i scales
     TL_UNROLL(4)
     for (int j = 0; j < 4; j++) {
         v16i scale = v16i_sub(byte_at(scales, j, false), v16i_set1(offset));
-        v16i_store(&p->u.k.scale[group + j][first], SCALE_WORD(scale));
+        v16i_store(&p->u.k.scale[group + j][first], scale_word(scale));
     }
 }
 
@@ -197,7 +243,7 @@ TL_INLINE void fill_q3_k(const struct rows *row, size_t first, struct panel *p) 
     }
 }
 
-#if TL_OFFSET_Q8_0 >= 0
+#if Q8_0_OFFSET >= 0
 TL_INLINE void fill_q8_0(const struct rows *row, size_t first, struct panel *p) {
     for (size_t b = 0; b < 8; b++) {
         v16i x[8];
@@ -205,8 +251,7 @@ TL_INLINE void fill_q8_0(const struct rows *row, size_t first, struct panel *p) 
         v16i_load_32_bytes(row, 34 * b + 2, x);
         TL_UNROLL(8)
         for (int i = 0; i < 8; i++) {
-            v16i_store(&p->weights[8 * (int)b + i][first],
-                       v16i_xor(x[i], bytes_of(TL_OFFSET_Q8_0)));
+            v16i_store(&p->weights[8 * (int)b + i][first], v16i_xor(x[i], bytes_of(Q8_0_OFFSET)));
         }
     }
 }
@@ -263,16 +308,13 @@ TL_INLINE void fill_fives_32(const struct rows *row, const size_t bytes, const b
 
 /* A panel of Q6_K in bytes becomes one of words: weights times sub-scales. */
 TL_INLINE void fill_scaled_words(size_t first, struct panel *p) {
-#if TL_SIMD == TL_SIMD_AVX2
-    const __m256i offset = _mm256_set1_epi16(32);
+#if SCALED_WORDS
     for (int i = 63; i >= 0; i--) { // the words take the place of the bytes after them
         const v16i scale = v16i_load(&p->u.k.scale[i / 4][first]);
         v16i x = v16i_load(&p->weights[i][first]);
         v16i part[2] = {v16i_low_words(x), v16i_high_words(x)};
         for (int j = 0; j < 2; j++) {
-            part[j].a = _mm256_mullo_epi16(_mm256_sub_epi16(part[j].a, offset), scale.a);
-            part[j].b = _mm256_mullo_epi16(_mm256_sub_epi16(part[j].b, offset), scale.b);
-            v16i_store(&p->weights[2 * i + j][first], part[j]);
+            v16i_store(&p->weights[2 * i + j][first], v16i_scale_words(part[j], 32, scale));
         }
     }
 #else

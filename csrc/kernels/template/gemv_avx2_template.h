@@ -1,25 +1,29 @@
 /*
  * gemv_avx2_template.h - quantized weights times one token, eight rows at a time.
  *
- * Included by gemm_template.h. With one token a panel would be read only once. Here the bytes of
- * eight rows are transposed in registers, so that each 32-bit lane has one row, and multiplied
- * at once; nothing is stored, and no sum runs across lanes. Sums of bytes stay in int16 for as long
- * as they fit. All sums of integers are exact, so the results are those of the panels. Block
- * layouts: ggml-common.h of ggml.
+ * The bytes of eight rows are transposed in registers, so that each 32-bit lane has one row, and
+ * multiplied at once; nothing is stored, and no sum runs across lanes. Sums of bytes stay in int16
+ * for as long as they fit. All sums of integers are exact, so the results are those of the panels.
+ * Block layouts: ggml-common.h of ggml.
+ *
+ * Needs:   simd/x86.h, pack_template.h, pack_fast_template.h, gemv_lanes_template.h
+ * Defines: gemv_pack_bytes, gemv_pack, gemv_scratch, gemv_matmul, gemv_prefetch
  */
 
-#define ONE_LANES 8
-#define ONE_CHUNK_BYTES 272 // 256 weights, the largest: Q8_0
+#define GEMV_LANES 8
+#define GEMV_CHUNK_BYTES 272 // 256 weights, the largest: Q8_0
 
-/* 256 activations of the token. Exact mode has three digits of int8 or two of int16, as in
-   gemm_template.h; fast mode has one. The lowest is the first. */
-struct one_chunk {
+/*
+ * 256 activations of the token. Exact mode has three digits of int8 or two of int16, as in
+ * panel_template.h; fast mode has one. The lowest is the first.
+ */
+struct gemv_chunk {
     union {
         int8_t bytes[3][TL_CHUNK];
         int16_t words[2][TL_CHUNK];
     } digit;
-    int32_t seams[3]
-                 [8]; // see one_nibbles: of each pair of blocks, for the low nibbles and the high
+    // see gemv_nibbles: of each pair of blocks, for the low nibbles and the high
+    int32_t seams[3][8];
     int32_t sum16[8][2]; // int16 pairs: sums of 16 values; exact: their low 14 bits, and the rest
     int32_t sum32[4][2]; // exact: the same for sums of 32 values, low 15 bits
     int32_t sum[8];      // sums of 32 values
@@ -35,22 +39,16 @@ struct lanes {
 };
 
 /* What eight rows have come to. */
-struct one_sums {
+struct gemv_sums {
     __m256d low, high; // exact: the rows 0 to 3 and 4 to 7
     __m256 y;          // fast
 };
 
-#ifdef TL_SIMDE
-#define KEEP(x) (void)(x)
-#else
-#define KEEP(x) __asm__("" : "+x"(x)) // see v16i_dot2
-#endif
-
 /* ---- activations ---- */
 
 /* The integers X of a chunk into their places. */
-static void one_put(const bool bytes, const int planes, const int32_t X[TL_CHUNK],
-                    struct one_chunk *out) {
+static void gemv_put(const bool bytes, const int planes, const int32_t X[TL_CHUNK],
+                     struct gemv_chunk *out) {
     int32_t sum[16];
     for (int k = 0; k < TL_CHUNK; k++) {
         int32_t x = X[k];
@@ -95,51 +93,52 @@ static void one_put(const bool bytes, const int planes, const int32_t X[TL_CHUNK
     }
 }
 
-static void one_pack_exact(const bool bytes, const float *x, size_t n, struct one_chunk *out) {
+static void gemv_pack_exact(const bool bytes, const float *x, size_t n, struct gemv_chunk *out) {
     v16i rounded[16];
     int32_t X[TL_CHUNK];
     out->dx = round_chunk(x, n, rounded);
     for (int i = 0; i < 16; i++) v16i_store(X + 16 * i, rounded[i]);
-    one_put(bytes, bytes ? 3 : 2, X, out);
+    gemv_put(bytes, bytes ? 3 : 2, X, out);
 }
 
-static void one_pack_fast(const bool bytes, const float *x, size_t n, struct one_chunk *out) {
+static void gemv_pack_fast(const bool bytes, const float *x, size_t n, struct gemv_chunk *out) {
     v16i rounded[16];
     float scale[16];
     int32_t X[TL_CHUNK];
     fast_round(bytes, x, n, rounded, scale);
     v16i_transpose(rounded);
     for (int i = 0; i < 16; i++) v16i_store(X + 16 * i, rounded[i]);
-    one_put(bytes, 1, X, out);
+    gemv_put(bytes, 1, X, out);
     for (int b = 0; b < 8; b++) {
         out->scale[b] = scale[2 * b];
         out->scaled[b] *= out->scale[b];
     }
 }
 
-static bool one_is_fast(enum matmul_format format) {
+static bool gemv_is_fast(enum matmul_format format) {
     return format == FORMAT_FAST_BYTE_ROW || format == FORMAT_FAST_WORD_ROW;
 }
 
-static size_t one_pack_bytes(size_t cols, size_t tokens) {
-    return size_product(round_up(cols, TL_CHUNK) / TL_CHUNK, tokens, sizeof(struct one_chunk));
+static size_t gemv_pack_bytes(enum matmul_format format, size_t cols, size_t tokens) {
+    (void)format;
+    return size_product(round_up(cols, TL_CHUNK) / TL_CHUNK, tokens, sizeof(struct gemv_chunk));
 }
 
-static size_t one_scratch(size_t cols) {
+static size_t gemv_scratch(size_t cols) {
     (void)cols;
     return 0;
 }
 
-static void one_pack(enum matmul_format format, const float *x, size_t cols, void *packed) {
+static void gemv_pack(enum matmul_format format, const float *x, size_t cols, void *packed) {
     const bool bytes = format == FORMAT_BYTE_ROW || format == FORMAT_FAST_BYTE_ROW;
-    const bool fast = one_is_fast(format);
-    struct one_chunk *out = packed;
+    const bool fast = gemv_is_fast(format);
+    struct gemv_chunk *out = packed;
     for (size_t k = 0; k < cols; k += TL_CHUNK, out++) {
         const size_t n = TL_MIN(cols - k, (size_t)TL_CHUNK);
         if (fast) {
-            one_pack_fast(bytes, x + k, n, out);
+            gemv_pack_fast(bytes, x + k, n, out);
         } else {
-            one_pack_exact(bytes, x + k, n, out);
+            gemv_pack_exact(bytes, x + k, n, out);
         }
     }
 }
@@ -225,8 +224,8 @@ TL_INLINE __m256 byte_as_float(__m256i x, const int i) {
 }
 
 /* a[plane] += weights times four digits; `first`: instead of adding */
-TL_INLINE void one_dot(const int planes, __m256i *a, __m256i w, const int8_t *x, const size_t plane,
-                       const bool first) {
+TL_INLINE void gemv_dot(const int planes, __m256i *a, __m256i w, const int8_t *x,
+                        const size_t plane, const bool first) {
     TL_UNROLL(3)
     for (int p = 0; p < planes; p++) {
         int32_t four;
@@ -255,15 +254,15 @@ TL_INLINE __m256d doubles_of(__m256 x, const int half) {
 /* ---- K types ---- */
 
 /* Eight chunks: their scales, and sums that are to be multiplied by them. */
-struct one_k {
+struct gemv_k {
     __m256 d, dmin;
     __m256i scale[4], min[4]; // bytes: of groups of 16, four to a vector; Q4_K and Q5_K: of 32
     __m256i sum[8];           // exact: of each digit; fast: of each block
 };
 
 /* A group (Q4_K, Q5_K: a block) or a part of it ends. */
-TL_INLINE void one_end(const int planes, struct one_k *k, const __m256i *a, __m256i scale,
-                       const int block) {
+TL_INLINE void gemv_end(const int planes, struct gemv_k *k, const __m256i *a, __m256i scale,
+                        const int block) {
     TL_UNROLL(3)
     for (int p = 0; p < planes; p++) {
         __m256i *sum = &k->sum[planes == 1 ? block : p];
@@ -272,8 +271,8 @@ TL_INLINE void one_end(const int planes, struct one_k *k, const __m256i *a, __m2
 }
 
 /* Q4_K and Q5_K */
-TL_INLINE void one_k4(const bool five, const int planes, struct lanes row,
-                      const struct one_chunk *x, struct one_k *k) {
+TL_INLINE void gemv_k4(const bool five, const int planes, struct lanes row,
+                       const struct gemv_chunk *x, struct gemv_k *k) {
     __m256i head[4], fifth[4], low[3], high[3];
     lanes_load(row, 0, head);
     from_halves(head[0], &k->d, &k->dmin);
@@ -295,25 +294,26 @@ TL_INLINE void one_k4(const bool five, const int planes, struct lanes row,
             const bool first = i == 0 && (five || g == 0);
             __m256i w = bits_of(v[i], 0, 0x0f);
             if (five) w = _mm256_or_si256(w, bits_of(fifth[i], 2 * c - 4, 0x10));
-            one_dot(planes, low, w, digit, TL_CHUNK, first);
+            gemv_dot(planes, low, w, digit, TL_CHUNK, first);
             w = bits_of(v[i], 4, 0x0f);
             if (five) w = _mm256_or_si256(w, bits_of(fifth[i], 2 * c - 3, 0x10));
-            one_dot(planes, high, w, digit + 32, TL_CHUNK, first);
+            gemv_dot(planes, high, w, digit + 32, TL_CHUNK, first);
         }
         if (!five && g == 0) continue;
-        one_end(planes, k, low, bytes_as_words(k->scale[c / 2], at, at, false), 2 * c);
-        one_end(planes, k, high, bytes_as_words(k->scale[c / 2], at + 1, at + 1, false), 2 * c + 1);
+        gemv_end(planes, k, low, bytes_as_words(k->scale[c / 2], at, at, false), 2 * c);
+        gemv_end(planes, k, high, bytes_as_words(k->scale[c / 2], at + 1, at + 1, false),
+                 2 * c + 1);
     }
 }
 
 /* The sub-scales of a group of 16. */
-TL_INLINE __m256i one_scale(const struct one_k *k, const int group, const bool sign) {
+TL_INLINE __m256i gemv_scale(const struct gemv_k *k, const int group, const bool sign) {
     return bytes_as_words(k->scale[group / 4], group % 4, group % 4, sign);
 }
 
 /* Q2_K and Q3_K: two bits, and a third. */
-TL_INLINE void one_k2(const bool third, const int planes, struct lanes row,
-                      const struct one_chunk *x, struct one_k *k) {
+TL_INLINE void gemv_k2(const bool third, const int planes, struct lanes row,
+                       const struct gemv_chunk *x, struct gemv_k *k) {
     __m256i top[4];
     if (third) {
         __m256i t[4], s[3];
@@ -353,17 +353,17 @@ TL_INLINE void one_k2(const bool third, const int planes, struct lanes row,
             for (int i = 0; i < 4; i++) {
                 __m256i w = bits_of(v[i], 2 * j, 0x03);
                 if (third) w = _mm256_or_si256(w, bits_of(top[i], block - 2, 0x04));
-                one_dot(planes, a, w, x->digit.bytes[0] + 32 * block + 16 * g + 4 * i, TL_CHUNK,
-                        i == 0);
+                gemv_dot(planes, a, w, x->digit.bytes[0] + 32 * block + 16 * g + 4 * i, TL_CHUNK,
+                         i == 0);
             }
-            one_end(planes, k, a, one_scale(k, 2 * block + g, third), block);
+            gemv_end(planes, k, a, gemv_scale(k, 2 * block + g, third), block);
         }
     }
 }
 
 /* Q6_K */
-TL_INLINE void one_k6(const int planes, struct lanes row, const struct one_chunk *x,
-                      struct one_k *k) {
+TL_INLINE void gemv_k6(const int planes, struct lanes row, const struct gemv_chunk *x,
+                       struct gemv_k *k) {
     k->d = lanes_half(row, 208);
     lanes_load(row, 192, k->scale);
     TL_UNROLL(2)
@@ -382,12 +382,12 @@ TL_INLINE void one_k6(const int planes, struct lanes row, const struct one_chunk
                     const int8_t *digit = x->digit.bytes[0] + 32 * block + 16 * g + 4 * i;
                     __m256i w = _mm256_or_si256(bits_of(v[i], 0, 0x0f),
                                                 bits_of(top[i], 2 * part - 4, 0x30));
-                    one_dot(planes, low, w, digit, TL_CHUNK, i % 2 == 0);
+                    gemv_dot(planes, low, w, digit, TL_CHUNK, i % 2 == 0);
                     w = _mm256_or_si256(bits_of(v[i], 4, 0x0f), bits_of(top[i], 2 * part, 0x30));
-                    one_dot(planes, high, w, digit + 64, TL_CHUNK, i % 2 == 0);
+                    gemv_dot(planes, high, w, digit + 64, TL_CHUNK, i % 2 == 0);
                     if (i % 2 == 0) continue;
-                    one_end(planes, k, low, one_scale(k, 2 * block + g, true), block);
-                    one_end(planes, k, high, one_scale(k, 2 * block + 4 + g, true), block + 2);
+                    gemv_end(planes, k, low, gemv_scale(k, 2 * block + g, true), block);
+                    gemv_end(planes, k, high, gemv_scale(k, 2 * block + 4 + g, true), block + 2);
                     // else gcc holds back the additions, with more in memory than the sums
                     for (int p = 0; planes == 3 && p < 3; p++) KEEP(k->sum[p]);
                 }
@@ -397,8 +397,8 @@ TL_INLINE void one_k6(const int planes, struct lanes row, const struct one_chunk
 }
 
 /* The exact sum of bytes (minima or scales) times sums of activations, in float64. */
-TL_INLINE void one_k_mins(const struct one_chunk *x, const __m256i *of, const bool wide,
-                          const bool sign, __m256d out[2]) {
+TL_INLINE void gemv_k_mins(const struct gemv_chunk *x, const __m256i *of, const bool wide,
+                           const bool sign, __m256d out[2]) {
     __m256i low = _mm256_setzero_si256(), high = low;
     for (int i = 0; i < (wide ? 4 : 8); i++) {
         const __m256i pair = bytes_as_words(of[i / 2], i % 2 * 2, i % 2 * 2 + 1, sign);
@@ -414,8 +414,8 @@ TL_INLINE void one_k_mins(const struct one_chunk *x, const __m256i *of, const bo
     }
 }
 
-TL_INLINE void one_k_exact(const struct traits traits, const struct one_chunk *x,
-                           const struct one_k *k, struct one_sums *sums) {
+TL_INLINE void gemv_k_exact(const struct traits traits, const struct gemv_chunk *x,
+                            const struct gemv_k *k, struct gemv_sums *sums) {
     __m256d mins[2], total[2], *sum[2] = {&sums->low, &sums->high};
     TL_UNROLL(2)
     for (int half = 0; half < 2; half++) {
@@ -423,7 +423,7 @@ TL_INLINE void one_k_exact(const struct traits traits, const struct one_chunk *x
                                    half_of(k->sum[2], half));
     }
     if (traits.offset != 0) {
-        one_k_mins(x, k->scale, false, true, mins);
+        gemv_k_mins(x, k->scale, false, true, mins);
         for (int half = 0; half < 2; half++) {
             total[half] = _mm256_fmadd_pd(mins[half], _mm256_set1_pd(-traits.offset), total[half]);
         }
@@ -433,15 +433,15 @@ TL_INLINE void one_k_exact(const struct traits traits, const struct one_chunk *x
         *sum[half] = _mm256_fmadd_pd(d, total[half], *sum[half]);
     }
     if (!traits.has_min) return;
-    one_k_mins(x, k->min, traits.wide, false, mins);
+    gemv_k_mins(x, k->min, traits.wide, false, mins);
     for (int half = 0; half < 2; half++) {
         __m256d dmin = _mm256_mul_pd(doubles_of(k->dmin, half), _mm256_set1_pd(-x->dx));
         *sum[half] = _mm256_fmadd_pd(dmin, mins[half], *sum[half]);
     }
 }
 
-TL_INLINE void one_k_fast(const struct traits traits, const struct one_chunk *x,
-                          const struct one_k *k, struct one_sums *sums) {
+TL_INLINE void gemv_k_fast(const struct traits traits, const struct gemv_chunk *x,
+                           const struct gemv_k *k, struct gemv_sums *sums) {
     __m256 total = _mm256_setzero_ps(), mins = total;
     TL_UNROLL(8)
     for (int b = 0; b < 8; b++) {
@@ -469,28 +469,29 @@ TL_INLINE void one_k_fast(const struct traits traits, const struct one_chunk *x,
     sums->y = _mm256_fmadd_ps(k->dmin, mins, sums->y);
 }
 
-TL_INLINE void one_k_chunk(const enum tl_type id, const bool fast, struct lanes row,
-                           const struct one_chunk *x, struct one_sums *sums) {
+TL_INLINE void gemv_k_chunk(const enum tl_type id, const bool fast, struct lanes row,
+                            const struct gemv_chunk *x, struct gemv_sums *sums) {
     const int planes = fast ? 1 : 3;
-    struct one_k k;
+    struct gemv_k k;
     for (int i = 0; i < 8; i++) k.sum[i] = _mm256_setzero_si256();
-    if (id == TL_TYPE_Q2_K) one_k2(false, planes, row, x, &k);
-    if (id == TL_TYPE_Q3_K) one_k2(true, planes, row, x, &k);
-    if (id == TL_TYPE_Q4_K) one_k4(false, planes, row, x, &k);
-    if (id == TL_TYPE_Q5_K) one_k4(true, planes, row, x, &k);
-    if (id == TL_TYPE_Q6_K) one_k6(planes, row, x, &k);
+    if (id == TL_TYPE_Q2_K) gemv_k2(false, planes, row, x, &k);
+    if (id == TL_TYPE_Q3_K) gemv_k2(true, planes, row, x, &k);
+    if (id == TL_TYPE_Q4_K) gemv_k4(false, planes, row, x, &k);
+    if (id == TL_TYPE_Q5_K) gemv_k4(true, planes, row, x, &k);
+    if (id == TL_TYPE_Q6_K) gemv_k6(planes, row, x, &k);
     if (fast) {
-        one_k_fast(traits_of(id), x, &k, sums);
+        gemv_k_fast(traits_of(id), x, &k, sums);
     } else {
-        one_k_exact(traits_of(id), x, &k, sums);
+        gemv_k_exact(traits_of(id), x, &k, sums);
     }
 }
 
 /* ---- types of 32 ---- */
 
 /* A block ends. sum: of each digit; u: exact mode, the chunk's blocks before; fast, y. */
-TL_INLINE void one_block_end(const struct traits traits, const bool fast, const __m256i *sum,
-                             __m256 d, __m256 m, const struct one_chunk *x, int block, __m256 *u) {
+TL_INLINE void gemv_block_end(const struct traits traits, const bool fast, const __m256i *sum,
+                              __m256 d, __m256 m, const struct gemv_chunk *x, int block,
+                              __m256 *u) {
     const int shift = traits.offset == 16 ? 4 : 3;
     __m256i offset = set_int(x->sum[block]);
     if (fast) {
@@ -531,8 +532,8 @@ TL_INLINE __m256i fifth_bits(__m256i x, const int i, const int j) {
  * The sums of one block of nibbles. `seam`: its bytes begin in the middle of a dword; q[0] holds
  * the last two bytes, and then the first two.
  */
-TL_INLINE void one_nibbles(const bool seam, const bool five, const int planes, const __m256i q[4],
-                           __m256i fifth, const struct one_chunk *x, int block, __m256i *sum) {
+TL_INLINE void gemv_nibbles(const bool seam, const bool five, const int planes, const __m256i q[4],
+                            __m256i fifth, const struct gemv_chunk *x, int block, __m256i *sum) {
     const __m256i ones = _mm256_set1_epi16(1);
     __m256i a[3];
     TL_UNROLL(4)
@@ -546,10 +547,10 @@ TL_INLINE void one_nibbles(const bool seam, const bool five, const int planes, c
         }
         __m256i w = bits_of(q[i], 0, 0x0f);
         if (five) w = _mm256_or_si256(w, fifth_bits(fifth, seam_at, at + 2));
-        one_dot(planes, a, w, low, plane, i == 0 || (five && i == 2));
+        gemv_dot(planes, a, w, low, plane, i == 0 || (five && i == 2));
         w = bits_of(q[i], 4, 0x0f);
         if (five) w = _mm256_or_si256(w, fifth_bits(fifth, seam_at + 16, at + 18));
-        one_dot(planes, a, w, high, plane, false);
+        gemv_dot(planes, a, w, high, plane, false);
         for (int p = 0; p < planes; p++) {
             if (five && i == 1) sum[p] = _mm256_madd_epi16(a[p], ones);
             if (!five && i == 3) sum[p] = _mm256_madd_epi16(a[p], ones);
@@ -559,8 +560,8 @@ TL_INLINE void one_nibbles(const bool seam, const bool five, const int planes, c
 }
 
 /* Q4_0, Q4_1, Q5_0, Q5_1. Eight blocks are 9 to 12 times 16 bytes; two are as many dwords. */
-TL_INLINE __m256 one_nibbles_chunk(const enum tl_type id, const bool fast, struct lanes row,
-                                   const struct one_chunk *x, __m256 u) {
+TL_INLINE __m256 gemv_nibbles_chunk(const enum tl_type id, const bool fast, struct lanes row,
+                                    const struct gemv_chunk *x, __m256 u) {
     const struct traits traits = traits_of(id);
     const bool five = id == TL_TYPE_Q5_0 || id == TL_TYPE_Q5_1, seam = !traits.has_min;
     const int pair = 8 + (seam ? 1 : 2) + (five ? 2 : 0), planes = fast ? 1 : 3;
@@ -585,10 +586,10 @@ TL_INLINE __m256 one_nibbles_chunk(const enum tl_type id, const bool fast, struc
             if (five) fifth = v[1];
         }
         for (int j = 1; j < 4; j++) q[j] = v[(seam ? half - 4 : five ? 2 : 1) + j];
-        one_nibbles(seam, five, planes, q, fifth, x, 2 * i, sum);
-        one_block_end(traits, fast, sum, d[0], m[0], x, 2 * i, &u);
-        one_nibbles(false, five, planes, v + pair - 4, v[pair - 5], x, 2 * i + 1, sum);
-        one_block_end(traits, fast, sum, d[1], m[1], x, 2 * i + 1, &u);
+        gemv_nibbles(seam, five, planes, q, fifth, x, 2 * i, sum);
+        gemv_block_end(traits, fast, sum, d[0], m[0], x, 2 * i, &u);
+        gemv_nibbles(false, five, planes, v + pair - 4, v[pair - 5], x, 2 * i + 1, sum);
+        gemv_block_end(traits, fast, sum, d[1], m[1], x, 2 * i + 1, &u);
     }
     return u;
 }
@@ -609,8 +610,8 @@ TL_INLINE __m256 sum_rows(const __m256i x[2]) {
 }
 
 /* Q8_0: as int16, row by row; only the sums of eight rows are transposed. */
-TL_INLINE __m256 one_q8_0_chunk(const bool fast, struct lanes row, const struct one_chunk *x,
-                                __m256 u) {
+TL_INLINE __m256 gemv_q8_0_chunk(const bool fast, struct lanes row, const struct gemv_chunk *x,
+                                 __m256 u) {
     for (int b = 0; b < 8; b++) {
         const size_t at = (size_t)(34 * b);
         const int planes = fast ? 1 : 2;
@@ -650,13 +651,13 @@ TL_INLINE __m256 one_q8_0_chunk(const bool fast, struct lanes row, const struct 
     return u;
 }
 
-TL_INLINE void one_32_chunk(const enum tl_type id, const bool fast, struct lanes row,
-                            const struct one_chunk *x, struct one_sums *sums) {
+TL_INLINE void gemv_32_chunk(const enum tl_type id, const bool fast, struct lanes row,
+                             const struct gemv_chunk *x, struct gemv_sums *sums) {
     __m256 u = fast ? sums->y : _mm256_setzero_ps();
     if (id == TL_TYPE_Q8_0) {
-        u = one_q8_0_chunk(fast, row, x, u);
+        u = gemv_q8_0_chunk(fast, row, x, u);
     } else {
-        u = one_nibbles_chunk(id, fast, row, x, u);
+        u = gemv_nibbles_chunk(id, fast, row, x, u);
     }
     if (fast) {
         sums->y = u;
@@ -668,37 +669,37 @@ TL_INLINE void one_32_chunk(const enum tl_type id, const bool fast, struct lanes
 
 /* ---- all rows ---- */
 
-TL_INLINE void one_rows(const enum tl_type id, const bool fast, const struct tl_matrix *w,
-                        size_t row0, size_t row1, const struct one_chunk *x, float *y) {
+TL_INLINE void gemv_rows(const enum tl_type id, const bool fast, const struct tl_matrix *w,
+                         size_t row0, size_t row1, const struct gemv_chunk *x, float *y) {
     const struct tl_type_info *type = w->type;
     const size_t chunk_bytes = (size_t)(TL_CHUNK / type->items * type->bytes);
     size_t per_lane;
-    for (size_t first = row0; first < row1; first += ONE_LANES * per_lane) {
-        const size_t n = TL_MIN(row1 - first, (size_t)ONE_LANES); // lanes that have a row
-        per_lane = TL_MAX(rows_per_lane(w, row1 - first, ONE_LANES), (size_t)1);
+    for (size_t first = row0; first < row1; first += GEMV_LANES * per_lane) {
+        const size_t n = TL_MIN(row1 - first, (size_t)GEMV_LANES); // lanes that have a row
+        per_lane = TL_MAX(rows_per_lane(w, row1 - first, GEMV_LANES), (size_t)1);
         for (size_t i = 0; i < per_lane; i++) {
             const uint8_t *src = w->data + (first + i) * w->row_bytes;
             const size_t stride = per_lane * w->row_bytes;
-            struct one_sums sums = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_ps()};
-            float out[ONE_LANES];
+            struct gemv_sums sums = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_ps()};
+            float out[GEMV_LANES];
             for (size_t at = 0, c = 0; at < w->row_bytes; at += chunk_bytes, c++) {
                 const size_t size = TL_MIN(w->row_bytes - at, chunk_bytes);
                 struct lanes lanes = lanes_at(src + at, stride);
-                uint8_t copy[ONE_LANES][ONE_CHUNK_BYTES];
-                if (n < ONE_LANES || size < chunk_bytes) { // what is not there is zero
+                uint8_t copy[GEMV_LANES][GEMV_CHUNK_BYTES];
+                if (n < GEMV_LANES || size < chunk_bytes) { // what is not there is zero
                     memset(copy, 0, sizeof(copy));
                     for (size_t r = 0; r < n; r++) memcpy(copy[r], src + r * stride + at, size);
                     lanes = lanes_at(copy[0], sizeof(copy[0]));
                 } else {
-                    const size_t ahead = lane_ahead(w, at, per_lane, i + 1 == per_lane, ONE_LANES);
-                    for (size_t r = 0; r < ONE_LANES; r++) {
-                        fetch_bytes(src + r * stride + at + ahead, chunk_bytes);
+                    const size_t ahead = lane_ahead(w, at, per_lane, i + 1 == per_lane, GEMV_LANES);
+                    for (size_t r = 0; r < GEMV_LANES; r++) {
+                        prefetch_bytes(src + r * stride + at + ahead, chunk_bytes);
                     }
                 }
                 if (id >= TL_TYPE_Q2_K) {
-                    one_k_chunk(id, fast, lanes, x + c, &sums);
+                    gemv_k_chunk(id, fast, lanes, x + c, &sums);
                 } else {
-                    one_32_chunk(id, fast, lanes, x + c, &sums);
+                    gemv_32_chunk(id, fast, lanes, x + c, &sums);
                 }
             }
             if (!fast) {
@@ -711,30 +712,34 @@ TL_INLINE void one_rows(const enum tl_type id, const bool fast, const struct tl_
 }
 
 /* One function for each type and mode, so that both are constants inside. */
-#define ONE_DEFINE(name)                                                                           \
-    static void one_##name(bool fast, const struct tl_matrix *w, size_t row0, size_t row1,         \
-                           const struct one_chunk *x, float *y) {                                  \
+#define GEMV_DEFINE(name)                                                                          \
+    static void gemv_##name(bool fast, const struct tl_matrix *w, size_t row0, size_t row1,        \
+                            const struct gemv_chunk *x, float *y) {                                \
         if (fast) {                                                                                \
-            one_rows(TL_TYPE_##name, true, w, row0, row1, x, y);                                   \
+            gemv_rows(TL_TYPE_##name, true, w, row0, row1, x, y);                                  \
         } else {                                                                                   \
-            one_rows(TL_TYPE_##name, false, w, row0, row1, x, y);                                  \
+            gemv_rows(TL_TYPE_##name, false, w, row0, row1, x, y);                                 \
         }                                                                                          \
     }
-ONE_TYPES(ONE_DEFINE)
+GEMV_TYPES(GEMV_DEFINE)
 
-#define ONE_CASE(name)                                                                             \
+#define GEMV_CASE(name)                                                                            \
     case TL_TYPE_##name:                                                                           \
-        one_##name(fast, w, row0, row1, x, y);                                                     \
+        gemv_##name(fast, w, row0, row1, x, y);                                                    \
         break;
 
-static void one_matmul(enum matmul_format format, const struct tl_matrix *w, size_t row0,
-                       size_t row1, const void *packed, float *y, void *scratch) {
-    const bool fast = one_is_fast(format);
-    const struct one_chunk *x = packed;
+static void gemv_matmul(enum matmul_format format, const struct tl_matrix *w, size_t row0,
+                        size_t row1, const void *packed, float *y, void *scratch) {
+    const bool fast = gemv_is_fast(format);
+    const struct gemv_chunk *x = packed;
     (void)scratch;
     switch (type_id(w->type)) {
-        ONE_TYPES(ONE_CASE)
+        GEMV_TYPES(GEMV_CASE)
     default:
         break;
     }
+}
+
+static void gemv_prefetch(const struct tl_matrix *w, size_t row0, size_t row1) {
+    lanes_prefetch(w, row0, row1, GEMV_LANES);
 }

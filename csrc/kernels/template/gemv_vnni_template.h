@@ -1,17 +1,20 @@
 /*
- * gemv_vnni_template.h - one token where vectors are wide enough to hold the sums of 16 rows: the
- * weights are multiplied as they come out of the transposition, and never stored.
+ * gemv_vnni_template.h - quantized weights times one token, sixteen rows at a time.
  *
- * Included by gemm_template.h after fill_panel_template.h. `digits` is a constant, three in exact
- * mode and one in fast mode. The integers and the order of the float operations are those of
- * tile_add_k, tile_add_32, fast_add_k and fast_add_32, so the result is theirs. Block layouts:
- * ggml-common.h of ggml.
+ * The weights are multiplied as they come out of the transposition, and never stored. `digits` is
+ * a constant, three in exact mode and one in fast mode. The integers and the order of the float
+ * operations are those of tile_add_k, tile_add_32, fast_add_k and fast_add_32, so the result is
+ * theirs. Block layouts: ggml-common.h of ggml.
+ *
+ * Needs:   simd/avx512vnni.h, fill_panel_template.h, gemm_exact_template.h, gemm_template.h,
+ *          gemv_lanes_template.h
+ * Defines: gemv_pack_bytes, gemv_pack, gemv_scratch, gemv_matmul, gemv_prefetch
  */
 
 #define MAX_DIGITS 3
 #define MAX_CHUNK_BYTES 272 // Q8_0
 
-#define ONE_LANES 16
+#define GEMV_LANES 16
 
 /* Sixteen rows, and how far from what is read lies what to ask for. */
 struct row_group {
@@ -19,12 +22,6 @@ struct row_group {
     size_t bytes; // from one to the next
     size_t ahead;
 };
-
-#ifdef TL_SIMDE
-#define KEEP_POINTER(p) (void)(p)
-#else
-#define KEEP_POINTER(p) __asm__("" : "+r"(p)) // else gcc keeps sixteen pointers, most in memory
-#endif
 
 TL_INLINE void group_load_32(const struct row_group *rows, size_t at, v16i x[8]) {
     const uint8_t *p = rows->first + at;
@@ -51,17 +48,17 @@ TL_INLINE void group_load_16(const struct row_group *rows, size_t at, v16i x[4])
 }
 
 /* A line of each row. */
-TL_INLINE void group_fetch(const struct row_group *rows, size_t at) {
+TL_INLINE void group_prefetch(const struct row_group *rows, size_t at) {
     const uint8_t *p = rows->first + at + rows->ahead;
     KEEP_POINTER(p);
     for (int i = 0; i < 4; i++) {
-        for (size_t j = 0; j < 4; j++) fetch_bytes(p + j * rows->bytes, 1);
+        for (size_t j = 0; j < 4; j++) prefetch_bytes(p + j * rows->bytes, 1);
         p += 4 * rows->bytes;
     }
 }
 
 /* A token's chunk, in both modes. */
-struct one_token {
+struct gemv_token {
     struct record exact;
     struct fast_record fast;
     const int32_t *x;      // digits
@@ -70,13 +67,13 @@ struct one_token {
 };
 
 /* The sums of a chunk of a K type, each block of 32 times its sub-scales. */
-struct one_sums {
+struct gemv_sums {
     v16i exact[MAX_DIGITS]; // of all blocks
     v16i fast[8];
 };
 
-TL_INLINE struct one_token one_token_at(const void *packed, const int digits, size_t chunk) {
-    struct one_token t = {.x = NULL};
+TL_INLINE struct gemv_token gemv_token_at(const void *packed, const int digits, size_t chunk) {
+    struct gemv_token t = {.x = NULL};
     if (digits == 1) {
         t.fast = fast_record_at(packed, true, 1, chunk);
         t.x = t.fast.digits;
@@ -90,21 +87,21 @@ TL_INLINE struct one_token one_token_at(const void *packed, const int digits, si
 }
 
 /* The sums of the digits that a group of weights begins with. */
-TL_INLINE void one_begin(v16i s[MAX_DIGITS], const int digits, const int32_t *starts) {
+TL_INLINE void gemv_begin(v16i s[MAX_DIGITS], const int digits, const int32_t *starts) {
     for (int p = 0; p < digits; p++) s[p] = v16i_set1(starts != NULL ? starts[p] : 0);
 }
 
-TL_INLINE void one_dots(v16i s[MAX_DIGITS], const int digits, v16i weights, const int32_t *x) {
+TL_INLINE void gemv_dots(v16i s[MAX_DIGITS], const int digits, v16i weights, const int32_t *x) {
     for (int p = 0; p < digits; p++) s[p] = v16i_dot4_at(s[p], weights, x + p);
 }
 
-TL_INLINE void one_scale(v16i s[MAX_DIGITS], const int digits, v16i scale) {
+TL_INLINE void gemv_scale(v16i s[MAX_DIGITS], const int digits, v16i scale) {
     for (int p = 0; p < digits; p++) s[p] = v16i_mul(s[p], scale);
 }
 
 /* A block of 32 is complete. */
-TL_INLINE void one_end_block(struct one_sums *sums, const int digits, const v16i s[MAX_DIGITS],
-                             const int block) {
+TL_INLINE void gemv_end_block(struct gemv_sums *sums, const int digits, const v16i s[MAX_DIGITS],
+                              const int block) {
     if (digits == 1) {
         sums->fast[block] = s[0];
         return;
@@ -116,8 +113,8 @@ TL_INLINE void one_end_block(struct one_sums *sums, const int digits, const v16i
 }
 
 /* The chunk is. */
-TL_INLINE void one_end_chunk(const struct one_sums *sums, const int digits,
-                             const struct one_token *t, v16 d, v16d *exact, v16 *fast) {
+TL_INLINE void gemv_end_chunk(const struct gemv_sums *sums, const int digits,
+                              const struct gemv_token *t, v16 d, v16d *exact, v16 *fast) {
     if (digits == 1) {
         v16 total = v16_set1(0);
         for (int b = 0; b < 8; b++) {
@@ -140,8 +137,8 @@ TL_INLINE v16i two_bytes(v16i x, const int i, const int j) {
 }
 
 /* Minus dmin times the minima of the blocks times the sums of activations; min[b]: int16 pairs. */
-TL_INLINE void one_minima(const int digits, const bool wide, const struct one_token *t, v16 dmin,
-                          const v16i min[8], v16d *exact, v16 *fast) {
+TL_INLINE void gemv_minima(const int digits, const bool wide, const struct gemv_token *t, v16 dmin,
+                           const v16i min[8], v16d *exact, v16 *fast) {
     if (digits == 1) {
         v16 sum = v16_set1(0);
         for (int b = 0; b < 8; b++) {
@@ -172,12 +169,12 @@ TL_INLINE v16i shifted(v16i x, const int n) {
 }
 
 /* Q4_K and Q5_K */
-TL_INLINE void one_k4(const bool five, const struct row_group *rows, size_t at, const int digits,
-                      const struct one_token *t, v16d *exact, v16 *fast) {
+TL_INLINE void gemv_k4(const bool five, const struct row_group *rows, size_t at, const int digits,
+                       const struct gemv_token *t, v16d *exact, v16 *fast) {
     const v16i six = bytes_of(0x3f);
-    struct one_sums sums;
+    struct gemv_sums sums;
     v16i header[4], scales[2], mins[2], min[8], fifth[8];
-    one_begin(sums.exact, digits, NULL);
+    gemv_begin(sums.exact, digits, NULL);
     group_load_16(rows, at, header);
     scales[0] = v16i_and(header[1], six);
     mins[0] = v16i_and(header[2], six);
@@ -188,9 +185,9 @@ TL_INLINE void one_k4(const bool five, const struct row_group *rows, size_t at, 
     for (int c = 0; c < 4; c++) {
         v16i x[8], a[MAX_DIGITS], b[MAX_DIGITS];
         group_load_32(rows, at + (five ? 48 : 16) + 32 * (size_t)c, x);
-        if (c < 3) group_fetch(rows, at + 64 * (size_t)c);
-        one_begin(a, digits, NULL);
-        one_begin(b, digits, NULL);
+        if (c < 3) group_prefetch(rows, at + 64 * (size_t)c);
+        gemv_begin(a, digits, NULL);
+        gemv_begin(b, digits, NULL);
         TL_UNROLL(8)
         for (int i = 0; i < 8; i++) {
             v16i low = masked(x[i], 0x0f), up = masked(x[i], 0xf0);
@@ -198,28 +195,28 @@ TL_INLINE void one_k4(const bool five, const struct row_group *rows, size_t at, 
                 low = or_masked(low, shifted(fifth[i], 4 - 2 * c), 0x10);
                 up = or_masked(v16i_srl(up, 4), shifted(fifth[i], 3 - 2 * c), 0x10);
             }
-            one_dots(a, digits, low, t->x + (16 * c + i) * digits);
-            one_dots(b, digits, up, t->x + (16 * c + 8 + i) * digits);
+            gemv_dots(a, digits, low, t->x + (16 * c + i) * digits);
+            gemv_dots(b, digits, up, t->x + (16 * c + 8 + i) * digits);
         }
         if (!five) { // it is quicker to shift the sums than the nibbles
             for (int p = 0; p < digits; p++) b[p] = v16i_sra(b[p], 4);
         }
-        one_scale(a, digits, one_byte(scales[c / 2], 2 * c % 4));
-        one_end_block(&sums, digits, a, 2 * c);
-        one_scale(b, digits, one_byte(scales[c / 2], 2 * c % 4 + 1));
-        one_end_block(&sums, digits, b, 2 * c + 1);
+        gemv_scale(a, digits, one_byte(scales[c / 2], 2 * c % 4));
+        gemv_end_block(&sums, digits, a, 2 * c);
+        gemv_scale(b, digits, one_byte(scales[c / 2], 2 * c % 4 + 1));
+        gemv_end_block(&sums, digits, b, 2 * c + 1);
     }
-    one_end_chunk(&sums, digits, t, v16_from_low_halves(header[0]), exact, fast);
+    gemv_end_chunk(&sums, digits, t, v16_from_low_halves(header[0]), exact, fast);
     for (int b = 0; b < 8; b++) min[b] = two_bytes(mins[b / 4], b % 4, b % 4);
-    one_minima(digits, true, t, v16_from_low_halves(v16i_srl(header[0], 16)), min, exact, fast);
+    gemv_minima(digits, true, t, v16_from_low_halves(v16i_srl(header[0], 16)), min, exact, fast);
 }
 
 /* Q2_K and Q3_K: two bits, and a third. */
-TL_INLINE void one_k2(const bool three, const struct row_group *rows, size_t at, const int digits,
-                      const struct one_token *t, v16d *exact, v16 *fast) {
-    struct one_sums sums;
+TL_INLINE void gemv_k2(const bool three, const struct row_group *rows, size_t at, const int digits,
+                       const struct gemv_token *t, v16d *exact, v16 *fast) {
+    struct gemv_sums sums;
     v16i tail[4], scales[4], mins[4], third[8];
-    one_begin(sums.exact, digits, NULL);
+    gemv_begin(sums.exact, digits, NULL);
     if (three) { // two bytes of values, 12 of scales, d
         v16i s[3];
         group_load_16(rows, at + 94, tail);
@@ -242,7 +239,7 @@ TL_INLINE void one_k2(const bool three, const struct row_group *rows, size_t at,
     for (int h = 0; h < 2; h++) {
         v16i x[8];
         group_load_32(rows, at + (three ? 32 : 16) + 32 * (size_t)h, x);
-        group_fetch(rows, at + 64 * (size_t)h);
+        group_prefetch(rows, at + 64 * (size_t)h);
         TL_UNROLL(4)
         for (int j = 0; j < 4; j++) {
             const int block = 4 * h + j;
@@ -252,37 +249,37 @@ TL_INLINE void one_k2(const bool three, const struct row_group *rows, size_t at,
                 const int group = 2 * block + g;
                 v16i scale = one_byte(scales[group / 4], group % 4);
                 if (three) scale = v16i_sub(scale, v16i_set1(32));
-                one_begin(a[g], digits, three ? t->starts + group * digits : NULL);
+                gemv_begin(a[g], digits, three ? t->starts + group * digits : NULL);
                 TL_UNROLL(4)
                 for (int i = 4 * g; i < 4 * g + 4; i++) {
                     v16i q = masked(shifted(x[i], -2 * j), 0x03);
                     if (three) q = or_masked(q, shifted(third[i], 2 - block), 0x04);
-                    one_dots(a[g], digits, q, t->x + (8 * block + i) * digits);
+                    gemv_dots(a[g], digits, q, t->x + (8 * block + i) * digits);
                 }
-                one_scale(a[g], digits, scale);
+                gemv_scale(a[g], digits, scale);
             }
             for (int p = 0; p < digits; p++) a[0][p] = v16i_add(a[0][p], a[1][p]);
-            one_end_block(&sums, digits, a[0], block);
+            gemv_end_block(&sums, digits, a[0], block);
         }
     }
     if (three) {
         const v16 d = v16_from_low_halves(v16i_srl(tail[3], 16));
-        one_end_chunk(&sums, digits, t, d, exact, fast);
+        gemv_end_chunk(&sums, digits, t, d, exact, fast);
     } else {
         v16i min[8];
         for (int b = 0; b < 8; b++) min[b] = two_bytes(mins[b / 2], 2 * b % 4, 2 * b % 4 + 1);
-        one_end_chunk(&sums, digits, t, v16_from_low_halves(tail[3]), exact, fast);
-        one_minima(digits, false, t, v16_from_low_halves(v16i_srl(tail[3], 16)), min, exact, fast);
+        gemv_end_chunk(&sums, digits, t, v16_from_low_halves(tail[3]), exact, fast);
+        gemv_minima(digits, false, t, v16_from_low_halves(v16i_srl(tail[3], 16)), min, exact, fast);
     }
 }
 
-TL_INLINE void one_k6(const struct row_group *rows, size_t at, const int digits,
-                      const struct one_token *t, v16d *exact, v16 *fast) {
+TL_INLINE void gemv_k6(const struct row_group *rows, size_t at, const int digits,
+                       const struct gemv_token *t, v16d *exact, v16 *fast) {
     const v16i nibble = bytes_of(0x0f);
-    struct one_sums sums;
+    struct gemv_sums sums;
     v16i scales[4];
     uint16_t half[16];
-    one_begin(sums.exact, digits, NULL);
+    gemv_begin(sums.exact, digits, NULL);
     group_load_16(rows, at + 192, scales);
     for (size_t r = 0; r < 16; r++) memcpy(&half[r], rows->first + r * rows->bytes + at + 208, 2);
     for (int h = 0; h < 2; h++) {
@@ -293,32 +290,32 @@ TL_INLINE void one_k6(const struct row_group *rows, size_t at, const int digits,
             const int block = 4 * h + part;
             v16i low[8], a[2][MAX_DIGITS], b[2][MAX_DIGITS];
             group_load_32(rows, at + 64 * (size_t)h + 32 * (size_t)part, low);
-            group_fetch(rows, at + 64 * (size_t)(2 * h + part));
+            group_prefetch(rows, at + 64 * (size_t)(2 * h + part));
             TL_UNROLL(2)
             for (int g = 0; g < 2; g++) { // of 16 values
                 const int one = 2 * block + g, other = one + 4;
-                one_begin(a[g], digits, t->starts + one * digits);
-                one_begin(b[g], digits, t->starts + other * digits);
+                gemv_begin(a[g], digits, t->starts + one * digits);
+                gemv_begin(b[g], digits, t->starts + other * digits);
                 TL_UNROLL(4)
                 for (int i = 4 * g; i < 4 * g + 4; i++) {
                     v16i x = v16i_and(low[i], nibble), y = v16i_and(v16i_srl(low[i], 4), nibble);
                     x = or_masked(x, v16i_sll(high[i], part == 0 ? 4 : 2), 0x30);
                     y = or_masked(y, part == 0 ? high[i] : v16i_srl(high[i], 2), 0x30);
-                    one_dots(a[g], digits, x, t->x + (8 * block + i) * digits);
-                    one_dots(b[g], digits, y, t->x + (8 * block + 16 + i) * digits);
+                    gemv_dots(a[g], digits, x, t->x + (8 * block + i) * digits);
+                    gemv_dots(b[g], digits, y, t->x + (8 * block + 16 + i) * digits);
                 }
-                one_scale(a[g], digits, byte_at(scales[2 * h], 2 * part + g, true));
-                one_scale(b[g], digits, byte_at(scales[2 * h + 1], 2 * part + g, true));
+                gemv_scale(a[g], digits, byte_at(scales[2 * h], 2 * part + g, true));
+                gemv_scale(b[g], digits, byte_at(scales[2 * h + 1], 2 * part + g, true));
             }
             for (int p = 0; p < digits; p++) {
                 a[0][p] = v16i_add(a[0][p], a[1][p]);
                 b[0][p] = v16i_add(b[0][p], b[1][p]);
             }
-            one_end_block(&sums, digits, a[0], block);
-            one_end_block(&sums, digits, b[0], block + 2);
+            gemv_end_block(&sums, digits, a[0], block);
+            gemv_end_block(&sums, digits, b[0], block + 2);
         }
     }
-    one_end_chunk(&sums, digits, t, v16_load_f16(half), exact, fast);
+    gemv_end_chunk(&sums, digits, t, v16_load_f16(half), exact, fast);
 }
 
 /* ---- types of 32 ---- */
@@ -378,9 +375,9 @@ static const int32_t spread[16] = {
     0x10000000, 0x10000010, 0x10001000, 0x10001010, 0x10100000, 0x10100010, 0x10101000, 0x10101010};
 
 /* Block b: `u` is the chunk's sum in exact mode and the row's in fast mode. */
-TL_INLINE void one_block_32(enum tl_type id, const struct row_group *rows, size_t at,
-                            struct columns *c, const int digits, const struct one_token *t,
-                            const int b, v16 *u) {
+TL_INLINE void gemv_block_32(enum tl_type id, const struct row_group *rows, size_t at,
+                             struct columns *c, const int digits, const struct gemv_token *t,
+                             const int b, v16 *u) {
     const struct block_shape shape = block_shape_of(id);
     const int begin = shape.bytes / 2 * b, end = begin + shape.bytes / 2;
     const int values = end - (shape.bits == 8 ? 16 : 8);
@@ -392,20 +389,20 @@ TL_INLINE void one_block_32(enum tl_type id, const struct row_group *rows, size_
     const v16 d = columns_half(c, begin);
     if (shape.bits == 5) fifths = columns_dword(c, values - 2);
     for (int g = 0; g < 2; g++) {
-        one_begin(s[g], digits, offset ? t->starts + (2 * b + g) * digits : NULL);
+        gemv_begin(s[g], digits, offset ? t->starts + (2 * b + g) * digits : NULL);
     }
     TL_UNROLL(8)
     for (int i = 0; i < 8; i++) {
         v16i q = columns_dword(c, values + 2 * (shape.bits == 8 ? i : i % 4));
         if (shape.bits == 8) {
-            q = v16i_xor(q, bytes_of(TL_OFFSET_Q8_0));
+            q = v16i_xor(q, bytes_of(Q8_0_OFFSET));
         } else {
             q = masked(i < 4 ? q : v16i_srl(q, 4), 0x0f);
         }
         if (shape.bits == 5) {
             q = v16i_xor(q, v16i_look_up(v16i_load(spread), v16i_srl(fifths, 4 * (unsigned)i)));
         }
-        one_dots(s[i / 4], digits, q, t->x + (8 * b + i) * digits);
+        gemv_dots(s[i / 4], digits, q, t->x + (8 * b + i) * digits);
     }
     for (int p = 0; p < digits; p++) s[0][p] = v16i_add(s[0][p], s[1][p]);
     if (digits == 1) {
@@ -422,15 +419,15 @@ TL_INLINE void one_block_32(enum tl_type id, const struct row_group *rows, size_
     }
 }
 
-TL_INLINE void one_32(enum tl_type id, const struct row_group *rows, size_t at, const int digits,
-                      const struct one_token *t, v16d *exact, v16 *fast) {
+TL_INLINE void gemv_32(enum tl_type id, const struct row_group *rows, size_t at, const int digits,
+                       const struct gemv_token *t, v16d *exact, v16 *fast) {
     const int bytes = 8 * block_shape_of(id).bytes;
     struct columns c = {.n = 0};
     v16 u = digits == 1 ? *fast : v16_set1(0);
     // one by one, so that every number of a block is a constant
 #define BLOCK(b)                                                                                   \
-    if (64 * (b) < bytes) group_fetch(rows, at + 64 * (b));                                        \
-    one_block_32(id, rows, at, &c, digits, t, b, &u)
+    if (64 * (b) < bytes) group_prefetch(rows, at + 64 * (b));                                     \
+    gemv_block_32(id, rows, at, &c, digits, t, b, &u)
     BLOCK(0);
     BLOCK(1);
     BLOCK(2);
@@ -448,27 +445,27 @@ TL_INLINE void one_32(enum tl_type id, const struct row_group *rows, size_t at, 
 }
 
 /* One chunk of sixteen rows, whose bytes begin at `at` in every row. */
-TL_INLINE void one_chunk(enum tl_type id, const struct row_group *rows, size_t at, const int digits,
-                         const struct one_token *t, v16d *exact, v16 *fast) {
+TL_INLINE void gemv_chunk(enum tl_type id, const struct row_group *rows, size_t at,
+                          const int digits, const struct gemv_token *t, v16d *exact, v16 *fast) {
 #define CASE_32(type)                                                                              \
     case type:                                                                                     \
-        one_32(type, rows, at, digits, t, exact, fast);                                            \
+        gemv_32(type, rows, at, digits, t, exact, fast);                                           \
         break
     switch (id) {
     case TL_TYPE_Q2_K:
-        one_k2(false, rows, at, digits, t, exact, fast);
+        gemv_k2(false, rows, at, digits, t, exact, fast);
         break;
     case TL_TYPE_Q3_K:
-        one_k2(true, rows, at, digits, t, exact, fast);
+        gemv_k2(true, rows, at, digits, t, exact, fast);
         break;
     case TL_TYPE_Q4_K:
-        one_k4(false, rows, at, digits, t, exact, fast);
+        gemv_k4(false, rows, at, digits, t, exact, fast);
         break;
     case TL_TYPE_Q5_K:
-        one_k4(true, rows, at, digits, t, exact, fast);
+        gemv_k4(true, rows, at, digits, t, exact, fast);
         break;
     case TL_TYPE_Q6_K:
-        one_k6(rows, at, digits, t, exact, fast);
+        gemv_k6(rows, at, digits, t, exact, fast);
         break;
         CASE_32(TL_TYPE_Q4_0);
         CASE_32(TL_TYPE_Q4_1);
@@ -481,12 +478,13 @@ TL_INLINE void one_chunk(enum tl_type id, const struct row_group *rows, size_t a
 #undef CASE_32
 }
 
-static size_t one_pack_bytes(size_t cols, size_t tokens) {
+static size_t gemv_pack_bytes(enum matmul_format format, size_t cols, size_t tokens) {
     const size_t bytes = TL_MAX(record_bytes(true, 1), fast_record_bytes(true, 1));
+    (void)format;
     return size_product(round_up(cols, TL_CHUNK) / TL_CHUNK, tokens, bytes);
 }
 
-static void one_pack(enum matmul_format format, const float *x, size_t cols, void *packed) {
+static void gemv_pack(enum matmul_format format, const float *x, size_t cols, void *packed) {
     if (format == FORMAT_BYTE_ROW) {
         pack_tokens(LAYOUT_BYTES, 1, x, cols, 1, 0, 1, packed);
     } else {
@@ -495,46 +493,46 @@ static void one_pack(enum matmul_format format, const float *x, size_t cols, voi
 }
 
 /* Bytes of scratch memory: the starts of all chunks. */
-static size_t one_scratch(size_t cols) {
+static size_t gemv_scratch(size_t cols) {
     const size_t chunks = round_up(cols, TL_CHUNK) / TL_CHUNK;
     return size_product(chunks, 16 * MAX_DIGITS, sizeof(int32_t));
 }
 
 /* y[row0 ... row1) of one token. */
-TL_INLINE void one_rows(enum tl_type id, const int digits, const struct tl_matrix *w, size_t row0,
-                        size_t row1, const void *packed, float *y, int32_t *starts) {
+TL_INLINE void gemv_rows(enum tl_type id, const int digits, const struct tl_matrix *w, size_t row0,
+                         size_t row1, const void *packed, float *y, int32_t *starts) {
     const size_t groups = 16 * (size_t)digits;
     const size_t chunks = round_up(w->cols, TL_CHUNK) / TL_CHUNK;
     const size_t bytes = (size_t)(TL_CHUNK / w->type->items * w->type->bytes);
     const int offset = traits_of(id).offset;
     size_t per_lane;
     for (size_t i = 0; i < chunks * groups && offset != 0; i++) {
-        starts[i] = -offset * one_token_at(packed, digits, i / groups).groups[i % groups];
+        starts[i] = -offset * gemv_token_at(packed, digits, i / groups).groups[i % groups];
     }
-    for (size_t first = row0; first < row1; first += ONE_LANES * per_lane) {
-        const size_t n = TL_MIN(row1 - first, (size_t)ONE_LANES); // lanes that have a row
-        per_lane = TL_MAX(rows_per_lane(w, row1 - first, ONE_LANES), (size_t)1);
+    for (size_t first = row0; first < row1; first += GEMV_LANES * per_lane) {
+        const size_t n = TL_MIN(row1 - first, (size_t)GEMV_LANES); // lanes that have a row
+        per_lane = TL_MAX(rows_per_lane(w, row1 - first, GEMV_LANES), (size_t)1);
         for (size_t i = 0; i < per_lane; i++) {
             struct row_group stored = {w->data + (first + i) * w->row_bytes,
                                        per_lane * w->row_bytes, 0};
             v16d exact = v16d_set1(0);
             v16 fast = v16_set1(0);
-            float out[ONE_LANES];
+            float out[GEMV_LANES];
             for (size_t c = 0; c < chunks; c++) {
                 const size_t at = c * bytes, size = TL_MIN(w->row_bytes - at, bytes);
-                struct one_token t = one_token_at(packed, digits, c);
-                uint8_t copy[ONE_LANES][MAX_CHUNK_BYTES];
+                struct gemv_token t = gemv_token_at(packed, digits, c);
+                uint8_t copy[GEMV_LANES][MAX_CHUNK_BYTES];
                 t.starts = starts + c * groups;
-                if (n < ONE_LANES || size < bytes) { // what is not there is zero
+                if (n < GEMV_LANES || size < bytes) { // what is not there is zero
                     const struct row_group copied = {copy[0], sizeof(copy[0]), 0};
                     memset(copy, 0, sizeof(copy));
                     for (size_t r = 0; r < n; r++) {
                         memcpy(copy[r], stored.first + r * stored.bytes + at, size);
                     }
-                    one_chunk(id, &copied, 0, digits, &t, &exact, &fast);
+                    gemv_chunk(id, &copied, 0, digits, &t, &exact, &fast);
                 } else {
-                    stored.ahead = lane_ahead(w, at, per_lane, i + 1 == per_lane, ONE_LANES);
-                    one_chunk(id, &stored, at, digits, &t, &exact, &fast);
+                    stored.ahead = lane_ahead(w, at, per_lane, i + 1 == per_lane, GEMV_LANES);
+                    gemv_chunk(id, &stored, at, digits, &t, &exact, &fast);
                 }
             }
             v16_store(out, digits == 1 ? fast : v16_from_f64(exact));
@@ -544,27 +542,31 @@ TL_INLINE void one_rows(enum tl_type id, const int digits, const struct tl_matri
 }
 
 /* One function for each type and mode, so that both are constants inside. */
-#define ONE_DEFINE(name)                                                                           \
-    static void one_##name(bool fast, const struct tl_matrix *w, size_t row0, size_t row1,         \
-                           const void *packed, float *y, int32_t *starts) {                        \
+#define GEMV_DEFINE(name)                                                                          \
+    static void gemv_##name(bool fast, const struct tl_matrix *w, size_t row0, size_t row1,        \
+                            const void *packed, float *y, int32_t *starts) {                       \
         if (fast) {                                                                                \
-            one_rows(TL_TYPE_##name, 1, w, row0, row1, packed, y, starts);                         \
+            gemv_rows(TL_TYPE_##name, 1, w, row0, row1, packed, y, starts);                        \
         } else {                                                                                   \
-            one_rows(TL_TYPE_##name, 3, w, row0, row1, packed, y, starts);                         \
+            gemv_rows(TL_TYPE_##name, 3, w, row0, row1, packed, y, starts);                        \
         }                                                                                          \
     }
-ONE_TYPES(ONE_DEFINE)
+GEMV_TYPES(GEMV_DEFINE)
 
-#define ONE_CASE(name)                                                                             \
+#define GEMV_CASE(name)                                                                            \
     case TL_TYPE_##name:                                                                           \
-        one_##name(format == FORMAT_FAST_BYTE_ROW, w, row0, row1, packed, y, scratch);             \
+        gemv_##name(format == FORMAT_FAST_BYTE_ROW, w, row0, row1, packed, y, scratch);            \
         break;
 
-static void one_matmul(enum matmul_format format, const struct tl_matrix *w, size_t row0,
-                       size_t row1, const void *packed, float *y, void *scratch) {
+static void gemv_matmul(enum matmul_format format, const struct tl_matrix *w, size_t row0,
+                        size_t row1, const void *packed, float *y, void *scratch) {
     switch (type_id(w->type)) {
-        ONE_TYPES(ONE_CASE)
+        GEMV_TYPES(GEMV_CASE)
     default:
         break;
     }
+}
+
+static void gemv_prefetch(const struct tl_matrix *w, size_t row0, size_t row1) {
+    lanes_prefetch(w, row0, row1, GEMV_LANES);
 }

@@ -1,9 +1,11 @@
 /*
  * ops_template.h - the forward pass besides the matmuls: norm, activation, RoPE, attention.
  *
- * Included by each kernels_<set>.c inside its target region, after simd.h. What is computed, in
- * which order and with which rounding is docs/numerics.md section 3; the loops here are that
- * text on sixteen lanes.
+ * What is computed, in which order and with which rounding is docs/numerics.md section 3; the
+ * loops here are that text on sixteen lanes.
+ *
+ * Needs:   simd/<set>.h
+ * Defines: ops_init
  */
 
 /* A partial load and store for the last n < 16 values; the lanes beyond are zero. */
@@ -97,12 +99,25 @@ static void op_rope_pairs(const float *x, float *y, size_t heads, size_t head_si
     }
 }
 
+static void op_rope_halves(const float *x, float *y, size_t heads, size_t head_size, size_t rot,
+                           const float *cos_sin) {
+    const size_t half = rot / 2;
+    for (size_t h = 0; h < heads; h++, x += head_size, y += head_size) {
+        for (size_t j = 0; j < half; j++) {
+            float c = cos_sin[2 * j], s = cos_sin[2 * j + 1], a = x[j], b = x[j + half];
+            y[j] = fmaf(a, c, -(b * s));
+            y[j + half] = fmaf(a, s, b * c);
+        }
+        for (size_t j = rot; j < head_size; j++) y[j] = x[j];
+    }
+}
+
 /* ---- attention ---- */
 
 /* Scores of some queries against 16 * N keys: one chain over the head's values each. */
 TL_INLINE void scores_tile(const int queries, const int N, const float *q, const float *panel,
                            size_t head_size, v16 scale, float *scores, size_t stride) {
-    v16 acc[TL_ATTN_QUERIES][4];
+    v16 acc[ATTN_QUERIES][4];
     TL_UNROLL(6)
     for (int i = 0; i < queries; i++) {
         TL_UNROLL(6)
@@ -132,19 +147,19 @@ static void op_attn_scores(const float *q, size_t queries, const float *const *b
                            size_t head_size, size_t keys, float scale, float *scores,
                            size_t stride) {
     const v16 s = v16_set1(scale);
-    for (size_t k = 0; k < keys; k += 16 * TL_ATTN_KEYS) { // these keys stay in the first cache
+    for (size_t k = 0; k < keys; k += 16 * ATTN_KEYS) { // these keys stay in the first cache
         const float *panel = blocks[k / TL_BLOCK] + k % TL_BLOCK * head_size;
         size_t i = 0;
-        for (; i + TL_ATTN_QUERIES <= queries; i += TL_ATTN_QUERIES) {
-            scores_tile(TL_ATTN_QUERIES, TL_ATTN_KEYS, q + i * head_size, panel, head_size, s,
+        for (; i + ATTN_QUERIES <= queries; i += ATTN_QUERIES) {
+            scores_tile(ATTN_QUERIES, ATTN_KEYS, q + i * head_size, panel, head_size, s,
                         scores + i * stride + k, stride);
         }
         for (; i + 2 <= queries; i += 2) {
-            scores_tile(2, TL_ATTN_KEYS, q + i * head_size, panel, head_size, s,
+            scores_tile(2, ATTN_KEYS, q + i * head_size, panel, head_size, s,
                         scores + i * stride + k, stride);
         }
         for (; i < queries; i++) {
-            scores_tile(1, TL_ATTN_KEYS, q + i * head_size, panel, head_size, s,
+            scores_tile(1, ATTN_KEYS, q + i * head_size, panel, head_size, s,
                         scores + i * stride + k, stride);
         }
     }
@@ -204,7 +219,7 @@ TL_INLINE void mix_tile(const int queries, const int N, const float *probs, size
         const float *v = blocks[k / TL_BLOCK] + column;
         const size_t end = TL_MIN(keys, k + TL_BLOCK), shared = TL_MIN(all, end);
         size_t p = k;
-        v16 acc[TL_ATTN_QUERIES][4];
+        v16 acc[ATTN_QUERIES][4];
         TL_UNROLL(6)
         for (int i = 0; i < queries; i++) {
             TL_UNROLL(6)
@@ -248,11 +263,11 @@ TL_INLINE void mix_rows(const int queries, const float *probs, size_t probs_stri
                         size_t keys, const float *const *blocks, size_t value_stride, float *mix,
                         size_t mix_stride) {
     size_t c = 0;
-    for (; c + 16 * TL_ATTN_KEYS <= value_stride; c += 16 * TL_ATTN_KEYS) {
-        mix_tile(queries, TL_ATTN_KEYS, probs, probs_stride, step, keys, blocks, value_stride, c,
-                 mix, mix_stride);
+    for (; c + 16 * ATTN_KEYS <= value_stride; c += 16 * ATTN_KEYS) {
+        mix_tile(queries, ATTN_KEYS, probs, probs_stride, step, keys, blocks, value_stride, c, mix,
+                 mix_stride);
     }
-    for (; TL_ATTN_KEYS > 1 && c < value_stride; c += 16) {
+    for (; ATTN_KEYS > 1 && c < value_stride; c += 16) {
         mix_tile(queries, 1, probs, probs_stride, step, keys, blocks, value_stride, c, mix,
                  mix_stride);
     }
@@ -265,10 +280,10 @@ static void op_attn_mix(const float *probs, size_t probs_stride, size_t queries,
         const float *from = probs + i * probs_stride;
         float *to = mix + i * mix_stride;
         size_t seen; // by the last query of the tile
-        tile = queries - i >= TL_ATTN_QUERIES ? TL_ATTN_QUERIES : queries - i >= 2 ? 2 : 1;
+        tile = queries - i >= ATTN_QUERIES ? ATTN_QUERIES : queries - i >= 2 ? 2 : 1;
         seen = keys - (queries - i - tile) * step;
-        if (tile == TL_ATTN_QUERIES) {
-            mix_rows(TL_ATTN_QUERIES, from, probs_stride, step, seen, blocks, value_stride, to,
+        if (tile == ATTN_QUERIES) {
+            mix_rows(ATTN_QUERIES, from, probs_stride, step, seen, blocks, value_stride, to,
                      mix_stride);
         } else if (tile == 2) {
             mix_rows(2, from, probs_stride, step, seen, blocks, value_stride, to, mix_stride);
@@ -284,6 +299,7 @@ static void ops_init(struct tl_kernels *k) {
     k->add = op_add;
     k->silu_mul = op_silu_mul;
     k->rope_pairs = op_rope_pairs;
+    k->rope_halves = op_rope_halves;
     k->attn_scores = op_attn_scores;
     k->attn_softmax = op_attn_softmax;
     k->attn_mix = op_attn_mix;

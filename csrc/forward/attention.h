@@ -1,0 +1,25 @@
+/* attention.h - the ops that read or write the kv cache. */
+#ifndef TL_ATTENTION_H
+#define TL_ATTENTION_H
+
+#include "forward/ops.h"
+#include "forward/pass.h"
+
+int cache_check(const struct tl_op_check *c, struct tl_step *s);
+int scores_check(const struct tl_op_check *c, struct tl_step *s);
+int softmax_check(const struct tl_op_check *c, struct tl_step *s);
+int mix_check(const struct tl_op_check *c, struct tl_step *s);
+
+/* Appends the chunk's keys and values to the caches of its sessions. */
+int cache_run(struct run *r, const struct tl_step *s);
+
+/* Scores, softmax and mix: the three steps from `s` on. */
+int attention_run(struct run *r, const struct tl_step *s);
+
+/* Bytes of scratch that a thread needs for attention. */
+size_t attention_scratch(const struct run *r);
+
+/* Bytes that all threads together need for the attention of a single token. */
+size_t attention_shared(struct run *r);
+
+#endif

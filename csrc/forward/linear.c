@@ -1,0 +1,149 @@
+/*
+ * linear.c - matmuls: x W^T + b for the steps of one region.
+ *
+ * The members of a region read the same activations. Those whose types want them packed alike
+ * share one packed copy and one parallel region.
+ */
+#include "forward/linear.h"
+
+/* Work (in multiplications) of one task at most: small enough that a task ends well before
+   anybody notices that Ctrl-C waits for it. */
+#define TASK_WORK 30000000
+
+struct pack {
+    const float *x;
+    size_t cols, tokens;
+    int format;
+};
+
+static void pack_some(struct run *r, const void *arg, size_t first, size_t last) {
+    const struct pack *p = arg;
+    r->k->pack(p->format, p->x, p->cols, p->tokens, first, last, r->packed);
+}
+
+struct matmul {
+    const struct tl_step *step;
+    float *y;             // (tokens, rows of the matrix)
+    size_t rows_per_task; // a multiple of TL_ROW_STEP
+    size_t tasks;
+};
+
+/* Matmuls that share packed activations, in one parallel region. */
+struct group {
+    struct run *r;
+    struct pack pack;
+    size_t number; // of the groups of this call, from 1
+    struct matmul members[TL_MAX_GROUP];
+    size_t first_task[TL_MAX_GROUP + 1];
+    int n;
+    const struct tl_matrix *next; // the matrix to be read after these, or NULL
+};
+
+/*
+ * The activations as this thread reads them. One token's are packed by every thread for itself:
+ * that is quicker than to wait for one thread, and for its cache lines.
+ */
+static const void *packed_of(const struct group *g, int thread) {
+    struct run *r = g->r;
+    struct stamp *stamp = &r->stamps[thread];
+    uint8_t *packed = r->packed_one + (size_t)thread * r->pack_one_bytes;
+    if (g->pack.tokens > 1) return r->packed;
+    if (stamp->group != g->number) {
+        r->k->pack(g->pack.format, g->pack.x, g->pack.cols, 1, 0, 1, packed);
+        stamp->group = g->number;
+    }
+    return packed;
+}
+
+static size_t task_rows(const struct run *r, const struct tl_matrix *w, size_t tokens) {
+    const size_t threads = (size_t)r->call->threads, work = w->rows * w->cols * tokens;
+    size_t parts = threads == 1 ? 1 : threads * 6;
+    parts = TL_MAX(parts, work / TASK_WORK);
+    return ((w->rows + parts - 1) / parts + TL_ROW_STEP - 1) / TL_ROW_STEP * TL_ROW_STEP;
+}
+
+/*
+ * Which rows are a task's. Threads that keep step each walk through a region of their own from its
+ * start to its end, so that what they prefetch is what they need.
+ */
+static size_t task_row(const struct run *r, const struct matmul *m, size_t task) {
+    const size_t threads = (size_t)r->call->threads;
+    if (m->tasks % threads == 0) task = task % threads * (m->tasks / threads) + task / threads;
+    return task * m->rows_per_task;
+}
+
+static void matmul_task(const struct group *g, const struct matmul *m, size_t task, int thread) {
+    const struct run *r = g->r;
+    const struct tl_matrix *w = &m->step->matrix;
+    const float *bias = m->step->vector;
+    const size_t row0 = task_row(r, m, task), row1 = TL_MIN(row0 + m->rows_per_task, w->rows);
+    if (row0 >= row1) return;
+    r->k->matmul(w, g->pack.format, row0, row1, packed_of(g, thread), g->pack.tokens, m->y, w->rows,
+                 r->scratch + (size_t)thread * r->thread_bytes);
+    if (bias == NULL) return;
+    for (size_t t = 0; t < g->pack.tokens; t++) {
+        float *y = m->y + t * w->rows + row0;
+        r->k->add(y, bias + row0, y, row1 - row0);
+    }
+}
+
+/* Asks for the rows that this thread is likely to begin the next matrix with. */
+static void prefetch_next(const struct group *g, int thread) {
+    const struct run *r = g->r;
+    const struct tl_matrix *w = g->next;
+    struct matmul m = {.rows_per_task = task_rows(r, w, 1)};
+    size_t row;
+    m.tasks = (w->rows + m.rows_per_task - 1) / m.rows_per_task;
+    row = task_row(r, &m, (size_t)thread);
+    if (row >= w->rows) return;
+    r->k->prefetch(w, r->k->format(w->type, 1), row, TL_MIN(row + m.rows_per_task, w->rows));
+}
+
+static void group_task(void *arg, size_t task, int thread) {
+    struct group *g = arg;
+    const size_t left = g->first_task[g->n] - task;
+    int i = 0;
+    while (i + 1 < g->n && task >= g->first_task[i + 1]) i++;
+    matmul_task(g, &g->members[i], task - g->first_task[i], thread);
+    if (g->next != NULL && left <= (size_t)g->r->call->threads) prefetch_next(g, thread);
+}
+
+int linear_run(struct run *r, const struct tl_step *s) {
+    const size_t n = s->together, rows = r->n;
+    const float *x = pass_in(r, s, 0);
+    bool finished[TL_MAX_GROUP] = {false};
+    float *y[TL_MAX_GROUP];
+    for (size_t i = 0; i < n; i++) y[i] = pass_out(r, s + i);
+    for (size_t i = 0; i < n; i++) {
+        const struct tl_matrix *w = &s[i].matrix;
+        struct group g = {.r = r,
+                          .pack = {x, w->cols, rows, r->k->format(w->type, rows)},
+                          .next = rows == 1 ? s->next : NULL};
+        if (finished[i]) continue;
+        g.number = ++r->groups;
+        if (rows > 1) TL_TRY(pass_rows(r, rows, w->cols * 4, pack_some, &g.pack));
+        for (size_t j = i; j < n; j++) {
+            const struct tl_matrix *other = &s[j].matrix;
+            struct matmul *m = &g.members[g.n];
+            if (finished[j] || r->k->format(other->type, rows) != g.pack.format) continue;
+            m->step = &s[j];
+            m->y = y[j];
+            m->rows_per_task = task_rows(r, other, rows);
+            m->tasks = (other->rows + m->rows_per_task - 1) / m->rows_per_task;
+            g.first_task[g.n + 1] = g.first_task[g.n] + m->tasks;
+            g.n++;
+            finished[j] = true;
+        }
+        TL_TRY(pass_tasks(r, g.first_task[g.n], group_task, &g));
+    }
+    for (size_t i = 0; i < n; i++) TL_TRY(pass_done(r, &s[i], y[i]));
+    return TL_OK;
+}
+
+void linear_plan(struct run *r, const struct tl_step *s, size_t rows) {
+    const struct tl_matrix *w = &s->matrix;
+    const int format = r->k->format(w->type, rows);
+    size_t *bytes = rows == 1 ? &r->pack_one_bytes : &r->pack_bytes;
+    *bytes = TL_MAX(*bytes, r->k->pack_bytes(format, w->cols, rows));
+    r->thread_bytes = TL_MAX(r->thread_bytes, r->k->scratch(w, format, rows));
+}

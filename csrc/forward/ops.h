@@ -1,0 +1,37 @@
+/* ops.h - the table of ops: what a step of each kind needs, how it is checked and how it runs. */
+#ifndef TL_OPS_H
+#define TL_OPS_H
+
+#include "forward/plan.h"
+
+struct run; // forward/pass.h
+
+/* What a row of an op's value depends on. */
+enum tl_scope {
+    TL_SCOPE_ROW,     // on the same row of its inputs
+    TL_SCOPE_CONTEXT, // on its token or position too, or on positions before it
+};
+
+/* What a check may read. The step's reads and counts are right already. */
+struct tl_op_check {
+    struct tl_plan *plan; // the steps before this one are complete
+    const struct tl_step_spec *spec;
+    const struct tl_weights *weights;
+    struct tl_error *err;
+};
+
+struct tl_op_info {
+    const char *name;
+    int reads, weights, numbers; // of a step
+    enum tl_scope scope;
+    /* Loads the tensors and derives the shape of the value. */
+    int (*check)(const struct tl_op_check *c, struct tl_step *s);
+    /* Runs the region that begins with this step. NULL: never the first of its region. */
+    int (*run)(struct run *r, const struct tl_step *s);
+    /* Gradients of the reads from the gradient of the value. NULL: there are none yet. */
+    int (*back)(struct run *r, const struct tl_step *s);
+};
+
+extern const struct tl_op_info tl_ops[TL_OP_COUNT];
+
+#endif

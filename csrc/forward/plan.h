@@ -1,0 +1,141 @@
+/*
+ * plan.h - a forward pass as a checked list of steps.
+ *
+ * A step computes one value from the values of earlier steps and from weights: it is an op with
+ * its reads, its tensors and its numbers. Steps are numbered from 0; captures and edits name a
+ * step by its number. Whoever makes a plan may be wrong or hostile: tl_plan_new derives the shape
+ * of every value, compares the tensors with it, and believes nothing else.
+ *
+ * T = tokens of a call, D = width, H = heads, K = kv heads, Dh and Dv = size of a head of queries
+ * and keys and of values, V = vocabulary. Values are row-major float32.
+ */
+#ifndef TL_PLAN_H
+#define TL_PLAN_H
+
+#include "base/base.h"
+#include "kernels/kernels.h"
+#include "model/weights.h"
+
+enum tl_op {
+    TL_OP_EMBED,
+    TL_OP_SAME,
+    TL_OP_NORM_SCALE,
+    TL_OP_NORM,
+    TL_OP_LINEAR,
+    TL_OP_ROPE,
+    TL_OP_CACHE,
+    TL_OP_SCORES,
+    TL_OP_SOFTMAX,
+    TL_OP_MIX,
+    TL_OP_ADD,
+    TL_OP_ACT,
+    TL_OP_COUNT,
+};
+
+#define TL_STEP_READS 3
+#define TL_STEP_WEIGHTS 2
+#define TL_STEP_NUMBERS 10
+#define TL_STEP_AXES 2
+
+/* The most neighbouring matmuls of one input that run as one parallel region. */
+#define TL_MAX_GROUP 8
+
+#define TL_NO_STEP SIZE_MAX
+
+/* A step as it is handed over; the meaning of its parts is in the comment of its op in ops.c. */
+struct tl_step_spec {
+    const char *op;
+    int layer; // -1: before the blocks; the number of layers: after them
+    size_t reads[TL_STEP_READS];
+    int n_reads;
+    const char *weights[TL_STEP_WEIGHTS]; // names of tensors, or NULL where the op allows it
+    int n_weights;
+    double numbers[TL_STEP_NUMBERS];
+    int n_numbers;
+};
+
+enum tl_value {
+    TL_VALUE_ROWS,   // (T, ...): a row of `width` floats per token
+    TL_VALUE_MATRIX, // (H, T, S): one array per piece, made in attention; S = positions
+    TL_VALUE_NONE,   // a cache: no value that anybody could see
+};
+
+struct tl_step {
+    enum tl_op op;
+    int layer;
+    size_t in[TL_STEP_READS];
+    int n_in;
+    struct tl_matrix matrix; // type NULL where the op has none
+    float *vector;           // owns; NULL where the op has none
+    double numbers[TL_STEP_NUMBERS];
+
+    enum tl_value value;
+    size_t axes[TL_STEP_AXES]; // of a row; a matrix has one, H
+    int n_axes;                //
+    size_t width;              // their product
+    size_t number;             // of its rope table, its cache or its matrix
+
+    // how it runs
+    size_t slot;                  // of the scratch memory for its value
+    size_t together;              // how many steps from this one on run as one region
+    const struct tl_matrix *next; // the matrix that is read after this region; NULL: none
+};
+
+/* The keys and values of all positions, as one cache step stores them. */
+struct tl_cache {
+    size_t kv_heads;
+    size_t key_size;
+    size_t value_size;
+    size_t value_stride; // value_size rounded up to 16
+    size_t keys_bytes;   // of one block of TL_BLOCK positions
+    size_t block_bytes;  // of its keys and values together
+};
+
+/* cos and sin of all rope steps with the same numbers are computed once per chunk. */
+struct tl_rope {
+    size_t rotated;    // values of a head that are rotated
+    double *frequency; // owns; (rotated / 2) angle per position
+    double magnitude;  // factor of cos and sin
+};
+
+/* Immutable once made, and safe to share between threads. Borrows the tensors' data. */
+struct tl_plan {
+    const struct tl_kernels *kernels;
+    size_t layers;
+    size_t max_context; // positions beyond it are an error
+    size_t width;       // D, of the embedding
+    size_t vocab_size;  // V, rows of the embedding and width of the last step
+
+    struct tl_step *steps;
+    size_t n;
+    size_t *first;  // (layers + 1) the first step of each block, and the first one after them
+    size_t *resume; // (layers + 1) the only value from before first[i] that is read from there on,
+                    // if it is a residual stream (D); else TL_NO_STEP
+
+    struct tl_cache *caches;
+    size_t n_caches;
+    struct tl_rope *ropes;
+    size_t n_ropes;
+    size_t n_matrices;
+
+    size_t *slots; // (n_slots) floats per row
+    size_t n_slots;
+    size_t gathered; // floats per row of what the last steps read, see forward.c
+};
+
+struct tl_plan_options {
+    size_t layers;
+    size_t max_context;
+    bool fast; // rounded activations: docs/numerics.md, section 4
+};
+
+/*
+ * Checks the steps and makes them ready to run. A tensor that is missing or misshapen is
+ * TL_EFORMAT, everything else that is wrong TL_EARG.
+ */
+int tl_plan_new(const struct tl_plan_options *options, const struct tl_step_spec *specs, size_t n,
+                const struct tl_tensor *tensors, size_t n_tensors, struct tl_plan **out,
+                struct tl_error *err);
+void tl_plan_free(struct tl_plan *p);
+
+#endif

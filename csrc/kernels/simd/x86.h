@@ -1,0 +1,38 @@
+/* x86.h - what the files of AVX2 and AVX-512 share. */
+#ifndef TL_SIMD_X86_H
+#define TL_SIMD_X86_H
+
+#include "kernels/simd/simd.h"
+
+#ifndef TL_SIMDE
+#include <immintrin.h>
+#endif
+
+/*
+ * A value that has to be in a register at this place. Without it compilers reorder the sums of an
+ * unrolled loop, or keep a pointer for every load: far more than there are registers, so that most
+ * of them wait in memory.
+ */
+#ifdef TL_SIMDE
+#define KEEP(x) (void)(x)
+#define KEEP_PAIR(x, y) (void)(x), (void)(y)
+#define KEEP_512(x) (void)(x)
+#define KEEP_POINTER(p) (void)(p)
+#else
+#define KEEP(x) __asm__("" : "+x"(x))
+#define KEEP_PAIR(x, y) __asm__("" : "+x"(x), "+x"(y))
+#define KEEP_512(x) __asm__("" : "+v"(x))
+#define KEEP_POINTER(p) __asm__("" : "+r"(p))
+#endif
+
+/* t[i]: 16 bytes of the rows i and i + 4 of eight; x[i]: their dwords i. */
+TL_INLINE void columns_of_8(const __m256i t[4], __m256i x[4]) {
+    __m256i a = _mm256_unpacklo_epi32(t[0], t[1]), b = _mm256_unpackhi_epi32(t[0], t[1]);
+    __m256i c = _mm256_unpacklo_epi32(t[2], t[3]), d = _mm256_unpackhi_epi32(t[2], t[3]);
+    x[0] = _mm256_unpacklo_epi64(a, c);
+    x[1] = _mm256_unpackhi_epi64(a, c);
+    x[2] = _mm256_unpacklo_epi64(b, d);
+    x[3] = _mm256_unpackhi_epi64(b, d);
+}
+
+#endif

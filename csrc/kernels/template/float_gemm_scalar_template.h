@@ -1,0 +1,47 @@
+/*
+ * float_gemm_scalar_template.h - float weights times many tokens, where the lanes are plain C.
+ *
+ * Needs:   float_gemv_template.h
+ * Defines: FLOAT_IN_TILES, float_scratch, pack_float_tile, float_gemm
+ */
+
+#define FLOAT_IN_TILES false // all tokens are packed as rows
+
+TL_INLINE size_t float_scratch(size_t tokens) {
+    (void)tokens;
+    return 0;
+}
+
+// the scalar sets take all tokens row by row
+static void pack_float_tile(const float *x, size_t cols, size_t token, float *packed) {
+    (void)x, (void)cols, (void)token, (void)packed;
+}
+
+/* Row by row as well, but the weights of a superchunk are converted once for all tokens. */
+TL_INLINE void float_gemm(const struct tl_matrix *w, enum float_type type, size_t row0, size_t row1,
+                          const float *packed, size_t tokens, float *y, size_t y_stride,
+                          float *scratch) {
+    const size_t size = float_size(type), padded = round_up(w->cols, 16);
+    float values[SUPERCHUNK];
+    (void)scratch;
+    for (size_t row = row0; row < row1; row++) {
+        const uint8_t *p = w->data + row * w->row_bytes;
+        for (size_t t = 0; t < tokens; t++) y[t * y_stride + row] = 0;
+        for (size_t k0 = 0; k0 < w->cols; k0 += SUPERCHUNK) {
+            const size_t n = TL_MIN(w->cols - k0, (size_t)SUPERCHUNK);
+            for (size_t k = 0; k < n; k += 16) {
+                const uint8_t *from = p + (k0 + k) * size;
+                v16_store(values + k, n - k < 16 ? load_weights_part(type, from, n - k)
+                                                 : load_weights(type, from));
+            }
+            for (size_t t = 0; t < tokens; t++) {
+                const float *x = packed + t * padded + k0;
+                v16 s = v16_set1(0);
+                for (size_t k = 0; k < n; k += 16) {
+                    s = v16_fma(v16_load(values + k), v16_load(x + k), s);
+                }
+                y[t * y_stride + row] = add_lanes(y[t * y_stride + row], s);
+            }
+        }
+    }
+}

@@ -1,0 +1,99 @@
+/*
+ * float_gemm_template.h - float weights times many tokens, with one row of the matrix in each lane.
+ *
+ * Needs:   float_gemv_template.h
+ * Defines: FLOAT_IN_TILES, float_scratch, pack_float_tile, float_gemm
+ */
+
+#define FLOAT_IN_TILES true
+#define FLOAT_ROWS 16
+#define LANE_PAD 16 // keeps the lanes of a panel from falling on the same sets of the L1 cache
+
+/* Bytes of a panel, and then the sums (tokens, FLOAT_ROWS). */
+TL_INLINE size_t float_scratch(size_t tokens) {
+    return FLOAT_ROWS * sizeof(float) * (SUPERCHUNK + LANE_PAD + round_up(tokens, FLOAT_TOKENS));
+}
+
+/*
+ * Packed tiles: for each tile, superchunk and lane the values k = lane, lane + 16, ... of
+ * FLOAT_TOKENS tokens side by side. Columns are zero-padded to 16.
+ */
+static void pack_float_tile(const float *x, size_t cols, size_t token, float *packed) {
+    const size_t padded = round_up(cols, 16);
+    float *tile = packed + token / FLOAT_TOKENS * FLOAT_TOKENS * padded + token % FLOAT_TOKENS;
+    for (size_t k0 = 0; k0 < padded; k0 += SUPERCHUNK) {
+        size_t steps = TL_MIN(padded - k0, (size_t)SUPERCHUNK) / 16;
+        float *out = tile + k0 * FLOAT_TOKENS;
+        for (size_t lane = 0; lane < 16; lane++) {
+            for (size_t i = 0; i < steps; i++) {
+                size_t k = k0 + i * 16 + lane;
+                out[(lane * steps + i) * FLOAT_TOKENS] = x != NULL && k < cols ? x[k] : 0;
+            }
+        }
+    }
+}
+
+/*
+ * The columns [k0, k0 + steps * 16) of FLOAT_ROWS rows as (lane, step, row). A row that is not
+ * there repeats the last one; nobody reads its sums.
+ */
+TL_INLINE void float_panel(const struct tl_matrix *w, enum float_type type, size_t row, size_t rows,
+                           size_t k0, size_t steps, float *panel) {
+    const size_t size = float_size(type);
+    for (size_t i = 0; i < steps; i++) {
+        const size_t k = k0 + i * 16, left = w->cols - k;
+        v16i column[16];
+        for (size_t r = 0; r < FLOAT_ROWS; r++) {
+            const uint8_t *p = w->data + (row + TL_MIN(r, rows - 1)) * w->row_bytes + k * size;
+            column[r] =
+                v16i_bits(left >= 16 ? load_weights(type, p) : load_weights_part(type, p, left));
+        }
+        v16i_transpose(column);
+        for (size_t l = 0; l < 16; l++) {
+            v16i_store(panel + l * (steps * FLOAT_ROWS + LANE_PAD) + i * FLOAT_ROWS, column[l]);
+        }
+    }
+}
+
+/* sums (FLOAT_TOKENS, 16 rows) += one lane of the panel times the same lane of one tile. */
+TL_INLINE void float_tile(const float *panel, const float *x, size_t steps, float *sums) {
+    v16 s[FLOAT_TOKENS];
+    for (int t = 0; t < FLOAT_TOKENS; t++) s[t] = v16_set1(0);
+    for (size_t i = 0; i < steps; i++) {
+        v16 weights = v16_load(panel + i * FLOAT_ROWS);
+        TL_UNROLL(12)
+        for (int t = 0; t < FLOAT_TOKENS; t++) {
+            s[t] = v16_fma(weights, v16_set1(x[i * FLOAT_TOKENS + (size_t)t]), s[t]);
+        }
+    }
+    for (int t = 0; t < FLOAT_TOKENS; t++) {
+        float *out = sums + t * FLOAT_ROWS;
+        v16_store(out, v16_add(v16_load(out), s[t]));
+    }
+}
+
+TL_INLINE void float_gemm(const struct tl_matrix *w, enum float_type type, size_t row0, size_t row1,
+                          const float *packed, size_t tokens, float *y, size_t y_stride,
+                          float *scratch) {
+    const size_t padded = round_up(w->cols, 16), tile_size = FLOAT_TOKENS * padded;
+    float *panel = scratch, *sums = scratch + FLOAT_ROWS * SUPERCHUNK + 16 * LANE_PAD;
+    for (size_t row = row0; row < row1; row += FLOAT_ROWS) {
+        size_t rows = TL_MIN(row1 - row, (size_t)FLOAT_ROWS);
+        size_t tiles = (tokens + FLOAT_TOKENS - 1) / FLOAT_TOKENS;
+        memset(sums, 0, tiles * FLOAT_TOKENS * FLOAT_ROWS * sizeof(float));
+        for (size_t k0 = 0; k0 < padded; k0 += SUPERCHUNK) {
+            size_t steps = TL_MIN(padded - k0, (size_t)SUPERCHUNK) / 16;
+            float_panel(w, type, row, rows, k0, steps, panel);
+            for (size_t lane = 0; lane < 16; lane++) {
+                for (size_t i = 0; i < tiles; i++) {
+                    float_tile(panel + lane * (steps * FLOAT_ROWS + LANE_PAD),
+                               packed + i * tile_size + (k0 + lane * steps) * FLOAT_TOKENS, steps,
+                               sums + i * FLOAT_TOKENS * FLOAT_ROWS);
+                }
+            }
+        }
+        for (size_t t = 0; t < tokens; t++) {
+            memcpy(y + t * y_stride + row, sums + t * FLOAT_ROWS, rows * sizeof(float));
+        }
+    }
+}

@@ -1,0 +1,95 @@
+/*
+ * float_gemv_template.h - float weights times one token, or a few: docs/numerics.md, section 2.
+ *
+ * Needs:   format_template.h
+ * Defines: SUPERCHUNK, enum float_type, float_type_of, float_size, load_weights,
+ *          load_weights_part, add_lanes, float_gemv
+ */
+
+#define SUPERCHUNK 4096 // float weights: columns between two additions of the lanes to y
+
+/* Rows of floats that are multiplied side by side with few tokens. */
+#define FLOAT_CHAINS 4
+
+enum float_type { FLOAT_F32, FLOAT_F16, FLOAT_BF16 };
+
+static enum float_type float_type_of(const struct tl_type_info *type) {
+    if (type->bytes == 4) return FLOAT_F32;
+    return type == tl_type_find(TL_TYPE_F16) ? FLOAT_F16 : FLOAT_BF16;
+}
+
+TL_INLINE size_t float_size(enum float_type type) {
+    return type == FLOAT_F32 ? 4 : 2;
+}
+
+TL_INLINE v16 load_weights(enum float_type type, const uint8_t *p) {
+    if (type == FLOAT_F16) return v16_load_f16(p);
+    if (type == FLOAT_BF16) return v16_load_bf16(p);
+    return v16_load_f32(p);
+}
+
+TL_INLINE v16 load_weights_part(enum float_type type, const uint8_t *p, size_t n) {
+    uint8_t part[64] = {0};
+    memcpy(part, p, n * float_size(type));
+    return load_weights(type, part);
+}
+
+/* y += the lanes of s, one after another. */
+TL_INLINE float add_lanes(float y, v16 s) {
+    float lane[16];
+    v16_store(lane, s);
+    for (int l = 0; l < 16; l++) y += lane[l];
+    return y;
+}
+
+/*
+ * Rows times one token. The sum of a row is one chain of additions; several rows are several
+ * chains, and each reads a stretch of memory of its own.
+ */
+TL_INLINE void float_rows(const uint8_t *const *row, const size_t rows, enum float_type type,
+                          size_t cols, const float *x, float *sum) {
+    const size_t size = float_size(type);
+    for (size_t r = 0; r < rows; r++) sum[r] = 0;
+    for (size_t k0 = 0; k0 < cols; k0 += SUPERCHUNK) {
+        size_t end = cols - k0 < SUPERCHUNK ? cols : k0 + SUPERCHUNK, k = k0;
+        v16 s[FLOAT_CHAINS];
+        for (size_t r = 0; r < rows; r++) s[r] = v16_set1(0);
+        for (; k + 16 <= end; k += 16) {
+            for (size_t r = 0; r < rows; r++) {
+                prefetch_bytes(row[r] + k * size + PREFETCH_BYTES, 1);
+                s[r] = v16_fma(load_weights(type, row[r] + k * size), v16_load(x + k), s[r]);
+            }
+        }
+        for (size_t r = 0; r < rows; r++) {
+            if (k < end) {
+                v16 part = load_weights_part(type, row[r] + k * size, end - k);
+                s[r] = v16_fma(part, v16_load(x + k), s[r]);
+            }
+            sum[r] = add_lanes(sum[r], s[r]);
+        }
+    }
+}
+
+TL_INLINE void float_gemv(const struct tl_matrix *w, enum float_type type, size_t row0, size_t row1,
+                          const float *x, size_t tokens, float *y, size_t y_stride) {
+    const size_t stride = round_up(w->cols, 16), each = (row1 - row0) / FLOAT_CHAINS;
+    float sum[FLOAT_CHAINS];
+    for (size_t i = 0; i < each; i++) {
+        const uint8_t *row[FLOAT_CHAINS];
+        for (size_t r = 0; r < FLOAT_CHAINS; r++) {
+            row[r] = w->data + (row0 + r * each + i) * w->row_bytes;
+        }
+        for (size_t t = 0; t < tokens; t++) {
+            float_rows(row, FLOAT_CHAINS, type, w->cols, x + t * stride, sum);
+            for (size_t r = 0; r < FLOAT_CHAINS; r++) {
+                y[t * y_stride + row0 + r * each + i] = sum[r];
+            }
+        }
+    }
+    for (size_t i = row0 + FLOAT_CHAINS * each; i < row1; i++) {
+        const uint8_t *row = w->data + i * w->row_bytes;
+        for (size_t t = 0; t < tokens; t++) {
+            float_rows(&row, 1, type, w->cols, x + t * stride, &y[t * y_stride + i]);
+        }
+    }
+}

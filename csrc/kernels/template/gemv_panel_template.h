@@ -1,0 +1,49 @@
+/*
+ * gemv_panel_template.h - quantized weights times one token, as a tile of one.
+ *
+ * Needs:   gemm_template.h
+ * Defines: gemv_pack_bytes, gemv_pack, gemv_scratch, gemv_matmul, gemv_prefetch
+ */
+
+/* One copy of a call for each format, so that the layout is a constant inside. */
+#define GEMV_DISPATCH(format, function, ...)                                                       \
+    switch (format) {                                                                              \
+    case FORMAT_BYTE_ROW:                                                                          \
+        function(LAYOUT_BYTES, 1, __VA_ARGS__);                                                    \
+        break;                                                                                     \
+    case FORMAT_WORD_ROW:                                                                          \
+        function(LAYOUT_WORDS, 1, __VA_ARGS__);                                                    \
+        break;                                                                                     \
+    case FORMAT_FAST_BYTE_ROW:                                                                     \
+        function(LAYOUT_FAST_BYTES, 1, __VA_ARGS__);                                               \
+        break;                                                                                     \
+    case FORMAT_FAST_WORD_ROW:                                                                     \
+        function(LAYOUT_FAST_WORDS, 1, __VA_ARGS__);                                               \
+        break;                                                                                     \
+    default:                                                                                       \
+        break;                                                                                     \
+    }
+
+static size_t gemv_pack_bytes(enum matmul_format format, size_t cols, size_t tokens) {
+    size_t size = 0;
+    GEMV_DISPATCH(format, pack_size, cols, tokens, &size)
+    return size;
+}
+
+static void gemv_pack(enum matmul_format format, const float *x, size_t cols, void *packed) {
+    GEMV_DISPATCH(format, pack_tokens, x, cols, 1, 0, 1, packed)
+}
+
+static size_t gemv_scratch(size_t cols) {
+    (void)cols;
+    return panel_scratch(1);
+}
+
+static void gemv_matmul(enum matmul_format format, const struct tl_matrix *w, size_t row0,
+                        size_t row1, const void *packed, float *y, void *scratch) {
+    GEMV_DISPATCH(format, panel_gemm, w, row0, row1, packed, 1, y, 0, scratch)
+}
+
+static void gemv_prefetch(const struct tl_matrix *w, size_t row0, size_t row1) {
+    prefetch_rows(w, row0, row1);
+}

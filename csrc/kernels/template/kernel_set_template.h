@@ -1,0 +1,47 @@
+/*
+ * kernel_set_template.h - all kernels of an instruction set: the templates, in order.
+ *
+ * A template is compiled once per instruction set: it has no include guard and includes nothing.
+ *
+ * Needs:   simd/<set>.h; where it has integers, TILE_TEMPLATE and GEMV_TEMPLATE
+ * Defines: TL_KERNEL_SET
+ */
+// clang-format off
+
+#include "kernels/template/format_template.h"
+#include "kernels/template/float_gemv_template.h"
+
+#ifdef TILE_TEMPLATE
+
+#include "kernels/template/float_gemm_template.h"
+#include "kernels/template/panel_template.h"
+#include "kernels/template/tile_template.h"
+#include TILE_TEMPLATE
+#include "kernels/template/pack_template.h"
+#include "kernels/template/pack_fast_template.h"
+#include "kernels/template/fill_panel_template.h"
+#include "kernels/template/gemm_exact_template.h"
+#include "kernels/template/gemm_fast_template.h"
+#include "kernels/template/gemm_template.h"
+#include "kernels/template/gemv_lanes_template.h"
+#include GEMV_TEMPLATE
+#include "kernels/template/int_matmul_template.h"
+
+#else
+
+#include "kernels/template/float_gemm_scalar_template.h"
+#include "kernels/template/gemm_scalar_template.h"
+
+#endif
+
+#include "kernels/template/matmul_template.h"
+#include "kernels/template/ops_template.h"
+
+// clang-format on
+
+/* Defines tl_kernels_init_<set>. */
+#define TL_KERNEL_SET(set)                                                                         \
+    void tl_kernels_init_##set(struct tl_kernels *k, bool fast) {                                  \
+        matmul_init(k, fast);                                                                      \
+        ops_init(k);                                                                               \
+    }

@@ -1,0 +1,103 @@
+/*
+ * panel_template.h - quantized weights with one row of the matrix in each lane.
+ *
+ * A chunk of PANEL_ROWS rows is unpacked into a panel: integers interleaved so that one vector
+ * holds the next values of 16 rows. The panel is used for all tokens, a tile of tokens at a time.
+ * The 24-bit activations are cut into digits that are small enough for the dot products of this
+ * set; a digit of a token is one row of the tile. Two layouts, chosen by `bytes`, a constant in
+ * every loop:
+ *   bytes   X = 65536 p2 + 256 p1 + p0, int8 digits times uint8 weights (q + an offset)
+ *   words   X = 4096 h + l, int16 digits times int16 weights
+ * All of that is exact, so how it is cut does not show in the result.
+ *
+ * Needs:   format_template.h
+ * Defines: PANEL_ROWS, PANEL_CHUNKS, BYTE_TOKENS, WORD_TOKENS, FAST_TOKENS, TILE_TOKENS,
+ *          TILE_DIGITS, planes_of, enum layout, layout_in_bytes, steps_of, struct panel,
+ *          struct traits, type_id, traits_of, int_in_bytes, twice
+ */
+
+#define PANEL_ROWS (16 * PANEL_VECTORS)
+#define PANEL_CHUNKS 8 // chunks unpacked together, so that the sums are read and written less
+
+#define BYTE_TOKENS 2
+#define WORD_TOKENS 3
+#define FAST_TOKENS 6
+#define TILE_TOKENS FAST_TOKENS // the largest
+#define TILE_DIGITS 6           // digits of a tile, in every layout
+
+TL_INLINE int planes_of(const bool bytes) {
+    return bytes ? 3 : 2;
+}
+
+/* How activations are packed. Fast: one digit, and a float32 scale for each 32 values. */
+enum layout { LAYOUT_BYTES, LAYOUT_WORDS, LAYOUT_FAST_BYTES, LAYOUT_FAST_WORDS };
+
+TL_INLINE bool layout_in_bytes(const enum layout layout) {
+    return layout == LAYOUT_BYTES || layout == LAYOUT_FAST_BYTES;
+}
+
+/* Vectors per chunk. */
+TL_INLINE int steps_of(const bool bytes) {
+    return bytes ? 64 : 128;
+}
+
+struct panel {
+    int32_t weights[128][PANEL_ROWS]; // bytes: the first 64
+    union {
+        struct {
+            float d[PANEL_ROWS], dmin[PANEL_ROWS];
+            int32_t min[8][PANEL_ROWS];    // int16 pairs: two groups of 16 values
+            int32_t min32[4][PANEL_ROWS];  // Q4_K and Q5_K: the same for two blocks of 32
+            int32_t scale[16][PANEL_ROWS]; // as scale_word makes them
+        } k;
+        struct {
+            float d[8][PANEL_ROWS], m[8][PANEL_ROWS];
+        } b; // blocks of 32
+    } u;
+};
+
+/* What the loops below need to know of a type; constants wherever speed matters. */
+struct traits {
+    bool has_min;
+    bool wide;  // the sub-scales of two neighbouring groups of 16 are the same
+    int offset; // q + offset is not negative
+    int depth;  // so many times two products of a weight and a digit fit in int16
+};
+
+static enum tl_type type_id(const struct tl_type_info *type) {
+    return (enum tl_type)(type - tl_type_find(TL_TYPE_F32));
+}
+
+TL_INLINE struct traits traits_of(enum tl_type id) {
+    switch (id) {
+    case TL_TYPE_Q4_K:
+        return (struct traits){true, true, 0, 8};
+    case TL_TYPE_Q5_K:
+        return (struct traits){true, true, 0, 4};
+    case TL_TYPE_Q2_K:
+        return (struct traits){true, false, 0, 4};
+    case TL_TYPE_Q3_K:
+        return (struct traits){false, false, 4, 4};
+    case TL_TYPE_Q6_K:
+        return (struct traits){false, false, 32, 2};
+    case TL_TYPE_Q4_0:
+        return (struct traits){false, false, 8, 8};
+    case TL_TYPE_Q4_1:
+        return (struct traits){true, false, 0, 8};
+    case TL_TYPE_Q5_0:
+        return (struct traits){false, false, 16, 4};
+    case TL_TYPE_Q5_1:
+        return (struct traits){true, false, 0, 4};
+    default: // Q8_0
+        return (struct traits){false, false, TL_MAX(Q8_0_OFFSET, 0), 8};
+    }
+}
+
+static bool int_in_bytes(const struct tl_type_info *type) {
+    return Q8_0_OFFSET >= 0 || type_id(type) != TL_TYPE_Q8_0;
+}
+
+/* The same int16 twice, from an int32. */
+TL_INLINE v16i twice(v16i x) {
+    return v16i_or_and(v16i_sll(x, 16), x, v16i_set1(0xffff));
+}

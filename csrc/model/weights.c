@@ -1,0 +1,85 @@
+/* weights.c - the tensors of a model by name. */
+#include "model/weights.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int by_name(const void *a, const void *b) {
+    const struct tl_tensor *const *x = a, *const *y = b;
+    return strcmp((*x)->name, (*y)->name);
+}
+
+int tl_weights_init(struct tl_weights *w, const struct tl_tensor *tensors, size_t n,
+                    struct tl_error *err) {
+    w->n = n;
+    w->sorted = calloc(n ? n : 1, sizeof(*w->sorted));
+    if (w->sorted == NULL) return tl_fail(err, TL_ENOMEM, "no memory for a list of %zu tensors", n);
+    for (size_t i = 0; i < n; i++) w->sorted[i] = &tensors[i];
+    qsort(w->sorted, n, sizeof(*w->sorted), by_name);
+    return TL_OK;
+}
+
+void tl_weights_free(struct tl_weights *w) {
+    free(w->sorted);
+    w->sorted = NULL;
+}
+
+const struct tl_tensor *tl_weights_find(const struct tl_weights *w, const char *name) {
+    const struct tl_tensor key = {.name = name}, *wanted = &key, **hit;
+    hit = bsearch(&wanted, w->sorted, w->n, sizeof(*w->sorted), by_name);
+    return hit != NULL ? *hit : NULL;
+}
+
+static int missing(const char *name, struct tl_error *err) {
+    char field[130];
+    snprintf(field, sizeof(field), "tensor '%.90s'", name);
+    return tl_fail_format(err, field, UINT64_MAX, "missing", "the model to have it");
+}
+
+/* Shapes in messages are in NumPy's order, rows first. */
+static int wrong_shape(const struct tl_tensor *t, size_t rows, size_t cols, struct tl_error *err) {
+    char shape[100] = "", field[130];
+    size_t used = 0;
+    snprintf(field, sizeof(field), "the shape of tensor '%.90s'", t->name);
+    for (int i = t->n_dims - 1; i >= 0 && used < sizeof(shape); i--) {
+        used += (size_t)snprintf(shape + used, sizeof(shape) - used, "%s%llu",
+                                 i == t->n_dims - 1 ? "" : ", ", (unsigned long long)t->dims[i]);
+    }
+    if (rows == 0) return tl_fail_format(err, field, UINT64_MAX, shape, "%zu", cols);
+    return tl_fail_format(err, field, UINT64_MAX, shape, "%zu, %zu", rows, cols);
+}
+
+int tl_weights_vector(const struct tl_weights *w, const char *name, size_t n, float **out,
+                      struct tl_error *err) {
+    const struct tl_tensor *t = tl_weights_find(w, name);
+    size_t bytes;
+    *out = NULL;
+    if (t == NULL) return missing(name, err);
+    if (t->n_dims != 1 || t->dims[0] != n) return wrong_shape(t, 0, n, err);
+    if (t->type->kind < TL_KIND_ARRAY) {
+        return tl_fail(err, TL_ENOSUP, "tensor '%s' has type %s, which cannot be read as numbers",
+                       name, t->type->name);
+    }
+    if (tl_mul_size(n, sizeof(float), &bytes)) *out = tl_alloc(bytes);
+    if (*out == NULL) return tl_fail(err, TL_ENOMEM, "no memory for tensor '%s'", name);
+    tl_type_to_f32(t->type, t->data, *out, n);
+    return TL_OK;
+}
+
+int tl_weights_matrix(const struct tl_weights *w, const char *name, size_t rows, size_t cols,
+                      struct tl_matrix *out, struct tl_error *err) {
+    const struct tl_tensor *t = tl_weights_find(w, name);
+    if (t == NULL) return missing(name, err);
+    if (t->n_dims != 2 || t->dims[0] != cols || t->dims[1] != rows) {
+        return wrong_shape(t, rows, cols, err);
+    }
+    if (t->type->kind < TL_KIND_FLOAT) {
+        return tl_fail(err, TL_ENOSUP,
+                       "tensor '%s' has type %s, in which a model cannot be run; convert it to F32",
+                       name, t->type->name);
+    }
+    *out = (struct tl_matrix){.type = t->type, .data = t->data, .rows = rows, .cols = cols};
+    if (!tl_type_row_bytes(t->type, cols, &out->row_bytes)) return wrong_shape(t, rows, cols, err);
+    return TL_OK;
+}

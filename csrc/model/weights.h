@@ -1,0 +1,43 @@
+/*
+ * weights.h - the tensors of a model by name, and reading them as what a step needs.
+ *
+ * Every error names the tensor, its shape and the shape that was expected.
+ */
+#ifndef TL_WEIGHTS_H
+#define TL_WEIGHTS_H
+
+#include "base/base.h"
+#include "kernels/kernels.h"
+#include "types/types.h"
+
+/* A named tensor as a file holds it; dims in the file's order, dims[0] is the row. */
+struct tl_tensor {
+    const char *name;
+    const struct tl_type_info *type;
+    int n_dims;
+    uint64_t dims[4];
+    const uint8_t *data;
+};
+
+/* Tensors sorted by name. Borrows the tensors. */
+struct tl_weights {
+    const struct tl_tensor **sorted; // owns
+    size_t n;
+};
+
+int tl_weights_init(struct tl_weights *w, const struct tl_tensor *tensors, size_t n,
+                    struct tl_error *err);
+void tl_weights_free(struct tl_weights *w);
+
+/* The tensor of that name, or NULL. */
+const struct tl_tensor *tl_weights_find(const struct tl_weights *w, const char *name);
+
+/* The tensor `name` as n float32 values, which *out owns (tl_free). */
+int tl_weights_vector(const struct tl_weights *w, const char *name, size_t n, float **out,
+                      struct tl_error *err);
+
+/* The tensor `name` as a matrix that can be multiplied; *out borrows its data. */
+int tl_weights_matrix(const struct tl_weights *w, const char *name, size_t rows, size_t cols,
+                      struct tl_matrix *out, struct tl_error *err);
+
+#endif

@@ -1,0 +1,9 @@
+/* py_math.h - the functions of the module about exp, log, softmax and sum. */
+#ifndef TLPY_MATH_H
+#define TLPY_MATH_H
+
+#include "py/py_state.h"
+
+extern PyMethodDef tlpy_math_methods[];
+
+#endif

@@ -1,0 +1,19 @@
+/*
+ * unpack.h - a function per quantized type; types.c puts them into its table.
+ *
+ * Each takes `blocks` whole blocks, at most 256 values, apart; the rest of *out is zeroed.
+ */
+#ifndef TL_UNPACK_H
+#define TL_UNPACK_H
+
+#include "types/types.h"
+
+typedef void tl_unpack_fn(const uint8_t *src, size_t blocks, struct tl_chunk *out);
+
+/* unpack_legacy.c */
+tl_unpack_fn tl_unpack_q4_0, tl_unpack_q4_1, tl_unpack_q5_0, tl_unpack_q5_1, tl_unpack_q8_0;
+
+/* unpack_k.c */
+tl_unpack_fn tl_unpack_q2_k, tl_unpack_q3_k, tl_unpack_q4_k, tl_unpack_q5_k, tl_unpack_q6_k;
+
+#endif

@@ -1,0 +1,265 @@
+"""Exact mode's bits depend on nothing but the model and the tokens."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+
+import numpy as np
+import pytest
+
+import tinyllm as tl
+from testkit import every_split, models
+from tinyllm import _core
+
+TOKENS = 300
+
+
+@pytest.fixture(scope="module", params=[*models.TYPES, "wide"])
+def case(request, tmp_path_factory):
+    """A model of every type, and one whose ffn is wider than a superchunk of float sums."""
+    directory = tmp_path_factory.mktemp("bits")
+    if request.param == "wide":
+        model = models.random_model(directory, "F16", ffn=4352, layers=1)
+    else:
+        model = models.random_model(directory, request.param)
+    ids = models.random_ids(model, TOKENS)
+    return model, ids, model.logits(ids)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_threads(case, threads):
+    model, ids, want = case
+    other = tl.load(model.path, threads=threads)
+    assert np.array_equal(other.logits(ids), want)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 33])
+def test_how_the_prompt_is_fed(case, chunk):
+    model, ids, want = case
+    session = model.session()
+    parts = [session.eval(ids[i : i + chunk], "all") for i in range(0, TOKENS, chunk)]
+    assert np.array_equal(np.concatenate(parts), want)
+
+
+def test_capturing(case):
+    model, ids, want = case
+    assert np.array_equal(model.trace(ids, "*")["output"], want)
+    assert np.array_equal(model.trace(ids, "output")["output"], want)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(6, 1), (3, 3), (12, 4)])
+def test_decoding_over_a_long_context(heads, kv_heads, tmp_path):
+    """Where the heads of keys are not even over the threads, one token is split by positions."""
+    shape = {"heads": heads, "kv_heads": kv_heads, "head_size": 24, "width": 96, "ffn": 96}
+    tensors = models.random_llama("F32", **shape)
+    path = models.write(tmp_path / "long.gguf", *tensors)
+    ids = models.random_ids(tl.load(path), 1560)
+    want = tl.load(path).logits(ids)[1500:]
+    for threads in (1, 2, 3, 5, 8):
+        session = tl.load(path, threads=threads).session()
+        session.eval(ids[:1500], "none")
+        got = [session.eval(ids[i : i + 1]) for i in range(1500, 1560)]
+        assert np.array_equal(np.array(got), want)
+        session.rewind(3)
+        traced = session.eval(ids[1557:1558], capture="*")  # which is not split
+        assert np.array_equal(traced["output"][0], want[57])
+        looked = session.eval(ids[1558:1559], capture=["blk.1.attn_mix", "output"])
+        assert np.array_equal(looked["output"][0], want[58])
+
+
+def test_ragged_batch(case):
+    model, ids, want = case
+    cuts = [ids, ids[:1], ids[:97], ids[5:270]]
+    traces = model.trace([list(map(int, cut)) for cut in cuts], "*")
+    assert np.array_equal(traces[0]["output"], want)
+    for cut, trace in zip(cuts, traces, strict=True):
+        alone = model.trace(cut, "*")
+        for name in alone:
+            assert np.array_equal(trace[name], alone[name]), name
+
+
+def test_wanted_rows(case):
+    model, ids, want = case
+    session = model.session()
+    got = session.eval(ids, [-1, 3, 3, 0])
+    assert np.array_equal(got, want[[-1, 3, 3, 0]])
+
+
+def test_more_tokens_than_run_at_once(tmp_path):
+    model = models.random_model(tmp_path, "Q4_K", layers=1)
+    ids = models.random_ids(model, 1100)
+    want = model.logits(ids)
+    session = model.session()
+    got = [session.eval(ids[:513], "all"), session.eval(ids[513:], "all")]
+    assert np.array_equal(np.concatenate(got), want)
+
+
+SCRIPT = """
+import hashlib, sys
+import numpy as np
+import tinyllm as tl
+for path in sys.argv[3:]:
+    model = tl.load(path, threads=2, mode=sys.argv[1])
+    ids = np.random.default_rng(0).integers(0, model.config.vocab_size, int(sys.argv[2]))
+    trace = model.trace(ids, "*")
+    digest = hashlib.sha256()
+    for name in trace:
+        digest.update(np.ascontiguousarray(trace[name]).tobytes())
+    session = model.session()
+    for token in ids[:5]:
+        digest.update(session.eval([token]).tobytes())
+    print(digest.hexdigest())
+"""
+
+
+def run_isa(isa, tokens, paths, mode="exact"):
+    environment = {**os.environ, "TINYLLM_ISA": isa}
+    command = [sys.executable, "-c", SCRIPT, mode, str(tokens), *map(str, paths)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("isa")
+    paths = [
+        models.write(directory / f"{name}.gguf", *models.random_llama(name))
+        for name in models.TYPES
+    ]
+    wide = models.random_llama("F32", ffn=4352, layers=1)
+    odd = models.random_llama("F16", heads=5, kv_heads=1, head_size=20, ffn=144, width=80)
+    paths.append(models.write(directory / "wide.gguf", *wide))
+    paths.append(models.write(directory / "odd.gguf", *odd))
+    return paths
+
+
+SETS = [name for name in _core.kernel_sets() if name not in ("plain", "scalar")]
+
+
+@pytest.mark.parametrize("isa", SETS)
+def test_every_tap_on_every_instruction_set(isa, files):
+    assert run_isa(isa, 70, files) == run_isa("scalar", 70, files)
+
+
+@pytest.mark.parametrize("isa", SETS)
+def test_fast_mode_on_every_instruction_set(isa, files):
+    # int16 digits where they are as fast: other bits, and better ones
+    words = isa in ("avx2", "avx512")
+    same = [f for f in files if not (words and f.stem == "Q8_0")]
+    assert run_isa(isa, 70, same, "fast") == run_isa("scalar", 70, same, "fast")
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+@pytest.mark.parametrize("type_name", models.TYPES)
+def test_every_split_on_every_instruction_set(type_name, mode, tmp_path):
+    path = models.write(tmp_path / "m.gguf", *models.random_llama(type_name, layers=1))
+    digests = {}
+    for isa in ("scalar", *SETS):
+        done = subprocess.run(
+            [sys.executable, every_split.__file__, mode, "600", str(path)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "TINYLLM_ISA": isa, "PYTHONPATH": os.pathsep.join(sys.path)},
+            check=False,
+        )
+        assert done.returncode == 0, f"{isa}: {done.stderr}"
+        digests[isa] = done.stdout
+    if mode == "fast" and type_name == "Q8_0":  # int16 digits where they are as fast
+        words = {digests.pop(isa) for isa in ("avx2", "avx512") if isa in digests}
+        assert len(words) <= 1
+    assert len(set(digests.values())) == 1, digests
+
+
+def test_without_fused_operations_in_hardware(files):
+    # the C library's fma is slow: a few types stand for their classes of kernels
+    some = [f for f in files if f.stem in ("F32", "Q4_K", "Q5_1", "Q8_0", "odd")]
+    assert run_isa("plain", 9, some) == run_isa("scalar", 9, some)
+
+
+def test_an_instruction_set_that_is_not_there_is_an_error(tmp_path):
+    path = models.write(tmp_path / "m.gguf", *models.random_llama(layers=1))
+    code = "import sys, tinyllm as tl; tl.load(sys.argv[1])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TINYLLM_ISA": "mmx"},
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "mmx" in done.stderr
+    assert "scalar" in done.stderr
+
+
+def test_flush_to_zero_in_the_calling_thread(tmp_path):
+    """A library linked with -ffast-math switches the thread that loads it to flush-to-zero."""
+    compiler = sysconfig.get_config_var("CC") or "cc"
+    if shutil.which(compiler.split()[0]) is None:
+        pytest.skip("needs a C compiler")
+    source = tmp_path / "fast.c"
+    source.write_text("int one(void) { return 1; }\n")
+    library = tmp_path / "libfast.so"
+    subprocess.run(
+        [*compiler.split(), "-shared", "-fPIC", "-ffast-math", str(source), "-o", str(library)],
+        check=True,
+    )
+    # tiny weights, so that subnormal numbers are everywhere
+    metadata, tensors = models.random_llama("F32", layers=1)
+    for name, weight in tensors.items():
+        if "ffn" in name and "norm" not in name:
+            tensors[name] = weight.numpy() * np.float32(1e-20)
+    path = models.write(tmp_path / "m.gguf", metadata, tensors)
+    code = f"""
+import ctypes, hashlib, sys
+import tinyllm as tl
+model = tl.load({str(path)!r}, threads=2)
+def digest():
+    trace = model.trace([1, 2, 3, 4, 5], "*")
+    return hashlib.sha256(b"".join(trace[n].tobytes() for n in trace)).hexdigest()
+before = digest()
+ctypes.CDLL({str(library)!r})
+tiny = 2.5e-308
+print(tiny / 4 == 0.0, digest() == before, tiny / 4 == 0.0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    flushed, same, still_flushed = done.stdout.split()
+    if flushed == "False":
+        pytest.skip("this compiler's -ffast-math does not switch flush-to-zero on")
+    assert same == "True"
+    assert still_flushed == "True"  # the caller's own state is put back
+
+
+@pytest.mark.parametrize("type_name", models.TYPES)
+def test_fast_mode_does_not_depend_on_threads_splits_or_captures(type_name, tmp_path):
+    path = models.write(tmp_path / "m.gguf", *models.random_llama(type_name))
+    exact, fast = tl.load(path), tl.load(path, mode="fast", threads=1)
+    ids = models.random_ids(exact, 70)
+    want = fast.logits(ids)
+    for threads in (2, 5):
+        assert np.array_equal(tl.load(path, mode="fast", threads=threads).logits(ids), want)
+    for chunk in (1, 33):
+        session = fast.session()
+        parts = [session.eval(ids[i : i + chunk], "all") for i in range(0, len(ids), chunk)]
+        assert np.array_equal(np.concatenate(parts), want)
+    assert np.array_equal(fast.trace(ids, "*")["output"], want)
+    error = models.normwise_error(want, exact.logits(ids))
+    assert error < 0.03
+    assert (error == 0) == (type_name in ("F32", "F16", "BF16"))
+
+
+def test_the_demo_models_bits():
+    """The bits of a known model on a known prompt: they never move again."""
+    model = tl.load()
+    trace = model.trace([1, 2, 3, 5, 8, 13, 21, 34], "*")
+    digest = hashlib.sha256(b"".join(trace[name].tobytes() for name in trace)).hexdigest()
+    assert digest == GOLDEN
+
+
+GOLDEN = "a15abd18fe3eea974cd2aae0fa73dc52a082a589bd40446d89a8adab50617f7c"

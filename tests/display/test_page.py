@@ -1,0 +1,241 @@
+"""The page of a trace: harmless, self-contained, and alive in a browser."""
+
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import tinyllm as tl
+from testkit import models
+
+HOSTILE = [
+    "</script><script>document.title='owned'</script>",
+    "<img src=x onerror=document.title='owned'>",
+    "\ud800\0",
+    "\\",
+    '"',
+    " a",
+]
+IDS = [3, 1, 4, 1, 5, 9]
+SIZES = {"layers": 3, "width": 32, "heads": 4, "kv_heads": 2, "ffn": 48, "vocab": 60}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return models.random_model(tmp_path_factory.mktemp("page"), **SIZES)
+
+
+@pytest.fixture(scope="module")
+def trace(model):
+    t = model.trace(IDS, "*")
+    t.pieces = list(HOSTILE)
+    return t
+
+
+def page(trace):
+    return trace._page().html()
+
+
+def data_of(text):
+    return json.loads(re.search(r"id='data'>(.*?)</script>", text, re.DOTALL)[1])
+
+
+def test_the_page_holds_the_traces_values(trace, tmp_path):
+    trace.html(tmp_path / "t.html")
+    text = (tmp_path / "t.html").read_text("utf-8")
+    assert text.isprintable() or "\n" in text
+    data = data_of(text)
+    assert data["pieces"][0] == HOSTILE[0]
+    assert data["ids"] == IDS
+    for layer in range(3):
+        block = data["attention"][str(layer)]
+        steps = np.frombuffer(base64.b64decode(block["data"]), np.uint8).reshape(4, 6, 6)
+        assert np.abs(steps / 255 - trace[f"blk.{layer}.attn_probs"]).max() <= 0.5 / 255 + 1e-7
+    norm = np.linalg.norm(trace["blk.1.ffn_down"], axis=1)
+    assert np.allclose(data["norms"]["ffn_down"]["values"][1], norm, rtol=1e-4)
+    result = tl.lens(trace)
+    assert data["lens"]["pieces"] == result.pieces
+
+
+def test_no_text_of_a_token_is_markup_and_nothing_is_fetched(trace):
+    text = page(trace)
+    assert text.count("<script") == 2
+    assert "<img" not in text
+    assert "default-src 'none'" in text
+    assert not re.search(r"https?://|@import|url\(", text)
+
+
+def test_a_page_of_what_there_is(model, trace):
+    for capture in ("output", "*resid_post", "blk.1.attn_probs"):
+        data = data_of(page(model.trace(IDS, capture)))
+        assert bool(data["attention"]) == (capture == "blk.1.attn_probs")
+        assert (data["lens"] is not None) == (capture == "*resid_post")
+    assert data_of(page(trace[2:4]))["start"] == 2
+    with pytest.raises(ValueError, match="no tokens"):
+        page(trace[2:2])
+
+
+def test_values_that_are_not_finite(model):
+    t = model.trace(IDS, "*", edits=tl.set("blk.1.resid_mid", np.nan, at=3))
+    json.dumps(data_of(page(t)), allow_nan=False)
+    assert "<table>" in t._repr_html_()
+
+
+def test_too_much_for_a_page_is_refused(trace, monkeypatch):
+    monkeypatch.setattr("tinyllm.display.page._LIMIT", 100)
+    with pytest.raises(ValueError, match="432 attention weights; expected at most 100"):
+        page(trace)
+
+
+# --- in a browser ------------------------------------------------------------------------------
+
+
+class Browser:
+    """Headless Chromium, spoken to over a pair of pipes (the DevTools protocol)."""
+
+    def __init__(self, path, profile):
+        to_read, self._out = os.pipe()
+        self._in, to_write = os.pipe()
+        options = "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-extensions"
+        options += f" --remote-debugging-pipe --user-data-dir={profile} --window-size=1200,900"
+        # Chromium reads from descriptor 3 and writes to 4
+        code = "import os, sys; r, w = map(os.dup, map(int, sys.argv[1:3])); r = os.dup2(r, 20); "
+        code += (
+            "w = os.dup2(w, 21); os.dup2(r, 3); os.dup2(w, 4); os.execv(sys.argv[3], sys.argv[3:])"
+        )
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code, str(to_read), str(to_write), path, *options.split()],
+            pass_fds=(to_read, to_write),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(to_read)
+        os.close(to_write)
+        self._buffer = b""
+        self._number = 0
+        self._session = None
+        self.messages = []
+
+    def call(self, method, **parameters):
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._out, json.dumps(message).encode() + b"\0")
+        while True:
+            while b"\0" not in self._buffer:
+                part = os.read(self._in, 1 << 20)
+                if not part:
+                    raise RuntimeError("Chromium ended")
+                self._buffer += part
+            line, self._buffer = self._buffer.split(b"\0", 1)
+            answer = json.loads(line)
+            if answer.get("id") == self._number:
+                assert "error" not in answer, answer
+                return answer["result"]
+            self.messages.append(answer)
+
+    def open(self, url):
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.call(f"{domain}.enable")
+        self.call("Page.navigate", url=url)
+        for _ in range(200):
+            if (
+                self.value("document.readyState") == "complete"
+                and self.value("location.href") == url
+            ):
+                return
+        raise RuntimeError("the page does not load")
+
+    def value(self, expression):
+        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def click(self, selector, down=0.5, press=True):
+        code = f"(()=>{{const e=document.querySelector({json.dumps(selector)});e.scrollIntoView("
+        code += "{block:'center'});const b=e.getBoundingClientRect();"
+        code += f"return [b.x+b.width/2,b.y+b.height*{down}]}})()"
+        x, y = self.value(code)
+        for kind in ("mouseMoved", "mousePressed", "mouseReleased")[: 3 if press else 1]:
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def screenshot(self, path):
+        shot = self.call("Page.captureScreenshot")["data"]
+        path.write_bytes(base64.b64decode(shot))
+
+    def close(self):
+        self._process.terminate()
+        self._process.wait(20)
+        os.close(self._in)
+        os.close(self._out)
+
+
+@pytest.fixture
+def browser(tmp_path):
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip("no Chromium")
+    browser = Browser(path, tmp_path / "profile")
+    yield browser
+    browser.close()
+
+
+def test_the_page_lives_in_a_browser(browser, trace, tmp_path):
+    trace.html(tmp_path / "t.html")
+    browser.open((tmp_path / "t.html").as_uri())
+    browser.messages.clear()
+    shown = "document.querySelector('#{} .chosen').textContent"
+    assert browser.value(shown.format("layers")) == "layer 0"
+    assert browser.value("document.querySelectorAll('.token').length") == 6
+    browser.click("[data-layer='2']")
+    browser.click("[data-head='3']")
+    browser.click("[data-token='4']")
+    assert browser.value(shown.format("layers")) == "layer 2"
+    assert browser.value(shown.format("heads")) == "head 3"
+    assert browser.value("document.querySelector('#token').textContent") == 'token 4: "'
+    # the pixels of the chosen row are the attention of that head
+    code = "[...document.querySelector('#large').getContext('2d').getImageData(0,4,6,1).data]"
+    alpha = np.array(browser.value(code)[3::4]) / 255
+    assert np.allclose(alpha, trace["blk.2.attn_probs"][3, 4], atol=0.01)
+    browser.click(
+        "#large", 0.6
+    )  # a click into the picture chooses the row; pointing tells the value
+    assert "looks at" in browser.value("document.querySelector('#under').textContent")
+    assert browser.value("document.querySelector('#token').textContent").startswith("token 3")
+    guesses = browser.value(
+        "[...document.querySelectorAll('#lens tr:last-child .guess')].map(e => e.textContent)"
+    )
+    assert guesses == tl.lens(trace).pieces[-1][3]
+    # pointing at a token looks from it, and leaving it looks from the chosen one again
+    browser.click("[data-token='1']", press=False)
+    heading = "document.querySelector('#token').textContent"
+    assert browser.value(heading).startswith("token 1")
+    assert browser.value("document.querySelector('.token.chosen').dataset.token") == "3"
+    browser.click("#under", press=False)
+    assert browser.value(heading).startswith("token 3")
+    # hostile texts are texts
+    assert "owned" not in browser.value("document.title")
+    assert browser.value("document.querySelectorAll('img').length") == 0
+    first = browser.value("document.querySelector('.token').textContent")
+    assert first == HOSTILE[0].replace(" ", "·")
+    errors = [
+        m
+        for m in browser.messages
+        if m.get("method") in ("Log.entryAdded", "Runtime.exceptionThrown")
+    ]
+    assert errors == []
+    asked = [m for m in browser.messages if m.get("method") == "Network.requestWillBeSent"]
+    assert asked == []
+    browser.screenshot(tmp_path / "page.png")
+    assert (tmp_path / "page.png").stat().st_size > 10_000

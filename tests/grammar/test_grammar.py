@@ -1,0 +1,503 @@
+"""Grammars: reading GBNF, matching, masks. The language of a grammar is worked out by hand here:
+as sets of texts, grown until nothing new comes."""
+
+import itertools
+import random
+import re
+import threading
+
+import numpy as np
+import pytest
+
+import tinyllm as tl
+from tinyllm import _core
+from tinyllm.grammar import gbnf, matcher
+from tinyllm.grammar.automaton import utf8_sequences
+from tinyllm.grammar.expr import check, to_gbnf
+
+pytestmark = pytest.mark.sanitize
+
+ALPHABET = "abé"
+LONGEST = 4
+
+
+# ---- random grammars, and their languages as sets of texts ----
+
+
+def random_expr(rng, depth, names):
+    kind = rng.choice(["text", "set", "ref", "seq", "alt", "repeat"] if depth else ["text", "set"])
+    if kind == "text":
+        return ("text", "".join(rng.choice(ALPHABET) for _ in range(rng.randrange(3))))
+    if kind == "set":
+        return ("set", rng.random() < 0.3, rng.choice(ALPHABET))
+    if kind == "ref":
+        return ("ref", rng.choice(names))
+    if kind == "repeat":
+        low = rng.randrange(3)
+        high = rng.choice([None, low, low + rng.randrange(3)])
+        return ("repeat", random_expr(rng, depth - 1, names), low, high)
+    return (kind, [random_expr(rng, depth - 1, names) for _ in range(rng.randrange(1, 4))])
+
+
+def spell(e):
+    if e[0] == "text":
+        return f'"{e[1]}"'
+    if e[0] == "set":
+        return f"[{'^' * e[1]}{e[2]}]"
+    if e[0] == "ref":
+        return e[1]
+    if e[0] == "seq":
+        return "(" + " ".join(map(spell, e[1])) + ")"
+    if e[0] == "alt":
+        return "(" + " | ".join(map(spell, e[1])) + ")"
+    return f"({spell(e[1])}){{{e[2]},{'' if e[3] is None else e[3]}}}"
+
+
+def joined(left, right):
+    return {a + b for a in left for b in right if len(a + b) <= LONGEST}
+
+
+def texts(e, known):
+    if e[0] == "text":
+        return {e[1]} if len(e[1]) <= LONGEST else set()
+    if e[0] == "set":
+        return set(ALPHABET) - {e[2]} if e[1] else {e[2]}
+    if e[0] == "ref":
+        return known[e[1]]
+    if e[0] == "alt":
+        return set().union(*(texts(item, known) for item in e[1]))
+    if e[0] == "seq":
+        found = {""}
+        for item in e[1]:
+            found = joined(found, texts(item, known))
+        return found
+    item, found = texts(e[1], known), {""}
+    for _ in range(e[2]):
+        found = joined(found, item)
+    more = found
+    for _ in range(LONGEST + 1 if e[3] is None else e[3] - e[2]):
+        more = joined(more, item)
+        found = found | more
+    return found
+
+
+def language(rules):
+    known = {name: set() for name in rules}
+    while True:
+        grown = {name: texts(e, known) for name, e in rules.items()}
+        if grown == known:
+            return known
+        known = grown
+
+
+def test_random_grammars_accept_their_language_and_nothing_else():
+    rng = random.Random(1)
+    everything = [
+        "".join(p) for n in range(LONGEST + 1) for p in itertools.product(ALPHABET, repeat=n)
+    ]
+    tried = 0
+    while tried < 300:
+        names = ["root", "x", "y"]
+        rules = {name: random_expr(rng, 3, names) for name in names}
+        source = "\n".join(f"{name} ::= {spell(e)}" for name, e in rules.items())
+        try:
+            grammar = tl.Grammar.gbnf(source)
+        except ValueError as error:
+            if not re.search("left-recursive|can never end|matches no text", str(error)):
+                raise
+            continue
+        tried += 1
+        want = language(rules)["root"]
+        program = grammar._program
+        for text in everything:
+            state = matcher.advance(program, matcher.start(program), text.encode())
+            assert matcher.is_complete(state) == (text in want), (source, text)
+            assert grammar.accepts(text) == (text in want), (source, text)
+        # written out and read again it is the same language
+        again = tl.Grammar.gbnf(str(grammar))
+        assert [again.accepts(t) for t in everything] == [grammar.accepts(t) for t in everything]
+
+
+def test_left_recursion_is_found_exactly_where_it_is():
+    # a rule is left-recursive if it can come to itself without a letter: worked out over pairs
+    rng = random.Random(2)
+    kinds = set()
+    for _ in range(300):
+        names = ["root", "x", "y"]
+        rules = {name: random_expr(rng, 2, names) for name in names}
+        empty = {name for name, found in language(rules).items() if "" in found}
+
+        def first(e, names=names, empty=empty):
+            if e[0] == "ref":
+                return {e[1]}
+            if e[0] == "alt":
+                return set().union(*map(first, e[1]))
+            if e[0] == "repeat":
+                return set() if e[3] == 0 else first(e[1])
+            found = set()
+            for item in e[1] if e[0] == "seq" else ():
+                found |= first(item)
+                if "" not in texts(item, {n: {""} if n in empty else set() for n in names}):
+                    break
+            return found
+
+        reach = {name: first(e) for name, e in rules.items()}
+        for _ in names:
+            reach = {n: r.union(*(reach[m] for m in r)) for n, r in reach.items()}
+        source = "\n".join(f"{name} ::= {spell(e)}" for name, e in rules.items())
+        try:
+            used = set(tl.Grammar.gbnf(source).rules)
+        except ValueError as error:
+            kinds.add("left" if "left-recursive" in str(error) else "other")
+            if "left-recursive" in str(error):
+                assert any(name in reach[name] for name in names), source
+        else:
+            assert not any(name in reach[name] for name in used), source
+    assert kinds == {"left", "other"}
+
+
+# ---- GBNF ----
+
+
+@pytest.mark.parametrize(
+    ("source", "good", "bad"),
+    [
+        (r'root ::= "a\n\t\\\"\x41\u00e9\U0001F600"', ['a\n\t\\"Aé😀'], ["a"]),
+        ("root ::= [a-c-]+", ["a-c", "b"], ["d", ""]),
+        ("root ::= [-a]", ["-", "a"], ["b"]),
+        (r"root ::= [^\]\n]", ["[", "x", "é", "😀"], ["]", "\n", ""]),
+        ("root ::= .", ["\n", "é", "\x00", "\U0010ffff"], ["", "ab"]),
+        ('root ::= "ab"*', ["", "abab"], ["aba"]),
+        ('root ::= "a"{2}', ["aa"], ["a", "aaa"]),
+        ('root ::= "a"{2,}', ["aa", "aaaa"], ["a"]),
+        ('root ::= "a"{,2}', ["", "aa"], ["aaa"]),
+        ('root ::= "a"{1,2}?', ["", "a", "aa"], ["aaa"]),
+        ('root ::= ("a" | # c\n "b")', ["a", "b"], ["ab"]),
+        ('root ::= "a" |\n "b"\n', ["a", "b"], ["ab"]),
+        ('# first\n\nroot ::=\n  x # end\nx ::= "q"\r\n', ["q"], [""]),
+        ('root ::= | "a"', ["", "a"], ["aa"]),
+        ("root ::= (", None, "no '\\)'|expected"),
+    ],
+)
+def test_gbnf(source, good, bad):
+    if good is None:
+        with pytest.raises(ValueError, match=bad):
+            tl.Grammar.gbnf(source)
+        return
+    grammar = tl.Grammar.gbnf(source)
+    for text in good:
+        assert grammar.accepts(text), text
+    for text in bad:
+        assert not grammar.accepts(text), text
+    assert check(gbnf.parse(to_gbnf(grammar.rules)), "root") is not None
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("", "no rule 'root'"),
+        ('x ::= "a"', "no rule 'root'"),
+        ("root ::= x", "'root' names 'x'"),
+        ('root ::= "a', "line 1, column 10 in rule 'root': the text"),
+        ("root ::= [a", "the set"),
+        ("root ::= []", "no character"),
+        ("root ::= [z-a]", "backwards"),
+        (r'root ::= "\q"', "unknown escape"),
+        (r'root ::= "\x4"', "2 hexadecimal"),
+        (r'root ::= "\uD800"', "no character"),
+        (r'root ::= "\U00110000"', "no character"),
+        ('root ::= "\ud800"', "lone surrogate"),
+        ('root ::= "a" )', "expected the end of the line, found '\\)'"),
+        ('root ::= "a"\nroot ::= "b"', "line 2, column 1.*defined twice"),
+        ("root ::= *", "nothing before it"),
+        ('root ::= "a"{3,2}', "at least 3"),
+        ('root ::= "a"{}', r"expected \{m\}"),
+        ('root ::= "a"{1000000}', "more than 100,000"),
+        ('root ::= "a"{99999999999999999999}', "more than 100,000"),
+        ("root = x", "expected '::='"),
+        ("root ::= <think>", "token references"),
+        ("root ::= " + "(" * 5000 + ")" * 5000, "nested more than 100"),
+        ('root ::= root "a"', "'root' is left-recursive .root -> root"),
+        ('root ::= x\nx ::= y | "b"\ny ::= x "c"', "x -> y -> x"),
+        ('root ::= ""* root | "a"', "left-recursive"),
+        ('root ::= "a"? root "b" | "c"', "left-recursive"),
+        ('root ::= "a" root', "'root' can never end"),
+        ('root ::= "a" | x\nx ::= "b" y\ny ::= "c" x', "'x' can never end.*x -> y -> x"),
+        ("root ::= " + " ".join(f'"{c}"{{100000}}' for c in "abcdef"), "explodes in rule 'root'"),
+        ("root ::= x\nx ::= " + " ".join(f"[a-{c}]{{50000}}" for c in "bcdefghijk"), "rule 'x'"),
+    ],
+)
+def test_grammars_that_are_refused(source, words):
+    with pytest.raises(ValueError, match=words):
+        tl.Grammar.gbnf(source)
+
+
+def test_gbnf_takes_text():
+    with pytest.raises(TypeError, match="bytes"):
+        tl.Grammar.gbnf(b"root ::= x")
+
+
+def test_ambiguous_grammars_stay_small_or_end_in_an_error():
+    # each letter may be read as A or as B: 2 ** n ways to read n letters
+    source = 'root ::= s\ns ::= "x" s a | "x" s b | "x"\na ::= "1" a? | "2"\nb ::= "1" b? | "3"'
+    grammar = tl.Grammar.gbnf(source)
+    assert grammar.accepts("x" * 200 + "1" * 150 + "2" * 199)
+    assert not grammar.accepts("x" * 200 + "4")
+    assert tl.Grammar.gbnf('root ::= ((("a"{1000}){1000}){1000})').accepts("a" * 99) is False
+    hostile = tl.Grammar.gbnf(
+        "root ::= " + " ".join(f"[a-b]{{0,{n}}} [a-c]{{0,{n}}}" for n in (3000,) * 6)
+    )
+    with pytest.raises(tl.UnsupportedError, match=r"explodes.*in rule 'root'"):
+        hostile.accepts("a" * 5000)
+
+
+def test_deep_nesting():
+    grammar = tl.Grammar.gbnf('root ::= "(" root? ")"')
+    n = 100_000
+    assert grammar.accepts("(" * n + ")" * n)
+    assert not grammar.accepts("(" * n + ")" * (n - 1))
+
+
+def test_long_repetitions_are_counted():
+    grammar = tl.Grammar.gbnf('root ::= "ab"{40000} [c-d]{70000,70001}')
+    assert grammar.accepts("ab" * 40000 + "c" * 70000)
+    assert grammar.accepts("ab" * 40000 + "d" * 70001)
+    assert not grammar.accepts("ab" * 39999 + "c" * 70000)
+    assert not grammar.accepts("ab" * 40000 + "c" * 70002)
+
+
+def test_right_recursion_takes_no_memory():
+    grammar = tl.Grammar.gbnf('root ::= "a" root | "b"')
+    automaton = _core.Automaton(grammar._program.array, grammar._program.root)
+    automaton.advance(automaton.start, b"a" * 100_000)
+    assert automaton.states < 10
+
+
+def test_utf8_sequences_are_the_encodings():
+    rng = random.Random(3)
+    ranges = [(0, 0x10FFFF), (0x7F, 0x80), (0x7FF, 0x800), (0xFFFF, 0x10000), (0x80, 0x7FF)]
+    ranges += [tuple(sorted(rng.sample(range(0x110000), 2))) for _ in range(20)]
+    for low, high in ranges:
+        for part_low, part_high in ((low, min(high, 0xD7FF)), (max(low, 0xE000), high)):
+            if part_low > part_high:
+                continue
+            sequences = list(utf8_sequences(part_low, part_high))
+            count = sum(np.prod([b - a + 1 for a, b in s]) for s in sequences)
+            assert count == part_high - part_low + 1
+            for code in (part_low, part_high, (part_low + part_high) // 2):
+                data = chr(code).encode()
+                assert any(
+                    len(s) == len(data)
+                    and all(a <= x <= b for x, (a, b) in zip(data, s, strict=True))
+                    for s in sequences
+                )
+
+
+# ---- masks ----
+
+PIECES = [
+    *(bytes([b]) for b in range(256)),
+    *(
+        a + b
+        for a in (b"a", b"b", b'"', b"{", b"[", b",", b"]", b"}")
+        for b in (b"a", b'"', b"]", b"}")
+    ),
+    *('é 😀 éa aé " }} ]] ]} {" ": true false null ru tr 12 1. .5 e5'.encode().split()),
+    *rb"-1 \u \n 00".split(),
+    b"\xc3",
+    b"a\xc3",
+    b"\xa9a",
+    b"\xf0\x9f",
+    b"",
+    b'"' * 9,
+    b'","b":[1,2,',
+    b'"a"',
+    b'"a"',
+]
+JSON = r"""
+root ::= value
+value ::= object | array | string | number | "true" | "false" | "null"
+object ::= "{" (string ":" value ("," string ":" value)*)? "}"
+array ::= "[" (value ("," value)*)? "]"
+string ::= "\"" char* "\""
+char ::= [^"\\\x00-\x1F] | "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4})
+number ::= "-"? ("0" | [1-9] [0-9]*) ("." [0-9]+)? ([eE] [-+]? [0-9]+)?
+"""
+SOURCES = {
+    "json": JSON,
+    "letters": 'root ::= ([a-b] | [é-😀]){2,5} ("a" | "]")*',
+    "recursive": 'root ::= "a" root "b" | "b" root? "a" | "{" root "}"',
+    "ambiguous": 'root ::= s s\ns ::= "a" s "a" | "a"+ | "ab" s | "b"*',
+    "any": "root ::= .*",
+}
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+def test_masks_are_what_every_token_by_itself_says(source):
+    rng = random.Random(4)
+    grammar = tl.Grammar.gbnf(source)
+    program = grammar._program
+    trie = _core.Trie(PIECES)
+    automaton = _core.Automaton(grammar._program.array, program.root, trie)
+    plain = _core.Automaton(grammar._program.array, program.root)
+    for _ in range(30):
+        state, other, slow = automaton.start, plain.start, matcher.start(program)
+        for _ in range(12):
+            want = matcher.mask(program, slow, PIECES)
+            mask = automaton.mask(state)
+            assert mask.dtype == np.bool_
+            assert np.array_equal(mask, want)
+            assert want.tolist() == [bool(p) and plain.advance(other, p) != 0 for p in PIECES]
+            complete, node, following = automaton.look(state)
+            assert complete == matcher.is_complete(slow)
+            assert (node >= 0) == bool(following) == bool(want[:256].any())
+            assert list(following) == np.flatnonzero(want[:256]).tolist()
+            if not want.any():
+                break
+            piece = PIECES[rng.choice(np.flatnonzero(want))]
+            state, other = automaton.advance(state, piece), plain.advance(other, piece)
+            slow = matcher.advance(program, slow, piece)
+
+
+def test_a_state_stays_what_it_is():
+    grammar = tl.Grammar.gbnf(JSON)
+    automaton = _core.Automaton(grammar._program.array, grammar._program.root, _core.Trie(PIECES))
+    states = [automaton.advance(automaton.start, t) for t in (b"[", b'{"a', b"[[[[1", b"x")]
+    before = [automaton.mask(s) for s in states]
+    for i in range(200):
+        automaton.mask(automaton.advance(automaton.start, b"[" * i + b'{"a":"' + b"b" * i))
+    assert states[-1] == 0
+    for state, mask in zip(states, before, strict=True):
+        assert np.array_equal(automaton.mask(state), mask)
+
+
+def test_wrong_arguments_of_the_core():
+    nodes = np.array([[3, 0, 0, 0, 0], [0, 65, 65, 0, 0]], np.int32)
+    automaton = _core.Automaton(nodes, 1, _core.Trie([b"A", b"B"]))
+    assert automaton.mask(automaton.start).tolist() == [True, False]
+    for call, error, words in (
+        (lambda: _core.Automaton(nodes, 2), ValueError, "root is 2"),
+        (lambda: _core.Automaton(nodes, -1), ValueError, "root"),
+        (lambda: _core.Automaton(nodes[:0], 0), ValueError, "nodes"),
+        (lambda: _core.Automaton([[1, 0, 0, 0, 5]], 0), ValueError, "node 0"),
+        (lambda: _core.Automaton([[2, 0, 0, 0, -2]], 0), ValueError, "node 0"),
+        (lambda: _core.Automaton([[4, 0, 0, 0, 0]], 0), ValueError, "node 0"),
+        (lambda: _core.Automaton(nodes, 1, [b"A"]), TypeError, "trie"),
+        (lambda: _core.Automaton(nodes, 1).mask(1), ValueError, "without a trie"),
+        (lambda: _core.Trie([b"a", "b"]), TypeError, r"pieces\[1\]"),
+        (lambda: automaton.mask(10**6), ValueError, "no state"),
+        (lambda: automaton.advance(10**6, b"a"), ValueError, "no state"),
+        (lambda: automaton.look(-1), (ValueError, OverflowError), None),
+        (lambda: automaton.advance(2, "a"), TypeError, None),
+    ):
+        with pytest.raises(error, match=words):
+            call()
+    assert len(_core.Trie([])) == 0
+
+
+@pytest.mark.threads
+def test_constraints_are_shared_between_threads():
+    tokenizer = tl.load().tokenizer
+    grammar = tl.Grammar.gbnf(JSON)
+    assert grammar.constraint(tokenizer) is grammar.constraint(tokenizer)
+    constraint = grammar.constraint(tokenizer)
+    want = {
+        t: constraint.mask(constraint.accept_bytes(constraint.start(), t)) for t in (b"[", b'"a')
+    }
+    wrong = []
+
+    def work(seed):
+        rng = random.Random(seed)
+        for _ in range(50):
+            text = rng.choice(list(want))
+            mask = constraint.mask(constraint.accept_bytes(constraint.start(), text))
+            if not np.array_equal(mask, want[text]):
+                wrong.append(text)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong
+
+
+def test_tokens_that_are_no_text_never_may_come():
+    tokenizer = tl.load().tokenizer
+    constraint = tl.Grammar.gbnf("root ::= .+").constraint(tokenizer)
+    start = constraint.start()
+    mask = constraint.mask(start)
+    special = [i for i in range(len(tokenizer)) if tokenizer.is_special(i)]
+    assert special
+    assert not mask[special].any()
+    state = constraint.accept(start, tokenizer.id("e"))
+    assert np.flatnonzero(constraint.mask(state) & ~mask).tolist() == sorted(tokenizer.eog_ids)
+    assert constraint.accept(start, special[0]) == 0
+    assert "bytes" in constraint.expected(start)
+
+
+# ---- regular expressions ----
+
+
+def random_pattern(rng, depth):
+    kind = rng.randrange(8 if depth else 4)
+    if kind < 2:
+        return rng.choice(["a", "b", "é", r"\.", r"\x61", r"\n", "c", "-"])
+    if kind == 2:
+        return rng.choice(["[ab]", "[^a]", "[a-c]", "[x-]", r"[\d]", "."])
+    if kind == 3:
+        return rng.choice([r"\d", r"\w", r"\s"])
+    inner = "".join(random_pattern(rng, depth - 1) for _ in range(rng.randrange(1, 3)))
+    if kind == 4:
+        return f"({inner})" + rng.choice(["*", "+", "?", "{2}", "{1,2}", "{1,}", "??"])
+    if kind == 5:
+        return f"(?:{inner}|{random_pattern(rng, depth - 1)})"
+    return inner
+
+
+@pytest.mark.parametrize("search", [False, True])
+def test_regular_expressions_match_like_python_does(search):
+    from tinyllm.grammar import Grammar, regex
+
+    rng = random.Random(5)
+    for _ in range(300):
+        pattern = random_pattern(rng, 3)
+        if search:
+            pattern = rng.choice(["", "^"]) + pattern + rng.choice(["", "$"])
+        grammar = Grammar({"root": regex.parse(pattern, search)})
+        compiled = re.compile(pattern, re.ASCII)
+        for _ in range(40):
+            text = "".join(rng.choice("aabbcé1 .-x\n") for _ in range(rng.randrange(6)))
+            if search and pattern.endswith("$") and text.endswith("\n"):
+                continue  # there Python's $ matches before the line end too
+            found = compiled.search(text) if search else compiled.fullmatch(text)
+            assert grammar.accepts(text) == bool(found), (pattern, text)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "error", "words"),
+    [
+        ("(a", ValueError, r"no '\)'"),
+        ("a)", ValueError, r"no '\('"),
+        ("[a", ValueError, "no ']'"),
+        ("*a", ValueError, "nothing to repeat"),
+        ("a**", ValueError, "nothing to repeat"),
+        ("a{3,1}", ValueError, "at least 3"),
+        ("a{1000001}", ValueError, "more than"),
+        ("[z-a]", ValueError, "backwards"),
+        ("a\\", ValueError, "backslash at the end"),
+        (r"(?=a)", tl.UnsupportedError, "cannot be said"),
+        (r"(?<!a)b", tl.UnsupportedError, "cannot be said"),
+        (r"(?i)b", tl.UnsupportedError, "cannot be said"),
+        (r"(a)\1", tl.UnsupportedError, "cannot be said"),
+        (r"\bword", tl.UnsupportedError, "cannot be said"),
+        (r"a^b", tl.UnsupportedError, "in the middle"),
+        (r"(a$)b", tl.UnsupportedError, "in the middle"),
+        (r"a++", tl.UnsupportedError, "possessive"),
+        ("(" * 3000 + ")" * 3000, ValueError, "nested"),
+        (5, TypeError, "expected str"),
+    ],
+)
+def test_regular_expressions_that_are_refused(pattern, error, words):
+    with pytest.raises(error, match=words):
+        tl.Grammar.regex(pattern)

@@ -1,0 +1,155 @@
+"""Pictures: that they draw what they should, without a display, and refuse what they cannot."""
+
+import builtins
+import re
+
+import numpy as np
+import pytest
+
+import tinyllm as tl
+from testkit import models
+
+IDS = [3, 1, 4, 1, 5, 9, 2]
+SIZES = {"layers": 2, "width": 32, "heads": 4, "kv_heads": 2, "ffn": 48, "vocab": 60}
+
+
+@pytest.fixture(scope="module")
+def plt():
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+@pytest.fixture(autouse=True)
+def close(plt):
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return models.random_model(tmp_path_factory.mktemp("plot"), **SIZES)
+
+
+@pytest.fixture(scope="module")
+def trace(model):
+    t = model.trace(IDS, "*")
+    t.pieces = ["$x^2$", "a\nb", "", "$", "<b>", "一", "🙂\ud800"]
+    return t
+
+
+def draw(ax):
+    ax.figure.canvas.draw()  # raises where a label is no valid mathematics
+    return ax
+
+
+def labels(ax, axis):
+    return [text.get_text() for text in getattr(ax, f"get_{axis}ticklabels")()]
+
+
+def test_attention_of_all_heads(plt, trace):
+    ax = draw(tl.plot.attention(trace, 1))
+    assert len(ax.child_axes) == 4
+    for head, inset in enumerate(ax.child_axes):
+        shown = np.asarray(inset.images[0].get_array())
+        assert np.array_equal(shown, trace["blk.1.attn_probs"][head])
+        assert inset.get_title() == f"head {head}"
+    assert len(labels(ax.child_axes[0], "y")) == 7
+    assert labels(ax.child_axes[1], "y") == []
+
+
+def test_attention_of_one_head_and_of_a_later_call(plt, model, trace):
+    ax = plt.subplots()[1]
+    assert tl.plot.attention(trace, -1, head=2, ax=ax) is ax
+    assert np.array_equal(np.asarray(ax.images[0].get_array()), trace["blk.1.attn_probs"][2])
+    draw(ax)
+    session = model.session()
+    session.eval(IDS)
+    later = session.eval([1, 2], capture="*probs")
+    ax = draw(tl.plot.attention(later, 0, 0))
+    assert len(labels(ax, "x")) == 9
+    assert len(labels(ax, "y")) == 2
+
+
+def test_the_lens_writes_the_guesses_into_the_cells(plt, trace):
+    ax = draw(tl.plot.lens(trace))
+    result = tl.lens(trace)
+    texts = [text.get_text() for text in ax.texts]
+    assert texts == [result.pieces[layer][t][0] for layer in range(2) for t in range(7)]
+    assert labels(ax, "y") == result.names
+    assert draw(tl.plot.lens(result, ax=plt.subplots()[1]))
+
+
+def test_norms(plt, trace, model):
+    ax = draw(tl.plot.norms(trace))
+    (line,) = (line for line in ax.lines if line.get_label() == "resid_post")
+    want = [np.linalg.norm(trace[f"blk.{i}.resid_post"], axis=1).mean() for i in range(2)]
+    assert np.allclose(line.get_ydata(), want)
+    assert len(ax.lines) == 3
+    assert len(tl.plot.norms(model.trace(IDS, "*ffn_down")).lines) == 1
+
+
+def test_attribution(plt, trace):
+    parts = tl.attribution(trace, 7, minus=3)
+    ax = draw(tl.plot.attribution(parts, top=5))
+    widths = [bar.get_width() for bar in ax.patches]
+    order = np.argsort(-abs(parts.values))[:5]
+    assert np.allclose(widths, parts.values[order])
+    assert labels(ax, "y") == [parts.names[i] for i in order]
+    assert draw(tl.plot.attribution(trace, 7, minus=3, at=2))
+
+
+@pytest.mark.parametrize("type_name", ["F32", "Q4_0", "Q8_0", "Q4_K", "Q6_K", "BF16"])
+def test_weights(plt, type_name, tmp_path):
+    model = models.random_model(tmp_path, type_name, layers=1)
+    weight = model.weights["blk.0.ffn_up.weight"]
+    ax = draw(tl.plot.weights(weight))
+    assert len(ax.images[0].get_array()) == 256
+    assert bool(ax.child_axes) == type_name.startswith("Q")
+    if type_name == "Q8_0":  # a block's scale is its largest value / 127
+        values = weight.numpy().reshape(weight.shape[0], -1, 32)
+        rows = np.unique(np.linspace(0, weight.shape[0] - 1, 256).astype(int))
+        want = abs(values).max(axis=2).mean(axis=1)[rows] / 127
+        assert np.allclose(ax.child_axes[0].lines[0].get_xdata(), want, rtol=0.01)
+    assert draw(tl.plot.weights(model.weights["output_norm.weight"]))
+
+
+def test_grid(plt, trace):
+    ax = draw(tl.plot.grid(np.arange(14).reshape(2, 7), ["a", "b"], trace.pieces, title="$"))
+    assert ax.images[0].get_clim() == (-13, 13)
+    assert labels(ax, "x")[0] == r"\$x^2\$"
+    draw(tl.plot.grid([[np.nan, 0.0]]))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda t: tl.plot.attention(t, 2), IndexError, "layer is 2"),
+        (lambda t: tl.plot.attention(t, 0, 4), IndexError, "head is 4"),
+        (lambda t: tl.plot.attention(t, 0, ax=3), TypeError, "ax is 3"),
+        (lambda t: tl.plot.norms(t.model.trace(IDS, "output")), ValueError, "resid_post"),
+        (lambda t: tl.plot.attention(t.model.trace(IDS), 0), ValueError, "blk.0.attn_probs"),
+        (lambda t: tl.plot.attribution(t), TypeError, "token="),
+        (lambda t: tl.plot.weights(t["output"]), TypeError, "expected a tinyllm.Weight"),
+        (lambda t: tl.plot.grid([1, 2]), ValueError, "(rows, columns)"),
+        (lambda t: tl.plot.grid([[1, 2]], columns=["a"]), ValueError, "columns has 1 labels"),
+    ],
+)
+def test_bad_arguments(plt, trace, call, error, words):
+    with pytest.raises(error, match=re.escape(words)):
+        call(trace)
+
+
+def test_without_matplotlib_the_error_says_what_to_install(trace, monkeypatch):
+    real = builtins.__import__
+
+    def fail(name, *rest):
+        if name.startswith("matplotlib"):
+            raise ImportError(f"No module named {name!r}", name=name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", fail)
+    with pytest.raises(ImportError, match=r'pip install "tinyllm\[plot\]"'):
+        tl.plot.norms(trace)

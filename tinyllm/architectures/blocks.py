@@ -1,0 +1,38 @@
+"""Blocks: how the branches of a layer join the residual stream; and the whole model around them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from .builder import Builder
+
+__all__ = ["model", "serial"]
+
+
+def serial(b: Builder, x: str) -> str:
+    """X + mixer(norm(x)), then that + ffn(norm(that)). (T, D) -> (T, D).
+
+    The block of Llama, Touvron et al. 2023 (arXiv:2302.13971).
+    """
+    x = b.same("resid_pre", x)
+    mixed = b.arch.mixer(b, b.norm("attn_norm", x, "attn_input"))
+    middle = b.add("resid_mid", x, give_role(b, mixed, "attn_add"))
+    out = b.arch.ffn(b, b.norm("ffn_norm", middle, "ffn_input"))
+    return b.add("resid_post", middle, give_role(b, out, "ffn_add"), "resid_post")
+
+
+def give_role(b: Builder, tap: str, role: str) -> str:
+    """Say what the value of the last step is for."""
+    b.steps[-1] = dataclasses.replace(b.steps[-1], role=role)
+    return tap
+
+
+def model(b: Builder) -> None:
+    """Embedding, blocks, final norm and logits."""
+    c = b.config
+    x = b.embed()
+    for b.layer in range(c.layers):
+        x = b.arch.block(b, x)
+    b.layer = c.layers
+    x = b.norm("output_norm", x, "final_norm")
+    b.output(x)

@@ -1,0 +1,29 @@
+"""What lets tokens see each other: builders of the first branch of a block."""
+
+from __future__ import annotations
+
+from .builder import Builder
+
+__all__ = ["attention"]
+
+
+def attention(b: Builder, x: str) -> str:
+    """Causal attention with shared kv heads. (T, D) -> (T, D).
+
+    Vaswani et al. 2017 (arXiv:1706.03762); grouped queries: Ainslie et al. 2023
+    (arXiv:2305.13245); RoPE: Su et al. 2021 (arXiv:2104.09864).
+    """
+    c = b.config
+    heads = b.number("heads", c.layer("heads", b.layer), "attention.head_count")
+    kv_heads = b.number(
+        "heads", c.layer("kv_heads", b.layer), "attention.head_count_kv", "rule: as queries"
+    )
+    size = b.number("size", c.head_size, "attention.key_length", "rule: width / heads")
+    value_size = b.number("size", c.value_size, "attention.value_length", "rule: as keys")
+    q = b.linear("attn_q", x, size, heads)
+    k = b.linear("attn_k", x, size, kv_heads)
+    v = b.linear("attn_v", x, value_size, kv_heads)
+    q, k = b.rope("attn_q_rope", q), b.rope("attn_k_rope", k)
+    b.cache(k, v)
+    mix = b.attend(q, k, v)
+    return b.linear("attn_output", mix, b.number("size", c.width, "embedding_length"))
