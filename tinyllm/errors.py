@@ -68,6 +68,7 @@ def wrong(
     value: object,
     expected: str,
     *,
+    shown: str | None = None,
     path: str | None = None,
     offset: int | None = None,
 ) -> FormatError:
@@ -77,6 +78,8 @@ def wrong(
     ----------
     field, value, expected, path, offset
         As in :class:`FormatError`, whose message is made from them.
+    shown : str, optional
+        The value as the message shows it. None: ``str(value)``.
 
     Returns
     -------
@@ -90,7 +93,7 @@ def wrong(
     """
     where = "" if offset is None else f" (at byte {offset})"
     return FormatError(
-        f"{field} is {value}; expected {expected}{where}",
+        f"{field} is {value if shown is None else shown}; expected {expected}{where}",
         path=path,
         field=field,
         value=value,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,18 +15,18 @@ from .base.samples import sample_weights
 from .display.table import Table
 from .display.weights import weights_table
 from .errors import FormatError
-from .evaluation.scoring import Perplexity, perplexity, score
 from .files.model_file import DEMO, open_file, path_text
-from .generation.options import Chain, Options, Request, Talk
-from .generation.request import beam_search, chat, chat_stream, generate, stream
-from .generation.result import Generation
-from .grammar.grammar import Grammar
-from .runtime.prompt import Prompt, is_batch
+from .runtime.prompt import Prompt
 from .runtime.runner import Runner
 from .runtime.session import Session
-from .sampling.sampler import Sampler
 from .tokenizer import Tokenizer, load_tokenizer, tokenizer_from_metadata
 from .trace.taps import Capture
+
+if TYPE_CHECKING:
+    from .evaluation.scoring import Perplexity
+    from .generation.result import Generation
+    from .grammar.grammar import Grammar
+    from .sampling.sampler import Sampler
 
 __all__ = ["DEMO", "Model", "load"]
 
@@ -269,6 +269,9 @@ class Model(Runner):
         >>> model.generate("Rich or poor? ", grammar=tl.Grammar.regex("rich|poor"), seed=1).complete
         True
         """
+        from .generation.options import Chain, Options, Request
+        from .generation.request import generate
+
         options = Options.checked(self, max_tokens, min_tokens, stop, stop_ids, grammar, logprobs)
         chain = Chain(temperature, top_k, top_p, seed, sampler)
         return generate(self, prompt, Request(options, chain, capture, edits))
@@ -311,6 +314,9 @@ class Model(Runner):
         >>> "".join(model.stream("ROMEO:", 5, seed=1)) == model.generate("ROMEO:", 5, seed=1).text
         True
         """
+        from .generation.options import Chain, Options, Request
+        from .generation.request import stream
+
         options = Options.checked(self, max_tokens, min_tokens, stop, stop_ids, grammar)
         chain = Chain(temperature, top_k, top_p, seed, sampler)
         return stream(self, prompt, Request(options, chain, edits=edits))
@@ -396,6 +402,9 @@ class Model(Runner):
         >>> again.timings.prompt_tokens < len(again.prompt_ids)
         True
         """
+        from .generation.options import Chain, Options, Request, Talk
+        from .generation.request import chat
+
         options = Options.checked(self, max_tokens, min_tokens, stop, stop_ids, grammar, logprobs)
         chain = Chain(temperature, top_k, top_p, seed, sampler)
         talk = Talk(tools, template, variables, parse_content, session)
@@ -447,6 +456,9 @@ class Model(Runner):
         >>> "".join(pieces) == model.chat(messages, None, 9, seed=1, template="plain").text
         True
         """
+        from .generation.options import Chain, Options, Request, Talk
+        from .generation.request import chat_stream
+
         options = Options.checked(self, max_tokens, min_tokens, stop, stop_ids, grammar)
         chain = Chain(temperature, top_k, top_p, seed, sampler)
         talk = Talk(tools, template, variables, parse_content, session)
@@ -503,6 +515,9 @@ class Model(Runner):
         >>> [g.score for g in found] == sorted((g.score for g in found), reverse=True)
         True
         """
+        from .generation.options import Options
+        from .generation.request import beam_search
+
         options = Options.checked(self, max_tokens, min_tokens, (), stop_ids, grammar)
         return beam_search(self, prompt, beams, options, length_penalty)
 
@@ -530,7 +545,9 @@ class Model(Runner):
         >>> score.logprobs.shape == (len(score.ids) - 1,)
         True
         """
-        return [score(self, item) for item in text] if is_batch(text) else score(self, text)
+        from .evaluation.scoring import score
+
+        return score(self, text)
 
     def perplexity(
         self,
@@ -574,38 +591,9 @@ class Model(Runner):
         >>> 1 < float(model.perplexity(text, method="hf")) < model.config.vocab_size
         True
         """
+        from .evaluation.scoring import perplexity
+
         return perplexity(self, text, stride, window, method)
-
-    def hidden_states(self, prompt: Any, *, edits: Any = ()) -> Any:
-        """The residual stream between the blocks.
-
-        Parameters
-        ----------
-        prompt : str, bytes, ids, or a list of them
-        edits : Edit or sequence of Edit
-            As for `trace`.
-
-        Returns
-        -------
-        numpy.ndarray of float32, shape (layers + 1, T, D), or a list of them for a batch
-            Entry i enters block i; the last one leaves the last block and is not normalized
-            (Hugging Face's last hidden state is: that is the tap ``output_norm``).
-
-        Examples
-        --------
-        >>> import tinyllm as tl
-        >>> model = tl.load()
-        >>> len(model.hidden_states("ROMEO:")) == model.config.layers + 1
-        True
-        """
-        last = f"blk.{self.config.layers - 1}.resid_post"
-        traces = self.trace(prompt, ["blk.*.resid_pre", last], edits=edits)
-        batch = is_batch(prompt)
-        states = [
-            np.concatenate([trace.stack("blk.*.resid_pre"), trace[last][np.newaxis]])
-            for trace in (traces if batch else [traces])
-        ]
-        return states if batch else states[0]
 
     # ---- showing ----
 

@@ -19,6 +19,7 @@ from .analysis.attribution import attribution as _attribution
 from .analysis.lens import Lens
 from .analysis.lens import lens as _lens
 from .base.checks import index
+from .base.numeric import Float64
 from .trace.taps import Capture
 from .trace.trace import Trace
 
@@ -410,7 +411,7 @@ def weights(weight: Weight, *, ax: Any = None) -> Any:
     return ax
 
 
-def _block_scales(weight: Weight, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64] | None:
+def _block_scales(weight: Weight, rows: npt.NDArray[np.int64]) -> Float64 | None:
     """The size of each block's factor, shape (rows, blocks); None for types without one."""
     from ._core import tensor_types
 

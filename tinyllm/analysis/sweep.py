@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from .. import _core
 from ..base.checks import choice
-from ..base.numeric import Float32
+from ..base.numeric import Float32, Float64
 from ..base.progress import Progress
 from ..trace.edits import Edit, patch
 from ..trace.taps import Capture, Tap, select
@@ -35,7 +34,7 @@ def patch_sweep(
     by: str = "tokens",
     logits: str = "last",
     progress: bool = True,
-) -> npt.NDArray[np.float64]:
+) -> Float64:
     """Patch each place of a corrupted run with the clean run's value, and measure each time.
 
     Meng et al. 2022, "Locating and Editing Factual Associations in GPT" (arXiv:2202.05262),

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from .. import _core
 from ..base.checks import ranged
-from ..base.numeric import Float64, log_softmax
+from ..base.numeric import Float32, Float64, log_softmax
 from ..display.table import Table
-from ..runtime.prompt import token_ids
+from ..runtime.prompt import is_batch, token_ids
 from ..runtime.runner import Runner
 from ..runtime.session import Session
 
@@ -32,7 +32,7 @@ def _exp(x: float) -> float:
     return float(_core.exp([x])[0])
 
 
-def _rows(model: Runner, ids: Ids, first: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def _rows(model: Runner, ids: Ids, first: int) -> Iterator[tuple[int, Float32]]:
     """Yield (i, logits after token i) for i from `first` to the last but one."""
     session = Session(model)
     step = max(_CHUNK // (4 * model.config.vocab_size), 1)
@@ -150,8 +150,12 @@ class Score:
         return self.table().html(caption=repr(self))
 
 
-def score(model: Runner, text: Any) -> Score:
-    """Score a text; see `Model.score`."""
+def score(model: Runner, text: Any) -> Any:
+    """Score a text, or several; see `Model.score`."""
+    return [_score(model, item) for item in text] if is_batch(text) else _score(model, text)
+
+
+def _score(model: Runner, text: Any) -> Score:
     ids = _ids(model, text)
     limit = _context(model)
     if len(ids) - 1 > limit:

@@ -22,9 +22,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from .._core import Weight
+from ..base.numeric import Float32
 from ..errors import FormatError, wrong
 
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ def _read_int8(data: memoryview, header: _Header) -> Iterator[tuple[str, Weight]
             values = np.frombuffer(data, np.int8, count, at).reshape(groups, header.group_size)
             scales = np.frombuffer(data, "<f4", groups, at + count)  # at any alignment
             with np.errstate(all="ignore"):  # a scale may be anything
-                weights: npt.NDArray[np.float32] = values * scales[:, None]
+                weights: Float32 = values * scales[:, None]
             weights.setflags(write=False)  # so that the Weight needs no copy
             yield name, Weight(name, item.shape, "F32", weights.reshape(-1).view(np.uint8))
             at += count + 4 * groups

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +12,13 @@ from numpy.typing import NDArray
 from .. import _core
 from ..base.numeric import best, log_softmax
 from ..errors import Error
-from ..grammar.grammar import Constraint
 from ..runtime.runner import Runner
 from .options import Options
 from .result import Generation, Timings
 from .stepper import allowed_tokens
+
+if TYPE_CHECKING:
+    from ..grammar.grammar import Constraint
 
 __all__ = ["search"]
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..base.checks import integer, ranged
-from ..grammar.grammar import Grammar
 from ..runtime.runner import Runner
 from ..runtime.session import Session
 from ..sampling.sampler import Sampler
 from ..trace.taps import Capture
+
+if TYPE_CHECKING:
+    from ..grammar.grammar import Grammar
 
 __all__ = ["Chain", "Options", "Request", "Talk"]
 
@@ -74,6 +76,8 @@ class Options:
             if not 0 <= integer(f"stop_ids[{i}]", token) < size:
                 raise ValueError(f"stop_ids[{i}] is {token}; the vocabulary has {size} tokens")
         if grammar is not None:
+            from ..grammar.grammar import Grammar
+
             if not isinstance(grammar, Grammar):
                 raise TypeError(
                     f"grammar is {type(grammar).__name__}; expected tl.Grammar.gbnf(text), "

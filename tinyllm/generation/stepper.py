@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..base.numeric import Float32, Float64, best, log_softmax
 from ..errors import Error
-from ..grammar.grammar import Constraint
 from ..runtime.runner import Runner
 from ..runtime.session import Session
 from ..sampling.sampler import Sampler
@@ -21,6 +20,9 @@ from ..trace.edit_program import Program
 from ..trace.trace import Trace
 from .options import Options
 from .result import Generation, Logprobs, Timings
+
+if TYPE_CHECKING:
+    from ..grammar.grammar import Constraint
 
 __all__ = ["Stepper", "StopFinder", "allowed_tokens"]
 

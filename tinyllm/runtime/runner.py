@@ -6,7 +6,7 @@ import contextlib
 import functools
 import re
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +20,13 @@ from ..base.numeric import Float32
 from ..base.progress import Progress
 from ..tokenizer import Tokenizer
 from ..trace.arena import Arena, Layout, Plan
-from ..trace.edit_program import Dispatcher, Program, Sites
 from ..trace.taps import Capture, Tap, all_taps, select
 from ..trace.trace import Trace
 from .machine import Memory
 from .prompt import Rows, is_batch, token_ids
+
+if TYPE_CHECKING:
+    from ..trace.edit_program import Program, Sites
 
 __all__ = ["Runner"]
 
@@ -100,6 +102,8 @@ class Runner:
         captures = arena.captures
         dispatch = None
         if any(edits):
+            from ..trace.edit_program import Dispatcher
+
             dispatch = Dispatcher(edits, lengths)
             needed = self._needed(dispatch.edits, arena.layout)
             captures = captures + Arena(needed, lengths, contexts).captures
@@ -187,6 +191,8 @@ class Runner:
         """
         if isinstance(edits, (tuple, list)) and not edits:
             return None
+        from ..trace.edit_program import Program
+
         return Program(self.taps, edits, self.core.config["max_context"])
 
     def pieces(self, ids: npt.NDArray[np.int32]) -> list[str]:
@@ -326,6 +332,37 @@ class Runner:
                     trace.keep_logits(want.take(values[at : at + len(want.rows)]))
                     at += len(want.rows)
         return traces
+
+    def hidden_states(self, prompt: Any, *, edits: Any = ()) -> Any:
+        """The residual stream between the blocks.
+
+        Parameters
+        ----------
+        prompt : str, bytes, ids, or a list of them
+        edits : Edit or sequence of Edit
+            As for `trace`.
+
+        Returns
+        -------
+        numpy.ndarray of float32, shape (layers + 1, T, D), or a list of them for a batch
+            Entry i enters block i; the last one leaves the last block and is not normalized
+            (Hugging Face's last hidden state is: that is the tap ``output_norm``).
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> model = tl.load()
+        >>> len(model.hidden_states("ROMEO:")) == model.config.layers + 1
+        True
+        """
+        last = f"blk.{self.config.layers - 1}.resid_post"
+        traces = self.trace(prompt, ["blk.*.resid_pre", last], edits=edits)
+        batch = is_batch(prompt)
+        states = [
+            np.concatenate([trace.stack("blk.*.resid_pre"), trace[last][np.newaxis]])
+            for trace in (traces if batch else [traces])
+        ]
+        return states if batch else states[0]
 
     def run_from(
         self,

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -16,18 +16,13 @@ from ..base.numeric import Float32, best, log_softmax
 from ..display.histogram import sample, spark, statistics
 from ..display.table import Markup, Table, escape
 from ..errors import FormatError
-from ..files.arrays import (
-    Array,
-    bad_field,
-    check_format,
-    read_arrays,
-    read_token_ids,
-    write_arrays,
-)
 from ..trace.taps import Capture
 from ..trace.trace import Trace
 from .prompt import Rows, token_ids
 from .runner import Runner
+
+if TYPE_CHECKING:
+    from ..files.arrays import Array
 
 __all__ = ["Session"]
 
@@ -168,6 +163,8 @@ class Session:
         >>> model.session("context.safetensors").tokens == session.tokens
         True
         """
+        from ..files.arrays import write_arrays
+
         arrays: dict[str, Array] = {}
         for number, (name, _) in enumerate(_caches(self.model)):
             arrays[f"{name}.keys"], arrays[f"{name}.values"] = self.core.cache(number)
@@ -212,6 +209,8 @@ class Session:
         >>> tl.Session.load(model, "context.npz").tokens == session.tokens
         True
         """
+        from ..files.arrays import bad_field, check_format, read_arrays, read_token_ids
+
         arrays, metadata = read_arrays(path)
         session, config = cls(model), model.config
         try:
@@ -417,6 +416,8 @@ def _caches(model: Runner) -> list[tuple[str, list[tuple[int, ...]]]]:
 
 def _cached(model: Runner, arrays: Mapping[str, Array], n: int) -> list[tuple[Float32, Float32]]:
     """The keys and values of each cache for `n` tokens, from a file, checked."""
+    from ..files.arrays import bad_field
+
     caches = []
     for block, shapes in _caches(model):
         pair = []

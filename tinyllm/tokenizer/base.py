@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from .. import chat
 from .explain import Explanation, Step
 from .special import Partition
 from .stream import StreamDecoder
@@ -654,6 +653,8 @@ class Tokenizer(ABC):
     @functools.cached_property
     def chat_templates(self) -> Mapping[str, str]:
         """The file's chat templates by name; the one without a name is ``"default"``."""
+        from .. import chat
+
         return chat.file_templates(self._metadata)
 
     def render_chat(
@@ -698,6 +699,8 @@ class Tokenizer(ABC):
         ...     [{"role": "user", "content": "Hi"}], template="{{ messages[0].content }}!")
         'Hi!'
         """
+        from .. import chat
+
         source = chat.choose_template(self.chat_templates, template, bool(tools))
         texts = self._vocab.texts
         known = {
@@ -752,6 +755,8 @@ class Tokenizer(ABC):
         >>> tokenizer.decode(ids, skip_special=True)
         'Hi!'
         """
+        from .. import chat
+
         cover = None
         if not parse_content:
             source = chat.choose_template(self.chat_templates, template, bool(tools))

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import _core
-from ..errors import FormatError
+from ..errors import wrong
 from .base import Tokenizer
 from .explain import Step
 from .merging import merge
@@ -120,12 +120,7 @@ class BpeTokenizer(Tokenizer):
             if not 0 < pair.find(" ", 1) < len(pair) - 1:
                 expected = "two parts with a space between them"
                 field = f"tokenizer.ggml.merges[{i}]"
-                raise FormatError(
-                    f"{field} is {pair!r}; expected {expected}",
-                    field=field,
-                    value=pair,
-                    expected=expected,
-                )
+                raise wrong(field, pair, expected, shown=repr(pair))
 
     def _choose_pre(self, name: object) -> PreTokenizer:
         if name is None or name == "":

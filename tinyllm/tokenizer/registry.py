@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import FormatError, UnsupportedError
+from ..errors import FormatError, UnsupportedError, wrong
 from ..files.gguf import GGUF
 from ..files.llama2c import read_tokenizer_bin
 from .base import Tokenizer
@@ -63,7 +63,7 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any]) -> Tokenizer | None:
     if model is None:
         return None
     if not isinstance(model, str):
-        raise FormatError(f"{_MODEL} is {model!r}; expected a string", field=_MODEL, value=model)
+        raise wrong(_MODEL, model, "a string", shown=repr(model))
     if model not in TOKENIZERS:
         raise UnsupportedError(
             f"{_MODEL} is {model!r}; this version knows {', '.join(sorted(TOKENIZERS))}"

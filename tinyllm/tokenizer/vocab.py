@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FormatError
+from ..errors import FormatError, wrong
 
 __all__ = ["TokenType", "Vocab", "to_bytes", "to_text"]
 
@@ -132,12 +132,7 @@ def to_text(data: bytes) -> str:
 
 
 def _wrong(key: str, value: object, expected: str) -> FormatError:
-    return FormatError(
-        f"{key} is {value!r}; expected {expected}",
-        field=key,
-        value=value,
-        expected=expected,
-    )
+    return wrong(key, value, expected, shown=repr(value))
 
 
 class Vocab:

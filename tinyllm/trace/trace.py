@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +16,14 @@ from ..architectures.fingerprint import config_values
 from ..base.checks import index
 from ..base.numeric import Float32, softmax
 from ..display.histogram import sample, statistics
-from ..display.page import Guesses, Page
 from ..display.table import Table
 from ..display.taps import taps_html
-from ..files.arrays import write_arrays
 from ..files.atomic import write_atomically
 from .arena import Views
 from .taps import ALIASES, Capture, is_matrix, match, unknown
+
+if TYPE_CHECKING:
+    from ..display.page import Page
 
 __all__ = ["Source", "Trace"]
 
@@ -397,6 +398,8 @@ class Trace(Mapping[str, Float32]):
         >>> bool((tinyllm.read("run.safetensors")["output"] == t["output"]).all())
         True
         """
+        from ..files.arrays import write_arrays
+
         metadata = {
             "format": "tinyllm.trace",
             "version": "1",
@@ -427,6 +430,8 @@ class Trace(Mapping[str, Float32]):
         write_atomically(path, lambda file: file.write(text))
 
     def _page(self) -> Page:
+        from ..display.page import Guesses, Page
+
         norms = {}
         for family in ("resid_post", "attn_output", "ffn_down"):
             found = self.names(f"blk.*.{family}")
