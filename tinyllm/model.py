@@ -15,7 +15,7 @@ from .base.samples import sample_weights
 from .display.table import Table
 from .display.weights import weights_table
 from .errors import FormatError
-from .files.model_file import DEMO, open_file, path_text
+from .files.model_file import DEMO, open_file
 from .runtime.prompt import Prompt
 from .runtime.runner import Runner
 from .runtime.session import Session
@@ -92,10 +92,10 @@ def load(
     if max_context is not None:
         ranged("max_context", max_context, 1)
     source: Any = DEMO if isinstance(path, str) and path == "demo" else path
-    metadata, weights = open_file(source, mmap)
-    config, steps = read_model(metadata, weights, strict)
+    file = open_file(source, mmap)
+    config, steps = read_model(file.metadata, file.weights, strict)
     if tokenizer is None:
-        tok = tokenizer_from_metadata(metadata)
+        tok = tokenizer_from_metadata(file.metadata)
     else:
         tok = tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(tokenizer)
         if len(tok) > config.vocab_size:
@@ -109,24 +109,15 @@ def load(
     try:
         core = _core.Model(
             steps.lowered(),
-            weights.values(),
+            file.weights.values(),
             layers=config.layers,
             max_context=max_context or config.context_length,
             fast=mode == "fast",
         )
     except FormatError as error:
-        error.path = path_text(source)
+        error.path = file.path
         raise
-    return Model(
-        core,
-        config,
-        steps,
-        weights,
-        metadata,
-        tok,
-        threads or _core.cpu_count(),
-        path_text(source),
-    )
+    return Model(core, file, config, steps, tok, threads or _core.cpu_count())
 
 
 class Model(Runner):
