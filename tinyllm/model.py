@@ -393,13 +393,13 @@ class Model(Runner):
         >>> again.timings.prompt_tokens < len(again.prompt_ids)
         True
         """
-        from .generation.options import Chain, Options, Request, Talk
+        from .generation.options import Chain, ChatOptions, Options, Request
         from .generation.request import chat
 
         options = Options.checked(self, max_tokens, min_tokens, stop, stop_ids, grammar, logprobs)
         chain = Chain(temperature, top_k, top_p, seed, sampler)
-        talk = Talk(tools, template, variables, parse_content, session)
-        return chat(self, messages, talk, Request(options, chain, capture, edits))
+        chat_options = ChatOptions(tools, template, variables, parse_content, session)
+        return chat(self, messages, chat_options, Request(options, chain, capture, edits))
 
     def chat_stream(
         self,
@@ -447,13 +447,13 @@ class Model(Runner):
         >>> "".join(pieces) == model.chat(messages, None, 9, seed=1, template="plain").text
         True
         """
-        from .generation.options import Chain, Options, Request, Talk
+        from .generation.options import Chain, ChatOptions, Options, Request
         from .generation.request import chat_stream
 
         options = Options.checked(self, max_tokens, min_tokens, stop, stop_ids, grammar)
         chain = Chain(temperature, top_k, top_p, seed, sampler)
-        talk = Talk(tools, template, variables, parse_content, session)
-        return chat_stream(self, messages, talk, Request(options, chain, edits=edits))
+        chat_options = ChatOptions(tools, template, variables, parse_content, session)
+        return chat_stream(self, messages, chat_options, Request(options, chain, edits=edits))
 
     def beam_search(
         self,
