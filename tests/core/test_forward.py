@@ -49,7 +49,7 @@ SHAPES = {
 
 
 def reference_of(model, ids):
-    return reference.forward(model.config, model.weights, ids)
+    return reference.forward(model.steps, model.weights, ids)
 
 
 @pytest.mark.parametrize("type_name", models.TYPES)

@@ -147,7 +147,7 @@ def test_version_2_runs_its_dequantized_weights(folder, tmp_path, group):
             weights[f"blk.{layer}.{new}.weight"] = dequantized[old][layer]
         for norm in ("attn_norm", "ffn_norm"):
             weights[f"blk.{layer}.{norm}.weight"] = tensors[norm][layer].astype(np.float64)
-    want = reference.forward(model.config, weights, ids)["output"]
+    want = reference.forward(model.steps, weights, ids)["output"]
     assert models.normwise_error(model.logits(ids), want) < 2e-6
 
 

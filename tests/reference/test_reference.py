@@ -175,8 +175,8 @@ def test_rope_scores_depend_on_the_distance_only():
     q, k = random.normal(size=(2, 1, 4, 8))
 
     def score(at_q, at_k):
-        turned = [turned(config, x, np.array([p])) for x, p in ((q, at_q), (k, at_k))]
-        return (turned[0] * turned[1]).sum(axis=-1)
+        a, b = (turned(config, x, np.array([p])) for x, p in ((q, at_q), (k, at_k)))
+        return (a * b).sum(axis=-1)
 
     np.testing.assert_allclose(score(7, 3), score(1004, 1000), rtol=1e-10)
     assert not np.allclose(score(7, 3), score(7, 4), rtol=1e-2)

@@ -65,7 +65,7 @@ def test_an_edit_changes_what_follows_and_nothing_before(model, plain, tap):
     assert np.array_equal(t[tap][finite], plain[tap][finite] * np.float32(1.5))
     # ... and every later step reads what the edit wrote: float64, from this trace's own values
     taps = {**t, "tokens": np.array(IDS), "positions": np.arange(T)}
-    for step in reference.steps(model.config):
+    for step in reference.steps(model.steps):
         if step.tap != tap:
             want = step.run(model.weights, taps)
             assert models.normwise_error(t[step.tap], want) < 2e-6, step.tap

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from ..errors import UnsupportedError
@@ -61,6 +61,10 @@ class Builder:
     def name(self, tap: str) -> str:
         """The full name of a tap or tensor of the current block."""
         return f"blk.{self.layer}.{tap}" if 0 <= self.layer < self.config.layers else tap
+
+    def of_layer(self, value: int | Sequence[int]) -> int:
+        """What a number of the config, which may differ between blocks, is in the current one."""
+        return value[self.layer] if isinstance(value, Sequence) else value
 
     def number(self, name: str, value: float, key: str | None = None, rule: str = "") -> Number:
         """A number whose source is `key` if the file has it, else `rule`."""

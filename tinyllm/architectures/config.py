@@ -246,7 +246,7 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Conf
             f"{read.prefix}expert_count is {metadata[read.prefix + 'expert_count']}; "
             "this version does not run mixtures of experts"
         )
-    layers = read.integer("block_count")
+    layers = read.integer("block_count", most=2**31)
     if layers > len(tensors):  # before anything is made per layer
         raise wrong(
             read.prefix + "block_count", layers, f"at most {len(tensors)}, the file's tensors"
@@ -302,6 +302,9 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Conf
                 pair[0],
                 f"a multiple of the {pair[1]} kv heads of block {layer}",
             )
+    scale = read.number("attention.scale", None)
+    if scale is not None and not scale > 0:
+        raise wrong(read.prefix + "attention.scale", scale, "a positive number")
     return Config(
         architecture=architecture,
         layers=layers,
@@ -317,6 +320,6 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Conf
         rope_base=base,
         rope_dimension=rotated,
         rope_scaling=_rope_scaling(read, context_length),
-        attention_scale=read.number("attention.scale", None),
+        attention_scale=scale,
         tied="output.weight" not in tensors,
     )

@@ -13,7 +13,7 @@ def gated(b: Builder, x: str) -> str:
     Shazeer 2020, "GLU Variants Improve Transformer" (arXiv:2002.05202), equation 6.
     """
     c = b.config
-    width = b.number("size", c.layer("ffn_width", b.layer), "feed_forward_length")
+    width = b.number("size", b.of_layer(c.ffn_width), "feed_forward_length")
     gate, up = b.linear("ffn_gate", x, width), b.linear("ffn_up", x, width)
     hidden = b.act("ffn_act", gate, up)
     return b.linear("ffn_down", hidden, b.number("size", c.width, "embedding_length"))

@@ -14,9 +14,9 @@ def attention(b: Builder, x: str) -> str:
     (arXiv:2305.13245); RoPE: Su et al. 2021 (arXiv:2104.09864).
     """
     c = b.config
-    heads = b.number("heads", c.layer("heads", b.layer), "attention.head_count")
+    heads = b.number("heads", b.of_layer(c.heads), "attention.head_count")
     kv_heads = b.number(
-        "heads", c.layer("kv_heads", b.layer), "attention.head_count_kv", "rule: as queries"
+        "heads", b.of_layer(c.kv_heads), "attention.head_count_kv", "rule: as queries"
     )
     size = b.number("size", c.head_size, "attention.key_length", "rule: width / heads")
     value_size = b.number("size", c.value_size, "attention.value_length", "rule: as keys")

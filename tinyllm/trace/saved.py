@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -14,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from ..architectures.config import Config
-from ..errors import FormatError
+from ..architectures.plan import ForwardPlan, Step
+from ..architectures.table import make_plan
+from ..errors import FormatError, UnsupportedError
 from ..files.arrays import (
     Array,
     bad_field,
@@ -113,37 +116,68 @@ def read(path: str | os.PathLike[str]) -> Trace:
         raise
 
 
-#: A tap's name: a family, of a block or not.
-_NAME = re.compile(r"(?:blk\.(0|[1-9][0-9]{0,8})\.)?[a-z][a-z0-9_.]*")
+#: A tap of a block; others have names without dots.
+_IN_BLOCK = re.compile(r"blk\.(0|[1-9][0-9]{0,8})\.[a-z][a-z0-9_.]*")
 
 
-def _check_name(name: str, config: Config) -> None:
-    found = _NAME.fullmatch(name)
-    if ALIASES.get(name, name) != name or not found or int(found[1] or 0) >= config.layers:
-        raise bad_field("tap", name, "a tap of such a model")
+class _Shapes:
+    """The shapes of taps, as far as the config tells them: some depend on the file's tensors."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._plans: dict[tuple[int, ...], ForwardPlan | None] = {}
+
+    def step(self, name: str) -> Step | None:
+        """The step of a tap; None if only the model's file could tell it."""
+        found = _IN_BLOCK.fullmatch(name)
+        layer = int(found[1]) if found else 0
+        if ALIASES.get(name, name) != name or layer >= self._config.layers:
+            raise bad_field("tap", name, "a tap of such a model")
+        plan = self._plan(layer)
+        try:
+            return plan[re.sub(r"^blk\.\d+", "blk.0", name)] if plan is not None else None
+        except KeyError:
+            if not found:
+                raise bad_field("tap", name, "a tap of such a model") from None
+            return None
+
+    def _plan(self, layer: int) -> ForwardPlan | None:
+        """The plan of a model of one block, with the sizes of that layer."""
+        sizes = {name: self._config.layer(name, layer) for name in _PER_LAYER}
+        key = tuple(sizes.values())
+        if key not in self._plans:
+            self._plans[key] = None
+            with contextlib.suppress(UnsupportedError):
+                one: Any = dataclasses.replace(self._config, layers=1, **sizes)  # type: ignore[arg-type]
+                self._plans[key] = make_plan(one)
+        return self._plans[key]
+
+
+_PER_LAYER = ("heads", "kv_heads", "ffn_width")
 
 
 class _Checked(Mapping[str, Array]):
-    """The arrays of a file, each held against the tokens when it is used."""
+    """The arrays of a file, each held against the config and the tokens when it is used."""
 
-    def __init__(self, arrays: Mapping[str, Array], context: int, tokens: int) -> None:
+    def __init__(self, arrays: Mapping[str, Array], config: Config, tokens: int) -> None:
         self._arrays = arrays
-        self._context = context
+        self._shapes = _Shapes(config)
         self._tokens = tokens
+        for name in arrays:
+            self._shapes.step(name)
 
     def __getitem__(self, name: str) -> Array:
         array = self._arrays[name]
-        rows = "(heads, {}, {} or more)" if is_matrix(name) else "({}, ...)"
-        right = array.shape[:1] == (self._tokens,)
+        step = self._shapes.step(name)
         if is_matrix(name):
-            right = (
-                array.ndim == 3
-                and array.shape[1] == self._tokens
-                and array.shape[2] >= self._context
-            )
+            heads = array.shape[:1] if step is None else step.shape
+            want = (*heads, self._tokens, *array.shape[2:])
+            right = array.ndim == 3 and array.shape == want and array.shape[2] >= self._tokens
+        else:
+            want = (self._tokens, *(array.shape[1:] if step is None else step.shape))
+            right = array.shape == want
         if not right or array.dtype != np.float32:
-            expected = "float32 " + rows.format(self._tokens, self._context)
-            raise bad_field(f"tap {name!r}", f"{array.dtype} {array.shape}", expected)
+            raise bad_field(f"tap {name!r}", f"{array.dtype} {array.shape}", f"float32 {want}")
         return array
 
     def __iter__(self) -> Iterator[str]:
@@ -168,9 +202,7 @@ def _trace(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> Trace:
     start = metadata.get("start", "")
     if not (start.isascii() and start.isdigit() and len(start) < 12):
         raise bad_field("start", start, "a position")
-    for name in arrays:
-        _check_name(name, config)
-    checked = _Checked(arrays, int(start) + len(tokens), len(tokens))
+    checked = _Checked(arrays, config, len(tokens))
     if isinstance(arrays, dict):  # mapped, so looking costs nothing
         for name in checked:
             checked[name]
