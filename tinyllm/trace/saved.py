@@ -117,7 +117,7 @@ def read(path: str | os.PathLike[str]) -> Trace:
 
 
 #: A tap of a block; others have names without dots.
-_IN_BLOCK = re.compile(r"blk\.(0|[1-9][0-9]{0,8})\.[a-z][a-z0-9_.]*")
+_IN_BLOCK = re.compile(r"blk\.(0|[1-9][0-9]{0,8})\.([a-z][a-z0-9_.]*)")
 
 
 class _Shapes:
@@ -135,7 +135,8 @@ class _Shapes:
             raise bad_field("tap", name, "a tap of such a model")
         plan = self._plan(layer)
         try:
-            return plan[re.sub(r"^blk\.\d+", "blk.0", name)] if plan is not None else None
+            here = f"blk.0.{found[2]}" if found else name
+            return plan[here] if plan is not None else None
         except KeyError:
             if not found:
                 raise bad_field("tap", name, "a tap of such a model") from None
