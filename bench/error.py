@@ -27,7 +27,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests")
 
 import llama_cpp
 import make_model
-import models
+from testkit import models
 
 import tinyllm
 import tinyllm.reference
