@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from .._core import Weight
 from .gguf import GGUF
 from .llama2c import read_llama2c
+from .paths import first_bytes
 
 __all__ = ["DEMO", "ModelFile", "open_file"]
 
@@ -53,9 +54,8 @@ def open_file(source: Any, mmap: bool = True) -> ModelFile:
     if isinstance(source, (bytes, bytearray, memoryview)):
         path, magic = None, bytes(source[:4])
     else:
+        magic = first_bytes(source)
         path = os.fspath(source)
-        with open(source, "rb") as file:
-            magic = file.read(4)
     if magic[:4] != b"GGUF" and _is_llama2c(source, magic):
         metadata, weights = read_llama2c(source, mmap=mmap)
         return ModelFile({**metadata, "tinyllm.source": "llama2.c"}, weights, path)
