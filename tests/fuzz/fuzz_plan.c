@@ -33,9 +33,23 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static uint64_t runs, accepted; // so far
 
-static void must(bool true_, const char *what) {
-    if (true_) return;
+static struct tl_step_spec steps[MOST_STEPS + 1]; // one to spare, for `change`
+static size_t n_steps;
+
+/* Ends the program with the plan if something is not as it must be. */
+static void must(bool holds, const char *what) {
+    if (holds) return;
     fprintf(stderr, "fuzz_plan: %s\n", what);
+    for (size_t i = 0; i < n_steps; i++) {
+        const struct tl_step_spec *s = &steps[i];
+        fprintf(stderr, "%3zu %3d %s (", i, s->layer, s->op);
+        for (int j = 0; j < s->n_reads; j++) fprintf(stderr, " %zu", s->reads[j]);
+        for (int j = 0; j < s->n_weights; j++) {
+            fprintf(stderr, " %s", s->weights[j] != NULL ? s->weights[j] : "-");
+        }
+        for (int j = 0; j < s->n_numbers; j++) fprintf(stderr, " %g", s->numbers[j]);
+        fprintf(stderr, " )\n");
+    }
     abort();
 }
 
@@ -122,9 +136,6 @@ struct sizes {
     bool biases, tied, factors;
 };
 
-static struct tl_step_spec steps[MOST_STEPS + 1]; // one to spare, for `change`
-static size_t n_steps;
-
 static struct sizes choose_sizes(void) {
     static const size_t widths[] = {32, 256, 8, 64, 33}, groups[] = {1, 2, 3, 8, 60},
                         heads[] = {2, 4, 8, 16, 20, 32}, inner[] = {32, 256, 40, 1},
@@ -135,6 +146,7 @@ static struct sizes choose_sizes(void) {
     s.value_size = below(4) == 0 ? 1 + below(40) : s.key_size;
     s.ffn = PICK(inner);
     s.vocab = PICK(vocabs);
+    if (s.heads * s.key_size * s.width > 1 << 14) s.heads = s.kv_heads; // to be quick
     s.biases = below(2) != 0;
     s.tied = below(4) == 3;
     s.factors = below(4) == 3;
@@ -598,7 +610,8 @@ static void run_wrong_calls(const struct tl_plan *p) {
     const size_t counts[] = {0, 1, 5, 1000, p->max_context, p->max_context + 1, SIZE_MAX};
     size_t cache, work;
     struct tl_error err;
-    must(eval(p, &piece, 1, 1, &piece.n, 0, NULL) == NULL && piece.session->n == 0, "a wrong token");
+    must(eval(p, &piece, 1, 1, &piece.n, 0, NULL) == NULL && piece.session->n == 0,
+         "a wrong token");
     tl_forward_bytes(p, PICK(counts), 1 + (int)below(256), &cache, &work, &err);
     tl_session_free(piece.session);
 }
