@@ -620,8 +620,13 @@ static void run_plan(struct tl_plan *p) {
     static struct truth t;
     struct tl_piece piece = {session(p, NULL), t.tokens, 0, NULL};
     const size_t kind = below(64);
+    size_t heads = 0;
     t = (struct truth){.p = p, .n = 1 + below(20)};
-    if (kind >= 62) t.n = kind == 62 ? 250 + below(300) : 780 + below(MOST_TOKENS - 780);
+    for (size_t i = 0; i < p->n; i++)
+        heads += p->steps[i].op == TL_OP_SCORES ? p->steps[i].axes[0] : 0;
+    if (kind >= 62 && heads <= 24) { // long contexts, where they are quick
+        t.n = kind == 62 ? 250 + below(300) : 780 + below(MOST_TOKENS - 780);
+    }
     t.n = TL_MIN(t.n, p->max_context);
     piece.n = t.n;
     for (size_t i = 0; i < t.n; i++) {
