@@ -134,7 +134,7 @@ def load_checkpoint(directory):
         keys["rope.scaling.original_context_length"] = rope["original_max_position_embeddings"]
     metadata = {f"{architecture}.{key}": value for key, value in keys.items()}
     metadata["general.architecture"] = architecture
-    pairs = ARCHITECTURES[architecture].rope == "pairs"
+    pairs = architecture == "llama"  # the only one that llama.cpp permutes
     tensors = {}
     stored = read_safetensors(directory / "model.safetensors")
     for name, array in unfuse(stored, heads, kv_heads, head_size).items():
