@@ -2,6 +2,7 @@
 
 import math
 import re
+import time
 
 import numpy as np
 import pytest
@@ -326,6 +327,22 @@ def test_a_tensor_of_integers_does_not_run(name, model):
 def test_options_out_of_range(options, text, model):
     with pytest.raises(ValueError, match=text):
         make(model, model.steps.lowered(), **options)
+
+
+def test_the_memory_of_the_longest_context_is_known_at_once(model):
+    # Two million chunks were planned one by one, for seconds and with Python's lock held.
+    core = make(model, model.steps.lowered(), max_context=2**30)
+    begin = time.process_time()
+    longest, shorter = (core.memory(2**n, 2) for n in (30, 29))
+    assert time.process_time() - begin < 0.5
+    assert longest[0] == 2 * shorter[0]
+    assert core.memory(1025, 2)[1] > core.memory(1, 2)[1]
+    with pytest.raises(ValueError, match="tokens"):
+        core.memory(2**30 + 1, 2)
+    with pytest.raises(ValueError, match="tokens"):
+        core.memory(0, 2)
+    with pytest.raises(ValueError, match="threads"):
+        core.memory(1, 0)
 
 
 STEP = ("same", 0, (0,), (), ())
