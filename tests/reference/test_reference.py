@@ -55,11 +55,16 @@ def test_each_part_of_a_checkpoint_matters():
         q = tensors["blk.0.attn_q.weight"]
         tensors["blk.0.attn_q.weight"] = q.reshape(5, 8, 2, -1).swapaxes(1, 2).reshape(q.shape)
 
+    def pairs(metadata, tensors):
+        turned = {key.replace("qwen2", "llama"): value for key, value in metadata.items()}
+        metadata.update(turned, **{"general.architecture": "llama"})
+
     assert error("llama", unpermute) > 1e-2
+    assert error("qwen2", pairs) > 1e-2
     assert error("llama_bias_tied", lambda m, t: t.pop("blk.1.attn_k.bias")) > 1e-3
     assert error("llama_bias_tied", lambda m, t: t.pop("blk.1.attn_output.bias")) > 1e-3
     assert error("llama31_rope", lambda m, t: t.pop("rope_freqs.weight")) > 1e-3
-    assert error("qwen2_yarn", lambda m, t: m.pop("llama.rope.scaling.type")) > 1e-3
+    assert error("qwen2_yarn", lambda m, t: m.pop("qwen2.rope.scaling.type")) > 1e-3
 
 
 def step_of(config, name):
