@@ -314,7 +314,7 @@ static PyMethodDef file_methods[] = {
      "value($self, i, /)\n--\n\n"
      "The i-th value: int, float, bool, str, a read-only array, or a list of str or of arrays."},
     {"stored", file_stored, METH_O,
-     "stored($self, i, /)\n--\n\nThe i-th value as the file has it: type, then value."},
+     "stored($self, i, /)\n--\n\nThe bytes of the i-th value in the file: type, then value."},
     {"weights", file_weights, METH_NOARGS,
      "weights($self, /)\n--\n\nA Weight for each tensor, in the file's order."},
     {NULL, NULL, 0, NULL},
