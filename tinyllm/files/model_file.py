@@ -5,24 +5,36 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .._core import Weight
 from .gguf import GGUF
 from .llama2c import read_llama2c
 
-__all__ = ["DEMO", "open_file", "path_text"]
+__all__ = ["DEMO", "ModelFile", "open_file"]
 
 #: The model that ships in the package.
 DEMO = Path(__file__).parent.parent / "data" / "demo.gguf"
 
 
-def path_text(source: Any) -> str | None:
-    """The path of a source as text; None for bytes."""
-    return None if isinstance(source, (bytes, bytearray, memoryview)) else os.fspath(source)
+class ModelFile(NamedTuple):
+    """What a model's file holds.
+
+    Attributes
+    ----------
+    metadata : mapping
+        GGUF keys.
+    weights : mapping of str to Weight
+    path : str or None
+        None for bytes.
+    """
+
+    metadata: Mapping[str, Any]
+    weights: Mapping[str, Weight]
+    path: str | None
 
 
-def open_file(source: Any, mmap: bool = True) -> tuple[Mapping[str, Any], Mapping[str, Weight]]:
+def open_file(source: Any, mmap: bool = True) -> ModelFile:
     """Open a GGUF file or a llama2.c checkpoint, told apart by the magic.
 
     Parameters
@@ -34,22 +46,21 @@ def open_file(source: Any, mmap: bool = True) -> tuple[Mapping[str, Any], Mappin
 
     Returns
     -------
-    metadata : mapping
-        GGUF keys.
-    weights : mapping of str to Weight
+    ModelFile
     """
     if isinstance(source, str) and source == "demo":
         source = DEMO
     if isinstance(source, (bytes, bytearray, memoryview)):
-        magic = bytes(source[:4])
+        path, magic = None, bytes(source[:4])
     else:
+        path = os.fspath(source)
         with open(source, "rb") as file:
             magic = file.read(4)
     if magic[:4] != b"GGUF" and _is_llama2c(source, magic):
         metadata, weights = read_llama2c(source, mmap=mmap)
-        return {**metadata, "tinyllm.source": "llama2.c"}, weights
+        return ModelFile({**metadata, "tinyllm.source": "llama2.c"}, weights, path)
     file_ = GGUF(source, mmap=mmap)
-    return file_.metadata, file_.tensors
+    return ModelFile(file_.metadata, file_.tensors, path)
 
 
 def _is_llama2c(source: Any, magic: bytes) -> bool:
