@@ -131,7 +131,7 @@ static int intern(struct tl_automaton *m, const struct pair *pairs, size_t n, bo
         }
     }
     if (m->n_pairs + n > max_pairs || m->n_sets >= max_sets) {
-        return tl_fail(err, TL_ENOSUP, "the grammar is too ambiguous: more than %zu states",
+        return tl_fail(err, TL_ENOSUP, "the grammar is too complex: more than %zu states",
                        max_sets);
     }
     if (!tl_reserve((void **)&m->sets, &m->sets_capacity, m->n_sets + 1, sizeof *m->sets) ||
