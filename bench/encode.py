@@ -1,4 +1,4 @@
-"""Encoding speed against Hugging Face `tokenizers`, interleaved, on one thread.
+"""Compare the speed of encoding with Hugging Face `tokenizers`, interleaved, on one thread.
 
     pip install tokenizers
     TINYLLM_TEST_DATA=... python bench/encode.py
