@@ -22,9 +22,9 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests"))
 
-import exact_arithmetic
 import report
 
+from testkit import exact_arithmetic
 from tinyllm import _core
 
 ROWS, COLS = 5632, 2048
