@@ -64,7 +64,7 @@ class Tokenizer:
 
     @classmethod
     def train(cls, text: str, size: int) -> Tokenizer:
-        """Merge the most frequent pair until there are `size` tokens; in a tie, the first by text."""
+        """Merge the most frequent pair, in a tie the first by text, up to `size` tokens."""
         characters = byte_characters()
         counts = Counter(WORD.findall(text))
         words = [[characters[b] for b in word.encode()] for word in counts]
