@@ -46,8 +46,7 @@ void *tl_block_cache_take(size_t bytes) {
     if (bytes < SMALLEST) return tl_alloc(bytes);
     if (size == SIZE_MAX) return NULL;
     if (!atomic_flag_test_and_set_explicit(&taken, memory_order_acquire)) {
-        for (size_t i = n_kept;
-             i-- > 0 && p == NULL;) { // the newest is the likeliest in the CPU's cache
+        for (size_t i = n_kept; i-- > 0 && p == NULL;) { // the newest first: it is warmest
             if (kept[i].bytes == size) {
                 p = kept[i].p;
                 drop(i);

@@ -421,7 +421,7 @@ int scores_check(const struct tl_op_check *c, struct tl_step *s) {
 int softmax_check(const struct tl_op_check *c, struct tl_step *s) {
     struct tl_plan *p = c->plan;
     if (s->in[0] + 1 != p->n || p->steps[s->in[0]].op != TL_OP_SCORES) {
-        return wrong(c, "its read is wrong; expected the scores of the step before");
+        return wrong(c, "its read is wrong; expected the scores before it");
     }
     s->value = TL_VALUE_MATRIX;
     s->axes[0] = p->steps[s->in[0]].axes[0];
@@ -435,7 +435,7 @@ int mix_check(const struct tl_op_check *c, struct tl_step *s) {
     struct tl_plan *p = c->plan;
     const struct tl_step *probs = &p->steps[s->in[0]];
     if (s->in[0] + 1 != p->n || probs->op != TL_OP_SOFTMAX || probs[-1].in[1] != s->in[1]) {
-        return wrong(c, "its reads are wrong; expected the probs of the step before, their cache");
+        return wrong(c, "its reads are wrong; expected the probs before it and their cache");
     }
     s->value = TL_VALUE_ROWS;
     s->axes[0] = probs->axes[0];

@@ -120,8 +120,7 @@ static int check_pieces(struct run *r) {
     const size_t limit = r->p->max_context, vocab = r->p->vocab_size;
     for (size_t i = 0; i < r->n_pieces; i++) {
         const struct tl_piece *p = &r->pieces[i];
-        if (p->n == 0)
-            return tl_fail(r->err, TL_EARG, "a session has no tokens; expected at least 1");
+        if (p->n == 0) return tl_fail(r->err, TL_EARG, "tokens is empty; expected at least one");
         if (p->n > limit || p->session->n > limit - p->n) {
             return tl_fail(r->err, TL_EARG,
                            "%zu tokens after %zu go beyond the context length of %zu; load with a "

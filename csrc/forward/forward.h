@@ -26,8 +26,9 @@ struct tl_call {
     size_t n_rows;           //
     float *logits;           // (n_rows, V) output
     float *const *captures;  // (steps) arrays with T rows, each may be NULL; or NULL
-    const uint8_t *edits;    // (steps) not 0: the step is edited; or NULL. Scores, softmax and the
-                             // last step are edited in the arrays that capture them
+    const uint8_t *edits;    // (steps) not 0: the step is edited; or NULL. The last step is edited
+                             // in the array that captures it, scores or softmax in the arrays
+                             // that capture them, both of which every piece must then have
     tl_edit_fn *edit;        // called for these steps
     void *edit_user;         //
     int (*poll)(void *user); // called often on the calling thread; not 0: stop; may be NULL
