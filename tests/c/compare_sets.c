@@ -2,9 +2,9 @@
  * compare_sets.c - every entry of struct tl_kernels, every set, against scalar bit for bit, with
  * every array between two pages that must not be touched.
  *
- * It reaches what Python does not: the steps besides the matmuls, packed activations and scratch
+ * It tests what Python cannot reach: kernels besides the matmuls, packed activations and scratch
  * memory, instruction sets translated by SIMDe, and another processor under an emulator. The
- * run_*.sh build and run it. The arguments are the sets that must be there, worst first.
+ * run_*.sh build and run it. The arguments are the sets that must exist, worst first.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -34,7 +34,7 @@ static float random_float(void) {
     return sum;
 }
 
-/* ---- memory between two pages that nobody may touch ---- */
+/* ---- memory between two guard pages ---- */
 
 enum { CANARY = 0xa5 };
 
@@ -45,7 +45,7 @@ struct region {
 
 static struct region regions[64];
 static size_t region_count;
-static bool at_end; // against the page behind, or against the page before
+static bool at_end; // the data touch the page after them, or the page before
 
 static void *guarded(size_t bytes, size_t align) {
     struct region *r = &regions[region_count++];
@@ -108,7 +108,7 @@ static void compare(const char *set, const char *what, const float *got, const f
     }
 }
 
-/* Nobody wrote here since the memory was made. */
+/* The memory still has the value that it got when it was made. */
 static void compare_untouched(const char *set, const char *what, const float *y, size_t n) {
     const uint8_t *bytes = (const uint8_t *)y;
     for (size_t i = 0; i < n * sizeof(float); i++) {

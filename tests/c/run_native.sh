@@ -1,5 +1,5 @@
 #!/bin/sh
-# The sets that this host has, as `setup.py build_ext` has just compiled them.
+# The instruction sets of this host, as `setup.py build_ext` has just compiled them.
 set -eu
 cd "$(dirname "$0")/../.."
 build="${BUILD:-$(mktemp -d)}"

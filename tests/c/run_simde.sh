@@ -1,6 +1,6 @@
 #!/bin/sh
 # The AVX2, AVX-512 and NEON kernels with every intrinsic translated to plain C by SIMDe (Debian:
-# libsimde-dev), so that this host's instruction sets play no part. Needs a C compiler: CC or gcc.
+# libsimde-dev), so the instruction sets of the host do not matter. Needs a C compiler: CC or gcc.
 set -eu
 cd "$(dirname "$0")/../.."
 cc="${CC:-gcc}"
