@@ -1,4 +1,4 @@
-"""Lens, attribution, circuits and sweeps against float64 arithmetic done another way."""
+"""Lens, attribution, circuits and sweeps, compared with separate float64 arithmetic."""
 
 import re
 
@@ -68,8 +68,8 @@ def test_attribution_sums_to_the_logit(model, trace):
     assert "sum" in both._repr_html_()
 
 
-def test_a_heads_part_is_what_knocking_it_out_takes_with_everything_after_frozen(model, trace):
-    """Of the last layer's heads: zero one, keep the final norm and the ffn, see the logit fall."""
+def test_the_part_of_a_head_is_what_the_logit_loses_without_it(model, trace):
+    """Zero one head of the last layer and keep the ffn and the scale of the final norm."""
     parts = tl.attribution(trace, 7)
     for head in range(4):
         edits = [
@@ -107,7 +107,7 @@ def test_qk_circuit_gives_the_scores(model, trace):
 
 
 def test_ov_circuit_gives_what_a_head_writes(model, trace):
-    """Let each token attend wholly to the first."""
+    """Each token attends to the first token only."""
     first = np.zeros((7, 7), np.float32)
     first[:, 0] = 1
     for layer in range(2):

@@ -1,4 +1,4 @@
-"""The command line, run as a person runs it."""
+"""The command line, in this process and in processes of its own."""
 
 import subprocess
 import sys

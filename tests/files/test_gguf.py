@@ -221,7 +221,7 @@ def test_a_large_vocabulary_opens_at_once():
     data = b.build(entries, infos)
     start = time.perf_counter()
     file = tinyllm.GGUF(data)
-    assert time.perf_counter() - start < 60  # a guard against loops without end
+    assert time.perf_counter() - start < 60  # guards against endless loops
     assert file.metadata["tokens"] == tokens
     assert file.metadata["key.49999"] == 49_999
     assert len(file.tensors) == 50_000

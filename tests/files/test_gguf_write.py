@@ -1,4 +1,4 @@
-"""Writing GGUF files: types, bytes, order, and what is left after an error."""
+"""Writing GGUF files: types, bytes, order, and what remains after an error."""
 
 import os
 import stat

@@ -1,5 +1,8 @@
-"""Grammars: reading GBNF, matching, masks. The language of a grammar is worked out by hand here:
-as sets of texts, grown until nothing new comes."""
+"""Grammars: reading GBNF, matching, masks.
+
+The tests compute the language of a grammar separately: as sets of texts that grow until they no
+longer change.
+"""
 
 import itertools
 import random
@@ -113,13 +116,13 @@ def test_random_grammars_accept_their_language_and_nothing_else():
             state = matcher.advance(program, matcher.start(program), text.encode())
             assert matcher.is_complete(state) == (text in want), (source, text)
             assert grammar.accepts(text) == (text in want), (source, text)
-        # written out and read again it is the same language
+        # the grammar written as GBNF and read again has the same language
         again = tl.Grammar.gbnf(str(grammar))
         assert [again.accepts(t) for t in everything] == [grammar.accepts(t) for t in everything]
 
 
 def test_left_recursion_is_found_exactly_where_it_is():
-    # a rule is left-recursive if it can come to itself without a letter: worked out over pairs
+    # a rule is left-recursive if it can reach itself without a letter: computed over pairs of rules
     rng = random.Random(2)
     kinds = set()
     for _ in range(300):
@@ -469,7 +472,7 @@ def test_regular_expressions_match_like_python_does(search):
         for _ in range(40):
             text = "".join(rng.choice("aabbcé1 .-x\n") for _ in range(rng.randrange(6)))
             if search and pattern.endswith("$") and text.endswith("\n"):
-                continue  # there Python's $ matches before the line end too
+                continue  # Python's $ also matches before a final line end
             found = compiled.search(text) if search else compiled.fullmatch(text)
             assert grammar.accepts(text) == bool(found), (pattern, text)
 

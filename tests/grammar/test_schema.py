@@ -1,4 +1,4 @@
-"""JSON schemas as grammars: what they accept and refuse, and that what comes out is valid."""
+"""JSON schemas as grammars: what they accept and refuse, and that generated texts are valid."""
 
 import datetime
 import json
@@ -235,7 +235,7 @@ def test_decimals_between_limits():
 
 
 def generated(model, schema, rng):
-    """A whole text, however long the dice make it."""
+    """Return a complete text; seeds whose texts are cut off are tried again."""
     grammar = tl.Grammar.json_schema(schema)
     for _ in range(8):
         g = model.generate(

@@ -1,4 +1,4 @@
-"""Pictures: that they draw what they should, without a display, and refuse what they cannot."""
+"""Pictures: what they draw, without a display, and what they refuse."""
 
 import builtins
 import re
@@ -41,7 +41,7 @@ def trace(model):
 
 
 def draw(ax):
-    ax.figure.canvas.draw()  # raises where a label is no valid mathematics
+    ax.figure.canvas.draw()  # raises if a label is not valid mathematics
     return ax
 
 

@@ -1,4 +1,4 @@
-"""Rules that keep the project as it is meant to be."""
+"""Rules of the whole project."""
 
 import doctest
 import importlib
@@ -107,6 +107,14 @@ def test_no_file_is_too_long():
     for pattern in ("csrc/**/*.[ch]", "tinyllm/**/*.py", "tests/**/*.py", "bench/*.py"):
         for path in ROOT.glob(pattern):
             assert path.read_text().count("\n") <= 900, path
+
+
+def test_documents_are_wrapped():
+    needs_checkout()
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
+        prose = re.sub(r"^```.*?^```", "", path.read_text("utf-8"), flags=re.M | re.S)
+        for line in prose.splitlines():
+            assert len(line) <= 100 or line.startswith("|"), f"{path.name}: {line}"
 
 
 def test_file_names_are_unique():

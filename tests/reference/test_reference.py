@@ -1,4 +1,4 @@
-"""The NumPy reference against Hugging Face, papers and numbers made by hand."""
+"""The NumPy reference, compared with Hugging Face, papers and numbers computed by hand."""
 
 import doctest
 import math
@@ -41,7 +41,7 @@ def test_hidden_states_and_logits_are_those_of_hugging_face(name):
 
 
 def test_each_part_of_a_checkpoint_matters():
-    """Guards the test above: a wrong pairing, a bias or a factor left out must show."""
+    """The test above would fail for a wrong pairing, or for a missing bias or factor."""
     root = data.path("hf")
 
     def error(name, change):
@@ -227,7 +227,7 @@ def test_yarn_keeps_fast_pairs_and_interpolates_slow_ones():
 
 
 def test_yarn_ramp_pair_by_pair():
-    """The authors' code (github.com/jquesnelle/yarn), written again with plain numbers."""
+    """The code of the authors (github.com/jquesnelle/yarn), with plain numbers."""
     head, base, length, factor = 64, 10000.0, 2048, 16.0
     # pairs that turn 32 times and once: 64 ln(2048 / (32 * 2 pi)) / (2 ln 10000) = 8.06...,
     # and 20.10...; rounded outwards.

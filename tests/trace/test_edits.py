@@ -1,4 +1,4 @@
-"""Edits: what they change, what they leave alone, and how they complain."""
+"""Edits: what they change, what they do not change, and their errors."""
 
 import re
 
@@ -176,7 +176,7 @@ def test_patch_copies_values_of_another_run(model, plain):
     cells = np.ix_([2, 5], [1, 3])
     want[cells] = other["blk.0.attn_mix"][cells]
     assert np.array_equal(t["blk.0.attn_mix"], want)
-    # all of the stream: the rest is the other run
+    # the whole stream is patched, so everything after it equals the other run
     t = model.trace(IDS, "*", edits=tl.patch("blk.1.resid_pre", other))
     assert np.array_equal(t["output"], other["output"])
     # attention matrices, of one head
@@ -414,8 +414,8 @@ def test_functions_of_one_and_of_two_arguments(model):
 def test_bad_edits_are_refused_by_name(model, plain, edit, error, words):
     with pytest.raises(error, match=re.escape(words)):
         model.trace(IDS, "*", edits=edit(plain))
-    if words.startswith(("token ", "positions ")):  # elsewhere they may belong to other calls
-        return
+    if words.startswith(("token ", "positions ")):
+        return  # in a session they may belong to other calls
     session = model.session()
     with pytest.raises(error, match=re.escape(words)):
         session.eval(IDS, edits=edit(plain))

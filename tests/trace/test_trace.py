@@ -107,7 +107,7 @@ def test_an_unknown_name_raises_and_names_the_nearest(model, capture):
 
 
 def test_any_choice_of_layers_gives_the_same_values(model, uneven):
-    """Blocks with gaps, and blocks of layers of different sizes."""
+    """Stacks of layers with gaps, and of layers of different sizes."""
     for each in (model, uneven):
         whole = each.trace(IDS, "*")
         for capture in ("blk.[02].*", "blk.1.*", ["blk.2.attn_q", "blk.0.attn_probs", "output"]):
@@ -290,7 +290,7 @@ def test_memory_of_captures_is_used_again():
     view = array[3:5]
     del array
     other = _core.empty(shape)
-    assert other.ctypes.data != address  # a view keeps the block
+    assert other.ctypes.data != address  # a view keeps its block of memory alive
     view[:] = 1
     del view
     before = _core.block_cache_bytes()
