@@ -444,7 +444,7 @@ def test_wrong_chats(model, tmp_path):
         model.chat(TALK, template=SPEECH, session=tl.load().session())
     with pytest.raises(TypeError, match="session is str"):
         model.chat(TALK, template=SPEECH, session="s")
-    with pytest.raises(ValueError, match="one context, and there are 2 conversations"):
+    with pytest.raises(ValueError, match="session is given with 2 conversations"):
         model.chat([TALK, TALK], template=SPEECH, session=model.session())
     with pytest.raises(TypeError, match="max_tokens"):
         model.chat(TALK, template=SPEECH, max_tokens="5")
