@@ -143,7 +143,7 @@ def test_wrong_options_are_told_at_each_line():
 def test_a_file_that_is_no_template(tmp_path, capsys):
     (tmp_path / "t").write_text("hello")
     assert main(["chat", "--template", str(tmp_path / "t")]) == 2
-    assert "no Jinja2 template" in capsys.readouterr().err
+    assert "not a Jinja2 template" in capsys.readouterr().err
 
 
 def test_only_what_is_new_runs(monkeypatch, capsys):

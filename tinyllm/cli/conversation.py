@@ -105,7 +105,7 @@ class Chat:
             _note(why)
 
     def _answer(self) -> tuple[str, str]:
-        """Print an answer; return it, and why it is incomplete or an empty string."""
+        """Print an answer; return it, and why it is incomplete (an empty string if it is not)."""
         seed = self._chain.seed
         seed = None if seed is None else (seed + self._answers) % 2**64
         self._answers += 1
@@ -197,7 +197,7 @@ def _note(text: str, plain: bool = False) -> None:
 
 
 def history_file() -> Path:
-    """Return the path of the typed lines' history, in the user's state directory.
+    """Return the path of the history of typed lines, in the user's state directory.
 
     Returns
     -------

@@ -114,7 +114,7 @@ def search(
         live = onward
         if not live:
             break
-        # stop when no longer text can reach the list of results
+        # stop if no continuation of a live beam can still enter the list of results
         reach = max(_rank(b.total, longest + 1, penalty) for b in live)
         if len(done) == beams and reach <= done[-1].rank:
             live = []

@@ -159,7 +159,7 @@ def check(rules: Rules, root: str) -> dict[str, Expr]:
         If a rule is missing, is left-recursive, can never end, or matches no text.
     """
     if root not in rules:
-        raise ValueError(f"the grammar has no rule {root!r}; expected it as the start")
+        raise ValueError(f"the grammar has no rule {root!r}; expected this rule as the start")
     found: dict[str, Expr] = {}
     waiting = [(root, root)]
     while waiting:

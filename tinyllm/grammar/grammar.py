@@ -1,4 +1,4 @@
-"""Grammars, and their application to the tokens of a vocabulary."""
+"""Grammars, and the tokens of a vocabulary that they allow."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def _json_kind(value: Any) -> str:
 
 
 def never_valid(a: Flat, b: Flat, look: Callable[[Any], list[Flat]], depth: int = 4) -> bool:
-    """Return whether certainly no text that is generated for `a` is valid under `b`.
+    """Return whether it is certain that no text generated for `a` is valid under `b`.
 
     Parameters
     ----------

@@ -8,9 +8,10 @@ from .expr import Alt, Chars, Expr, Repeat, Seq, Text, optional
 
 __all__ = ["MAX_DIGITS", "decimal_range", "digits", "integer_range"]
 
-#: The most digits before and after the point, unless a limit has more; as in llama.cpp.
+#: The largest number of digits before and after the point, unless a limit has more digits;
+#: as in llama.cpp.
 _DIGITS = 15
-#: The most digits of a limit.
+#: The largest number of digits of a limit.
 MAX_DIGITS = 100
 
 

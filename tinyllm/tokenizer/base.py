@@ -153,7 +153,7 @@ class Tokenizer(ABC):
         parse_special: bool,
         change: Callable[[bytes], bytes] | None = None,
     ) -> list[int]:
-        """Return the ids of a text, after changing the text between special tokens.
+        """Return the ids of a text; `change` may replace the text between special tokens.
 
         Parameters
         ----------
@@ -498,7 +498,9 @@ class Tokenizer(ABC):
             if self._vocab.types[token] != TokenType.BYTE:
                 return token
         if found:
-            raise KeyError(f"piece is {piece!r}, only the byte token {found[0]}; ids() returns it")
+            raise KeyError(
+                f"piece is {piece!r}; it is only the byte token {found[0]}, which ids() returns"
+            )
         raise KeyError(f"piece is {piece!r}; expected the text of a token")
 
     def _at(self, token: int) -> int:

@@ -119,13 +119,13 @@ def _blanks() -> str:
     return "".join(re.findall(f"[{class_body('White_Space')}]", "".join(map(chr, range(0x3001)))))
 
 
-def _compiled_later(expression: str) -> Callable[[], re.Pattern[str]]:
+def _lazily_compiled(expression: str) -> Callable[[], re.Pattern[str]]:
     return functools.partial(_compile, expression)
 
 
-_NUMBER_RUN = _compiled_later(r"\p{N}+")
-_DECIMAL_RUN = _compiled_later(r"\d+")
-_WORD_AFTER = _compiled_later(r"[\p{L}\p{M}\p{N}\p{Pc}]")
+_NUMBER_RUN = _lazily_compiled(r"\p{N}+")
+_DECIMAL_RUN = _lazily_compiled(r"\d+")
+_WORD_AFTER = _lazily_compiled(r"[\p{L}\p{M}\p{N}\p{Pc}]")
 
 
 def _groups_from_right(start: int, stop: int) -> Spans:

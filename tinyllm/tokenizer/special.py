@@ -36,7 +36,7 @@ class Partition:
         self._vocab = vocab
 
     def __call__(self, text: bytes, parse_special: bool) -> list[bytes | int]:
-        """Return the text between special tokens (never empty) and their ids, in order."""
+        """Return the ids of special tokens and the fragments between them, none of them empty."""
         if not text:
             return []
         pattern, tokens = self._active if parse_special else self._user_defined
