@@ -27,10 +27,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests")
 
 import llama_cpp
 import make_model
-import models
 
 import tinyllm
 import tinyllm.reference
+from testkit import models
 
 LAYERS, WIDTH, HEADS, KV_HEADS, FFN, VOCABULARY = 4, 768, 12, 4, 2048, 1024
 TOKENS = 128

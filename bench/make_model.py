@@ -17,9 +17,8 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests"))
 
-import models
-
 import tinyllm
+from testkit import models
 
 LAYERS, WIDTH, HEADS, KV_HEADS, FFN, VOCABULARY, CONTEXT = 22, 2048, 32, 4, 5632, 32000, 2048
 KV_WIDTH = WIDTH // HEADS * KV_HEADS

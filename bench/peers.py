@@ -141,14 +141,18 @@ def worker(engine, path, threads):
 
 
 class Worker:
-    """One engine in a process of its own."""
+    """One engine in a process of its own, with a tinyllm of its own if `source` says where."""
 
-    def __init__(self, engine, path, threads):
+    def __init__(self, engine, path, threads, source=None):
+        environment = dict(os.environ)
+        if source is not None:
+            environment["PYTHONPATH"] = str(source)
         self.process = subprocess.Popen(
             [sys.executable, __file__, "--worker", engine, path, "--threads", str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env=environment,
         )
         self.loaded = self.answer()
 

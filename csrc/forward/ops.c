@@ -108,11 +108,12 @@ static int same_check(const struct tl_op_check *c, struct tl_step *s) {
     return TL_OK;
 }
 
-/* A copy only if somebody can tell. */
+/* A copy only if somebody can tell: of what is captured or edited, and as logits. */
 static int same_run(struct run *r, const struct tl_step *s) {
     const float *x = pass_in(r, s, 0);
+    const bool last = pass_index(r, s) + 1 == r->p->n;
     float *y;
-    if (!pass_captured(r, s) && !pass_edited(r, s)) {
+    if (!last && !pass_captured(r, s) && !pass_edited(r, s)) {
         r->values[pass_index(r, s)] = x;
         return TL_OK;
     }

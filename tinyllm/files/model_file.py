@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from .._core import Weight
 from .gguf import GGUF
 from .llama2c import read_llama2c
+from .paths import first_bytes
 
 __all__ = ["DEMO", "ModelFile", "open_file"]
 
@@ -50,22 +51,26 @@ def open_file(source: Any, mmap: bool = True) -> ModelFile:
     """
     if isinstance(source, str) and source == "demo":
         source = DEMO
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        path, magic = None, bytes(source[:4])
+    path = None
+    if isinstance(source, (str, os.PathLike)):
+        path, magic = os.fspath(source), first_bytes(source)
     else:
-        path = os.fspath(source)
-        with open(source, "rb") as file:
-            magic = file.read(4)
-    if magic[:4] != b"GGUF" and _is_llama2c(source, magic):
+        magic = _buffer_start(source)
+    if magic[:4] != b"GGUF" and _is_llama2c(path, magic):
         metadata, weights = read_llama2c(source, mmap=mmap)
         return ModelFile({**metadata, "tinyllm.source": "llama2.c"}, weights, path)
     file_ = GGUF(source, mmap=mmap)
     return ModelFile(file_.metadata, file_.tensors, path)
 
 
-def _is_llama2c(source: Any, magic: bytes) -> bool:
-    """Whether a file that is no GGUF looks like a llama2.c checkpoint rather than a broken GGUF."""
-    named = not isinstance(source, (bytes, bytearray, memoryview)) and str(
-        os.fspath(source)
-    ).endswith(".bin")
+def _buffer_start(source: Any) -> bytes:
+    try:
+        return bytes(memoryview(source).cast("B")[:4])
+    except TypeError:
+        raise TypeError(f"path is {source!r:.80}; expected a path or a bytes-like object") from None
+
+
+def _is_llama2c(path: Any, magic: bytes) -> bool:
+    """Whether a file that is not a GGUF looks like llama2.c's rather than like a broken GGUF."""
+    named = path is not None and str(path).endswith(".bin")
     return named or magic == b"24ka" or (len(magic) == 4 and 0 < magic[0] and magic[2:] == b"\0\0")

@@ -182,7 +182,14 @@ class Trace(Mapping[str, Float32]):
         try:
             return self._arrays[ALIASES.get(key, key)]
         except KeyError:
-            raise KeyError(unknown(key, self._arrays)) from None
+            raise KeyError(self._why_not(key)) from None
+
+    def _why_not(self, key: str) -> str:
+        """Say why the trace does not have a tap: there is none, or it was not captured."""
+        taps = set() if self.model is None else {step.tap for step in self.model.steps}
+        if ALIASES.get(key, key) in taps:
+            return f"{key!r} was not captured; run again with it in capture=, or with capture='*'"
+        return unknown(key, taps or self._arrays)
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names, in the order in which the values came to be."""
