@@ -23,7 +23,7 @@ from ..errors import Error
 
 __all__ = ["MAX_SECONDS", "MAX_SIZE", "ChatTemplateError", "render"]
 
-#: The longest time that a template may run.
+#: The longest time that a template may run, in seconds.
 MAX_SECONDS = 5.0
 #: The largest size of a value of a template, and of its whole output, in characters plus items.
 MAX_SIZE = 16_000_000
