@@ -55,7 +55,7 @@ def test_each_line_of_a_pipe_is_a_message(tmp_path):
     assert status == 0
     assert out == "".join(answer.lstrip() + "\n" for answer in answers)
     assert err.count("(stopped after 20 tokens; -n sets the limit)") == 2
-    assert f"(4 messages in {path})" in err
+    assert f"(saved 4 messages to {path})" in err
     assert json.loads(path.read_text()) == messages
 
 
@@ -84,10 +84,10 @@ def test_what_goes_wrong_is_named_and_the_next_line_is_answered(tmp_path):
         "chat", "--template", str(bad), "--seed", "1", "-n", "6", text="\n".join(lines)
     )
     assert status == 2
-    assert "there is no command /nope; there are /reset, /system, /save, /help" in err
-    assert "there is no command /;" in err
+    assert "no command /nope; expected one of /reset, /system, /save, /help" in err
+    assert "no command /;" in err
     assert "no x" in err
-    assert "/save needs a path" in err
+    assert "/save has no path; expected /save PATH" in err
     assert "/no/such/place" in err
     # the message that failed is not in the conversation
     assert [m["content"] for m in json.loads(path.read_text())] == ["ROMEO", out.strip()]
@@ -99,11 +99,11 @@ def test_a_full_context_is_told_and_the_program_goes_on(tmp_path):
     status, out, err = piped(*PLAIN, "-n", "500", text="\n".join(lines))
     assert status == 0, err
     assert "the context is full" in err
-    assert "tokens of at most 512; /reset begins a new one" in err
-    assert "your message is taken back" in err
+    assert "tokens of at most 512; /reset starts a new one" in err
+    assert "your message was removed" in err
     assert all("word" not in m["content"] for m in json.loads(path.read_text()))
     assert out.strip()
-    assert err.index("your message is taken back") < err.index("a new conversation")
+    assert err.index("your message was removed") < err.index("started a new conversation")
 
 
 def test_bytes_that_are_no_text(tmp_path):
@@ -143,7 +143,7 @@ def test_wrong_options_are_told_at_each_line():
 def test_a_file_that_is_no_template(tmp_path, capsys):
     (tmp_path / "t").write_text("hello")
     assert main(["chat", "--template", str(tmp_path / "t")]) == 2
-    assert "no Jinja2 template" in capsys.readouterr().err
+    assert "not a Jinja2 template" in capsys.readouterr().err
 
 
 def test_only_what_is_new_runs(monkeypatch, capsys):
@@ -262,10 +262,10 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal, tmp_path):
     t.until("dropped")
     time.sleep(0.3)  # Python's readline misses a signal that comes just before it waits
     t.type("\x03")
-    t.until("(Ctrl-D leaves)\n")
+    t.until("(Ctrl-D quits)\n")
     t.until("> ")
     t.type(f"/save {path}\n")
-    t.until("messages in")
+    t.until("(saved")
     messages = json.loads(path.read_text())
     assert [m["role"] for m in messages] == ["user", "assistant"]
     _, answers = conversation(["Good morrow!"], 1, 400)

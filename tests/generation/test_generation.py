@@ -296,7 +296,7 @@ def test_timings_and_repr(model):
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"stop": [""]}, ValueError, r"stop\[0\] is empty"),
+        ({"stop": [""]}, ValueError, r"stop\[0\] is ''; expected a non-empty string"),
         ({"stop": [1]}, TypeError, r"stop\[0\] is 1"),
         ({"stop_ids": [10**6]}, ValueError, r"stop_ids\[0\] is 1000000"),
         ({"stop_ids": ["a"]}, TypeError, r"stop_ids\[0\] is 'a'"),

@@ -259,7 +259,7 @@ def test_presets():
         ({"dry": {"multiplier": 1, "base": 0.5}}, ValueError, "dry base"),
         ({"dry": {"multiplier": 1, "allowed_length": 0}}, ValueError, "allowed_length"),
         ({"logit_bias": [1]}, TypeError, "mapping"),
-        ({"logit_bias": {1: np.inf}}, ValueError, "logit_bias of 1"),
+        ({"logit_bias": {1: np.inf}}, ValueError, r"logit_bias\[1\] is inf"),
         ({"banned": 3}, TypeError, "banned is 3"),
         ({"allowed": "abc"}, TypeError, "allowed"),
         ({"forced": [1.5]}, TypeError, "forced"),
@@ -343,7 +343,7 @@ def test_wrong_grammars_in_the_chain(model):
     # the text is complete, but no token that ends it can be drawn
     a, b = model.tokenizer.id("a"), model.tokenizer.id("b")
     logits[sorted(model.eog_ids)] = -np.inf
-    with pytest.raises(ValueError, match="wants the end of the text"):
+    with pytest.raises(ValueError, match="requires the end of the text"):
         sampler.sample(logits, 2, [a, b], {})
 
 

@@ -316,7 +316,7 @@ def test_bytes_and_str_give_the_same(kind):
     for text in ["a a", "né\0\n", "\U0001f999 a", "\u0301e"]:
         assert t.encode(text) == t.encode(text.encode()) == t.encode(bytearray(text.encode()))
     for wrong in (3, None, ["a"]):
-        with pytest.raises(TypeError, match="text must be str or bytes"):
+        with pytest.raises(TypeError, match=r"text is .*; expected str or bytes"):
             t.encode(wrong)
     with pytest.raises(TypeError, match="list of texts"):
         t.encode_batch("ab")
@@ -440,7 +440,7 @@ def test_diff_tokens():
     start = time.perf_counter()
     assert diff_tokens(big, big[::-1]).first == 0
     assert time.perf_counter() - start < 60
-    with pytest.raises(TypeError, match="a must be"):
+    with pytest.raises(TypeError, match="a is str; expected a sequence"):
         diff_tokens("abc", ["a"])
 
 
