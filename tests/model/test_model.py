@@ -158,7 +158,7 @@ def test_files_that_do_not_fit_together(case, parts, tmp_path):
 def test_an_unknown_architecture_is_named(parts, tmp_path):
     keys = {**parts[0], "general.architecture": "mamba"}
     path = models.write(tmp_path / "m.gguf", keys, parts[1])
-    with pytest.raises(tl.UnsupportedError, match="'mamba'; this version runs llama"):
+    with pytest.raises(tl.UnsupportedError, match="'mamba'; this version supports llama"):
         tl.load(path)
 
 
