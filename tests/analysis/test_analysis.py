@@ -268,5 +268,5 @@ def test_layers_of_different_sizes(tmp_path):
     grid = tl.patch_sweep(model, IDS, IDS, "*attn_mix", metric, by="heads")
     assert np.isnan(grid[1, 2:]).all()
     assert not np.isnan(grid[0]).any()
-    with pytest.raises(ValueError, match="different shapes"):
+    with pytest.raises(ValueError, match="expected equal shapes"):
         tl.attention_entropy(t)

@@ -255,8 +255,8 @@ def test_traces(model):
     assert list(model.trace([3], [])) == []
     for capture, match in (
         ("blk.0.attn_qq", "'blk.0.attn_qq'; the nearest are 'blk.0.attn_q'"),
-        ("blk.1.*", "no tap is named"),
-        ("resid", "no tap is named 'resid'"),
+        ("blk.1.*", "no tap matches"),
+        ("resid", "no tap matches 'resid'"),
     ):
         with pytest.raises(ValueError, match=match):
             model.trace([3], capture)

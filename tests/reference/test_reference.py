@@ -449,7 +449,7 @@ def test_what_is_missing_is_named():
         reference.steps(config)
     config.architecture = "mamba"
     with pytest.raises(
-        tinyllm.errors.UnsupportedError, match="is 'mamba'; this version runs llama"
+        tinyllm.errors.UnsupportedError, match="is 'mamba'; this version supports llama"
     ):
         reference.forward(config, weights, [1])
 
