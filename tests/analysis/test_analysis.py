@@ -253,7 +253,7 @@ def test_a_trace_from_a_file_needs_the_model(model, trace, tmp_path):
     assert np.array_equal(tl.lens(back, model=model).ids, tl.lens(trace).ids)
     assert np.array_equal(back.head_outputs(1, model=model), trace.head_outputs(1))
     other = models.random_model(tmp_path, seed=5, **SIZES)
-    with pytest.raises(ValueError, match="another one"):
+    with pytest.raises(ValueError, match="model has the fingerprint"):
         tl.attribution(back, 3, model=other)
 
 

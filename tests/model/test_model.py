@@ -225,7 +225,7 @@ def test_prompts(model):
         assert np.array_equal(model.logits(prompt), want)
     with pytest.raises(ValueError, match="no tokenizer"):
         model.logits("text")
-    with pytest.raises(ValueError, match="no tokens"):
+    with pytest.raises(ValueError, match="the prompt is empty"):
         model.logits([])
     with pytest.raises(TypeError, match="float64"):
         model.logits([0.5])

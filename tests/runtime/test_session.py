@@ -105,7 +105,7 @@ def test_bad_tokens_leave_the_session_as_it_was(model, ids):
         ([1, size], ValueError, rf"tokens\[1\] is {size}; the vocabulary has {size} entries"),
         ([-1], ValueError, r"tokens\[0\] is -1"),
         ([2**40], ValueError, "holds 1099511627776; expected token ids"),
-        ([], ValueError, "no tokens"),
+        ([], ValueError, "tokens is empty"),
         ([[1, 2]], TypeError, "2-dimensional"),
         ([1.5], TypeError, "float64"),
         ([True], TypeError, "bool"),
