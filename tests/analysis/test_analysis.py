@@ -192,9 +192,9 @@ def test_a_sweep_is_many_runs(model, taps, by, logits, monkeypatch):
         ({"metric": 3}, TypeError, "metric is 3"),
         ({"by": "layers"}, ValueError, "by is 'layers'"),
         ({"logits": "none"}, ValueError, "logits is 'none'"),
-        ({"taps": "output"}, ValueError, "in no block"),
+        ({"taps": "output"}, ValueError, "taps holds 'output'; expected taps in blocks"),
         ({"taps": "blk.0.attn_qq"}, ValueError, "taps|no tap"),
-        ({"taps": []}, ValueError, "matches nothing"),
+        ({"taps": []}, ValueError, "expected at least one tap"),
         ({"by": "heads"}, ValueError, "has no heads"),
         ({"clean": [1, 2]}, ValueError, "2 tokens and corrupted 7"),
         ({"clean": [[1, 2]]}, TypeError, "clean is a batch"),
@@ -208,9 +208,9 @@ def test_bad_sweeps(model, options, error, words):
 
 def test_a_sweep_needs_its_taps(model, trace):
     part = model.trace(IDS, "output")
-    with pytest.raises(ValueError, match=r"clean has not captured blk\.0\.resid_pre"):
+    with pytest.raises(ValueError, match=r"clean does not have blk\.0\.resid_pre"):
         tl.patch_sweep(model, part, trace, metric=metric)
-    with pytest.raises(ValueError, match=r"corrupted has not captured"):
+    with pytest.raises(ValueError, match=r"corrupted does not have"):
         tl.patch_sweep(model, trace, part, metric=metric)
     with pytest.raises(ValueError, match="starts at position 1"):
         tl.patch_sweep(model, trace[1:], trace, metric=metric)
