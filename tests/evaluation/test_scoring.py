@@ -55,7 +55,7 @@ def test_score_does_not_depend_on_how_much_is_run_at_once(model, monkeypatch):
 def test_score_of_too_little_and_too_much(tmp_path):
     model = models.random_model(tmp_path, layers=1, width=32, ffn=32, vocab=40, context=16)
     assert model.score(list(range(17))).logprobs.shape == (16,)
-    with pytest.raises(ValueError, match="18 tokens; the context holds 16"):
+    with pytest.raises(ValueError, match="18 tokens; expected at most 17"):
         model.score(list(range(18)))
     with pytest.raises(ValueError, match="one token"):
         model.score([1])
@@ -133,7 +133,7 @@ def test_one_window_is_the_score(model):
     ("options", "words"),
     [
         ({"method": "x"}, "method is 'x'; expected 'llama.cpp' or 'hf'"),
-        ({"stride": 4}, "stride is 4; the windows"),
+        ({"stride": 4}, "stride is 4; expected None"),
         ({"window": 1000}, "window is 1000|at least two"),
         ({"window": 3}, "window is 3"),
         ({"window": 1, "method": "hf"}, "window is 1"),

@@ -104,8 +104,8 @@ def test_bad_tokens_leave_the_session_as_it_was(model, ids):
     cases = [
         ([1, size], ValueError, rf"tokens\[1\] is {size}; the vocabulary has {size} entries"),
         ([-1], ValueError, r"tokens\[0\] is -1"),
-        ([2**40], ValueError, "outside the vocabulary"),
-        ([], ValueError, "no tokens"),
+        ([2**40], ValueError, "holds 1099511627776; expected token ids"),
+        ([], ValueError, "tokens is empty"),
         ([[1, 2]], TypeError, "2-dimensional"),
         ([1.5], TypeError, "float64"),
         ([True], TypeError, "bool"),
@@ -275,7 +275,7 @@ def test_the_table_tells_shapes_and_what_is_likely(model):
     session.eval([3, 4], logits="all")
     assert dict(session.table().rows)["logits"].plain.startswith(f"(2, {c.vocab_size})")
     session.logits = np.full(c.vocab_size, np.nan, np.float32)
-    assert "nothing is finite" in session._repr_html_()
+    assert "no finite values" in session._repr_html_()
     session.rewind(1)
     assert "next" not in dict(session.table().rows)
 

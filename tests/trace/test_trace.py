@@ -96,7 +96,7 @@ def test_captures_by_name_pattern_expression_and_function(model):
 @pytest.mark.parametrize("capture", ["blk.0.attn_qq", ["output", "blk.7.*"], re.compile("zzz")])
 def test_an_unknown_name_raises_and_names_the_nearest(model, capture):
     for call in (model.trace, model.plan):
-        with pytest.raises(ValueError, match="no tap is named"):
+        with pytest.raises(ValueError, match="no tap matches"):
             call(IDS, capture)
     with pytest.raises(ValueError, match=r"blk\.0\.attn_q'"):
         model.trace(IDS, "blk.0.attn_qq")
@@ -165,7 +165,7 @@ def test_slices_of_tokens(model):
     assert t[-1:].logits.shape == (1, 60)
     with pytest.raises(ValueError, match="step"):
         t[::2]
-    with pytest.raises(TypeError, match="tap names and slices"):
+    with pytest.raises(TypeError, match="expected the name of a tap or a slice"):
         t[3]
 
 
@@ -177,11 +177,11 @@ def test_stack(model, uneven):
     assert np.array_equal(t.stack(["blk.2.resid_mid", "blk.0.resid_mid"])[1], t["blk.2.resid_mid"])
     assert t.stack("*attn_probs").shape == (3, 4, 5, 5)
     assert t.stack("*resid_p*").shape == (6, 5, 32)
-    with pytest.raises(ValueError, match="different shapes"):
+    with pytest.raises(ValueError, match="expected equal shapes"):
         t.stack("blk.0.*")
-    with pytest.raises(ValueError, match="no tap is named"):
+    with pytest.raises(ValueError, match="no tap matches"):
         model.trace(IDS, "output").stack("*mix")
-    with pytest.raises(ValueError, match="different shapes"):
+    with pytest.raises(ValueError, match="expected equal shapes"):
         uneven.trace(IDS).stack("*attn_q")
     assert uneven.trace(IDS).stack("blk.[02].attn_q").shape == (2, 5, 4, 8)
 

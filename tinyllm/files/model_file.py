@@ -1,4 +1,4 @@
-"""Opening a model's file, whatever its format."""
+"""Opening a model file of any supported format."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ DEMO = Path(__file__).parent.parent / "data" / "demo.gguf"
 
 
 class ModelFile(NamedTuple):
-    """What a model's file holds.
+    """The contents of a model file.
 
     Attributes
     ----------
     metadata : mapping
-        GGUF keys.
+        GGUF keys and their values.
     weights : mapping of str to Weight
     path : str or None
-        None for bytes.
+        None if the file was given as bytes.
     """
 
     metadata: Mapping[str, Any]
@@ -36,14 +36,14 @@ class ModelFile(NamedTuple):
 
 
 def open_file(source: Any, mmap: bool = True) -> ModelFile:
-    """Open a GGUF file or a llama2.c checkpoint, told apart by the magic.
+    """Open a GGUF file or a llama2.c checkpoint. The first bytes tell the format.
 
     Parameters
     ----------
     source : str, os.PathLike or bytes-like
-        ``"demo"`` is the model that ships in the package.
+        The path or contents of the file. ``"demo"`` is the model that ships in the package.
     mmap : bool
-        False reads the file into memory.
+        If False, the file is read into memory instead of mapped.
 
     Returns
     -------
@@ -71,6 +71,6 @@ def _buffer_start(source: Any) -> bytes:
 
 
 def _is_llama2c(path: Any, magic: bytes) -> bool:
-    """Whether a file that is not a GGUF looks like llama2.c's rather than like a broken GGUF."""
+    """Return whether a file looks like a llama2.c checkpoint rather than a damaged GGUF file."""
     named = path is not None and str(path).endswith(".bin")
     return named or magic == b"24ka" or (len(magic) == 4 and 0 < magic[0] and magic[2:] == b"\0\0")

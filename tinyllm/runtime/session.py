@@ -1,4 +1,4 @@
-"""`Session`: one context, fed bit by bit."""
+"""`Session`: one context, to which tokens are appended step by step."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ __all__ = ["Session"]
 
 
 class Session:
-    """One context of a model: what it has seen, and its keys and values.
+    """One context of a model: its tokens, and their keys and values.
 
-    For one thread at a time; a second thread that calls meanwhile gets RuntimeError. A call
-    that raises, also KeyboardInterrupt, leaves the session as it was.
+    Only one thread at a time can use a session. A second thread gets a RuntimeError. A call that
+    raises any exception, including KeyboardInterrupt, leaves the session unchanged.
 
     Attributes
     ----------
     model : Model
     logits : numpy.ndarray of float32 or None
-        What the last `eval` returned.
+        The logits of the last `eval`.
 
     Examples
     --------
@@ -57,7 +57,7 @@ class Session:
 
     @property
     def tokens(self) -> list[int]:
-        """The ids in the context so far, as a new list."""
+        """The token ids in the context, as a new list."""
         return list(self._tokens)
 
     @overload
@@ -81,33 +81,35 @@ class Session:
         Parameters
         ----------
         tokens : str, bytes or ids
-            At least one token. Text at the start of a context gets the special tokens that the
-            file asks for; later text gets none.
+            At least one token. Special tokens that the file specifies, such as BOS, are added to
+            text at the start of a context, and not to later text.
         logits : str or sequence of int
-            ``"last"`` -> shape (V,); ``"all"`` -> (n, V); indices into these tokens (negative
-            ones count from the end) -> (len, V); ``"none"`` -> None.
+            The logits to return: ``"last"`` -> (V,), ``"all"`` -> (T, V), a list of n indices
+            into these tokens (negative ones count from the end) -> (n, V), ``"none"`` -> None.
         capture : str, re.Pattern, callable, or sequence of str and re.Pattern, optional
-            Keep inner values, as in `Model.trace`. None: nothing.
+            The taps to capture, as in `Model.trace`. Default: none.
         edits : Edit or sequence of Edit
-            Changes on the way: see `tinyllm.trace.edits`. An edited key or value stays edited in
-            the cache.
+            Changes of inner values: see `tinyllm.trace.edits`. Edited keys and values stay edited
+            in the cache.
 
         Returns
         -------
         numpy.ndarray of float32, or None
-            Also kept in `logits`. Row i holds the scores of what follows token i.
+            The logits, which are also kept in `logits`. A row has the scores of the token that
+            follows its token.
         Trace
-            With `capture`, instead: of these tokens, `Trace.start` being the position of the
-            first. The logits are in `Trace.logits`.
+            With `capture`, the trace of these tokens instead. `Trace.start` is the position of
+            the first, and `Trace.logits` has the logits.
 
         Raises
         ------
         ValueError
-            No tokens, an id outside the vocabulary, the context is full, or an unknown tap.
+            If there are no tokens, an id is outside the vocabulary, the context is full, or a tap
+            is unknown.
         IndexError
-            An index of `logits` is out of range.
+            If an index of `logits` is out of range.
         RuntimeError
-            Another thread is using the session.
+            If another thread is using the session.
 
         Examples
         --------
@@ -138,20 +140,20 @@ class Session:
         return traces[0]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the context with its keys and values; `Model.session` gives it back.
+        """Write the context with its keys and values to a file, which `Model.session` reads.
 
         Parameters
         ----------
         path : str or os.PathLike
-            Ends in ``.safetensors`` or ``.npz``. An existing file is replaced once the new one
-            is whole.
+            A name that ends in ``.safetensors`` or ``.npz``. An existing file is replaced when the
+            new one is complete.
 
         Raises
         ------
         ValueError
-            Another ending.
+            If `path` has another ending.
         OSError
-            The file cannot be written.
+            If the file cannot be written.
 
         Examples
         --------
@@ -180,12 +182,12 @@ class Session:
 
     @classmethod
     def load(cls, model: Runner, path: str | os.PathLike[str]) -> Session:
-        """Read a session that `save` wrote: `Model.session`.
+        """Return a session from a file that `save` wrote. `Model.session` is the public form.
 
         Parameters
         ----------
         model : Model
-            The one that the session was of.
+            The model of the session.
         path : str or os.PathLike
 
         Returns
@@ -195,9 +197,9 @@ class Session:
         Raises
         ------
         tinyllm.FormatError
-            The file holds something else, another model's session, or is damaged.
+            If the file is not a session of this model, or is damaged.
         OSError
-            It cannot be read.
+            If the file cannot be read.
 
         Examples
         --------
@@ -235,7 +237,9 @@ class Session:
                 or logits.shape[-1] != config.vocab_size
             ):
                 raise bad_field(
-                    "logits", f"{logits.dtype} {logits.shape}", "float32, rows of logits"
+                    "logits",
+                    f"{logits.dtype} {logits.shape}",
+                    f"float32, (..., {config.vocab_size})",
                 )
             if n:
                 session.core.fill(layers)
@@ -247,14 +251,14 @@ class Session:
         return session
 
     def ran(self, tokens: Sequence[int]) -> None:
-        """Note tokens that ran in `core` without `eval`: for `generate` and `chat`."""
+        """Append tokens that already ran in `core`. For generation, which does not use `eval`."""
         self._tokens += tokens
         self.logits = None
 
     def keep(self, ids: Sequence[int]) -> int:
-        """Forget what `ids` do not begin with; the last of them is forgotten in any case.
+        """Keep only the tokens that the context shares with the beginning of `ids`.
 
-        What is left need not run again to run `ids`.
+        The last token of `ids` is never kept, so that it can run again for its logits.
 
         Parameters
         ----------
@@ -263,7 +267,7 @@ class Session:
         Returns
         -------
         int
-            How many tokens are left: ``ids[n:]`` is what must still run.
+            The number n of tokens that were kept. ``ids[n:]`` must still run.
 
         Examples
         --------
@@ -282,7 +286,7 @@ class Session:
         return n
 
     def rewind(self, n: int) -> None:
-        """Forget the last `n` tokens.
+        """Remove the last `n` tokens from the context.
 
         Parameters
         ----------
@@ -292,7 +296,7 @@ class Session:
         Raises
         ------
         ValueError
-            `n` is out of range.
+            If `n` is out of range.
 
         Examples
         --------
@@ -309,7 +313,7 @@ class Session:
         self.logits = None
 
     def reset(self) -> None:
-        """Forget everything.
+        """Remove all tokens from the context.
 
         Examples
         --------
@@ -323,12 +327,12 @@ class Session:
         self.rewind(len(self._tokens))
 
     def fork(self) -> Session:
-        """A second session with the same context.
+        """Return a second session with the same context.
 
         Returns
         -------
         Session
-            Memory is shared with this one until one of the two goes on.
+            It shares memory with this session until one of them gets more tokens.
 
         Examples
         --------
@@ -344,11 +348,11 @@ class Session:
         return fork
 
     def __len__(self) -> int:
-        """Count the tokens in the context."""
+        """Return the number of tokens in the context."""
         return len(self._tokens)
 
     def table(self) -> Table:
-        """A table of the context: tokens, room, memory, and what may come next.
+        """Return a table of the context: tokens, text, memory, and the most likely next tokens.
 
         Returns
         -------
@@ -378,7 +382,7 @@ class Session:
             values = sample(self.logits.reshape(-1, config.vocab_size)[-1], config.vocab_size)
             names = ("mean", "rms", "min", "max")
             numbers = map(" ".join, zip(names, statistics(values), strict=True))
-            told = ", ".join(numbers) if values.size else "nothing is finite"
+            told = ", ".join(numbers) if values.size else "no finite values"
             plain = f"{self.logits.shape}, of the last: {told}"
             shown = Markup(f"{escape(plain)} {spark(values)}")
             shown.plain = plain
@@ -389,7 +393,7 @@ class Session:
         return self.model.pieces(np.asarray(ids, np.int32))
 
     def _likely(self, count: int = 5) -> str:
-        """The likeliest next tokens and their probabilities, as text."""
+        """Return the most likely next tokens and their probabilities, as text."""
         assert self.logits is not None
         logprobs = log_softmax(self.logits.reshape(-1, self.model.config.vocab_size)[-1])
         ids = best(logprobs, count).tolist()
@@ -399,7 +403,7 @@ class Session:
         )
 
     def __repr__(self) -> str:
-        """Name tokens and memory."""
+        """Return the number of tokens and the memory of the cache."""
         return f"<tinyllm.Session: {len(self)} tokens, kv cache {self.core.nbytes:,} bytes>"
 
     def _repr_html_(self) -> str:
@@ -407,7 +411,7 @@ class Session:
 
 
 def _caches(model: Runner) -> list[tuple[str, list[tuple[int, ...]]]]:
-    """For each cache its block, ``"blk.3"``, and the shapes of a row of keys and of values."""
+    """Return for each cache its block, ``"blk.3"``, and the shapes of one key and one value row."""
     return [
         (f"blk.{step.layer}", [model.steps[read].shape for read in step.reads])
         for step in model.steps.caches
@@ -415,7 +419,7 @@ def _caches(model: Runner) -> list[tuple[str, list[tuple[int, ...]]]]:
 
 
 def _cached(model: Runner, arrays: Mapping[str, Array], n: int) -> list[tuple[Float32, Float32]]:
-    """The keys and values of each cache for `n` tokens, from a file, checked."""
+    """Return the keys and values of each cache for `n` tokens, checked, from a file."""
     from ..files.arrays import bad_field
 
     caches = []
