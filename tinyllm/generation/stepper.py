@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -103,8 +104,8 @@ class _Run:
     ) -> None:
         self.model, self.prompt, self.sampler, self.options = model, prompt, sampler, options
         self.session = Session(model) if session is None else session
-        self.tokens = prompt[self.session.keep(prompt.tolist()) :]  # the tokens to run next
-        self.to_run = len(self.tokens)
+        self.tokens = prompt  # the tokens to run next
+        self.to_run = len(prompt)
         self.ids: list[int] = []
         self.history = prompt.tolist()
         self.state: dict[str, Any] = {}
@@ -259,6 +260,7 @@ class Stepper:
         self._model = model
         self._layout = layout
         self._program = program
+        self._edits = () if program is None else program.edits
         self._runs = [
             _Run(model, prompt, sampler, options, session)
             for prompt, sampler, session in zip(
@@ -268,8 +270,20 @@ class Stepper:
         self._times: list[float] = []
 
     def steps(self) -> Iterator[tuple[int, str]]:
-        """Yield the index of a prompt and the next piece of its text, as tokens are drawn."""
+        """Yield the index of a prompt and the next piece of its text, as tokens are drawn.
+
+        From its first step until it ends or is closed, the sessions belong to this iterator.
+        """
         self._times = [time.perf_counter()]
+        with contextlib.ExitStack() as stack:
+            for run in self._runs:
+                stack.enter_context(run.session.owned())
+                kept = run.session.keep(run.prompt.tolist(), self._edits)
+                run.tokens = run.prompt[kept:]
+                run.to_run = len(run.tokens)
+            yield from self._steps()
+
+    def _steps(self) -> Iterator[tuple[int, str]]:
         active = list(enumerate(self._runs))
         while active:
             for i, run in active:
@@ -294,7 +308,7 @@ class Stepper:
         cores = [session.core for session in sessions]
         logits, traces = self._model.run(cores, tokens, ends - 1, self._layout, edits)
         for session, ran in zip(sessions, tokens, strict=True):
-            session.ran(ran.tolist())
+            session.ran(ran.tolist(), self._edits)
         for run, trace in zip(runs, traces, strict=False):
             run.traces.append(trace)
         return logits

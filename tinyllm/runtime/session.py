@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -16,6 +17,7 @@ from ..base.numeric import Float32, best, log_softmax
 from ..display.histogram import sample, spark, statistics
 from ..display.table import Markup, Table, escape
 from ..errors import FormatError
+from ..trace.edits import Edit
 from ..trace.taps import Capture
 from ..trace.trace import Trace
 from .prompt import Rows, token_ids
@@ -54,6 +56,8 @@ class Session:
         self.core = _core.Session(model.core) if core is None else core
         self.logits: Float32 | None = None
         self._tokens: list[int] = []
+        self._edits: list[tuple[object, ...]] = []  # that each token ran under
+        self._reserved = False
 
     @property
     def tokens(self) -> list[int]:
@@ -120,6 +124,7 @@ class Session:
         >>> session.eval([4, 5], capture="blk.0.attn_probs")["blk.0.attn_probs"].shape[1:]
         (2, 5)
         """
+        self._check_free()
         model = self.model
         if isinstance(tokens, (str, bytes)) and self._tokens and model.tokenizer is not None:
             tokens = model.tokenizer.encode(tokens, add_special=False)
@@ -131,7 +136,7 @@ class Session:
         if program is not None:
             sites = [program.sites(len(self._tokens), len(ids), False)]
         values, traces = model.run([self.core], [ids], wanted.rows, layout, sites)
-        self._tokens += ids.tolist()
+        self.ran(ids.tolist(), () if program is None else program.edits)
         self.logits = wanted.take(values)
         if not traces:
             return self.logits
@@ -178,6 +183,9 @@ class Session:
             "tokens": json.dumps(self.tokens),
             "fingerprint": self.model.fingerprint,
         }
+        edited = [i for i, edits in enumerate(self._edits) if edits]
+        if edited:
+            metadata["edited_from"] = str(edited[0])
         write_arrays(path, arrays, metadata)
 
     @classmethod
@@ -244,19 +252,55 @@ class Session:
             if n:
                 session.core.fill(layers)
             session._tokens = tokens.tolist()
+            session._edits = _saved_edits(metadata.get("edited_from"), n)
             session.logits = None if logits is None else np.array(logits)
         except FormatError as error:
             error.path = os.fsdecode(path)
             raise
         return session
 
-    def ran(self, tokens: Sequence[int]) -> None:
+    def ran(self, tokens: Sequence[int], edits: Sequence[Edit] = ()) -> None:
         """Append tokens that already ran in `core`. For generation, which does not use `eval`."""
         self._tokens += tokens
+        self._edits += [tuple(edits)] * len(tokens)
         self.logits = None
 
-    def keep(self, ids: Sequence[int]) -> int:
+    @contextlib.contextmanager
+    def owned(self) -> Iterator[None]:
+        """Reserve the session: until the end of the block nobody else may change it.
+
+        Raises
+        ------
+        RuntimeError
+            If it is reserved already.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> session = tl.load().session()
+        >>> with session.owned():
+        ...     session.eval([1, 2, 3])
+        Traceback (most recent call last):
+        RuntimeError: the session belongs to a generation that has not ended
+        """
+        self._check_free()
+        self._reserved = True
+        try:
+            yield
+        finally:
+            self._reserved = False
+
+    def _check_free(self) -> None:
+        if self._reserved:
+            raise RuntimeError(
+                "the session belongs to a generation that has not ended; finish it, call its "
+                "close(), or use session.fork()"
+            )
+
+    def keep(self, ids: Sequence[int], edits: Sequence[Edit] = ()) -> int:
         """Keep only the tokens that the context shares with the beginning of `ids`.
+
+        A token that ran under other edits is not shared: its keys and values differ.
 
         The last token of `ids` is never kept, so that it can run again for its logits.
 
@@ -278,11 +322,12 @@ class Session:
         (2, [1, 2])
         """
         n = 0
-        for mine, theirs in zip(self._tokens, ids[:-1], strict=False):
-            if mine != theirs:
+        wanted = tuple(edits)
+        for mine, ran_under, theirs in zip(self._tokens, self._edits, ids[:-1], strict=False):
+            if mine != theirs or ran_under != wanted:
                 break
             n += 1
-        self.rewind(len(self) - n)
+        self._forget(len(self) - n)
         return n
 
     def rewind(self, n: int) -> None:
@@ -307,9 +352,13 @@ class Session:
         >>> session.tokens
         [1]
         """
-        n = ranged("n", n, 0, len(self._tokens), "the tokens so far")
-        self.core.rewind(len(self._tokens) - n)
-        del self._tokens[len(self._tokens) - n :]
+        self._check_free()
+        self._forget(ranged("n", n, 0, len(self._tokens), "the tokens so far"))
+
+    def _forget(self, n: int) -> None:
+        left = len(self._tokens) - n
+        self.core.rewind(left)
+        del self._tokens[left:], self._edits[left:]
         self.logits = None
 
     def reset(self) -> None:
@@ -343,7 +392,7 @@ class Session:
         [1, 2, 3]
         """
         fork = Session(self.model, self.core.fork())
-        fork._tokens = list(self._tokens)
+        fork._tokens, fork._edits = list(self._tokens), list(self._edits)
         fork.logits = self.logits
         return fork
 
@@ -408,6 +457,15 @@ class Session:
 
     def _repr_html_(self) -> str:
         return self.table().html(caption=repr(self))
+
+
+def _saved_edits(start: str | None, n: int) -> list[tuple[object, ...]]:
+    """Edits of a saved session: a file only tells from which token on they were in effect."""
+    if start is None:
+        return [()] * n
+    if not (start.isascii() and start.isdigit() and len(start) < 12 and int(start) < n):
+        raise bad_field("edited_from", start, f"the number of one of the {n} tokens")
+    return [()] * int(start) + [("edits of a saved session",)] * (n - int(start))
 
 
 def _caches(model: Runner) -> list[tuple[str, list[tuple[int, ...]]]]:

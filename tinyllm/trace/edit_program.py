@@ -60,6 +60,11 @@ class Program:
         return bool(self._rows)
 
     @property
+    def edits(self) -> tuple[Edit, ...]:
+        """The edits, in order."""
+        return tuple(edit for edit, _, _ in self._rows)
+
+    @property
     def taps(self) -> dict[str, Tap]:
         """The taps that the edits change, by name."""
         return {tap.name: tap for _, _, found in self._rows for tap in found}
