@@ -172,7 +172,7 @@ static int forward(struct run *r) {
     for (size_t i = 0; i < reserved; i++) {
         struct tl_session *s = r->pieces[i].session;
         if (status == TL_OK) {
-            s->n += r->pieces[i].n;
+            tl_session_commit(s, r->pieces[i].tokens, r->pieces[i].n);
         } else {
             tl_session_rewind(s, s->n);
         }

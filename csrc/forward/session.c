@@ -56,6 +56,7 @@ void tl_session_free(struct tl_session *s) {
     if (s == NULL) return;
     tl_session_rewind(s, 0);
     free(s->blocks);
+    free(s->tokens);
     tl_free(s->work);
     free(s);
 }
@@ -88,12 +89,24 @@ static bool grow_table(struct tl_session *s, size_t wanted) {
     return true;
 }
 
+static bool grow_tokens(struct tl_session *s, size_t wanted) {
+    void *tokens = s->tokens;
+    const bool ok = tl_reserve(&tokens, &s->tokens_capacity, wanted, sizeof(*s->tokens));
+    s->tokens = tokens;
+    return ok;
+}
+
+void tl_session_commit(struct tl_session *s, const int32_t *tokens, size_t n) {
+    if (n > 0) memcpy(s->tokens + s->n, tokens, n * sizeof(*tokens));
+    s->n += n;
+}
+
 int tl_session_fork(const struct tl_session *s, struct tl_session **out, struct tl_error *err) {
     struct tl_session *fork;
     int status = tl_session_new(s->plan, out, err);
     if (status != TL_OK) return status;
     fork = *out;
-    if (!grow_table(fork, s->n_blocks)) {
+    if (!grow_table(fork, s->n_blocks) || !grow_tokens(fork, s->n)) {
         tl_session_free(fork);
         *out = NULL;
         return tl_fail(err, TL_ENOMEM, "no memory for a session of %zu tokens", s->n);
@@ -105,7 +118,7 @@ int tl_session_fork(const struct tl_session *s, struct tl_session **out, struct 
             fork->blocks[c * fork->capacity + b] = shared;
         }
     }
-    fork->n = s->n;
+    tl_session_commit(fork, s->tokens, s->n);
     fork->n_blocks = s->n_blocks;
     return TL_OK;
 }
@@ -113,7 +126,7 @@ int tl_session_fork(const struct tl_session *s, struct tl_session **out, struct 
 int tl_session_reserve(struct tl_session *s, size_t n, struct tl_error *err) {
     const size_t caches = s->plan->n_caches;
     const size_t wanted = (s->n + n + TL_BLOCK - 1) / TL_BLOCK, before = s->n_blocks;
-    if (!grow_table(s, wanted)) goto no_memory;
+    if (!grow_table(s, wanted) || !grow_tokens(s, s->n + n)) goto no_memory;
     // a block that a fork shares is copied before this session writes to it
     for (size_t c = 0; c < caches; c++) {
         const struct tl_cache *cache = &s->plan->caches[c];

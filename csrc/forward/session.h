@@ -13,6 +13,8 @@ struct tl_session {
     size_t n_blocks; // blocks per cache
     size_t capacity;
     struct tl_block **blocks; // (caches, capacity)
+    int32_t *tokens;          // (n) what is at each position; room for all reserved ones
+    size_t tokens_capacity;   //
     void *work;               // buffers of the forward pass, kept between calls
     size_t work_bytes;
 };
@@ -23,6 +25,9 @@ int tl_session_fork(const struct tl_session *s, struct tl_session **out, struct 
 void tl_session_rewind(struct tl_session *s, size_t n); // keeps the first n <= s->n positions
 void tl_session_free(struct tl_session *s);
 size_t tl_session_cache_bytes(const struct tl_session *s);
+
+/* Adds n tokens whose keys and values were put at the reserved positions from s->n on. */
+void tl_session_commit(struct tl_session *s, const int32_t *tokens, size_t n);
 
 /* Makes positions [s->n, s->n + n) of every cache writable. On failure s is as before. */
 int tl_session_reserve(struct tl_session *s, size_t n, struct tl_error *err);

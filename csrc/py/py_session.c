@@ -5,6 +5,7 @@
 #include "py/py_model.h"
 
 #include <stdatomic.h>
+#include <string.h>
 
 typedef struct {
     PyObject_HEAD
@@ -204,13 +205,15 @@ static PyObject *session_cache(PyObject *op, PyObject *arg) {
 }
 
 PyDoc_STRVAR(fill_doc,
-             "fill($self, caches, /)\n"
+             "fill($self, tokens, caches, /)\n"
              "--\n"
              "\n"
              "Give an empty session the keys and values that `cache` returned.\n"
              "\n"
              "Parameters\n"
              "----------\n"
+             "tokens : array_like of int32, shape (n,)\n"
+             "    The token at each position.\n"
              "caches : sequence of (keys, values)\n"
              "    float32 arrays for every cache: (n, K, Dh) and (n, K, Dv).\n"
              "\n"
@@ -222,8 +225,8 @@ PyDoc_STRVAR(fill_doc,
              "RuntimeError\n"
              "    The session is in use by another thread.\n");
 
-/* One array of fill(); *n becomes the number of positions, which must be the same for all. */
-static PyObject *fill_array(PyObject *given, Py_ssize_t which, size_t row, size_t *n) {
+/* One array of fill(), which must have n rows. */
+static PyObject *fill_array(PyObject *given, Py_ssize_t which, size_t row, size_t n) {
     PyObject *item = PySequence_GetItem(given, which), *array;
     size_t size;
     if (item == NULL) return NULL;
@@ -231,68 +234,67 @@ static PyObject *fill_array(PyObject *given, Py_ssize_t which, size_t row, size_
     Py_DECREF(item);
     if (array == NULL) return NULL;
     tlpy_array_read(array, &size);
-    if (*n == SIZE_MAX) *n = size / row;
-    if (size % row != 0 || size / row != *n) {
+    if (size % row != 0 || size / row != n) {
         PyErr_Format(PyExc_ValueError,
-                     "an array of the cache has %zu values; expected %zu rows of %zu", size, *n,
+                     "an array of the cache has %zu values; expected %zu rows of %zu", size, n,
                      row);
         Py_CLEAR(array);
     }
     return array;
 }
 
-static PyObject *session_fill(PyObject *op, PyObject *arg) {
-    session_object *self = (session_object *)op;
+/* Puts n positions of every cache into an empty session, which has room for them. */
+static bool fill_caches(session_object *self, PyObject *caches, size_t n) {
     const struct tl_plan *plan = tlpy_model_plan(self->model);
-    PyObject *caches = PySequence_Tuple(arg);
-    struct tl_error err;
-    size_t n = SIZE_MAX;
-    bool ok = false;
-    if (caches == NULL) return NULL;
-    if ((size_t)PyTuple_Size(caches) != plan->n_caches) {
-        PyErr_Format(PyExc_ValueError, "there are %zd pairs of keys and values; expected %zu",
-                     PyTuple_Size(caches), plan->n_caches);
-        Py_DECREF(caches);
-        return NULL;
-    }
-    if (!enter(self)) {
-        Py_DECREF(caches);
-        return NULL;
-    }
-    if (self->s->n != 0) {
-        PyErr_SetString(PyExc_ValueError, "the session is not empty");
-        goto done;
-    }
     for (size_t i = 0; i < plan->n_caches; i++) {
         const struct tl_cache *c = &plan->caches[i];
         PyObject *pair = PyTuple_GetItem(caches, (Py_ssize_t)i), *keys, *values;
         size_t size;
-        keys = fill_array(pair, 0, c->kv_heads * c->key_size, &n);
-        values = keys != NULL ? fill_array(pair, 1, c->kv_heads * c->value_size, &n) : NULL;
-        if (values != NULL && i == 0) {
-            if (n > plan->max_context) {
-                PyErr_Format(PyExc_ValueError, "the cache has %zu positions; expected at most %zu",
-                             n, plan->max_context);
-                Py_CLEAR(values);
-            } else if (tl_session_reserve(self->s, n, &err) != TL_OK) {
-                tlpy_raise(tlpy_state_of(op), &err);
-                Py_CLEAR(values);
-            }
-        }
+        keys = fill_array(pair, 0, c->kv_heads * c->key_size, n);
+        values = keys != NULL ? fill_array(pair, 1, c->kv_heads * c->value_size, n) : NULL;
         for (size_t head = 0; values != NULL && head < c->kv_heads; head++) {
             tl_session_put(self->s, i, head, 0, n, tlpy_array_read(keys, &size),
                            tlpy_array_read(values, &size));
         }
         Py_XDECREF(keys);
-        if (values == NULL) goto done;
+        if (values == NULL) return false;
         Py_DECREF(values);
     }
-    self->s->n = n;
-    ok = true;
-done:
+    return true;
+}
+
+static PyObject *session_fill(PyObject *op, PyObject *args) {
+    session_object *self = (session_object *)op;
+    const struct tl_plan *plan = tlpy_model_plan(self->model);
+    PyObject *given_tokens, *given_caches, *tokens = NULL, *caches = NULL;
+    const int32_t *ids;
+    struct tl_error err;
+    size_t n = 0;
+    bool ok = false;
+    if (!PyArg_ParseTuple(args, "OO:fill", &given_tokens, &given_caches)) return NULL;
+    tokens = tlpy_array_from(given_tokens, TLPY_I32);
+    caches = tokens != NULL ? PySequence_Tuple(given_caches) : NULL;
+    if (caches == NULL || !enter(self)) goto done;
+    ids = tlpy_array_read(tokens, &n);
+    if ((size_t)PyTuple_Size(caches) != plan->n_caches) {
+        PyErr_Format(PyExc_ValueError, "there are %zd pairs of keys and values; expected %zu",
+                     PyTuple_Size(caches), plan->n_caches);
+    } else if (self->s->n != 0) {
+        PyErr_SetString(PyExc_ValueError, "the session is not empty");
+    } else if (n > plan->max_context) {
+        PyErr_Format(PyExc_ValueError, "the cache has %zu positions; expected at most %zu", n,
+                     plan->max_context);
+    } else if (tl_session_reserve(self->s, n, &err) != TL_OK) {
+        tlpy_raise(tlpy_state_of(op), &err);
+    } else {
+        ok = fill_caches(self, caches, n);
+        if (ok) tl_session_commit(self->s, ids, n);
+    }
     if (!ok) tl_session_rewind(self->s, self->s->n);
     tlpy_session_leave(op);
-    Py_DECREF(caches);
+done:
+    Py_XDECREF(tokens);
+    Py_XDECREF(caches);
     if (!ok) return NULL;
     Py_RETURN_NONE;
 }
@@ -316,15 +318,30 @@ static PyObject *session_nbytes(PyObject *op, void *closure) {
     return PyLong_FromSize_t(bytes);
 }
 
+static PyObject *session_tokens(PyObject *op, void *closure) {
+    session_object *self = (session_object *)op;
+    PyObject *array;
+    void *data;
+    (void)closure;
+    if (!enter(self)) return NULL;
+    array = tlpy_array_new(TLPY_I32, 1, &self->s->n, &data);
+    if (array != NULL && self->s->n > 0) {
+        memcpy(data, self->s->tokens, self->s->n * sizeof(*self->s->tokens));
+    }
+    tlpy_session_leave(op);
+    return array;
+}
+
 static PyMethodDef session_methods[] = {
     {"rewind", session_rewind, METH_O, rewind_doc},
     {"fork", session_fork, METH_NOARGS, fork_doc},
     {"cache", session_cache, METH_O, cache_doc},
-    {"fill", session_fill, METH_O, fill_doc},
+    {"fill", session_fill, METH_VARARGS, fill_doc},
     {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef session_getset[] = {
+    {"tokens", session_tokens, NULL, "numpy.ndarray of int32 : the token at each position.", NULL},
     {"nbytes", session_nbytes, NULL, "int : bytes of the kv cache.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

@@ -312,7 +312,7 @@ def test_without_jinja2_the_error_says_what_to_install(monkeypatch):
 
     sandbox._environment_class.cache_clear()
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(ImportError, match=r"pip install 'tinyllm\[chat\]'"):
+    with pytest.raises(ImportError, match="pip install jinja2"):
         render_chat("", USER)
     sandbox._environment_class.cache_clear()
 
@@ -457,7 +457,7 @@ def test_chat_without_jinja2(model, monkeypatch):
 
     sandbox._environment_class.cache_clear()
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(ImportError, match=r"pip install 'tinyllm\[chat\]'"):
+    with pytest.raises(ImportError, match="pip install jinja2"):
         model.chat(TALK, template="plain")
     sandbox._environment_class.cache_clear()
 

@@ -321,3 +321,23 @@ def test_text_needs_a_tokenizer(tmp_path):
     for options in ({"stop": "a"}, {"grammar": tl.Grammar.regex("a")}):
         with pytest.raises(ValueError, match="no tokenizer"):
             model.generate([1], **options)
+
+
+def test_a_stream_owns_its_session_while_it_is_open():
+    """Two streams of one session, read in turn, mixed their tokens in one context."""
+    model = tl.load()
+    session = model.session()
+    talk = [{"role": "user", "content": "Hi"}]
+    options = {"max_tokens": 4, "seed": 1, "template": "plain", "session": session}
+    first, second = model.chat_stream(talk, **options), model.chat_stream(talk, **options)
+    start = next(first)
+    with pytest.raises(RuntimeError, match="a generation that has not ended"):
+        next(second)
+    with pytest.raises(RuntimeError, match="a generation that has not ended"):
+        session.eval([1])
+    text = start + "".join(first)
+    assert text == "".join(model.chat_stream(talk, **options))
+    unfinished = model.chat_stream(talk, **options)
+    next(unfinished)
+    unfinished.close()
+    session.eval([1])

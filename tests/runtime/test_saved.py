@@ -384,12 +384,12 @@ def test_fill_checks_what_it_is_given(model):
     ):
         empty = core(model.core)
         with pytest.raises(ValueError, match=words):
-            empty.fill(layers)
+            empty.fill(np.arange(max(len(layers[0][1]), 5), dtype=np.int32), layers)
         assert len(empty) == 0
     with pytest.raises(ValueError, match="not empty"):
-        session.core.fill(cache)
+        session.core.fill(np.arange(5, dtype=np.int32), cache)
     with pytest.raises(TypeError):
-        core(model.core).fill(5)
+        core(model.core).fill([1], 5)
     assert len(session.core) == 5
 
 

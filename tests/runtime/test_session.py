@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+import tinyllm as tl
 from testkit import models
 
 pytestmark = pytest.mark.sanitize
@@ -274,7 +275,7 @@ def test_the_table_tells_shapes_and_what_is_likely(model):
     assert rows["next"].startswith(f"'{logits.argmax()}' {100 * probability.max():.1f} %")
     session.eval([3, 4], logits="all")
     assert dict(session.table().rows)["logits"].plain.startswith(f"(2, {c.vocab_size})")
-    session.logits = np.full(c.vocab_size, np.nan, np.float32)
+    session.eval([5], edits=[tl.set("output", np.nan)])
     assert "no finite values" in session._repr_html_()
     session.rewind(1)
     assert "next" not in dict(session.table().rows)
@@ -288,3 +289,94 @@ def test_hostile_token_texts_are_escaped_in_the_table(model, monkeypatch):
     page.encode()
     assert "<script>" not in page
     assert page.count("&lt;script&gt;") >= 2 + 5  # in the text, and in five likely tokens
+
+
+DIRECTION = tl.add("blk.0.resid_post", 0.5)
+
+
+def test_tokens_that_ran_under_other_edits_are_not_taken_over(model):
+    """A conversation with edits, continued without them, kept keys and values of the edited run."""
+    session = model.session()
+    session.eval([1, 2, 3])
+    session.eval([4, 5], edits=[DIRECTION])
+    fork = session.fork()
+    assert session.keep([1, 2, 3, 4, 5, 6]) == 3
+    assert fork.keep([1, 2, 3, 4, 5, 6], [DIRECTION]) == 0
+    other = model.session()
+    other.eval([1, 2, 3], edits=[DIRECTION])
+    assert other.fork().keep([1, 2, 3, 4], [DIRECTION]) == 3
+    assert other.fork().keep([1, 2, 3, 4], [tl.add("blk.0.resid_post", 0.5)]) == 0
+    assert other.keep([1, 2, 3, 4], [DIRECTION, DIRECTION]) == 0
+
+
+def test_a_saved_session_remembers_that_it_was_edited(model, tmp_path):
+    session = model.session()
+    session.eval([1, 2])
+    session.eval([3, 4], edits=[DIRECTION])
+    session.eval([5])
+    session.save(tmp_path / "s.npz")
+    again = model.session(tmp_path / "s.npz")
+    assert again.tokens == [1, 2, 3, 4, 5]
+    assert again.keep([1, 2, 3, 4, 5, 6]) == 2
+
+
+def test_a_session_belongs_to_a_generation_until_it_ends(model):
+    session = model.session()
+    session.eval([1, 2, 3])
+    with session.owned():
+        for call in (
+            lambda: session.eval([4]),
+            lambda: session.rewind(1),
+            lambda: session.reset(),
+            lambda: session.owned().__enter__(),
+        ):
+            with pytest.raises(RuntimeError, match="a generation that has not ended"):
+                call()
+        assert session.fork().eval([4]) is not None
+        assert session.tokens == [1, 2, 3]
+    session.eval([4])
+
+
+def test_logits_are_those_of_the_last_token(model):
+    session = model.session()
+    logits = session.eval([1, 2, 3])
+    assert session.logits is logits
+    fork = session.fork()
+    assert fork.logits is logits
+    session.rewind(1)
+    assert session.logits is None
+    session.eval([3], "none")
+    assert session.logits is None
+    session.rewind(0)
+    assert np.array_equal(session.eval([7]), fork.eval([7]))
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")
+def test_interrupts_leave_the_old_state_or_the_new_one(model):
+    """A signal between the run and the bookkeeping left tokens and cache of different lengths."""
+    random = np.random.default_rng(0)
+    session, fresh = model.session(), model.session()
+    hits = 0
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for _ in range(400):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 1e-3))
+                if len(session) > 12:
+                    session.rewind(9)
+                session.eval([5] * int(random.integers(1, 20)), edits=[DIRECTION])
+                session.eval([6])
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                hits += 1
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            ids = session.tokens
+            assert len(session) == len(ids) == len(session.core.cache(0)[0])
+            assert len(session._ran_under()) == len(ids)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert hits > 20
+    session.keep([*session.tokens, 1])  # what is left ran without edits, and nothing else
+    fresh.eval([*session.tokens, 7])
+    assert np.array_equal(session.eval([7]), fresh.logits)

@@ -308,7 +308,7 @@ class Stepper:
         cores = [session.core for session in sessions]
         logits, traces = self._model.run(cores, tokens, ends - 1, self._layout, edits)
         for session, ran in zip(sessions, tokens, strict=True):
-            session.ran(ran.tolist(), self._edits)
+            session.ran(len(ran), self._edits)
         for run, trace in zip(runs, traces, strict=False):
             run.traces.append(trace)
         return logits

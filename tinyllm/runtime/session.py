@@ -54,15 +54,32 @@ class Session:
     def __init__(self, model: Runner, core: _core.Session | None = None) -> None:
         self.model = model
         self.core = _core.Session(model.core) if core is None else core
-        self.logits: Float32 | None = None
-        self._tokens: list[int] = []
+        self._logits: tuple[int, Float32 | None] = (0, None)
         self._edits: list[tuple[object, ...]] = []  # that each token ran under
         self._reserved = False
 
     @property
     def tokens(self) -> list[int]:
         """The token ids in the context, as a new list."""
-        return list(self._tokens)
+        ids: list[int] = self.core.tokens.tolist()
+        return ids
+
+    @property
+    def logits(self) -> Float32 | None:
+        """The logits of the last `eval`; None if tokens were added or forgotten since."""
+        at, logits = self._logits
+        return logits if at == len(self) else None
+
+    def _ran_under(self) -> list[tuple[object, ...]]:
+        """The edits that each token ran under.
+
+        The core alone decides which tokens there are. If an interrupt kept a call from noting
+        its edits, they are unknown, which is unlike any others.
+        """
+        n = len(self)
+        del self._edits[n:]
+        self._edits += [("unknown",)] * (n - len(self._edits))
+        return self._edits
 
     @overload
     def eval(
@@ -126,7 +143,7 @@ class Session:
         """
         self._check_free()
         model = self.model
-        if isinstance(tokens, (str, bytes)) and self._tokens and model.tokenizer is not None:
+        if isinstance(tokens, (str, bytes)) and len(self) and model.tokenizer is not None:
             tokens = model.tokenizer.encode(tokens, add_special=False)
         ids = token_ids(tokens, model.tokenizer, "tokens")
         wanted = Rows(logits, len(ids))
@@ -134,14 +151,16 @@ class Session:
         program = model.program(edits)
         sites = []
         if program is not None:
-            sites = [program.sites(len(self._tokens), len(ids), False)]
+            sites = [program.sites(len(self), len(ids), False)]
+        ran_under = self._ran_under()
         values, traces = model.run([self.core], [ids], wanted.rows, layout, sites)
-        self.ran(ids.tolist(), () if program is None else program.edits)
-        self.logits = wanted.take(values)
+        ran_under += [() if program is None else program.edits] * len(ids)
+        taken = wanted.take(values)
+        self._logits = len(self), taken
         if not traces:
-            return self.logits
-        if self.logits is not None:
-            traces[0].keep_logits(self.logits)
+            return taken
+        if taken is not None:
+            traces[0].keep_logits(taken)
         return traces[0]
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -183,7 +202,7 @@ class Session:
             "tokens": json.dumps(self.tokens),
             "fingerprint": self.model.fingerprint,
         }
-        edited = [i for i, edits in enumerate(self._edits) if edits]
+        edited = [i for i, edits in enumerate(self._ran_under()) if edits]
         if edited:
             metadata["edited_from"] = str(edited[0])
         write_arrays(path, arrays, metadata)
@@ -250,20 +269,18 @@ class Session:
                     f"float32, (..., {config.vocab_size})",
                 )
             if n:
-                session.core.fill(layers)
-            session._tokens = tokens.tolist()
+                session.core.fill(tokens, layers)
             session._edits = _saved_edits(metadata.get("edited_from"), n)
-            session.logits = None if logits is None else np.array(logits)
+            session._logits = n, None if logits is None else np.array(logits)
         except FormatError as error:
             error.path = os.fsdecode(path)
             raise
         return session
 
-    def ran(self, tokens: Sequence[int], edits: Sequence[Edit] = ()) -> None:
-        """Append tokens that already ran in `core`. For generation, which does not use `eval`."""
-        self._tokens += tokens
-        self._edits += [tuple(edits)] * len(tokens)
-        self.logits = None
+    def ran(self, tokens: int, edits: Sequence[Edit] = ()) -> None:
+        """Note that the last tokens ran in `core` under these edits: for generation."""
+        del self._edits[len(self) - tokens :]
+        self._ran_under()[len(self) - tokens :] = [tuple(edits)] * tokens
 
     @contextlib.contextmanager
     def owned(self) -> Iterator[None]:
@@ -323,7 +340,7 @@ class Session:
         """
         n = 0
         wanted = tuple(edits)
-        for mine, ran_under, theirs in zip(self._tokens, self._edits, ids[:-1], strict=False):
+        for mine, ran_under, theirs in zip(self.tokens, self._ran_under(), ids[:-1], strict=False):
             if mine != theirs or ran_under != wanted:
                 break
             n += 1
@@ -353,13 +370,12 @@ class Session:
         [1]
         """
         self._check_free()
-        self._forget(ranged("n", n, 0, len(self._tokens), "the tokens so far"))
+        self._forget(ranged("n", n, 0, len(self), "the tokens so far"))
 
     def _forget(self, n: int) -> None:
-        left = len(self._tokens) - n
-        self.core.rewind(left)
-        del self._tokens[left:], self._edits[left:]
-        self.logits = None
+        if n:
+            self._logits = -1, None
+        self.core.rewind(len(self) - n)
 
     def reset(self) -> None:
         """Remove all tokens from the context.
@@ -373,7 +389,7 @@ class Session:
         >>> len(session)
         0
         """
-        self.rewind(len(self._tokens))
+        self.rewind(len(self))
 
     def fork(self) -> Session:
         """Return a second session with the same context.
@@ -392,13 +408,13 @@ class Session:
         [1, 2, 3]
         """
         fork = Session(self.model, self.core.fork())
-        fork._tokens, fork._edits = list(self._tokens), list(self._edits)
-        fork.logits = self.logits
+        fork._edits = list(self._ran_under())
+        fork._logits = self._logits
         return fork
 
     def __len__(self) -> int:
         """Return the number of tokens in the context."""
-        return len(self._tokens)
+        return len(self.core)
 
     def table(self) -> Table:
         """Return a table of the context: tokens, text, memory, and the most likely next tokens.
@@ -419,7 +435,7 @@ class Session:
         limit = self.model.core.config["max_context"]
         heads = sorted({config.layer("kv_heads", layer) for layer in range(config.layers)})
         of_heads = " or ".join(map(str, heads))
-        text = "".join(self._pieces(self._tokens[-64:]))
+        text = "".join(self._pieces(self.tokens[-64:]))
         rows: list[tuple[str, str]] = [
             ("tokens", f"{n:,} of {limit:,}"),
             ("text", f"...{text}" if n > 64 else text),
@@ -461,6 +477,8 @@ class Session:
 
 def _saved_edits(start: str | None, n: int) -> list[tuple[object, ...]]:
     """Edits of a saved session: a file only tells from which token on they were in effect."""
+    from ..files.arrays import bad_field
+
     if start is None:
         return [()] * n
     if not (start.isascii() and start.isdigit() and len(start) < 12 and int(start) < n):
