@@ -3,7 +3,7 @@
     pip install tokenizers
     TINYLLM_TEST_DATA=... python bench/encode.py
 
-Prints the best of several rounds, and the ratio ours / theirs (below 1: we are faster).
+Prints the best of several rounds, and the ratio of tinyllm to tokenizers (below 1: we are faster).
 """
 
 import os
@@ -43,7 +43,7 @@ def main():
     data = Path(os.environ["TINYLLM_TEST_DATA"])
     text = (data / "text" / "tinyshakespeare.txt").read_text()[:1_000_000]
     lines = text.splitlines(keepends=True)
-    print(f"1 MB of English, one thread, best of {ROUNDS}; seconds ours, theirs, ratio")
+    print(f"1 MB of English, one thread, best of {ROUNDS}; seconds: tinyllm, tokenizers, ratio")
     for file in FILES:
         path = data / "vocab" / f"{file}.gguf"
         theirs = hf_tokenizers.build(dict(read_metadata(path)))

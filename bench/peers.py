@@ -13,7 +13,7 @@ tg64 (64 tokens decoded one by one from an empty context), pp512 and pp2048 (a p
   in the page cache,
 - memory: resident bytes after pp2048 with the mapped file, and without it.
 
-A ratio is the median over rounds of llama.cpp's seconds / ours: above 1 is faster than
+A ratio is the median over rounds of llama.cpp's seconds / those of tinyllm: above 1 is faster than
 llama.cpp. Writes OUT.json and OUT.md. `--isa` forces an instruction set on tinyllm only; for a fair
 comparison point LLAMA_CPP_LIB_PATH to a llama.cpp built for the same one.
 """
@@ -280,7 +280,7 @@ def main():
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--figures", default=",".join(FIGURES), help="some of %(default)s")
-    parser.add_argument("--isa", help="TINYLLM_ISA of our engines")
+    parser.add_argument("--isa", help="TINYLLM_ISA of tinyllm")
     parser.add_argument("--out", default="peers")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -40,7 +40,7 @@ void tlpy_state_clear(tlpy_state *st);
 /* The type that was created from `spec`, which must be one of the module's. */
 PyTypeObject *tlpy_type(const tlpy_state *st, const PyType_Spec *spec);
 
-/* The state of the module that defines the type of `self`, also for instances of subclasses. */
+/* The state of the module that defines the type of `self`, or a base class of that type. */
 tlpy_state *tlpy_state_of(PyObject *self);
 
 /* Raises the exception that belongs to *err; always returns NULL. */

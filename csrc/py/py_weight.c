@@ -36,7 +36,7 @@ const size_t *tlpy_weight_shape(PyObject *weight, int *ndim) {
 
 /* ---- making one ---- */
 
-/* Takes the name's reference, also when it fails. */
+/* Takes the reference to the name, even if it fails. */
 static PyObject *make(PyTypeObject *type, PyObject *name, const struct tl_gguf_tensor *t,
                       PyObject *owner) {
     tlpy_weight *self = name != NULL ? (tlpy_weight *)type->tp_alloc(type, 0) : NULL;
@@ -351,7 +351,7 @@ PyDoc_STRVAR(array_doc, "__array__($self, /, dtype=None, copy=None)\n--\n\n"
                         "Other types than float32 are cast from the exact float64 values.\n\n"
                         "Raises\n------\n"
                         "ValueError\n"
-                        "    copy is False: the values are always computed anew.\n");
+                        "    copy is False: the values always have to be computed.\n");
 
 static PyObject *weight_array(PyObject *self, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"dtype", "copy", NULL};
