@@ -15,7 +15,7 @@ from .base.samples import sample_weights
 from .display.table import Table
 from .display.weights import weights_table
 from .errors import FormatError
-from .files.model_file import DEMO, open_file, path_text
+from .files.model_file import DEMO, open_file
 from .runtime.prompt import Prompt
 from .runtime.runner import Runner
 from .runtime.session import Session
@@ -92,10 +92,10 @@ def load(
     if max_context is not None:
         ranged("max_context", max_context, 1)
     source: Any = DEMO if isinstance(path, str) and path == "demo" else path
-    metadata, weights = open_file(source, mmap)
-    config, steps = read_model(metadata, weights, strict)
+    file = open_file(source, mmap)
+    config, steps = read_model(file.metadata, file.weights, strict)
     if tokenizer is None:
-        tok = tokenizer_from_metadata(metadata)
+        tok = tokenizer_from_metadata(file.metadata)
     else:
         tok = tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(tokenizer)
         if len(tok) > config.vocab_size:
@@ -109,24 +109,15 @@ def load(
     try:
         core = _core.Model(
             steps.lowered(),
-            weights.values(),
+            file.weights.values(),
             layers=config.layers,
             max_context=max_context or config.context_length,
             fast=mode == "fast",
         )
     except FormatError as error:
-        error.path = path_text(source)
+        error.path = file.path
         raise
-    return Model(
-        core,
-        config,
-        steps,
-        weights,
-        metadata,
-        tok,
-        threads or _core.cpu_count(),
-        path_text(source),
-    )
+    return Model(core, file, config, steps, tok, threads or _core.cpu_count())
 
 
 class Model(Runner):
@@ -402,13 +393,13 @@ class Model(Runner):
         >>> again.timings.prompt_tokens < len(again.prompt_ids)
         True
         """
-        from .generation.options import Chain, Options, Request, Talk
+        from .generation.options import Chain, ChatOptions, Options, Request
         from .generation.request import chat
 
         options = Options.checked(self, max_tokens, min_tokens, stop, stop_ids, grammar, logprobs)
         chain = Chain(temperature, top_k, top_p, seed, sampler)
-        talk = Talk(tools, template, variables, parse_content, session)
-        return chat(self, messages, talk, Request(options, chain, capture, edits))
+        chat_options = ChatOptions(tools, template, variables, parse_content, session)
+        return chat(self, messages, chat_options, Request(options, chain, capture, edits))
 
     def chat_stream(
         self,
@@ -456,13 +447,13 @@ class Model(Runner):
         >>> "".join(pieces) == model.chat(messages, None, 9, seed=1, template="plain").text
         True
         """
-        from .generation.options import Chain, Options, Request, Talk
+        from .generation.options import Chain, ChatOptions, Options, Request
         from .generation.request import chat_stream
 
         options = Options.checked(self, max_tokens, min_tokens, stop, stop_ids, grammar)
         chain = Chain(temperature, top_k, top_p, seed, sampler)
-        talk = Talk(tools, template, variables, parse_content, session)
-        return chat_stream(self, messages, talk, Request(options, chain, edits=edits))
+        chat_options = ChatOptions(tools, template, variables, parse_content, session)
+        return chat_stream(self, messages, chat_options, Request(options, chain, edits=edits))
 
     def beam_search(
         self,

@@ -1,4 +1,4 @@
-"""Pictures of traces and weights, with matplotlib (``pip install "tinyllm[plot]"``).
+"""Pictures of traces and weights, with matplotlib (``pip install matplotlib``).
 
 Each function draws into `ax`, or into a figure of its own, and returns the Axes. matplotlib is
 imported when the first one is called; without a display it draws into memory, and
@@ -21,7 +21,7 @@ from .analysis.lens import lens as _lens
 from .base.checks import index
 from .base.numeric import Float64
 from .trace.taps import Capture
-from .trace.trace import Trace
+from .trace.trace import STREAM_ROLES, Trace
 
 if TYPE_CHECKING:
     from .model import Model
@@ -52,7 +52,7 @@ def _axes(ax: Any, width: float, height: float) -> Any:
         import matplotlib.pyplot as plt
     except ImportError as error:
         raise ImportError(
-            'tinyllm.plot needs matplotlib: pip install "tinyllm[plot]"', name=error.name
+            "tinyllm.plot needs matplotlib: pip install matplotlib", name=error.name
         ) from error
     if ax is None:
         return plt.subplots(figsize=(width, height), layout="constrained")[1]
@@ -114,9 +114,10 @@ def attention(
     >>> ax = tl.plot.attention(t, layer=0)  # doctest: +SKIP
     """
     layers = trace.config.layers
-    name = f"blk.{index('layer', layer, layers)}.attn_probs"
-    if name not in trace:
-        raise ValueError(f"plot.attention needs {name}; capture it")
+    block = f"blk.{index('layer', layer, layers)}."
+    name = next((n for n in trace.by_role("attn_probs") if n.startswith(block)), "")
+    if not name:
+        raise ValueError(f"plot.attention needs {block}attn_probs; capture it")
     probs = trace[name]
     count = len(probs)
     if head is not None:
@@ -286,14 +287,14 @@ def norms(trace: Trace, *, ax: Any = None) -> Any:
     >>> import tinyllm as tl
     >>> ax = tl.plot.norms(tl.load().trace("ROMEO:"))  # doctest: +SKIP
     """
-    families = ("resid_post", "attn_output", "ffn_down")
-    found = {family: trace.names(f"blk.*.{family}") for family in families}
+    found = {role: trace.by_role(role) for role in STREAM_ROLES}
     if not any(found.values()):
-        raise ValueError(f"plot.norms needs one of {', '.join(families)}; capture it")
+        raise ValueError("plot.norms needs resid_post, or what is added to it; capture it")
     ax = _axes(ax, 6, 3.6)
-    for family, names in found.items():
+    for names in found.values():
         if not names:
             continue
+        family = names[0].split(".", 2)[2]
         layers = [int(name.split(".")[1]) for name in names]
         values = np.array(
             [np.linalg.norm(trace[name].astype(np.float64), axis=1) for name in names]

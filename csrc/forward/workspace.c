@@ -8,12 +8,13 @@
 
 #define CHUNK_ROWS 512
 
-/* Scores of one attention task: about what fits the second-level cache. */
+/* Bytes for the scores of one attention task: about what fits the second-level cache. */
 #define SCORES_BYTES ((size_t)256 << 10)
 #define MAX_QUERIES 48
 
+/* Cuts buffers from one block of memory, one after another. */
 struct carver {
-    uint8_t *base; // NULL: only measure
+    uint8_t *base; // NULL: only measures
     size_t used;
     bool ok;
 };
@@ -26,7 +27,7 @@ static void *carve(struct carver *c, size_t count, size_t size) {
     return c->base != NULL && c->ok ? c->base + at : NULL;
 }
 
-/* A table of `n` buffers of `rows` rows; floats_of gives the floats per row of each. */
+/* A table of `n` buffers of r->chunk rows; floats_of gives the floats per row of each. */
 static float **carve_table(struct carver *c, const struct run *r, size_t n,
                            size_t (*floats_of)(const struct tl_plan *p, size_t i)) {
     float **table = carve(c, n, sizeof(*table));
@@ -69,11 +70,9 @@ void workspace_wanted(const struct run *r, size_t row0, size_t n, size_t *first,
     *count = j - i;
 }
 
-/* The matmuls of a chunk: those in the blocks have all its rows, those after them may have fewer.
- */
-static void plan_matmuls(struct run *r, size_t row0, size_t n) {
-    size_t first, count;
-    workspace_wanted(r, row0, n, &first, &count);
+/* Plans the matmuls of a chunk of n rows: in the blocks they have all of them, after the blocks
+   only the `count` rows whose logits are wanted. */
+static void plan_matmuls(struct run *r, size_t n, size_t count) {
     for (size_t i = 0; i < r->p->n; i++) {
         const struct tl_step *s = &r->p->steps[i];
         if (s->op != TL_OP_LINEAR) continue;
@@ -88,11 +87,18 @@ static void plan_matmuls(struct run *r, size_t row0, size_t n) {
 
 int workspace_plan(struct run *r, size_t *bytes) {
     struct carver c = {.ok = true};
+    size_t planned = 0, planned_count = 0;
     r->max_keys = (r->max_keys + TL_BLOCK - 1) / TL_BLOCK * TL_BLOCK;
     r->tile = TL_MIN(TL_MAX(SCORES_BYTES / (r->max_keys * sizeof(float)), (size_t)1), MAX_QUERIES);
     r->chunk = r->call->edits != NULL ? r->rows : TL_MIN(r->rows, CHUNK_ROWS);
     for (size_t row0 = 0; row0 < r->rows; row0 += r->chunk) {
-        plan_matmuls(r, row0, TL_MIN(r->chunk, r->rows - row0));
+        const size_t n = TL_MIN(r->chunk, r->rows - row0);
+        size_t first, count;
+        workspace_wanted(r, row0, n, &first, &count);
+        // a context of 2^30 tokens is two million chunks, nearly all of them alike
+        if (n == planned && count == planned_count) continue;
+        plan_matmuls(r, n, count);
+        planned = n, planned_count = count;
     }
     r->thread_bytes = TL_MAX(r->thread_bytes, attention_scratch(r));
     r->thread_bytes = (r->thread_bytes + 4095) / 4096 * 4096;

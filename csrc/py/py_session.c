@@ -184,7 +184,7 @@ static PyObject *session_cache(PyObject *op, PyObject *arg) {
     void *key_data, *value_data;
     if (number == -1 && PyErr_Occurred()) return NULL;
     if (number < 0 || (size_t)number >= plan->n_caches) {
-        PyErr_Format(PyExc_IndexError, "there is no cache %zd; the model has %zu", number,
+        PyErr_Format(PyExc_IndexError, "number is %zd; the model has %zu caches", number,
                      plan->n_caches);
         return NULL;
     }

@@ -13,16 +13,19 @@ import pytest
 import tinyllm as tl
 from testkit import every_split, models
 from tinyllm import _core
+from tinyllm.architectures.table import ARCHITECTURES
 
 TOKENS = 300
 
 
-@pytest.fixture(scope="module", params=[*models.TYPES, "wide"])
+@pytest.fixture(scope="module", params=[*models.TYPES, "wide", *ARCHITECTURES])
 def case(request, tmp_path_factory):
-    """A model of every type, and one whose ffn is wider than a superchunk of float sums."""
+    """A model of every type and architecture; one ffn is wider than a superchunk of float sums."""
     directory = tmp_path_factory.mktemp("bits")
     if request.param == "wide":
         model = models.random_model(directory, "F16", ffn=4352, layers=1)
+    elif request.param in ARCHITECTURES:
+        model = models.random_model(directory, "Q4_K", architecture=request.param)
     else:
         model = models.random_model(directory, request.param)
     ids = models.random_ids(model, TOKENS)
@@ -134,6 +137,9 @@ def files(tmp_path_factory):
     odd = models.random_llama("F16", heads=5, kv_heads=1, head_size=20, ffn=144, width=80)
     paths.append(models.write(directory / "wide.gguf", *wide))
     paths.append(models.write(directory / "odd.gguf", *odd))
+    for name in ARCHITECTURES:
+        row = models.random_llama("Q4_K", architecture=name, biases=True)
+        paths.append(models.write(directory / f"{name}.gguf", *row))
     return paths
 
 
@@ -178,7 +184,7 @@ def test_every_split_on_every_instruction_set(type_name, mode, tmp_path):
 
 def test_without_fused_operations_in_hardware(files):
     # the C library's fma is slow: a few types stand for their classes of kernels
-    some = [f for f in files if f.stem in ("F32", "Q4_K", "Q5_1", "Q8_0", "odd")]
+    some = [f for f in files if f.stem in ("F32", "Q5_1", "Q8_0", "odd", *ARCHITECTURES)]
     assert run_isa("plain", 9, some) == run_isa("scalar", 9, some)
 
 
@@ -236,9 +242,13 @@ print(tiny / 4 == 0.0, digest() == before, tiny / 4 == 0.0)
     assert still_flushed == "True"  # the caller's state is restored
 
 
-@pytest.mark.parametrize("type_name", models.TYPES)
-def test_fast_mode_does_not_depend_on_threads_splits_or_captures(type_name, tmp_path):
-    path = models.write(tmp_path / "m.gguf", *models.random_llama(type_name))
+@pytest.mark.parametrize("name", [*models.TYPES, *ARCHITECTURES])
+def test_fast_mode_does_not_depend_on_threads_splits_or_captures(name, tmp_path):
+    if name in ARCHITECTURES:
+        type_name, options = "Q4_K", {"architecture": name, "biases": True}
+    else:
+        type_name, options = name, {}
+    path = models.write(tmp_path / "m.gguf", *models.random_llama(type_name, **options))
     exact, fast = tl.load(path), tl.load(path, mode="fast", threads=1)
     ids = models.random_ids(exact, 70)
     want = fast.logits(ids)

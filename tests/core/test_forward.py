@@ -5,7 +5,7 @@ import pytest
 
 import tinyllm as tl
 from testkit import data, hf, models
-from tinyllm import reference
+from tinyllm import _core, reference
 
 pytestmark = pytest.mark.sanitize
 
@@ -132,3 +132,43 @@ def test_a_nan_stays_in_its_rows(tmp_path):
     logits = model.logits([1, 2, 7, 3])
     assert np.isfinite(logits[:2]).all()
     assert np.isnan(logits[2:]).all()
+
+
+def test_more_heads_than_the_pool_counts_tasks():
+    """One token or tile of each head is a task of attention; the pool counts to 2^20 - 1."""
+    heads = 2**20 + 5  # odd, so that no two of them share a task
+    random = np.random.default_rng(0)
+
+    def weight(name, *shape):
+        values = random.normal(size=shape).astype(np.float32)
+        return _core.Weight(name, shape, "F32", values.tobytes())
+
+    shapes = {"embd": (3, 1), "q": (heads, 1), "k": (1, 1), "v": (1, 1), "out": (3, heads)}
+    weights = {name: weight(name, *shape) for name, shape in shapes.items()}
+    steps = [
+        ("embed", -1, (), ("embd",), (3.0, 1.0)),
+        ("linear", 0, (0,), ("q", None), (float(heads), 1.0)),
+        ("linear", 0, (0,), ("k", None), (1.0, 1.0)),
+        ("linear", 0, (0,), ("v", None), (1.0, 1.0)),
+        ("cache", 0, (2, 3), (), ()),
+        ("scores", 0, (1, 4), (), (1.0,)),
+        ("softmax", 0, (5,), (), ()),
+        ("mix", 0, (6, 4), (), ()),
+        ("linear", 1, (7,), ("out", None), (0.0, 3.0)),
+    ]
+    core = _core.Model(steps, weights.values(), layers=1, max_context=8)
+    x, q, k, v = (weights[name].numpy(dtype=np.float64)[:, 0] for name in ("embd", "q", "k", "v"))
+    session = _core.Session(core)
+    for ids in ([2, 0], [1]):  # a tile of two tokens, and a token after them
+        mix = np.full((len(ids), heads, 1), np.nan, np.float32)
+        core.forward(
+            (session,),
+            (np.array(ids, np.int32),),
+            [],
+            threads=2,
+            captures=(((7,), -1, mix),),
+        )
+        seen = x[[2, 0, 1][: len(session)]]
+        scores = np.outer(x[ids[-1]] * q, k * seen)  # of the last token
+        probs = reference.softmax(scores)
+        assert models.normwise_error(mix[-1, :, 0], probs @ (v * seen)) < LIMIT

@@ -10,6 +10,7 @@ import pytest
 
 import tinyllm as tl
 from testkit import data, hf, models
+from tinyllm.architectures.table import find
 
 pytestmark = pytest.mark.live
 
@@ -40,6 +41,7 @@ def test_the_taps_are_those_of_hugging_faces_modules(name, tmp_path):
     path = tmp_path / "m.gguf"
     tl.write_gguf(path, *hf.load_checkpoint(directory))
     model = tl.load(path)
+    by_head = pairs if find(model.config.architecture).rope == "pairs" else split
     seen = {}
 
     def keep(name):
@@ -78,8 +80,8 @@ def test_the_taps_are_those_of_hugging_faces_modules(name, tmp_path):
         want |= {
             f"{ours}.resid_pre": seen[f"{at}.input_layernorm.in"][0],
             f"{ours}.attn_norm": seen[f"{at}.input_layernorm.out"][0],
-            f"{ours}.attn_q": pairs(q, h),
-            f"{ours}.attn_k": pairs(keys, k),
+            f"{ours}.attn_q": by_head(q, h),
+            f"{ours}.attn_k": by_head(keys, k),
             f"{ours}.attn_v": split(values, k),
             f"{ours}.attn_probs": seen[f"{at}.self_attn.out1"][0],
             f"{ours}.attn_mix": split(seen[f"{at}.self_attn.o_proj.in"], h),

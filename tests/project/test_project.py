@@ -126,3 +126,13 @@ def test_file_names_are_unique():
 def test_version_is_told_once():
     needs_checkout()
     assert f'version = "{tl.__version__}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_nobody_is_sent_to_the_stranger_of_that_name():
+    """The name tinyllm on PyPI belongs to another project."""
+    needs_checkout()
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("notebooks/*.ipynb")]
+    for path in [*pages, *(ROOT / "tinyllm").rglob("*.py"), ROOT / "pyproject.toml"]:
+        text = path.read_text("utf-8")
+        assert not re.search(r"""install\s+(-\S+\s+)*["'\\]*tinyllm(?!-gguf)\b""", text), path
+    assert 'name = "tinyllm-gguf"' in (ROOT / "pyproject.toml").read_text()

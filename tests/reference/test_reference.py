@@ -55,15 +55,20 @@ def test_each_part_of_a_checkpoint_matters():
         q = tensors["blk.0.attn_q.weight"]
         tensors["blk.0.attn_q.weight"] = q.reshape(5, 8, 2, -1).swapaxes(1, 2).reshape(q.shape)
 
+    def pairs(metadata, tensors):
+        turned = {key.replace("qwen2", "llama"): value for key, value in metadata.items()}
+        metadata.update(turned, **{"general.architecture": "llama"})
+
     assert error("llama", unpermute) > 1e-2
+    assert error("qwen2", pairs) > 1e-2
     assert error("llama_bias_tied", lambda m, t: t.pop("blk.1.attn_k.bias")) > 1e-3
     assert error("llama_bias_tied", lambda m, t: t.pop("blk.1.attn_output.bias")) > 1e-3
     assert error("llama31_rope", lambda m, t: t.pop("rope_freqs.weight")) > 1e-3
-    assert error("qwen2_yarn", lambda m, t: m.pop("llama.rope.scaling.type")) > 1e-3
+    assert error("qwen2_yarn", lambda m, t: m.pop("qwen2.rope.scaling.type")) > 1e-3
 
 
 def step_of(config, name):
-    return reference.step(config, f"blk.0.{name}")
+    return reference.step(config, f"blk.0.{name}", ())
 
 
 def turned(config, x, positions):
@@ -116,7 +121,7 @@ def test_attention_over_four_positions():
 
 
 def test_neighbouring_query_heads_share_a_key_head():
-    config, _ = small_model(heads=4, kv_heads=2)
+    config, _ = small_model(heads=4, kv_heads=2, metadata={"llama.attention.scale": 1.0})
     two = np.array([[[10.0], [20.0]]])  # one token, 10 in head 0 and 20 in head 1
     scores = step_of(config, "attn_scores").compute(np.ones((1, 4, 1)), two)
     assert scores.ravel().tolist() == [10, 10, 20, 20]
@@ -149,7 +154,7 @@ def test_silu_mul():
 
 def test_silu_mul_far_out_is_quiet():
     config, weights = small_model(layers=1)
-    step = reference.step(config, "blk.0.ffn_act")
+    step = reference.step(config, "blk.0.ffn_act", weights)
     far = {"blk.0.ffn_gate": [[-1000.0, 1000.0]], "blk.0.ffn_up": [[1.0, 1.0]]}
     assert step.run(weights, far).tolist() == [[0, 1000]]
 
@@ -324,10 +329,10 @@ def test_each_step_alone_repeats_its_tap(options):
     tokens = np.array([3, 1, 4, 1, 5, 9, 2, 6])
     taps = reference.forward(config, weights, tokens)
     given = {"tokens": tokens, "positions": np.arange(8), **taps}
-    for step in reference.steps(config):
+    for step in reference.steps(config, weights):
         alone = step.run(weights, {name: given[name] for name in step.reads})
         assert np.array_equal(alone, taps[step.tap]), step.tap
-        assert reference.step(config, step.tap) == step
+        assert reference.step(config, step.tap, weights) == step
 
 
 def test_every_weight_is_read_by_exactly_the_steps_that_name_it():
@@ -361,7 +366,7 @@ def test_a_token_changes_nothing_before_it():
 def test_queries_may_be_the_last_of_a_longer_context():
     config, weights = small_model(layers=1)
     taps = reference.forward(config, weights, np.arange(8))
-    step = reference.step(config, "blk.0.attn_scores")
+    step = reference.step(config, "blk.0.attn_scores", weights)
     late = {**taps, "blk.0.attn_q_rope": taps["blk.0.attn_q_rope"][5:]}
     np.testing.assert_allclose(
         step.run(weights, late), taps["blk.0.attn_scores"][:, 5:], rtol=1e-13
@@ -442,11 +447,15 @@ def test_what_is_missing_is_named():
     with pytest.raises(ValueError, match=r"weights: 'blk\.0\.ffn_up\.weight' is missing"):
         reference.forward(config, weights, [1])
     with pytest.raises(ValueError, match=r"taps: 'blk\.0\.attn_scores' is missing"):
-        reference.step(config, "blk.0.attn_probs").run(weights, {})
+        reference.step(config, "blk.0.attn_probs", weights).run(weights, {})
     with pytest.raises(ValueError, match=r"no tap 'blk\.1\.attn_q'"):
-        reference.step(config, "blk.1.attn_q")
+        reference.step(config, "blk.1.attn_q", weights)
+    with pytest.raises(TypeError, match="weights is None"):
+        reference.steps(config)
     config.architecture = "mamba"
-    with pytest.raises(tinyllm.errors.UnsupportedError, match="'mamba': expected one of llama"):
+    with pytest.raises(
+        tinyllm.errors.UnsupportedError, match="is 'mamba'; this version runs llama"
+    ):
         reference.forward(config, weights, [1])
 
 

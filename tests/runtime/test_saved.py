@@ -321,7 +321,7 @@ def test_the_cache_holds_keys_after_rope_and_values(model):
         assert np.array_equal(keys, t[f"blk.{layer}.attn_k_rope"])
         assert np.array_equal(values, t[f"blk.{layer}.attn_v"])
     for layer in (-1, 2):
-        with pytest.raises(IndexError, match="expected 0 to 1"):
+        with pytest.raises(IndexError, match="the model has 2 caches"):
             session.core.cache(layer)
 
 
@@ -377,7 +377,7 @@ def test_fill_checks_what_it_is_given(model):
     cache = [session.core.cache(layer) for layer in range(2)]
     core = type(session.core)
     for layers, words in (
-        (cache[:1], "1 layers; expected 2"),
+        (cache[:1], "1 pairs of keys and values; expected 2"),
         ([cache[0], (cache[1][0][:3], cache[1][1])], "expected 5 rows"),
         ([(c[0].ravel()[:-1], c[1]) for c in cache], "expected"),
         ([(np.zeros((601, 2, 8), np.float32),) * 2] * 2, "at most 600"),

@@ -1,8 +1,8 @@
 """Read tiny Hugging Face checkpoints by hand and give them the names and layout of GGUF.
 
-Only the Llama family: what the tests hold the forward pass against. The file format is that of
-https://github.com/huggingface/safetensors: the length of the header as u64, the header as JSON,
-the data. The permutation of q and k is the one of llama.cpp's convert_hf_to_gguf.py.
+Only decoders with Llama's block: what the tests hold the forward pass against. The file format is
+that of https://github.com/huggingface/safetensors: the length of the header as u64, the header as
+JSON, the data. The permutation of q and k is the one of llama.cpp's convert_hf_to_gguf.py.
 """
 
 import json
@@ -10,6 +10,8 @@ import math
 from pathlib import Path
 
 import numpy as np
+
+from tinyllm.architectures.table import ARCHITECTURES
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
 
@@ -100,35 +102,39 @@ def unfuse(tensors, heads, kv_heads, head_size):
 def load_checkpoint(directory):
     """Return a checkpoint as (metadata, tensors), ready for `write_gguf`.
 
-    Metadata has GGUF's keys for architecture "llama"; tensors are float32 arrays, (out, in).
-    Any decoder with Llama's block will do: those of `LLAMAS`.
+    The architecture is the one of the table whose classes name the checkpoint's. Others are
+    rewritten as "llama". Tensors are float32 arrays, (out, in). Any decoder with Llama's block will
+    do: those of `LLAMAS`.
     """
     directory = Path(directory)
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    rows = ARCHITECTURES.items()
+    named = (name for name, row in rows if set(row.classes) & set(config["architectures"]))
+    architecture = next(named, "llama")
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     head_size = config.get("head_dim") or config["hidden_size"] // heads
     rope = config["rope_parameters"]
-    metadata = {
-        "general.architecture": "llama",
-        "llama.block_count": config["num_hidden_layers"],
-        "llama.context_length": config["max_position_embeddings"],
-        "llama.embedding_length": config["hidden_size"],
-        "llama.feed_forward_length": config["intermediate_size"],
-        "llama.attention.head_count": heads,
-        "llama.attention.head_count_kv": kv_heads,
-        "llama.attention.key_length": head_size,
-        "llama.attention.value_length": head_size,
-        "llama.attention.layer_norm_rms_epsilon": config["rms_norm_eps"],
-        "llama.rope.dimension_count": head_size,
-        "llama.rope.freq_base": rope["rope_theta"],
-        "llama.vocab_size": config["vocab_size"],
+    keys = {
+        "block_count": config["num_hidden_layers"],
+        "context_length": config["max_position_embeddings"],
+        "embedding_length": config["hidden_size"],
+        "feed_forward_length": config["intermediate_size"],
+        "attention.head_count": heads,
+        "attention.head_count_kv": kv_heads,
+        "attention.key_length": head_size,
+        "attention.value_length": head_size,
+        "attention.layer_norm_rms_epsilon": config["rms_norm_eps"],
+        "rope.dimension_count": head_size,
+        "rope.freq_base": rope["rope_theta"],
+        "vocab_size": config["vocab_size"],
     }
     if rope["rope_type"] == "yarn":
-        metadata["llama.rope.scaling.type"] = "yarn"
-        metadata["llama.rope.scaling.factor"] = rope["factor"]
-        metadata["llama.rope.scaling.original_context_length"] = rope[
-            "original_max_position_embeddings"
-        ]
+        keys["rope.scaling.type"] = "yarn"
+        keys["rope.scaling.factor"] = rope["factor"]
+        keys["rope.scaling.original_context_length"] = rope["original_max_position_embeddings"]
+    metadata = {f"{architecture}.{key}": value for key, value in keys.items()}
+    metadata["general.architecture"] = architecture
+    pairs = architecture == "llama"  # the only one that llama.cpp permutes
     tensors = {}
     stored = read_safetensors(directory / "model.safetensors")
     for name, array in unfuse(stored, heads, kv_heads, head_size).items():
@@ -138,9 +144,9 @@ def load_checkpoint(directory):
             stem = f"blk.{layer}.{_NAMES[stem]}"
         else:
             stem = _NAMES[stem]
-        if stem.endswith("attn_q"):
+        if pairs and stem.endswith("attn_q"):
             array = permute(array, heads)
-        if stem.endswith("attn_k"):
+        if pairs and stem.endswith("attn_k"):
             array = permute(array, kv_heads)
         tensors[f"{stem}.{kind}"] = np.ascontiguousarray(array, dtype=np.float32)
     if config["tie_word_embeddings"]:

@@ -9,6 +9,7 @@ import gguf
 import numpy as np
 
 import tinyllm
+from tinyllm.architectures.table import ARCHITECTURES
 
 QUANTIZABLE = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 
@@ -86,11 +87,13 @@ def random_blocks(random, shape, type_name, std):
 def random_llama(
     type_name="F32",
     *,
+    architecture="llama",
     layers=2,
     width=256,
     heads=4,
     kv_heads=2,
     head_size=None,
+    value_size=None,
     ffn=512,
     vocab=320,
     seed=0,
@@ -103,9 +106,10 @@ def random_llama(
     norm_epsilon=1e-5,
     metadata=None,
 ):
-    """Return a random Llama as (metadata, tensors).
+    """Return a random Llama, or another architecture of its block, as (metadata, tensors).
 
-    Weights are N(0, 1 / fan-in), norm weights 1 + 0.3 N, embeddings N(0, 1), biases 0.3 N.
+    Weights are N(0, 1 / fan-in), norm weights 1 + 0.3 N, embeddings N(0, 1), biases 0.3 N. The
+    biases that the architecture requires are there; with `biases`, all of them.
 
     `heads`, `kv_heads` and `ffn` may be lists, one number per layer. `types` maps patterns of
     tensor names to types, the first that fits wins over `type_name`; norms and biases are F32.
@@ -119,6 +123,9 @@ def random_llama(
 
     if head_size is None:
         head_size = width // per_layer(heads)[0]
+    if value_size is None:
+        value_size = head_size
+    required = ARCHITECTURES[architecture].biases
     tensors = {}
 
     def matrix(name, outputs, inputs, std=None):
@@ -140,7 +147,7 @@ def random_llama(
 
     def linear(name, outputs, inputs):
         matrix(f"{name}.weight", outputs, inputs)
-        if biases:
+        if biases or name.split(".")[-1] in required:
             vector(f"{name}.bias", 0.3 * random.standard_normal(outputs))
 
     matrix("token_embd.weight", vocab, width, std=1.0)
@@ -149,8 +156,8 @@ def random_llama(
         norm(f"blk.{i}.attn_norm")
         linear(f"blk.{i}.attn_q", h * head_size, width)
         linear(f"blk.{i}.attn_k", k * head_size, width)
-        linear(f"blk.{i}.attn_v", k * head_size, width)
-        linear(f"blk.{i}.attn_output", width, h * head_size)
+        linear(f"blk.{i}.attn_v", k * value_size, width)
+        linear(f"blk.{i}.attn_output", width, h * value_size)
         norm(f"blk.{i}.ffn_norm")
         linear(f"blk.{i}.ffn_gate", f, width)
         linear(f"blk.{i}.ffn_up", f, width)
@@ -165,22 +172,22 @@ def random_llama(
         return np.array(value, np.uint32) if isinstance(value, (list, tuple)) else value
 
     keys = {
-        "general.architecture": "llama",
-        "general.name": f"random {type_name}",
-        "llama.block_count": layers,
-        "llama.context_length": context,
-        "llama.embedding_length": width,
-        "llama.feed_forward_length": number_or_array(ffn),
-        "llama.attention.head_count": number_or_array(heads),
-        "llama.attention.head_count_kv": number_or_array(kv_heads),
-        "llama.attention.key_length": head_size,
-        "llama.attention.value_length": head_size,
-        "llama.attention.layer_norm_rms_epsilon": norm_epsilon,
-        "llama.rope.dimension_count": head_size,
-        "llama.rope.freq_base": rope_base,
-        "llama.vocab_size": vocab,
+        "block_count": layers,
+        "context_length": context,
+        "embedding_length": width,
+        "feed_forward_length": number_or_array(ffn),
+        "attention.head_count": number_or_array(heads),
+        "attention.head_count_kv": number_or_array(kv_heads),
+        "attention.key_length": head_size,
+        "attention.value_length": value_size,
+        "attention.layer_norm_rms_epsilon": norm_epsilon,
+        "rope.dimension_count": head_size,
+        "rope.freq_base": rope_base,
+        "vocab_size": vocab,
     }
-    return {**keys, **(metadata or {})}, tensors
+    keys = {f"{architecture}.{key}": value for key, value in keys.items()}
+    general = {"general.architecture": architecture, "general.name": f"random {type_name}"}
+    return {**general, **keys, **(metadata or {})}, tensors
 
 
 def write(path, metadata, tensors):
@@ -206,7 +213,7 @@ def values(tensors):
 
 
 def reference_config(metadata, tensors):
-    """Return what `tinyllm.reference` needs to know, read from GGUF metadata of a Llama."""
+    """Return what `tinyllm.reference` needs to know, read from GGUF metadata."""
     prefix = f"{metadata['general.architecture']}."
 
     def get(key, default=None):

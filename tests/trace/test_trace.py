@@ -354,3 +354,11 @@ def test_what_was_captured_before_is_not_taken_for_what_is_asked_now(model):
     for nonsense in ([["output"]], [{}], [3], {"output": 1}.items()):
         with pytest.raises(TypeError, match="capture holds"):
             model.trace(IDS, nonsense)
+
+
+def test_a_tap_that_was_not_captured_is_not_called_unknown(model):
+    trace = model.trace(IDS, "output")
+    with pytest.raises(KeyError, match=r"'blk\.0\.attn_probs' was not captured"):
+        trace["blk.0.attn_probs"]
+    with pytest.raises(KeyError, match=r"no tap is named 'blk\.0\.attn_prob'; the nearest are"):
+        trace["blk.0.attn_prob"]

@@ -132,48 +132,45 @@ def attribution(
     True
     """
     model = model_of(trace, model)
-    config, weights = model.config, model.weights
-    layers = range(config.layers)
-    needed = ["token_embd", *(f"blk.{i}.{name}" for i in layers for name in _PARTS)]
-    need_taps(trace, [*needed, "output_norm_scale"], "attribution")
+    steps, layers = model.steps, range(model.config.layers)
+    embedding, scale = steps.role("embedding"), steps.role("final_norm_scale")
+    mixes = [steps.role("attn_mix", i) for i in layers]
+    ffns = [steps.role("ffn_add", i) for i in layers]
+    need_taps(trace, [embedding, *mixes, *ffns, scale], "attribution")
     n = len(trace.tokens)
     if not -n <= at < n:
         raise IndexError(f"at is {at}; expected {-n} to {n - 1}")
-    name = "output.weight" if "output.weight" in weights else "token_embd.weight"
+    matrix, last_bias = steps[steps.role("logits")].weights
     ids = [token_id(model, token)]
     ids += [] if minus is None else [token_id(model, minus, "minus")]
     signs = np.array([1.0, -1.0])[: len(ids)]
-    direction = signs @ weight_values(model, name, ids)
-    direction = direction * weight_values(model, "output_norm.weight")
-    direction = direction * float(trace["output_norm_scale"][at])
+    direction = signs @ weight_values(model, matrix, ids)
+    direction = direction * weight_values(model, steps[steps.role("final_norm")].weights[0])
+    direction = direction * float(trace[scale][at])
 
-    names = ["token_embd"]
-    values = [float(trace["token_embd"][at].astype(np.float64) @ direction)]
-    most = max(config.layer("heads", i) for i in layers)
-    heads, ffn = np.full((config.layers, most), np.nan), np.empty(config.layers)
+    names = [embedding]
+    values = [float(trace[embedding][at].astype(np.float64) @ direction)]
+    most = max(steps[mix].shape[0] for mix in mixes)
+    heads, ffn = np.full((len(layers), most), np.nan), np.empty(len(layers))
     for i in layers:
-        mix = trace[f"blk.{i}.attn_mix"][at].astype(np.float64)
-        matrix = weight_values(model, f"blk.{i}.attn_output.weight")
-        parts = (mix * (direction @ matrix).reshape(mix.shape)).sum(axis=-1)
-        heads[i, : len(parts)] = parts
-        names += [f"blk.{i}.attn_mix[{head}]" for head in range(len(parts))]
-        values += parts.tolist()
-        bias = f"blk.{i}.attn_output.bias"
-        if bias in weights:
+        mix = trace[mixes[i]][at].astype(np.float64)
+        project, bias = steps[steps.role("attn_project", i)].weights
+        parts = mix * (direction @ weight_values(model, project)).reshape(mix.shape)
+        heads[i, : len(mix)] = parts.sum(axis=-1)
+        names += [f"{mixes[i]}[{head}]" for head in range(len(mix))]
+        values += heads[i, : len(mix)].tolist()
+        if bias is not None:
             names.append(bias)
             values.append(float(weight_values(model, bias) @ direction))
-        ffn[i] = trace[f"blk.{i}.ffn_down"][at].astype(np.float64) @ direction
-        names.append(f"blk.{i}.ffn_down")
+        ffn[i] = trace[ffns[i]][at].astype(np.float64) @ direction
+        names.append(ffns[i])
         values.append(float(ffn[i]))
-    if "output.bias" in weights:
-        names.append("output.bias")
-        values.append(float(signs @ weight_values(model, "output.bias")[ids]))
+    if last_bias is not None:
+        names.append(last_bias)
+        values.append(float(signs @ weight_values(model, last_bias)[ids]))
     array = np.array(values)
     pieces = model.pieces(np.array(ids, np.int32))
     other = pieces[1] if minus is not None else None
     return Attribution(
         names, array, heads, ffn, float(array.sum()), pieces[0], other, at % n if n else 0
     )
-
-
-_PARTS = ("attn_mix", "ffn_down")

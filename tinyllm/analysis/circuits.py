@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import reference
+from ..architectures.plan import ForwardPlan, Step
 from ..base.checks import integer
 from ..base.numeric import Float32, Float64
 from ..errors import UnsupportedError
-from ..reference.walk import step as reference_step
 from ..runtime.runner import Runner
 from .inputs import head_index, layer_index, weight_values
 
@@ -48,13 +49,13 @@ def ov_circuit(model: Runner, layer: int, head: int) -> Float32:
     """
     layer = layer_index(model, layer)
     head = head_index(model, layer, head)
-    size = model.config.value_size
-    kv = _kv_head(model, layer, head)
-    values = weight_values(model, f"blk.{layer}.attn_v.weight", slice(kv * size, (kv + 1) * size))
-    values = values * weight_values(model, f"blk.{layer}.attn_norm.weight")
-    out = weight_values(model, f"blk.{layer}.attn_output.weight")[
-        :, head * size : (head + 1) * size
-    ]
+    steps = model.steps
+    step = steps[steps.role("values", layer)]
+    size = step.shape[1]
+    values = weight_values(model, step.weights[0], _rows(_kv_head(model, layer, head), size))
+    values = values * weight_values(model, steps[steps.role("attn_input", layer)].weights[0])
+    project = steps[steps.role("attn_project", layer)]
+    out = weight_values(model, project.weights[0])[:, _rows(head, size)]
     circuit: Float32 = (out @ values).astype(np.float32)
     return circuit
 
@@ -97,31 +98,46 @@ def qk_circuit(model: Runner, layer: int, head: int, *, offset: int = 0) -> Floa
     """
     layer = layer_index(model, layer)
     head = head_index(model, layer, head)
-    if f"blk.{layer}.attn_q_norm.weight" in model.weights:
-        raise UnsupportedError("this model normalizes queries and keys: there is no QK matrix")
     offset = integer("offset", offset)
-    size = model.config.head_size
+    steps = model.steps
+    scores = steps[steps.role("attn_scores", layer)]
+    rope, queries, keys = _projections(steps, scores)
+    size = queries.shape[1]
+    norm = weight_values(model, steps[steps.role("attn_input", layer)].weights[0])
     kv = _kv_head(model, layer, head)
-    norm = weight_values(model, f"blk.{layer}.attn_norm.weight")
-    rows = slice(head * size, (head + 1) * size)
-    queries = weight_values(model, f"blk.{layer}.attn_q.weight", rows) * norm
-    rows = slice(kv * size, (kv + 1) * size)
-    keys = weight_values(model, f"blk.{layer}.attn_k.weight", rows) * norm
-    rope = reference_step(model.steps, f"blk.{layer}.attn_q_rope")
+    query_matrix = weight_values(model, queries.weights[0], _rows(head, size)) * norm
+    key_matrix = weight_values(model, keys.weights[0], _rows(kv, size)) * norm
     factors = None
-    if "rope_freqs.weight" in model.weights:
-        factors = weight_values(model, "rope_freqs.weight")
+    if rope is not None and rope.step.weights[0] is not None:
+        factors = weight_values(model, rope.step.weights[0])
 
     def turned(matrix: Float64, position: int) -> Float64:  # (Dh, D) -> (D, Dh)
+        if rope is None:
+            return matrix.T
         columns = matrix.T[:, np.newaxis]
         positions = np.full(len(columns), position)
         turned: Float64 = rope.compute(columns, positions, factors)[:, 0]
         return turned
 
-    factor = model.steps[model.steps.role("attn_scores", layer)].number("factor")
-    scores = turned(queries, offset) @ turned(keys, 0).T * factor
-    circuit: Float32 = scores.astype(np.float32)
+    product = turned(query_matrix, offset) @ turned(key_matrix, 0).T * scores.number("factor")
+    circuit: Float32 = product.astype(np.float32)
     return circuit
+
+
+def _projections(steps: ForwardPlan, scores: Step) -> tuple[reference.Step | None, Step, Step]:
+    """The rotation of queries and keys, if there is one, and the steps that project them."""
+    found = [steps[name] for name in scores.reads]
+    rope = None
+    if found[0].op == "rope":
+        rope = reference.Step(found[0])
+        found = [steps[step.reads[0]] for step in found]
+    if any(step.op != "linear" for step in found):
+        raise UnsupportedError("this model normalizes queries and keys: there is no QK matrix")
+    return rope, found[0], found[1]
+
+
+def _rows(head: int, size: int) -> slice:
+    return slice(head * size, (head + 1) * size)
 
 
 def _kv_head(model: Runner, layer: int, head: int) -> int:

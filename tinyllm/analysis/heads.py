@@ -63,12 +63,13 @@ def induction_scores(model: Runner, length: int = 32, *, batch: int = 4, seed: i
     for _ in range(batch):
         once = ordinary[random.integers(0, len(ordinary), length)].tolist()
         prompts.append(start + once + once)
-    traces = model.trace(prompts, "blk.*.attn_probs")
+    traces = model.trace(prompts, model.steps.roles("attn_probs"))
     queries = np.arange(len(start) + length, len(start) + 2 * length - 1)
     most = max(config.layer("heads", i) for i in range(config.layers))
     scores = np.full((config.layers, most), np.nan)
     for i in range(config.layers):
-        paid = [t[f"blk.{i}.attn_probs"][:, queries, queries - length + 1] for t in traces]
+        name = model.steps.role("attn_probs", i)
+        paid = [t[name][:, queries, queries - length + 1] for t in traces]
         scores[i, : paid[0].shape[0]] = np.mean(paid, axis=(0, 2), dtype=np.float64)
     return scores
 
@@ -102,9 +103,10 @@ def attention_entropy(trace: Trace) -> Float32:
     >>> float(abs(entropy[:, :, 0]).max())
     0.0
     """
-    if not trace.names("blk.*.attn_probs"):
+    names = trace.by_role("attn_probs")
+    if not names:
         raise ValueError("attention_entropy needs blk.*.attn_probs; capture it")
-    probs = trace.stack("blk.*.attn_probs").astype(np.float64)
+    probs = trace.stack(names).astype(np.float64)
     logs = np.log(probs, out=np.zeros_like(probs), where=probs > 0)
     entropy: Float32 = np.maximum(-(probs * logs).sum(axis=-1), 0).astype(np.float32)
     return entropy

@@ -29,8 +29,9 @@ def head_index(model: Runner, layer: int, head: Any) -> int:
     return index("head", head, model.config.layer("heads", layer))
 
 
-def weight_values(model: Runner, name: str, rows: Any = None) -> Float64:
-    """A weight, or some of its rows, in float64."""
+def weight_values(model: Runner, name: str | None, rows: Any = None) -> Float64:
+    """A weight that a step has, or some of its rows, in float64."""
+    assert name is not None
     values: Float64 = model.weights[name].numpy(rows, dtype="float64")
     return values
 

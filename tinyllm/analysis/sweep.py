@@ -99,7 +99,7 @@ def patch_sweep(
     if not chosen:
         raise ValueError("taps matches nothing")
     source = _trace(model, clean, [tap.name for tap in chosen], "clean")
-    streams = sorted({f"blk.{tap.layer}.resid_pre" for tap in chosen})
+    streams = sorted({model.steps.role("resid_pre", tap.layer) for tap in chosen})
     base = _trace(model, corrupted, streams, "corrupted")
     n = len(base.tokens)
     if len(source.tokens) != n:
@@ -114,7 +114,7 @@ def patch_sweep(
                 patch(tap.name, source, **{"at" if by == "tokens" else "head": i})
                 for i in range(count)
             ]
-            stream = base[f"blk.{tap.layer}.resid_pre"]
+            stream = base[model.steps.role("resid_pre", tap.layer)]
             for first, results in _runs(model, tap, stream, edits, logits):
                 for i, values in enumerate(results, first):
                     grid[row, i] = metric(values)

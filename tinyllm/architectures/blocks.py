@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from .builder import Builder
 
 __all__ = ["model", "serial"]
@@ -16,15 +14,9 @@ def serial(b: Builder, x: str) -> str:
     """
     x = b.same("resid_pre", x)
     mixed = b.arch.mixer(b, b.norm("attn_norm", x, "attn_input"))
-    middle = b.add("resid_mid", x, give_role(b, mixed, "attn_add"))
+    middle = b.add("resid_mid", x, b.give_role(mixed, "attn_add"))
     out = b.arch.ffn(b, b.norm("ffn_norm", middle, "ffn_input"))
-    return b.add("resid_post", middle, give_role(b, out, "ffn_add"), "resid_post")
-
-
-def give_role(b: Builder, tap: str, role: str) -> str:
-    """Say what the value of the last step is for."""
-    b.steps[-1] = dataclasses.replace(b.steps[-1], role=role)
-    return tap
+    return b.add("resid_post", middle, b.give_role(out, "ffn_add"), "resid_post")
 
 
 def model(b: Builder) -> None:

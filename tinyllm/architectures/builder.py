@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
@@ -84,6 +85,12 @@ class Builder:
         self._by_tap[step.tap] = step
         return step.tap
 
+    def give_role(self, tap: str, role: str) -> str:
+        """Say what a value is for; return its name."""
+        step = dataclasses.replace(self._by_tap[tap], roles=(*self._by_tap[tap].roles, role))
+        self.steps[self.steps.index(self._by_tap[tap])] = self._by_tap[tap] = step
+        return tap
+
     def shape(self, tap: str) -> tuple[int, ...]:
         """The shape of a value without its token axis."""
         return self._by_tap[tap].shape
@@ -101,12 +108,12 @@ class Builder:
                 self.number("width", c.width, "embedding_length"),
             ),
             shape=(c.width,),
-            role="embedding",
+            roles=("embedding",),
         )
 
     def same(self, tap: str, x: str) -> str:
         """Another name for a value; its role is that name."""
-        return self.add_step("same", tap, (x,), shape=self.shape(x), role=tap)
+        return self.add_step("same", tap, (x,), shape=self.shape(x), roles=(tap,))
 
     def norm(self, tap: str, x: str, role: str) -> str:
         """RMS norm over the last axis: the factor 1 / rms is a tap of its own."""
@@ -120,7 +127,7 @@ class Builder:
             (x,),
             numbers=(epsilon,),
             shape=tuple(leading),
-            role=f"{role}_scale",
+            roles=(f"{role}_scale",),
         )
         return self.add_step(
             "norm",
@@ -128,7 +135,7 @@ class Builder:
             (x, scale),
             weights=(self.name(f"{tap}.weight"),),
             shape=self.shape(x),
-            role=role,
+            roles=(role,) if role else (),
         )
 
     def linear(
@@ -148,7 +155,7 @@ class Builder:
             numbers=(heads or flat, size),
             shape=tuple(int(axis.value) for axis in axes),
             heads=heads is not None,
-            role=role,
+            roles=(role,) if role else (),
         )
 
     def rope(self, tap: str, x: str) -> str:
@@ -204,7 +211,7 @@ class Builder:
             shape=(heads,),
             heads=True,
             matrix=True,
-            role="attn_scores",
+            roles=("attn_scores",),
         )
         probs = self.add_step(
             "softmax",
@@ -213,7 +220,7 @@ class Builder:
             shape=(heads,),
             heads=True,
             matrix=True,
-            role="attn_probs",
+            roles=("attn_probs",),
         )
         return self.add_step(
             "mix",
@@ -221,18 +228,18 @@ class Builder:
             (probs, values),
             shape=(heads, self.shape(values)[1]),
             heads=True,
-            role="attn_mix",
+            roles=("attn_mix",),
         )
 
     def add(self, tap: str, x: str, y: str, role: str = "") -> str:
         """X + y."""
-        return self.add_step("add", tap, (x, y), shape=self.shape(x), role=role)
+        return self.add_step("add", tap, (x, y), shape=self.shape(x), roles=(role,) if role else ())
 
     def act(self, tap: str, gate: str, up: str) -> str:
         """silu(gate) * up."""
         silu = Number("function", 0, "row: silu")
         return self.add_step(
-            "act", tap, (gate, up), numbers=(silu,), shape=self.shape(gate), role="ffn_hidden"
+            "act", tap, (gate, up), numbers=(silu,), shape=self.shape(gate), roles=("ffn_hidden",)
         )
 
     def output(self, x: str) -> str:
@@ -249,5 +256,5 @@ class Builder:
             ),
             numbers=(Number("heads", 0, UNUSED), size),
             shape=(self.config.vocab_size,),
-            role="logits",
+            roles=("logits",),
         )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import FormatError, UnsupportedError, wrong
+from .keys import check_keys
 
 __all__ = ["Config", "read_config"]
 
@@ -82,6 +83,12 @@ class Config:
     attention_scale: float | None
     tied: bool
 
+    def __reduce__(self) -> tuple[Callable[..., Config], tuple[dict[str, Any]]]:
+        """Pickle the read-only mapping of RoPE's scaling as a dictionary."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        scaling = self.rope_scaling
+        return _remade, ({**values, "rope_scaling": None if scaling is None else dict(scaling)},)
+
     def layer(self, name: str, index: int) -> int:
         """The value of `name` in one layer.
 
@@ -107,15 +114,23 @@ class Config:
         return int(value[index] if isinstance(value, tuple) else value)
 
 
+def _remade(values: dict[str, Any]) -> Config:
+    scaling = values["rope_scaling"]
+    read_only = None if scaling is None else MappingProxyType(scaling)
+    return Config(**{**values, "rope_scaling": read_only})
+
+
 class _Reader:
     """Typed look-up of ``<architecture>.<name>``, with errors that name the key."""
 
     def __init__(self, metadata: Mapping[str, Any], architecture: str) -> None:
         self.metadata = metadata
         self.prefix = architecture + "."
+        self.used: set[str] = set()
 
     def _get(self, name: str, kind: str, convert: Callable[[Any], Any], default: Any) -> Any:
         key = self.prefix + name
+        self.used.add(name)
         if key not in self.metadata:
             if default is not ...:
                 return default
@@ -241,11 +256,6 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Conf
     """
     architecture: str = metadata["general.architecture"]
     read = _Reader(metadata, architecture)
-    if read.metadata.get(read.prefix + "expert_count", 0):
-        raise UnsupportedError(
-            f"{read.prefix}expert_count is {metadata[read.prefix + 'expert_count']}; "
-            "this version does not run mixtures of experts"
-        )
     layers = read.integer("block_count", most=2**31)
     if layers > len(tensors):  # before anything is made per layer
         raise wrong(
@@ -305,7 +315,7 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Conf
     scale = read.number("attention.scale", None)
     if scale is not None and not scale > 0:
         raise wrong(read.prefix + "attention.scale", scale, "a positive number")
-    return Config(
+    config = Config(
         architecture=architecture,
         layers=layers,
         width=width,
@@ -323,3 +333,5 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Conf
         attention_scale=scale,
         tied="output.weight" not in tensors,
     )
+    check_keys(metadata, architecture, read.used, context_length)
+    return config

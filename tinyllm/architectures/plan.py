@@ -67,7 +67,7 @@ class Step:
         Whether the first axis of `shape` counts heads.
     matrix : bool
         Whether the value is (H, T, S) rather than (T, ...).
-    role : str
+    roles : tuple of str
         What the value is for, whatever its name: see `ForwardPlan.role`.
     """
 
@@ -80,7 +80,7 @@ class Step:
     shape: tuple[int, ...] = ()
     heads: bool = False
     matrix: bool = False
-    role: str = ""
+    roles: tuple[str, ...] = ()
 
     @property
     def visible(self) -> bool:
@@ -148,7 +148,7 @@ class ForwardPlan(Sequence[Step]):
 
     @functools.cached_property
     def _roles(self) -> dict[tuple[str, int], str]:
-        return {(step.role, step.layer): step.tap for step in self._steps if step.role}
+        return {(role, step.layer): step.tap for step in self._steps for role in step.roles}
 
     @functools.cached_property
     def caches(self) -> tuple[Step, ...]:
@@ -162,10 +162,12 @@ class ForwardPlan(Sequence[Step]):
         ----------
         role : str
             In a block: ``resid_pre``, ``resid_post`` (the residual stream that enters and
-            leaves), ``attn_input`` (what queries and keys are made from), ``attn_scores``,
-            ``attn_probs``, ``attn_mix`` (probabilities times values, by head), ``attn_add`` (what
-            attention adds to the stream), ``ffn_input``, ``ffn_hidden``, ``ffn_add``. Outside:
-            ``embedding``, ``final_norm_scale``, ``final_norm``, ``logits``.
+            leaves), ``attn_input`` (what queries and keys are made from), ``queries``, ``keys``,
+            ``values`` (as projected), ``attn_scores``, ``attn_probs``, ``attn_mix``
+            (probabilities times values, by head), ``attn_project`` (the projection of that),
+            ``attn_add`` (what attention adds to the stream), ``ffn_input``, ``ffn_hidden``,
+            ``ffn_add``. Outside: ``embedding``, ``final_norm_scale``, ``final_norm``,
+            ``logits``.
         layer : int, optional
             The block of a role in a block.
 
@@ -210,7 +212,7 @@ class ForwardPlan(Sequence[Step]):
         >>> tinyllm.load().steps.roles("resid_post")[:2]
         ['blk.0.resid_post', 'blk.1.resid_post']
         """
-        return [step.tap for step in self._steps if step.role == role]
+        return [step.tap for step in self._steps if role in step.roles]
 
     def unused(self, tensors: Iterable[str]) -> list[str]:
         """The tensors that no step uses, but for those that are known to change nothing.

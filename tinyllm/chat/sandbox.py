@@ -177,9 +177,7 @@ def _environment_class() -> type[Any]:
         import jinja2
         from jinja2 import ext, nodes, sandbox
     except ImportError as error:
-        raise ImportError(
-            "chat templates need Jinja2: pip install 'tinyllm[chat]' (or pip install jinja2)"
-        ) from error
+        raise ImportError("chat templates need Jinja2: pip install jinja2") from error
 
     class Generation(ext.Extension):
         """``{% generation %}`` marks the assistant's text, which here is text like any other."""

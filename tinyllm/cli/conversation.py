@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import Error
-from ..generation.options import Chain, Options, Request, Talk
+from ..generation.options import Chain, ChatOptions, Options, Request
 from ..generation.request import chat_stepper
 from ..generation.result import Generation
 from ..model import Model
@@ -113,8 +113,8 @@ class Chat:
         started = False
         try:
             request = Request(self._options, dataclasses.replace(self._chain, seed=seed))
-            talk = Talk(template=self._template, session=self._session)
-            stepper = chat_stepper(self._model, [self.messages], talk, request)
+            chat_options = ChatOptions(template=self._template, session=self._session)
+            stepper = chat_stepper(self._model, [self.messages], chat_options, request)
             for piece in stepper:
                 pieces.append(piece)
                 shown = piece if started else piece.lstrip()

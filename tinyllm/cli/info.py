@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    metadata, weights = open_file(args.file)
+    metadata, weights, _ = open_file(args.file)
     size = sum(weight.nbytes for weight in weights.values())
     parameters = sum(int(np.prod(w.shape, dtype=np.int64)) for w in weights.values())
     print(f"{args.file}: {len(weights)} tensors, {parameters:,} values, {size:,} bytes")

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    tensors = open_file(args.file)[1]
+    tensors = open_file(args.file).weights
     if args.tensor not in tensors:
         near = difflib.get_close_matches(args.tensor, list(tensors), n=3, cutoff=0.4)
         hint = f"; the nearest are {', '.join(near)}" if near else ""

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from ..errors import FormatError, wrong
 from .atomic import write_atomically
+from .paths import first_bytes
 
 __all__ = [
     "Array",
@@ -159,8 +160,7 @@ def read_arrays(
     >>> arrays["x"].shape
     (2, 2)
     """
-    with open(path, "rb") as file:
-        magic = file.read(4)
+    magic = first_bytes(path)
     try:
         if magic[:2] == b"PK":
             return _read_npz(os.fsdecode(path))

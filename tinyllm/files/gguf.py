@@ -18,6 +18,7 @@ from ..base.samples import sample_weights
 from ..display.table import Table, escape
 from ..display.weights import weights_table
 from ..errors import FormatError, wrong
+from .paths import regular_file
 
 __all__ = ["GGUF", "Metadata", "Weight"]
 
@@ -229,10 +230,10 @@ def _open(source: Any, path: str | None, mmap: bool) -> _core.GGUFFile:
             memoryview(source)
         except TypeError:
             raise TypeError(
-                f"source must be a path or bytes-like, not {type(source).__name__}"
+                f"source is {source!r:.80}; expected a path or a bytes-like object"
             ) from None
     try:
-        return _core.GGUFFile(source, mmap)
+        return _core.GGUFFile(source if path is None else regular_file(path), mmap)
     except FormatError as error:
         error.path = path
         raise

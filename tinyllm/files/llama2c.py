@@ -26,6 +26,7 @@ import numpy as np
 from .._core import Weight
 from ..base.numeric import Float32
 from ..errors import FormatError, wrong
+from .paths import regular_file
 
 if TYPE_CHECKING:
     from .._core import Buffer
@@ -118,7 +119,7 @@ def _open(source: Any, mmap: bool) -> tuple[str | None, memoryview]:
     if not isinstance(source, str | os.PathLike):
         view = memoryview(source)
         return None, view.cast("B") if view.readonly else memoryview(view.tobytes())
-    path = os.fsdecode(source)
+    path = regular_file(source)
     with open(path, "rb") as file:
         if not mmap or os.fstat(file.fileno()).st_size == 0:
             return path, memoryview(file.read())

@@ -5,24 +5,37 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .._core import Weight
 from .gguf import GGUF
 from .llama2c import read_llama2c
+from .paths import first_bytes
 
-__all__ = ["DEMO", "open_file", "path_text"]
+__all__ = ["DEMO", "ModelFile", "open_file"]
 
 #: The model that ships in the package.
 DEMO = Path(__file__).parent.parent / "data" / "demo.gguf"
 
 
-def path_text(source: Any) -> str | None:
-    """The path of a source as text; None for bytes."""
-    return None if isinstance(source, (bytes, bytearray, memoryview)) else os.fspath(source)
+class ModelFile(NamedTuple):
+    """What a model's file holds.
+
+    Attributes
+    ----------
+    metadata : mapping
+        GGUF keys.
+    weights : mapping of str to Weight
+    path : str or None
+        None for bytes.
+    """
+
+    metadata: Mapping[str, Any]
+    weights: Mapping[str, Weight]
+    path: str | None
 
 
-def open_file(source: Any, mmap: bool = True) -> tuple[Mapping[str, Any], Mapping[str, Weight]]:
+def open_file(source: Any, mmap: bool = True) -> ModelFile:
     """Open a GGUF file or a llama2.c checkpoint, told apart by the magic.
 
     Parameters
@@ -34,27 +47,30 @@ def open_file(source: Any, mmap: bool = True) -> tuple[Mapping[str, Any], Mappin
 
     Returns
     -------
-    metadata : mapping
-        GGUF keys.
-    weights : mapping of str to Weight
+    ModelFile
     """
     if isinstance(source, str) and source == "demo":
         source = DEMO
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        magic = bytes(source[:4])
+    path = None
+    if isinstance(source, (str, os.PathLike)):
+        path, magic = os.fspath(source), first_bytes(source)
     else:
-        with open(source, "rb") as file:
-            magic = file.read(4)
-    if magic[:4] != b"GGUF" and _is_llama2c(source, magic):
+        magic = _buffer_start(source)
+    if magic[:4] != b"GGUF" and _is_llama2c(path, magic):
         metadata, weights = read_llama2c(source, mmap=mmap)
-        return {**metadata, "tinyllm.source": "llama2.c"}, weights
+        return ModelFile({**metadata, "tinyllm.source": "llama2.c"}, weights, path)
     file_ = GGUF(source, mmap=mmap)
-    return file_.metadata, file_.tensors
+    return ModelFile(file_.metadata, file_.tensors, path)
 
 
-def _is_llama2c(source: Any, magic: bytes) -> bool:
-    """Whether a file that is no GGUF looks like a llama2.c checkpoint rather than a broken GGUF."""
-    named = not isinstance(source, (bytes, bytearray, memoryview)) and str(
-        os.fspath(source)
-    ).endswith(".bin")
+def _buffer_start(source: Any) -> bytes:
+    try:
+        return bytes(memoryview(source).cast("B")[:4])
+    except TypeError:
+        raise TypeError(f"path is {source!r:.80}; expected a path or a bytes-like object") from None
+
+
+def _is_llama2c(path: Any, magic: bytes) -> bool:
+    """Whether a file that is not a GGUF looks like llama2.c's rather than like a broken GGUF."""
+    named = path is not None and str(path).endswith(".bin")
     return named or magic == b"24ka" or (len(magic) == 4 and 0 < magic[0] and magic[2:] == b"\0\0")

@@ -15,7 +15,7 @@ from ..trace.taps import Capture
 if TYPE_CHECKING:
     from ..grammar.grammar import Grammar
 
-__all__ = ["Chain", "Options", "Request", "Talk"]
+__all__ = ["Chain", "ChatOptions", "Options", "Request"]
 
 
 def _strings(stop: Any) -> tuple[str, ...]:
@@ -157,7 +157,7 @@ class Request:
 
 
 @dataclasses.dataclass(frozen=True)
-class Talk:
+class ChatOptions:
     """How `Model.chat` makes a prompt of a conversation; see there.
 
     Attributes

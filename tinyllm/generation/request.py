@@ -12,7 +12,7 @@ from ..runtime.prompt import Prompt, is_batch, token_ids
 from ..runtime.runner import Runner
 from ..runtime.session import Session
 from .beam import search
-from .options import Options, Request, Talk
+from .options import ChatOptions, Options, Request
 from .result import Generation
 from .stepper import Stepper
 
@@ -35,19 +35,21 @@ def stream(model: Runner, prompt: Prompt, request: Request) -> Iterator[str]:
     return (text for text in stepper if text)
 
 
-def chat(model: Runner, messages: Any, talk: Talk, request: Request) -> Any:
+def chat(model: Runner, messages: Any, chat_options: ChatOptions, request: Request) -> Any:
     """Answer the last message of a conversation, or of several together; see `Model.chat`."""
     several = isinstance(messages, list | tuple) and any(
         isinstance(item, list | tuple) for item in messages
     )
-    stepper = chat_stepper(model, messages if several else [messages], talk, request)
+    stepper = chat_stepper(model, messages if several else [messages], chat_options, request)
     results = _finished(stepper)
     return results if several else results[0]
 
 
-def chat_stream(model: Runner, messages: Any, talk: Talk, request: Request) -> Iterator[str]:
+def chat_stream(
+    model: Runner, messages: Any, chat_options: ChatOptions, request: Request
+) -> Iterator[str]:
     """Answer the last message of a conversation, piece by piece; see `Model.chat_stream`."""
-    stepper = chat_stepper(model, [messages], talk, request)
+    stepper = chat_stepper(model, [messages], chat_options, request)
     return (text for text in stepper if text)
 
 
@@ -63,10 +65,10 @@ def beam_search(
 
 
 def chat_stepper(
-    model: Runner, conversations: Sequence[Any], talk: Talk, request: Request
+    model: Runner, conversations: Sequence[Any], chat_options: ChatOptions, request: Request
 ) -> Stepper:
     """Return what steps through the answers to some conversations."""
-    tokenizer, session = model.tokenizer, talk.session
+    tokenizer, session = model.tokenizer, chat_options.session
     if tokenizer is None:
         raise ValueError(
             "a conversation is text, and the model's file has no tokenizer; load with tokenizer="
@@ -80,17 +82,17 @@ def chat_stepper(
             raise ValueError(
                 f"session is one context, and there are {len(conversations)} conversations"
             )
-    more = stop_strings(tokenizer.chat_templates, talk.template)
+    more = stop_strings(tokenizer.chat_templates, chat_options.template)
     if more:
         options = dataclasses.replace(request.options, stop=(*request.options.stop, *more))
         request = dataclasses.replace(request, options=options)
     prompts = [
         tokenizer.encode_chat(
             messages,
-            talk.tools,
-            template=talk.template,
-            parse_content=talk.parse_content,
-            **(talk.variables or {}),
+            chat_options.tools,
+            template=chat_options.template,
+            parse_content=chat_options.parse_content,
+            **(chat_options.variables or {}),
         )
         for messages in conversations
     ]

@@ -142,19 +142,27 @@ def _weight(weights: Mapping[str, Any], name: str | None) -> Float64 | None:
     return np.asarray(weight, dtype=np.float64)
 
 
-def _plan(model: Any, tensors: Collection[str]) -> ForwardPlan:
-    return model if isinstance(model, ForwardPlan) else make_plan(model, tensors)
+def _plan(model: Any, weights: Collection[str] | None) -> ForwardPlan:
+    if isinstance(model, ForwardPlan):
+        return model
+    if weights is None:
+        raise TypeError(
+            "weights is None; expected the model's, since the config alone does not "
+            "say which biases there are"
+        )
+    return make_plan(model, weights)
 
 
-def steps(model: Any, weights: Collection[str] = ()) -> list[Step]:
+def steps(model: Any, weights: Collection[str] | None = None) -> list[Step]:
     """Return every step of a model that has a value, in the order of the forward pass.
 
     Parameters
     ----------
     model : ForwardPlan or Config
         ``model.steps``, or the config of a model.
-    weights : collection of str
-        Names of the model's tensors: with a config they decide what is optional.
+    weights : collection of str, optional
+        Names of the model's tensors, or a mapping from them. Needed with a config: they decide
+        which biases there are, and whether there is an output matrix.
 
     Returns
     -------
@@ -163,6 +171,8 @@ def steps(model: Any, weights: Collection[str] = ()) -> list[Step]:
 
     Raises
     ------
+    TypeError
+        `model` is a config, and `weights` is missing.
     UnsupportedError
         The architecture is unknown.
 
@@ -175,7 +185,7 @@ def steps(model: Any, weights: Collection[str] = ()) -> list[Step]:
     return [Step(each) for each in _plan(model, weights) if each.visible]
 
 
-def step(model: Any, name: str, weights: Collection[str] = ()) -> Step:
+def step(model: Any, name: str, weights: Collection[str] | None = None) -> Step:
     """Return the step that writes one tap.
 
     Parameters
@@ -194,6 +204,8 @@ def step(model: Any, name: str, weights: Collection[str] = ()) -> Step:
     ------
     ValueError
         The model has no such tap.
+    TypeError
+        `model` is a config, and `weights` is missing.
     UnsupportedError
         The architecture is unknown.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from ..architectures.plan import ForwardPlan
 from ..base.checks import index, integer
 from ..base.numeric import Float32
 from ..base.progress import Progress
+from ..files.model_file import ModelFile
 from ..tokenizer import Tokenizer
 from ..trace.arena import Arena, Layout, Plan
 from ..trace.taps import Capture, Tap, all_taps, select
@@ -43,22 +44,18 @@ class Runner:
     def __init__(
         self,
         core: _core.Model,
+        file: ModelFile,
         config: Config,
         steps: ForwardPlan,
-        weights: Mapping[str, _core.Weight],
-        metadata: Mapping[str, Any],
         tokenizer: Tokenizer | None,
         threads: int,
-        path: str | None,
     ) -> None:
         self.core = core
+        self.metadata, self.weights, self.path = file
         self.config = config
         self.steps = steps
-        self.weights = weights
-        self.metadata = metadata
         self.tokenizer = tokenizer
         self.threads = threads
-        self.path = path
         self._layouts: dict[Hashable, Layout] = {}
 
     # ---- running ----

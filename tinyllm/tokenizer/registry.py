@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import FormatError, UnsupportedError, wrong
 from ..files.gguf import GGUF
 from ..files.llama2c import read_tokenizer_bin
+from ..files.paths import first_bytes
 from .base import Tokenizer
 from .bpe import BpeTokenizer, Gemma4Tokenizer
 from .rwkv import RwkvTokenizer
@@ -100,8 +101,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     Traceback (most recent call last):
     FileNotFoundError: [Errno 2] No such file or directory: '/no/such/file'
     """
-    with open(path, "rb") as file:
-        magic = file.read(4)
+    magic = first_bytes(path)
     if magic == b"GGUF":
         found = tokenizer_from_metadata(GGUF(path).metadata)
     else:

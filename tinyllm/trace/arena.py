@@ -84,6 +84,8 @@ class Layout:
         self._cell_values = sum(v for v, m in zip(values, matrix, strict=True) if m)
         #: names in the order in which the values come to be
         self.names = [tap.name for tap in taps]
+        #: name -> roles, of those that have some
+        self.roles = {tap.name: tap.roles for tap in taps if tap.roles}
 
     def nbytes(self, lengths: Sequence[int], contexts: Sequence[int]) -> int:
         """Bytes that a call takes."""
@@ -118,6 +120,11 @@ class Views(Mapping[str, Float32]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._layout.places
+
+    @property
+    def roles(self) -> Mapping[str, Sequence[str]]:
+        """What the values are for, by name."""
+        return self._layout.roles
 
     def stack(self, names: Sequence[str]) -> Float32 | None:
         """One array of several taps without a copy, if they are all there is of one block."""

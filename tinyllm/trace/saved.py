@@ -8,7 +8,7 @@ import math
 import os
 import re
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -117,7 +117,7 @@ def read(path: str | os.PathLike[str]) -> Trace:
 
 
 #: A tap of a block; others have names without dots.
-_IN_BLOCK = re.compile(r"blk\.(0|[1-9][0-9]{0,8})\.[a-z][a-z0-9_.]*")
+_IN_BLOCK = re.compile(r"blk\.(0|[1-9][0-9]{0,8})\.([a-z][a-z0-9_.]*)")
 
 
 class _Shapes:
@@ -135,7 +135,8 @@ class _Shapes:
             raise bad_field("tap", name, "a tap of such a model")
         plan = self._plan(layer)
         try:
-            return plan[re.sub(r"^blk\.\d+", "blk.0", name)] if plan is not None else None
+            here = f"blk.0.{found[2]}" if found else name
+            return plan[here] if plan is not None else None
         except KeyError:
             if not found:
                 raise bad_field("tap", name, "a tap of such a model") from None
@@ -159,8 +160,15 @@ _PER_LAYER = ("heads", "kv_heads", "ffn_width")
 class _Checked(Mapping[str, Array]):
     """The arrays of a file, each held against the config and the tokens when it is used."""
 
-    def __init__(self, arrays: Mapping[str, Array], config: Config, tokens: int) -> None:
+    def __init__(
+        self,
+        arrays: Mapping[str, Array],
+        config: Config,
+        tokens: int,
+        roles: Mapping[str, Sequence[str]],
+    ) -> None:
         self._arrays = arrays
+        self.roles = roles
         self._shapes = _Shapes(config)
         self._tokens = tokens
         for name in arrays:
@@ -202,7 +210,10 @@ def _trace(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> Trace:
     start = metadata.get("start", "")
     if not (start.isascii() and start.isdigit() and len(start) < 12):
         raise bad_field("start", start, "a position")
-    checked = _Checked(arrays, config, len(tokens))
+    roles = parse_json(metadata.get("roles", "{}"), "roles")
+    if not isinstance(roles, dict) or not all(isinstance(r, list) for r in roles.values()):
+        raise bad_field("roles", roles, "an object of lists of texts")
+    checked = _Checked(arrays, config, len(tokens), roles)
     if isinstance(arrays, dict):  # mapped, so looking costs nothing
         for name in checked:
             checked[name]

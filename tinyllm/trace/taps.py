@@ -44,6 +44,8 @@ class Tap:
         The sizes of the axes without T and S.
     heads : bool
         Whether one of the axes counts heads.
+    roles : tuple of str
+        What the value is for: see `ForwardPlan.role`.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Tap:
     matrix: bool
     row: tuple[int, ...]
     heads: bool
+    roles: tuple[str, ...]
 
     @property
     def head_axis(self) -> int | None:
@@ -84,7 +87,7 @@ def all_taps(plan: ForwardPlan) -> list[Tap]:
     ['token_embd', 'blk.0.resid_pre']
     """
     return [
-        Tap(step.tap, step.family, i, step.layer, step.matrix, step.shape, step.heads)
+        Tap(step.tap, step.family, i, step.layer, step.matrix, step.shape, step.heads, step.roles)
         for i, step in enumerate(plan)
         if step.visible
     ]

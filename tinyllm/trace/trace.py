@@ -13,6 +13,7 @@ import numpy.typing as npt
 from .._core import Weight
 from ..architectures.config import Config
 from ..architectures.fingerprint import config_values
+from ..architectures.plan import ForwardPlan
 from ..base.checks import index
 from ..base.numeric import Float32, softmax
 from ..display.histogram import sample, statistics
@@ -32,6 +33,7 @@ class Source(Protocol):
     """What a trace asks of the model that made it; `tinyllm.Model` has it."""
 
     config: Config
+    steps: ForwardPlan
     weights: Mapping[str, Weight]
 
     @property
@@ -45,6 +47,10 @@ class Source(Protocol):
         self, layer: int, resid: npt.ArrayLike, capture: Capture = ..., *, logits: Any = ...
     ) -> Trace:
         """Run the blocks from one on, from a residual stream."""
+
+
+#: Roles of the residual stream and of what is added to it: what norms are shown of.
+STREAM_ROLES = ("resid_post", "attn_add", "ffn_add")
 
 
 class _Cut(Mapping[str, Float32]):
@@ -67,12 +73,23 @@ class _Cut(Mapping[str, Float32]):
     def __contains__(self, name: object) -> bool:
         return name in self._whole
 
+    @property
+    def roles(self) -> Mapping[str, Sequence[str]]:
+        """As `tinyllm.trace.arena.Views.roles`."""
+        return roles_of(self._whole)
+
     def stack(self, names: Sequence[str]) -> Float32 | None:
         """As `tinyllm.trace.arena.Views.stack`."""
         stack = _stack(self._whole, names)
         if stack is None:
             return None
         return stack[:, :, self._key] if is_matrix(names[0]) else stack[:, self._key]
+
+
+def roles_of(arrays: Mapping[str, Float32]) -> Mapping[str, Sequence[str]]:
+    """What the values are for, by name; empty where nobody knows."""
+    roles: Mapping[str, Sequence[str]] = getattr(arrays, "roles", {})
+    return roles
 
 
 def _stack(arrays: Mapping[str, Float32], names: Sequence[str]) -> Float32 | None:
@@ -165,7 +182,14 @@ class Trace(Mapping[str, Float32]):
         try:
             return self._arrays[ALIASES.get(key, key)]
         except KeyError:
-            raise KeyError(unknown(key, self._arrays)) from None
+            raise KeyError(self._why_not(key)) from None
+
+    def _why_not(self, key: str) -> str:
+        """Say why the trace does not have a tap: there is none, or it was not captured."""
+        taps = set() if self.model is None else {step.tap for step in self.model.steps}
+        if ALIASES.get(key, key) in taps:
+            return f"{key!r} was not captured; run again with it in capture=, or with capture='*'"
+        return unknown(key, taps or self._arrays)
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names, in the order in which the values came to be."""
@@ -225,6 +249,28 @@ class Trace(Mapping[str, Float32]):
             return match(list(self._arrays), pattern, "pattern")
         except ValueError:
             return []
+
+    def by_role(self, role: str) -> list[str]:
+        """The captured taps that play a role, whatever the architecture calls them.
+
+        Parameters
+        ----------
+        role : str
+            As for `ForwardPlan.role`: ``"attn_add"`` is what attention adds to the stream.
+
+        Returns
+        -------
+        list of str
+            From the first block to the last; empty if there is none.
+
+        Examples
+        --------
+        >>> import tinyllm
+        >>> tinyllm.load().trace("ROMEO:", capture="blk.0.*").by_role("ffn_input")
+        ['blk.0.ffn_norm']
+        """
+        roles = roles_of(self._arrays)
+        return [name for name in self._arrays if role in roles.get(name, ())]
 
     def stack(self, pattern: Capture) -> Float32:
         """The arrays of all matching taps as one, the first axis being the layer.
@@ -299,11 +345,12 @@ class Trace(Mapping[str, Float32]):
         """
         source = self.source(model)
         layer = index("layer", layer, self.config.layers)
-        name = f"blk.{layer}.attn_mix"
+        name = source.steps.role("attn_mix", layer)
         if name not in self:
             raise ValueError(f"head_outputs needs {name}; capture it")
         mix = self[name].astype(np.float64)
-        matrix = source.weights[f"blk.{layer}.attn_output.weight"].numpy(dtype="float64")
+        project = source.steps[source.steps.role("attn_project", layer)]
+        matrix = source.weights[str(project.weights[0])].numpy(dtype="float64")
         heads, size = mix.shape[1:]
         out = np.empty((len(mix), heads, len(matrix)), np.float32)
         for head in range(heads):
@@ -407,6 +454,7 @@ class Trace(Mapping[str, Float32]):
             "pieces": json.dumps(self.pieces),
             "start": str(self.start),
             "config": json.dumps(config_values(self.config)),
+            "roles": json.dumps(dict(roles_of(self._arrays))),
         }
         if self.fingerprint is not None:
             metadata["fingerprint"] = self.fingerprint
@@ -433,12 +481,12 @@ class Trace(Mapping[str, Float32]):
         from ..display.page import Guesses, Page
 
         norms = {}
-        for family in ("resid_post", "attn_output", "ffn_down"):
-            found = self.names(f"blk.*.{family}")
+        for role in STREAM_ROLES:
+            found = self.by_role(role)
             if found:
                 rows = [np.linalg.norm(self[name].astype(np.float64), axis=1) for name in found]
-                norms[family] = ([int(name.split(".")[1]) for name in found], rows)
-        attention = {name.split(".")[1]: self[name] for name in self.names("blk.*.attn_probs")}
+                norms[found[0].split(".", 2)[2]] = ([int(n.split(".")[1]) for n in found], rows)
+        attention = {name.split(".")[1]: self[name] for name in self.by_role("attn_probs")}
         page = Page(
             f"{self.config.architecture}, {self.config.layers} layers",
             repr(self),
@@ -448,7 +496,7 @@ class Trace(Mapping[str, Float32]):
             attention,
             norms,
         )
-        names = self.names("blk.*.resid_post")
+        names = self.by_role("resid_post")
         if self.model is not None and names:
             _, probs, pieces = self.guesses(names, min(5, self.config.vocab_size))
             page.lens = Guesses(names, pieces, probs)

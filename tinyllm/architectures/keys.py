@@ -1,0 +1,134 @@
+"""Keys of a file that would change what a model computes, and that nothing here reads."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import UnsupportedError
+
+__all__ = ["check_keys"]
+
+#: Keys below ``<architecture>.`` that describe a file and change nothing in its results.
+_DESCRIPTIVE = frozenset(
+    """
+    vocab_size tensor_data_layout embedding_length_out rope.scaling.finetuned
+    attention.layer_norm_epsilon attention.layer_norm_rms_epsilon
+    attention.key_length_swa attention.value_length_swa rope.dimension_count_swa
+    rope.freq_base_swa rope.scale_linear rope.scaling.factor rope.scaling.type
+    rope.scaling.original_context_length rope.scaling.attn_factor
+    rope.scaling.yarn_attn_factor rope.scaling.yarn_beta_fast rope.scaling.yarn_beta_slow
+    rope.scaling.yarn_ext_factor
+    """.split()
+)
+
+
+def _zero(value: Any, context: int) -> bool:
+    return not np.any(value)
+
+
+def _one(value: Any, context: int) -> bool:
+    return bool(np.all(np.asarray(value) == 1))
+
+
+def _unset_or_one(value: Any, context: int) -> bool:
+    return _zero(value, context) or _one(value, context)
+
+
+def _at_least_context(value: Any, context: int) -> bool:
+    return _zero(value, context) or bool(np.all(np.asarray(value) >= context))
+
+
+#: Keys that change results, and which of their values change nothing. A row without a dot stands
+#: for every key that begins with it. Names: llama.cpp, src/llama-arch.cpp.
+_CHANGING: dict[str, Callable[[Any, int], bool]] = {
+    "attention.causal": _one,
+    "attention.clamp_kqv": _zero,
+    "attention.max_alibi_bias": _zero,
+    "attention.output_scale": _unset_or_one,
+    "attention.value_scale": _unset_or_one,
+    "attention.sliding_window": _at_least_context,
+    "attention.temperature_length": _zero,
+    "attention.temperature_scale": _zero,
+    "attention.q_lora_rank": _zero,
+    "attention.kv_lora_rank": _zero,
+    "attention.shared_kv_layers": _zero,
+    "attn_logit_softcapping": _zero,
+    "final_logit_softcapping": _zero,
+    "router_logit_softcapping": _zero,
+    "embedding_scale": _unset_or_one,
+    "residual_scale": _unset_or_one,
+    "logit_scale": _unset_or_one,
+    "activation_sparsity_scale": _zero,
+    "use_parallel_residual": _zero,
+    "swin_norm": _zero,
+    "expert_count": _zero,
+    "expert_used_count": _zero,
+    "expert_shared_count": _zero,
+    "interleave_moe_layer_step": _zero,
+    "leading_dense_block_count": _zero,
+    "nextn_predict_layers": _zero,
+    "rope.scaling.yarn_log_multiplier": _zero,
+    "rope.dimension_sections": _zero,
+    "ssm.": _zero,
+    "wkv.": _zero,
+    "altup.": _zero,
+}
+
+
+def check_keys(
+    metadata: Mapping[str, Any], architecture: str, used: Collection[str], context: int
+) -> None:
+    """Refuse keys that would change the results, and name those that nobody knows.
+
+    Parameters
+    ----------
+    metadata : mapping
+        GGUF keys.
+    architecture : str
+        Only keys below it are looked at.
+    used : collection of str
+        The keys that were read, without the architecture in front.
+    context : int
+        The longest context of the model.
+
+    Raises
+    ------
+    tinyllm.UnsupportedError
+        A key has a value that changes the results, and this architecture does not use it here.
+
+    Warns
+    -----
+    UserWarning
+        A key is not known: it may change the results or not.
+
+    Examples
+    --------
+    >>> from tinyllm.architectures.keys import check_keys
+    >>> check_keys({"llama.logit_scale": 1.0}, "llama", (), 512)
+    """
+    prefix = f"{architecture}."
+    unknown = []
+    for key, value in metadata.items():
+        name = key.removeprefix(prefix)
+        if name == key or name in used or name in _DESCRIPTIVE:
+            continue
+        group = next((row for row in _CHANGING if row.endswith(".") and name.startswith(row)), name)
+        unchanged = _CHANGING.get(group)
+        if unchanged is None:
+            unknown.append(key)
+        elif not unchanged(value, context):
+            raise UnsupportedError(
+                f"{key} is {value!r:.80}, which changes what the model computes; this version "
+                f"does not use it in the architecture {architecture}"
+            )
+    if unknown:
+        warnings.warn(
+            f"the file has keys that this version does not know: {', '.join(unknown[:5])}"
+            + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+            + "; the results may differ from what its makers meant",
+            stacklevel=2,
+        )
