@@ -1,4 +1,4 @@
-"""The plan of steps: what Python makes, and that the core believes nothing of what it is handed."""
+"""The plan of steps: what Python makes, and that the core checks all of it."""
 
 import math
 import re
@@ -25,7 +25,7 @@ def model(tmp_path_factory):
 
 
 def make(model, steps, weights=None, **options):
-    """The core's model of lowered steps."""
+    """A `_core.Model` of lowered steps."""
     given = {"layers": model.config.layers, "max_context": 64} | options
     return _core.Model(steps, model.weights.values() if weights is None else weights, **given)
 
@@ -52,7 +52,7 @@ def replaced(model, tap, op=None, layer=None, reads=None, weights=None, numbers=
 
 
 def inserted(steps, at, *new):
-    """The steps with others in front of step `at`; the later ones read what they read before."""
+    """The steps with others inserted before step `at`; later steps read the same values."""
 
     def moved(step):
         op, layer, reads, weights, numbers = step
@@ -115,7 +115,7 @@ WRONG = [
     (Q, {"weights": ("blk.0.attn_q.weight",)}, "1 weights"),
     (Q, {"numbers": (4.0,)}, "1 numbers"),
     (PRE, {"numbers": (4.0,)}, "1 numbers"),
-    # reads of what is not there yet
+    # reads of later steps
     (NORM, {"reads": (NORM, SCALE)}, "earlier"),
     (NORM, {"reads": (UP, SCALE)}, "earlier"),
     (NORM, {"reads": (10**6, SCALE)}, "earlier"),
@@ -183,7 +183,7 @@ def test_a_wrong_step_is_named(tap, change, text, model):
 
 
 def test_a_right_plan_is_taken(model):
-    """Guards the tests above: nothing else is wrong with their plans."""
+    """The plans of the tests above are right apart from the one change."""
     core = make(model, model.steps.lowered())
     assert np.array_equal(run(core), model.logits(IDS))
     # numbers at their limits
@@ -226,7 +226,7 @@ def test_scores_softmax_and_mix_stand_together(model):
     for extra, wrong in ((at + 1, at + 2), (at + 2, at + 3)):
         with pytest.raises(ValueError, match=rf"step {wrong}\b"):
             make(model, inserted(steps, extra, ("same", 0, (of[Q],), (), ())))
-    # scores that nobody reads, and scores with their softmax only
+    # scores that no step reads, and scores that only their softmax reads
     with pytest.raises(ValueError, match=rf"step {at} \(scores\)"):
         make(model, inserted(steps, at, steps[at]))
     with pytest.raises(ValueError, match=rf"step {at} \(scores\)"):
@@ -269,7 +269,7 @@ def test_few_steps_come_after_the_blocks(model):
 
 
 def test_a_plan_may_end_with_another_name_for_its_logits(model):
-    # A step `same` copies nothing where nobody looks, so its value was never written as logits.
+    # A step `same` that is not captured copies nothing, so its value was never written as logits.
     steps = model.steps.lowered()
     core = make(model, [*steps, ("same", 2, (len(steps) - 1,), (), ())])
     want = model.logits(IDS)
@@ -330,7 +330,7 @@ def test_options_out_of_range(options, text, model):
 
 
 def test_the_memory_of_the_longest_context_is_known_at_once(model):
-    # Two million chunks were planned one by one, for seconds and with Python's lock held.
+    # Two million chunks were planned one by one, which took seconds and held the GIL.
     core = make(model, model.steps.lowered(), max_context=2**30)
     begin = time.process_time()
     longest, shorter = (core.memory(2**n, 2) for n in (30, 29))
@@ -677,7 +677,7 @@ def mutate(random, steps, names, ops):
 
     at = int(random.integers(len(steps)))
     op, layer, reads, weights, numbers = steps[at]
-    alike = any_of([step for step in steps if step[0] == op])  # of another block, perhaps
+    alike = any_of([step for step in steps if step[0] == op])  # possibly of another block
     kind = random.integers(10)
     if kind == 0:
         op = any_of([*ops, "conv"])

@@ -128,7 +128,7 @@ def test_version_is_told_once():
     assert f'version = "{tl.__version__}"' in (ROOT / "pyproject.toml").read_text()
 
 
-def test_nobody_is_sent_to_the_stranger_of_that_name():
+def test_no_text_installs_the_other_project_named_tinyllm():
     """The name tinyllm on PyPI belongs to another project."""
     needs_checkout()
     pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("notebooks/*.ipynb")]
