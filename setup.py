@@ -36,7 +36,7 @@ if COVERAGE:
 
 
 class BuildExt(build_ext):
-    """Compile the files of the extension side by side; setuptools does one after another."""
+    """Compile the files of the extension in parallel, which setuptools does not do."""
 
     def build_extension(self, ext):
         compile_one = self.compiler.compile

@@ -1,4 +1,4 @@
-"""What capturing costs, and how a whole trace compares with TransformerLens.
+"""Measure what capturing costs, and compare a whole trace with TransformerLens.
 
     python bench/make_model.py Q4_K_M /tmp/tinyllama-Q4_K_M.gguf
     python bench/capture.py cost /tmp/tinyllama-Q4_K_M.gguf [--threads 2]
@@ -7,8 +7,8 @@
 `cost`: decoding and an exact prompt with and without capture, interleaved, so that a slow minute
 of the machine hits both. `transformer-lens`: 4 layers of TinyLlama's shape in float32, 256
 tokens, every tap and the attention matrices; needs torch, transformers and transformer_lens,
-which get the same weights. On a busy machine all of it is noise: the spread is
-printed. Writes OUT.json and OUT.md.
+which get the same weights. On a busy machine the figures are noise, so their spread is printed.
+Writes OUT.json and OUT.md.
 """
 
 import argparse
@@ -28,7 +28,7 @@ import tinyllm as tl
 
 
 def interleaved(works, rounds):
-    """Run each of several functions in turn, and so on; return name -> list of seconds."""
+    """Run several functions in turn, `rounds` times; return name -> list of seconds."""
     seconds = {name: [] for name in works}
     for work in works.values():  # warm up
         work()
@@ -41,7 +41,7 @@ def interleaved(works, rounds):
 
 
 def table(title, seconds):
-    """Medians, spreads, and each relative to the first of them, from paired rounds."""
+    """Return a table of medians and spreads; ratios to the first row are from paired rounds."""
     lines = [f"{title}:", "", "| what | ms | 10 % to 90 % | ratio |", "|---|---|---|---|"]
     base = next(iter(seconds.values()))
     for name, values in seconds.items():
@@ -88,7 +88,7 @@ def cost(path, threads, rounds):
 
 
 def transformer_lens(threads, rounds):
-    """Measure a whole trace against TransformerLens on the same weights, as `cost` does."""
+    """Compare a whole trace with TransformerLens on the same weights; return title -> seconds."""
     import hf
     import tokenizers
     import torch
@@ -113,7 +113,7 @@ def transformer_lens(threads, rounds):
         path = os.path.join(directory, "model.gguf")
         tl.write_gguf(path, *hf.load_checkpoint(directory))
         model = tl.load(path, threads=threads)
-        # boot_transformers wants a tokenizer, and puts its own modules into the model it is given
+        # boot_transformers needs a tokenizer, and replaces modules of the model that it is given
         words = tokenizers.models.WordLevel({"<s>": 0, "<unk>": 1}, unk_token="<unk>")
         transformers.PreTrainedTokenizerFast(
             tokenizer_object=tokenizers.Tokenizer(words), bos_token="<s>", unk_token="<unk>"

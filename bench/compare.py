@@ -1,4 +1,4 @@
-"""Speed of two builds of tinyllm on the same files, interleaved: what a change costs or gains.
+"""Compare the speed of two builds of tinyllm on the same files: what a change costs or gains.
 
     python bench/compare.py OLD NEW model.gguf [more.gguf] [--threads 1,2] [--rounds 7]
 
@@ -18,7 +18,7 @@ KINDS = ("old", "again", "new")
 
 
 def measure(options, path, threads, mode):
-    """Seconds of each kind of process: figure -> kind -> list over rounds; and load times."""
+    """Measure each kind of process: return figure -> kind -> list over rounds, and load times."""
     sources = dict(zip(KINDS, (options.old, options.old, options.new), strict=True))
     loads = {kind: [] for kind in KINDS}
     for _ in range(options.rounds):

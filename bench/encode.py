@@ -1,4 +1,4 @@
-"""Encoding speed against Hugging Face `tokenizers`, interleaved, on one thread.
+"""Compare the speed of encoding with Hugging Face `tokenizers`, interleaved, on one thread.
 
     pip install tokenizers
     TINYLLM_TEST_DATA=... python bench/encode.py
@@ -17,10 +17,9 @@ os.environ["RAYON_NUM_THREADS"] = "1"
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import hf_tokenizers  # noqa: E402
-from gguf_metadata import read_metadata  # noqa: E402
-
 import tinyllm as tl  # noqa: E402
+from testkit import hf_tokenizers  # noqa: E402
+from testkit.gguf_bytes import read_metadata  # noqa: E402
 
 FILES = (
     "ggml-vocab-llama-spm",

@@ -1,4 +1,4 @@
-"""How far logits are from float64: exact mode, fast mode, and llama.cpp on the same files.
+"""Measure how far logits are from float64: exact mode, fast mode, and llama.cpp.
 
     pip install llama-cpp-python gguf
     python bench/error.py [--json error.json] [Q4_K_M Q8_0 ...]
@@ -58,7 +58,7 @@ TYPES = {
 
 @llama_cpp.llama_log_callback
 def no_log(level, text, user_data):
-    """Swallow what llama.cpp says about every tensor."""
+    """Discard what llama.cpp logs about every tensor."""
 
 
 def write_float_model(path, seed):
@@ -169,7 +169,7 @@ def table(results):
 
 
 def main():
-    """Measure, print the table, and fail if fast mode is not the better one."""
+    """Measure, print the table, and fail if fast mode has larger errors than llama.cpp."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

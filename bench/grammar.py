@@ -1,10 +1,10 @@
-"""How long a grammar's mask over a vocabulary takes, per token of a text that fits it.
+"""Measure how long the mask of a grammar takes, per token of a text that matches it.
 
     python bench/grammar.py VOCABULARY.gguf
 
-The first pass over the text is cold: no state has been seen. The others are what a second answer
-under the same grammar costs. Times are of the calling thread's CPU, so that other work on the
-machine does not count.
+The first pass over the text is cold: no state has been computed. The later passes show what a
+second answer under the same grammar costs. Only the CPU time of the calling thread counts, so that
+other work on the machine does not.
 """
 
 import argparse

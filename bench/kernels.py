@@ -5,7 +5,7 @@
 For every type, exact and fast mode, 1 and 2 threads: a matrix times one token (decode) in cycles
 per 256 weights in cache and in GB/s from memory, and a matrix times 512 tokens (prompt) in
 GOP/s. The limits (clock, memory, fused multiply-adds, dot products of bytes) are measured in the
-same run by bench/limits.c. Writes OUT.json and OUT.md. On a busy machine all of it is noise.
+same run by bench/limits.c. Writes OUT.json and OUT.md. On a busy machine the figures are noise.
 """
 
 import argparse
@@ -22,16 +22,16 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests"))
 
-import exact_arithmetic
 import report
 
+from testkit import exact_arithmetic
 from tinyllm import _core
 
 ROWS, COLS = 5632, 2048
 
 
 def together(threads, work):
-    """Run work(i) on so many Python threads at once; return the seconds."""
+    """Run work(i) on `threads` Python threads at once; return the seconds."""
     start = time.perf_counter()
     others = [threading.Thread(target=work, args=(i,)) for i in range(1, threads)]
     for other in others:
@@ -43,7 +43,7 @@ def together(threads, work):
 
 
 def best(threads, work, repeats):
-    """The shortest of several runs."""
+    """Return the seconds of the shortest of several runs."""
     return min(together(threads, work) for _ in range(repeats))
 
 
@@ -64,7 +64,7 @@ def build_limits(directory):
 
 
 def measure_limits(memory):
-    """Clock in GHz; GB/s, GFLOP/s and GOP/s for 1 and 2 threads."""
+    """Measure the clock in GHz, and GB/s, GFLOP/s and GOP/s for 1 and 2 threads."""
     with tempfile.TemporaryDirectory() as directory:
         library = build_limits(directory)
         adds, rounds = 4_000_000, 2_000_000
@@ -86,7 +86,7 @@ def measure_limits(memory):
 
 
 def measure(name, isa, fast, weights, threads, repeats):
-    """Decode and prompt speed of one kernel."""
+    """Measure the decode and prompt speed of one kernel."""
     random = np.random.default_rng(1)
     one = random.standard_normal((1, COLS), np.float32)
     many = random.standard_normal((512, COLS), np.float32)
@@ -123,7 +123,7 @@ def measure(name, isa, fast, weights, threads, repeats):
 
 
 def markdown(limits, rows):
-    """The table."""
+    """Return the results as Markdown."""
     lines = [f"- {name}: {value:.1f}" for name, value in limits.items()]
     lines += [
         "",

@@ -1,6 +1,6 @@
 /*
- * limits.c - what this machine can do at most, for bench/kernels.py, which compiles it for the
- * CPU at hand: cc -O2 -march=native -shared -fPIC.
+ * limits.c - loops that run at the limits of the machine, for bench/kernels.py, which compiles them
+ * with cc -O2 -march=native -shared -fPIC.
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -26,7 +26,7 @@ void limit_clock(size_t n) {
 #endif
 }
 
-/* Reads memory; the sum keeps the compiler from leaving it out. */
+/* Reads memory; it returns the sum so that the compiler keeps the reads. */
 int64_t limit_read(const char *p, size_t bytes) {
     vec_i32 sum[8];
     int64_t total = 0;

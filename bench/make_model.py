@@ -23,7 +23,7 @@ from testkit import models
 LAYERS, WIDTH, HEADS, KV_HEADS, FFN, VOCABULARY, CONTEXT = 22, 2048, 32, 4, 5632, 32000, 2048
 KV_WIDTH = WIDTH // HEADS * KV_HEADS
 
-# what a mix calls itself: (type of most tensors, general.file_type of llama.h)
+# name of a mix: (type of most tensors, general.file_type of llama.h)
 MIXES = {
     "Q2_K": ("Q2_K", 10),
     "Q3_K_M": ("Q3_K", 12),
@@ -35,13 +35,13 @@ FILE_TYPES |= {"Q3_K": 11, "Q4_K": 14, "Q5_K": 16, "Q6_K": 18, "BF16": 32}
 
 
 def more_bits(layer):
-    """Layers that a mix gives more bits (llama.cpp, src/llama-quant.cpp: use_more_bits)."""
+    """Whether a mix gives a layer more bits (llama.cpp, src/llama-quant.cpp: use_more_bits)."""
     eighth = LAYERS // 8
     return layer < eighth or layer >= 7 * LAYERS // 8 or (layer - eighth) % 3 == 2
 
 
 def type_of(name, layer, mix):
-    """The type of a tensor in a mix (llama.cpp, src/llama-quant.cpp: llama_tensor_get_type_impl).
+    """Return a tensor's type in a mix (llama.cpp, src/llama-quant.cpp: llama_tensor_get_type_impl).
 
     For an architecture that is not Falcon, without experts or importance matrix, and with eight
     query heads to a kv head.
@@ -71,7 +71,7 @@ def type_of(name, layer, mix):
 
 
 def matrix(random, shape, type_name):
-    """A TensorSource of normal numbers of variance 1 / fan-in."""
+    """Return a TensorSource of normal numbers of variance 1 / fan-in."""
 
     def make():
         if type_name.endswith("_K"):
@@ -83,7 +83,7 @@ def matrix(random, shape, type_name):
 
 
 def tensors(random, mix, pure):
-    """All tensors of the model in the order of llama.cpp's files."""
+    """Return all tensors of the model, in the order of llama.cpp's files."""
     shapes = {
         "attn_q": (WIDTH, WIDTH),
         "attn_k": (KV_WIDTH, WIDTH),
@@ -111,7 +111,7 @@ def tensors(random, mix, pure):
 
 
 def metadata(mix):
-    """Hyperparameters, and a vocabulary of bytes and invented words that every engine loads."""
+    """Return hyperparameters, and a vocabulary of bytes and made-up words for every engine."""
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256))]
     pieces += [f"\u2581w{i}" for i in range(VOCABULARY - len(pieces))]
     kinds = [2, 3, 3] + [6] * 256 + [1] * (VOCABULARY - 259)

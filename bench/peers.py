@@ -1,4 +1,4 @@
-"""Speed of tinyllm, both modes, against llama.cpp on the same files, interleaved.
+"""Compare the speed of tinyllm in both modes with llama.cpp on the same files, interleaved.
 
     python bench/make_model.py Q4_K_M /tmp/Q4_K_M.gguf
     python bench/peers.py /tmp/Q4_K_M.gguf [more.gguf] [--threads 1,2] [--rounds 5] [--out peers]
@@ -8,10 +8,10 @@ a process of its own and sleeps while another one is measured; the engines take 
 round, so that a slow minute of the machine hits all of them. Measured, as llama-bench names it:
 tg64 (64 tokens decoded one by one from an empty context), pp512 and pp2048 (a prompt), and
 
-- busy: tg64 while a foreign process computes without end on the same cpus, as a share of tg64,
+- busy: tg64 while another process computes without end on the same CPUs, as a share of tg64,
 - load: seconds from opening the file to the logits of a one-token prompt, tokenizer loaded, file
   in the page cache,
-- memory: resident bytes after pp2048, the mapped file included, and what is not a mapped file.
+- memory: resident bytes after pp2048 with the mapped file, and without it.
 
 A ratio is the median over rounds of llama.cpp's seconds / ours: above 1 is faster than
 llama.cpp. Writes OUT.json and OUT.md. `--isa` forces an instruction set on tinyllm only; for a fair
@@ -109,7 +109,7 @@ class LlamaCpp:
 
 
 def resident():
-    """Resident bytes of this process, and those that no file backs."""
+    """Return the resident bytes of this process, and those that are not of a mapped file."""
     total = anonymous = 0
     with open("/proc/self/smaps_rollup", encoding="ascii") as lines:
         for line in lines:
@@ -176,7 +176,7 @@ class Worker:
 
 
 def median_ratio(seconds, other):
-    """How many times faster: the median over paired rounds."""
+    """Return how many times as fast an engine is: the median over paired rounds."""
     return statistics.median(b / a for a, b in zip(seconds, other, strict=True))
 
 
@@ -184,7 +184,7 @@ FIGURES = {"tg64": ("tg", 64), "pp512": ("pp", 512), "pp2048": ("pp", 2048), "bu
 
 
 def measure_file(path, threads, rounds, figures):
-    """All figures of one file: engine -> figure -> list over rounds, or a number."""
+    """Measure one file: return engine -> figure -> list over rounds, or a number."""
     engines = ENGINES
     out = {engine: {figure: [] for figure in figures} for engine in engines}
     for engine in engines:
@@ -223,12 +223,12 @@ def measure_file(path, threads, rounds, figures):
 
 
 def speed(figures, figure):
-    """Tokens per second."""
+    """Return tokens per second."""
     return FIGURES[figure][1] / statistics.median(figures[figure])
 
 
 def tables(results, figures):
-    """The Markdown of everything measured."""
+    """Return all results as Markdown."""
     lines = []
     speeds = [figure for figure in figures if figure != "busy"]
     for threads, files in results.items():

@@ -1,4 +1,4 @@
-"""What a figure is worth nothing without, and where the figures go."""
+"""Describe the machine, and write the results of a benchmark."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import tinyllm
 
 
 def machine():
-    """One line: the processor and what it can do, and what ran on it."""
+    """Return one line: the processor, its instruction sets, and the versions that ran on it."""
     cpu = tinyllm.cpu()
     flags = set()
     try:

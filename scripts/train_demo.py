@@ -64,7 +64,7 @@ class Tokenizer:
 
     @classmethod
     def train(cls, text: str, size: int) -> Tokenizer:
-        """Merge the most frequent pair until there are `size` tokens; ties: the first by text."""
+        """Merge the most frequent pair, in a tie the first by text, up to `size` tokens."""
         characters = byte_characters()
         counts = Counter(WORD.findall(text))
         words = [[characters[b] for b in word.encode()] for word in counts]
@@ -154,7 +154,7 @@ def build_model(dropout: float):
     class Block(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            branch = (2 * LAYERS) ** -0.5  # GPT-2: branches start small, the more the deeper
+            branch = (2 * LAYERS) ** -0.5  # as in GPT-2: branches of deeper networks start smaller
             self.attn_norm = nn.RMSNorm(WIDTH, eps=NORM_EPSILON)
             self.attn_q = linear(WIDTH, HEADS * HEAD_SIZE)
             self.attn_k = linear(WIDTH, KV_HEADS * HEAD_SIZE)
@@ -334,7 +334,7 @@ def train(text: str, run: Path, options: argparse.Namespace) -> None:
             group["lr"] = rate
         starts = rng.integers(0, len(ids) - CONTEXT + 1, options.batch)
         targets = torch.from_numpy(np.stack([ids[i : i + CONTEXT] for i in starts]))
-        # Every window begins with end-of-text: the model learns to start from it, anywhere.
+        # Every window begins with end-of-text, so the model learns to start from it.
         inputs = torch.cat((torch.full((options.batch, 1), tokenizer.end), targets[:, :-1]), dim=1)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = model(inputs)

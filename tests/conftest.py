@@ -2,5 +2,5 @@
 
 import os
 
-# Processes that tests start import the installed package, not the source tree they stand in.
+# Processes that tests start import the installed package, not the source tree around them.
 os.environ["PYTHONSAFEPATH"] = "1"

@@ -1,4 +1,4 @@
-"""What the C core calls by name: this module and `tinyllm.errors` are all that it knows."""
+"""Functions that the C core imports by name. It imports only this module and `tinyllm.errors`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ __all__ = ["weight_html"]
 
 
 def weight_html(weight: Weight) -> str:
-    """A weight in a notebook: name, type, shape, bytes, and a histogram of some of its values."""
+    """Return a weight as an HTML table: name, type, shape, bytes, statistics and a histogram."""
     table, caption = weights_table(sample_weights([weight], 128), 128)
     return table.html(caption)

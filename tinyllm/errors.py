@@ -6,11 +6,11 @@ __all__ = ["Error", "FormatError", "UnsupportedError"]
 
 
 class Error(Exception):
-    """Base of tinyllm's own exceptions."""
+    """Base class of tinyllm's own exceptions."""
 
 
 class FormatError(Error, ValueError):
-    """A file is not what it claims to be.
+    """Raised when a file does not follow its format.
 
     Parameters
     ----------
@@ -21,11 +21,11 @@ class FormatError(Error, ValueError):
     field : str, optional
         The field of the file, for example ``"n_tensors"`` or ``"blk.0.attn_q.weight"``.
     value : object, optional
-        What the field holds.
+        The value of the field.
     expected : str, optional
-        What was expected of it.
+        What was expected instead.
     offset : int, optional
-        Where the field starts, in bytes from the start of the file.
+        Start of the field, in bytes from the start of the file.
 
     Examples
     --------
@@ -60,7 +60,7 @@ class FormatError(Error, ValueError):
 
 
 class UnsupportedError(Error, NotImplementedError):
-    """The input is valid, but this version of tinyllm cannot run it."""
+    """Raised when the input is valid, but this version of tinyllm does not support it."""
 
 
 def wrong(
@@ -72,14 +72,14 @@ def wrong(
     path: str | None = None,
     offset: int | None = None,
 ) -> FormatError:
-    """Make the error that says that a field of a file is not as expected.
+    """Return the FormatError for a field whose value is not as expected.
 
     Parameters
     ----------
     field, value, expected, path, offset
-        As in :class:`FormatError`, whose message is made from them.
+        Attributes of the :class:`FormatError`. Its message is made from them.
     shown : str, optional
-        The value as the message shows it. None: ``str(value)``.
+        The value as the message shows it. Default: ``str(value)``.
 
     Returns
     -------

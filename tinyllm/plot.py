@@ -1,4 +1,4 @@
-"""Pictures of traces and weights, with matplotlib (``pip install "tinyllm[plot]"``).
+"""Pictures of traces and weights, with matplotlib (``pip install matplotlib``).
 
 Each function draws into `ax`, or into a figure of its own, and returns the Axes. matplotlib is
 imported when the first one is called; without a display it draws into memory, and
@@ -52,7 +52,7 @@ def _axes(ax: Any, width: float, height: float) -> Any:
         import matplotlib.pyplot as plt
     except ImportError as error:
         raise ImportError(
-            'tinyllm.plot needs matplotlib: pip install "tinyllm[plot]"', name=error.name
+            "tinyllm.plot needs matplotlib: pip install matplotlib", name=error.name
         ) from error
     if ax is None:
         return plt.subplots(figsize=(width, height), layout="constrained")[1]

@@ -5,7 +5,7 @@
 
 #include <stdatomic.h>
 
-#define SMALLEST ((size_t)64 << 10) // below, malloc is as good
+#define SMALLEST ((size_t)64 << 10) // for smaller blocks malloc is as fast
 #define HUGE_PAGE ((size_t)2 << 20)
 #define MAX_BLOCKS 512
 #define MAX_BYTES ((size_t)512 << 20)
@@ -15,15 +15,18 @@ struct block {
     size_t bytes;
 };
 
-/* Oldest first. Whoever finds it taken does without: nobody waits, also not in a child that was
-   forked while another thread was in here. */
+/*
+ * The blocks in the cache, oldest first. `taken` is a lock that nobody waits for: a thread that
+ * finds it taken allocates or frees its block without the cache. So a child that was forked while
+ * another thread held the lock does not hang.
+ */
 static atomic_flag taken = ATOMIC_FLAG_INIT;
 static struct block kept[MAX_BLOCKS];
 static size_t n_kept;
 static _Atomic size_t bytes_kept;
 
-/* Sizes come in eighths of a power of two, so that a context that grows finds its blocks again;
-   SIZE_MAX if there is no such size. */
+/* Rounds up to a multiple of an eighth of a power of two, so that a context that grows a little
+   fits the blocks of the call before. SIZE_MAX if the size is too large. */
 static size_t round_up(size_t bytes) {
     size_t step = TL_MAX(SMALLEST, (size_t)4096) / 8;
     if (bytes > SIZE_MAX / 4) return SIZE_MAX;
@@ -43,7 +46,7 @@ void *tl_block_cache_take(size_t bytes) {
     if (bytes < SMALLEST) return tl_alloc(bytes);
     if (size == SIZE_MAX) return NULL;
     if (!atomic_flag_test_and_set_explicit(&taken, memory_order_acquire)) {
-        for (size_t i = n_kept; i-- > 0 && p == NULL;) { // the last one used is the warmest
+        for (size_t i = n_kept; i-- > 0 && p == NULL;) { // the newest first: it is warmest
             if (kept[i].bytes == size) {
                 p = kept[i].p;
                 drop(i);

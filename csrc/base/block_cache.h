@@ -1,9 +1,9 @@
 /*
- * block_cache.h - large blocks of memory that are used again.
+ * block_cache.h - a cache of freed large blocks, for reuse.
  *
- * Pages fresh from the system are cleared by it, one fault at a time, which takes longer than the
- * arithmetic that fills a captured array. Blocks that are given back are kept for the next taker,
- * up to a bound for the whole process. Safe from any thread.
+ * The system clears every fresh page at its first use, one page fault at a time. That takes longer
+ * than the arithmetic that fills a captured array. So blocks that are given back are kept for
+ * reuse, up to a limit for the whole process. Any thread may call these functions.
  */
 #ifndef TL_BLOCK_CACHE_H
 #define TL_BLOCK_CACHE_H
@@ -16,7 +16,7 @@ void *tl_block_cache_take(size_t bytes);
 /* Gives back what tl_block_cache_take(bytes) returned; NULL is allowed. */
 void tl_block_cache_give(void *p, size_t bytes);
 
-/* Bytes that are kept for the next taker. */
+/* Bytes in the cache. */
 size_t tl_block_cache_bytes(void);
 
 #endif

@@ -1,9 +1,9 @@
 /*
  * fpu.h - the floating-point control word.
  *
- * Another library in the process may have switched flush-to-zero on (one that was linked with
- * -ffast-math does so when it loads). Every entry into the core sets the default state and puts
- * the caller's back; pool threads set theirs when they start.
+ * Another library may have switched flush-to-zero on; one that was linked with -ffast-math does so
+ * when it loads. So every call into the core sets the default state with tl_fpu_enter, and restores
+ * the caller's state with tl_fpu_leave. Pool threads set the default state when they start.
  */
 #ifndef TL_FPU_H
 #define TL_FPU_H

@@ -1,6 +1,4 @@
-/*
- * load.h - little-endian numbers at any address, and 16-bit floats.
- */
+/* load.h - reads little-endian numbers at any address, and converts 16-bit floats. */
 #ifndef TL_LOAD_H
 #define TL_LOAD_H
 
@@ -25,8 +23,8 @@ static inline uint64_t tl_load_u64(const uint8_t *p) {
 }
 
 /*
- * Without a branch, so that loops over it vectorize. A denormal half is a normal float, made by
- * one exact product, so nothing here rounds or depends on flush-to-zero.
+ * Has no branch, so that loops over it vectorize. A subnormal half becomes a normal float by one
+ * exact multiplication, so nothing here rounds or depends on flush-to-zero.
  */
 static inline float tl_f16_to_f32(uint16_t h) {
     uint32_t sign = (uint32_t)(h & 0x8000u) << 16;

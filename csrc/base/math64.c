@@ -26,7 +26,7 @@ static double pow2(int n) { // -1022 <= n <= 1023
 }
 
 double tl_exp(double x) {
-    // exp(x) = 2^n exp(r), |r| <= ln(2)/2; the Taylor series ends 4e-18 short there
+    // exp(x) = 2^n exp(r), |r| <= ln(2)/2; the rest of the Taylor series is below 4e-18 there
     static const double inverse_factorial[] = {
         1.0,
         1.0,
@@ -97,7 +97,7 @@ void tl_sincos(double x, double *sin_out, double *cos_out) {
     r2 = r * r;
     s = 0;
     c = 0;
-    // 1/k! by k = 17, 15 ... and 18, 16 ...: the ends are below 1e-19
+    // the terms down from 1/17! and 1/18!; the rest of each series is below 1e-19
     {
         static const double sin_terms[] = {
             -1.0 / 6,        1.0 / 120,        -1.0 / 5040,          1.0 / 362880,

@@ -1,9 +1,9 @@
 /*
  * math64.h - float64 exp, log, sin and cos with the same bits on every machine.
  *
- * The C library's differ between systems and versions. These use only correctly rounded
- * operations (+, -, *, /, fma) in one fixed order; their errors are stated in docs/numerics.md.
- * They are not fast: RoPE tables and samplers need few of them.
+ * The functions of the C library differ between systems and versions. These use only correctly
+ * rounded operations (+, -, *, /, fma) in a fixed order; docs/numerics.md states their errors. They
+ * are not fast, but RoPE tables and samplers call them rarely.
  */
 #ifndef TL_MATH64_H
 #define TL_MATH64_H
@@ -14,10 +14,10 @@ double tl_exp(double x); // 0 below -745.2, inf above 709.79; subnormal results 
 double tl_log(double x); // -inf for 0, NaN below 0
 void tl_sincos(double x, double *sin, double *cos); // |x| <= 1e9, else NaN
 
-/* Added one after another, from +0. */
+/* The sum of n values, added one after another to +0. */
 double tl_sum(const double *x, size_t n);
 
-/* p = exp(x - max) / sum; NaN everywhere if x holds NaN or +inf, 0 everywhere if all is -inf. */
+/* p = exp(x - max) / sum; NaN everywhere if x holds NaN or +inf, 0 everywhere if all are -inf. */
 void tl_softmax(const double *x, size_t n, double *p);
 
 #endif

@@ -1,6 +1,7 @@
 /*
- * os_limits.c - how much memory and how many CPUs this process may use on Linux and macOS: what is
- * free, its control groups, its affinity mask.
+ * os_limits.c - how much memory and how many CPUs this process may use on Linux and macOS.
+ *
+ * On Linux that depends on what is free, on the control groups and on the affinity mask.
  */
 #if defined(__linux__) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE // sched_getaffinity
@@ -26,7 +27,7 @@
 #ifdef __linux__
 
 #ifndef TL_OS_ROOT
-#define TL_OS_ROOT "" // a test puts a /proc and /sys of its own here
+#define TL_OS_ROOT "" // a test names a folder with its own /proc and /sys
 #endif
 
 /* The start of a small text file, terminated; false when it cannot be read. */
@@ -40,7 +41,7 @@ static bool read_text(const char *path, char *text, size_t size) {
     return n > 0;
 }
 
-/* What follows `key` at the start of a line of `text`, as a number. */
+/* The number after `key`, in the line of `text` that starts with it; false if there is none. */
 static bool find_number(const char *text, const char *key, uint64_t *out) {
     size_t n = strlen(key);
     for (const char *line = text; line != NULL; line = strchr(line, '\n')) {
@@ -76,7 +77,7 @@ static uint64_t group_number(const char *dir, const char *name) {
     return value > INT64_MAX ? UINT64_MAX : value; // v1 writes a huge number for "no limit"
 }
 
-/* CPUs that the quota pays for, rounded up. */
+/* CPUs that the quota allows, rounded up. */
 static uint64_t limit_cpu(const char *dir, bool v2) {
     uint64_t quota, period;
     if (v2) {
@@ -96,7 +97,7 @@ static uint64_t limit_cpu(const char *dir, bool v2) {
     return quota / period + (quota % period != 0);
 }
 
-/* Bytes below the limit; file pages that the group can drop count as free. */
+/* Bytes left below the limit; file pages that the group can drop count as free. */
 static uint64_t limit_memory(const char *dir, bool v2) {
     char path[4400], text[4096];
     uint64_t limit = group_number(dir, v2 ? "memory.max" : "memory.limit_in_bytes");
@@ -111,7 +112,7 @@ static uint64_t limit_memory(const char *dir, bool v2) {
     return limit - TL_MIN(limit, used);
 }
 
-/* Our group in the hierarchy that has `controller` ("" for the unified one). */
+/* This process's group in the hierarchy that has `controller` ("" for the unified one). */
 static bool find_group(const char *controller, char *group, size_t size) {
     char line[4200];
     bool found = false;
@@ -129,7 +130,7 @@ static bool find_group(const char *controller, char *group, size_t size) {
     return found;
 }
 
-/* Where that hierarchy is mounted, and which of its groups is the root there. */
+/* Where that hierarchy is mounted, and which of its groups is the root of the mount. */
 static bool find_mount(const char *controller, char *mount, char *root, size_t size) {
     char line[8192];
     bool found = false;
@@ -154,7 +155,7 @@ static bool find_mount(const char *controller, char *mount, char *root, size_t s
     return found;
 }
 
-/* The tightest limit on the way from our group up to the root of its mount. */
+/* The lowest limit of this process's group and of its parents up to the root of the mount. */
 static uint64_t limit_of_groups(const char *controller, group_limit *limit, bool v2) {
     char group[4200], mount[4200], root[4200], dir[8500];
     const char *below = group;
@@ -164,7 +165,7 @@ static uint64_t limit_of_groups(const char *controller, group_limit *limit, bool
         !find_mount(controller, mount, root, sizeof(mount))) {
         return UINT64_MAX;
     }
-    // in a container the mount may show our group alone: its root is the path that we have
+    // in a container the mount may show only this group: then its root is the group's path
     if (strcmp(root, "/") != 0 && strncmp(group, root, strlen(root)) == 0) below += strlen(root);
     top = strlen(mount);
     snprintf(dir, sizeof(dir), "%s%s", mount, below);

@@ -40,7 +40,7 @@ static int read_whole(int fd, struct tl_file *file, struct tl_error *err) {
         ssize_t got = read(fd, data + done, TL_MIN(file->size - done, (size_t)1 << 30));
         if (got < 0 && errno == EINTR) continue;
         if (got <= 0) {
-            int code = got < 0 ? errno : EIO; // 0: the file became shorter under our hands
+            int code = got < 0 ? errno : EIO; // 0: the file was truncated meanwhile
             tl_free(data);
             return fail_errno(err, code);
         }
@@ -50,7 +50,7 @@ static int read_whole(int fd, struct tl_file *file, struct tl_error *err) {
     return TL_OK;
 }
 
-/* Room for a mapping that begins where a huge page may; NULL if there is none. */
+/* Reserves addresses for a mapping that begins where a huge page can; NULL if that fails. */
 static void *huge_room(size_t bytes) {
     size_t room;
     uint8_t *from, *start;
@@ -64,8 +64,9 @@ static void *huge_room(size_t bytes) {
 }
 
 /*
- * Large files are mapped so that the system may use huge pages, and are asked to be read in such:
- * where it does, memory is read about half as fast again, and mapping takes a tenth of the time.
+ * A large file is mapped where huge pages are possible, and huge pages are requested for it. Where
+ * the system grants them, reading is about 1.5 times as fast, and mapping takes a tenth of the
+ * time.
  */
 static int map_whole(int fd, struct tl_file *file, struct tl_error *err) {
     const size_t page = tl_page_size(), bytes = (file->size + page - 1) / page * page;
@@ -89,7 +90,7 @@ int tl_file_open(struct tl_file *file, const char *path, bool mapped, struct tl_
     struct stat st;
     int fd, status;
     *file = (struct tl_file){.data = no_bytes};
-    // not to hang on a pipe that nobody writes; has no effect on regular files
+    // O_NONBLOCK: does not hang on a pipe without a writer; has no effect on regular files
     do fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     while (fd < 0 && errno == EINTR);
     if (fd < 0) return fail_errno(err, errno);
@@ -130,7 +131,7 @@ void *tl_alloc_huge(size_t bytes) {
     bytes &= ~(HUGE_PAGE - 1);
     p = aligned_alloc(HUGE_PAGE, bytes);
 #ifdef MADV_HUGEPAGE
-    if (p != NULL) (void)madvise(p, bytes, MADV_HUGEPAGE); // a wish; no harm if it is not granted
+    if (p != NULL) (void)madvise(p, bytes, MADV_HUGEPAGE); // a hint, which may fail
 #endif
     return p;
 }
@@ -164,7 +165,7 @@ int tl_thread_create(struct tl_thread *t, void (*run)(void *arg), void *arg, str
     t->arg = arg;
     pthread_attr_setstacksize(&attributes, STACK_BYTES);
     sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before); // a thread starts with its maker's mask
+    pthread_sigmask(SIG_SETMASK, &all, &before); // a new thread inherits this mask
     code = pthread_create(&t->handle, &attributes, thread_main, t);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);

@@ -3,7 +3,7 @@
 
 #ifdef _WIN32
 
-/* Written from the documentation, not run. */
+/* Written from the documentation, never run. */
 
 #include <errno.h>
 #include <process.h>
@@ -40,7 +40,7 @@ static int map_whole(HANDLE handle, struct tl_file *file, struct tl_error *err) 
     HANDLE mapping = CreateFileMappingW(handle, NULL, PAGE_READONLY, 0, 0, NULL);
     if (mapping == NULL) return fail_windows(err, "cannot map the file");
     file->data = MapViewOfFile(mapping, FILE_MAP_READ, 0, 0, 0);
-    CloseHandle(mapping); // the view keeps it
+    CloseHandle(mapping); // the view keeps the mapping alive
     if (file->data == NULL) return fail_windows(err, "cannot map the file");
     file->mapped = true;
     return TL_OK;
@@ -59,7 +59,7 @@ int tl_file_open(struct tl_file *file, const char *path, bool mapped, struct tl_
     free(wide);
     if (handle == INVALID_HANDLE_VALUE) return fail_windows(err, "cannot open the file");
     if (!GetFileSizeEx(handle, &size)) {
-        status = fail_windows(err, "cannot tell the size of the file");
+        status = fail_windows(err, "cannot get the size of the file");
     } else if ((uint64_t)size.QuadPart > SIZE_MAX / 2) {
         status = tl_fail(err, TL_ENOMEM, "the file is larger than the address space");
     } else {
@@ -106,7 +106,7 @@ int tl_cpu_count(bool cores) {
 }
 
 bool tl_cpu_has_dot_product(void) {
-    return false; // no build for ARM
+    return false; // there is no build for ARM
 }
 
 uint64_t tl_clock_ns(void) {

@@ -16,13 +16,14 @@
 #define PAUSE() ((void)0)
 #endif
 
-/* A few microseconds: longer spinning takes the core from another busy process for nothing. */
+/* Rounds of spinning before a thread sleeps, a few microseconds. Longer spinning would take the
+   core from other processes. */
 #define SPINS 1000
 
 /*
- * The ticket holds everything that a claim depends on, so that a thread that comes late can
- * never claim a task of a job it has not seen: 24 bits of the job's number, 20 bits of its
- * number of tasks, 20 bits of the next task.
+ * A thread claims a task by one compare-and-swap of the ticket. The ticket holds everything that a
+ * claim depends on, so a late thread can never claim a task of a job that it has not seen: 24 bits
+ * of the job's number, 20 bits of its number of tasks, 20 bits of the next task.
  */
 #define TICKET(job, tasks, next) ((uint64_t)(job) << 40 | (uint64_t)(tasks) << 20 | (next))
 #define TICKET_JOB(t) ((uint32_t)((t) >> 40))
@@ -31,13 +32,13 @@
 #define JOB_MASK 0xffffffu
 
 static struct {
-    _Atomic uint64_t process; // in which the pool was set up
+    _Atomic uint64_t process; // id of the process that set the pool up
     atomic_flag taken;        // by a region, or by shutdown
     struct tl_mutex lock;     // for sleeping only
     struct tl_cond wake;
     atomic_int sleepers;
     atomic_bool quit;
-    int n_threads; // started, besides the callers
+    int n_threads; // started by the pool; the caller is not one of them
     struct tl_thread threads[TL_MAX_THREADS];
     // the job
     tl_task_fn *fn;
@@ -48,7 +49,7 @@ static struct {
     atomic_uint done;
 } pool;
 
-/* Claims tasks of `job` until there is none; false when the poll asks to stop. */
+/* Claims and runs tasks of `job` until none is left; false if the poll asks to stop. */
 static bool work(uint32_t job, int thread, int (*poll)(void *user), void *user) {
     uint64_t t = atomic_load(&pool.ticket);
     for (;;) {
@@ -80,7 +81,7 @@ static void worker(void *arg) {
     }
 }
 
-/* Makes the next job known; the ticket must come before the number that workers wait for. */
+/* Publishes the next job. The ticket is stored before the job's number, which workers wait for. */
 static uint32_t publish(size_t tasks) {
     uint32_t next = (atomic_load(&pool.job) + 1) & JOB_MASK;
     if (next == 0) next = 1; // workers start with 0
@@ -95,10 +96,11 @@ static uint32_t publish(size_t tasks) {
     return next;
 }
 
-/* The process whose thread is setting the pool up, or has. */
+/* Id of the process that is setting the pool up or has done so. */
 static _Atomic uint64_t setting_up;
 
-/* After fork the child has the caller's thread only: forget the others and start afresh. */
+/* Sets the pool up once per process. A forked child has only the thread that forked, so it forgets
+   the parent's threads and starts its own. */
 static void set_up(void) {
     const uint64_t process = tl_process_id();
     uint64_t before = atomic_load(&setting_up);
@@ -136,7 +138,7 @@ int tl_pool_run(int threads, size_t tasks, tl_task_fn *fn, void *arg, int (*poll
 
     while (pool.n_threads < threads - 1) {
         struct tl_thread *t = &pool.threads[pool.n_threads];
-        // fewer threads are only slower
+        // if a thread cannot be started, the region runs on fewer
         if (tl_thread_create(t, worker, (void *)(uintptr_t)(pool.n_threads + 1), &ignored)) break;
         pool.n_threads++;
     }
@@ -169,6 +171,6 @@ void tl_pool_shutdown(void) {
     for (int i = 0; i < pool.n_threads; i++) tl_thread_join(&pool.threads[i]);
     tl_cond_destroy(&pool.wake);
     tl_mutex_destroy(&pool.lock);
-    memset(&pool, 0, sizeof(pool)); // set_up makes it anew
+    memset(&pool, 0, sizeof(pool)); // set_up() starts from zeros
     atomic_store(&setting_up, 0);
 }

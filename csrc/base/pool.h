@@ -1,9 +1,9 @@
 /*
  * pool.h - one pool of threads per process, for short parallel regions.
  *
- * The threads start at first use, spin briefly and then sleep, are made anew in a child after
- * fork, and are joined by tl_pool_shutdown. A caller that finds the pool taken by another
- * thread's region runs its own region alone, so that neither waits for the other.
+ * The threads start at first use. Between regions they spin briefly and then sleep. A forked child
+ * starts its own threads. tl_pool_shutdown joins them. The pool runs one region at a time: a caller
+ * that finds it taken runs its region alone, on its own thread, so that no caller waits.
  */
 #ifndef TL_POOL_H
 #define TL_POOL_H
@@ -13,7 +13,7 @@
 #define TL_MAX_THREADS 256
 #define TL_MAX_TASKS ((1u << 20) - 1)
 
-/* task < tasks; thread < threads of the call, and the caller is thread 0. */
+/* Runs one task: task < tasks, and thread < threads of the call. The caller is thread 0. */
 typedef void tl_task_fn(void *arg, size_t task, int thread);
 
 /*
@@ -24,7 +24,7 @@ typedef void tl_task_fn(void *arg, size_t task, int thread);
 int tl_pool_run(int threads, size_t tasks, tl_task_fn *fn, void *arg, int (*poll)(void *user),
                 void *user);
 
-/* Ends and joins the threads. The pool starts again when it is used. */
+/* Ends and joins the threads. The pool starts them again at its next use. */
 void tl_pool_shutdown(void);
 
 #endif

@@ -59,7 +59,7 @@ void tl_gguf_quote(struct tl_bytes bytes, char *out, size_t out_size) {
 
 /* ---- reading with checks ---- */
 
-/* Where we are in the file; `field` names what is being read, for messages. */
+/* A position in the file; `field` names what is being read, for messages. */
 struct cursor {
     const uint8_t *data;
     size_t size;
@@ -84,7 +84,7 @@ static int fail_number(const struct cursor *c, const char *what, uint64_t offset
                        const char *expected) {
     char field[FIELD_BYTES], text[32];
     snprintf(field, sizeof(field), "%.120s%.38s", c->field, what);
-    // counts and lengths above 2^63 come from a sign gone wrong: show them as what they are
+    // a value just below 2^64 is a negative number that was stored as unsigned: show it as such
     if (value > INT64_MAX && value > UINT64_MAX - 65536) {
         snprintf(text, sizeof(text), "%lld", (long long)value);
     } else {
@@ -107,7 +107,8 @@ static int read_u64(struct cursor *c, const char *what, uint64_t *out) {
     return TL_OK;
 }
 
-/* A count of things that take at least `least` bytes each: no more than the file has room for. */
+/* Reads a count of items of at least `least` bytes each; fails if the file is too small for them.
+ */
 static int read_count(struct cursor *c, const char *what, size_t least, uint64_t *out) {
     int status = read_u64(c, what, out);
     char expected[96];
@@ -127,7 +128,8 @@ static int read_string(struct cursor *c, const char *what, struct tl_bytes *out)
     return TL_OK;
 }
 
-/* A key or a tensor's name: 1 to `most` bytes without a 0, which would end it for C programs. */
+/* Reads a key or a tensor's name: 1 to `most` bytes without a zero, where C programs would cut it.
+ */
 static int read_name(struct cursor *c, const char *what, size_t most, struct tl_bytes *out) {
     size_t start = c->at;
     char field[FIELD_BYTES], quoted[96], expected[64];
@@ -174,7 +176,7 @@ static int read_array(struct cursor *c, int depth, struct tl_gguf_value *out) {
     if (status != TL_OK) return status;
     if (out->element == TL_GGUF_ARRAY && depth == TL_GGUF_MAX_DEPTH) {
         char expected[64];
-        snprintf(expected, sizeof(expected), "at most %d arrays in each other", TL_GGUF_MAX_DEPTH);
+        snprintf(expected, sizeof(expected), "at most %d nested arrays", TL_GGUF_MAX_DEPTH);
         return fail_number(c, " (depth)", c->at - 4, (uint64_t)depth + 1, expected);
     }
     size = kinds[out->element].size;
@@ -255,7 +257,8 @@ static int read_entry(struct cursor *c, size_t i, struct tl_gguf *g) {
 int tl_gguf_tensor_size(struct tl_gguf_tensor *t, uint64_t offset, struct tl_error *err) {
     char quoted[96], field[FIELD_BYTES], value[96];
     size_t length = 0;
-    uint64_t extent = 1, rows = 1; // extent: what NumPy multiplies, zeros left out
+    uint64_t extent = 1,
+             rows = 1; // extent: the product of all dimensions except zeros, as in NumPy
     bool fits = true;
     tl_gguf_quote(t->name, quoted, sizeof(quoted));
     for (int d = t->n_dims; d < TL_GGUF_MAX_DIMS; d++) t->dims[d] = 1;
@@ -267,7 +270,7 @@ int tl_gguf_tensor_size(struct tl_gguf_tensor *t, uint64_t offset, struct tl_err
                                   "a number from 0 to 2^63 - 1");
         }
         if (t->dims[d] != 0) {
-            // 8: the largest element, of a float64 array made from the tensor
+            // 8 bytes: an element of a float64 array made from the tensor
             fits = fits && t->dims[d] <= INT64_MAX / 8 / extent;
             if (fits) extent *= t->dims[d];
         }
@@ -279,8 +282,9 @@ int tl_gguf_tensor_size(struct tl_gguf_tensor *t, uint64_t offset, struct tl_err
     }
     snprintf(field, sizeof(field), "tensor %s dimensions", quoted);
     if (t->dims[0] % (uint64_t)t->type->items != 0) {
-        return tl_fail_format(err, field, offset, value, "a first one in multiples of %d for %s",
-                              t->type->items, t->type->name);
+        return tl_fail_format(err, field, offset, value,
+                              "a first one that is a multiple of %d for %s", t->type->items,
+                              t->type->name);
     }
     if (!fits || rows > SIZE_MAX || !tl_type_row_bytes(t->type, t->dims[0], &t->row_bytes) ||
         !tl_mul_size(t->row_bytes, (size_t)rows, &t->bytes) || t->bytes > SIZE_MAX / 2) {
@@ -344,7 +348,7 @@ static int place_tensors(struct cursor *c, struct tl_gguf *g) {
     for (size_t i = 0; i < g->n_tensors; i++) {
         struct tl_gguf_tensor *t = &g->tensors[i];
         uint64_t field_at = (uint64_t)(t->data - c->data);
-        // the padding behind the last tensor may be missing, and an empty tensor come after it
+        // the padding after the last tensor may be missing; an empty tensor may start after it
         uint64_t last = t->bytes == 0 ? (available + mask) & ~mask : available;
         char quoted[96], field[FIELD_BYTES], value[96];
         if (t->offset > last || (t->bytes > 0 && t->bytes > available - t->offset)) {
@@ -361,7 +365,7 @@ static int place_tensors(struct cursor *c, struct tl_gguf *g) {
     return TL_OK;
 }
 
-/* ---- what must differ, found by sorting: no input makes that slow ---- */
+/* ---- uniqueness and overlap, checked by sorting: no input makes that slow ---- */
 
 static int compare_bytes(struct tl_bytes a, struct tl_bytes b) {
     int order = memcmp(a.data, b.data, TL_MIN(a.size, b.size));
@@ -407,16 +411,16 @@ static int check_overlap(const struct cursor *c, struct tl_gguf_tensor **order, 
         tl_gguf_quote(b->name, second, sizeof(second));
         snprintf(field, sizeof(field), "tensor %s offset", second);
         snprintf(value, sizeof(value), "%llu", (unsigned long long)b->offset);
-        // the info ends with the offset: a name of n bytes, 12, dims, 8
+        // the offset comes after the name, n_dims (4 bytes), the dimensions and the type (4 bytes)
         return tl_fail_format(c->err, field,
                               (uint64_t)((const uint8_t *)b->name.data - c->data) + b->name.size +
                                   8 + 8 * (uint64_t)b->n_dims,
-                              value, "a place behind tensor %s", first);
+                              value, "a position after the end of tensor %s", first);
     }
     return TL_OK;
 }
 
-/* Two tensors share no name and no byte, two entries no key. */
+/* Checks that no two tensors share a name or a byte, and no two entries a key. */
 static int check_apart(const struct cursor *c, struct tl_gguf *g) {
     size_t n = TL_MAX(g->n_entries, g->n_tensors), bytes;
     struct tl_bytes *names;
@@ -450,7 +454,7 @@ static int read_version(struct cursor *c, uint32_t *out) {
     if (c->size < 4) return fail_cut(c, "magic", 4);
     if (memcmp(c->data, "GGUF", 4) != 0) {
         tl_gguf_quote(magic, quoted, sizeof(quoted));
-        return tl_fail_format(c->err, "magic", 0, quoted, "'GGUF', with which a GGUF file starts");
+        return tl_fail_format(c->err, "magic", 0, quoted, "'GGUF', the start of a GGUF file");
     }
     c->at = 4;
     if ((status = read_u32(c, "version", &version)) != TL_OK) return status;

@@ -1,9 +1,9 @@
 /*
- * gguf.h - the reader of GGUF files: an index over bytes that somebody else owns.
+ * gguf.h - the reader of GGUF files: an index over bytes that the caller owns.
  *
- * Opening checks every length, count, type and range of the file once; after that, whatever the
- * index points to lies inside the bytes and can be read without further checks. Format:
- * docs/gguf.md of ggml. What is accepted beyond or short of it: docs/gguf.md here.
+ * Opening checks every length, count, type and range of the file once. After that, everything the
+ * index points to lies inside the bytes and can be read without further checks. The format is
+ * docs/gguf.md of ggml; where this reader accepts more or less than that is docs/gguf.md here.
  */
 #ifndef TL_GGUF_H
 #define TL_GGUF_H
@@ -40,7 +40,7 @@ size_t tl_gguf_kind_size(enum tl_gguf_kind kind);
 /* "UINT32", "ARRAY" ... */
 const char *tl_gguf_kind_name(enum tl_gguf_kind kind);
 
-/* Bytes with a length; may hold any byte, and no 0 ends them. */
+/* Any bytes, with their length; not terminated by a zero. */
 struct tl_bytes {
     const char *data;
     size_t size;
@@ -51,7 +51,7 @@ struct tl_gguf_value {
     enum tl_gguf_kind kind;
     enum tl_gguf_kind element; // of an array; for an array of arrays TL_GGUF_ARRAY
     size_t count;              // of an array
-    const uint8_t *data;       // the number, the string's length, or the first element
+    const uint8_t *data;       // points to the number, the string's length or the first element
 };
 
 struct tl_gguf_entry {
@@ -80,7 +80,7 @@ struct tl_gguf {
     struct tl_gguf_tensor *tensors; // in the file's order
 };
 
-/* Indexes `size` bytes at `data`, which stay where they are until tl_gguf_close. */
+/* Indexes `size` bytes at `data`, which must stay valid until tl_gguf_close. */
 int tl_gguf_open(struct tl_gguf *g, const uint8_t *data, size_t size, struct tl_error *err);
 void tl_gguf_close(struct tl_gguf *g);
 
@@ -89,12 +89,12 @@ const uint8_t *tl_gguf_next_string(const uint8_t *p, struct tl_bytes *out);
 const uint8_t *tl_gguf_next_array(const uint8_t *p, struct tl_gguf_value *out);
 
 /*
- * Checks a tensor's dimensions against its type, and fills in row_bytes and bytes; the fields
- * name, type, n_dims and dims are set. `offset` is where the dimensions are in the file.
+ * Checks a tensor's dimensions against its type, and fills in row_bytes and bytes. Needs the fields
+ * name, type, n_dims and dims. `offset` is where the dimensions are in the file.
  */
 int tl_gguf_tensor_size(struct tl_gguf_tensor *t, uint64_t offset, struct tl_error *err);
 
-/* A printable form of bytes from a file, cut when it is long: 'blk.0.attn_q\x00' */
+/* Writes a printable form of bytes from a file, shortened if it is long: 'blk.0.attn_q\x00' */
 void tl_gguf_quote(struct tl_bytes bytes, char *out, size_t out_size);
 
 #endif

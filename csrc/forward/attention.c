@@ -1,14 +1,14 @@
 /*
  * attention.c - appending to the kv cache, and attention over it.
  *
- * A task is up to `tile` queries over one kv head: consecutive tokens of one head, or, when a
- * span is one token, the heads of that token that share these keys. Its three stages (scores,
- * softmax, mix) run together unless scores or probs are edited: then each stage runs over all
- * tasks before the next begins.
+ * A task computes up to `tile` queries over one kv head. In a span of several tokens these are
+ * consecutive tokens of one head; in a span of one token, heads that share the kv head. The three
+ * stages of a task (scores, softmax, mix) run together, unless scores or probs are edited: then
+ * each stage runs over all tasks before the next begins.
  *
- * One token over a long context is split by blocks of positions as well, where the heads of keys
- * do not come out even over the threads, or where the scores of all heads that share one would not
- * fit a task. The sums are defined block by block, so the bits are the same.
+ * A single token over a long context is also split by blocks of positions, if the kv heads cannot
+ * be divided evenly among the threads, or if the scores of all heads that share a kv head do not
+ * fit one task. Sums are defined block by block, so the bits are the same.
  */
 #include "forward/attention.h"
 
@@ -42,12 +42,13 @@ static struct attention attention_of(struct run *r, const struct tl_step *s) {
                               .stages = STAGE_ALL};
 }
 
-/* The array of a piece that holds scores or probs; NULL if nobody asked for it. */
+/* The array that captures scores or probs of a piece; NULL if they are not captured. */
 static float *matrix_of(const struct tl_piece *p, const struct tl_step *s) {
     return p->matrices != NULL ? p->matrices[s->number] : NULL;
 }
 
-/* The heads of one token that a task takes: those that share keys, if every thread gets some. */
+/* How many heads of a single token a task takes: those that share a kv head, or fewer if otherwise
+   some threads would have no task. */
 static size_t heads_together(const struct attention *a) {
     const size_t threads = (size_t)a->r->call->threads;
     size_t n = a->heads / a->cache->kv_heads;
@@ -62,7 +63,7 @@ static size_t tasks_of(const struct attention *a, const struct span *s) {
     return a->heads * ((s->n + a->r->tile - 1) / a->r->tile);
 }
 
-/* A row of scores; the padding keeps a tile's rows from falling on the same sets of the cache. */
+/* Floats per row of scores; the padding keeps the rows of a tile out of each other's cache sets. */
 static size_t scores_stride(const struct run *r) {
     return r->max_keys + 16;
 }
@@ -73,18 +74,18 @@ size_t attention_scratch(const struct run *r) {
         values = TL_MAX(values, r->p->caches[i].value_stride);
         head = TL_MAX(head, r->p->caches[i].key_size);
     }
-    // two lists of blocks; of each query: its scores, its mix if padded, and itself
+    // two lists of blocks; for each query its scores, its padded mix and a copy of it
     return r->tile * (scores_stride(r) + values + head) * sizeof(float) +
            2 * (r->max_keys / TL_BLOCK) * sizeof(float *);
 }
 
-/* One row of scores as the tap shows it: what is not visible is -inf. */
+/* Writes one row of captured scores: -inf where the query does not see the key. */
 static void store_scores(float *row, const float *scores, size_t visible, size_t all) {
     memcpy(row, scores, visible * sizeof(float));
     for (size_t j = visible; j < all; j++) row[j] = -INFINITY;
 }
 
-/* The blocks that hold the positions before `end`, of one kv head. */
+/* Lists the blocks that hold the positions before `end`, for one kv head. */
 static void list_blocks(const struct attention *a, const struct span *s, size_t kv, size_t end,
                         const float **keys, const float **values) {
     const struct tl_cache *c = a->cache;
@@ -100,7 +101,7 @@ static void list_blocks(const struct attention *a, const struct span *s, size_t 
 struct queries {
     size_t head, first; // of the first query: its head, and its token within the span
     size_t n;
-    size_t tokens, heads; // from one query to the next; one of them is 0, the other 1
+    size_t tokens, heads; // steps from one query to the next: one is 0, the other 1
 };
 
 static struct queries queries_of(const struct attention *a, const struct span *s, size_t task) {
@@ -196,9 +197,10 @@ static int edit_matrix(struct run *r, const struct tl_step *s) {
 
 /* ---- one token, split by blocks ---- */
 
-#define SPLIT_BLOCKS 4     // fewer are not worth the regions it takes
-#define TASKS_PER_THREAD 4 // so that a late thread leaves little to wait for
+#define SPLIT_BLOCKS 4     // with fewer, the extra regions cost more than splitting saves
+#define TASKS_PER_THREAD 4 // small tasks, so that a slow thread is not waited for long
 
+/* What all tasks of a split token share. */
 struct split {
     struct attention a;
     size_t keys, parts; // of each kv head
@@ -206,6 +208,7 @@ struct split {
     float *partial;     // (blocks, heads, value_stride)
 };
 
+/* Into how many parts the blocks of a kv head are split; 1: not split. */
 static size_t parts_of(const struct attention *a, size_t keys) {
     const size_t threads = (size_t)a->r->call->threads, kv_heads = a->cache->kv_heads;
     const size_t blocks = (keys + TL_BLOCK - 1) / TL_BLOCK;
@@ -227,7 +230,8 @@ size_t attention_shared(struct run *r) {
     return most * sizeof(float);
 }
 
-/* The blocks [first, end) of a part, and its kv head; their lists, and how many keys. */
+/* A part: the blocks [first, end) of one kv head, their keys, and the lists of the head's blocks.
+ */
 struct part {
     size_t kv, first, end, keys;
     const float **key_blocks, **value_blocks;
@@ -330,7 +334,7 @@ int attention_run(struct run *r, const struct tl_step *s) {
     return pass_done(r, s + 2, a.mix);
 }
 
-/* ---- cache: keys and values of the chunk into the caches of its sessions ---- */
+/* ---- cache: appends the chunk's keys and values to the caches of its sessions ---- */
 
 struct append {
     struct run *r;
@@ -353,7 +357,7 @@ int cache_run(struct run *r, const struct tl_step *s) {
     struct append a = {
         .r = r, .cache = s->number, .keys = pass_in(r, s, 0), .values = pass_in(r, s, 1)};
     const size_t tasks = r->n_spans * r->p->caches[s->number].kv_heads;
-    if (r->n == 1) { // not worth waking anybody
+    if (r->n == 1) { // too little work for the pool
         for (size_t i = 0; i < tasks; i++) append_task(&a, i, 0);
         return TL_OK;
     }
@@ -374,7 +378,7 @@ int cache_check(const struct tl_op_check *c, struct tl_step *s) {
     size_t keys, values;
     if (k->value != TL_VALUE_ROWS || k->n_axes != 2 || v->value != TL_VALUE_ROWS ||
         v->n_axes != 2 || k->axes[0] != v->axes[0]) {
-        return wrong(c, "it reads keys and values that are not heads, or not as many");
+        return wrong(c, "its keys and values do not match; expected (K, Dh) and (K, Dv)");
     }
     *cache =
         (struct tl_cache){.kv_heads = k->axes[0], .key_size = k->axes[1], .value_size = v->axes[1]};
@@ -395,11 +399,11 @@ int scores_check(const struct tl_op_check *c, struct tl_step *s) {
     struct tl_plan *p = c->plan;
     const struct tl_step *q = &p->steps[s->in[0]], *cache = &p->steps[s->in[1]];
     const struct tl_cache *keys;
-    if (cache->op != TL_OP_CACHE) return wrong(c, "its second read is not a cache");
+    if (cache->op != TL_OP_CACHE) return wrong(c, "its second read is wrong; expected a cache");
     keys = &p->caches[cache->number];
     if (q->value != TL_VALUE_ROWS || q->n_axes != 2 || q->axes[1] != keys->key_size ||
         q->axes[0] % keys->kv_heads != 0) {
-        return wrong(c, "its queries and keys do not fit together");
+        return wrong(c, "its queries do not match its cache; expected (H, Dh), H a multiple of K");
     }
     if (!(s->numbers[0] > 0 && s->numbers[0] <= 1e30)) {
         return tl_fail(c->err, TL_EARG,
@@ -417,7 +421,7 @@ int scores_check(const struct tl_op_check *c, struct tl_step *s) {
 int softmax_check(const struct tl_op_check *c, struct tl_step *s) {
     struct tl_plan *p = c->plan;
     if (s->in[0] + 1 != p->n || p->steps[s->in[0]].op != TL_OP_SCORES) {
-        return wrong(c, "it does not read the scores of the step before");
+        return wrong(c, "its read is wrong; expected the scores before it");
     }
     s->value = TL_VALUE_MATRIX;
     s->axes[0] = p->steps[s->in[0]].axes[0];
@@ -431,7 +435,7 @@ int mix_check(const struct tl_op_check *c, struct tl_step *s) {
     struct tl_plan *p = c->plan;
     const struct tl_step *probs = &p->steps[s->in[0]];
     if (s->in[0] + 1 != p->n || probs->op != TL_OP_SOFTMAX || probs[-1].in[1] != s->in[1]) {
-        return wrong(c, "it does not read the probabilities of the step before and their cache");
+        return wrong(c, "its reads are wrong; expected the probs before it and their cache");
     }
     s->value = TL_VALUE_ROWS;
     s->axes[0] = probs->axes[0];

@@ -13,7 +13,7 @@ int mix_check(const struct tl_op_check *c, struct tl_step *s);
 /* Appends the chunk's keys and values to the caches of its sessions. */
 int cache_run(struct run *r, const struct tl_step *s);
 
-/* Scores, softmax and mix: the three steps from `s` on. */
+/* Runs scores, softmax and mix: the three steps from `s` on. */
 int attention_run(struct run *r, const struct tl_step *s);
 
 /* Bytes of scratch that a thread needs for attention. */

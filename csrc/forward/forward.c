@@ -1,8 +1,8 @@
 /*
  * forward.c - one call: its chunks, the walk over the steps, and the rows whose logits are wanted.
  *
- * The bits do not depend on the chunk. With edits the chunk is the whole call, because an edit
- * sees all tokens at once.
+ * The bits of the results do not depend on the size of the chunks. With edits the chunk is the
+ * whole call, because an edit sees all tokens at once.
  */
 #include "forward/forward.h"
 
@@ -22,8 +22,7 @@ static int run_steps(struct run *r, size_t first, size_t end) {
     return TL_OK;
 }
 
-/* One past the last step from `first` on whose value somebody looks at; `first` if there is none.
- */
+/* One past the last step, from `first` on, that is captured or edited; `first` if there is none. */
 static size_t watched_end(const struct run *r, size_t first) {
     size_t end = r->p->n;
     while (end > first && !pass_captured(r, &r->p->steps[end - 1]) &&
@@ -33,14 +32,14 @@ static size_t watched_end(const struct run *r, size_t first) {
     return end;
 }
 
-/* Copies the rows that are wanted of every value from before step `at` that is read from it on. */
+/* Copies the wanted rows of every value that steps from `at` on read from steps before it. */
 static void gather(struct run *r, size_t at, const size_t *rows, size_t count) {
     float *to = r->gathered;
     for (size_t i = at; i < r->p->n; i++) {
         for (int j = 0; j < r->p->steps[i].n_in; j++) {
             const size_t in = r->p->steps[i].in[j], width = r->p->steps[in].width;
             const float *from = r->values[in];
-            // once gathered, a value lies in r->gathered
+            // a value in r->gathered has been copied already
             if (in >= at || (from >= r->gathered && from < to)) continue;
             for (size_t row = 0; row < count; row++) {
                 memcpy(to + row * width, from + (rows[row] - r->row0) * width,
@@ -53,8 +52,8 @@ static void gather(struct run *r, size_t at, const size_t *rows, size_t count) {
 }
 
 /*
- * The steps after the blocks: on all rows up to the last one that is captured or edited, from
- * there on only on the rows whose logits are wanted.
+ * Runs the steps after the blocks. Up to the last one that is captured or edited they run on all
+ * rows, and from there on only on the rows whose logits are wanted.
  */
 static int run_last_steps(struct run *r) {
     const size_t first = r->p->first[r->p->layers], vocab = r->p->vocab_size, n = r->n;
@@ -79,7 +78,7 @@ static int run_last_steps(struct run *r) {
     return TL_OK;
 }
 
-/* Which rows of which pieces are rows [row0, row0 + n) of the call. */
+/* Finds the rows of each piece that are rows [row0, row0 + n) of the call. */
 static void find_spans(struct run *r, size_t row0, size_t n) {
     size_t start = 0;
     r->row0 = row0;
@@ -121,7 +120,7 @@ static int check_pieces(struct run *r) {
     const size_t limit = r->p->max_context, vocab = r->p->vocab_size;
     for (size_t i = 0; i < r->n_pieces; i++) {
         const struct tl_piece *p = &r->pieces[i];
-        if (p->n == 0) return tl_fail(r->err, TL_EARG, "there are no tokens to run");
+        if (p->n == 0) return tl_fail(r->err, TL_EARG, "tokens is empty; expected at least one");
         if (p->n > limit || p->session->n > limit - p->n) {
             return tl_fail(r->err, TL_EARG,
                            "%zu tokens after %zu go beyond the context length of %zu; load with a "
@@ -143,11 +142,11 @@ static int check_pieces(struct run *r) {
 static int check_start(const struct run *r) {
     const struct tl_call *call = r->call;
     if (call->resid == NULL && call->first_layer != 0) {
-        return tl_fail(r->err, TL_EARG, "a call that starts at layer %zu needs its input",
+        return tl_fail(r->err, TL_EARG, "first_layer is %zu without resid; expected 0",
                        call->first_layer);
     }
     if (call->first_layer > r->p->layers) {
-        return tl_fail(r->err, TL_EARG, "layer is %zu; expected 0 to %zu", call->first_layer,
+        return tl_fail(r->err, TL_EARG, "first_layer is %zu; expected 0 to %zu", call->first_layer,
                        r->p->layers);
     }
     if (call->resid != NULL && r->p->resume[call->first_layer] == TL_NO_STEP) {

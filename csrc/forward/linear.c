@@ -1,13 +1,13 @@
 /*
- * linear.c - matmuls: x W^T + b for the steps of one region.
+ * linear.c - matmuls: x W^T + b for consecutive steps of one input.
  *
- * The members of a region read the same activations. Those whose types want them packed alike
- * share one packed copy and one parallel region.
+ * The steps read the same activations. Those whose types use the same packed format share one
+ * packed copy and one parallel region.
  */
 #include "forward/linear.h"
 
-/* Work (in multiplications) of one task at most: small enough that a task ends well before
-   anybody notices that Ctrl-C waits for it. */
+/* Multiplications of one task at most. Ctrl-C waits until the running tasks end, so they are kept
+   short enough that the delay is not noticed. */
 #define TASK_WORK 30000000
 
 struct pack {
@@ -36,12 +36,12 @@ struct group {
     struct matmul members[TL_MAX_GROUP];
     size_t first_task[TL_MAX_GROUP + 1];
     int n;
-    const struct tl_matrix *next; // the matrix to be read after these, or NULL
+    const struct tl_matrix *next; // the matrix that is read after these, or NULL
 };
 
 /*
- * The activations as this thread reads them. One token's are packed by every thread for itself:
- * that is quicker than to wait for one thread, and for its cache lines.
+ * The packed activations that this thread reads. Every thread packs those of a single token for
+ * itself, which is faster than waiting for another thread and for its cache lines.
  */
 static const void *packed_of(const struct group *g, int thread) {
     struct run *r = g->r;
@@ -55,6 +55,7 @@ static const void *packed_of(const struct group *g, int thread) {
     return packed;
 }
 
+/* Rows of the matrix per task. */
 static size_t task_rows(const struct run *r, const struct tl_matrix *w, size_t tokens) {
     const size_t threads = (size_t)r->call->threads, work = w->rows * w->cols * tokens;
     size_t parts = threads == 1 ? 1 : threads * 6;
@@ -63,8 +64,9 @@ static size_t task_rows(const struct run *r, const struct tl_matrix *w, size_t t
 }
 
 /*
- * Which rows are a task's. Threads that keep step each walk through a region of their own from its
- * start to its end, so that what they prefetch is what they need.
+ * The first row of a task. Tasks are numbered so that each thread, if all run at the same speed,
+ * walks through its own range of rows from start to end. Then the rows that it prefetches are the
+ * rows that it needs next.
  */
 static size_t task_row(const struct run *r, const struct matmul *m, size_t task) {
     const size_t threads = (size_t)r->call->threads;
@@ -87,7 +89,7 @@ static void matmul_task(const struct group *g, const struct matmul *m, size_t ta
     }
 }
 
-/* Asks for the rows that this thread is likely to begin the next matrix with. */
+/* Prefetches the rows of the next matrix that this thread is likely to start with. */
 static void prefetch_next(const struct group *g, int thread) {
     const struct run *r = g->r;
     const struct tl_matrix *w = g->next;

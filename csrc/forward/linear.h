@@ -1,4 +1,4 @@
-/* linear.h - matmuls: neighbouring ones of one input as one parallel region. */
+/* linear.h - matmuls; consecutive ones of one input run as one parallel region. */
 #ifndef TL_LINEAR_H
 #define TL_LINEAR_H
 
@@ -7,7 +7,7 @@
 /* Runs the linear steps of one region. */
 int linear_run(struct run *r, const struct tl_step *s);
 
-/* Enlarges the buffers of the workspace for the matmul of a step with that many rows. */
+/* Enlarges the planned buffers for the matmul of a step with `rows` rows. */
 void linear_plan(struct run *r, const struct tl_step *s, size_t rows);
 
 #endif

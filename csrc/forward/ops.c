@@ -1,8 +1,8 @@
 /*
- * ops.c - the table of ops, and those that work on each row alone.
+ * ops.c - the table of ops, and the ops that work on each row alone.
  *
- * The comment of each check says what a step of its op reads, its tensors, its numbers and its
- * value. The arithmetic is docs/numerics.md.
+ * The comment of each check lists what a step of its op reads, its weights, its numbers and its
+ * value. docs/numerics.md defines the arithmetic.
  */
 #include "forward/ops.h"
 
@@ -24,7 +24,7 @@ static int wrong(const struct tl_op_check *c, const char *what) {
     return tl_fail(c->err, TL_EARG, "step %zu (%s): %s", c->plan->n, c->spec->op, what);
 }
 
-/* A number of the step as a size from `least` to MAX_DIMENSION. */
+/* Reads number i of the step as a size from `least` to MAX_DIMENSION. */
 static int size_of(const struct tl_op_check *c, const struct tl_step *s, int i, size_t least,
                    size_t *out) {
     const double x = s->numbers[i];
@@ -38,7 +38,7 @@ static int size_of(const struct tl_op_check *c, const struct tl_step *s, int i, 
 
 static int name_of(const struct tl_op_check *c, int i, const char **name) {
     *name = c->spec->weights[i];
-    return *name != NULL ? TL_OK : wrong(c, "it has no weight");
+    return *name != NULL ? TL_OK : wrong(c, "its weight is None; expected a name");
 }
 
 static void take_shape(struct tl_step *s, const struct tl_step *from, int n_axes) {
@@ -52,9 +52,9 @@ static bool same_shape(const struct tl_step *a, const struct tl_step *b) {
            memcmp(a->axes, b->axes, (size_t)a->n_axes * sizeof(*a->axes)) == 0;
 }
 
-/* ---- embed: the rows of a table that the tokens name ---- */
+/* ---- embed: the row of a table for each token ---- */
 
-/* weights: (V, D); numbers: V, D; value (D). The first one fixes V and D of the plan. */
+/* weights: (V, D); numbers: V, D; value (D). The first embed step sets V and D of the plan. */
 static int embed_check(const struct tl_op_check *c, struct tl_step *s) {
     const char *name;
     size_t rows = 0, width = 0;
@@ -66,7 +66,10 @@ static int embed_check(const struct tl_op_check *c, struct tl_step *s) {
         c->plan->vocab_size = rows;
         c->plan->width = width;
     }
-    if (rows != c->plan->vocab_size) return wrong(c, "the tables of tokens differ in their rows");
+    if (rows != c->plan->vocab_size) {
+        return tl_fail(c->err, TL_EARG, "step %zu (embed): its table has %zu rows; expected %zu",
+                       c->plan->n, rows, c->plan->vocab_size);
+    }
     s->value = TL_VALUE_ROWS;
     s->axes[0] = width;
     s->n_axes = 1;
@@ -103,12 +106,12 @@ static int embed_run(struct run *r, const struct tl_step *s) {
 /* reads: x; value as x. */
 static int same_check(const struct tl_op_check *c, struct tl_step *s) {
     const struct tl_step *x = read_of(c, s, 0);
-    if (x->value != TL_VALUE_ROWS) return wrong(c, "it reads a value without rows");
+    if (x->value != TL_VALUE_ROWS) return wrong(c, "its read has no rows; expected (T, ...)");
     take_shape(s, x, x->n_axes);
     return TL_OK;
 }
 
-/* A copy only if somebody can tell: of what is captured or edited, and as logits. */
+/* Copies the value only if the step is captured, edited or the last one, which gives logits. */
 static int same_run(struct run *r, const struct tl_step *s) {
     const float *x = pass_in(r, s, 0);
     const bool last = pass_index(r, s) + 1 == r->p->n;
@@ -127,7 +130,9 @@ static int same_run(struct run *r, const struct tl_step *s) {
 /* reads: x; numbers: epsilon; value: the leading axes of x. */
 static int norm_scale_check(const struct tl_op_check *c, struct tl_step *s) {
     const struct tl_step *x = read_of(c, s, 0);
-    if (x->value != TL_VALUE_ROWS || x->n_axes == 0) return wrong(c, "it reads no vectors");
+    if (x->value != TL_VALUE_ROWS || x->n_axes == 0) {
+        return wrong(c, "its read has no vectors; expected (T, ..., n)");
+    }
     if (!(s->numbers[0] >= 0 && s->numbers[0] < 1)) {
         return tl_fail(c->err, TL_EARG,
                        "step %zu (%s): epsilon is %g; expected a number from 0 to 1", c->plan->n,
@@ -144,7 +149,7 @@ static int norm_check(const struct tl_op_check *c, struct tl_step *s) {
     if (x->value != TL_VALUE_ROWS || x->n_axes == 0 || scale->value != TL_VALUE_ROWS ||
         scale->n_axes != x->n_axes - 1 ||
         memcmp(scale->axes, x->axes, (size_t)scale->n_axes * sizeof(*x->axes)) != 0) {
-        return wrong(c, "it reads a value and a scale that do not fit together");
+        return wrong(c, "its scale does not match its value; expected the shape without last axis");
     }
     TL_TRY(name_of(c, 0, &name));
     take_shape(s, x, x->n_axes);
@@ -207,7 +212,7 @@ static int linear_check(const struct tl_op_check *c, struct tl_step *s) {
     const struct tl_step *x = read_of(c, s, 0);
     const char *name;
     size_t heads = 0, size = 0, rows;
-    if (x->value != TL_VALUE_ROWS) return wrong(c, "it reads a value without rows");
+    if (x->value != TL_VALUE_ROWS) return wrong(c, "its read has no rows; expected (T, ...)");
     TL_TRY(name_of(c, 0, &name));
     TL_TRY(size_of(c, s, 0, 0, &heads));
     TL_TRY(size_of(c, s, 1, 1, &size));
@@ -225,7 +230,7 @@ static int linear_check(const struct tl_op_check *c, struct tl_step *s) {
 /* reads: a, b of one shape; value a + b. */
 static int add_check(const struct tl_op_check *c, struct tl_step *s) {
     const struct tl_step *a = read_of(c, s, 0), *b = read_of(c, s, 1);
-    if (!same_shape(a, b)) return wrong(c, "it reads values of different shapes");
+    if (!same_shape(a, b)) return wrong(c, "its reads differ in shape; expected the same shape");
     take_shape(s, a, a->n_axes);
     return TL_OK;
 }
@@ -269,7 +274,7 @@ static int act_run(struct run *r, const struct tl_step *s) {
     return binary_run(r, s, r->k->silu_mul);
 }
 
-/* Gradients have their place here, and none is written yet. */
+/* One row per op. No gradient is implemented yet. */
 const struct tl_op_info tl_ops[TL_OP_COUNT] = {
     // name, reads, weights, numbers, scope, check, run, back
     [TL_OP_EMBED] = {"embed", 0, 1, 2, TL_SCOPE_CONTEXT, embed_check, embed_run, NULL},

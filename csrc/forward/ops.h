@@ -12,7 +12,7 @@ enum tl_scope {
     TL_SCOPE_CONTEXT, // on its token or position too, or on positions before it
 };
 
-/* What a check may read. The step's reads and counts are right already. */
+/* What a check may use. The step's reads and counts have been checked. */
 struct tl_op_check {
     struct tl_plan *plan; // the steps before this one are complete
     const struct tl_step_spec *spec;
@@ -20,15 +20,16 @@ struct tl_op_check {
     struct tl_error *err;
 };
 
+/* An op: how many reads, weights and numbers its steps have, and its functions. */
 struct tl_op_info {
     const char *name;
-    int reads, weights, numbers; // of a step
+    int reads, weights, numbers;
     enum tl_scope scope;
     /* Loads the tensors and derives the shape of the value. */
     int (*check)(const struct tl_op_check *c, struct tl_step *s);
     /* Runs the region that begins with this step. NULL: never the first of its region. */
     int (*run)(struct run *r, const struct tl_step *s);
-    /* Gradients of the reads from the gradient of the value. NULL: there are none yet. */
+    /* Computes the gradients of the reads from that of the value. NULL: not implemented. */
     int (*back)(struct run *r, const struct tl_step *s);
 };
 

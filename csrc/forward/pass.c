@@ -1,9 +1,9 @@
-/* pass.c - where values go, and loops over rows and tasks. */
+/* pass.c - where steps write their values, and parallel loops over rows and tasks. */
 #include "forward/pass.h"
 
 #include "base/pool.h"
 
-/* Work (in multiplications) from which a loop over rows is handed to the pool. */
+/* From this many multiplications on, a loop over rows runs on the pool. */
 #define PARALLEL_WORK 32768
 
 float *pass_out(struct run *r, const struct tl_step *s) {
@@ -24,7 +24,7 @@ int pass_done(struct run *r, const struct tl_step *s, float *values) {
     return tl_fail(r->err, TL_ESTOP, "stopped by an edit");
 }
 
-/* Tasks `first` and up of a loop with more tasks than the pool counts. */
+/* The tasks from `first` on, of a loop with more tasks than one run of the pool can have. */
 struct some_tasks {
     tl_task_fn *fn;
     void *arg;

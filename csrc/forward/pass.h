@@ -21,12 +21,13 @@ struct span {
     size_t first_task; // of attention
 };
 
-/* Which matmul a thread's packed activations are for; on a cache line of its own. */
+/* Which group of matmuls a thread has packed activations for; fills a cache line. */
 struct stamp {
     size_t group;
     char rest[64 - sizeof(size_t)];
 };
 
+/* A call while it runs. */
 struct run {
     const struct tl_plan *p;
     const struct tl_kernels *k;
@@ -39,7 +40,7 @@ struct run {
     size_t max_keys;       // positions of the longest context, rounded up to TL_BLOCK
     size_t tile;           // queries per attention task
     size_t pack_bytes;     // of the packed activations of several tokens
-    size_t pack_one_bytes; // of those of one token, which each thread has for itself
+    size_t pack_one_bytes; // of the packed activations of one token, for each thread
     size_t thread_bytes;   // scratch of each thread
     size_t shared_bytes;   // of attention, for all threads
 
@@ -64,7 +65,7 @@ struct run {
     size_t groups; // of matmuls so far
 };
 
-/* Stops a function at the first part that fails. */
+/* Returns from the function around it if `call` fails. */
 #define TL_TRY(call)                                                                               \
     do {                                                                                           \
         int status_ = (call);                                                                      \
@@ -83,25 +84,25 @@ static inline bool pass_edited(const struct run *r, const struct tl_step *s) {
     return r->call->edits != NULL && r->call->edits[pass_index(r, s)] != 0;
 }
 
-/* The value that a step reads as its i-th. */
+/* The value of a step's i-th read. */
 static inline const float *pass_in(const struct run *r, const struct tl_step *s, int i) {
     return r->values[s->in[i]];
 }
 
-/* Where a step writes its value, which later steps find there. */
+/* Where a step writes its value for this chunk, and where later steps read it. */
 float *pass_out(struct run *r, const struct tl_step *s);
 
-/* After the value of a step is complete: its edits. */
+/* Called when the value of a step is complete: runs its edit, if it has one. */
 int pass_done(struct run *r, const struct tl_step *s, float *values);
 
-/* Runs tasks on the pool, polling; TL_ESTOP with *err set when the poll says stop. */
+/* Runs tasks on the pool, and polls between them; TL_ESTOP if the poll asks to stop. */
 int pass_tasks(struct run *r, size_t tasks, void (*fn)(void *arg, size_t task, int thread),
                void *arg);
 
 /* Works on rows [first, last) of the chunk. */
 typedef void pass_row_fn(struct run *r, const void *arg, size_t first, size_t last);
 
-/* fn over `rows` rows, about `work` multiplications each: on the pool where that is worth it. */
+/* Calls fn for `rows` rows of about `work` multiplications each; on the pool if they are many. */
 int pass_rows(struct run *r, size_t rows, size_t work, pass_row_fn *fn, const void *arg);
 
 #endif

@@ -1,4 +1,4 @@
-/* plan.c - from steps as they are handed over to a plan that can run. */
+/* plan.c - checks the steps of a plan and decides how they run. */
 #include "forward/plan.h"
 
 #include "forward/ops.h"
@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Generous bounds that keep every later product inside size_t and int. */
+/* Limits far above real models, which keep later sums and products inside size_t and int. */
 #define MAX_LAYERS 100000
 #define MAX_STEPS (1 << 22)
 #define MAX_CONTEXT ((size_t)1 << 30)
@@ -34,7 +34,7 @@ static const struct tl_op_info *find_op(const char *name) {
     return NULL;
 }
 
-/* What holds for a step of any op; then the op's own check. */
+/* Adds a step: checks what holds for any op, then calls the op's own check. */
 static int add_step(struct tl_plan *p, const struct tl_step_spec *spec,
                     const struct tl_weights *weights, struct tl_error *err) {
     const struct tl_op_info *op = find_op(spec->op);
@@ -42,7 +42,10 @@ static int add_step(struct tl_plan *p, const struct tl_step_spec *spec,
     const struct tl_op_check check = {p, spec, weights, err};
     struct tl_step *s = &p->steps[p->n];
     int status;
-    if (op == NULL) return tl_fail(err, TL_EARG, "step %zu: there is no op '%s'", p->n, spec->op);
+    if (op == NULL) {
+        return tl_fail(err, TL_EARG, "step %zu: op is '%s'; expected the name of an op", p->n,
+                       spec->op);
+    }
     if (spec->layer < before || spec->layer > (int)p->layers) {
         return tl_fail(err, TL_EARG, "step %zu (%s): layer is %d; expected %d to %zu", p->n,
                        op->name, spec->layer, before, p->layers);
@@ -77,10 +80,12 @@ static int add_step(struct tl_plan *p, const struct tl_step_spec *spec,
     return TL_OK;
 }
 
-/* What holds for the steps as a whole. */
+/* Checks the steps as a whole. */
 static int check_whole(const struct tl_plan *p, struct tl_error *err) {
     const struct tl_step *last = &p->steps[p->n - 1];
-    if (p->vocab_size == 0) return tl_fail(err, TL_EARG, "no step reads the tokens");
+    if (p->vocab_size == 0) {
+        return tl_fail(err, TL_EARG, "no step reads the tokens; expected an embed step");
+    }
     if (last->layer != (int)p->layers || last->value != TL_VALUE_ROWS || last->n_axes != 1 ||
         last->width != p->vocab_size) {
         return tl_fail(err, TL_EARG,
@@ -89,12 +94,15 @@ static int check_whole(const struct tl_plan *p, struct tl_error *err) {
                        p->vocab_size);
     }
     if (p->n > MAX_LAST_STEPS && p->steps[p->n - MAX_LAST_STEPS - 1].layer == (int)p->layers) {
-        return tl_fail(err, TL_EARG, "more than %d steps come after the blocks", MAX_LAST_STEPS);
+        return tl_fail(err, TL_EARG,
+                       "there are too many steps after the blocks; expected at most %d",
+                       MAX_LAST_STEPS);
     }
     for (size_t i = 0; i < p->n; i++) {
         const struct tl_step *s = &p->steps[i];
         if (s->layer == (int)p->layers && tl_ops[s->op].scope != TL_SCOPE_ROW) {
-            return tl_fail(err, TL_EARG, "step %zu (%s) comes after the blocks; expected in one", i,
+            return tl_fail(err, TL_EARG,
+                           "step %zu (%s) comes after the blocks; expected it in a block", i,
                            tl_ops[s->op].name);
         }
         if (s->op == TL_OP_SCORES &&
@@ -110,14 +118,14 @@ static int check_whole(const struct tl_plan *p, struct tl_error *err) {
 
 /* ---- linking: how the steps run ---- */
 
-/* Which steps run as one region, and what is read after each. */
+/* Decides which steps run as one region, and which matrix is read after each. */
 static void link_regions(struct tl_plan *p) {
     const struct tl_matrix *next = NULL;
     for (size_t i = 0; i < p->n; i += p->steps[i].together) {
         struct tl_step *s = &p->steps[i];
         size_t n = 1;
         if (s->op == TL_OP_SCORES) n = 3;
-        // the steps after the blocks run one by one: forward.c cuts them anywhere
+        // the steps after the blocks run one by one: forward.c can cut between any two
         while (s->op == TL_OP_LINEAR && s->layer < (int)p->layers && n < TL_MAX_GROUP &&
                i + n < p->n && s[n].op == TL_OP_LINEAR && s[n].layer == s->layer &&
                s[n].in[0] == s->in[0]) {
@@ -135,8 +143,9 @@ static void link_regions(struct tl_plan *p) {
 }
 
 /*
- * Scratch memory: a slot is used again once its value has been read for the last time. The value
- * of a `same` step is its input's unless somebody looks at it, so it keeps its input alive.
+ * Gives each step a slot of scratch memory, which is reused once the value has been read for the
+ * last time. A `same` step that is neither captured nor edited has no copy of its input, so it
+ * keeps the input alive.
  */
 static bool link_slots(struct tl_plan *p) {
     size_t *region = calloc(p->n * 2, sizeof(size_t)), *last = region + p->n;
@@ -170,7 +179,7 @@ static bool link_slots(struct tl_plan *p) {
     return ok;
 }
 
-/* The values from before step `at` that are read from it on; returns how many. */
+/* Lists the steps before `at` whose values are read from `at` on; returns how many. */
 static size_t read_from_before(const struct tl_plan *p, size_t at, size_t *found, bool *seen) {
     size_t n = 0;
     memset(seen, 0, p->n * sizeof(*seen));
@@ -185,7 +194,7 @@ static size_t read_from_before(const struct tl_plan *p, size_t at, size_t *found
     return n;
 }
 
-/* Where a call may begin, and what the steps after the blocks need of the rows before them. */
+/* Finds where a call can begin, and how much the steps after the blocks read from before them. */
 static bool link_cuts(struct tl_plan *p) {
     size_t *found = calloc(p->n, sizeof(*found)), readers = 0;
     bool *seen = calloc(p->n, sizeof(*seen));
@@ -197,7 +206,8 @@ static bool link_cuts(struct tl_plan *p) {
         p->first[layer] = i;
         p->resume[layer] = TL_NO_STEP;
     }
-    // one walk from the end: `found` counts the later reads of each step from before
+    // walks from the end: found[k] counts the reads of step k by the steps seen so far, and
+    // `readers` the steps before i that have any
     for (size_t i = p->n, layer = p->layers + 1; ok && i-- > 0;) {
         const struct tl_step *s = &p->steps[i];
         readers -= found[i] > 0;

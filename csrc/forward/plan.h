@@ -3,8 +3,8 @@
  *
  * A step computes one value from the values of earlier steps and from weights: it is an op with
  * its reads, its tensors and its numbers. Steps are numbered from 0; captures and edits name a
- * step by its number. Whoever makes a plan may be wrong or hostile: tl_plan_new derives the shape
- * of every value, compares the tensors with it, and believes nothing else.
+ * step by its number. The steps are not trusted: tl_plan_new derives the shape of every value from
+ * them, and compares the tensors with it.
  *
  * T = tokens of a call, D = width, H = heads, K = kv heads, Dh and Dv = size of a head of queries
  * and keys and of values, V = vocabulary. Values are row-major float32.
@@ -37,12 +37,12 @@ enum tl_op {
 #define TL_STEP_NUMBERS 10
 #define TL_STEP_AXES 2
 
-/* The most neighbouring matmuls of one input that run as one parallel region. */
+/* At most this many consecutive matmuls of one input run as one parallel region. */
 #define TL_MAX_GROUP 8
 
 #define TL_NO_STEP SIZE_MAX
 
-/* A step as it is handed over; the meaning of its parts is in the comment of its op in ops.c. */
+/* A step as the caller describes it. The check of its op (ops.c) says what the parts mean. */
 struct tl_step_spec {
     const char *op;
     int layer; // -1: before the blocks; the number of layers: after them
@@ -57,9 +57,10 @@ struct tl_step_spec {
 enum tl_value {
     TL_VALUE_ROWS,   // (T, ...): a row of `width` floats per token
     TL_VALUE_MATRIX, // (H, T, S): one array per piece, made in attention; S = positions
-    TL_VALUE_NONE,   // a cache: no value that anybody could see
+    TL_VALUE_NONE,   // a cache: it has no value
 };
 
+/* A checked step. */
 struct tl_step {
     enum tl_op op;
     int layer;
@@ -73,7 +74,7 @@ struct tl_step {
     size_t axes[TL_STEP_AXES]; // of a row; a matrix has one, H
     int n_axes;                //
     size_t width;              // their product
-    size_t number;             // of its rope table, its cache or its matrix
+    size_t number;             // the number of its rope table, its cache or its matrix
 
     // how it runs
     size_t slot;                  // of the scratch memory for its value
@@ -91,11 +92,11 @@ struct tl_cache {
     size_t block_bytes;  // of its keys and values together
 };
 
-/* cos and sin of all rope steps with the same numbers are computed once per chunk. */
+/* Rope steps with the same frequencies share a table of cos and sin, computed once per chunk. */
 struct tl_rope {
     size_t rotated;    // values of a head that are rotated
-    double *frequency; // owns; (rotated / 2) angle per position
-    double magnitude;  // factor of cos and sin
+    double *frequency; // owns; (rotated / 2) the angle per position of each pair
+    double magnitude;  // multiplies cos and sin
 };
 
 /* Immutable once made, and safe to share between threads. Borrows the tensors' data. */
@@ -120,7 +121,7 @@ struct tl_plan {
 
     size_t *slots; // (n_slots) floats per row
     size_t n_slots;
-    size_t gathered; // floats per row of what the last steps read, see forward.c
+    size_t gathered; // floats per row that gather() of forward.c copies at most
 };
 
 struct tl_plan_options {
@@ -130,8 +131,8 @@ struct tl_plan_options {
 };
 
 /*
- * Checks the steps and makes them ready to run. A tensor that is missing or misshapen is
- * TL_EFORMAT, everything else that is wrong TL_EARG.
+ * Checks the steps and prepares them to run. TL_EFORMAT if a tensor is missing or has another
+ * shape, TL_ENOSUP if its type cannot run, TL_EARG if anything else is wrong.
  */
 int tl_plan_new(const struct tl_plan_options *options, const struct tl_step_spec *specs, size_t n,
                 const struct tl_tensor *tensors, size_t n_tensors, struct tl_plan **out,

@@ -2,7 +2,7 @@
  * rope.c - rotary position embedding.
  *
  * RoPE: Su et al. 2021 (arXiv:2104.09864). YaRN: Peng et al. 2023 (arXiv:2309.00071), as ggml's
- * rope_yarn computes it. Llama 3.1's scaling comes as one divisor per pair in rope_freqs.weight.
+ * rope_yarn computes it. Llama 3.1's scaling is given as one divisor per pair in rope_freqs.weight.
  */
 #include "forward/rope.h"
 
@@ -13,15 +13,15 @@
 
 /* The numbers of a rope step. */
 enum {
-    HALVES,           // 0: pairs (2j, 2j + 1) turn together; 1: pairs (j, j + rotated / 2)
-    ROTATED,          // values of a head that are rotated, from the first; the others are copied
+    HALVES,           // 0: the pairs are (2j, 2j + 1); 1: they are (j, j + rotated / 2)
+    ROTATED,          // the first values of a head, which are rotated; the others are copied
     BASE,             //
     SCALING,          // enum scaling
     FACTOR,           // linear and YaRN
     ORIGINAL_CONTEXT, // YaRN
     BETA_FAST,        //
     BETA_SLOW,        //
-    EXT_FACTOR,       // 1; less weakens what YaRN keeps
+    EXT_FACTOR,       // YaRN: weight of the unscaled frequencies where they are kept
     MAGNITUDE,        // multiplies cos and sin
 };
 
@@ -34,7 +34,7 @@ static void frequencies(const double *numbers, const float *divisors, struct tl_
     double low = 0, high = 0;
     rope->magnitude = numbers[MAGNITUDE];
     if (numbers[SCALING] == SCALING_YARN) {
-        // the pairs whose wavelength fits beta_fast and beta_slow times into the old context
+        // the pairs that turn beta_fast and beta_slow times within the original context
         const double context = numbers[ORIGINAL_CONTEXT];
         low = floor(n * tl_log(context / (numbers[BETA_FAST] * 2 * pi)) / (2 * log_base));
         high = ceil(n * tl_log(context / (numbers[BETA_SLOW] * 2 * pi)) / (2 * log_base));
@@ -60,6 +60,7 @@ static bool same_rope(const struct tl_rope *a, const struct tl_rope *b) {
            memcmp(a->frequency, b->frequency, a->rotated / 2 * sizeof(double)) == 0;
 }
 
+/* reads: x (heads, size); weights: divisors (rotated / 2) or None; numbers: above; value as x. */
 int rope_check(const struct tl_op_check *c, struct tl_step *s) {
     static const char *const names[TL_STEP_NUMBERS] = {
         [BASE] = "the base",

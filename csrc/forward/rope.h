@@ -8,7 +8,7 @@
 int rope_check(const struct tl_op_check *c, struct tl_step *s);
 int rope_run(struct run *r, const struct tl_step *s);
 
-/* cos and sin of all rope tables for the positions of the chunk. */
+/* Computes cos and sin of all rope tables for the positions of the chunk. */
 int rope_angles(struct run *r);
 
 #endif

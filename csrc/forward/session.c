@@ -8,8 +8,8 @@
 /* TL_BLOCK positions of one cache. Never moves; written only while one session holds it. */
 struct tl_block {
     atomic_int references;
-    float *data;   // keys (kv_heads, TL_BLOCK / 16, head_size, 16)
-    float *values; // inside data, after the keys: (kv_heads, TL_BLOCK, stride)
+    float *data;   // owns; the keys (kv_heads, TL_BLOCK / 16, key_size, 16)
+    float *values; // inside data, after the keys: (kv_heads, TL_BLOCK, value_stride)
 };
 
 static void release(struct tl_block *b) {
@@ -26,7 +26,7 @@ static struct tl_block *block_new(const struct tl_cache *c) {
         tl_free(data);
         return NULL;
     }
-    memset(data, 0, c->block_bytes); // the kernels may read positions that are not there yet
+    memset(data, 0, c->block_bytes); // kernels may read positions before they are written
     atomic_init(&b->references, 1);
     b->data = data;
     b->values = data + c->keys_bytes / sizeof(float);
@@ -68,7 +68,7 @@ size_t tl_session_cache_bytes(const struct tl_session *s) {
     return bytes;
 }
 
-/* Room for `wanted` blocks per cache in the table; the blocks themselves come later. */
+/* Makes room in the table for `wanted` blocks per cache; does not make the blocks. */
 static bool grow_table(struct tl_session *s, size_t wanted) {
     const size_t caches = s->plan->n_caches;
     size_t capacity = TL_MAX(s->capacity * 2, TL_MAX(wanted, (size_t)4)), cells;
@@ -131,7 +131,7 @@ int tl_session_reserve(struct tl_session *s, size_t n, struct tl_error *err) {
         for (size_t b = before; b < wanted; b++) {
             struct tl_block *fresh = block_new(&s->plan->caches[c]);
             if (fresh == NULL) {
-                s->n_blocks = wanted; // so that rewind finds those that were made
+                s->n_blocks = wanted; // so that tl_session_rewind frees those that were made
                 goto undo;
             }
             s->blocks[c * s->capacity + b] = fresh;
@@ -153,7 +153,7 @@ float *tl_session_values(const struct tl_session *s, size_t cache, size_t block)
     return s->blocks[cache * s->capacity + block]->values;
 }
 
-/* Where the key of a position lies in its block, of which it takes every 16th value. */
+/* Where the key of a position begins in its block; its values are 16 floats apart. */
 static size_t key_offset(const struct tl_cache *c, size_t head, size_t at) {
     return (head * TL_BLOCK + at / 16 * 16) * c->key_size + at % 16;
 }

@@ -1,4 +1,4 @@
-/* session.h - the keys and values of one context: blocks of positions for each cache of a plan. */
+/* session.h - the kv cache of one context: blocks of positions for each cache of a plan. */
 #ifndef TL_SESSION_H
 #define TL_SESSION_H
 
@@ -6,7 +6,7 @@
 
 struct tl_block; // TL_BLOCK positions of one cache, shared between sessions by reference count
 
-/* The positions [0, n) are in the cache; those up to n_blocks * TL_BLOCK have room. */
+/* The positions [0, n) are in the cache; it has room for n_blocks * TL_BLOCK. */
 struct tl_session {
     const struct tl_plan *plan; // borrows
     size_t n;
@@ -35,7 +35,7 @@ float *tl_session_values(const struct tl_session *s, size_t cache, size_t block)
    heads: keys (n, kv_heads, key_size), values (n, kv_heads, value_size). */
 void tl_session_put(struct tl_session *s, size_t cache, size_t head, size_t position, size_t n,
                     const float *keys, const float *values);
-/* The keys and values of all positions of a cache, in the same layout. */
+/* Copies the keys and values of all positions of a cache, in the same layout. */
 void tl_session_get(const struct tl_session *s, size_t cache, float *keys, float *values);
 
 #endif

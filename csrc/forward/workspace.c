@@ -8,12 +8,13 @@
 
 #define CHUNK_ROWS 512
 
-/* Scores of one attention task: about what fits the second-level cache. */
+/* Bytes for the scores of one attention task: about what fits the second-level cache. */
 #define SCORES_BYTES ((size_t)256 << 10)
 #define MAX_QUERIES 48
 
+/* Cuts buffers from one block of memory, one after another. */
 struct carver {
-    uint8_t *base; // NULL: only measure
+    uint8_t *base; // NULL: only measures
     size_t used;
     bool ok;
 };
@@ -26,7 +27,7 @@ static void *carve(struct carver *c, size_t count, size_t size) {
     return c->base != NULL && c->ok ? c->base + at : NULL;
 }
 
-/* A table of `n` buffers of `rows` rows; floats_of gives the floats per row of each. */
+/* A table of `n` buffers of r->chunk rows; floats_of gives the floats per row of each. */
 static float **carve_table(struct carver *c, const struct run *r, size_t n,
                            size_t (*floats_of)(const struct tl_plan *p, size_t i)) {
     float **table = carve(c, n, sizeof(*table));
@@ -69,8 +70,8 @@ void workspace_wanted(const struct run *r, size_t row0, size_t n, size_t *first,
     *count = j - i;
 }
 
-/* The matmuls of a chunk of `n` rows, `count` of them wanted: those in the blocks have all its
-   rows, those after them may have fewer. */
+/* Plans the matmuls of a chunk of n rows: in the blocks they have all of them, after the blocks
+   only the `count` rows whose logits are wanted. */
 static void plan_matmuls(struct run *r, size_t n, size_t count) {
     for (size_t i = 0; i < r->p->n; i++) {
         const struct tl_step *s = &r->p->steps[i];

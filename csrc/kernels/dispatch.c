@@ -1,4 +1,4 @@
-/* dispatch.c - which instruction sets this CPU has, and which one runs. */
+/* dispatch.c - finds the kernel sets that this CPU can run, and chooses one. */
 #include "kernels/kernels.h"
 
 #include "base/os.h"
@@ -27,7 +27,7 @@ static bool never(void) {
 
 #include <cpuid.h>
 
-// these look at the CPU and at whether the operating system saves the registers
+// true if the CPU has the feature and the operating system saves its registers
 #define TL_HAS(feature) (__builtin_cpu_supports(feature) != 0)
 
 static bool has_fma(void) {
@@ -38,7 +38,8 @@ static bool has_no_fma(void) {
     return !TL_HAS("fma");
 }
 
-/* clang 14's __builtin_cpu_supports does not know this name; its registers are AVX's. */
+/* clang 14's __builtin_cpu_supports does not know F16C. Its registers are those of AVX, so no other
+   check is needed. */
 static bool has_f16c(void) {
     unsigned a, b, c = 0, d;
     return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
@@ -68,8 +69,8 @@ static bool has_neon(void) {
 #endif
 
 /*
- * Worst first. "scalar" is one source compiled twice: with the FMA instruction, or, where the CPU
- * has none, as "plain" is.
+ * All sets, worst first. "scalar" is one source compiled twice: with the FMA instruction, and,
+ * for CPUs without it, as "plain".
  */
 static const struct set {
     const char *name;
@@ -140,7 +141,8 @@ const struct tl_kernels *tl_kernels_best(struct tl_error *err) {
         snprintf(names + used, sizeof(names) - used, "%s%s", used > 0 ? ", " : "", k->name);
     }
     tl_fail(err, TL_ENOSUP,
-            "TINYLLM_ISA is '%.32s', which is unknown or not available on this CPU; these are: %s",
+            "TINYLLM_ISA is '%.32s', which is unknown or not available on this CPU; expected one "
+            "of %s",
             wanted, names);
     return NULL;
 }

@@ -1,9 +1,10 @@
 /*
- * kernels.h - one table of functions per instruction set; the arithmetic is docs/numerics.md.
+ * kernels.h - one table of functions per instruction set.
  *
- * Every table gives the same bits. A set is two files: simd/<set>.h with all its facts (vectors,
- * operations, tile sizes), and kernels_<set>.c, which opens a target region, includes the facts and
- * chooses its templates. One row in sets[] of dispatch.c makes it known.
+ * Every table gives the same bits; docs/numerics.md defines the arithmetic. A set is two files:
+ * simd/<set>.h with all its facts (vectors, operations, tile sizes), and kernels_<set>.c, which
+ * opens a target region, includes the facts and chooses its templates. A row in sets[] of
+ * dispatch.c adds the set.
  */
 #ifndef TL_KERNELS_H
 #define TL_KERNELS_H
@@ -17,9 +18,9 @@
 #define TL_ARM 1
 #endif
 
-/* A stretch of a file compiled for more than the base instruction set. */
+/* Code between TL_TARGET_BEGIN and TL_TARGET_END may use more than the base instructions. */
 #define TL_PRAGMA(x) _Pragma(#x)
-#if defined(TL_SIMDE) // the command line says what the host has
+#if defined(TL_SIMDE) // the instructions are those of the command line
 #define TL_TARGET_BEGIN(features)
 #define TL_TARGET_END
 #elif defined(__clang__)
@@ -34,14 +35,14 @@
 #define TL_TARGET_END
 #endif
 
-/* Sanitizer builds compile for many minutes when everything is inlined. */
+/* TL_NO_INLINE: for sanitizer builds, which take many minutes when everything is inlined. */
 #if defined(__GNUC__) && !defined(TL_NO_INLINE)
 #define TL_INLINE static inline __attribute__((always_inline))
 #else
 #define TL_INLINE static inline
 #endif
 
-/* Before a loop of a constant number of rounds, at most n. */
+/* Unrolls the loop that follows, which has a constant number of rounds, at most n. */
 #if defined(__clang__)
 #define TL_UNROLL(n) TL_PRAGMA(unroll n)
 #else
@@ -57,7 +58,7 @@ struct tl_matrix {
     size_t row_bytes;
 };
 
-/* Rows of a matmul are handed to threads in multiples of this. */
+/* The rows of a matmul are divided among threads in multiples of this. */
 #define TL_ROW_STEP 32
 
 /* Positions per block of the kv cache and of the sums of attention (docs/numerics.md). */
@@ -74,15 +75,15 @@ struct tl_kernels {
 
     /*
      * Matmul, y[t * y_stride + r] = sum_k w[r][k] * x[t][k].
-     * The activations are first packed into the layout that this set wants for this type and
-     * number of tokens; matrices with the same format share one packed copy.
+     * The activations are packed first, into the layout that this set uses for the type and the
+     * number of tokens. Matrices with the same format can share one packed copy.
      *   format       a small number below TL_FORMATS that names the layout
      *   pack_bytes   the size of the packed copy of x (tokens, cols)
      *   pack         packs tokens [first, last); disjoint ranges may run in parallel
      *   scratch      bytes of scratch that each thread needs in matmul (may be 0)
      *   matmul       rows [row0, row1) for all tokens; row0 is a multiple of TL_ROW_STEP
-     *   prefetch     asks the memory for what matmul of these rows reads first
-     * The matrix is runnable: its kind is FLOAT, K or 32.
+     *   prefetch     prefetches what matmul of these rows reads first
+     * The kind of the matrix's type is FLOAT, K or 32.
      */
     int (*format)(const struct tl_type_info *type, size_t tokens);
     size_t (*pack_bytes)(int format, size_t cols, size_t tokens);
@@ -93,7 +94,7 @@ struct tl_kernels {
                    const void *packed, size_t tokens, float *y, size_t y_stride, void *scratch);
     void (*prefetch)(const struct tl_matrix *w, int format, size_t row0, size_t row1);
 
-    /* The rest of the forward pass: ops_template.h, docs/numerics.md section 3. */
+    // the rest of the forward pass: ops_template.h, docs/numerics.md section 3
 
     /* RMS norm in two steps: 1 / rms, then y = x * scale * weight. */
     float (*norm_scale)(const float *x, size_t n, float epsilon);
@@ -101,7 +102,7 @@ struct tl_kernels {
     void (*add)(const float *a, const float *b, float *y, size_t n); // y may be a or b
     void (*silu_mul)(const float *gate, const float *up, float *y, size_t n);
     /*
-     * x, y: (heads, head_size); cos_sin: (rot / 2, 2). What turns together:
+     * x, y: (heads, head_size); cos_sin: (rot / 2, 2). Which values form a pair:
      *   rope_pairs   values 2j and 2j + 1, for 2j < rot
      *   rope_halves  values j and j + rot / 2, for j < rot / 2
      */
@@ -116,7 +117,7 @@ struct tl_kernels {
      * token. blocks[b] holds positions b * TL_BLOCK ... : keys as (TL_BLOCK / 16, head_size, 16),
      * values as (TL_BLOCK, value_stride), value_stride a multiple of 16 and zero-padded.
      *   attn_scores   q: (queries, head_size); scores[i * stride + j] for j < keys rounded up to
-     *                 TL_BLOCK (what a query does not see may be written, and must not be read)
+     *                 TL_BLOCK; scores of keys that the query does not see are undefined
      *   attn_softmax  one query, its n visible keys; probs may be scores
      *   attn_mix      mix: (queries, mix_stride), all value_stride columns are written
      */
@@ -131,18 +132,19 @@ struct tl_kernels {
 #define TL_FORMATS 10
 
 /*
- * The set that runs: TINYLLM_ISA if set, else the best this CPU has. Chosen once per process.
- * NULL, and *err set, when TINYLLM_ISA names a set that is unknown or that this CPU lacks.
+ * The set to use: the one that TINYLLM_ISA names, else the best that this CPU can run. NULL, with
+ * *err set, if TINYLLM_ISA names a set that is unknown or that this CPU cannot run.
  */
 const struct tl_kernels *tl_kernels_best(struct tl_error *err);
 
 /* The i-th set that this CPU can run, worst first; NULL past the end. For tests and tl.cpu(). */
 const struct tl_kernels *tl_kernels_at(size_t i);
 
-/* The set of that name, or NULL when it is unknown or this CPU lacks it. For tests. */
+/* The set of that name, or NULL if it is unknown or this CPU cannot run it. For tests. */
 const struct tl_kernels *tl_kernels_find(const char *name);
 
-/* Each kernels_<set>.c: fills in everything but name and fast; `fast`: for fast mode. */
+/* Each kernels_<set>.c defines one: it fills in everything except name and fast. `fast`: for fast
+   mode. */
 void tl_kernels_init_plain(struct tl_kernels *k, bool fast);
 void tl_kernels_init_scalar(struct tl_kernels *k, bool fast);
 void tl_kernels_init_avx2(struct tl_kernels *k, bool fast);

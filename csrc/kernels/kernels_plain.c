@@ -1,4 +1,4 @@
-/* kernels_plain.c - the reference with the fma and fmaf of libm: runs anywhere, and slowly. */
+/* kernels_plain.c - the reference with the fma and fmaf of libm: runs anywhere, but slowly. */
 #include "kernels/kernels.h"
 
 #include "kernels/simd/scalar.h"

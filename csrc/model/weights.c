@@ -1,4 +1,4 @@
-/* weights.c - the tensors of a model by name. */
+/* weights.c - finds the tensors of a model by name, and checks their shapes and types. */
 #include "model/weights.h"
 
 #include <stdio.h>
@@ -76,8 +76,8 @@ int tl_weights_matrix(const struct tl_weights *w, const char *name, size_t rows,
     }
     if (t->type->kind < TL_KIND_FLOAT) {
         return tl_fail(err, TL_ENOSUP,
-                       "tensor '%s' has type %s, in which a model cannot be run; convert it to F32",
-                       name, t->type->name);
+                       "tensor '%s' has type %s, which tinyllm cannot run; convert it to F32", name,
+                       t->type->name);
     }
     *out = (struct tl_matrix){.type = t->type, .data = t->data, .rows = rows, .cols = cols};
     if (!tl_type_row_bytes(t->type, cols, &out->row_bytes)) return wrong_shape(t, rows, cols, err);

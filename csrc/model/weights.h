@@ -1,7 +1,7 @@
 /*
- * weights.h - the tensors of a model by name, and reading them as what a step needs.
+ * weights.h - finds the tensors of a model by name, and reads them as vectors or matrices.
  *
- * Every error names the tensor, its shape and the shape that was expected.
+ * An error names the tensor, its shape and the expected shape.
  */
 #ifndef TL_WEIGHTS_H
 #define TL_WEIGHTS_H
@@ -32,11 +32,11 @@ void tl_weights_free(struct tl_weights *w);
 /* The tensor of that name, or NULL. */
 const struct tl_tensor *tl_weights_find(const struct tl_weights *w, const char *name);
 
-/* The tensor `name` as n float32 values, which *out owns (tl_free). */
+/* Reads the tensor `name` as n float32 values; tl_free frees *out. */
 int tl_weights_vector(const struct tl_weights *w, const char *name, size_t n, float **out,
                       struct tl_error *err);
 
-/* The tensor `name` as a matrix that can be multiplied; *out borrows its data. */
+/* Finds the tensor `name` as a matrix of a type that matmul accepts; *out borrows its data. */
 int tl_weights_matrix(const struct tl_weights *w, const char *name, size_t rows, size_t cols,
                       struct tl_matrix *out, struct tl_error *err);
 

@@ -109,7 +109,7 @@ int tlpy_array_float_dtype(PyObject *any, enum tlpy_dtype *out) {
     return -1;
 }
 
-/* Negative rows count from the end, but not those that a huge unsigned number became. */
+/* Negative rows count from the end, except where the cast made one of a huge unsigned number. */
 static bool check_rows(npy_int64 *row, npy_intp count, size_t n, bool is_unsigned) {
     for (npy_intp i = 0; i < count; i++) {
         npy_int64 at = row[i] < 0 && !is_unsigned ? row[i] + (npy_int64)n : row[i];

@@ -23,7 +23,7 @@ int tlpy_array_init(void);
 /* A new C-contiguous array and where its data starts; NULL with an exception set. */
 PyObject *tlpy_array_new(enum tlpy_dtype dtype, int ndim, const size_t *shape, void **data);
 
-/* A new float32 array, not cleared, in memory that is used again when it is gone. */
+/* A new float32 array, not cleared, whose memory comes from the block cache and returns there. */
 PyObject *tlpy_array_pooled(int ndim, const size_t *shape);
 
 /* A read-only view of memory that `owner` keeps alive. */
@@ -33,7 +33,7 @@ PyObject *tlpy_array_view(enum tlpy_dtype dtype, int ndim, const size_t *shape, 
 /* Makes a new array read-only. */
 void tlpy_array_freeze(PyObject *array);
 
-/* Whether `any` names float32 or float64; -1 with an exception set when it is neither. */
+/* Reads a dtype that is float32 or float64; -1 with an exception set when it is neither. */
 int tlpy_array_float_dtype(PyObject *any, enum tlpy_dtype *out);
 
 /*
@@ -45,7 +45,8 @@ PyObject *tlpy_array_rows(PyObject *any, size_t n);
 /* Any array_like as a C-contiguous array of that type (new reference), no lossy cast. */
 PyObject *tlpy_array_from(PyObject *any, enum tlpy_dtype dtype);
 
-/* If `array` is a writable C-contiguous array of that type: its data and size; else raises. */
+/* The data and size of a writable C-contiguous array of that type; NULL with an exception set if
+   `array` is not one. */
 void *tlpy_array_data(PyObject *array, enum tlpy_dtype dtype, const char *name, size_t *size);
 
 /* A new float64 array of the shape of one made by tlpy_array_from. */

@@ -74,14 +74,14 @@ static PyGetSetDef trie_attributes[] = {
 PyDoc_STRVAR(trie_doc, "Trie(pieces)\n"
                        "--\n"
                        "\n"
-                       "The pieces of a vocabulary as a tree, for `Automaton`.\n"
+                       "The pieces of a vocabulary as a prefix tree, for `Automaton`.\n"
                        "\n"
-                       "It never changes: any number of automata may share it.\n"
+                       "Immutable: any number of automata may share it.\n"
                        "\n"
                        "Parameters\n"
                        "----------\n"
                        "pieces : list of bytes\n"
-                       "    By id. An empty piece never may come.\n");
+                       "    The piece of each id. An empty piece is never allowed.\n");
 
 static PyType_Slot trie_slots[] = {
     {Py_tp_new, trie_new},       {Py_tp_dealloc, trie_dealloc}, {Py_tp_getset, trie_attributes},
@@ -100,7 +100,7 @@ PyType_Spec tlpy_trie_spec = {
 typedef struct {
     PyObject_HEAD
     struct tl_automaton *automaton; // owns
-    PyObject *trie;                 // keeps what the automaton points to; or NULL
+    PyObject *trie;                 // keeps alive the tree that the automaton uses; or NULL
     atomic_flag busy;
 } automaton_object;
 
@@ -126,7 +126,8 @@ static struct tl_automaton_node *read_nodes(PyObject *any, size_t *n) {
         const int32_t *row = data + 5 * i;
         if (row[0] < 0 || row[0] > TL_AUTOMATON_END || row[1] < 0 || row[1] > 255 || row[2] < 0 ||
             row[2] > 255) {
-            PyErr_Format(PyExc_ValueError, "node %zu is (%d, %d, %d, ...): that is no node", i,
+            PyErr_Format(PyExc_ValueError,
+                         "node %zu is (%d, %d, %d, ...); expected an operation and two bytes", i,
                          (int)row[0], (int)row[1], (int)row[2]);
             PyMem_Free(nodes);
             nodes = NULL;
@@ -206,10 +207,11 @@ static bool read_state(PyObject *any, uint32_t *out) {
     return true;
 }
 
-PyDoc_STRVAR(advance_doc, "advance($self, state, data, /)\n"
-                          "--\n"
-                          "\n"
-                          "The state after more bytes; 0 if the text does not fit the grammar.\n");
+PyDoc_STRVAR(advance_doc,
+             "advance($self, state, data, /)\n"
+             "--\n"
+             "\n"
+             "The state after more bytes; 0 if the text does not match the grammar.\n");
 
 static PyObject *automaton_advance(PyObject *op, PyObject *args) {
     automaton_object *self = (automaton_object *)op;
@@ -228,7 +230,7 @@ static PyObject *automaton_advance(PyObject *op, PyObject *args) {
 PyDoc_STRVAR(look_doc, "look($self, state, /)\n"
                        "--\n"
                        "\n"
-                       "What a state is.\n"
+                       "Describe a state.\n"
                        "\n"
                        "Returns\n"
                        "-------\n"
@@ -237,7 +239,7 @@ PyDoc_STRVAR(look_doc, "look($self, state, /)\n"
                        "node : int\n"
                        "    A node of the program that waits for a byte; -1 if none may follow.\n"
                        "following : bytes\n"
-                       "    The bytes that may follow, rising.\n");
+                       "    The bytes that may follow, in rising order.\n");
 
 static PyObject *automaton_look(PyObject *op, PyObject *state_arg) {
     automaton_object *self = (automaton_object *)op;
@@ -320,8 +322,8 @@ static PyObject *automaton_nbytes(PyObject *op, void *closure) {
 
 static PyGetSetDef automaton_attributes[] = {
     {"start", automaton_start, NULL, "The state before any text.", NULL},
-    {"states", automaton_states, NULL, "States so far.", NULL},
-    {"nbytes", automaton_nbytes, NULL, "Bytes of memory.", NULL},
+    {"states", automaton_states, NULL, "The number of states so far.", NULL},
+    {"nbytes", automaton_nbytes, NULL, "Bytes of memory in use.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -329,10 +331,10 @@ PyDoc_STRVAR(automaton_doc,
              "Automaton(nodes, root, trie=None)\n"
              "--\n"
              "\n"
-             "A grammar that matches bytes and gives masks; tinyllm.grammar makes and uses it.\n"
+             "A compiled grammar, which matches bytes and computes masks, for tinyllm.grammar.\n"
              "\n"
-             "A state is a number and stays what it is. The automaton remembers what it has\n"
-             "computed; a second thread that calls meanwhile gets RuntimeError.\n"
+             "A state is a number whose meaning never changes. The automaton stores what it has\n"
+             "computed, so it serves one thread at a time: a second one gets RuntimeError.\n"
              "\n"
              "Parameters\n"
              "----------\n"

@@ -76,7 +76,7 @@ static bool add_splitter(struct tl_encoder *e, PyObject *splitter, struct tl_err
     struct tl_pretokenizer *s = NULL;
     bool ok = false;
     if (!PyTuple_Check(splitter) || PyTuple_GET_SIZE(splitter) != 3) {
-        PyErr_SetString(PyExc_TypeError, "a splitter is a tuple of three arrays of int32");
+        PyErr_SetString(PyExc_TypeError, "a splitter must be a tuple of three int32 arrays");
         return false;
     }
     for (int i = 0; i < 3; i++) {
@@ -133,7 +133,8 @@ static PyObject *encoder_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     }
     while (k < TL_ARRAY_LEN(kind_names) && strcmp(kind, kind_names[k]) != 0) k++;
     if (k == TL_ARRAY_LEN(kind_names)) {
-        return PyErr_Format(PyExc_ValueError, "there is no kind '%s'", kind);
+        return PyErr_Format(PyExc_ValueError,
+                            "kind is '%s'; expected 'spm', 'bpe-bytes' or 'bpe-letters'", kind);
     }
     weak = tlpy_array_from(weak_arg, TLPY_U8);
     byte_ids = tlpy_array_from(byte_ids_arg, TLPY_I32);
@@ -194,7 +195,7 @@ static PyObject *result_of(const struct tl_ids *ids) {
     return result;
 }
 
-/* Copies an array of rising ends, the last of which is n. */
+/* Copies an array of ends: rising numbers up to n. */
 static bool read_ends(PyObject *any, size_t n, struct tl_ends *ends, struct tl_error *err) {
     PyObject *array = tlpy_array_from(any, TLPY_I64);
     const int64_t *at;
@@ -266,9 +267,9 @@ static PyMethodDef encoder_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-PyDoc_STRVAR(encoder_doc, "The inner loops of a tokenizer; tinyllm.tokenizer makes and uses it.\n"
+PyDoc_STRVAR(encoder_doc, "The inner loops of a tokenizer, for tinyllm.tokenizer.\n"
                           "\n"
-                          "It never changes: any number of threads may use it at once.");
+                          "Immutable: any number of threads may use it at once.");
 
 static PyType_Slot encoder_slots[] = {
     {Py_tp_new, encoder_new},

@@ -1,6 +1,6 @@
 /* py_encoder.h - the type _core.Encoder. */
-#ifndef TLPY_TOKENIZE_H
-#define TLPY_TOKENIZE_H
+#ifndef TLPY_ENCODER_H
+#define TLPY_ENCODER_H
 
 #include "py/py_state.h"
 

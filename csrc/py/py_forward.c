@@ -1,4 +1,4 @@
-/* py_forward.c - Model.forward: the arguments of a call, checked, and the call. */
+/* py_forward.c - Model.forward: checks the arguments of a call, and runs it. */
 #include "py/py_forward.h"
 
 #include "base/os.h"
@@ -9,20 +9,21 @@
 
 #include <string.h>
 
-/* How often a long call looks for Ctrl-C. */
+/* Nanoseconds between two looks for Ctrl-C, and between two calls of progress. */
 #define POLL_NS 20000000u
 #define PROGRESS_NS 100000000u
 
+/* What the callbacks of a running call need. */
 struct forward {
     const struct tl_plan *plan;
     PyThreadState *thread; // of the caller, while the GIL is released
     PyObject *edit;        // or NULL
     PyObject *progress;    // or None
     size_t done, all;      // layers times rows
-    uint64_t told;         //
+    uint64_t told;         // when progress was called last
     const struct tl_piece *pieces;
     size_t rows;
-    uint64_t polled;
+    uint64_t polled; // when signals were checked last
 };
 
 static int poll_signals(void *user) {
@@ -67,7 +68,7 @@ static size_t value_count(const struct tl_step *s, size_t tokens, size_t context
     return count;
 }
 
-/* Gives the edit a copy, so that nothing it keeps can point into memory of the core. */
+/* Calls the edit with a copy of the values, so that it can keep no pointer into the core. */
 static int call_edit(void *user, size_t step, int piece, float *values) {
     struct forward *f = user;
     const struct tl_step *s = &f->plan->steps[step];
@@ -92,7 +93,7 @@ static int call_edit(void *user, size_t step, int piece, float *values) {
     return result == NULL;
 }
 
-/* What forward() was given, in the core's terms; everything in it is freed by release(). */
+/* The arguments of forward() in the core's terms; release() frees everything in it. */
 struct arguments {
     PyObject *sessions, *tokens, *rows, *captures, *edits, *edit, *resid, *progress;
     Py_ssize_t threads, first_layer;
@@ -152,7 +153,7 @@ static bool read_pieces(struct arguments *a, PyObject *model) {
     return true;
 }
 
-/* A step whose value can be captured and edited, by its number; NULL with an exception. */
+/* The step of that number, if it has a value to capture or edit; else NULL with an exception. */
 static const struct tl_step *step_of(const struct tl_plan *plan, PyObject *number, const char *what,
                                      Py_ssize_t i) {
     const Py_ssize_t step = PyNumber_AsSsize_t(number, PyExc_OverflowError);
@@ -176,7 +177,8 @@ static bool read_capture(struct arguments *a, const struct tl_plan *plan, Py_ssi
         return false;
     }
     if (piece >= (Py_ssize_t)a->n_pieces) {
-        PyErr_Format(PyExc_ValueError, "captures[%zd]: there is no piece %zd", i, piece);
+        PyErr_Format(PyExc_ValueError, "captures[%zd]: piece is %zd; expected a number below %zu",
+                     i, piece, a->n_pieces);
         return false;
     }
     data = tlpy_array_data(array, TLPY_F32, "a capture", &left);
@@ -218,7 +220,7 @@ static bool can_edit(const struct arguments *a, const struct tl_plan *plan,
     }
     for (size_t p = 0; p < a->n_pieces; p++) {
         float *const *matrices = a->matrices + p * plan->n_matrices;
-        // softmax reads edited scores there, the mix reads what softmax wrote
+        // softmax reads the edited scores from there, and the mix what softmax wrote
         if (matrices[s->number] == NULL) return false;
         if (matrices[scores ? s[1].number : s[-1].number] == NULL) return false;
     }
@@ -285,26 +287,26 @@ const char tlpy_forward_doc[] = PyDoc_STR(
     "        first_layer=0, resid=None, progress=None)\n"
     "--\n"
     "\n"
-    "Run tokens after what their sessions hold, and append them.\n"
+    "Append tokens to sessions, and return the logits of some of them.\n"
     "\n"
-    "This is the one door to the forward pass; `tinyllm.Model` and `tinyllm.Session` are its\n"
-    "pleasant face. The GIL is released; Ctrl-C raises KeyboardInterrupt. A call that raises\n"
+    "Everything that runs a model calls this method; `tinyllm.Model` and `tinyllm.Session` are\n"
+    "easier to use. The GIL is released; Ctrl-C raises KeyboardInterrupt. A call that raises\n"
     "leaves every session as it was.\n"
     "\n"
     "Parameters\n"
     "----------\n"
     "sessions : tuple of Session\n"
-    "    Different sessions of this model; they run together.\n"
+    "    Different sessions of this model, which run together.\n"
     "tokens : tuple of int32 arrays, shape (n,)\n"
     "    The tokens of each session, n >= 1. T is their total number.\n"
     "rows : array_like of int64\n"
-    "    Rising numbers in [0, T): the tokens whose logits are wanted.\n"
+    "    The tokens whose logits are wanted: numbers in [0, T), in rising order.\n"
     "threads : int\n"
     "    At most this many threads.\n"
     "captures : tuple of (steps, piece, array)\n"
-    "    float32 arrays that the values of steps are written to, those of several steps one after\n"
-    "    another. Most values have a row for each of the T tokens, and piece is -1; scores and\n"
-    "    probs belong to one session, shape (H, n, S).\n"
+    "    float32 arrays for the values of steps; those of several steps follow one another. Most\n"
+    "    values have a row for each of the T tokens, and piece is -1. Scores and probs belong to\n"
+    "    one session, number `piece`; their shape is (H, n, S).\n"
     "edits : tuple of int\n"
     "    The steps after which `edit` is called.\n"
     "edit : callable, optional\n"
@@ -373,7 +375,8 @@ PyObject *tlpy_forward(PyObject *model, PyObject *args, PyObject *kwargs) {
             goto done;
         }
     } else if (a.first_layer != 0) {
-        PyErr_SetString(PyExc_ValueError, "first_layer needs resid");
+        PyErr_Format(PyExc_ValueError, "first_layer is %zd without resid; expected 0",
+                     a.first_layer);
         goto done;
     }
     tlpy_array_read(a.rows_array, &shape[0]);

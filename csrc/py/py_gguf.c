@@ -1,8 +1,8 @@
 /*
  * py_gguf.c - tinyllm._core.GGUFFile: the index of one GGUF file, as Python values.
  *
- * Immutable. tinyllm/files/gguf.py makes the mappings that people see, and joins the parts of a
- * model that is split over several files.
+ * Immutable. tinyllm/files/gguf.py makes the mappings that users see, and joins a model that is
+ * split over several files.
  */
 #include "py/py_gguf.h"
 
@@ -15,7 +15,7 @@
 
 typedef struct {
     PyObject_HEAD
-    PyObject *owner; // keeps the bytes; every Weight holds it, too
+    PyObject *owner; // keeps the bytes alive; every Weight holds it as well
     struct tl_gguf gguf;
 } tlpy_gguf_file;
 
@@ -131,7 +131,7 @@ static PyObject *decode_text(struct tl_bytes bytes) {
     return PyUnicode_DecodeUTF8(bytes.data, (Py_ssize_t)bytes.size, "surrogateescape");
 }
 
-/* The array's dtype for each kind of number. */
+/* The dtype of an array of each kind of number. */
 static const enum tlpy_dtype dtypes[TL_GGUF_KINDS] = {
     [TL_GGUF_UINT8] = TLPY_U8,    [TL_GGUF_INT8] = TLPY_I8,     [TL_GGUF_UINT16] = TLPY_U16,
     [TL_GGUF_INT16] = TLPY_I16,   [TL_GGUF_UINT32] = TLPY_U32,  [TL_GGUF_INT32] = TLPY_I32,
@@ -139,7 +139,7 @@ static const enum tlpy_dtype dtypes[TL_GGUF_KINDS] = {
     [TL_GGUF_INT64] = TLPY_I64,   [TL_GGUF_FLOAT64] = TLPY_F64,
 };
 
-/* *end is where the array ends; the recursion is no deeper than TL_GGUF_MAX_DEPTH. */
+/* *end is where the array ends; the recursion is at most TL_GGUF_MAX_DEPTH deep. */
 static PyObject *decode_array(const struct tl_gguf_value *value, const uint8_t **end) {
     size_t size = tl_gguf_kind_size(value->element);
     const uint8_t *p = value->data;
@@ -227,7 +227,7 @@ static const struct tl_gguf_entry *entry_at(PyObject *self, PyObject *arg) {
     Py_ssize_t i = PyNumber_AsSsize_t(arg, PyExc_IndexError);
     if (i == -1 && PyErr_Occurred()) return NULL;
     if (i < 0 || (size_t)i >= g->n_entries) {
-        PyErr_Format(PyExc_IndexError, "i is %zd, but the file has %zu keys", i, g->n_entries);
+        PyErr_Format(PyExc_IndexError, "i is %zd; expected a number below %zu", i, g->n_entries);
         return NULL;
     }
     return &g->entries[i];
@@ -314,7 +314,7 @@ static PyMethodDef file_methods[] = {
      "value($self, i, /)\n--\n\n"
      "The i-th value: int, float, bool, str, a read-only array, or a list of str or of arrays."},
     {"stored", file_stored, METH_O,
-     "stored($self, i, /)\n--\n\nThe i-th value as the file has it: type, then value."},
+     "stored($self, i, /)\n--\n\nThe bytes of the i-th value in the file: type, then value."},
     {"weights", file_weights, METH_NOARGS,
      "weights($self, /)\n--\n\nA Weight for each tensor, in the file's order."},
     {NULL, NULL, 0, NULL},
@@ -322,13 +322,14 @@ static PyMethodDef file_methods[] = {
 
 static PyGetSetDef file_getset[] = {
     {"version", get_version, NULL, "The version of the format, 2 or 3.", NULL},
-    {"alignment", get_alignment, NULL, "What the tensors' offsets are multiples of.", NULL},
+    {"alignment", get_alignment, NULL, "The number that all tensor offsets are multiples of.",
+     NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
 PyDoc_STRVAR(file_doc, "GGUFFile(source, mmap=True)\n--\n\n"
-                       "The index of one GGUF file: a path, or bytes that are one.\n\n"
-                       "See tinyllm.GGUF, which is made of it.");
+                       "The index of one GGUF file, given by its path or its bytes.\n\n"
+                       "tinyllm.GGUF is built on it.");
 
 static PyType_Slot file_slots[] = {
     {Py_tp_doc, (void *)file_doc},

@@ -1,4 +1,4 @@
-/* py_gguf.h - tinyllm._core.GGUFFile, what tinyllm.GGUF is made of. */
+/* py_gguf.h - the type _core.GGUFFile, on which tinyllm.GGUF is built. */
 #ifndef TLPY_GGUF_H
 #define TLPY_GGUF_H
 
@@ -6,7 +6,7 @@
 
 extern PyType_Spec tlpy_gguf_file_spec;
 
-/* {name: (id, bytes of a value)} of the types of metadata */
+/* {name: (id, bytes of a value)} for the types of metadata. */
 PyObject *tlpy_metadata_types(PyObject *module, PyObject *ignored);
 
 #endif

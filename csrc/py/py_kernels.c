@@ -47,9 +47,9 @@ static const struct tl_kernels *kernels_of(PyObject *module, const char *isa) {
 }
 
 /*
- * Runs the kernels as a caller with two threads would: the activations packed in two halves, the
- * rows [row0, row1) in two parts. `y` is (tokens, rows of w). Takes the fastest of `repeats`:
- * seconds[0] for packing, seconds[1] for the rest.
+ * Runs the kernels as two threads would: the activations are packed in two halves, and the rows
+ * [row0, row1) are multiplied in two parts. `y` is (tokens, rows of w). The shortest times of
+ * `repeats` runs are seconds[0] for packing and seconds[1] for the matmul.
  */
 static bool run(const struct tl_kernels *k, const struct tl_matrix *w, const float *x,
                 size_t tokens, size_t row0, size_t row1, float *y, int repeats, double seconds[2]) {
@@ -84,13 +84,14 @@ static bool run(const struct tl_kernels *k, const struct tl_matrix *w, const flo
     return ok;
 }
 
-PyDoc_STRVAR(matmul_doc,
-             "_matmul(type, weights, cols, x, isa=None, row0=0, row1=None, fast=False, "
-             "repeats=0)\n--\n\n"
-             "x (T, cols) times the rows of a matrix of raw blocks, through one kernel set.\n\n"
-             "weights: uint8, (rows, bytes of a row), C-contiguous, used where it is.\n"
-             "Returns float32 (T, rows); rows outside [row0, row1) are zero. With repeats, the\n"
-             "shortest seconds of that many runs: a tuple (packing x, the matmul).");
+PyDoc_STRVAR(
+    matmul_doc,
+    "_matmul(type, weights, cols, x, isa=None, row0=0, row1=None, fast=False, "
+    "repeats=0)\n--\n\n"
+    "x (T, cols) times the rows of a matrix of raw blocks, through one kernel set.\n\n"
+    "weights: uint8, (rows, bytes of a row), C-contiguous, not copied.\n"
+    "Returns float32 (T, rows); rows outside [row0, row1) are zero. With repeats, returns\n"
+    "the shortest times of that many runs in seconds: (packing x, the matmul).");
 
 static PyObject *matmul(PyObject *module, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"type", "weights", "cols", "x",       "isa",
@@ -175,7 +176,7 @@ static PyObject *kernel_sets(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(no
 PyDoc_STRVAR(
     kernel_set_doc,
     "kernel_set()\n--\n\n"
-    "The name of the kernel set that a model loaded now runs on: TINYLLM_ISA, or the best.\n"
+    "The name of the kernel set that a model loaded now would use: TINYLLM_ISA, or the best.\n"
     "UnsupportedError if this CPU cannot run what TINYLLM_ISA names.");
 
 static PyObject *kernel_set(PyObject *module, PyObject *Py_UNUSED(none)) {

@@ -1,4 +1,4 @@
-/* py_kernels.h - the functions of the module about kernels. */
+/* py_kernels.h - the module's functions for kernels. */
 #ifndef TLPY_KERNELS_H
 #define TLPY_KERNELS_H
 

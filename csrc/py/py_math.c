@@ -5,7 +5,7 @@
 #include "base/math64.h"
 #include "py/py_array.h"
 
-/* What one of the functions below does with n values; out has room for n. */
+/* Applies a function to n values; out has room for n. */
 typedef void apply_fn(const double *x, size_t n, double *out);
 
 static void apply_exp(const double *x, size_t n, double *out) {
@@ -94,7 +94,7 @@ PyDoc_STRVAR(softmax_doc, "softmax($module, x, /)\n"
                           "\n"
                           "exp(x - max(x)) / sum over all values, with the same bits everywhere.\n"
                           "\n"
-                          "NaN everywhere if `x` holds NaN or +inf; 0 everywhere if all is -inf.\n"
+                          "NaN everywhere if `x` holds NaN or +inf; 0 everywhere if all are -inf.\n"
                           "\n"
                           "Parameters\n"
                           "----------\n"

@@ -1,4 +1,4 @@
-/* py_math.h - the functions of the module about exp, log, softmax and sum. */
+/* py_math.h - the module's functions exp, log, softmax and sum. */
 #ifndef TLPY_MATH_H
 #define TLPY_MATH_H
 

@@ -24,9 +24,10 @@ PyDoc_STRVAR(
     "Parameters\n"
     "----------\n"
     "steps : sequence of (op, layer, reads, weights, numbers)\n"
-    "    `op` is a name of ``OPS``; `layer` is -1 before the blocks and `layers` after them; `reads`\n"
-    "    is a tuple of numbers of earlier steps, `weights` of names of weights or None, `numbers`\n"
-    "    of floats. ``csrc/forward/ops.c`` says what each op needs. The last step gives the logits.\n"
+    "    `op` is a name of ``OPS``; `layer` is -1 before the blocks and `layers` after them.\n"
+    "    `reads`, `weights` and `numbers` are tuples: numbers of earlier steps, names of weights\n"
+    "    (or None), and floats. ``csrc/forward/ops.c`` says what each op needs. The last step\n"
+    "    gives the logits.\n"
     "weights : iterable of Weight\n"
     "    By their GGUF names. Weights that no step names are ignored.\n"
     "layers : int\n"
@@ -43,7 +44,7 @@ PyDoc_STRVAR(
     "tinyllm.UnsupportedError\n"
     "    A weight has a type that cannot be run.\n"
     "ValueError\n"
-    "    Something else in a step makes no sense.\n"
+    "    Anything else in a step is wrong.\n"
     "\n"
     "Examples\n"
     "--------\n"
@@ -53,7 +54,8 @@ PyDoc_STRVAR(
 
 /* ---- the steps ---- */
 
-/* A tuple of at most `limit` items that step i has for `what`; their number, or -1. */
+/* The number of items of a tuple of step i; -1 with an exception if it is not a tuple or has more
+   than `limit`. */
 static int tuple_size(PyObject *tuple, int limit, Py_ssize_t i, const char *what) {
     if (!PyTuple_Check(tuple) || PyTuple_Size(tuple) > limit) {
         PyErr_Format(PyExc_ValueError, "steps[%zd]: its %s must be a tuple of at most %d", i, what,
@@ -63,7 +65,7 @@ static int tuple_size(PyObject *tuple, int limit, Py_ssize_t i, const char *what
     return (int)PyTuple_Size(tuple);
 }
 
-/* The texts that *out points to belong to `step`. */
+/* Reads a step in the core's terms; the texts that *out points to belong to `step`. */
 static bool read_step(PyObject *step, Py_ssize_t i, struct tl_step_spec *out) {
     PyObject *reads, *weights, *numbers;
     if (!PyTuple_Check(step)) {
@@ -111,7 +113,7 @@ static struct tl_step_spec *read_steps(PyObject *steps) {
     return specs;
 }
 
-/* A Weight in the core's terms; `names` keeps the text that out->name points to. */
+/* Reads a Weight in the core's terms; `names` keeps the text that out->name points to. */
 static bool read_weight(tlpy_state *st, PyObject *weight, PyObject *names, struct tl_tensor *out) {
     const struct tl_matrix *w;
     const size_t *shape;
@@ -231,7 +233,7 @@ static PyObject *model_config(PyObject *op, void *closure) {
                          "max_context", (Py_ssize_t)p->max_context);
 }
 
-/* The shape of a row of a step's value, or of (H,) of a matrix; None for a cache. */
+/* The shape of a step's value without T, (H,) for a matrix; None for a cache. */
 static PyObject *shape_of(const struct tl_step *s) {
     PyObject *shape;
     if (s->value == TL_VALUE_NONE) Py_RETURN_NONE;
@@ -257,8 +259,8 @@ static PyObject *model_shapes(PyObject *op, void *closure) {
 PyDoc_STRVAR(memory_doc, "memory($self, tokens, threads, /)\n"
                          "--\n"
                          "\n"
-                         "(bytes of the kv cache, bytes of the buffers) of a prompt of `tokens`\n"
-                         "tokens. ValueError if the context does not hold them.\n");
+                         "(bytes of the kv cache, bytes of the buffers) for a prompt of `tokens`\n"
+                         "tokens. ValueError if they exceed the context.\n");
 
 static PyObject *model_memory(PyObject *op, PyObject *args) {
     const model_object *self = (model_object *)op;

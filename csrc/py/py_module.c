@@ -1,4 +1,4 @@
-/* py_module.c - tinyllm._core: module state, exceptions, and the functions that need no object. */
+/* py_module.c - tinyllm._core: the module, its types, and the functions that need no object. */
 #include "base/block_cache.h"
 #include "base/os.h"
 #include "base/pool.h"
@@ -21,8 +21,8 @@ static PyType_Spec *const type_specs[] = {
 PyDoc_STRVAR(cpu_count_doc, "cpu_count($module, /)\n"
                             "--\n"
                             "\n"
-                            "Physical cores that this process may keep busy: affinity and control\n"
-                            "groups are respected.\n");
+                            "Physical cores that this process may keep busy, within its affinity\n"
+                            "mask and its control groups.\n");
 
 static PyObject *cpu_count(PyObject *module, PyObject *ignored) {
     (void)module, (void)ignored;
@@ -33,8 +33,8 @@ PyDoc_STRVAR(memory_available_doc,
              "memory_available($module, /)\n"
              "--\n"
              "\n"
-             "Bytes that this process may still take (control group included); 2**64 - 1 if\n"
-             "unknown.\n");
+             "Bytes that this process may still allocate, within its control groups; 2**64 - 1\n"
+             "if unknown.\n");
 
 static PyObject *memory_available(PyObject *module, PyObject *ignored) {
     (void)module, (void)ignored;
@@ -45,8 +45,8 @@ PyDoc_STRVAR(empty_doc,
              "empty(shape, /)\n"
              "--\n"
              "\n"
-             "A float32 array, not initialized. Its memory goes to a bounded cache when the array\n"
-             "is gone, from which the next array of about that size takes it.\n"
+             "A new float32 array, not initialized. When the array is freed, its memory goes to a\n"
+             "bounded cache, from which later arrays of about the same size take it.\n"
              "\n"
              "Parameters\n"
              "----------\n"
@@ -88,7 +88,7 @@ static PyObject *empty(PyObject *module, PyObject *arg) {
 PyDoc_STRVAR(block_cache_bytes_doc, "block_cache_bytes($module, /)\n"
                                     "--\n"
                                     "\n"
-                                    "Bytes that `empty` keeps for its next arrays.\n");
+                                    "Bytes in the cache from which `empty` takes memory.\n");
 
 static PyObject *block_cache_bytes(PyObject *module, PyObject *ignored) {
     (void)module, (void)ignored;
@@ -135,7 +135,7 @@ static void module_free(void *m) {
 
 static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, module_exec},
-#ifdef Py_mod_multiple_interpreters // 3.12; NumPy cannot either
+#ifdef Py_mod_multiple_interpreters // 3.12; NumPy does not support them
     {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
 #endif
 #ifdef Py_mod_gil // 3.13; sessions carry busy flags, everything else is immutable

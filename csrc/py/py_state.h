@@ -1,5 +1,5 @@
 /*
- * py_state.h - the state of an import of tinyllm._core: its types and its exceptions.
+ * py_state.h - the state of the module tinyllm._core: its types and its exceptions.
  *
  * Only csrc/py includes Python.h, and only py_array.c includes NumPy's headers.
  */
@@ -22,7 +22,7 @@ typedef struct {
     PyObject *format_error;      //
     PyObject *unsupported_error; //
     PyTypeObject *types[TLPY_MAX_TYPES];
-    const PyType_Spec *specs[TLPY_MAX_TYPES]; // what each type was made from
+    const PyType_Spec *specs[TLPY_MAX_TYPES]; // what each type was created from
     int n_types;
 } tlpy_state;
 
@@ -31,13 +31,13 @@ extern struct PyModuleDef tlpy_module; // py_module.c defines it
 /* Finds the exceptions in tinyllm.errors; -1 with an exception set when that fails. */
 int tlpy_state_init(tlpy_state *st);
 
-/* Makes a type of the module; -1 with an exception set when that fails. */
+/* Creates a type of the module; -1 with an exception set when that fails. */
 int tlpy_state_add_type(tlpy_state *st, PyObject *module, PyType_Spec *spec);
 
 int tlpy_state_traverse(tlpy_state *st, visitproc visit, void *arg);
 void tlpy_state_clear(tlpy_state *st);
 
-/* The type that was made from `spec`. */
+/* The type that was created from `spec`, which must be one of the module's. */
 PyTypeObject *tlpy_type(const tlpy_state *st, const PyType_Spec *spec);
 
 /* The state of the module that defines the type of `self`, also for instances of subclasses. */

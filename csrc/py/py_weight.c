@@ -146,7 +146,8 @@ static PyObject *weight_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     return self;
 }
 
-/* Immutable: a cycle through it is broken at another object, as with tuples. */
+/* There is no tp_clear: a Weight is immutable, so, as with tuples, the garbage collector breaks a
+   cycle at another object. */
 static int weight_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(((tlpy_weight *)self)->owner);
@@ -168,7 +169,7 @@ static void weight_dealloc(PyObject *self) {
 
 #define PIECE 65536 // values; whole blocks of every type
 
-/* Lines are matrix rows; a long one is cut in pieces. Line i of the result is row_of(i). */
+/* A dequantization. A line is a row of the matrix; a long line is cut into pieces. */
 struct dequantize {
     const struct tl_matrix *m;
     const int64_t *rows;    // of the first axis, or NULL: first, first + step, ...
@@ -227,7 +228,7 @@ static bool check_formula(tlpy_weight *self) {
     return false;
 }
 
-/* All of it, or the `count` indices of the first axis that *d tells. */
+/* Dequantizes all of the weight, or the `count` indices of its first axis that *d selects. */
 static PyObject *dequantize_rows(tlpy_weight *self, struct dequantize *d, enum tlpy_dtype dtype,
                                  bool all, bool drop_axis, size_t count) {
     size_t shape[TL_GGUF_MAX_DIMS];
@@ -261,7 +262,7 @@ static PyObject *to_numpy(tlpy_weight *self, PyObject *rows, enum tlpy_dtype dty
         PyErr_Format(PyExc_IndexError, "weight %R has no axes: rows must be None", self->name);
         return NULL;
     }
-    if (self->ndim == 1) { // its first axis is inside the blocks
+    if (self->ndim == 1) { // blocks run along its first axis: dequantize all of it, then index
         PyObject *part, *full = dequantize_rows(self, &d, dtype, true, false, 0);
         bool plain = PySlice_Check(rows) || (PyIndex_Check(rows) && !PyBool_Check(rows));
         PyObject *index = NULL;
@@ -279,11 +280,11 @@ static PyObject *to_numpy(tlpy_weight *self, PyObject *rows, enum tlpy_dtype dty
         d.step = step;
         return dequantize_rows(self, &d, dtype, false, false, (size_t)count);
     }
-    if (PyIndex_Check(rows) && !PyBool_Check(rows)) { // ints, and arrays that are one
+    if (PyIndex_Check(rows) && !PyBool_Check(rows)) { // ints, and arrays of one int
         Py_ssize_t n = (Py_ssize_t)self->shape[0];
         Py_ssize_t row = PyNumber_AsSsize_t(rows, PyExc_IndexError);
         if (row == -1 && PyErr_Occurred()) {
-            // an array of several ints has __index__, too, and says no to it
+            // an array of several ints has __index__ as well, which raises TypeError
             if (!PyErr_ExceptionMatches(PyExc_TypeError)) return NULL;
             PyErr_Clear();
         } else {
@@ -313,7 +314,7 @@ PyDoc_STRVAR(numpy_doc,
              "ggml-quants.c.\n\n"
              "Parameters\n----------\n"
              "rows : int, slice, sequence of int or mask of bool, optional\n"
-             "    Which entries of the first axis; all if None. Only these are read.\n"
+             "    The entries of the first axis to read; all if None.\n"
              "dtype : float32 or float64, optional\n"
              "    float64 gives the exact value (of I64 beyond 2**53 the nearest), float32 that\n"
              "    value rounded once.\n\n"
@@ -322,7 +323,7 @@ PyDoc_STRVAR(numpy_doc,
              "    C-contiguous, of the weight's shape; an int drops the first axis.\n\n"
              "Raises\n------\n"
              "tinyllm.UnsupportedError\n"
-             "    There is no formula for the type here; ``raw`` still has the bytes.\n"
+             "    tinyllm has no formula for the type; ``raw`` still has the bytes.\n"
              "IndexError\n"
              "    A row is out of range, or the mask has another length.\n"
              "TypeError\n"
@@ -467,33 +468,34 @@ static PyObject *weight_repr_html(PyObject *self, PyObject *ignored) {
     return text;
 }
 
-PyDoc_STRVAR(weight_doc,
-             "Weight(name, shape, type, buffer)\n--\n\n"
-             "One tensor of a model, as its file stores it.\n\n"
-             "Immutable, and safe to share between threads. It keeps its bytes alive, also when\n"
-             "the object that it came from is gone.\n\n"
-             "Parameters\n----------\n"
-             "name : str\n"
-             "    For example ``\"blk.0.attn_q.weight\"``.\n"
-             "shape : sequence of int\n"
-             "    In NumPy's order: ``(out, in)`` for a matrix. GGUF files list it reversed.\n"
-             "type : str\n"
-             "    ggml's name of the type, for example ``\"Q4_K\"``.\n"
-             "buffer : bytes-like\n"
-             "    The blocks, row after row, little-endian, at any alignment. A read-only buffer\n"
-             "    is used in place, a writable one is copied.\n\n"
-             "Raises\n------\n"
-             "ValueError\n"
-             "    The type is unknown, the last axis is no multiple of its block, or the buffer\n"
-             "    has another size than shape and type take.\n\n"
-             "Examples\n--------\n"
-             ">>> import numpy as np\n"
-             ">>> from tinyllm._core import Weight\n"
-             ">>> w = Weight(\"w\", (2, 3), \"F32\", np.arange(6, dtype=\"<f4\").tobytes())\n"
-             ">>> w\n"
-             "<Weight 'w' F32 (2, 3), 24 bytes>\n"
-             ">>> w.raw.shape, w[1]\n"
-             "((2, 12), array([3., 4., 5.], dtype=float32))\n");
+PyDoc_STRVAR(
+    weight_doc,
+    "Weight(name, shape, type, buffer)\n--\n\n"
+    "One tensor of a model, as its file stores it.\n\n"
+    "Immutable, and safe to share between threads. It keeps its bytes alive, even after\n"
+    "the object that it came from is gone.\n\n"
+    "Parameters\n----------\n"
+    "name : str\n"
+    "    For example ``\"blk.0.attn_q.weight\"``.\n"
+    "shape : sequence of int\n"
+    "    In NumPy's order: ``(out, in)`` for a matrix. GGUF files list it reversed.\n"
+    "type : str\n"
+    "    ggml's name of the type, for example ``\"Q4_K\"``.\n"
+    "buffer : bytes-like\n"
+    "    The blocks, row after row, little-endian, at any alignment. A read-only buffer\n"
+    "    is used in place, a writable one is copied.\n\n"
+    "Raises\n------\n"
+    "ValueError\n"
+    "    The type is unknown, the last axis is not a multiple of its block, or the buffer\n"
+    "    does not have the size that shape and type need.\n\n"
+    "Examples\n--------\n"
+    ">>> import numpy as np\n"
+    ">>> from tinyllm._core import Weight\n"
+    ">>> w = Weight(\"w\", (2, 3), \"F32\", np.arange(6, dtype=\"<f4\").tobytes())\n"
+    ">>> w\n"
+    "<Weight 'w' F32 (2, 3), 24 bytes>\n"
+    ">>> w.raw.shape, w[1]\n"
+    "((2, 12), array([3., 4., 5.], dtype=float32))\n");
 
 static PyMethodDef weight_methods[] = {
     {"numpy", (PyCFunction)(void (*)(void))weight_numpy, METH_VARARGS | METH_KEYWORDS, numpy_doc},

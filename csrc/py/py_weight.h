@@ -12,24 +12,24 @@ extern PyType_Spec tlpy_weight_spec;
 bool tlpy_weight_check(const tlpy_state *st, PyObject *any);
 
 /*
- * The last axis as columns, all others as rows. Valid while the Weight lives; a Weight has no
- * state that changes.
+ * The weight as a matrix: the last axis as columns, all others as rows. Valid and unchanged while
+ * the Weight lives.
  */
 const struct tl_matrix *tlpy_weight_matrix(PyObject *weight);
 
 /* The shape in NumPy's order, and the number of axes, 0 to 4. */
 const size_t *tlpy_weight_shape(PyObject *weight, int *ndim);
 
-/* A Weight over a tensor of a file whose bytes `owner` keeps. */
+/* A Weight over a tensor of a file whose bytes `owner` keeps alive. */
 PyObject *tlpy_weight_new(tlpy_state *st, const struct tl_gguf_tensor *tensor, PyObject *owner);
 
 /*
- * The bytes of a bytes-like object, and the object that keeps them (a new reference): a
- * memoryview of a read-only one, a copy of a writable one. NULL with an exception set.
+ * The bytes of a bytes-like object; returns a new reference to the object that keeps them alive: a
+ * memoryview of a read-only buffer, or a copy of a writable one. NULL with an exception set.
  */
 PyObject *tlpy_buffer_hold(PyObject *any, const uint8_t **data, size_t *size);
 
-/* {name: (id, values per block, bytes per block, whether .numpy() reads it)} */
+/* {name: (id, values per block, bytes per block, whether there is a formula)} */
 PyObject *tlpy_tensor_types(PyObject *module, PyObject *ignored);
 
 #endif

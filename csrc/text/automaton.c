@@ -1,16 +1,16 @@
-/* automaton.c - matching a grammar, and masks over a vocabulary: see automaton.h. */
+/* automaton.c - matching a grammar, and masks over a vocabulary. */
 #include "text/automaton.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 enum {
-    NOTHING = 0,        // the set without a stack: the text does not fit
-    EMPTY = 1,          // the set of the empty stack alone: the text is complete
+    NOTHING = 0,        // the set without a stack: the text does not match
+    EMPTY = 1,          // the set of only the empty stack: the text is complete
     MAX_STACKS = 8192,  // stacks of one state; more means that the grammar is too ambiguous
     MAX_MERGE = 1000,   // how deep stacks are merged
     MAX_WORK = 1 << 20, // pairs merged for one byte
-    MEMO = 4096,
+    MEMO = 4096,        // unions of two sets that are remembered
 };
 
 #define UNKNOWN UINT32_MAX
@@ -25,30 +25,30 @@ struct pair {
 };
 
 /*
- * A set of stacks: pairs that rise by (at, below). The nodes of a state are BYTE nodes; those of
- * a set that is `below` something are places to come back to.
+ * A set of stacks: pairs sorted by (at, below). The nodes of a state are BYTE nodes. The nodes of a
+ * set that is `below` a pair are return addresses.
  */
 struct set {
     uint32_t first, n; // in automaton.pairs
     uint32_t hash;
     bool has_empty;   // the empty stack is one of them
     uint32_t *onward; // owns; the next state by byte class, UNKNOWN if not computed; or NULL
-    uint32_t popped;  // the state that comes of a set that is below something; UNKNOWN
+    uint32_t popped;  // the state after a return to this set; UNKNOWN if not computed
     struct mask *local;
 };
 
-/* What a walk over the tree from a state gives. */
+/* The result of a walk over the tree from a state. */
 struct mask {
     uint32_t *out; // owns; nodes of the tree where a stack became empty
     uint32_t n_out;
-    uint64_t bits[]; // piece i may come: bit i % 64 of word i / 64
+    uint64_t bits[]; // bit i % 64 of word i / 64: piece i may come next
 };
 
 struct tl_automaton {
     struct tl_automaton_node *nodes;
     size_t n_nodes;
     const struct tl_trie *trie;
-    uint8_t class_of[256], member[256]; // bytes that no node tells apart; one of each class
+    uint8_t class_of[256], member[256]; // of each byte its class; of each class a byte
     size_t n_classes;
     uint32_t start;
 
@@ -59,7 +59,7 @@ struct tl_automaton {
     uint32_t *table; // hash table of set numbers, UNKNOWN where free
     size_t table_size;
 
-    struct pair *work; // ways still to follow, and where those already seen are
+    struct pair *work; // pairs still to follow; `seen` holds all that were added to it
     size_t n_work, work_capacity;
     struct pair *found; // BYTE nodes of the state that is being made
     size_t n_found, found_capacity;
@@ -131,7 +131,8 @@ static int intern(struct tl_automaton *m, const struct pair *pairs, size_t n, bo
         }
     }
     if (m->n_pairs + n > max_pairs || m->n_sets >= max_sets) {
-        return tl_fail(err, TL_ENOSUP, "the grammar explodes: more than %zu states", max_sets);
+        return tl_fail(err, TL_ENOSUP, "the grammar is too complex: more than %zu states",
+                       max_sets);
     }
     if (!tl_reserve((void **)&m->sets, &m->sets_capacity, m->n_sets + 1, sizeof *m->sets) ||
         !tl_reserve((void **)&m->pairs, &m->pairs_capacity, m->n_pairs + n, sizeof *m->pairs)) {
@@ -152,8 +153,8 @@ static int intern(struct tl_automaton *m, const struct pair *pairs, size_t n, bo
 }
 
 /*
- * The union of two sets. Stacks that start alike are merged as deep as MAX_MERGE; below that two
- * pairs with one node stand side by side, which is as right and only larger.
+ * The union of two sets. Pairs with the same node are merged, recursively, MAX_MERGE levels deep.
+ * Deeper than that they stay separate, which is also correct, but larger.
  */
 static int unite(struct tl_automaton *m, uint32_t a, uint32_t b, int depth, uint32_t *out,
                  struct tl_error *err) {
@@ -182,7 +183,8 @@ static int unite(struct tl_automaton *m, uint32_t a, uint32_t b, int depth, uint
     total = (size_t)m->sets[a].n + m->sets[b].n;
     m->merged += total;
     if (total > MAX_STACKS || m->merged > MAX_WORK) {
-        return tl_fail(err, TL_ENOSUP, "the grammar explodes: more than %d ways to read a text",
+        return tl_fail(err, TL_ENOSUP,
+                       "the grammar is too ambiguous: more than %d ways to read a text",
                        MAX_STACKS);
     }
     both = malloc(TL_MAX(total, (size_t)1) * sizeof *both);
@@ -222,7 +224,7 @@ static int unite(struct tl_automaton *m, uint32_t a, uint32_t b, int depth, uint
     return status;
 }
 
-// ---- following the ways that need no byte ----
+// ---- following transitions that consume no byte ----
 
 static bool grow_seen(struct tl_automaton *m) {
     const size_t size = m->seen_size == 0 ? 256 : 2 * m->seen_size;
@@ -244,14 +246,14 @@ static void begin(struct tl_automaton *m) {
     m->n_work = m->n_found = m->n_seen = 0;
     m->found_empty = false;
     m->merged = 0;
-    if (++m->round == 0) { // the numbers have gone round: forget the old ones
+    if (++m->round == 0) { // the counter wrapped around: clear the old marks
         for (size_t i = 0; i < m->seen_size; i++) m->seen[i].round = 0;
         m->round = 1;
     }
 }
 
-/* Adds a way to follow, unless it has been followed already. */
-static bool add_way(struct tl_automaton *m, uint32_t at, uint32_t below) {
+/* Adds a pair to follow, unless it was added before. */
+static bool add_pair(struct tl_automaton *m, uint32_t at, uint32_t below) {
     size_t slot;
     if (2 * (m->n_seen + 1) > m->seen_size && !grow_seen(m)) return false;
     for (slot = mix(mix(5, at), below) & (m->seen_size - 1); m->seen[slot].round == m->round;
@@ -267,17 +269,17 @@ static bool add_way(struct tl_automaton *m, uint32_t at, uint32_t below) {
     return true;
 }
 
-/* Adds all ways of a set of places to come back to. */
+/* Adds the return addresses of a set as pairs to follow. */
 static bool add_set(struct tl_automaton *m, uint32_t set) {
     if (m->sets[set].has_empty) m->found_empty = true;
     for (uint32_t i = 0; i < m->sets[set].n; i++) {
         const struct pair p = m->pairs[m->sets[set].first + i];
-        if (!add_way(m, p.at, p.below)) return false;
+        if (!add_pair(m, p.at, p.below)) return false;
     }
     return true;
 }
 
-/* Merges pairs with the same node, which lie together; interns what is left. */
+/* Merges found pairs with the same node, and interns the set of what is left. */
 static int finish(struct tl_automaton *m, uint32_t *out, struct tl_error *err) {
     size_t n = 0;
     int status;
@@ -294,34 +296,33 @@ static int finish(struct tl_automaton *m, uint32_t *out, struct tl_error *err) {
     return intern(m, m->found, n, m->found_empty, out, err);
 }
 
-/* Follows all ways to the next byte, or to the end of the text; *out is the state. */
+/* Follows all pairs to the next byte, or to the end of the text; *out is the state. */
 static int follow(struct tl_automaton *m, uint32_t *out, struct tl_error *err) {
     while (m->n_work > 0) {
-        const struct pair way = m->work[--m->n_work];
-        const struct tl_automaton_node *node = &m->nodes[way.at];
+        const struct pair p = m->work[--m->n_work];
+        const struct tl_automaton_node *node = &m->nodes[p.at];
         bool ok = true;
         if (node->op == TL_AUTOMATON_BYTE) {
             if (m->n_found >= MAX_STACKS) {
                 return tl_fail(err, TL_ENOSUP,
-                               "the grammar explodes: more than %d ways to read a text",
+                               "the grammar is too ambiguous: more than %d ways to read a text",
                                MAX_STACKS);
             }
             ok = tl_reserve((void **)&m->found, &m->found_capacity, m->n_found + 1,
                             sizeof *m->found);
-            if (ok) m->found[m->n_found++] = way;
+            if (ok) m->found[m->n_found++] = p;
         } else if (node->op == TL_AUTOMATON_SPLIT) {
-            ok = add_way(m, (uint32_t)node->a, way.below) &&
-                 add_way(m, (uint32_t)node->b, way.below);
+            ok = add_pair(m, (uint32_t)node->a, p.below) && add_pair(m, (uint32_t)node->b, p.below);
         } else if (node->op == TL_AUTOMATON_CALL) {
-            uint32_t below = way.below;
+            uint32_t below = p.below;
             if (node->b >= 0) {
-                const struct pair back = {(uint32_t)node->b, way.below};
+                const struct pair back = {(uint32_t)node->b, p.below};
                 const int status = intern(m, &back, 1, false, &below, err);
                 if (status < 0) return status;
             }
-            ok = add_way(m, (uint32_t)node->a, below);
+            ok = add_pair(m, (uint32_t)node->a, below);
         } else {
-            ok = add_set(m, way.below);
+            ok = add_set(m, p.below);
         }
         if (!ok) return no_memory(err);
     }
@@ -354,7 +355,7 @@ static int compute_next(struct tl_automaton *m, uint32_t state, uint8_t byte, ui
     for (uint32_t i = 0; i < m->sets[state].n; i++) {
         const struct pair p = m->pairs[m->sets[state].first + i];
         const struct tl_automaton_node *node = &m->nodes[p.at];
-        if (node->low <= byte && byte <= node->high && !add_way(m, (uint32_t)node->a, p.below)) {
+        if (node->low <= byte && byte <= node->high && !add_pair(m, (uint32_t)node->a, p.below)) {
             return no_memory(err);
         }
     }
@@ -382,7 +383,7 @@ static int next(struct tl_automaton *m, uint32_t state, uint8_t byte, uint32_t *
     return TL_OK;
 }
 
-/* The state in which matching goes on when what was above this set has ended. */
+/* The state after the rule above the set `below` has returned to it. */
 static int popped(struct tl_automaton *m, uint32_t below, uint32_t *out, struct tl_error *err) {
     int status;
     if (m->sets[below].popped != UNKNOWN) {
@@ -398,7 +399,8 @@ static int popped(struct tl_automaton *m, uint32_t below, uint32_t *out, struct 
 
 static int check_state(const struct tl_automaton *m, uint32_t state, struct tl_error *err) {
     if (state < m->n_sets) return TL_OK;
-    return tl_fail(err, TL_EARG, "there is no state %u", (unsigned)state);
+    return tl_fail(err, TL_EARG, "state is %u; expected a number below %zu", (unsigned)state,
+                   m->n_sets);
 }
 
 uint32_t tl_automaton_start(const struct tl_automaton *m) {
@@ -441,8 +443,8 @@ static void set_bits(const struct tl_trie *t, uint32_t node, uint64_t *bits) {
 }
 
 /*
- * Walks over what is below a node of the tree. Sets the bits of the pieces that keep the text
- * alive. With `mask`, notes in it where a stack became empty.
+ * Walks over the subtree of node `from`, starting in `state`. Sets the bits of the pieces that
+ * still match. If `mask` is not NULL, adds to it the nodes where a stack became empty.
  */
 static int walk(struct tl_automaton *m, uint32_t from, uint32_t state, uint64_t *bits,
                 struct mask *mask, struct tl_error *err) {
@@ -478,7 +480,7 @@ static int walk(struct tl_automaton *m, uint32_t from, uint32_t state, uint64_t 
     return TL_OK;
 }
 
-/* The mask of a state by itself, as if nothing were below: computed once. */
+/* The mask of a state whose stacks end below their first node: computed once. */
 static int local_mask(struct tl_automaton *m, uint32_t state, const struct mask **out,
                       struct tl_error *err) {
     const size_t words = (m->trie->n_pieces + 63) / 64;
@@ -502,9 +504,9 @@ static int local_mask(struct tl_automaton *m, uint32_t state, const struct mask 
 /*
  * Adds the mask of the stacks of a state that have the set `below` below their first node.
  *
- * The walk from these nodes alone does not depend on what is below them, and so it is shared by
- * all the places that a rule is called from. Only where it leaves the rule in the middle of a
- * piece does the rest of the piece have to be walked with what is below.
+ * The walk from these nodes alone does not depend on what is below them, so all callers of a rule
+ * share it. Only where the rule ends in the middle of a piece, the rest of the piece is walked with
+ * what is below.
  */
 static int add_group(struct tl_automaton *m, uint32_t state, uint32_t below, uint64_t *bits,
                      struct tl_error *err) {
@@ -563,7 +565,7 @@ int tl_automaton_mask(struct tl_automaton *m, uint32_t state, uint8_t *mask, siz
     return status;
 }
 
-// ---- life ----
+// ---- making and freeing ----
 
 static int check_nodes(const struct tl_automaton_node *nodes, size_t n, size_t root,
                        struct tl_error *err) {
@@ -584,7 +586,7 @@ static int check_nodes(const struct tl_automaton_node *nodes, size_t n, size_t r
     return TL_OK;
 }
 
-/* Bytes belong together when every BYTE node takes both or neither. */
+/* Two bytes are in one class if every BYTE node accepts both or neither. */
 static void find_classes(struct tl_automaton *m) {
     bool starts[257] = {false};
     starts[0] = true;
@@ -622,7 +624,7 @@ int tl_automaton_new(const struct tl_automaton_node *nodes, size_t n, size_t roo
     if (status == TL_OK) status = intern(m, NULL, 0, true, &set, err); // EMPTY
     if (status == TL_OK) {
         begin(m);
-        status = add_way(m, (uint32_t)root, EMPTY) ? follow(m, &m->start, err) : no_memory(err);
+        status = add_pair(m, (uint32_t)root, EMPTY) ? follow(m, &m->start, err) : no_memory(err);
     }
     if (status < 0) goto failed;
     *out = m;

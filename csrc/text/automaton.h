@@ -1,11 +1,11 @@
 /*
  * automaton.h - which bytes, and which tokens of a vocabulary, may come next under a grammar.
  *
- * tinyllm/grammar/automaton.py makes the program and says what its nodes mean; the same matching in
- * Python, written to be read, is tinyllm/grammar/matcher.py, and the tests compare the two.
+ * tinyllm/grammar/automaton.py makes the program and says what its nodes mean. The same matching in
+ * readable Python is tinyllm/grammar/matcher.py; the tests compare the two.
  *
- * A state is a set of stacks of nodes. Sets are kept once each and named by numbers, so that what
- * follows from a state is computed once and then looked up: a lazily built automaton.
+ * A state is a set of stacks of nodes. Every set is stored once and has a number, so the successors
+ * of a state are computed once and then looked up: the automaton is built lazily.
  */
 #ifndef TL_AUTOMATON_H
 #define TL_AUTOMATON_H
@@ -20,7 +20,7 @@ struct tl_automaton_node {
     int32_t a, b;
 };
 
-/* Grows while it is used: for one thread at a time. */
+/* Grows while it is used, so only one thread at a time may use it. */
 struct tl_automaton;
 
 /* Copies the nodes. trie may be NULL, else it must outlive the automaton. */
@@ -28,10 +28,11 @@ int tl_automaton_new(const struct tl_automaton_node *nodes, size_t n, size_t roo
                      const struct tl_trie *trie, struct tl_automaton **out, struct tl_error *err);
 void tl_automaton_free(struct tl_automaton *m);
 
-/* The state before any text. 0 is the state of a text that does not fit. */
+/* The state before any text. 0 is the state of a text that does not match. */
 uint32_t tl_automaton_start(const struct tl_automaton *m);
 
-/* TL_EARG if there is no such state; TL_ENOSUP if too many ways of reading the text run at once. */
+/* *out is the state after n more bytes. TL_EARG if there is no such state; TL_ENOSUP if the text
+   can be read in too many ways at once. */
 int tl_automaton_advance(struct tl_automaton *m, uint32_t state, const uint8_t *bytes, size_t n,
                          uint32_t *out, struct tl_error *err);
 

@@ -1,4 +1,4 @@
-/* encoder.c - see encoder.h. */
+/* encoder.c - the inner loops of SPM and of byte-level BPE: texts to ids. */
 #include "text/encoder.h"
 
 #include <string.h>
@@ -6,7 +6,7 @@
 enum { MAX_PRETOKENIZERS = 8, CACHED_WORD = 48 };
 #define NO_SYMBOL UINT32_MAX
 
-/* A text that may stand in the working list of a merge: a token, or a part that a merge makes. */
+/* A text that can occur while a word is merged: a token, or an intermediate result of merges. */
 struct symbol {
     size_t start; // in the arena
     uint32_t size;
@@ -16,11 +16,11 @@ struct symbol {
 };
 
 struct slot {
-    uint32_t hash, symbol; // symbol + 1, 0: empty
+    uint32_t hash, symbol; // the symbol's number + 1; 0: empty
 };
 
 struct pair {
-    uint32_t left, right; // + 1, 0: empty
+    uint32_t left, right; // numbers of symbols + 1; 0: empty
     uint32_t rank, merged;
 };
 
@@ -38,7 +38,7 @@ struct tl_encoder {
     size_t n_symbols, symbols_capacity;
     struct slot *slots; // owns; a power of two, at most half full
     size_t n_slots;
-    struct pair *pairs; // owns; likewise
+    struct pair *pairs; // owns; a power of two, at most half full
     size_t n_pairs, pairs_used;
     uint32_t byte_symbols[256]; // BPE_BYTES
 
@@ -163,8 +163,8 @@ static int intern(struct tl_encoder *e, const uint8_t *text, size_t size, uint32
 }
 
 /*
- * Undoes GPT-2's byte alphabet in place: 0x21..0x7E, 0xA1..0xAC, 0xAE..0xFF stand for themselves,
- * U+0100 and on for the other bytes in order. False if another character occurs.
+ * Decodes GPT-2's byte alphabet: 0x21..0x7E, 0xA1..0xAC and 0xAE..0xFF stand for themselves, U+0100
+ * and the characters after it for the other bytes in order. False if another character occurs.
  */
 static bool from_alphabet(const uint8_t *text, size_t size, uint8_t *out, size_t *out_size) {
     size_t n = 0;
@@ -220,7 +220,7 @@ static int grow_pairs(struct tl_encoder *e, size_t n, struct tl_error *err) {
     return TL_OK;
 }
 
-/* A power of two of which n are less than half. */
+/* A power of two, more than 2 * n. */
 static size_t table_size(size_t n) {
     size_t size = 1024;
     while (size / 2 <= n && size < SIZE_MAX / 4) size *= 2;
@@ -270,7 +270,7 @@ void tl_encoder_cut_at_spaces(struct tl_encoder *e) {
     e->cut_at_spaces = true;
 }
 
-/* The symbol of a vocabulary text; NO_SYMBOL if no input can ever spell it. */
+/* The symbol of a text of the vocabulary; NO_SYMBOL if no input can contain it. */
 static int intern_spelling(struct tl_encoder *e, const char *text, size_t size, uint32_t *out,
                            struct tl_error *err) {
     uint8_t small[256], *raw = small;
@@ -355,19 +355,19 @@ int tl_encoder_add_pretokenizer(struct tl_encoder *e, struct tl_pretokenizer *s,
 
 /* ---- merging ---- */
 
-/* A piece of a word; dead ones have size 0. Positions are indexes of the list. */
+/* A piece of a word, in a doubly linked list; merged into its left neighbour, it has size 0. */
 struct node {
-    size_t start, size; // in the word
-    uint32_t symbol;    // BPE
-    uint32_t before, after;
+    size_t start, size;     // in the word
+    uint32_t symbol;        // BPE
+    uint32_t before, after; // indexes of its neighbours
 };
 
-/* A pair that may merge. */
-struct wish {
+/* Two neighbours that can merge. */
+struct candidate {
     double order;
     uint32_t left;
     uint32_t merged;
-    size_t left_size, right_size; // when it was made: if they have changed, it is stale
+    size_t left_size, right_size; // at the time; if one has changed, the candidate is stale
 };
 
 struct work {
@@ -375,30 +375,30 @@ struct work {
     const uint8_t *word;
     struct node *nodes; // owns
     size_t nodes_capacity;
-    struct wish *heap; // owns
+    struct candidate *heap; // owns
     size_t n_heap, heap_capacity;
 };
 
-static bool sooner(const struct wish *a, const struct wish *b) {
+static bool sooner(const struct candidate *a, const struct candidate *b) {
     return a->order != b->order ? a->order < b->order : a->left < b->left;
 }
 
-static int push_wish(struct work *w, const struct wish *wish, struct tl_error *err) {
+static int push_candidate(struct work *w, const struct candidate *c, struct tl_error *err) {
     void *items = w->heap;
     size_t i = w->n_heap;
     if (reserve(&items, &w->heap_capacity, i + 1, sizeof *w->heap, err) < 0) return err->status;
     w->heap = items;
     w->n_heap++;
-    while (i > 0 && sooner(wish, &w->heap[(i - 1) / 2])) {
+    while (i > 0 && sooner(c, &w->heap[(i - 1) / 2])) {
         w->heap[i] = w->heap[(i - 1) / 2];
         i = (i - 1) / 2;
     }
-    w->heap[i] = *wish;
+    w->heap[i] = *c;
     return TL_OK;
 }
 
-static struct wish pop_wish(struct work *w) {
-    const struct wish top = w->heap[0], last = w->heap[--w->n_heap];
+static struct candidate pop_candidate(struct work *w) {
+    const struct candidate top = w->heap[0], last = w->heap[--w->n_heap];
     size_t i = 0, child;
     while ((child = 2 * i + 1) < w->n_heap) {
         if (child + 1 < w->n_heap && sooner(&w->heap[child + 1], &w->heap[child])) child++;
@@ -414,21 +414,21 @@ static struct wish pop_wish(struct work *w) {
 static int consider(struct work *w, uint32_t left, uint32_t right, struct tl_error *err) {
     const struct tl_encoder *e = w->e;
     const struct node *a = &w->nodes[left], *b = &w->nodes[right];
-    struct wish wish = {0, left, NO_SYMBOL, a->size, b->size};
+    struct candidate c = {0, left, NO_SYMBOL, a->size, b->size};
     if (e->kind == TL_ENCODER_SPM) {
         const uint32_t found = find_symbol(e, w->word + a->start, a->size + b->size);
         if (found == NO_SYMBOL || e->symbols[found].token < 0) return TL_OK;
-        wish.order = e->symbols[found].order;
-        wish.merged = found;
+        c.order = e->symbols[found].order;
+        c.merged = found;
     } else {
         const struct pair *p;
         if (a->symbol == NO_SYMBOL || b->symbol == NO_SYMBOL) return TL_OK;
         p = &e->pairs[pair_place(e->pairs, e->n_pairs, a->symbol, b->symbol)];
         if (p->left == 0) return TL_OK;
-        wish.order = p->rank;
-        wish.merged = p->merged;
+        c.order = p->rank;
+        c.merged = p->merged;
     }
-    return push_wish(w, &wish, err);
+    return push_candidate(w, &c, err);
 }
 
 static size_t lead_size(uint8_t lead) {
@@ -455,7 +455,7 @@ static int start_nodes(struct work *w, size_t size, size_t *count, struct tl_ids
         }
         at += node->size;
         if (e->kind == TL_ENCODER_BPE_BYTES && e->symbols[node->symbol].token < 0) {
-            // as in Hugging Face's BPE: what is no token is not there for the merges either
+            // as in Hugging Face's BPE: a byte that is not a token takes no part in merges
             out->dropped[byte >> 3] |= (uint8_t)(1u << (byte & 7));
             continue;
         }
@@ -499,19 +499,19 @@ static int merge_word(struct work *w, const uint8_t *word, size_t size, struct t
         if (consider(w, (uint32_t)i, (uint32_t)i + 1, err) < 0) return err->status;
     }
     while (w->n_heap > 0) {
-        const struct wish wish = pop_wish(w);
-        struct node *a = &w->nodes[wish.left], *b;
-        // nodes only grow or die, so equal sizes mean that nothing has changed
-        if (a->size != wish.left_size || a->after >= count) continue;
+        const struct candidate c = pop_candidate(w);
+        struct node *a = &w->nodes[c.left], *b;
+        // nodes only grow or vanish, so equal sizes mean that nothing has changed
+        if (a->size != c.left_size || a->after >= count) continue;
         b = &w->nodes[a->after];
-        if (b->size != wish.right_size) continue;
+        if (b->size != c.right_size) continue;
         a->size += b->size;
-        a->symbol = wish.merged;
+        a->symbol = c.merged;
         b->size = 0;
         a->after = b->after;
-        if (a->after < count) w->nodes[a->after].before = wish.left;
-        if (a->before < count && consider(w, a->before, wish.left, err) < 0) return err->status;
-        if (a->after < count && consider(w, wish.left, a->after, err) < 0) return err->status;
+        if (a->after < count) w->nodes[a->after].before = c.left;
+        if (a->before < count && consider(w, a->before, c.left, err) < 0) return err->status;
+        if (a->after < count && consider(w, c.left, a->after, err) < 0) return err->status;
     }
     for (size_t i = 0; i < count; i = w->nodes[i].after) {
         const struct node *node = &w->nodes[i];
@@ -527,7 +527,7 @@ static int merge_word(struct work *w, const uint8_t *word, size_t size, struct t
 
 /* ---- whole texts ---- */
 
-/* Words of this text that have been seen: their ids stand in the output already. */
+/* A word that occurred earlier in the text: its ids are in the output already. */
 struct seen {
     size_t word, ids; // where each starts
     uint32_t hash, n_ids;
@@ -540,7 +540,7 @@ static int run_words(const struct tl_encoder *e, const uint8_t *text, const stru
     struct seen *seen = NULL;
     size_t n_seen = 0, start = 0;
     int status = TL_OK;
-    if (ends->n >= 64) { // below, remembering costs more than it saves
+    if (ends->n >= 64) { // in a shorter text the cache costs more than it saves
         for (n_seen = 256; n_seen < ends->n / 4 && n_seen < 1u << 15;) n_seen *= 2;
         seen = tl_alloc(n_seen * sizeof *seen);
         if (seen == NULL) return tl_fail(err, TL_ENOMEM, "no memory for the words of a text");
@@ -573,7 +573,7 @@ static int run_words(const struct tl_encoder *e, const uint8_t *text, const stru
     return status;
 }
 
-/* Ends of SPM's words: before each run of U+2581 (E2 96 81) but the first byte of the text. */
+/* Adds the ends of SPM's words: before each run of U+2581 (E2 96 81), except at the start. */
 static int cut_at_spaces(const uint8_t *text, size_t n, struct tl_ends *ends,
                          struct tl_error *err) {
     bool after_space = true;
@@ -611,7 +611,7 @@ static int cut(const struct tl_encoder *e, const uint8_t *text, size_t n, struct
     return status;
 }
 
-/* Whether the lead bytes and the lengths are right, so that no character ends outside. */
+/* Checks the lead and continuation bytes, so that no character ends outside the text. */
 static bool is_utf8(const uint8_t *text, size_t n) {
     for (size_t at = 0; at < n;) {
         size_t size = lead_size(text[at]);

@@ -1,4 +1,4 @@
-/* pretokenizer.c - see pretokenizer.h. */
+/* pretokenizer.c - cuts texts into words by regular expressions: a backtracking machine. */
 #include "text/pretokenizer.h"
 
 #include <string.h>
@@ -21,7 +21,7 @@ struct tl_pretokenizer {
 
 struct tl_pretokenizer_frame {
     size_t pc, at;
-    size_t least; // a repetition may give back characters down to here; == at: a fork
+    size_t least; // a repetition can give back characters down to here; a fork has least == at
 };
 
 static const int n_operands[TL_PRETOKENIZER_N_OPS] = {
@@ -74,7 +74,7 @@ static int class_init(struct char_class *c, const int32_t *ranges, size_t n_rang
                            i, (int)first, (int)last);
         }
         before = last;
-        partial += 2; // at most its first and its last page are not full
+        partial += 2; // at most its first and its last page are partly full
     }
     if (partial > N_PAGES) partial = N_PAGES;
     c->pages = tl_alloc(partial * PAGE_BYTES + 1);
@@ -140,7 +140,8 @@ static int check_program(const struct tl_pretokenizer *s, struct tl_error *err) 
     for (size_t pc = 0; pc < s->n_words; pc += 1 + (size_t)n_operands[s->program[pc]]) {
         const int32_t op = s->program[pc];
         if (op < 0 || op >= TL_PRETOKENIZER_N_OPS || s->n_words - pc <= (size_t)n_operands[op]) {
-            status = tl_fail(err, TL_EARG, "program[%zu] is %d: no whole operation", pc, (int)op);
+            status = tl_fail(err, TL_EARG, "program[%zu] is %d; expected a complete operation", pc,
+                             (int)op);
             goto done;
         }
         starts[pc] = true;
@@ -152,14 +153,15 @@ static int check_program(const struct tl_pretokenizer *s, struct tl_error *err) 
         for (int i = 1; i <= (jumps ? n_operands[word[0]] : TL_MIN(n_operands[word[0]], 1)); i++) {
             const size_t limit = jumps ? s->n_words : s->n_classes;
             if (word[i] < 0 || (size_t)word[i] >= limit || (jumps && !starts[word[i]])) {
-                status = tl_fail(err, TL_EARG, "program[%zu] is %d: no such %s", pc + (size_t)i,
-                                 (int)word[i], jumps ? "operation" : "class");
+                status = tl_fail(err, TL_EARG, "program[%zu] is %d; expected %s", pc + (size_t)i,
+                                 (int)word[i],
+                                 jumps ? "the start of an operation" : "the number of a class");
                 goto done;
             }
         }
     }
     if (s->n_words == 0 || s->program[last] != TL_PRETOKENIZER_MATCH) {
-        status = tl_fail(err, TL_EARG, "a program must end with a match");
+        status = tl_fail(err, TL_EARG, "the program ends without a match; expected one");
     }
 done:
     tl_free(starts);
@@ -249,7 +251,7 @@ static int match(const struct tl_pretokenizer *s, const uint8_t *text, size_t st
             size_t least = at;
             while (at < end && count < most && class_has(c, next_code(text, at, &next))) {
                 at = next;
-                if (count < INT32_MAX - 1) count++; // then it stays: there is no limit
+                if (count < INT32_MAX - 1) count++; // saturates, for a REPEAT without a limit
                 if (count == word[2]) least = at;
             }
             pc += 4;

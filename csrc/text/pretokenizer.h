@@ -14,7 +14,7 @@
 /* Operation, operands. Classes are numbers, targets are positions in the program. */
 enum tl_pretokenizer_op {
     TL_PRETOKENIZER_CLASS,    // class            one character of it
-    TL_PRETOKENIZER_REPEAT,   // class, min, max  that many, as many as possible; max < 0: no limit
+    TL_PRETOKENIZER_REPEAT,   // class, min, max  min to max of it, greedily; max < 0: no limit
     TL_PRETOKENIZER_FORK,     // first, second    try the first, then the second
     TL_PRETOKENIZER_JUMP,     // target
     TL_PRETOKENIZER_LOOK,     // class            the next character is of it
@@ -23,7 +23,7 @@ enum tl_pretokenizer_op {
     TL_PRETOKENIZER_N_OPS,
 };
 
-/* A growing list of places where pieces end; zero-initialize it. */
+/* A growing list of the positions where pieces end; zero-initialize it. */
 struct tl_ends {
     size_t *at; // owns
     size_t n, capacity;
@@ -46,8 +46,8 @@ void tl_pretokenizer_free(struct tl_pretokenizer *s);
 
 /*
  * Cuts text[start..end), which is valid UTF-8, into matches and what lies between them, and adds
- * the end of each piece to *out. Looks at nothing outside. *stack is the machine's memory, to be
- * reused between calls: zero-initialize it, and free it with tl_pretokenizer_stack_free.
+ * the end of each piece to *out. Reads nothing outside. *stack is the machine's memory, which can
+ * be reused between calls: zero-initialize it, and free it with tl_pretokenizer_stack_free.
  */
 struct tl_pretokenizer_stack {
     struct tl_pretokenizer_frame *frames; // owns

@@ -1,10 +1,10 @@
-/* trie.c - the pieces of a vocabulary as a tree, in the order of a walk: see trie.h. */
+/* trie.c - builds the tree of a vocabulary. */
 #include "text/trie.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* A piece while the tree is made. */
+/* A piece while the tree is built. */
 struct piece {
     const uint8_t *bytes;
     size_t size;
@@ -26,7 +26,7 @@ static size_t shared_start(const struct piece *a, const struct piece *b) {
     return i;
 }
 
-/* Nodes of sorted pieces: each adds one per byte that it does not share with the one before it. */
+/* Counts the nodes: a piece adds one per byte that it does not share with the piece before it. */
 static bool count_nodes(const struct piece *pieces, size_t n, size_t *out) {
     size_t total = 1;
     for (size_t i = 0; i < n; i++) {
@@ -39,7 +39,7 @@ static bool count_nodes(const struct piece *pieces, size_t n, size_t *out) {
 
 static void fill(struct tl_trie *t, const struct piece *pieces, size_t n, uint32_t *path) {
     size_t node = 1;
-    size_t open = 0; // nodes of path[1..open] have no end yet
+    size_t open = 0; // the nodes path[1..open] have no `end` yet
     path[0] = 0;
     t->depth[0] = 0;
     t->byte[0] = 0;

@@ -1,8 +1,8 @@
 /*
- * trie.h - the tree of a vocabulary, as the automaton walks it.
+ * trie.h - the pieces of a vocabulary as a prefix tree, for the automaton.
  *
- * Nodes lie in the order of a walk that goes down first, so that a walk is one pass over the
- * arrays and leaving out what is below a node is one jump. Node 0 is the root, before any byte.
+ * Nodes are stored in depth-first order. So a walk is one pass over the arrays, and skipping a
+ * subtree is one jump. Node 0 is the root, before any byte.
  */
 #ifndef TL_TRIE_H
 #define TL_TRIE_H
@@ -20,7 +20,7 @@ struct tl_trie {
     uint32_t *ids;
 };
 
-/* Piece i is the `sizes[i]` bytes from `pieces[i]`; an empty one is not in the tree. Copies. */
+/* Piece i is the sizes[i] bytes at pieces[i], which are copied. Empty pieces are left out. */
 int tl_trie_new(const uint8_t *const *pieces, const size_t *sizes, size_t n, struct tl_trie **out,
                 struct tl_error *err);
 void tl_trie_free(struct tl_trie *trie);

@@ -1,5 +1,5 @@
 /*
- * types.c - the table of ggml tensor types, and what the numbers of each block are.
+ * types.c - the table of ggml tensor types, and dequantization.
  *
  * Ids, names and sizes: ggml.h and ggml-common.h of ggml.
  */
@@ -78,9 +78,9 @@ bool tl_type_row_bytes(const struct tl_type_info *t, uint64_t n, size_t *out) {
 /* ---- dequantization ---- */
 
 /*
- * float32 arithmetic rounds only once here: a scale has 11 significant bits, a sub-scale 7 and a
- * q 7 (Q8_0, where there is no sub-scale) or 5, so every product fits in 24 bits, and only the
- * last addition rounds. No value but zero is below 2^-24, so flush-to-zero changes nothing.
+ * float32 arithmetic rounds only once here. A scale has 11 significant bits, a sub-scale 7, and a q
+ * has 5 (in Q8_0, which has no sub-scales, 7). So every product fits in 24 bits, and only the last
+ * addition rounds. No value except zero is below 2^-24, so flush-to-zero changes nothing.
  */
 #define DEFINE_FROM_CHUNK(name, real)                                                              \
     static void name(enum tl_kind kind, const struct tl_chunk *c, real *out, size_t n) {           \
@@ -150,7 +150,7 @@ DEFINE_FROM_CHUNK(chunk_to_f64, double)
             EACH(int32_t, (real)x);                                                                \
         case TL_TYPE_I64:                                                                          \
             EACH(int64_t, (real)x);                                                                \
-        default: /* no formula: the caller has looked at the kind */                               \
+        default: /* no formula: callers check the kind */                                          \
             memset(out, 0, n * sizeof(real));                                                      \
         }                                                                                          \
     }

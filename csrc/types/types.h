@@ -1,10 +1,10 @@
 /*
- * types.h - the table of ggml tensor types, and what the numbers of each block are.
+ * types.h - the table of ggml tensor types, and dequantization.
  *
- * One row per type, and for a quantized type one function (unpack.h). It writes the integers and
- * the scales of up to 256 consecutive values of a row; dequantization and the reference dot product
- * are made from them, so a type that unpacks right is right everywhere.
- * Ids, names and block layouts: ggml.h and ggml-common.h of ggml.
+ * Each type has a row in the table, and a quantized type has a function that unpacks its blocks
+ * (unpack.h). That function writes the integers and the scales of up to 256 consecutive values of a
+ * row. Dequantization and the reference matmul use only these, so a type that is unpacked correctly
+ * is correct everywhere. Ids, names and block layouts: ggml.h and ggml-common.h of ggml.
  */
 #ifndef TL_TYPES_H
 #define TL_TYPES_H
@@ -37,9 +37,9 @@ enum tl_type {
 
 enum tl_kind {
     TL_KIND_REMOVED, // ggml has dropped this id: a file that uses it is rejected
-    TL_KIND_RAW,     // the size is known, the formula is not here: only raw bytes
+    TL_KIND_RAW,     // the size is known, but there is no formula: only raw bytes
     TL_KIND_ARRAY,   // readable as numbers, not runnable: F64 and the integers
-    TL_KIND_FLOAT,   // F32, F16, BF16: numerics.md, float weights
+    TL_KIND_FLOAT,   // F32, F16, BF16
     TL_KIND_K,       // integer sub-scales under one float scale per 256
     TL_KIND_32,      // one float scale per 32
 };
@@ -47,7 +47,7 @@ enum tl_kind {
 #define TL_CHUNK 256
 
 /*
- * 256 consecutive values of a row, taken apart.
+ * 256 consecutive values of a row, as integers and scales.
  *   TL_KIND_K:   value[i] = d[0] * scale[i / 16] * q[i] - dmin * min[i / 16]
  *   TL_KIND_32:  value[i] = d[i / 32] * q[i] + m[i / 32]
  * Both expressions are exact in float64, and rounding them once gives the float32 value.
@@ -59,7 +59,7 @@ struct tl_chunk {
     float d[8];
     float m[8];
     float dmin;
-    bool has_min; // the type has minima (dmin and min, or m), whatever their values
+    bool has_min; // the type has minima: dmin and min, or m
 };
 
 struct tl_type_info {
@@ -74,16 +74,16 @@ struct tl_type_info {
 /* The row of a type id, or NULL when the id is outside the table or was removed. */
 const struct tl_type_info *tl_type_find(uint32_t id);
 
-/* The name a removed id had ("Q4_2"), or NULL. For error messages. */
+/* The name that a removed id had ("Q4_2"), or NULL; for error messages. */
 const char *tl_type_removed_name(uint32_t id);
 
-/* Bytes of a row of n values; false when n is no multiple of the block or the size overflows. */
+/* Bytes of a row of n values; false if n is not a multiple of the block, or on overflow. */
 bool tl_type_row_bytes(const struct tl_type_info *t, uint64_t n, size_t *out);
 
 /*
- * n values from src (any alignment), n a multiple of the block size. float64 is exact for every
- * type but I64 beyond 2^53; float32 is that value rounded once. The type has a formula
- * (kind is ARRAY, FLOAT, K or 32).
+ * Reads n values from src (any alignment), n a multiple of the block size. float64 is exact for
+ * every type except I64 beyond 2^53; float32 is the exact value rounded once. Needs a type with a
+ * formula: its kind is ARRAY, FLOAT, K or 32.
  */
 void tl_type_to_f32(const struct tl_type_info *t, const uint8_t *src, float *out, size_t n);
 void tl_type_to_f64(const struct tl_type_info *t, const uint8_t *src, double *out, size_t n);

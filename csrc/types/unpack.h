@@ -1,7 +1,7 @@
 /*
  * unpack.h - a function per quantized type; types.c puts them into its table.
  *
- * Each takes `blocks` whole blocks, at most 256 values, apart; the rest of *out is zeroed.
+ * Each unpacks `blocks` whole blocks, at most 256 values, and zeroes the rest of *out.
  */
 #ifndef TL_UNPACK_H
 #define TL_UNPACK_H

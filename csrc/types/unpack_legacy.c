@@ -9,7 +9,7 @@
 
 #include <string.h>
 
-/* Everything but q and d of the blocks that follow. */
+/* Sets everything except q and d of the blocks. */
 static void begin_32(struct tl_chunk *c, size_t blocks, bool has_min) {
     memset(c->q + blocks * 32, 0, TL_CHUNK - blocks * 32);
     memset(c->scale, 0, sizeof(c->scale));
@@ -28,7 +28,7 @@ static void nibbles_32(const uint8_t *qs, int offset, int8_t *q) {
     }
 }
 
-/* The same with a fifth bit for each value in the 32 bits of qh. */
+/* Like nibbles_32, with a fifth bit for each value in the 32 bits of qh. */
 static void fives_32(const uint8_t *qs, uint32_t qh, int offset, int8_t *q) {
     for (int i = 0; i < 16; i++) {
         int low = (qs[i] & 15) | (int)((qh >> i & 1u) << 4);

@@ -1,4 +1,4 @@
-"""Lens, attribution, circuits and sweeps against float64 arithmetic done another way."""
+"""Lens, attribution, circuits and sweeps, compared with separate float64 arithmetic."""
 
 import re
 
@@ -68,8 +68,8 @@ def test_attribution_sums_to_the_logit(model, trace):
     assert "sum" in both._repr_html_()
 
 
-def test_a_heads_part_is_what_knocking_it_out_takes_with_everything_after_frozen(model, trace):
-    """Of the last layer's heads: zero one, keep the final norm and the ffn, see the logit fall."""
+def test_the_part_of_a_head_is_what_the_logit_loses_without_it(model, trace):
+    """Zero one head of the last layer and keep the ffn and the scale of the final norm."""
     parts = tl.attribution(trace, 7)
     for head in range(4):
         edits = [
@@ -107,7 +107,7 @@ def test_qk_circuit_gives_the_scores(model, trace):
 
 
 def test_ov_circuit_gives_what_a_head_writes(model, trace):
-    """Let each token attend wholly to the first."""
+    """Each token attends to the first token only."""
     first = np.zeros((7, 7), np.float32)
     first[:, 0] = 1
     for layer in range(2):
@@ -192,9 +192,9 @@ def test_a_sweep_is_many_runs(model, taps, by, logits, monkeypatch):
         ({"metric": 3}, TypeError, "metric is 3"),
         ({"by": "layers"}, ValueError, "by is 'layers'"),
         ({"logits": "none"}, ValueError, "logits is 'none'"),
-        ({"taps": "output"}, ValueError, "in no block"),
+        ({"taps": "output"}, ValueError, "taps holds 'output'; expected taps in blocks"),
         ({"taps": "blk.0.attn_qq"}, ValueError, "taps|no tap"),
-        ({"taps": []}, ValueError, "matches nothing"),
+        ({"taps": []}, ValueError, "expected at least one tap"),
         ({"by": "heads"}, ValueError, "has no heads"),
         ({"clean": [1, 2]}, ValueError, "2 tokens and corrupted 7"),
         ({"clean": [[1, 2]]}, TypeError, "clean is a batch"),
@@ -208,9 +208,9 @@ def test_bad_sweeps(model, options, error, words):
 
 def test_a_sweep_needs_its_taps(model, trace):
     part = model.trace(IDS, "output")
-    with pytest.raises(ValueError, match=r"clean has not captured blk\.0\.resid_pre"):
+    with pytest.raises(ValueError, match=r"clean does not have blk\.0\.resid_pre"):
         tl.patch_sweep(model, part, trace, metric=metric)
-    with pytest.raises(ValueError, match=r"corrupted has not captured"):
+    with pytest.raises(ValueError, match=r"corrupted does not have"):
         tl.patch_sweep(model, trace, part, metric=metric)
     with pytest.raises(ValueError, match="starts at position 1"):
         tl.patch_sweep(model, trace[1:], trace, metric=metric)
@@ -253,7 +253,7 @@ def test_a_trace_from_a_file_needs_the_model(model, trace, tmp_path):
     assert np.array_equal(tl.lens(back, model=model).ids, tl.lens(trace).ids)
     assert np.array_equal(back.head_outputs(1, model=model), trace.head_outputs(1))
     other = models.random_model(tmp_path, seed=5, **SIZES)
-    with pytest.raises(ValueError, match="another one"):
+    with pytest.raises(ValueError, match="model has the fingerprint"):
         tl.attribution(back, 3, model=other)
 
 
@@ -268,5 +268,5 @@ def test_layers_of_different_sizes(tmp_path):
     grid = tl.patch_sweep(model, IDS, IDS, "*attn_mix", metric, by="heads")
     assert np.isnan(grid[1, 2:]).all()
     assert not np.isnan(grid[0]).any()
-    with pytest.raises(ValueError, match="different shapes"):
+    with pytest.raises(ValueError, match="expected equal shapes"):
         tl.attention_entropy(t)

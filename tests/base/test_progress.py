@@ -1,4 +1,4 @@
-"""The progress bar: shown where somebody waits and watches, silent elsewhere."""
+"""The progress bar: shown on a terminal if a run takes long, and silent otherwise."""
 
 import io
 import os
@@ -21,7 +21,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def terminal(monkeypatch):
-    def watch():  # in the test itself: pytest gives it a stderr of its own
+    def watch():  # called inside the test, because pytest replaces stderr for each test
         stream = Terminal()
         monkeypatch.setattr(sys, "stderr", stream)
         monkeypatch.setattr(progress, "PATIENCE", 0)
@@ -44,7 +44,7 @@ def test_a_plain_bar(terminal, without_tqdm):
     assert "working [#######.......................]  25 %" in text
     assert "100 %" in text
     assert text.endswith("\r")
-    assert text.rsplit("\r", 2)[1].strip() == ""  # and wiped away
+    assert text.rsplit("\r", 2)[1].strip() == ""  # the bar is erased at the end
 
 
 def test_tqdm_when_it_is_there(terminal):

@@ -1,10 +1,10 @@
 /*
- * compare_sets.c - every entry of struct tl_kernels, every set, against scalar bit for bit, with
- * every array between two pages that must not be touched.
+ * compare_sets.c - compares every entry of struct tl_kernels in every set with scalar, bit for bit.
+ * Every array lies between two inaccessible pages.
  *
- * It reaches what Python does not: the steps besides the matmuls, packed activations and scratch
- * memory, instruction sets translated by SIMDe, and another processor under an emulator. The
- * run_*.sh build and run it. The arguments are the sets that must be there, worst first.
+ * It covers what the Python tests cannot: the functions besides the matmuls, packed activations and
+ * scratch memory, instruction sets translated by SIMDe, and another processor under an emulator.
+ * The run_*.sh build and run it. The arguments are the sets that must be available, worst first.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -34,7 +34,7 @@ static float random_float(void) {
     return sum;
 }
 
-/* ---- memory between two pages that nobody may touch ---- */
+/* ---- memory between two inaccessible pages ---- */
 
 enum { CANARY = 0xa5 };
 
@@ -45,7 +45,7 @@ struct region {
 
 static struct region regions[64];
 static size_t region_count;
-static bool at_end; // against the page behind, or against the page before
+static bool at_end; // data touches the page after it, not the page before it
 
 static void *guarded(size_t bytes, size_t align) {
     struct region *r = &regions[region_count++];
@@ -73,7 +73,7 @@ static float *random_floats(size_t n) {
     return x;
 }
 
-/* Frees all regions after `count`; what lies beside the data inside their pages is untouched. */
+/* Frees all regions after the first `count`; checks that nothing beside the data was written. */
 static void release(const char *what, size_t count) {
     while (region_count > count) {
         struct region *r = &regions[--region_count];
@@ -82,7 +82,7 @@ static void release(const char *what, size_t count) {
             if (start + i >= r->data && start + i < r->data + r->bytes) continue;
             if (start[i] == CANARY) continue;
             printf("%s: a byte %s the data was written\n", what,
-                   start + i < r->data ? "before" : "behind");
+                   start + i < r->data ? "before" : "after");
             different++;
             break;
         }
@@ -108,7 +108,7 @@ static void compare(const char *set, const char *what, const float *got, const f
     }
 }
 
-/* Nobody wrote here since the memory was made. */
+/* Checks that nothing was written here since the memory was allocated. */
 static void compare_untouched(const char *set, const char *what, const float *y, size_t n) {
     const uint8_t *bytes = (const uint8_t *)y;
     for (size_t i = 0; i < n * sizeof(float); i++) {
@@ -135,7 +135,8 @@ static void random_weights(const struct tl_type_info *type, uint8_t *data, size_
     }
 }
 
-/* The rows from row0 on, y (tokens, rows + gap); as two threads would, the tokens in two parts. */
+/* Multiplies the rows from row0 on; y is (tokens, rows + gap). Packs the tokens in two parts, as
+   two threads would. */
 static void run_matmul(const struct tl_kernels *k, const struct tl_matrix *w, size_t row0,
                        const float *x, size_t tokens, float *y, size_t y_stride) {
     const int format = k->format(w->type, tokens);
@@ -173,7 +174,7 @@ static void compare_matmul(const struct tl_type_info *type, size_t rows, size_t 
             for (size_t t = 0; t < tokens; t++) {
                 compare_untouched(k->name, what, y + t * stride, row0);
                 if (t + 1 < tokens) compare_untouched(k->name, what, y + t * stride + rows, 5);
-                // there int16 digits are as fast, so fast mode has other, better results
+                // there int16 digits are as fast, so fast mode uses them and is more accurate
                 if (fast && strcmp(type->name, "Q8_0") == 0 &&
                     (strcmp(k->name, "avx2") == 0 || strcmp(k->name, "avx512") == 0)) {
                     continue;
@@ -188,7 +189,7 @@ static void compare_matmul(const struct tl_type_info *type, size_t rows, size_t 
     release(type->name, 0);
 }
 
-/* A row read as numbers touches nothing but its blocks and what it writes. */
+/* Reads rows as numbers, which must touch only their blocks and the output. */
 static void read_rows(const struct tl_type_info *type) {
     for (size_t blocks = 1; blocks < 12; blocks++) {
         const size_t n = blocks * (size_t)type->items;
@@ -204,7 +205,7 @@ static void read_rows(const struct tl_type_info *type) {
     }
 }
 
-/* ---- the other steps ---- */
+/* ---- the other functions ---- */
 
 static void compare_vectors(const struct tl_kernels *k, const struct tl_kernels *scalar) {
     static const size_t lengths[] = {1, 15, 16, 17, 100, 256, 1000};
@@ -250,8 +251,8 @@ static void compare_rope(const struct tl_kernels *k, const struct tl_kernels *sc
 }
 
 /*
- * step: as for attn_mix. What lies in the cache behind the last key may be anything, and so may
- * probabilities of keys that a query does not see: here, NaN.
+ * step: as for attn_mix. The cache after the last key, and the probabilities of keys that a query
+ * does not see, can hold anything: here, NaN.
  */
 static void compare_attention(const struct tl_kernels *k, const struct tl_kernels *scalar,
                               size_t queries, size_t step, size_t keys, size_t size,
@@ -319,7 +320,7 @@ static int list_sets(int count, char **names) {
     printf("\n");
     for (int j = 0; j < count; j++) {
         if (i == count && strcmp(tl_kernels_at((size_t)j)->name, names[j]) == 0) continue;
-        printf("these are not the sets that were expected\n");
+        printf("these are not the sets that the arguments name\n");
         return 1;
     }
     return 0;

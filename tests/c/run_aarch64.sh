@@ -1,5 +1,6 @@
 #!/bin/sh
-# The NEON kernels on an emulated processor, and what runs on one without dot products of bytes.
+# Compares the NEON kernels on an emulated processor, and then the sets for a processor without dot
+# products of bytes.
 # Debian: gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static.
 set -eu
 cd "$(dirname "$0")/../.."

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The sets that this host has, as `setup.py build_ext` has just compiled them.
+# Compares the kernel sets that this host can run, as `setup.py build_ext` has compiled them.
 set -eu
 cd "$(dirname "$0")/../.."
 build="${BUILD:-$(mktemp -d)}"

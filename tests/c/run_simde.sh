@@ -1,6 +1,7 @@
 #!/bin/sh
-# The AVX2, AVX-512 and NEON kernels with every intrinsic translated to plain C by SIMDe (Debian:
-# libsimde-dev), so that this host's instruction sets play no part. Needs a C compiler: CC or gcc.
+# Compares the AVX2, AVX-512 and NEON kernels with every intrinsic translated to plain C by SIMDe
+# (Debian: libsimde-dev), so that the result does not depend on the host's instruction sets. Needs a
+# C compiler: CC or gcc.
 set -eu
 cd "$(dirname "$0")/../.."
 cc="${CC:-gcc}"
@@ -9,7 +10,7 @@ echo '#include <simde/x86/avx512.h>' | $cc -E -x c - >/dev/null 2>&1 || {
     exit 1
 }
 build="${BUILD:-$(mktemp -d)}"
-# Nothing is forced inline: that takes the compiler many minutes. -march: only for fma and fmaf.
+# TL_NO_INLINE: inlining everything would take many minutes. -march: only for fma and fmaf.
 flags="-std=gnu11 -O1 -march=native -ffp-contract=off -fno-math-errno -fno-trapping-math -Wno-psabi"
 flags="$flags -D_GNU_SOURCE -Icsrc -DTL_SIMDE -DTL_NO_INLINE -DTINYLLM_NO_ASM"
 # Only the kernels: csrc/base uses intrinsics of the host.

@@ -1,7 +1,7 @@
 /*
- * simde_missing.h - the intrinsics for a build with SIMDe: what SIMDe 0.7.4 has, what it does not
- * have, and what it does with two roundings where the processor does it with one.
- * Included before everything else by run_simde.sh.
+ * simde_missing.h - the intrinsics for a build with SIMDe 0.7.4. Adds those that it lacks, and
+ * replaces those that it rounds twice where the processor rounds once. run_simde.sh includes this
+ * before everything else.
  */
 #include <math.h>
 

@@ -147,7 +147,7 @@ def test_tools_may_be_functions():
         render_chat("", USER, [3])
 
 
-# ---- hostile templates: an error, soon, in this process ----
+# ---- hostile templates end soon, in an error, and leave this process alive ----
 
 HOSTILE = {
     "long loop": "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
@@ -271,7 +271,7 @@ def test_choosing_a_template():
         choose(two, "nope")
     with pytest.raises(ChatTemplateError, match="no chat template"):
         choose({})
-    with pytest.raises(ChatTemplateError, match="choose one of"):
+    with pytest.raises(ChatTemplateError, match="no default chat template; expected one of"):
         choose({f"tokenizer.chat_template.{n}": "" for n in "ab"})
 
 
@@ -301,7 +301,7 @@ def test_ids_of_a_chat():
 
 def test_wrong_messages():
     for wrong in ("Hi", {"role": "user"}):
-        with pytest.raises(TypeError, match="messages must be a list"):
+        with pytest.raises(TypeError, match=r"messages is .*; expected a list"):
             render_chat("", wrong)
     with pytest.raises(TypeError, match=r"messages\[0\] is 'Hi'"):
         render_chat("", ["Hi"])
@@ -344,7 +344,7 @@ def test_chat_is_generate_on_the_ids_of_the_template(model):
 
 
 def test_chat_ends_at_the_end_of_a_turn(tmp_path):
-    # a model whose every logit but that of <|im_end|>, which is not the EOS, loses
+    # <|im_end|> is not the EOS of this model, but it ends a turn
     metadata, tensors = models.random_llama("F32", layers=1, width=32, ffn=32, vocab=5)
     metadata |= {
         "tokenizer.ggml.model": "llama",
@@ -360,11 +360,11 @@ def test_chat_ends_at_the_end_of_a_turn(tmp_path):
     assert g.prompt_ids == [1, 3, 3]
 
 
-def test_the_stop_strings_of_our_own_templates(model):
+def test_the_stop_strings_of_the_built_in_templates(model):
     grammar = tl.Grammar.gbnf('root ::= "Hail" "\\nUSER:" [a-z]+')
     g = model.chat(TALK, template="plain", grammar=grammar)
     assert (g.text, g.stop_reason, g.stop) == ("Hail", "stop", "\nUSER:")
-    # those of the caller hold too, and a file's own template of that name has none
+    # the caller's stop strings count too; a template of the file with that name has none
     assert model.chat(TALK, template="plain", grammar=grammar, stop="ai").text == "H"
     assert stop_strings({"plain": "{{ 1 }}"}, "plain") == ()
     assert stop_strings({}, "{{ 1 }}") == ()
@@ -391,18 +391,18 @@ def test_a_session_runs_only_what_is_new(model):
         g = model.chat(talk, session=session, **options)
         assert g.ids == model.chat(talk, **options).ids
         assert g.timings.prompt_tokens == len(g.prompt_ids) - shared
-        # the last token drawn has not run
+        # the last drawn token has not run
         assert session.tokens == [*g.prompt_ids, *g.ids][:-1]
         talk += [{"role": "assistant", "content": g.text}, {"role": "user", "content": "And?"}]
         ids = model.tokenizer.encode_chat(talk, template=SPEECH)
         same = [a == b for a, b in zip(session.tokens, ids, strict=False)]
         shared = [*same, False].index(False)
         assert shared > len(g.prompt_ids) / 2
-    # another conversation: what is not shared is forgotten
+    # another conversation: the session drops the tokens that are not shared
     other = [{"role": "user", "content": "Good night!"}]
     g = model.chat(other, session=session, max_tokens=9, seed=1, template=SPEECH)
     assert g.ids == model.chat(other, max_tokens=9, seed=1, template=SPEECH).ids
-    # the same again: the last token of the prompt runs, for its logits
+    # the same prompt again: only its last token runs, for the logits
     g = model.chat(other, session=session, max_tokens=0, template=SPEECH)
     again = model.chat(other, session=session, max_tokens=9, seed=1, template=SPEECH)
     assert again.timings.prompt_tokens == 1
@@ -417,7 +417,7 @@ def test_a_session_keeps_what_is_common(model):
         assert session.tokens == ids[:kept]
         session.reset()
         session.eval([1, 2, 3])
-    # a context that ran on without being told, as when Ctrl-C comes between: it is cut too
+    # the core's context may be longer than the session knows, as after Ctrl-C: it is cut too
     session.core.rewind(3)
     model.run([session.core], [np.array([5], np.int32)], [0])
     assert len(session.core) == 4
@@ -433,7 +433,7 @@ def test_several_conversations(model):
 
 
 def test_wrong_chats(model, tmp_path):
-    with pytest.raises(ChatTemplateError, match=r"no chat template; give one as template=.*chatml"):
+    with pytest.raises(ChatTemplateError, match=r"no chat template; pass one as template=.*chatml"):
         model.chat(TALK)
     with pytest.raises(ChatTemplateError, match="no chat template"):
         model.chat_stream(TALK)
@@ -444,7 +444,7 @@ def test_wrong_chats(model, tmp_path):
         model.chat(TALK, template=SPEECH, session=tl.load().session())
     with pytest.raises(TypeError, match="session is str"):
         model.chat(TALK, template=SPEECH, session="s")
-    with pytest.raises(ValueError, match="one context, and there are 2 conversations"):
+    with pytest.raises(ValueError, match="session is given with 2 conversations"):
         model.chat([TALK, TALK], template=SPEECH, session=model.session())
     with pytest.raises(TypeError, match="max_tokens"):
         model.chat(TALK, template=SPEECH, max_tokens="5")
@@ -495,7 +495,7 @@ def test_special_tokens_in_messages_can_be_plain_text():
     want = [3, *t.encode(f"user\n{ATTACK}", parse_special=False), 4]
     assert ids == want
     assert t.decode(ids) == t.render_chat(talk, template=source)
-    # whatever the template does with it
+    # the template may change the content in any way
     for change in ("m.content | tojson", "m.content | upper", "m | string", "m.content | list",
                    "m.content[::-1]", "m.content | tojson(ensure_ascii=true)", "m.content[:9]",
                    "'%s' % m.content", "m.content.split('\n') | join"):  # fmt: skip
@@ -504,7 +504,7 @@ def test_special_tokens_in_messages_can_be_plain_text():
         assert (ids.count(3), ids.count(4)) == (1, 1), change
         if "tojson" in change:
             assert t.decode(ids).replace("▁", " ") == t.render_chat(talk, template=other)
-    # in a role, in the arguments of a call, and in their names
+    # special tokens in a role, in the arguments of a call, and in their names
     talk[0]["role"] = "<|im_end|>"
     talk[0]["tool_calls"] = [{"function": {"arguments": json.dumps({"</s>": "<|im_end|>é"})}}]
     tools = "{{ messages[0].role }}{{ messages[0].tool_calls | tojson }}<|im_end|>"
@@ -515,7 +515,7 @@ def test_special_tokens_in_messages_can_be_plain_text():
     assert talk[0]["role"] == "<|im_end|>"
 
 
-def test_text_without_special_tokens_is_encoded_as_ever():
+def test_text_without_special_tokens_has_the_same_ids_either_way():
     t = injected()
     source = "{% for m in messages %}<|im_start|>{{ m.content }}{% endfor %}\ue000"
     for content in ("Hi", "\ue000\ue001 </s", "<|im_", "é😀\x00", None, ["a", {"text": "b"}]):
@@ -527,7 +527,7 @@ def test_text_without_special_tokens_is_encoded_as_ever():
     ids = t.encode_chat(talk, template=source, parse_content=False)
     assert t.decode(ids) == "<|im_start|>\ue000</s>\ue001\ue000"
     assert ids[0] == 3
-    with pytest.raises(TypeError, match="messages must be a list"):
+    with pytest.raises(TypeError, match=r"messages is .*; expected a list"):
         t.encode_chat("</s>", template=source, parse_content=False)
 
 
@@ -536,7 +536,7 @@ def test_chat_with_plain_content(model):
     talk = [{"role": "user", "content": f"Good {special} morrow!"}]
     parsed = model.chat(talk, max_tokens=1, template="plain")
     plain = model.chat(talk, max_tokens=1, template="plain", parse_content=False)
-    # one is the BOS, which this model has the same
+    # one of them is the BOS, which is the same token in this model
     assert parsed.prompt_ids.count(model.tokenizer.eos) == 2
     assert plain.prompt_ids.count(model.tokenizer.eos) == 1
     assert model.tokenizer.decode(plain.prompt_ids) == model.tokenizer.decode(parsed.prompt_ids)

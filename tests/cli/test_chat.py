@@ -1,4 +1,4 @@
-"""`tinyllm chat` as a person uses it: through a terminal, with Ctrl-C, and through a pipe."""
+"""`tinyllm chat` in a terminal, with Ctrl-C, and in a pipe."""
 
 import contextlib
 import json
@@ -35,7 +35,7 @@ def piped(*arguments, text=LINES, data=None, **options):
 
 
 def conversation(lines, seed, n):
-    """The answers that `Model.chat` gives, one conversation, no common context."""
+    """The messages and answers of one conversation by `Model.chat`, without a session."""
     model, messages, answers = tl.load(), [], []
     for turn, line in enumerate(lines):
         messages.append({"role": "user", "content": line})
@@ -55,7 +55,7 @@ def test_each_line_of_a_pipe_is_a_message(tmp_path):
     assert status == 0
     assert out == "".join(answer.lstrip() + "\n" for answer in answers)
     assert err.count("(stopped after 20 tokens; -n sets the limit)") == 2
-    assert f"(4 messages in {path})" in err
+    assert f"(saved 4 messages to {path})" in err
     assert json.loads(path.read_text()) == messages
 
 
@@ -84,12 +84,12 @@ def test_what_goes_wrong_is_named_and_the_next_line_is_answered(tmp_path):
         "chat", "--template", str(bad), "--seed", "1", "-n", "6", text="\n".join(lines)
     )
     assert status == 2
-    assert "there is no command /nope; there are /reset, /system, /save, /help" in err
-    assert "there is no command /;" in err
+    assert "no command /nope; expected one of /reset, /system, /save, /help" in err
+    assert "no command /;" in err
     assert "no x" in err
-    assert "/save needs a path" in err
+    assert "/save has no path; expected /save PATH" in err
     assert "/no/such/place" in err
-    # the message that failed is taken back
+    # the message that failed is not in the conversation
     assert [m["content"] for m in json.loads(path.read_text())] == ["ROMEO", out.strip()]
 
 
@@ -99,11 +99,11 @@ def test_a_full_context_is_told_and_the_program_goes_on(tmp_path):
     status, out, err = piped(*PLAIN, "-n", "500", text="\n".join(lines))
     assert status == 0, err
     assert "the context is full" in err
-    assert "tokens of at most 512; /reset begins a new one" in err
-    assert "your message is taken back" in err
+    assert "tokens of at most 512; /reset starts a new one" in err
+    assert "your message was removed" in err
     assert all("word" not in m["content"] for m in json.loads(path.read_text()))
     assert out.strip()
-    assert err.index("your message is taken back") < err.index("a new conversation")
+    assert err.index("your message was removed") < err.index("started a new conversation")
 
 
 def test_bytes_that_are_no_text(tmp_path):
@@ -143,7 +143,7 @@ def test_wrong_options_are_told_at_each_line():
 def test_a_file_that_is_no_template(tmp_path, capsys):
     (tmp_path / "t").write_text("hello")
     assert main(["chat", "--template", str(tmp_path / "t")]) == 2
-    assert "no Jinja2 template" in capsys.readouterr().err
+    assert "not a Jinja2 template" in capsys.readouterr().err
 
 
 def test_only_what_is_new_runs(monkeypatch, capsys):
@@ -182,7 +182,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 class Terminal:
-    """A program in a terminal of its own."""
+    """A program that runs in a pseudo-terminal."""
 
     def __init__(self, arguments, **environment):
         import pty
@@ -200,7 +200,7 @@ class Terminal:
         self.text = ""
 
     def until(self, *wanted, seconds=60):
-        """Read until one of these comes; return what came, up to it."""
+        """Read until one of these texts appears; return everything up to its end."""
         end = time.monotonic() + seconds
         while True:
             for text in wanted:
@@ -211,7 +211,7 @@ class Terminal:
             assert time.monotonic() < end, f"no {wanted} in {self.text!r}"
             if select.select([self.fd], [], [], 0.1)[0]:
                 data = b""
-                with contextlib.suppress(OSError):  # the program has gone
+                with contextlib.suppress(OSError):  # the program has ended
                     data = os.read(self.fd, 65536)
                 assert data, f"the end before {wanted}: {self.text!r}"
                 self.text += data.decode(errors="replace").replace("\r\n", "\n")
@@ -225,7 +225,7 @@ class Terminal:
             with contextlib.suppress(OSError):
                 if select.select([self.fd], [], [], 0.05)[0]:
                     os.read(self.fd, 65536)
-        return self.process.poll()  # None: it does not end
+        return self.process.poll()  # None: it still runs
 
     def close(self):
         self.process.kill()
@@ -253,7 +253,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal, tmp_path):
     t.until("> ")
     t.type("Good morrow!\n")
     t.until("Good morrow!\n")
-    for _ in range(5):  # some of the answer has come
+    for _ in range(5):  # the answer has begun
         t.until("e")
     t.type("\x03")
     t.until("(stopped)\n")
@@ -262,17 +262,17 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal, tmp_path):
     t.until("dropped")
     time.sleep(0.3)  # Python's readline misses a signal that comes just before it waits
     t.type("\x03")
-    t.until("(Ctrl-D leaves)\n")
+    t.until("(Ctrl-D quits)\n")
     t.until("> ")
     t.type(f"/save {path}\n")
-    t.until("messages in")
+    t.until("(saved")
     messages = json.loads(path.read_text())
     assert [m["role"] for m in messages] == ["user", "assistant"]
     _, answers = conversation(["Good morrow!"], 1, 400)
-    # what was said stays, and is a beginning of the whole answer
+    # the stopped answer stays in the conversation; it is the beginning of the whole answer
     assert answers[0].strip().startswith(messages[1]["content"])
     assert 0 < len(messages[1]["content"]) < len(answers[0].strip())
-    # and the conversation goes on from there
+    # the conversation continues from there
     t.until("> ")
     t.type("And you?\n")
     t.until("And you?\n")
@@ -302,7 +302,7 @@ def test_a_signal_stops_an_answer_to_a_pipe(tmp_path):
     path = tmp_path / "talk.json"
     with subprocess.Popen(
         [sys.executable, "-c", SLOW, *PLAIN, "-n", "400"],
-        bufsize=0,  # so that nothing read is lost to communicate
+        bufsize=0,  # a buffer would hide bytes from communicate()
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -334,7 +334,7 @@ def test_lines_are_remembered(terminal, tmp_path):
     assert history.read_text().splitlines()[-1] == "Good morrow!"
     t = terminal(*PLAIN, "-n", "3")
     t.until("> ")
-    t.type("\x10\n")  # Ctrl-P: the line before
+    t.type("\x10\n")  # Ctrl-P: the previous line
     t.until("Good morrow!")
     t.until("(stopped after 3 tokens")
     t.until("> ")
@@ -357,6 +357,6 @@ def test_where_the_history_is(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     assert history_file() == tmp_path / "tinyllm" / "chat_history"
     monkeypatch.setenv("HOME", str(tmp_path))
-    for value in ("", "relative"):  # as the specification says
+    for value in ("", "relative"):  # the XDG specification ignores these
         monkeypatch.setenv("XDG_STATE_HOME", value)
         assert history_file() == tmp_path / ".local/state/tinyllm/chat_history"

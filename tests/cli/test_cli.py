@@ -1,4 +1,4 @@
-"""The command line, run as a person runs it."""
+"""The command line, in this process and in processes of its own."""
 
 import subprocess
 import sys
@@ -85,7 +85,7 @@ def test_weights(capsys, path):
         (("generate", "x", "-m", "/no/such/file"), "No such file"),
         (("generate", "x", "--threads", "0"), "threads is 0"),
         (("generate", "x", "--temperature", "-1"), "temperature"),
-        (("trace", "x", "-c", "nothing"), "no tap is named 'nothing'"),
+        (("trace", "x", "-c", "nothing"), "no tap matches 'nothing'"),
         (("info", __file__), "magic"),
     ],
 )

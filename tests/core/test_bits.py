@@ -1,4 +1,4 @@
-"""Exact mode's bits depend on nothing but the model and the tokens."""
+"""The bits of exact mode depend only on the model and the tokens."""
 
 import hashlib
 import os
@@ -55,7 +55,7 @@ def test_capturing(case):
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(6, 1), (3, 3), (12, 4)])
 def test_decoding_over_a_long_context(heads, kv_heads, tmp_path):
-    """Where the heads of keys are not even over the threads, one token is split by positions."""
+    """If kv heads do not divide evenly among threads, one token is split by positions."""
     shape = {"heads": heads, "kv_heads": kv_heads, "head_size": 24, "width": 96, "ffn": 96}
     tensors = models.random_llama("F32", **shape)
     path = models.write(tmp_path / "long.gguf", *tensors)
@@ -67,7 +67,7 @@ def test_decoding_over_a_long_context(heads, kv_heads, tmp_path):
         got = [session.eval(ids[i : i + 1]) for i in range(1500, 1560)]
         assert np.array_equal(np.array(got), want)
         session.rewind(3)
-        traced = session.eval(ids[1557:1558], capture="*")  # which is not split
+        traced = session.eval(ids[1557:1558], capture="*")  # a captured token is not split
         assert np.array_equal(traced["output"][0], want[57])
         looked = session.eval(ids[1558:1559], capture=["blk.1.attn_mix", "output"])
         assert np.array_equal(looked["output"][0], want[58])
@@ -239,7 +239,7 @@ print(tiny / 4 == 0.0, digest() == before, tiny / 4 == 0.0)
     if flushed == "False":
         pytest.skip("this compiler's -ffast-math does not switch flush-to-zero on")
     assert same == "True"
-    assert still_flushed == "True"  # the caller's own state is put back
+    assert still_flushed == "True"  # the caller's state is restored
 
 
 @pytest.mark.parametrize("name", [*models.TYPES, *ARCHITECTURES])
@@ -265,7 +265,7 @@ def test_fast_mode_does_not_depend_on_threads_splits_or_captures(name, tmp_path)
 
 
 def test_the_demo_models_bits():
-    """The bits of a known model on a known prompt: they never move again."""
+    """The recorded bits of the demo model on one prompt never change."""
     model = tl.load()
     trace = model.trace([1, 2, 3, 5, 8, 13, 21, 34], "*")
     digest = hashlib.sha256(b"".join(trace[name].tobytes() for name in trace)).hexdigest()

@@ -97,7 +97,7 @@ def test_hidden_states_are_the_stream_between_the_blocks(tmp_path):
 
 
 def test_positions_far_out_are_right(tmp_path):
-    # float32 angles would lose the fraction of a turn; a scaling below 1 takes us far out at once
+    # float32 angles would lose the fraction of a turn; a factor below 1 makes positions large
     scaling = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.0**-13}
     model = models.random_model(tmp_path, "F32", layers=1, metadata=scaling)
     ids = models.random_ids(model, 40)
@@ -123,7 +123,7 @@ def test_hugging_face_agrees(name, tmp_path):
 
 
 def test_a_nan_stays_in_its_rows(tmp_path):
-    # NaN in a weight of the embedding of one token reaches this token and what follows it only
+    # NaN in the embedding of one token reaches only this token and those after it
     metadata, tensors = models.random_llama("F32")
     table = tensors["token_embd.weight"].numpy()
     table[7] = np.nan

@@ -1,4 +1,4 @@
-"""Every kernel set gives the bits of docs/numerics.md, and touches nothing but its data."""
+"""Every kernel set gives the bits of docs/numerics.md, and touches only its own data."""
 
 import os
 import subprocess
@@ -91,7 +91,7 @@ def test_the_decoders_of_these_tests_agree_with_gguf(name):
 
 
 def odd_cols(name, cols):
-    """About that many columns, as ragged as the type allows."""
+    """Return about `cols` columns: not a multiple of 256 if the type allows it."""
     items = exact.TYPES[name][0]
     return {1: cols + 21, 32: cols + 32, 256: cols}[items]
 
@@ -141,7 +141,7 @@ def test_extreme_blocks(name):
     weights = np.array(blocks).reshape(len(blocks), 1, size).repeat(cols // items, 1)
     weights = np.ascontiguousarray(weights.reshape(len(blocks), -1))
     x = activations(rng, "gaussian", 5, cols)
-    x[1] = np.float32(8355711 / 2**23) * np.sign(x[1])  # every digit at its limit
+    x[1] = np.float32(8355711 / 2**23) * np.sign(x[1])  # every digit has its largest value
     x[2] = -np.float32(8355711 / 2**23)
     x[3] = np.float32((0x7F7F80 - 0x808080 + 0x808080 - 0x10000) / 2**23)
     x[4] = -np.float32(0x7F8080 / 2**23)
@@ -277,7 +277,7 @@ def test_weights_and_activations_at_any_address(isa):
 
 # ---- fast mode ----
 
-# where bytes cannot hold Q8_0, int16 digits are as fast, and more exact
+# on these sets, int16 digits are as fast as bytes for Q8_0, and more exact
 WORDS = {"avx2", "avx512"}
 
 
@@ -368,8 +368,8 @@ def test_fast_mode_error(name, isa, kind):
     values = gguf.dequantize(weights, gguf.GGMLQuantizationType[name]).astype(np.float64)
     x = activations(rng, kind, 3, cols)
     wide = x.astype(np.float64)
-    # half a step of every block of 32, a little more since the scale is chosen for the sum of
-    # squares, and what float32 sums and scales add
+    # half a step of every block of 32, a tenth more because the scale minimizes the sum of
+    # squares, and the rounding of float32 sums and scales
     step = np.abs(wide).reshape(3, -1, 32).max(2).repeat(32, 1) / 120
     bound = (step / 2 * 1.1) @ np.abs(values).T + 1e-5 * (np.abs(wide) @ np.abs(values).T) + 1e-27
     error = np.abs(run(name, weights, cols, x, isa, fast=True) - wide @ values.T)

@@ -1,4 +1,4 @@
-"""What the core learns from Linux, from a /proc and /sys that the test makes up."""
+"""What the core reads from Linux: the tests write their own /proc and /sys."""
 
 import ctypes
 import os
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    """os_limits.c built for a root of its own, and that root."""
+    """The os files built with a root directory of the test, and that directory."""
     folder = tmp_path_factory.mktemp("os")
     root = folder / "root"
     command = ["cc", "-std=c11", "-O1", "-shared", "-fPIC", f'-DTL_OS_ROOT="{root}"', f"-I{CSRC}"]
@@ -33,7 +33,7 @@ def library(tmp_path_factory):
 
 @pytest.fixture
 def system(library):
-    """A function that puts files below that root and gives the functions of os_limits.c."""
+    """A function that writes files below that root and returns the library."""
     core, root = library
 
     def prepare(files):
@@ -112,7 +112,7 @@ def test_cpu_affinity_and_cores(system):
             assert core.tl_cpu_count(False) == core.tl_cpu_count(True) == 1
         finally:
             os.sched_setaffinity(0, mine)
-    assert core.tl_cpu_count(True) == len(mine)  # nothing is known about cores
+    assert core.tl_cpu_count(True) == len(mine)  # without topology files every CPU counts as a core
     siblings = f"{mine[0]}-{mine[-1]}\n"
     name = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
     core = system({name.format(cpu): siblings for cpu in mine})

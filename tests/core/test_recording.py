@@ -1,4 +1,4 @@
-"""No change of the code changes a bit: recorded digests, see recording.py."""
+"""Every bit equals the recorded one: see testkit/recording.py."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Many threads, many sessions, and the process forked in between."""
+"""Many threads, many sessions, and a fork of the process in between."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.threads
 
 @pytest.mark.parametrize("type_name", ["Q4_K", "F16"])
 def test_a_crowd(type_name, tmp_path):
-    # a program of its own: the first use of the pool is one of the things that are tested
+    # a separate program, because it also tests the first use of the pool
     path = models.write(tmp_path / "m.gguf", *models.random_llama(type_name, layers=1, ffn=256))
     done = subprocess.run(
         [sys.executable, crowd.__file__, str(path), "12"],

@@ -1,4 +1,4 @@
-"""Dequantization against PyPI gguf, and against exact fractions."""
+"""Dequantization, compared with PyPI gguf and with exact fractions."""
 
 import ctypes
 import math
@@ -25,7 +25,7 @@ INTEGERS = {"I8": np.int8, "I16": np.int16, "I32": np.int32, "I64": np.int64}
 
 
 def random_blocks(name, rows, cols, seed):
-    """Uniform bits, so all of NaN, infinity, zero and denormal scales occur; and extremes."""
+    """Extreme blocks, then uniform bits: NaN, infinite, zero and denormal scales occur."""
     items, size, halves = exact_arithmetic.TYPES[name]
     blocks = np.random.default_rng(seed).integers(0, 256, (rows * cols // items, size), np.uint8)
     blocks[0] = 0

@@ -1,4 +1,4 @@
-"""The page of a trace: harmless, self-contained, and alive in a browser."""
+"""The page of a trace: harmless, in one file, and interactive in a browser."""
 
 import base64
 import json
@@ -97,7 +97,7 @@ def test_too_much_for_a_page_is_refused(trace, monkeypatch):
 
 
 class Browser:
-    """Headless Chromium, spoken to over a pair of pipes (the DevTools protocol)."""
+    """Headless Chromium, controlled over a pair of pipes (the DevTools protocol)."""
 
     def __init__(self, path, profile):
         to_read, self._out = os.pipe()
@@ -204,27 +204,26 @@ def test_the_page_lives_in_a_browser(browser, trace, tmp_path):
     assert browser.value(shown.format("layers")) == "layer 2"
     assert browser.value(shown.format("heads")) == "head 3"
     assert browser.value("document.querySelector('#token').textContent") == 'token 4: "'
-    # the pixels of the chosen row are the attention of that head
+    # the pixels of the chosen row show the attention of that head
     code = "[...document.querySelector('#large').getContext('2d').getImageData(0,4,6,1).data]"
     alpha = np.array(browser.value(code)[3::4]) / 255
     assert np.allclose(alpha, trace["blk.2.attn_probs"][3, 4], atol=0.01)
-    browser.click(
-        "#large", 0.6
-    )  # a click into the picture chooses the row; pointing tells the value
+    # a click into the picture chooses the row; the pointer shows the value
+    browser.click("#large", 0.6)
     assert "looks at" in browser.value("document.querySelector('#under').textContent")
     assert browser.value("document.querySelector('#token').textContent").startswith("token 3")
     guesses = browser.value(
         "[...document.querySelectorAll('#lens tr:last-child .guess')].map(e => e.textContent)"
     )
     assert guesses == tl.lens(trace).pieces[-1][3]
-    # pointing at a token looks from it, and leaving it looks from the chosen one again
+    # the pointer on a token shows its attention; when it leaves, the chosen token is back
     browser.click("[data-token='1']", press=False)
     heading = "document.querySelector('#token').textContent"
     assert browser.value(heading).startswith("token 1")
     assert browser.value("document.querySelector('.token.chosen').dataset.token") == "3"
     browser.click("#under", press=False)
     assert browser.value(heading).startswith("token 3")
-    # hostile texts are texts
+    # hostile texts stay text
     assert "owned" not in browser.value("document.title")
     assert browser.value("document.querySelectorAll('img').length") == 0
     first = browser.value("document.querySelector('.token').textContent")

@@ -1,4 +1,4 @@
-"""What notebooks show of weights, files and models."""
+"""The tables of weights, files and models in notebooks."""
 
 import time
 
@@ -108,7 +108,7 @@ def test_models_and_files_show_their_weights():
         assert f"{norm.max():.4g}" in shown
     start = time.perf_counter()
     model._repr_html_()
-    assert time.perf_counter() - start < 1  # 6 ms here
+    assert time.perf_counter() - start < 1  # usually a few milliseconds
 
 
 def test_hostile_names_are_escaped():

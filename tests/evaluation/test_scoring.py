@@ -1,4 +1,4 @@
-"""Scores, perplexity, divergence and beam search, against NumPy and against trying everything."""
+"""Scores, perplexity, divergence and beam search, compared with NumPy and exhaustive search."""
 
 import itertools
 import math
@@ -24,7 +24,7 @@ def log_softmax(x):
 
 
 def logprobs(model, ids):
-    """Entry i is of ids[i + 1]."""
+    """Entry i is the log-probability of ids[i + 1]."""
     ids = np.asarray(ids)
     return log_softmax(model.logits(ids)[:-1])[np.arange(len(ids) - 1), ids[1:]]
 
@@ -55,7 +55,7 @@ def test_score_does_not_depend_on_how_much_is_run_at_once(model, monkeypatch):
 def test_score_of_too_little_and_too_much(tmp_path):
     model = models.random_model(tmp_path, layers=1, width=32, ffn=32, vocab=40, context=16)
     assert model.score(list(range(17))).logprobs.shape == (16,)
-    with pytest.raises(ValueError, match="18 tokens; the context holds 16"):
+    with pytest.raises(ValueError, match="18 tokens; expected at most 17"):
         model.score(list(range(18)))
     with pytest.raises(ValueError, match="one token"):
         model.score([1])
@@ -65,7 +65,7 @@ def test_score_of_too_little_and_too_much(tmp_path):
 
 @pytest.mark.parametrize("window", [8, 9, 20])
 def test_perplexity_as_llama_cpp(model, window):
-    # windows side by side; in each the second half: positions window // 2 + 1 to the end
+    # windows do not overlap; of each the positions from window // 2 + 1 on are scored
     ids = model.tokenizer.encode(TEXT)
     values = []
     for start in range(0, len(ids) // window * window, window):
@@ -98,8 +98,8 @@ def test_bos_takes_the_first_place_of_each_window(tmp_path):
 
 @pytest.mark.parametrize(("window", "stride"), [(16, 8), (16, 16), (16, 5), (10, 1), (300, 100)])
 def test_perplexity_as_hugging_face(model, window, stride):
-    # the loop of the guide, with the loss of transformers: the mean over the labels that are not
-    # masked, after the shift by one
+    # the loop of the guide with the loss of transformers: the mean over the unmasked labels after
+    # the shift by one
     ids = np.array(model.tokenizer.encode(TEXT))
     total = count = before = 0
     for begin in range(0, len(ids), stride):
@@ -133,7 +133,7 @@ def test_one_window_is_the_score(model):
     ("options", "words"),
     [
         ({"method": "x"}, "method is 'x'; expected 'llama.cpp' or 'hf'"),
-        ({"stride": 4}, "stride is 4; the windows"),
+        ({"stride": 4}, "stride is 4; expected None"),
         ({"window": 1000}, "window is 1000|at least two"),
         ({"window": 3}, "window is 3"),
         ({"window": 1, "method": "hf"}, "window is 1"),
@@ -190,7 +190,7 @@ def tiny(tmp_path_factory):
 
 
 def every_text(model, prompt, longest, penalty=0.0, allowed=lambda ids: True):
-    """All continuations that end, or are `longest` tokens long: (rank, score, ids)."""
+    """All continuations that end or have `longest` tokens: (rank, score, ids)."""
     found = []
     for n in range(longest + 1):
         for ids in itertools.product([0, 1, 3, 4, 5], repeat=n):
@@ -214,7 +214,7 @@ def test_beam_search_with_enough_beams_finds_the_best_of_all(tiny, penalty):
 
 @pytest.mark.parametrize("beams", [1, 2, 3])
 def test_beam_search_with_few_beams(tiny, beams):
-    # the same search over lists, every beam run from the start
+    # the same search with lists; every beam runs from the start
     prompt, live, done = [1, 5], [([], 0.0)], []
     for _ in range(6):
         grown = []
@@ -235,7 +235,7 @@ def test_beam_search_under_a_grammar(tiny):
     want = []
     for text in ("aba", "aca", "ba", "ca", "c"):
         ids = [{"a": 3, "b": 4, "c": 5}[x] for x in text]
-        whole = [*ids, 2] if text == "c" else ids  # only there could it go on
+        whole = [*ids, 2] if text == "c" else ids  # it could go on, so the model ends it
         want.append((logprobs(tiny, [1, *whole]).sum(), ids))
     want.sort(key=lambda w: -w[0])
     found = tiny.beam_search([1], beams=10, grammar=grammar)

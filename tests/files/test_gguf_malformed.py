@@ -1,4 +1,4 @@
-"""Files that are not what they claim to be: an error that names the field, and nothing worse."""
+"""Malformed files end in an error that names the field, and in nothing worse."""
 
 import json
 import struct
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.sanitize
 
 
 def read_all(source):
-    """Open a file and look at everything in it."""
+    """Open a file and read everything in it."""
     file = tinyllm.GGUF(source)
     repr(file), file._repr_html_()
     for key in file.metadata:
@@ -29,7 +29,7 @@ def read_all(source):
 
 
 def refusal(source):
-    """Give the FormatError that a file is refused with, or None."""
+    """Return the FormatError that refuses a file, or None."""
     try:
         read_all(source)
     except tinyllm.FormatError as error:
@@ -58,7 +58,7 @@ def test_collection(name, verdict):
 def test_truncation_at_every_byte():
     data = b.small_model()
     read_all(data)
-    needed = len(data) - 16  # of the last tensor's padding nothing is
+    needed = len(data) - 16  # the padding of the last tensor may be missing
     for size in range(needed):
         with pytest.raises(tinyllm.FormatError) as error:
             tinyllm.GGUF(data[:size])
@@ -88,7 +88,7 @@ def test_any_byte_may_be_anything():
             error = refusal(changed)
             accepted += error is None
             assert error is None or (error.field and error.expected)
-    assert accepted > len(data)  # names, numbers and data may change
+    assert accepted > len(data)  # changed names, numbers and data are still valid
 
 
 ONE = [b.info("t", (8,), 0, 0)]
@@ -120,7 +120,7 @@ def nested(depth):
 
 I64_MAX = 2**63 - 1
 
-# name: (file, the field that is named, what is found there)
+# name: (file, field of the error, value of the error)
 REJECTED = {
     "empty": (b"", "magic", "cut off"),
     "magic": (b"ggml" + bytes(20), "magic", "'ggml'"),
@@ -245,7 +245,7 @@ def test_rejected(name):
     start = time.perf_counter()
     with pytest.raises(tinyllm.FormatError) as error:
         read_all(data)
-    assert time.perf_counter() - start < 60  # a guard against loops without end
+    assert time.perf_counter() - start < 60  # guards against endless loops
     assert error.value.field == field
     if value is not None:
         assert error.value.value == value
@@ -294,7 +294,7 @@ def test_accepted(name):
     read_all(ACCEPTED[name])
 
 
-def test_a_claim_costs_no_memory():
+def test_false_sizes_allocate_nothing():
     """A small file that claims to be huge is refused before anything is allocated."""
     claims = [
         b.header(0, 2**28) + bytes(40),
@@ -312,10 +312,10 @@ def test_a_claim_costs_no_memory():
 
 
 def test_equal_beginnings_are_not_slow():
-    """Names that differ only at their end, as many as fit, among them two that are the same."""
+    """100,000 names that differ only at their end, and one of them twice."""
     names = ["n" * 40 + f"{i:07}" for i in range(100_000)]
     entries = [b.entry(name, b.U8, 1) for name in [*names, names[123]]]
     start = time.perf_counter()
     with pytest.raises(tinyllm.FormatError, match="twice"):
         tinyllm.GGUF(b.build(entries))
-    assert time.perf_counter() - start < 60  # a guard against loops without end
+    assert time.perf_counter() - start < 60  # guards against endless loops

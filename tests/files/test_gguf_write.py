@@ -1,4 +1,4 @@
-"""Writing GGUF files: types, bytes, order, and what is left after an error."""
+"""Writing GGUF files: types, bytes, order, and what remains after an error."""
 
 import os
 import stat
@@ -323,7 +323,7 @@ def test_what_a_source_may_return(path, result):
         (TensorSource((-1,), "F32", bytes), ValueError, "negative"),
         (TensorSource((1.5,), "F32", bytes), TypeError, "ints"),
         (TensorSource(5, "F32", bytes), TypeError, "shape"),
-        (TensorSource((2**40, 2**40), "F32", bytes), ValueError, "too large"),
+        (TensorSource((2**40, 2**40), "F32", bytes), ValueError, r"2\*\*60"),
         (TensorSource((1,), "F32", b"1234"), TypeError, "callable"),
         (TensorSource((2,), "F32", lambda: bytes(7)), ValueError, "7 bytes"),
         (TensorSource((2,), "F32", lambda: np.zeros(2)), ValueError, "float64"),

@@ -22,7 +22,7 @@ MATRICES = ("wq", "wk", "wv", "wo", "w1", "w2", "w3")
 
 
 def make_weights(dims=DIMS, seed=0):
-    """All tensors under llama2.c's names, layers stacked."""
+    """All tensors under the names of llama2.c, with layers stacked."""
     d, h, layers, heads, kv_heads, vocab, _ = dims
     kv = d // heads * kv_heads
     shapes = {
@@ -54,7 +54,7 @@ def v1(weights, shared, dims=DIMS):
 
 
 def v2(weights, shared, group, dims=DIMS):
-    """The file, and the float64 values that its integers stand for."""
+    """A version 2 file, and the float64 values of its integers."""
     data = [head_of(2, shared, dims, group)]
     exact = dict(weights)
     data += [weights[name].tobytes() for name in ("rms_att", "rms_ffn", "rms_final")]
@@ -174,7 +174,7 @@ def test_bad_dimensions(version, field, value):
     struct.pack_into("<i", data, at, value)
     with pytest.raises(tinyllm.FormatError) as error:
         read_llama2c(bytes(data))
-    # a negative vocab_size means something in version 0; large ones only show in the size
+    # version 0 allows a negative vocab_size; too large sizes only show in the file's size
     if value <= 0 and not (version == 0 and field == "vocab_size" and value < 0):
         assert (error.value.field, error.value.value, error.value.offset) == (field, value, at)
     else:
@@ -213,7 +213,7 @@ def test_rejected(tmp_path, data, field, value):
 
 def test_scales_may_be_anything():
     data, _ = v2(make_weights(), True, 4)
-    at = 256 + 4 * (2 * 12 * 2 + 12) + 7 * 12  # behind the integers of the embedding
+    at = 256 + 4 * (2 * 12 * 2 + 12) + 7 * 12  # after the integers of the embedding
     for scale in (np.nan, np.inf, 3e38, 0):
         changed = bytearray(data)
         struct.pack_into("<f", changed, at, scale)
@@ -279,7 +279,7 @@ def test_tokenizers_equal_llama_cpp(path, reference, size):
     expected = GGUF(data.path(reference)).metadata
     assert len(found["tokenizer.ggml.tokens"]) == size
     for key, value in found.items():
-        if key != "tokenizer.ggml.add_space_prefix":  # which these files leave to the default
+        if key != "tokenizer.ggml.add_space_prefix":  # these files rely on the default
             assert np.array_equal(expected[key], value), key
 
 

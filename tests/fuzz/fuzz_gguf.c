@@ -1,5 +1,5 @@
 /*
- * fuzz_gguf.c - any bytes through the GGUF reader, and everything it then says is there.
+ * fuzz_gguf.c - gives any bytes to the GGUF reader, and reads everything that it points to.
  *
  * With libFuzzer (clang):
  *   clang -std=c11 -g -O1 -fsanitize=fuzzer,address,undefined -Icsrc -o /tmp/fuzz_gguf \
@@ -60,7 +60,7 @@ static void touch_tensor(const struct tl_gguf_tensor *t) {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct tl_gguf g;
     struct tl_error err;
-    uint8_t *copy = malloc(size ? size : 1); // of its own size, so that a step too far is seen
+    uint8_t *copy = malloc(size ? size : 1); // exact size: a sanitizer sees reads past it
     if (copy == NULL) return 0;
     if (size) memcpy(copy, data, size);
     if (tl_gguf_open(&g, copy, size, &err) == TL_OK) {
@@ -73,7 +73,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         for (size_t i = 0; i < g.n_tensors; i++) touch_tensor(&g.tensors[i]);
         tl_gguf_close(&g);
     } else if (err.text[0] == 0 || (err.status == TL_EFORMAT && err.offset > size)) {
-        abort(); // an error that does not say where
+        abort(); // an error without a message, or with an offset outside the file
     }
     free(copy);
     return 0;
@@ -88,7 +88,7 @@ static uint64_t next_random(void) {
     return state ^= state << 17;
 }
 
-/* Bytes of a file become random, special, or are cut off. */
+/* Changes a few bytes to random or special values, or cuts the file off. */
 static size_t change(uint8_t *data, size_t size) {
     static const uint8_t special[] = {0, 1, 8, 9, 0x7f, 0x80, 0xff};
     for (uint64_t n = 1 + next_random() % 4; n > 0 && size > 0; n--) {

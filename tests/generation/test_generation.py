@@ -1,4 +1,4 @@
-"""What `generate` and `stream` can be told: stop strings and ids, grammars, lists, logprobs."""
+"""Options of `generate` and `stream`: stop strings and ids, grammars, lists, logprobs."""
 
 import json
 
@@ -31,7 +31,7 @@ def softmax(x):
 
 
 def cut_at(text, stops):
-    """The text before the stop string that is whole first."""
+    """The text before the stop string that is complete first."""
     for end in range(len(text) + 1):
         found = [s for s in stops if text[:end].endswith(s)]
         if found:
@@ -51,7 +51,7 @@ def test_stop_finder_gives_what_find_gives_however_the_text_is_cut():
             step = int(rng.integers(0, 4))
             shown += finder.feed(text[at : at + step])
             at += step
-            # nothing is shown that a stop string would take back, and nothing is held for nothing
+            # shown text never has to be taken back, and only a possible stop string is held back
             assert cut_at(text, stops).startswith(shown)
             if finder.found is None:
                 held = text[len(shown) : min(at, len(text))]
@@ -230,7 +230,7 @@ def test_a_grammar_ends_the_text_by_itself(model):
     assert g.text in ("yes", "no")
     assert g.stop_reason == "grammar"
     assert g.complete is True
-    # where more could come, only the model itself ends it
+    # if the grammar allows more text, only the model ends it
     longer = tl.Grammar.regex("(yes|no)+")
     for seed in range(5):
         g = model.generate("Yes or no? ", max_tokens=15, grammar=longer, seed=seed)
@@ -296,7 +296,7 @@ def test_timings_and_repr(model):
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"stop": [""]}, ValueError, r"stop\[0\] is empty"),
+        ({"stop": [""]}, ValueError, r"stop\[0\] is ''; expected a non-empty string"),
         ({"stop": [1]}, TypeError, r"stop\[0\] is 1"),
         ({"stop_ids": [10**6]}, ValueError, r"stop_ids\[0\] is 1000000"),
         ({"stop_ids": ["a"]}, TypeError, r"stop_ids\[0\] is 'a'"),

@@ -1,9 +1,9 @@
-"""Our samplers and llama.cpp's own on the same logits.
+"""The samplers of tinyllm and of llama.cpp on the same logits.
 
     pip install llama-cpp-python && pytest -m live tests/live/test_samplers.py
 
-llama.cpp computes in float32: logits here are such that no candidate is so near a border that the
-rounding decides.
+llama.cpp computes in float32. So the logits keep every candidate away from the limits of the
+samplers, where rounding would decide.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ from testkit import data
 
 llama_cpp = pytest.importorskip("llama_cpp")
 pytestmark = pytest.mark.live
-SIZES = [2, 7, 60, 1000, 5000]  # llama.cpp sorts in other ways above 128 and 1024
+SIZES = [2, 7, 60, 1000, 5000]  # llama.cpp uses other sorting algorithms above 128 and 1024
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,7 +34,7 @@ def random_logits(size, seed):
 
 
 class Theirs:
-    """One sampler of llama.cpp, and what it has chosen."""
+    """One sampler of llama.cpp, and the token that it chose."""
 
     def __init__(self, made):
         self.sampler = made
@@ -51,7 +51,7 @@ class Theirs:
             llama_cpp.llama_sampler_accept(self.sampler, int(token))
 
     def apply(self, logits, ids=None):
-        """Return {id: logit} of what is left and possible."""
+        """Return {id: logit} of the remaining candidates, without those of -inf."""
         ids = range(len(logits)) if ids is None else ids
         data = (llama_cpp.llama_token_data * len(logits))(
             *[(int(i), float(x), 0.0) for i, x in zip(ids, logits, strict=True)]
@@ -81,7 +81,7 @@ def same(mine, theirs, tolerance=2e-5):
 
 
 L = llama_cpp
-#: (our chain, their constructor), for logits alone.
+#: (chain of tinyllm, constructor of llama.cpp) of samplers that need only logits.
 PLAIN = [
     *[({"top_k": k}, lambda k=k: L.llama_sampler_init_top_k(k)) for k in (0, 1, 5, 40, 900)],
     *[({"top_p": p}, lambda p=p: L.llama_sampler_init_top_p(p, 1)) for p in (0.0, 0.3, 0.95, 1.0)],
@@ -110,7 +110,7 @@ def test_samplers_of_logits(chain, make):
     for size in SIZES:
         for seed in range(8):
             logits = random_logits(size, seed)
-            if "typical" in chain:  # theirs takes the logarithm of 0
+            if "typical" in chain:  # llama.cpp takes the logarithm of 0
                 logits = np.maximum(logits, -30)
             with Theirs(make()) as theirs:
                 same(ours(logits, **chain), theirs.apply(logits))
@@ -191,10 +191,10 @@ def test_logit_bias():
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_mirostat(version):
-    """What is left of each step; then our limit learns from the token that they have drawn.
+    """Compare the candidates of each step; then tinyllm's state learns the token of llama.cpp.
 
-    The probabilities are about Zipf's, as the method supposes: where k does not fit an int, as it
-    does not for flat ones, theirs keeps one token and ours all.
+    The probabilities follow Zipf's law roughly, as the method assumes. Flat ones would give a k
+    that does not fit an int; there llama.cpp keeps one token and tinyllm keeps all.
     """
     for size in (60, 1000):
         for tau, eta in ((3.0, 0.1), (5.0, 0.3), (1.0, 0.05)):

@@ -1,4 +1,4 @@
-"""Perplexity by each recipe, with the logits that llama.cpp itself computes.
+"""Perplexity by each method, with the logits of llama.cpp.
 
 pip install llama-cpp-python && pytest -m live tests/live/test_scoring.py
 """
@@ -26,7 +26,7 @@ def theirs():
 
 
 def losses(theirs, ids):
-    """Entry i is of ids[i + 1]."""
+    """Entry i is the loss of ids[i + 1]."""
     theirs.reset()
     theirs.eval([int(i) for i in ids])
     x = np.array(theirs.scores[: len(ids) - 1], np.float64)
@@ -59,7 +59,7 @@ def test_hugging_face_recipe(theirs):
         end = min(begin + window, len(ids))
         new = end - before
         of_window = losses(theirs, ids[begin:end])[-new:]
-        # the guide multiplies the mean by the labels that are left after its shift
+        # the guide multiplies the mean by the number of labels after its shift
         labels = new - 1
         total += np.mean(of_window) * labels
         count += labels

@@ -1,4 +1,4 @@
-"""Random texts against Hugging Face `tokenizers` built from the same vocabularies.
+"""Random texts, compared with Hugging Face `tokenizers` of the same vocabularies.
 
     pip install tokenizers && pytest -m live tests/live/test_tokenizer.py
 
@@ -47,7 +47,7 @@ BLANKS = [" ", "  ", "   ", "\t", "\n", "\n\n", "\r\n", " \n", "\t\t", "\xa0", "
 def random_texts(seed, count):
     rng = random.Random(seed)
     assigned = sorted(code_points("L", "M", "N", "P", "S", "Z"))
-    # what Unicode has had since version 8: tables differ on newer characters
+    # only characters of Unicode 3.2, because tables differ on newer ones
     old = [c for c in assigned if unicodedata.ucd_3_2_0.category(c) != "Cn"]
     for i in range(count):
         parts = []
@@ -94,6 +94,6 @@ def is_departure(file, text):
     """Tell whether docs/tokenizers.md lists why the ids differ."""
     if file != "rebuilt-ugm_en":
         return False
-    # their Unigram takes control tokens in the text for what they name, and strips blanks of
-    # every kind from the end; SentencePiece and we do neither
+    # Unigram of Hugging Face parses control tokens in the text, and strips blanks of every kind
+    # from the end; SentencePiece and tinyllm do neither
     return "<s>" in text or "</s>" in text or bool(text[len(text.rstrip()) :].strip(" "))

@@ -1,7 +1,7 @@
-"""Four bugs of a well-known beginner's port, each with a test that would have caught it.
+"""Four bugs of a well-known beginner's port, each with a test that would have found it.
 
-In order: cos and sin swapped in RoPE; keys read where values were meant; token text mapped back
-to the wrong of two ids; a newline encoded as a space.
+In order: cos and sin swapped in RoPE; keys read instead of values; the text of a token mapped to
+the wrong one of two ids; a newline encoded as a space.
 """
 
 import numpy as np
@@ -13,19 +13,19 @@ from testkit import data, models
 def test_rope_turns_pairs_by_the_angle(tmp_path):
     model = models.random_model(tmp_path, "F32", layers=1)
     trace = model.trace(models.random_ids(model, 12), ["blk.0.attn_q", "blk.0.attn_q_rope"])
-    # a pair is a complex number; rotation multiplies it by exp(i angle)
+    # a pair is a complex number, and the rotation multiplies it by exp(i angle)
     pairs = trace["blk.0.attn_q"].astype(np.float64).reshape(12, 4, 32, 2)
     angle = np.arange(12)[:, None] * 10000.0 ** (-np.arange(32) / 32)
     turned = (pairs[..., 0] + 1j * pairs[..., 1]) * np.exp(1j * angle)[:, None]
     want = np.stack([turned.real, turned.imag], -1).reshape(12, 4, 64)
     assert np.abs(trace["blk.0.attn_q_rope"] - want).max() < 1e-6
-    # position 0 is not turned at all: the check that swapped cos and sin fail first
+    # position 0 is not rotated; with cos and sin swapped this fails
     assert np.array_equal(trace["blk.0.attn_q_rope"][0], trace["blk.0.attn_q"][0])
 
 
 def test_the_mix_reads_values(tmp_path):
     model = models.random_model(tmp_path, "F32", layers=1, heads=4, kv_heads=2)
-    ids = models.random_ids(model, 300)  # beyond one block of the cache
+    ids = models.random_ids(model, 300)  # more than one block of the cache
     trace = model.trace(ids, "blk.0.*")
     probs = trace["blk.0.attn_probs"].astype(np.float64)
 
@@ -61,7 +61,7 @@ def test_two_ids_with_one_text_stay_two():
     tokenizer = tokenizer_from_metadata(spm(tokens, types))
     normal = 3 + 256
     as_byte = 3 + ord("a")
-    # the byte token and two normal tokens decode to the same text; text goes to the first normal
+    # a byte token and two normal tokens have the same text; encoding uses the first normal one
     assert tokenizer.pieces([as_byte, normal, normal + 2]) == ["a", "a", "a"]
     assert tokenizer.encode("a") == [normal]
     assert tokenizer.id("a") == normal

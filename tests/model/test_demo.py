@@ -1,4 +1,4 @@
-"""The shipped demo model, and the parts of the script that made it."""
+"""The demo model of the package, and the parts of the script that made it."""
 
 import importlib.util
 import itertools
@@ -169,7 +169,7 @@ def test_demo_tensors_suit_every_quantized_type(demo):
 
 
 def test_demo_has_learnt(demo, weights, tokenizer):
-    """Far better on a passage that it has not seen than guessing, at 6.93, or word counts."""
+    """The loss on an unseen passage is far below 6.93, the loss of guessing."""
     config = models.reference_config(demo.metadata, demo.tensors)
     ids = np.array([tokenizer.end, *tokenizer.encode(PASSAGE)])
     right = loss(config, weights, ids)
@@ -177,12 +177,12 @@ def test_demo_has_learnt(demo, weights, tokenizer):
     assert right < 3.6
     shuffled = np.concatenate((ids[:1], np.random.default_rng(0).permutation(ids[1:])))
     assert loss(config, weights, shuffled) > right + 1.5
-    config.rope_base = 1e6  # the positions are those it was trained with
+    config.rope_base = 1e6  # other rotations than in training make it worse
     assert loss(config, weights, ids) > right + 0.02
 
 
 def test_demo_begins_speeches(demo, weights, tokenizer):
-    """After a speech it goes on with a name, a colon and a new line."""
+    """After a speech the model continues with a name, a colon and a new line."""
     config = models.reference_config(demo.metadata, demo.tensors)
     ids = [tokenizer.end, *tokenizer.encode("My lord, farewell.\n\n")]
     start = len(ids)

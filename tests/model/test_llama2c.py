@@ -1,4 +1,4 @@
-"""llama2.c checkpoints of all three versions, run; held against run.c's own output."""
+"""llama2.c checkpoints of all three versions, compared with the output of run.c."""
 
 import json
 import struct

@@ -1,4 +1,4 @@
-"""`load` and `Model`: what opens, what does not and why, and what the model gives."""
+"""`load` and `Model`: what opens, what does not and why, and what a model returns."""
 
 import gc
 import os
@@ -34,7 +34,7 @@ def test_every_way_to_open_gives_the_same_bits(path, model):
     for source in (str(path), os.fspath(path), data, bytearray(data), memoryview(data)):
         assert np.array_equal(tl.load(source).logits([1, 2, 3]), want)
     assert np.array_equal(tl.load(path, mmap=False).logits([1, 2, 3]), want)
-    # one byte off every alignment
+    # not aligned to any size
     shifted = memoryview(b"x" + data)[1:]
     assert np.array_equal(tl.load(shifted).logits([1, 2, 3]), want)
 
@@ -152,13 +152,13 @@ def test_files_that_do_not_fit_together(case, parts, tmp_path):
     path = models.write(tmp_path / "broken.gguf", *broken(parts, **options))
     with pytest.raises(error, match=match):
         tl.load(path)
-    assert len(tl.GGUF(path).tensors) > 0  # still to be looked at
+    assert len(tl.GGUF(path).tensors) > 0  # the file still opens as a file
 
 
 def test_an_unknown_architecture_is_named(parts, tmp_path):
     keys = {**parts[0], "general.architecture": "mamba"}
     path = models.write(tmp_path / "m.gguf", keys, parts[1])
-    with pytest.raises(tl.UnsupportedError, match="'mamba'; this version runs llama"):
+    with pytest.raises(tl.UnsupportedError, match="'mamba'; this version supports llama"):
         tl.load(path)
 
 
@@ -225,7 +225,7 @@ def test_prompts(model):
         assert np.array_equal(model.logits(prompt), want)
     with pytest.raises(ValueError, match="no tokenizer"):
         model.logits("text")
-    with pytest.raises(ValueError, match="no tokens"):
+    with pytest.raises(ValueError, match="the prompt is empty"):
         model.logits([])
     with pytest.raises(TypeError, match="float64"):
         model.logits([0.5])
@@ -255,8 +255,8 @@ def test_traces(model):
     assert list(model.trace([3], [])) == []
     for capture, match in (
         ("blk.0.attn_qq", "'blk.0.attn_qq'; the nearest are 'blk.0.attn_q'"),
-        ("blk.1.*", "no tap is named"),
-        ("resid", "no tap is named 'resid'"),
+        ("blk.1.*", "no tap matches"),
+        ("resid", "no tap matches 'resid'"),
     ):
         with pytest.raises(ValueError, match=match):
             model.trace([3], capture)
@@ -303,7 +303,7 @@ def test_generate(model):
     assert greedy.ids == ids
     assert greedy.prompt_ids == [1, 2, 3]
     assert greedy.stop_reason == "length"
-    assert greedy.text == str(greedy) == ""  # there is no tokenizer
+    assert greedy.text == str(greedy) == ""  # the model has no tokenizer
     assert model.generate([1], max_tokens=0).ids == []
     a = model.generate([1], max_tokens=8, seed=5)
     assert a.ids == model.generate([1], max_tokens=8, seed=5).ids
@@ -329,7 +329,7 @@ def test_the_demo_writes_and_stops():
     assert demo.generate(generation.prompt_ids, max_tokens=40, seed=3).ids == generation.ids
 
 
-def test_what_people_see(model, path):
+def test_how_models_are_shown(model, path):
     assert repr(model).startswith("<tinyllm.Model: llama, 1 layers of width 64")
     page = model._repr_html_()
     assert "<table>" in page

@@ -1,4 +1,4 @@
-"""Pictures: that they draw what they should, without a display, and refuse what they cannot."""
+"""Pictures: what they draw, without a display, and what they refuse."""
 
 import builtins
 import re
@@ -41,7 +41,7 @@ def trace(model):
 
 
 def draw(ax):
-    ax.figure.canvas.draw()  # raises where a label is no valid mathematics
+    ax.figure.canvas.draw()  # raises if a label is not valid mathematics
     return ax
 
 
@@ -151,5 +151,5 @@ def test_without_matplotlib_the_error_says_what_to_install(trace, monkeypatch):
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", fail)
-    with pytest.raises(ImportError, match=r'pip install "tinyllm\[plot\]"'):
+    with pytest.raises(ImportError, match="pip install matplotlib"):
         tl.plot.norms(trace)

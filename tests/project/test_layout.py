@@ -1,4 +1,4 @@
-"""Which part may use which: imports and includes point down, without cycles.
+"""Which part may use which: imports and includes point down, and there are no cycles.
 
 The folders of `tinyllm/` and of `csrc/` are listed from the bottom up. A file uses files of its own
 folder and of those before it. ARCHITECTURE.md says what lives where.
@@ -71,7 +71,7 @@ def graph(top, root=ROOT):
 
 
 def layer(top, path, root=ROOT):
-    """The place of a file's folder in the list; a folder that is not there is an error."""
+    """The place of a file's folder in the list; a folder that is missing there is an error."""
     return LAYERS[top].index(path.relative_to(root / top).parts[0].split(".")[0])
 
 

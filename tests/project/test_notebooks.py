@@ -1,4 +1,4 @@
-"""Every notebook runs from start to end, and is committed with clean outputs."""
+"""Every notebook runs from start to end, and its committed outputs have no errors."""
 
 import json
 import os
@@ -53,4 +53,4 @@ def test_it_runs(path, tmp_path, monkeypatch):
             kernel_name="python3",
             resources={"metadata": {"path": str(tmp_path)}},
         )
-        client.execute()  # raises what a cell raises
+        client.execute()  # an error in a cell is raised here

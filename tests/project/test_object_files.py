@@ -1,4 +1,4 @@
-"""Calls in the C core point down, as its includes do: checked in what the compiler has made.
+"""Calls in the C core point down, as its includes do: checked in the object files.
 
 A header can declare what another folder defines, so an include alone does not show every call.
 """

@@ -1,4 +1,4 @@
-"""Rules that keep the project as it is meant to be."""
+"""Rules of the whole project."""
 
 import doctest
 import importlib
@@ -109,6 +109,14 @@ def test_no_file_is_too_long():
             assert path.read_text().count("\n") <= 900, path
 
 
+def test_documents_are_wrapped():
+    needs_checkout()
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
+        prose = re.sub(r"^```.*?^```", "", path.read_text("utf-8"), flags=re.M | re.S)
+        for line in prose.splitlines():
+            assert len(line) <= 100 or line.startswith("|"), f"{path.name}: {line}"
+
+
 def test_file_names_are_unique():
     needs_checkout()
     names = [path.name for path in SOURCES]
@@ -118,3 +126,13 @@ def test_file_names_are_unique():
 def test_version_is_told_once():
     needs_checkout()
     assert f'version = "{tl.__version__}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_nobody_is_sent_to_the_stranger_of_that_name():
+    """The name tinyllm on PyPI belongs to another project."""
+    needs_checkout()
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("notebooks/*.ipynb")]
+    for path in [*pages, *(ROOT / "tinyllm").rglob("*.py"), ROOT / "pyproject.toml"]:
+        text = path.read_text("utf-8")
+        assert not re.search(r"""install\s+(-\S+\s+)*["'\\]*tinyllm(?!-gguf)\b""", text), path
+    assert 'name = "tinyllm-gguf"' in (ROOT / "pyproject.toml").read_text()

@@ -1,4 +1,4 @@
-"""The public names: where they live, what type checkers are told, and that results can travel."""
+"""The public names: where they live, that the stubs agree, and that results can be pickled."""
 
 import ast
 import dataclasses
@@ -18,7 +18,7 @@ import tinyllm as tl
 
 PACKAGE = Path(tl.__file__).parent
 
-#: What these hold goes to people, or is sent to workers.
+#: Modules whose records are returned to users or sent to workers.
 SENT = (
     "analysis",
     "architectures.config",
@@ -76,7 +76,7 @@ def test_importing_tinyllm_loads_no_submodule():
     assert done.stdout.split() == []
 
 
-# ---- results that travel ----
+# ---- results can be pickled ----
 
 
 def read_nothing():
@@ -130,7 +130,7 @@ def same(a, b):
 
 
 def test_every_public_record_can_be_pickled(examples):
-    #: a sampler's view of one draw, which holds functions
+    #: holds functions, and lives only during one draw
     local = {"Context"}
     records = {
         c
@@ -156,7 +156,7 @@ def test_every_exception_can_be_pickled():
         assert (str(again), again.args, vars(again)) == (str(error), error.args, vars(error))
 
 
-# ---- a source tree that nobody has compiled ----
+# ---- a source tree without its compiled core ----
 
 
 def test_a_source_tree_without_its_core_says_what_to_do(tmp_path):

@@ -1,4 +1,4 @@
-"""The NumPy reference against Hugging Face, papers and numbers made by hand."""
+"""The NumPy reference, compared with Hugging Face, papers and numbers computed by hand."""
 
 import doctest
 import math
@@ -41,7 +41,7 @@ def test_hidden_states_and_logits_are_those_of_hugging_face(name):
 
 
 def test_each_part_of_a_checkpoint_matters():
-    """Guards the test above: a wrong pairing, a bias or a factor left out must show."""
+    """The test above would fail for a wrong pairing, or for a missing bias or factor."""
     root = data.path("hf")
 
     def error(name, change):
@@ -227,7 +227,7 @@ def test_yarn_keeps_fast_pairs_and_interpolates_slow_ones():
 
 
 def test_yarn_ramp_pair_by_pair():
-    """The authors' code (github.com/jquesnelle/yarn), written again with plain numbers."""
+    """The code of the authors (github.com/jquesnelle/yarn), with plain numbers."""
     head, base, length, factor = 64, 10000.0, 2048, 16.0
     # pairs that turn 32 times and once: 64 ln(2048 / (32 * 2 pi)) / (2 ln 10000) = 8.06...,
     # and 20.10...; rounded outwards.
@@ -425,14 +425,14 @@ def test_weights_may_be_objects_that_know_their_exact_value():
 @pytest.mark.parametrize(
     ("tokens", "positions", "error", "message"),
     [
-        ([], None, ValueError, r"tokens: shape \(0,\)"),
-        ([[1, 2]], None, ValueError, r"tokens: shape \(1, 2\)"),
-        ([0.5], None, TypeError, "tokens: float64"),
+        ([], None, ValueError, r"tokens has shape \(0,\)"),
+        ([[1, 2]], None, ValueError, r"tokens has shape \(1, 2\)"),
+        ([0.5], None, TypeError, "tokens has dtype float64"),
         ("text", None, ValueError, "tokens"),
-        ([-1], None, IndexError, "id -1 is negative"),
+        ([-1], None, IndexError, "tokens holds the id -1"),
         ([50], None, IndexError, "50"),
-        ([1, 2], [0], ValueError, "positions: 1 numbers for 2 tokens"),
-        ([1], [0.0], TypeError, "positions: float64"),
+        ([1, 2], [0], ValueError, "positions has length 1; expected 2"),
+        ([1], [0.0], TypeError, "positions has dtype float64"),
     ],
 )
 def test_bad_arguments_are_named(tokens, positions, error, message):
@@ -444,17 +444,17 @@ def test_bad_arguments_are_named(tokens, positions, error, message):
 def test_what_is_missing_is_named():
     config, weights = small_model(layers=1)
     del weights["blk.0.ffn_up.weight"]
-    with pytest.raises(ValueError, match=r"weights: 'blk\.0\.ffn_up\.weight' is missing"):
+    with pytest.raises(ValueError, match=r"weights has no 'blk\.0\.ffn_up\.weight'"):
         reference.forward(config, weights, [1])
-    with pytest.raises(ValueError, match=r"taps: 'blk\.0\.attn_scores' is missing"):
+    with pytest.raises(ValueError, match=r"taps has no 'blk\.0\.attn_scores'"):
         reference.step(config, "blk.0.attn_probs", weights).run(weights, {})
-    with pytest.raises(ValueError, match=r"no tap 'blk\.1\.attn_q'"):
+    with pytest.raises(ValueError, match=r"name is 'blk\.1\.attn_q'"):
         reference.step(config, "blk.1.attn_q", weights)
     with pytest.raises(TypeError, match="weights is None"):
         reference.steps(config)
     config.architecture = "mamba"
     with pytest.raises(
-        tinyllm.errors.UnsupportedError, match="is 'mamba'; this version runs llama"
+        tinyllm.errors.UnsupportedError, match="is 'mamba'; this version supports llama"
     ):
         reference.forward(config, weights, [1])
 

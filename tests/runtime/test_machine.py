@@ -1,4 +1,4 @@
-"""What the machine is, and what a model takes of it."""
+"""The machine that `cpu` describes, and the memory that a model takes."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Traces and sessions as files: what comes back, and what malformed files do."""
+"""Traces and sessions as files: what is read back, and what malformed files do."""
 
 import json
 import struct
@@ -83,7 +83,7 @@ def test_reading_is_lazy(model, tmp_path):
     t.save(tmp_path / "t.npz")
     back = tl.read(tmp_path / "t.npz")
     assert len(back) == len(t)
-    assert back["output"] is back["output"]  # and kept
+    assert back["output"] is back["output"]  # and kept after the first reading
     damaged = bytearray((tmp_path / "t.npz").read_bytes())
     at = bytes(damaged).index(t["blk.0.attn_q"].tobytes())
     damaged[at] ^= 1
@@ -128,12 +128,12 @@ def write_safetensors(path, header, data=b"", length=None):
     [
         (b"", 1 << 63, "header length"),
         (b"{}", 3, "header length"),
-        (b"{", None, "no JSON"),
-        (b"[" * 100_000, None, "no JSON"),
-        (b"\xff", None, "no JSON"),
+        (b"{", None, "not valid JSON"),
+        (b"[" * 100_000, None, "not valid JSON"),
+        (b"\xff", None, "not valid JSON"),
         (b'{"a":1' + b"0" * 5000 + b"}", None, "header"),
         (b"[]", None, "an object"),
-        (b'{"a":{},"a":{}}', None, "key twice"),
+        (b'{"a":{},"a":{}}', None, "duplicate key"),
         ({"__metadata__": {"a": 1}}, None, "__metadata__"),
         ({"a": 5}, None, "tensor 'a'"),
         ({"a": entry("F99", [1], [0, 4])}, None, "dtype"),
@@ -255,7 +255,7 @@ def test_pickles_and_bombs_in_an_npz(tmp_path):
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_any_damage_ends_in_a_format_error(model, tmp_path, ending):
-    """Cuts and flipped bits: an error, or values that are still floats of the right shape."""
+    """A cut or a flipped bit gives an error, or floats of the right shape."""
     path = tmp_path / f"t{ending}"
     model.trace(IDS, ["blk.0.attn_q", "output"]).save(path)
     whole = path.read_bytes()

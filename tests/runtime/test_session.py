@@ -1,4 +1,4 @@
-"""Sessions: one context, fed, rewound, forked, interrupted, and used by threads."""
+"""Sessions: a context is extended, rewound, forked, interrupted, and used by threads."""
 
 import os
 import signal
@@ -69,10 +69,10 @@ def test_forks_go_their_own_ways(model, ids):
     session.eval(ids[:258], "none")
     fork = session.fork()
     assert fork.tokens == session.tokens
-    # both write into the block that they share
+    # both write to the block that they share
     assert np.array_equal(fork.eval(ids[:30], "all"), want_other[258:])
     assert np.array_equal(session.eval(ids[258:], "all"), want[258:])
-    # a rewound session writes into blocks that its fork still has
+    # a rewound session writes to blocks that its fork still uses
     third = session.fork()
     session.rewind(300 - 10)
     session.eval(ids[100:200], "none")
@@ -104,8 +104,8 @@ def test_bad_tokens_leave_the_session_as_it_was(model, ids):
     cases = [
         ([1, size], ValueError, rf"tokens\[1\] is {size}; the vocabulary has {size} entries"),
         ([-1], ValueError, r"tokens\[0\] is -1"),
-        ([2**40], ValueError, "outside the vocabulary"),
-        ([], ValueError, "no tokens"),
+        ([2**40], ValueError, "holds 1099511627776; expected token ids"),
+        ([], ValueError, "tokens is empty"),
         ([[1, 2]], TypeError, "2-dimensional"),
         ([1.5], TypeError, "float64"),
         ([True], TypeError, "bool"),
@@ -209,7 +209,7 @@ def test_sessions_in_different_threads(model, ids):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
 def test_after_fork(model, ids):
-    want = model.logits(ids)  # the pool of threads runs now; the child will not have its threads
+    want = model.logits(ids)  # starts the threads of the pool; the child process will not have them
     child = os.fork()
     if child == 0:
         status = 1
@@ -275,7 +275,7 @@ def test_the_table_tells_shapes_and_what_is_likely(model):
     session.eval([3, 4], logits="all")
     assert dict(session.table().rows)["logits"].plain.startswith(f"(2, {c.vocab_size})")
     session.logits = np.full(c.vocab_size, np.nan, np.float32)
-    assert "nothing is finite" in session._repr_html_()
+    assert "no finite values" in session._repr_html_()
     session.rewind(1)
     assert "next" not in dict(session.table().rows)
 
@@ -287,4 +287,4 @@ def test_hostile_token_texts_are_escaped_in_the_table(model, monkeypatch):
     page = session._repr_html_()
     page.encode()
     assert "<script>" not in page
-    assert page.count("&lt;script&gt;") >= 2 + 5  # the text, and the five likeliest
+    assert page.count("&lt;script&gt;") >= 2 + 5  # in the text, and in five likely tokens

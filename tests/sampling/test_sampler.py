@@ -36,7 +36,7 @@ def test_uniform_is_uniform():
     assert draws.max() < 1
     counts = np.histogram(draws, 64, (0, 1))[0]
     chi2 = ((counts - 312.5) ** 2 / 312.5).sum()
-    assert 30 < chi2 < 115  # 63 degrees of freedom: beyond with p < 1e-4
+    assert 30 < chi2 < 115  # 63 degrees of freedom; outside with p < 1e-4
     assert len({uniform(s, 0) for s in range(1000)}) == 1000
     assert uniform(2**64 - 1, 2**40) != uniform(2**64 - 1, 2**40 + 2**32)
 
@@ -83,7 +83,7 @@ def test_order_of_the_chain_is_the_order_given():
 
 
 def test_a_seed_gives_what_it_gave():
-    # frozen: a change here changes everybody's texts
+    # recorded: if these change, every seeded text changes
     logits = np.sin(np.arange(50.0)) * 3
     s = Sampler(temperature=0.8, top_k=40, top_p=0.95, seed=1234)
     assert [s.sample(logits, i) for i in range(10)] == FROZEN

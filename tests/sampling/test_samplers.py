@@ -1,4 +1,4 @@
-"""Each sampler against its formula, written again over whole distributions in plain NumPy."""
+"""Each sampler, compared with its formula over whole distributions in plain NumPy."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def logits_of(seed, history=False):
 
 
 def left(logits, history=(), step=0, seed=0, before=(), **chain):
-    """What a chain leaves, as logits over the whole vocabulary, -inf where it is gone."""
+    """The logits after a chain, over the whole vocabulary; -inf for removed tokens."""
     found = tl.Sampler(before, **chain, seed=seed).candidates(logits, step, history)
     dense = np.full(len(logits), -np.inf)
     dense[found.ids] = found.logits
@@ -53,7 +53,7 @@ def test_truncations(seed, before):
         np.testing.assert_array_equal(left(x, before=before, top_k=k), keep(start, rank < k))
 
     for limit in (0.1, 0.5, 0.9, 0.999):
-        above = np.cumsum(p[order])[rank] - p  # of those before
+        above = np.cumsum(p[order])[rank] - p  # the sum of the more probable ones
         np.testing.assert_array_equal(
             left(x, before=before, top_p=limit), keep(start, above < limit)
         )
@@ -116,7 +116,7 @@ def test_penalties(seed):
 
 
 def dry_by_definition(history, token, breakers):
-    """The longest run that ended the text before and was followed by the token."""
+    """The longest earlier copy of the end of the text that was followed by the token."""
     best = 0
     for at in range(len(history)):
         if history[at] != token:
@@ -188,7 +188,7 @@ def test_ids():
 @pytest.mark.parametrize("name", ["mirostat", "mirostat_v2"])
 def test_mirostat_keeps_the_surprise(name):
     rng = np.random.default_rng(0)
-    # Zipf's law, as the paper assumes
+    # the paper assumes Zipf's law
     base = -1.1 * np.log(np.arange(1, 2001))
     s = tl.Sampler(**{name: {"tau": 4.0, "eta": 0.1}}, seed=9)
     surprises = []
@@ -259,7 +259,7 @@ def test_presets():
         ({"dry": {"multiplier": 1, "base": 0.5}}, ValueError, "dry base"),
         ({"dry": {"multiplier": 1, "allowed_length": 0}}, ValueError, "allowed_length"),
         ({"logit_bias": [1]}, TypeError, "mapping"),
-        ({"logit_bias": {1: np.inf}}, ValueError, "logit_bias of 1"),
+        ({"logit_bias": {1: np.inf}}, ValueError, r"logit_bias\[1\] is inf"),
         ({"banned": 3}, TypeError, "banned is 3"),
         ({"allowed": "abc"}, TypeError, "allowed"),
         ({"forced": [1.5]}, TypeError, "forced"),
@@ -298,17 +298,17 @@ def test_a_grammar_in_the_chain_gives_what_the_option_of_generate_gives(model, s
     rest = {"temperature": 1.5, "top_k": 30, "seed": seed}
     sampler = in_chain(grammar, model, **rest)
     want = model.generate("x", 40, sampler=tl.Sampler(**rest), grammar=grammar)
-    for _ in range(2):  # reusable
+    for _ in range(2):  # the sampler can be used again
         g = model.generate("x", 40, sampler=sampler)
         assert g.ids == want.ids
-        # the end of the text is a token that is drawn, not the sampler's to say
+        # a sampler cannot end the text, so the end is drawn as a token
         assert g.stop_reason == {"grammar": "eog", "length": "length"}[want.stop_reason]
     both = model.generate(["x", "To be"], 40, sampler=sampler)
     assert both[0].ids == want.ids
     assert both[1].ids == model.generate("To be", 40, sampler=sampler).ids
 
 
-def test_a_grammar_stands_where_it_is_put(model):
+def test_a_grammar_acts_at_its_place_in_the_chain(model):
     grammar = tl.Grammar.regex("[0-9]+")
     spec = {"grammar": grammar, "tokenizer": model.tokenizer}
     logits = model.logits("ROMEO:")[-1]
@@ -319,7 +319,7 @@ def test_a_grammar_stands_where_it_is_put(model):
     assert all(piece.isdigit() for piece in model.tokenizer.pieces(last.ids))
     with pytest.raises(ValueError, match=r"expects one of the bytes '0123.*put grammar before"):
         tl.Sampler([("top_k", 1), ("grammar", spec)]).candidates(logits)
-    # two of them hold together
+    # two grammars apply together
     even = {"grammar": tl.Grammar.regex(".*[02468]"), "tokenizer": model.tokenizer}
     two = tl.Sampler([("grammar", spec), ("grammar", even)], seed=1)
     text = model.generate("x", 30, sampler=two).text
@@ -340,10 +340,10 @@ def test_wrong_grammars_in_the_chain(model):
         sampler.sample(logits, 3, [1])
     with pytest.raises(ValueError, match="token 5 was generated"):
         sampler.sample(logits, 1, [5], {})
-    # complete, and the end cannot be drawn
+    # the text is complete, but no token that ends it can be drawn
     a, b = model.tokenizer.id("a"), model.tokenizer.id("b")
     logits[sorted(model.eog_ids)] = -np.inf
-    with pytest.raises(ValueError, match="wants the end of the text"):
+    with pytest.raises(ValueError, match="requires the end of the text"):
         sampler.sample(logits, 2, [a, b], {})
 
 

@@ -1,7 +1,7 @@
 """Threads, forks of one session and forks of the process at once; a program of test_threads.py.
 
-python crowd.py file rounds: exits with 0 when every result had the right bits. Small on purpose:
-ThreadSanitizer runs it too.
+python crowd.py file rounds: exits with 0 if every result had the right bits. It is small,
+because ThreadSanitizer runs it too.
 """
 
 import os
@@ -14,7 +14,7 @@ import numpy as np
 
 import tinyllm as tl
 
-TOKENS = 290  # the key-value cache has blocks of 256
+TOKENS = 290  # the kv cache has blocks of 256
 WORKERS = 5
 
 
@@ -45,7 +45,7 @@ def expect(actual, expected, what):
 
 
 def first_use(path, ids):
-    """The kernel tables and the pool are set up by whoever comes first: let all be first."""
+    """The first call sets up the kernel tables and the pool: all threads make it at once."""
     results = [None] * WORKERS
 
     def work(i):
@@ -57,7 +57,7 @@ def first_use(path, ids):
 
 
 def crowd(path, ids, rounds):
-    """Sessions that share blocks, one session that all want, and children of the process."""
+    """Sessions that share blocks, one session for all threads, and forks of the process."""
     models = [tl.load(path, threads=threads) for threads in (2, 4, 1)]
     want = models[0].logits(ids)
     shared = models[0].session()
@@ -67,7 +67,7 @@ def crowd(path, ids, rounds):
     def fork_shared(model):
         try:
             mine = shared.fork()
-        except RuntimeError as error:  # somebody is in it
+        except RuntimeError as error:  # another thread uses it
             if "in use" not in str(error):
                 raise
             return

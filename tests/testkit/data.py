@@ -18,7 +18,7 @@ FOLDER = os.environ.get("TINYLLM_TEST_DATA")
 def path(*parts: str) -> Path:
     """Return a path in the test data.
 
-    Without test data the test that asks is skipped. With CI=1 in the environment it fails.
+    Without test data the calling test is skipped. With CI=1 in the environment it fails.
     """
     if FOLDER:
         return Path(FOLDER, *parts)

@@ -1,9 +1,9 @@
 """Run models in every way that must not change a bit; a program of test_bits.py.
 
-python every_split.py mode tokens file...: prints a digest of the taps of each file, after it has
-seen the same bits with every number of threads, every split of the prompt, with and without
-capture, and in a ragged batch. TINYLLM_ISA says which kernels run; the slow scalar ones take each
-number of threads with one split only.
+python every_split.py mode tokens file...: prints a digest of the taps of each file. First it checks
+that the bits are the same with every number of threads, every split of the prompt, with and
+without capture, and in a ragged batch. TINYLLM_ISA says which kernels run. The scalar ones are
+slow, so they run each number of threads with one split only.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """The matmuls of exact and of fast mode in Python integers and fractions.
 
-Written from docs/numerics.md alone, to be slow, exact and independent of the C code: sums are
-integers, and each rounding is one call of `round_to`.
+Written from docs/numerics.md alone: slow, exact and independent of the C code. Sums are integers,
+and each rounding is one call of `round_to`.
 """
 
 import math
@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 
-# items and bytes of a block, and where its float16 numbers are
+# items and bytes of a block, and the offsets of its float16 numbers
 TYPES = {
     "F32": (1, 4, ()),
     "F16": (1, 2, ()),

@@ -1,4 +1,4 @@
-"""Hugging Face `tokenizers` built from GGUF metadata, as the models' own tokenizer.json are."""
+"""Hugging Face `tokenizers` built from GGUF metadata, like the models' own tokenizer.json."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
-"""Hashes of everything that a model computes: a program and a library of test_recording.py.
+"""Hashes of everything that a model computes: a program and a library for test_recording.py.
 
 python recording.py FILE: writes the digests of one random model per type and mode, and of the
-demo model, to FILE. They were recorded before the code was rearranged, and never move again.
+demo model, to FILE. The digests in recording.json never change.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from tinyllm import _core
 TOKENS = 40
 CASES = [(name, mode) for name in (*models.TYPES, "demo") for mode in ("exact", "fast")]
 
-#: Instruction sets whose fast mode takes int16 digits for Q8_0, where they are as fast.
+#: Instruction sets whose fast mode uses int16 digits for Q8_0.
 WORDS = ("avx2", "avx512")
 
 

@@ -1,16 +1,16 @@
-"""Random JSON schemas, and a model whose texts end soon."""
+"""Random JSON schemas, and a random model whose texts end soon."""
 
 import numpy as np
 
 from testkit import models
 
-#: Beside the 256 bytes: pieces that JSON ends with, many times, so that random texts end soon.
+#: Tokens besides the 256 bytes. The ends of JSON values occur often, so that texts end soon.
 PIECES = ['"'] * 12 + ["}"] * 5 + ["]"] * 5 + ['",', '"}', '"]', '":', '{"', '["', ': "', ', "']
 PIECES += ["true", "false", "null", "12", "3.", "0.5", "é", "ab", "a\\", "\\n", "\n", "  ", "-1"]
 
 
 def tokenizer_metadata():
-    """Return GGUF keys of a vocabulary of bytes and `PIECES`; the decoder is that of SPM."""
+    """Return GGUF keys of an SPM vocabulary of bytes and `PIECES`."""
     texts = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256))]
     texts += [piece.replace(" ", "▁") for piece in PIECES]
     return {
@@ -37,7 +37,7 @@ def model(tmp_path, seed=0, **changes):
 
 
 def random_schema(rng, depth=3, names=()):
-    """Return a random schema of which something is valid. `names` are definitions to refer to."""
+    """Return a random schema with at least one valid value. `names` are definitions to use."""
     kinds = ["string", "integer", "number", "boolean", "null", "constant", "pattern", "format"]
     if depth:
         kinds += ["object", "array", "tuple", "anyOf", "oneOf", "allOf", "types"] * 2

@@ -1,6 +1,6 @@
-"""What people have reported about the tokenizers of other engines, as tests on real vocabularies.
+"""Bugs that were reported in other engines' tokenizers, as tests on real vocabularies.
 
-Issue numbers are those of the repository that is named.
+A number belongs to the named repository.
 """
 
 import time
@@ -21,7 +21,7 @@ LLAMA3 = "rebuilt-llama-bpe.gguf"
         (" Hello", [29871, 15043]),
         ("", []),
         (" ", [259]),
-        ("a\n b", [263, 13, 289]),  # newline and tab are not escaped, nor made spaces
+        ("a\n b", [263, 13, 289]),  # newline and tab are not escaped, and do not become spaces
         ("\t a", [29871, 12, 263]),
         ("<s>Hello", [529, 29879, 29958, 10994]),  # special tokens in text from users
         (b"\xff", [29871, 258]),  # llama.cpp #8691: a crash
@@ -47,7 +47,7 @@ def test_phi3_special_tokens_swallow_blanks():
     t = tokenizer("ggml-vocab-phi-3.gguf")
     text = "<|user|>\nHi<|end|>\n<|assistant|>\n"
     assert t.encode(text, False, parse_special=True) == [32010, 6324, 32007, 32001]
-    assert t.encode("</s>  x", False) == [2, 921]  # user-defined: cut in any case
+    assert t.encode("</s>  x", False) == [2, 921]  # user-defined tokens are always recognized
 
 
 def test_gpt_neox_runs_of_blanks():

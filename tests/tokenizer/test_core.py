@@ -1,4 +1,4 @@
-"""The core's loops give the ids of the Python that they replace, on every kind of text."""
+"""The loops of the core give the same ids as the Python that they replace."""
 
 import random
 import re
@@ -17,7 +17,7 @@ from tinyllm.tokenizer.unicode_classes import to_re
 
 pytestmark = pytest.mark.sanitize
 
-# characters on the borders of what the expressions tell apart
+# characters at the limits of the classes in the expressions
 ALPHABET = (
     list("aAzZsStTdDlLvVeErRmM019_'\"/!?.,~$(|)<>#-:ABCDEFGHIZ")
     + list("  \t\n\r\v\f\x1c\x1f\x85\xa0\u2028\u3000\u180e\u200b")
@@ -34,7 +34,7 @@ def texts(count, seed):
 
 
 def pairs_of(metadata):
-    """The same tokenizer with the core and without."""
+    """The same tokenizer with the core, and in Python only."""
     found = []
     for use_core in (True, False):
         with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
@@ -51,7 +51,7 @@ def pairs_of(metadata):
 def test_every_pre_tokenizer_cuts_alike(name):
     row = PRE_TOKENIZERS[name]
     sample = list(texts(150, name))
-    # each piece of the Python becomes a token, so that the core's ids tell its pieces
+    # each piece that the Python cuts is a token, so the core's ids show where the core cuts
     spelled = {"".join(BYTE_ALPHABET[b] for b in piece.encode()) if row.byte_encode else piece
                for text in sample for piece in split_pieces(text, row.splitters)}  # fmt: skip
     metadata = {
@@ -90,7 +90,7 @@ def test_random_vocabularies(kind):
                 "tokenizer.ggml.model": "llama",
                 "tokenizer.ggml.tokens": tokens,
                 "tokenizer.ggml.token_type": [2, 3, 3, *[6] * 256, *[1] * len(pool)],
-                # few different scores: the order of equal ones shows
+                # few different scores, so that the order of equal ones matters
                 "tokenizer.ggml.scores": [float(rng.randrange(6)) for _ in tokens],
             }
         elif kind == "letters":
@@ -124,7 +124,7 @@ def test_random_vocabularies(kind):
 
 
 def test_words_that_occur_again():
-    # long enough that the core remembers words, with more words than it has room for
+    # long enough that the core caches words, with more words than fit into its cache
     rng = random.Random(3)
     merges = ["a b", "b c", "ab c", "Ġ a", "Ġa b"]
     metadata = {
@@ -197,6 +197,6 @@ def test_wrong_arguments():
 
 
 def test_re_reads_blanks_differently():
-    # why classes are spelled out: re's own \s has U+001C to U+001F
+    # the reason why classes are written out: \s of re also matches U+001C to U+001F
     assert re.fullmatch(r"\s", "\x1c")
     assert not to_re(r"\s").fullmatch("\x1c")

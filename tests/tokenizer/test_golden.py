@@ -25,8 +25,9 @@ VOCABULARIES = [
 FLAGS = {"ids_00": (False, False), "ids_01": (False, True), "ids_10": (True, False),
          "ids_11": (True, True)}  # fmt: skip
 
-# golden.json is llama.cpp's; where Hugging Face differs we follow Hugging Face (the ids here are
-# from `tokenizers`, see docs/tokenizers.md): index of the text -> ids without [CLS], [SEP].
+# golden.json has the ids of llama.cpp. If Hugging Face differs, tinyllm follows Hugging Face (see
+# docs/tokenizers.md). These ids are from `tokenizers`: index of the text -> ids without [CLS],
+# [SEP].
 WORDPIECE_AS_HUGGING_FACE = {
     68: [1037, 1038, 3729, 2063],  # \v and \f are control characters: removed
     80: [1041],  # e + combining acute: decomposed, accent removed
@@ -37,7 +38,7 @@ WORDPIECE_AS_HUGGING_FACE = {
 # Qwen's own tokenizer brings the text to normal form C, llama.cpp does not
 QWEN_AS_HUGGING_FACE = {80: [963], 81: [144044, 144044, 144044]}
 AS_HUGGING_FACE = {"bert-bge": WORDPIECE_AS_HUGGING_FACE, "rebuilt-qwen2": QWEN_AS_HUGGING_FACE}
-# llama.cpp takes the blank before "?" and "n't" away; Hugging Face's default does not any more
+# llama.cpp removes the blank before "?" and "n't"; Hugging Face's default no longer does
 CLEANED_UP = (32, 45)
 CLEANING = ("falcon", "gpt-2", "gpt-neox", "starcoder", "rebuilt-llama-bpe")
 
@@ -107,8 +108,8 @@ def test_golden_text_without_specials(name):
     for i, (ids, want) in enumerate(zip(entry["ids_11"], entry["detok_rm_special"], strict=True)):
         if name in CLEANING and i in CLEANED_UP:
             continue
-        # llama.cpp keeps the added space where it has left out a special token before it,
-        # Hugging Face takes it off: decode([1, 15043]) is "Hello"
+        # llama.cpp keeps the added space if it leaves out a special token before it;
+        # Hugging Face removes the space: decode([1, 15043]) is "Hello"
         kept = bool(ids) and t.is_special(ids[0])
         found = t.decode_bytes(ids, skip_special=True, strip_prefix=not kept)
         assert found == bytes.fromhex(want), i
@@ -150,7 +151,7 @@ def test_text_comes_back(name):
                 continue
             if "▁" in text.decode() or (name == "falcon" and b"\x0b" in text):
                 continue
-            if name == "phi-3" and b"</s>  x" in text:  # </s> swallows the blanks after it
+            if name == "phi-3" and b"</s>  x" in text:  # the blanks after </s> belong to it
                 continue
             if name == "rebuilt-qwen2":
                 text = unicodedata.normalize("NFC", text.decode()).encode()

@@ -1,4 +1,4 @@
-"""Edits: what they change, what they leave alone, and how they complain."""
+"""Edits: what they change, what they do not change, and their errors."""
 
 import re
 
@@ -176,7 +176,7 @@ def test_patch_copies_values_of_another_run(model, plain):
     cells = np.ix_([2, 5], [1, 3])
     want[cells] = other["blk.0.attn_mix"][cells]
     assert np.array_equal(t["blk.0.attn_mix"], want)
-    # all of the stream: the rest is the other run
+    # the whole stream is patched, so everything after it equals the other run
     t = model.trace(IDS, "*", edits=tl.patch("blk.1.resid_pre", other))
     assert np.array_equal(t["output"], other["output"])
     # attention matrices, of one head
@@ -383,15 +383,15 @@ def test_functions_of_one_and_of_two_arguments(model):
         (lambda t: tl.add("blk.0.resid_mid", np.ones((8, 32))), ValueError, "edits[0], tl.add("),
         (lambda t: tl.scale("blk.0.resid_mid", [1, 2], at=1), ValueError, "the factor"),
         (lambda t: tl.set("blk.0.attn_q", np.ones((3, 1, 1)), at=[1, 2]), ValueError, "(2, 4, 8)"),
-        (lambda t: tl.zero("blk.0.attn_q", at=7), IndexError, "token 7 is not in the call"),
-        (lambda t: tl.zero("blk.0.attn_q", at=[0, -8]), IndexError, "token -8"),
+        (lambda t: tl.zero("blk.0.attn_q", at=7), IndexError, "at holds 7, which is not in"),
+        (lambda t: tl.zero("blk.0.attn_q", at=[0, -8]), IndexError, "at holds -8"),
         (lambda t: tl.zero("blk.0.attn_q", head=4), IndexError, "head is 4; expected -4 to 3"),
         (lambda t: tl.zero("blk.*.attn_k", head=[0, 2]), IndexError, "at 'blk.0.attn_k'"),
         (lambda t: tl.zero("blk.0.resid_mid", head=0), ValueError, "has no heads"),
         (lambda t: tl.mean("blk.0.attn_probs"), ValueError, "no mean"),
         (lambda t: tl.patch("blk.0.attn_probs", t[:3]), IndexError, "positions 0 to 2"),
         (lambda t: tl.patch("blk.0.resid_mid", t[:3]), IndexError, "positions 0 to 2"),
-        (lambda t: tl.patch("blk.0.resid_mid", t[:3], at=3), IndexError, "wants 3"),
+        (lambda t: tl.patch("blk.0.resid_mid", t[:3], at=3), IndexError, "expected position 3"),
         (lambda t: tl.patch("blk.0.attn_q", t["blk.0.attn_q"]), TypeError, "expected a Trace"),
         (lambda t: tl.mean("blk.0.attn_q", over=3), TypeError, "over is 3"),
         (lambda t: tl.apply("blk.0.attn_q", 3), TypeError, "expected a function"),
@@ -414,8 +414,8 @@ def test_functions_of_one_and_of_two_arguments(model):
 def test_bad_edits_are_refused_by_name(model, plain, edit, error, words):
     with pytest.raises(error, match=re.escape(words)):
         model.trace(IDS, "*", edits=edit(plain))
-    if words.startswith(("token ", "positions ")):  # elsewhere they may belong to other calls
-        return
+    if words.startswith(("at holds ", "positions ")):
+        return  # in a session they may belong to other calls
     session = model.session()
     with pytest.raises(error, match=re.escape(words)):
         session.eval(IDS, edits=edit(plain))
@@ -426,13 +426,13 @@ def test_bad_edits_are_refused_by_name(model, plain, edit, error, words):
 
 def test_a_patch_needs_the_tap_in_its_trace(model):
     t = model.trace(IDS, "output")
-    with pytest.raises(ValueError, match=r"at 'blk.0.resid_mid': the trace has not captured"):
+    with pytest.raises(ValueError, match=r"at 'blk.0.resid_mid': the trace does not have this tap"):
         model.trace(IDS, edits=tl.patch("*resid_mid", t))
 
 
 def test_a_patch_needs_the_shape_of_the_run(model):
     t = model.trace(IDS[:3], "*")
-    with pytest.raises(ValueError, match="all axes but the tokens must be equal"):
+    with pytest.raises(ValueError, match="apart from axis 1, the tokens"):
         model.trace(IDS, edits=tl.patch("blk.0.attn_probs", t, at=-1))
 
 
@@ -441,7 +441,7 @@ def test_all_edits_are_checked_before_anything_runs(model):
         raise AssertionError("ran")
 
     session = model.session()
-    with pytest.raises(IndexError, match="beyond the context length of 64"):
+    with pytest.raises(IndexError, match="at holds 64; expected less than the context length"):
         session.eval(IDS, edits=[tl.apply("token_embd", fail), tl.zero("output", at=64)])
     assert len(session) == 0
 
@@ -493,7 +493,7 @@ def test_run_from_refuses(model, plain):
     ):
         with pytest.raises(error, match=re.escape(words)):
             model.run_from(*arguments)
-    with pytest.raises(ValueError, match="does not run"):
+    with pytest.raises(ValueError, match="expected layer 1 or later"):
         model.run_from(1, resid, edits=tl.zero("blk.*.attn_q"))
     with pytest.raises(ValueError, match="7"):
         model.run_from(1, resid, tokens=[1, 2])

@@ -96,7 +96,7 @@ def test_captures_by_name_pattern_expression_and_function(model):
 @pytest.mark.parametrize("capture", ["blk.0.attn_qq", ["output", "blk.7.*"], re.compile("zzz")])
 def test_an_unknown_name_raises_and_names_the_nearest(model, capture):
     for call in (model.trace, model.plan):
-        with pytest.raises(ValueError, match="no tap is named"):
+        with pytest.raises(ValueError, match="no tap matches"):
             call(IDS, capture)
     with pytest.raises(ValueError, match=r"blk\.0\.attn_q'"):
         model.trace(IDS, "blk.0.attn_qq")
@@ -107,7 +107,7 @@ def test_an_unknown_name_raises_and_names_the_nearest(model, capture):
 
 
 def test_any_choice_of_layers_gives_the_same_values(model, uneven):
-    """Blocks with gaps, and blocks of layers of different sizes."""
+    """Stacks of layers with gaps, and of layers of different sizes."""
     for each in (model, uneven):
         whole = each.trace(IDS, "*")
         for capture in ("blk.[02].*", "blk.1.*", ["blk.2.attn_q", "blk.0.attn_probs", "output"]):
@@ -165,7 +165,7 @@ def test_slices_of_tokens(model):
     assert t[-1:].logits.shape == (1, 60)
     with pytest.raises(ValueError, match="step"):
         t[::2]
-    with pytest.raises(TypeError, match="tap names and slices"):
+    with pytest.raises(TypeError, match="expected the name of a tap or a slice"):
         t[3]
 
 
@@ -177,11 +177,11 @@ def test_stack(model, uneven):
     assert np.array_equal(t.stack(["blk.2.resid_mid", "blk.0.resid_mid"])[1], t["blk.2.resid_mid"])
     assert t.stack("*attn_probs").shape == (3, 4, 5, 5)
     assert t.stack("*resid_p*").shape == (6, 5, 32)
-    with pytest.raises(ValueError, match="different shapes"):
+    with pytest.raises(ValueError, match="expected equal shapes"):
         t.stack("blk.0.*")
-    with pytest.raises(ValueError, match="no tap is named"):
+    with pytest.raises(ValueError, match="no tap matches"):
         model.trace(IDS, "output").stack("*mix")
-    with pytest.raises(ValueError, match="different shapes"):
+    with pytest.raises(ValueError, match="expected equal shapes"):
         uneven.trace(IDS).stack("*attn_q")
     assert uneven.trace(IDS).stack("blk.[02].attn_q").shape == (2, 5, 4, 8)
 
@@ -290,7 +290,7 @@ def test_memory_of_captures_is_used_again():
     view = array[3:5]
     del array
     other = _core.empty(shape)
-    assert other.ctypes.data != address  # a view keeps the block
+    assert other.ctypes.data != address  # a view keeps its block of memory alive
     view[:] = 1
     del view
     before = _core.block_cache_bytes()
@@ -354,3 +354,11 @@ def test_what_was_captured_before_is_not_taken_for_what_is_asked_now(model):
     for nonsense in ([["output"]], [{}], [3], {"output": 1}.items()):
         with pytest.raises(TypeError, match="capture holds"):
             model.trace(IDS, nonsense)
+
+
+def test_a_tap_that_was_not_captured_is_not_called_unknown(model):
+    trace = model.trace(IDS, "output")
+    with pytest.raises(KeyError, match=r"'blk\.0\.attn_probs' was not captured"):
+        trace["blk.0.attn_probs"]
+    with pytest.raises(KeyError, match=r"no tap is named 'blk\.0\.attn_prob'; the nearest are"):
+        trace["blk.0.attn_prob"]

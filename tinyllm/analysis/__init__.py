@@ -1,1 +1,1 @@
-"""What inner values mean: lenses, attribution, circuits and sweeps."""
+"""Interpretation of inner values: logit lens, attribution, circuits, heads and patch sweeps."""

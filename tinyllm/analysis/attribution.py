@@ -1,4 +1,4 @@
-"""Direct logit attribution: where a logit comes from."""
+"""Direct logit attribution: the contribution of each component to a logit."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ __all__ = ["Attribution", "attribution"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Attribution:
-    """Where a logit comes from: the result of `tinyllm.attribution`.
+    """The contributions of components to a logit: the result of `tinyllm.attribution`.
 
     Attributes
     ----------
     names : list of str
-        The parts: ``"token_embd"``, ``"blk.0.attn_mix[3]"`` (head 3 of layer 0),
-        ``"blk.0.ffn_down"``, biases.
-    values : numpy.ndarray of float64
-        What each adds to the logit. They sum to `total`.
+        The components: ``"token_embd"``, ``"blk.0.attn_mix[3]"`` (head 3 of layer 0),
+        ``"blk.0.ffn_down"`` and so on, and biases.
+    values : numpy.ndarray of float64, shape (len(names),)
+        The contribution of each component. They sum to `total`.
     heads : numpy.ndarray of float64, shape (layers, H)
-        The heads' values again; NaN where a layer has fewer heads than another.
+        The contributions of the heads. NaN where a layer has fewer heads than another.
     ffn : numpy.ndarray of float64, shape (layers,)
-        The feed-forward networks' values again.
+        The contributions of the feed-forward networks.
     total : float
-        Their sum: the logit, or the difference of two.
+        The sum of all contributions: the logit, or the difference of two logits.
     token, minus : str
-        What the logit is of.
+        The text of the token, and of the token whose logit is subtracted, or None.
     at : int
-        The token of the trace.
+        Index of the token in the trace, from 0.
     """
 
     names: list[str]
@@ -48,12 +48,12 @@ class Attribution:
     at: int
 
     def table(self, top: int = 12) -> Table:
-        """The largest parts.
+        """Return a table of the largest contributions.
 
         Parameters
         ----------
         top : int
-            How many.
+            Number of components to show.
 
         Returns
         -------
@@ -68,7 +68,7 @@ class Attribution:
         return Table(("part", "logit"), [*rows, ("sum", f"{self.total:+.4f}")])
 
     def __repr__(self) -> str:
-        """Name the logit and its parts."""
+        """Return the token, the total and the number of components."""
         of = repr(self.token) + (f" - {self.minus!r}" if self.minus is not None else "")
         return f"<tinyllm.Attribution of {of}: {self.total:.4f}, {len(self.names)} parts>"
 
@@ -84,26 +84,28 @@ def attribution(
     at: int = -1,
     model: Runner | None = None,
 ) -> Attribution:
-    """Direct logit attribution: what every head and every feed-forward network adds to a logit.
+    """Return what every head and every feed-forward network adds to a logit.
 
-    The residual stream is a sum, and once the scale of the final norm is frozen at what it was
-    in this run, a logit is linear in it. Elhage et al. 2021, "A Mathematical Framework for
-    Transformer Circuits" (transformer-circuits.pub); the use on logit differences follows Wang
-    et al. 2022, "Interpretability in the Wild" (arXiv:2211.00593), section 3.1.
+    This is direct logit attribution. The residual stream is a sum of components. A logit is
+    linear in it if the scale of the final norm is fixed at its value in this run. Elhage et al.
+    2021, "A Mathematical Framework for Transformer Circuits" (transformer-circuits.pub). For
+    differences of logits: Wang et al. 2022, "Interpretability in the Wild" (arXiv:2211.00593),
+    section 3.1.
 
     Parameters
     ----------
     trace : Trace
-        With ``token_embd``, every ``attn_mix`` and ``ffn_down``, and ``output_norm_scale``; the
-        default capture has them.
+        A trace with ``token_embd``, every ``attn_mix`` and ``ffn_down``, and
+        ``output_norm_scale``. The default capture has them.
     token : int or str
-        Whose logit; a str is the text of one token.
+        The token of the logit, as an id or as the text of one token.
     minus : int or str, optional
-        The logit of `token` minus that of this one.
+        A second token, whose logit is subtracted.
     at : int
-        Which token of the trace; negative ones count from the end.
+        Index of the token in the trace whose next token is predicted. Negative values count from
+        the end.
     model : Model, optional
-        For traces that were read from a file.
+        The model of a trace that was read from a file.
 
     Returns
     -------
@@ -112,16 +114,16 @@ def attribution(
     Raises
     ------
     ValueError
-        A tap is missing, or there is no such token.
+        If a tap was not captured, or if there is no such token.
     IndexError
-        `at` is out of range.
+        If `at` is out of range.
 
     Notes
     -----
-    The parts are summed in float64; the model added them up in float32. Their sum differs from
-    the tap ``output`` by the rounding of the residual stream and of each matmul: a few 1e-7 of
-    the largest parts. In a run with edits of the residual stream itself the sum is that of the
-    parts, not the logit.
+    The contributions are summed in float64, but the model adds in float32. So their sum differs
+    from the tap ``output`` by rounding errors of the residual stream and of each matmul, a few
+    1e-7 of the largest contributions. If the run had edits of the residual stream, the sum is not
+    the logit.
 
     Examples
     --------

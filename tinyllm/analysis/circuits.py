@@ -1,4 +1,4 @@
-"""Circuits: what a head reads, writes and attends to, from the weights alone."""
+"""OV and QK circuits: what a head writes and attends to, from the weights alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["ov_circuit", "qk_circuit"]
 
 
 def ov_circuit(model: Runner, layer: int, head: int) -> Float32:
-    """What a head writes for what it reads: its output matrix times its value matrix.
+    """Return the OV circuit of a head: its output matrix times its value matrix.
 
     Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", section "Splitting
     Attention Head terms into Circuits".
@@ -25,20 +25,20 @@ def ov_circuit(model: Runner, layer: int, head: int) -> Float32:
     ----------
     model : Model
     layer, head : int
-        With grouped-query attention, several heads share a value matrix.
+        The head. In grouped-query attention, several heads share a value matrix.
 
     Returns
     -------
     numpy.ndarray of float32, shape (D, D)
-        ``ov @ x`` is what the head adds to the residual stream of the token that attends, if it
-        attends wholly to a token whose residual stream, divided by its root mean square, is x.
-        The weight of the attention norm is in it; biases are not. Its rank is at most Dv.
-        ``W_out @ ov @ W_embd.T`` shows it over tokens.
+        Let x be the residual stream of a token, divided by its root mean square. If the head
+        attends only to this token, it adds ``ov @ x`` to the residual stream. The matrix includes
+        the weight of the attention norm, and no biases. Its rank is at most Dv. For token to
+        token effects, use ``W_out @ ov @ W_embd.T``.
 
     Raises
     ------
     IndexError
-        There is no such layer or head.
+        If `layer` or `head` is out of range.
 
     Examples
     --------
@@ -61,33 +61,33 @@ def ov_circuit(model: Runner, layer: int, head: int) -> Float32:
 
 
 def qk_circuit(model: Runner, layer: int, head: int, *, offset: int = 0) -> Float32:
-    """Which tokens a head attends to: its query matrix times its key matrix.
+    """Return the QK circuit of a head: its query matrix times its key matrix.
 
     Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", section "Splitting
-    Attention Head terms into Circuits"; with rotary embeddings the product depends on the
-    distance (Su et al. 2021, arXiv:2104.09864, equation 16).
+    Attention Head terms into Circuits". With RoPE the product depends on the distance (Su et al.
+    2021, arXiv:2104.09864, equation 16).
 
     Parameters
     ----------
     model : Model
     layer, head : int
-        With grouped-query attention, several heads share a key matrix.
+        The head. In grouped-query attention, several heads share a key matrix.
     offset : int
-        How many tokens the key comes before the query.
+        Position of the query minus position of the key.
 
     Returns
     -------
     numpy.ndarray of float32, shape (D, D)
-        ``x @ qk @ y`` is the attention score, scaled, of a query whose residual stream, divided
-        by its root mean square, is x, on a key whose is y. The weight of the attention norm is
-        in it; biases are not.
+        Let x and y be the residual streams of the query's and the key's token, each divided by its
+        root mean square. Then ``x @ qk @ y`` is the scaled attention score. The matrix includes
+        the weight of the attention norm, and no biases.
 
     Raises
     ------
     IndexError
-        There is no such layer or head.
+        If `layer` or `head` is out of range.
     tinyllm.UnsupportedError
-        The model normalizes queries and keys: its scores are no product of matrices.
+        If the model normalizes queries and keys, because then the score is not bilinear.
 
     Examples
     --------
@@ -111,28 +111,28 @@ def qk_circuit(model: Runner, layer: int, head: int, *, offset: int = 0) -> Floa
     if rope is not None and rope.step.weights[0] is not None:
         factors = weight_values(model, rope.step.weights[0])
 
-    def turned(matrix: Float64, position: int) -> Float64:  # (Dh, D) -> (D, Dh)
+    def rotated(matrix: Float64, position: int) -> Float64:  # (Dh, D) -> (D, Dh)
         if rope is None:
             return matrix.T
         columns = matrix.T[:, np.newaxis]
         positions = np.full(len(columns), position)
-        turned: Float64 = rope.compute(columns, positions, factors)[:, 0]
-        return turned
+        result: Float64 = rope.compute(columns, positions, factors)[:, 0]
+        return result
 
-    product = turned(query_matrix, offset) @ turned(key_matrix, 0).T * scores.number("factor")
+    product = rotated(query_matrix, offset) @ rotated(key_matrix, 0).T * scores.number("factor")
     circuit: Float32 = product.astype(np.float32)
     return circuit
 
 
 def _projections(steps: ForwardPlan, scores: Step) -> tuple[reference.Step | None, Step, Step]:
-    """The rotation of queries and keys, if there is one, and the steps that project them."""
+    """Return the RoPE step, or None, and the steps that project queries and keys."""
     found = [steps[name] for name in scores.reads]
     rope = None
     if found[0].op == "rope":
         rope = reference.Step(found[0])
         found = [steps[step.reads[0]] for step in found]
     if any(step.op != "linear" for step in found):
-        raise UnsupportedError("this model normalizes queries and keys: there is no QK matrix")
+        raise UnsupportedError("the model normalizes queries and keys, so there is no QK matrix")
     return rope, found[0], found[1]
 
 

@@ -1,4 +1,4 @@
-"""Scores of heads: how much each does of something known."""
+"""Scores of attention heads."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ __all__ = ["attention_entropy", "induction_scores"]
 
 
 def induction_scores(model: Runner, length: int = 32, *, batch: int = 4, seed: int = 0) -> Float64:
-    """How much each head is an induction head.
+    """Return the induction score of each head.
 
-    Random tokens are shown twice in a row; the score is the mean attention that the tokens of
-    the second half pay to the token after their own first appearance. Olsson et al. 2022,
-    "In-context Learning and Induction Heads" (arXiv:2209.11895), the "prefix matching score" of
-    its appendix.
+    The prompt is a sequence of random tokens, repeated once. The score is the mean attention from
+    a token in the second half to the token after its first occurrence. It is the "prefix matching
+    score" in the appendix of Olsson et al. 2022, "In-context Learning and Induction Heads"
+    (arXiv:2209.11895).
 
     Parameters
     ----------
     model : Model
     length : int
-        Tokens that are repeated.
+        Number of random tokens, at least 2.
     batch : int
-        How many sequences to average over.
+        Number of prompts to average over.
     seed : int
-        Of the tokens.
+        Seed of the random tokens.
 
     Returns
     -------
     numpy.ndarray of float64, shape (layers, H)
-        0 to 1; NaN where a layer has fewer heads than another.
+        Scores from 0 to 1. NaN where a layer has fewer heads than another.
 
     Raises
     ------
     ValueError
-        `length` does not fit the context twice.
+        If twice `length` tokens do not fit into the context.
 
     Examples
     --------
@@ -75,25 +75,25 @@ def induction_scores(model: Runner, length: int = 32, *, batch: int = 4, seed: i
 
 
 def attention_entropy(trace: Trace) -> Float32:
-    """How spread out each head's attention is, in nats.
+    """Return the entropy of each head's attention, in nats.
 
-    Clark et al. 2019, "What Does BERT Look At?" (arXiv:1906.04341), section 3.3. 0: all on one
-    token; log(n): evenly over n tokens.
+    It is 0 if all attention goes to one token, and log(n) if it is uniform over n tokens. Clark et
+    al. 2019, "What Does BERT Look At?" (arXiv:1906.04341), section 3.3.
 
     Parameters
     ----------
     trace : Trace
-        With ``attn_probs`` captured.
+        A trace with ``attn_probs``.
 
     Returns
     -------
     numpy.ndarray of float32, shape (layers, H, T)
-        Of the captured layers.
+        One row per captured layer.
 
     Raises
     ------
     ValueError
-        No ``attn_probs`` was captured, or the layers differ in heads.
+        If no ``attn_probs`` was captured, or if layers differ in their number of heads.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The logit lens: what each layer would predict."""
+"""The logit lens: predictions from the residual stream of each layer."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["Lens", "lens"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Lens:
-    """What each layer would predict: the result of `tinyllm.lens`.
+    """The predictions of each layer: the result of `tinyllm.lens`.
 
     Attributes
     ----------
     names : list of str
-        The taps, one per row.
+        The taps, one per layer.
     ids : numpy.ndarray of int32, shape (layers, T, k)
-        The most likely tokens, best first.
+        The most likely tokens, in descending order of probability.
     probs : numpy.ndarray of float32, shape (layers, T, k)
         Their probabilities.
     pieces : list of list of list of str
@@ -43,12 +43,12 @@ class Lens:
     tokens: list[str]
 
     def table(self) -> Table:
-        """The best guess of each layer for each token.
+        """Return a table of the most likely token of each layer at each token.
 
         Returns
         -------
         Table
-            The first column names the tap, the others the tokens.
+            The first column has the taps. There is one more column per token.
         """
         rows = [
             (name, *(f"{cell[0]!r} {p[0]:.2f}" for cell, p in zip(pieces, probs, strict=True)))
@@ -57,7 +57,7 @@ class Lens:
         return Table(("tap", *(repr(token) for token in self.tokens)), rows)
 
     def __repr__(self) -> str:
-        """Name the size."""
+        """Return the size of the arrays."""
         layers, tokens, k = self.ids.shape
         return f"<tinyllm.Lens: {layers} layers, {tokens} tokens, top {k}>"
 
@@ -68,32 +68,33 @@ class Lens:
 def lens(
     trace: Trace, k: int = 5, *, taps: Capture = "blk.*.resid_post", model: Runner | None = None
 ) -> Lens:
-    """The logit lens: read the residual stream of every layer as if it were the last.
+    """Return what the model would predict if each layer were the last one (the logit lens).
 
-    nostalgebraist 2020, "interpreting GPT: the logit lens" (LessWrong). The model's final norm
-    is applied, with the scale of each row's own; then its output matrix and a softmax.
+    The model's final norm, output matrix and softmax are applied to the residual stream of each
+    layer. The scale of the norm is computed for each row. nostalgebraist 2020, "interpreting GPT:
+    the logit lens" (LessWrong).
 
     Parameters
     ----------
     trace : Trace
-        With `taps` captured.
+        A trace with `taps`.
     k : int
-        How many tokens to keep.
+        Number of tokens to keep for each prediction.
     taps : str, re.Pattern, callable or sequence of them
-        Taps of shape (T, D); one row of the result each.
+        Taps of shape (T, D). Each gives one row of the result.
     model : Model, optional
-        For traces that were read from a file.
+        The model of a trace that was read from a file.
 
     Returns
     -------
     Lens
-        The last row is what the model itself predicts, to the bit, if the last
-        ``resid_post`` is among the taps and nothing after it was edited.
+        If the last ``resid_post`` is among the taps, and nothing after it was edited, the last
+        row is the prediction of the model itself, bit for bit.
 
     Raises
     ------
     ValueError
-        The taps were not captured or are no residual streams, or `k` is out of range.
+        If the taps were not captured, or have another shape, or if `k` is out of range.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Sweeps: one run per layer and token, or per layer and head, each with one patch."""
+"""Patch sweeps: one run for each layer and token, or for each layer and head, with one patch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["patch_sweep"]
 
-#: Rows that run through the layers together.
+#: Number of rows (tokens of several runs) that run through the layers together.
 _ROWS = 1024
 
 
@@ -35,46 +35,49 @@ def patch_sweep(
     logits: str = "last",
     progress: bool = True,
 ) -> Float64:
-    """Patch each place of a corrupted run with the clean run's value, and measure each time.
+    """Patch a corrupted run with values of a clean run, one place at a time, and measure each run.
 
-    Meng et al. 2022, "Locating and Editing Factual Associations in GPT" (arXiv:2202.05262),
-    section 2 (causal tracing); Wang et al. 2022 (arXiv:2211.00593) for patching with another
-    prompt's values. Each run starts at the layer that is patched, not at the embedding, and
-    several run together; the results are those of ``model.trace(corrupted, edits=tl.patch(...))``
-    to the bit.
+    Each run patches one token or one head of one tap. Runs start at the patched layer instead of
+    the embedding, and several run together. The results are those of
+    ``model.trace(corrupted, edits=tl.patch(...))``, bit for bit. Causal tracing: Meng et al. 2022,
+    "Locating and Editing Factual Associations in GPT" (arXiv:2202.05262), section 2. Patching with
+    values of another prompt: Wang et al. 2022 (arXiv:2211.00593).
 
     Parameters
     ----------
     model : Model
     clean, corrupted : prompt or Trace
-        Two prompts of the same number of tokens. Traces of this model may be given instead, and
-        are not run again: `clean` with `taps` captured, `corrupted` with ``resid_pre``.
+        Two prompts with the same number of tokens, or traces of this model, which are not run
+        again. The trace `clean` must have `taps`, and the trace `corrupted` must have
+        ``resid_pre`` of their layers.
     taps : str, re.Pattern, callable or sequence of them
-        Which taps of the blocks to patch; one row of the result each.
+        Taps in the blocks. Each gives one row of the result.
     metric : callable
-        ``metric(logits)`` -> float, with the float32 logits of one run: shape (1, V), or (T, V).
-        ``lambda l: l[-1, a] - l[-1, b]`` works for both.
+        ``metric(logits)`` -> float. `logits` are the float32 logits of one run, of shape (1, V) or
+        (T, V). ``lambda l: l[-1, a] - l[-1, b]`` works for both.
     by : str
-        ``"tokens"``: patch one token at a time. ``"heads"``: one head at a time, at every token;
-        only of taps that have heads.
+        ``"tokens"``: each run patches one token. ``"heads"``: each run patches one head at every
+        token. Then all taps must have heads.
     logits : str
-        ``"last"``: the metric sees the last token's logits. ``"all"``: those of every token.
+        The argument of `metric`: ``"last"``, the logits of the last token, or ``"all"``, the logits
+        of every token.
     progress : bool
-        Show a bar if it takes long and standard error is a terminal.
+        Whether to show a progress bar. It appears only if standard error is a terminal and the
+        sweep takes long.
 
     Returns
     -------
     numpy.ndarray of float64, shape (taps, T) or (taps, H)
-        In the order in which the taps come to be; for the default (layers, T). NaN where a layer
-        has fewer heads than another.
+        The metric of each run. Rows are in the order of the forward pass; by default there is
+        one per layer. NaN where a layer has fewer heads than another.
 
     Raises
     ------
     ValueError
-        The prompts differ in length, a tap is unknown, is not in a block, or has no heads, or a
-        trace lacks a tap.
+        If the prompts differ in length, if a tap is unknown, is not in a block or has no heads,
+        or if a trace does not have a tap.
     TypeError
-        `metric` is no function.
+        If `metric` is not a function.
 
     Examples
     --------
@@ -93,18 +96,18 @@ def patch_sweep(
     chosen = select(model.taps, taps, "taps")
     for tap in chosen:
         if not tap.name.startswith("blk."):
-            raise ValueError(f"the tap {tap.name!r} is in no block; patch_sweep patches blocks")
+            raise ValueError(f"taps holds {tap.name!r}; expected taps in blocks, blk.*")
         if by == "heads" and tap.head_axis is None:
-            raise ValueError(f"the tap {tap.name!r} has no heads; use by='tokens'")
+            raise ValueError(f"by is 'heads' and {tap.name!r} has no heads; expected 'tokens'")
     if not chosen:
-        raise ValueError("taps matches nothing")
+        raise ValueError(f"taps is {taps!r}; expected at least one tap")
     source = _trace(model, clean, [tap.name for tap in chosen], "clean")
     streams = sorted({model.steps.role("resid_pre", tap.layer) for tap in chosen})
     base = _trace(model, corrupted, streams, "corrupted")
     n = len(base.tokens)
     if len(source.tokens) != n:
         raise ValueError(
-            f"clean has {len(source.tokens)} tokens and corrupted {n}; expected as many"
+            f"clean has {len(source.tokens)} tokens and corrupted {n}; expected equal numbers"
         )
     counts = [n if by == "tokens" else _heads(model, tap) for tap in chosen]
     grid = np.full((len(chosen), max(counts)), np.nan)
@@ -134,9 +137,9 @@ def _trace(model: Runner, given: Any, names: list[str], what: str) -> Trace:
         return trace
     missing = [name for name in names if name not in given]
     if missing:
-        raise ValueError(f"the trace {what} has not captured {missing[0]}; give the prompt, or it")
+        raise ValueError(f"the trace {what} does not have {missing[0]}; capture it")
     if given.fingerprint not in (None, model.fingerprint):
-        raise ValueError(f"the trace {what} was made by another model")
+        raise ValueError(f"the trace {what} is of another model; expected a trace of model")
     if given.start != 0:
         raise ValueError(f"the trace {what} starts at position {given.start}; expected 0")
     return given
@@ -145,7 +148,10 @@ def _trace(model: Runner, given: Any, names: list[str], what: str) -> Trace:
 def _runs(
     model: Runner, tap: Tap, stream: Float32, edits: list[Edit], logits: str
 ) -> Iterator[tuple[int, list[Float32]]]:
-    """(number of the first, logits of each) for so many edits as run together."""
+    """Run one patch after another, several together.
+
+    Yields the index of the first edit of each group, and the logits of each of its runs.
+    """
     n = len(stream)
     together = max(1, _ROWS // n)
     for first in range(0, len(edits), together):

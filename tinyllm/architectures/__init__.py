@@ -1,1 +1,1 @@
-"""What a model is: its configuration and, from that, its plan of steps."""
+"""Architectures: a model's configuration, and the plan of steps that is built from it."""

@@ -1,4 +1,4 @@
-"""`Arch`: what a file leaves unsaid about its architecture."""
+"""`Arch`: the properties of an architecture that a model file does not state."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ __all__ = ["Arch"]
 
 @dataclasses.dataclass(frozen=True)
 class Arch:
-    """What a file leaves unsaid about its architecture.
+    """The properties of an architecture that a model file does not state.
 
-    Everything that keys and tensors of a file say is read from them: sizes, RoPE's base and
-    scaling, whether biases and an output matrix exist.
+    Everything else is read from the keys and tensors of the file: sizes, RoPE's base and scaling,
+    and whether biases and an output matrix exist.
 
     Attributes
     ----------
     block : callable
-        The builder of a block: how its branches join the residual stream. See `blocks`.
+        Builds a block: how its branches join the residual stream. See `blocks`.
     mixer : callable
-        The builder of what lets tokens see each other. See `mixers`.
+        Builds the token mixer, such as attention. See `mixers`.
     ffn : callable
-        The builder of the feed-forward network. See `feed_forward`.
+        Builds the feed-forward network. See `feed_forward`.
     rope : str
-        Which values of a head turn together: ``"pairs"`` (2j, 2j + 1), or ``"halves"`` (j and
-        j + n/2).
+        Which two values of a head are rotated together: ``"pairs"`` (2j and 2j + 1), or
+        ``"halves"`` (j and j + n/2).
     biases : tuple of str
-        The steps that must have a bias; those of all others are used where the file has them.
+        Linear steps that must have a bias. Other linear steps use a bias if the file has one.
     classes : tuple of str
-        The class names of Hugging Face's checkpoints.
+        Class names in Hugging Face checkpoints.
     """
 
     block: Callable[..., Any]

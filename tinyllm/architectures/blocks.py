@@ -1,4 +1,4 @@
-"""Blocks: how the branches of a layer join the residual stream; and the whole model around them."""
+"""Builders of blocks, and of the whole model around them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ __all__ = ["model", "serial"]
 
 
 def serial(b: Builder, x: str) -> str:
-    """X + mixer(norm(x)), then that + ffn(norm(that)). (T, D) -> (T, D).
+    """Build y = x + mixer(norm(x)), then y + ffn(norm(y)). (T, D) -> (T, D).
 
-    The block of Llama, Touvron et al. 2023 (arXiv:2302.13971).
+    This is the block of Llama, Touvron et al. 2023 (arXiv:2302.13971).
     """
     x = b.same("resid_pre", x)
     mixed = b.arch.mixer(b, b.norm("attn_norm", x, "attn_input"))
@@ -20,7 +20,7 @@ def serial(b: Builder, x: str) -> str:
 
 
 def model(b: Builder) -> None:
-    """Embedding, blocks, final norm and logits."""
+    """Build a whole model: embedding, blocks, final norm and logits."""
     c = b.config
     x = b.embed()
     for b.layer in range(c.layers):

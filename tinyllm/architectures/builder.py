@@ -1,4 +1,4 @@
-"""`Builder`: appends the steps of a forward pass one after another."""
+"""`Builder`: builds the steps of a forward pass, one after another."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ __all__ = ["Builder"]
 _ROPE_LAYOUTS = {"pairs": 0, "halves": 1}
 _ROPE_SCALINGS = {None: 0, "none": 0, "linear": 1, "yarn": 2}
 
-#: Numbers of RoPE scaling: their keys, and their values where the file has none (None: the
-#: context length).
+#: Numbers of RoPE scaling: key under ``rope.scaling``, and default (None: the context length).
 _SCALING_NUMBERS: dict[str, tuple[str, float | None]] = {
     "factor": ("factor", 1.0),
     "original_context_length": ("original_context_length", None),
@@ -31,19 +30,25 @@ _YARN = tuple(_SCALING_NUMBERS)
 
 
 class Builder:
-    """The steps of a model so far, and how to add to them.
+    """The steps of a model so far, with methods that append to them.
 
-    Methods that add a step take and return names of taps. A step's number carries its source: a
-    key of the file, the row of the architecture, or a rule.
+    These methods take and return names of taps. Each number of a step has a source: a key of the
+    file, the row of the architecture, or a rule.
 
     Parameters
     ----------
     config : Config
     arch : Arch
     tensors : container of str
-        Names of the file's tensors: where something is optional, they decide.
+        Names of the file's tensors. They decide which optional parts there are.
     metadata : mapping
-        The file's keys, which numbers are traced back to.
+        The file's keys, which are the sources of numbers.
+
+    Attributes
+    ----------
+    steps : list of Step
+    layer : int
+        The current block. -1 before the blocks, and the number of blocks after them.
     """
 
     def __init__(
@@ -60,43 +65,43 @@ class Builder:
     # ---- names and numbers ----
 
     def name(self, tap: str) -> str:
-        """The full name of a tap or tensor of the current block."""
+        """Return the full name of a tap or tensor of the current block."""
         return f"blk.{self.layer}.{tap}" if 0 <= self.layer < self.config.layers else tap
 
     def of_layer(self, value: int | Sequence[int]) -> int:
-        """What a number of the config, which may differ between blocks, is in the current one."""
+        """Return the value for the current block of a config field that may be per layer."""
         return value[self.layer] if isinstance(value, Sequence) else value
 
     def number(self, name: str, value: float, key: str | None = None, rule: str = "") -> Number:
-        """A number whose source is `key` if the file has it, else `rule`."""
+        """Return a number whose source is `key` if the file has this key, else `rule`."""
         full = f"{self.config.architecture}.{key}"
         return Number(name, float(value), full if key and full in self._metadata else rule)
 
     def optional(self, tensor: str) -> str | None:
-        """The name of a tensor of the current block, or None if the file does not have it."""
+        """Return the name of a tensor of the current block, or None if the file has none."""
         return self.name(tensor) if self.name(tensor) in self._tensors else None
 
     # ---- steps ----
 
     def add_step(self, op: str, tap: str, reads: tuple[str, ...], **more: Any) -> str:
-        """Append a step and return its full name."""
+        """Append a step and return its tap."""
         step = Step(self.name(tap), op, self.layer, reads, **more)
         self.steps.append(step)
         self._by_tap[step.tap] = step
         return step.tap
 
     def give_role(self, tap: str, role: str) -> str:
-        """Say what a value is for; return its name."""
+        """Add a role to a value and return its tap."""
         step = dataclasses.replace(self._by_tap[tap], roles=(*self._by_tap[tap].roles, role))
         self.steps[self.steps.index(self._by_tap[tap])] = self._by_tap[tap] = step
         return tap
 
     def shape(self, tap: str) -> tuple[int, ...]:
-        """The shape of a value without its token axis."""
+        """Return the shape of a value without its token axis."""
         return self._by_tap[tap].shape
 
     def embed(self) -> str:
-        """The rows of the embedding that the tokens name."""
+        """Add the look-up of the tokens' embeddings."""
         c = self.config
         return self.add_step(
             "embed",
@@ -112,11 +117,11 @@ class Builder:
         )
 
     def same(self, tap: str, x: str) -> str:
-        """Another name for a value; its role is that name."""
+        """Add a second name for a value. The name is also its role."""
         return self.add_step("same", tap, (x,), shape=self.shape(x), roles=(tap,))
 
     def norm(self, tap: str, x: str, role: str) -> str:
-        """RMS norm over the last axis: the factor 1 / rms is a tap of its own."""
+        """Add RMSNorm over the last axis in two steps: the factor 1 / rms, and the norm."""
         *leading, _ = self.shape(x)
         epsilon = self.number(
             "epsilon", self.config.norm_epsilon, "attention.layer_norm_rms_epsilon"
@@ -141,7 +146,10 @@ class Builder:
     def linear(
         self, tap: str, x: str, size: Number, heads: Number | None = None, role: str = ""
     ) -> str:
-        """Multiply by ``tap.weight`` and add ``tap.bias``: (size,), or (heads, size)."""
+        """Add a product with ``tap.weight`` plus ``tap.bias``, of shape (size,) or (heads, size).
+
+        The bias is added if the file has it, or if the architecture demands it.
+        """
         bias = self.optional(f"{tap}.bias")
         if tap in self.arch.biases:
             bias = self.name(f"{tap}.bias")
@@ -159,7 +167,7 @@ class Builder:
         )
 
     def rope(self, tap: str, x: str) -> str:
-        """Turn queries or keys by their positions."""
+        """Add the rotation of queries or keys by their positions."""
         return self.add_step(
             "rope",
             tap,
@@ -175,10 +183,11 @@ class Builder:
         scaling = dict(c.rope_scaling or {})
         kind = scaling.get("type")
         if kind not in _ROPE_SCALINGS:
-            raise UnsupportedError(f"rope_scaling type {kind!r}: expected none, linear or yarn")
-        if kind == "yarn" and scaling.get("ext_factor") == 0:  # what ggml's rope_yarn then does
+            raise UnsupportedError(
+                f"rope_scaling type is {kind!r}; this version supports none, linear, yarn"
+            )
+        if kind == "yarn" and scaling.get("ext_factor") == 0:  # as in ggml's rope_yarn
             kind = "linear"
-        # what each kind of scaling reads
         used = {"linear": ("factor",), "yarn": _YARN}.get(kind or "", ())
         numbers = [
             Number("layout", _ROPE_LAYOUTS[self.arch.rope], f"row: {self.arch.rope}"),
@@ -195,11 +204,11 @@ class Builder:
         return tuple(numbers)
 
     def cache(self, keys: str, values: str) -> None:
-        """Keep keys and values for later tokens; whoever reads them reads them from there."""
+        """Add the step that stores keys and values in the cache for later tokens."""
         self.add_step("cache", "cache", (keys, values))
 
     def attend(self, queries: str, keys: str, values: str) -> str:
-        """Scores, probabilities, and the mix of values."""
+        """Add attention in three steps: scores, probabilities, and the weighted sum of values."""
         heads, size = self.shape(queries)
         own = self.config.attention_scale
         scale = own or 1 / math.sqrt(size)
@@ -232,18 +241,18 @@ class Builder:
         )
 
     def add(self, tap: str, x: str, y: str, role: str = "") -> str:
-        """X + y."""
+        """Add the sum of two values."""
         return self.add_step("add", tap, (x, y), shape=self.shape(x), roles=(role,) if role else ())
 
     def act(self, tap: str, gate: str, up: str) -> str:
-        """silu(gate) * up."""
+        """Add the gated activation silu(gate) * up."""
         silu = Number("function", 0, "row: silu")
         return self.add_step(
             "act", tap, (gate, up), numbers=(silu,), shape=self.shape(gate), roles=("ffn_hidden",)
         )
 
     def output(self, x: str) -> str:
-        """The logits; the matrix is the embedding where the file has no ``output.weight``."""
+        """Add the logits. Without ``output.weight`` in the file, the matrix is the embedding."""
         tied = self.optional("output.weight") is None
         size = self.number("size", self.config.vocab_size, rule="rows of token_embd.weight")
         return self.add_step(

@@ -15,7 +15,7 @@ from .keys import check_keys
 
 __all__ = ["Config", "read_config"]
 
-#: The core takes no larger size of a vector, and no longer context.
+#: The core's limits: the largest size of a vector, and the longest context.
 _MOST_VALUES, _LONGEST = 1 << 24, 1 << 30
 
 
@@ -23,8 +23,7 @@ _MOST_VALUES, _LONGEST = 1 << 24, 1 << 30
 class Config:
     """The numbers that define a model.
 
-    Values that differ between layers are tuples with one entry per layer; everything else is
-    one number.
+    A value that differs between layers is a tuple with one entry per layer.
 
     Attributes
     ----------
@@ -35,29 +34,29 @@ class Config:
     width : int
         Size D of the residual stream.
     heads, kv_heads : int or tuple of int
-        Query heads H, and key-value heads K (fewer than H with grouped-query attention).
+        Number of query heads H, and of kv heads K (fewer than H in grouped-query attention).
     head_size, value_size : int
-        Values per head of queries and keys, and of values.
+        Size of one head of queries and keys, and of values.
     ffn_width : int or tuple of int
         Inner width F of the feed-forward network.
     vocab_size : int
-        Rows of the embedding.
+        Number of tokens V, which are the rows of the embedding.
     context_length : int
-        The longest context that the model was made for.
+        The longest context that the model was trained for.
     norm_epsilon : float
-        Added to the mean square inside RMS norm.
+        Added to the mean square in RMSNorm.
     rope_base : float
         Base of the rotary frequencies.
     rope_dimension : int
-        How many values of each head are rotated.
+        Number of values of each head that are rotated.
     rope_scaling : mapping or None
         ``type`` (``"linear"`` or ``"yarn"``), ``factor`` and, for YaRN,
         ``original_context_length``, ``beta_fast``, ``beta_slow``, ``ext_factor``,
         ``attn_factor``.
     attention_scale : float or None
-        Factor of the attention scores; None means ``1 / sqrt(head_size)``.
+        Factor of the attention scores. None: ``1 / sqrt(head_size)``.
     tied : bool
-        Whether the output matrix is the embedding.
+        Whether the embedding is also the output matrix.
 
     Examples
     --------
@@ -84,13 +83,13 @@ class Config:
     tied: bool
 
     def __reduce__(self) -> tuple[Callable[..., Config], tuple[dict[str, Any]]]:
-        """Pickle the read-only mapping of RoPE's scaling as a dictionary."""
+        """Pickle the RoPE scaling as a dict, because a read-only mapping cannot be pickled."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         scaling = self.rope_scaling
         return _remade, ({**values, "rope_scaling": None if scaling is None else dict(scaling)},)
 
     def layer(self, name: str, index: int) -> int:
-        """The value of `name` in one layer.
+        """Return the value of a field in one layer.
 
         Parameters
         ----------
@@ -121,7 +120,7 @@ def _remade(values: dict[str, Any]) -> Config:
 
 
 class _Reader:
-    """Typed look-up of ``<architecture>.<name>``, with errors that name the key."""
+    """Typed access to the keys ``<architecture>.<name>``. Errors name the key."""
 
     def __init__(self, metadata: Mapping[str, Any], architecture: str) -> None:
         self.metadata = metadata
@@ -156,7 +155,7 @@ class _Reader:
         return self._get(name, "text", lambda v: v if isinstance(v, str) else None, default)
 
     def per_layer(self, name: str, layers: int, default: Any = ...) -> Any:
-        """One integer, or a tuple of one per layer; a tuple of equal ones becomes one."""
+        """Return one integer, or a tuple with one per layer if they differ."""
 
         def convert(value: Any) -> Any:
             if not isinstance(value, (np.ndarray, list, tuple)):
@@ -185,7 +184,7 @@ def _finite(value: Any) -> float | None:
 
 
 def _rope_scaling(read: _Reader, context_length: int) -> Mapping[str, Any] | None:
-    """Read the RoPE scaling, as llama.cpp reads it (llama-model.cpp, load_hparams)."""
+    """Return the RoPE scaling, read as in llama.cpp (llama-model.cpp, load_hparams)."""
     kind = read.text("rope.scaling.type", "linear")
     factor = read.number("rope.scaling.factor", read.number("rope.scale_linear", 0.0))
     attn_factor = read.number(
@@ -201,7 +200,7 @@ def _rope_scaling(read: _Reader, context_length: int) -> Mapping[str, Any] | Non
         return MappingProxyType({"type": kind, "factor": factor, "attn_factor": attn_factor})
     if kind != "yarn":
         raise UnsupportedError(
-            f"{read.prefix}rope.scaling.type is {kind!r}; this version runs none, linear and yarn"
+            f"{read.prefix}rope.scaling.type is {kind!r}; this version supports none, linear, yarn"
         )
     return MappingProxyType(
         {
@@ -219,16 +218,16 @@ def _rope_scaling(read: _Reader, context_length: int) -> Mapping[str, Any] | Non
 
 
 def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Config:
-    """Read the config of a model from GGUF metadata and its tensors.
+    """Return the config of a model, read from its GGUF metadata and tensors.
 
     Parameters
     ----------
     metadata : mapping
-        GGUF keys, as ``tinyllm.GGUF(path).metadata`` gives them. ``general.architecture`` is one
-        that runs: `tinyllm.architectures.table.find`.
+        GGUF keys and values, such as ``tinyllm.GGUF(path).metadata``. ``general.architecture``
+        must be supported: see `tinyllm.architectures.table.find`.
     tensors : mapping of str to Weight
-        Used for what the metadata does not say: the size of the vocabulary, and whether the
-        output matrix exists.
+        Tell what the metadata does not state: the size of the vocabulary, and whether there is
+        an output matrix.
 
     Returns
     -------
@@ -237,9 +236,9 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Conf
     Raises
     ------
     tinyllm.FormatError
-        A key is missing or makes no sense; ``.field`` names it.
+        If a key is missing or has an invalid value. ``.field`` names it.
     tinyllm.UnsupportedError
-        Something that the file asks for does not run here.
+        If the model needs a feature that this version does not support.
 
     Notes
     -----
@@ -257,9 +256,11 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Conf
     architecture: str = metadata["general.architecture"]
     read = _Reader(metadata, architecture)
     layers = read.integer("block_count", most=2**31)
-    if layers > len(tensors):  # before anything is made per layer
+    if layers > len(tensors):  # checked before anything is allocated per layer
         raise wrong(
-            read.prefix + "block_count", layers, f"at most {len(tensors)}, the file's tensors"
+            read.prefix + "block_count",
+            layers,
+            f"at most {len(tensors)}, the number of tensors in the file",
         )
     width = read.integer("embedding_length")
     heads = read.per_layer("attention.head_count", layers)
@@ -271,7 +272,7 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Conf
             raise wrong(
                 read.prefix + "attention.head_count",
                 heads,
-                f"a divisor of the width, {width}, or {read.prefix}attention.key_length",
+                f"a divisor of the width, {width}, or a value of {read.prefix}attention.key_length",
             )
         head_size = width // heads
     epsilon = read.number("attention.layer_norm_rms_epsilon")

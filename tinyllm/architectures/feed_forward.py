@@ -1,4 +1,4 @@
-"""Feed-forward networks: builders of the second branch of a block."""
+"""Builders of feed-forward networks, the second branch of a block."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["gated"]
 
 
 def gated(b: Builder, x: str) -> str:
-    """down(silu(gate(x)) * up(x)). (T, D) -> (T, D).
+    """Build down(silu(gate(x)) * up(x)). (T, D) -> (T, D).
 
     Shazeer 2020, "GLU Variants Improve Transformer" (arXiv:2002.05202), equation 6.
     """

@@ -15,17 +15,18 @@ __all__ = ["config_values", "fingerprint"]
 
 
 def config_values(config: Config) -> dict[str, Any]:
-    """The fields of a config, ready for JSON."""
+    """Return the fields of a config as values that JSON can hold."""
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     return {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
 
 
 def fingerprint(config: Config, weights: Mapping[str, Weight]) -> str:
-    """Tell models apart: a hash over the config, and over every tensor's name, shape and type.
+    """Return a hash that identifies a model.
 
-    Of each tensor's bytes up to 8 KiB enter, in eight evenly spaced parts: enough to tell one
-    training step from the next, and quick for any size; it is no protection against somebody who
-    builds a second model of the same fingerprint.
+    It covers the config, every tensor's name, shape and type, and up to 8 KiB of each tensor's
+    bytes, in eight evenly spaced parts. This is quick for models of any size, and distinguishes
+    one training step from the next. It does not protect against a model that was built to have
+    the same fingerprint.
 
     Parameters
     ----------

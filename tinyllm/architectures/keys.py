@@ -1,4 +1,4 @@
-"""Keys of a file that would change what a model computes, and that nothing here reads."""
+"""Checks of the metadata keys that the config does not use but that could change results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import UnsupportedError
 
 __all__ = ["check_keys"]
 
-#: Keys below ``<architecture>.`` that describe a file and change nothing in its results.
+#: Keys under ``<architecture>.`` that do not change results, or whose effect other keys decide.
 _DESCRIPTIVE = frozenset(
     """
     vocab_size tensor_data_layout embedding_length_out rope.scaling.finetuned
@@ -42,8 +42,8 @@ def _at_least_context(value: Any, context: int) -> bool:
     return _zero(value, context) or bool(np.all(np.asarray(value) >= context))
 
 
-#: Keys that change results, and which of their values change nothing. A row without a dot stands
-#: for every key that begins with it. Names: llama.cpp, src/llama-arch.cpp.
+#: Keys that change results, each with a test for values that change nothing. A row that ends with
+#: a dot is a prefix of keys. The names are those of llama.cpp, src/llama-arch.cpp.
 _CHANGING: dict[str, Callable[[Any, int], bool]] = {
     "attention.causal": _one,
     "attention.clamp_kqv": _zero,
@@ -82,28 +82,28 @@ _CHANGING: dict[str, Callable[[Any, int], bool]] = {
 def check_keys(
     metadata: Mapping[str, Any], architecture: str, used: Collection[str], context: int
 ) -> None:
-    """Refuse keys that would change the results, and name those that nobody knows.
+    """Check that the keys that were not read do not change the results.
 
     Parameters
     ----------
     metadata : mapping
-        GGUF keys.
+        GGUF keys and values.
     architecture : str
-        Only keys below it are looked at.
+        Only keys that begin with ``<architecture>.`` are checked.
     used : collection of str
-        The keys that were read, without the architecture in front.
+        The keys that were read, without ``<architecture>.``.
     context : int
         The longest context of the model.
 
     Raises
     ------
     tinyllm.UnsupportedError
-        A key has a value that changes the results, and this architecture does not use it here.
+        If the value of a key changes the results.
 
     Warns
     -----
     UserWarning
-        A key is not known: it may change the results or not.
+        If a key is unknown, so that it may change the results.
 
     Examples
     --------
@@ -123,12 +123,12 @@ def check_keys(
         elif not unchanged(value, context):
             raise UnsupportedError(
                 f"{key} is {value!r:.80}, which changes what the model computes; this version "
-                f"does not use it in the architecture {architecture}"
+                f"does not support it in the architecture {architecture}"
             )
     if unknown:
         warnings.warn(
             f"the file has keys that this version does not know: {', '.join(unknown[:5])}"
             + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-            + "; the results may differ from what its makers meant",
+            + "; the results may be wrong",
             stacklevel=2,
         )

@@ -1,4 +1,4 @@
-"""What lets tokens see each other: builders of the first branch of a block."""
+"""Builders of token mixers such as attention, the first branch of a block."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ __all__ = ["attention"]
 
 
 def attention(b: Builder, x: str) -> str:
-    """Causal attention with shared kv heads. (T, D) -> (T, D).
+    """Build causal grouped-query attention with RoPE. (T, D) -> (T, D).
 
-    Vaswani et al. 2017 (arXiv:1706.03762); grouped queries: Ainslie et al. 2023
-    (arXiv:2305.13245); RoPE: Su et al. 2021 (arXiv:2104.09864).
+    Attention: Vaswani et al. 2017 (arXiv:1706.03762). Grouped queries: Ainslie et al. 2023
+    (arXiv:2305.13245). RoPE: Su et al. 2021 (arXiv:2104.09864).
     """
     c = b.config
     heads = b.number("heads", b.of_layer(c.heads), "attention.head_count")

@@ -1,7 +1,7 @@
 """The plan of a forward pass: the steps of one model, in order, as data.
 
-The C core runs a plan, `tinyllm.reference` walks it in float64, and everything that wants to know
-which inner values a model has asks it.
+The C core runs a plan, and `tinyllm.reference` runs it in float64. It is also the list of all taps
+of a model.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from ..display.table import Table
 
 __all__ = ["ForwardPlan", "Number", "Step"]
 
-#: What steps read besides the values of earlier steps.
+#: The inputs of a plan, which steps read besides the values of earlier steps.
 INPUTS = ("tokens", "positions")
 
-#: The source of a number that a step has and does not use; it is not shown.
+#: The source of a number that its step does not use. Tables leave it out.
 UNUSED = "unused"
 
-#: Tensors that no step uses, and that change nothing.
+#: Tensors that no step needs: pattern of the names, and what they are.
 HARMLESS = {
     "*.input_scale": "scales of activations for 4-bit hardware",
     "blk.*.attn_rot_embd": "RoPE frequencies of files from 2023, which follow from the base",
-    "blk.*.nextn.*": "the draft head that predicts several tokens, which does not run here",
+    "blk.*.nextn.*": "the draft head that predicts several tokens, which is not supported",
 }
 
 
 class Number(NamedTuple):
-    """A number of a step: its name, its value, and where it comes from."""
+    """A number of a step: its name, its value and its source."""
 
     name: str
     value: float
     source: str
 
     def __str__(self) -> str:
-        """Name, value and source."""
+        """Return name, value and source."""
         return f"{self.name} {self.value:.6g}" + (f" ({self.source})" if self.source else "")
 
 
@@ -49,26 +49,26 @@ class Step:
     Attributes
     ----------
     tap : str
-        The name of its value, ``"blk.3.attn_q"``. A step that stores keys and values in a cache
-        has a name too, but no value that can be seen.
+        The name of its value, for example ``"blk.3.attn_q"``. A step that stores keys and values
+        in the cache has a name, too, but its value cannot be captured or edited.
     op : str
-        What it computes; `tinyllm.reference` has a function of that name.
+        The operation, a key of `tinyllm.reference.OPS`, or ``"cache"``.
     layer : int
-        The block; -1 before the blocks, and the number of blocks after them.
+        The block. -1 before the blocks, and the number of blocks after them.
     reads : tuple of str
-        Names of earlier steps, and ``"tokens"`` or ``"positions"``.
+        The values that it reads: names of earlier steps, and ``"tokens"`` or ``"positions"``.
     weights : tuple of str or None
-        Names of tensors; None where the file has none and needs none.
+        Names of tensors. None for an optional tensor that the file does not have.
     numbers : tuple of Number
-        The op's own numbers.
+        The parameters of the operation.
     shape : tuple of int
-        Of the value without its token axis; of a matrix (H, T, S) only (H,).
+        The shape of the value without its token axis. For a matrix (H, T, S) it is (H,).
     heads : bool
         Whether the first axis of `shape` counts heads.
     matrix : bool
-        Whether the value is (H, T, S) rather than (T, ...).
+        Whether the value has shape (H, T, S) instead of (T, ...).
     roles : tuple of str
-        What the value is for, whatever its name: see `ForwardPlan.role`.
+        The roles of the value, which do not depend on the architecture: see `ForwardPlan.role`.
     """
 
     tap: str
@@ -89,20 +89,19 @@ class Step:
 
     @property
     def family(self) -> str:
-        """The name without the number of its block."""
+        """The name without its prefix ``blk.N.``."""
         return self.tap.split(".", 2)[2] if self.tap.startswith("blk.") else self.tap
 
     def number(self, name: str) -> float:
-        """The value of one of the numbers."""
+        """Return the value of the number with this name."""
         return next(number.value for number in self.numbers if number.name == name)
 
 
 class ForwardPlan(Sequence[Step]):
     """Every step of a model's forward pass, in the order of computation.
 
-    A sequence of `Step`; a name in brackets gives the step of that name. It prints as a table
-    that says where each number comes from: a key of the file, the row of the architecture, or a
-    rule.
+    A sequence of `Step`. ``steps[name]`` is the step with that name. It prints as a table with the
+    source of each number: a key of the file, the row of the architecture, or a rule.
 
     Examples
     --------
@@ -125,17 +124,17 @@ class ForwardPlan(Sequence[Step]):
     @overload
     def __getitem__(self, key: slice) -> ForwardPlan: ...
     def __getitem__(self, key: int | str | slice) -> Step | ForwardPlan:
-        """Give a step by number or name, or the steps of a slice."""
+        """Return a step by index or name, or a plan with the steps of a slice."""
         if isinstance(key, str):
             if key not in self._numbers:
-                raise KeyError(f"no step is named {key!r}")
+                raise KeyError(f"no step has the name {key!r}")
             return self._steps[self._numbers[key]]
         if isinstance(key, slice):
             return ForwardPlan(self._steps[key], self.layers)
         return self._steps[key]
 
     def __len__(self) -> int:
-        """Count the steps."""
+        """Return the number of steps."""
         return len(self._steps)
 
     def __iter__(self) -> Iterator[Step]:
@@ -152,24 +151,24 @@ class ForwardPlan(Sequence[Step]):
 
     @functools.cached_property
     def caches(self) -> tuple[Step, ...]:
-        """The steps that store keys and values, in the order in which the core numbers them."""
+        """The steps that store keys and values, in the order of the core's cache numbers."""
         return tuple(step for step in self._steps if step.op == "cache")
 
     def role(self, role: str, layer: int | None = None) -> str:
-        """The name of the value that plays a role, which differs between architectures.
+        """Return the name of the value with a role. Names differ between architectures.
 
         Parameters
         ----------
         role : str
-            In a block: ``resid_pre``, ``resid_post`` (the residual stream that enters and
-            leaves), ``attn_input`` (what queries and keys are made from), ``queries``, ``keys``,
-            ``values`` (as projected), ``attn_scores``, ``attn_probs``, ``attn_mix``
+            In a block: ``resid_pre``, ``resid_post`` (the residual stream before and after the
+            block), ``attn_input`` (the input of the query and key projections), ``queries``,
+            ``keys``, ``values`` (as projected), ``attn_scores``, ``attn_probs``, ``attn_mix``
             (probabilities times values, by head), ``attn_project`` (the projection of that),
             ``attn_add`` (what attention adds to the stream), ``ffn_input``, ``ffn_hidden``,
-            ``ffn_add``. Outside: ``embedding``, ``final_norm_scale``, ``final_norm``,
+            ``ffn_add``. Outside the blocks: ``embedding``, ``final_norm_scale``, ``final_norm``,
             ``logits``.
         layer : int, optional
-            The block of a role in a block.
+            The block. Leave it out for a role outside the blocks.
 
         Returns
         -------
@@ -178,7 +177,7 @@ class ForwardPlan(Sequence[Step]):
         Raises
         ------
         ValueError
-            No value plays that role there.
+            If no value has this role there.
 
         Examples
         --------
@@ -191,20 +190,20 @@ class ForwardPlan(Sequence[Step]):
             if (role, place) in self._roles:
                 return self._roles[role, place]
         where = "outside the blocks" if layer is None else f"in block {layer}"
-        raise ValueError(f"role is {role!r}; no value plays it {where}")
+        raise ValueError(f"role is {role!r}; expected a role that a value has {where}")
 
     def roles(self, role: str) -> list[str]:
-        """The names of the values that play a role, from the first block to the last.
+        """Return the names of all values with a role, from the first block to the last.
 
         Parameters
         ----------
         role : str
-            As for `role`.
+            As in `role`.
 
         Returns
         -------
         list of str
-            Empty if there are none.
+            May be empty.
 
         Examples
         --------
@@ -215,12 +214,12 @@ class ForwardPlan(Sequence[Step]):
         return [step.tap for step in self._steps if role in step.roles]
 
     def unused(self, tensors: Iterable[str]) -> list[str]:
-        """The tensors that no step uses, but for those that are known to change nothing.
+        """Return the tensors that no step uses, except those that no step needs (`HARMLESS`).
 
         Parameters
         ----------
         tensors : iterable of str
-            Names.
+            Names of tensors.
 
         Returns
         -------
@@ -241,10 +240,10 @@ class ForwardPlan(Sequence[Step]):
         ]
 
     def lowered(self) -> list[tuple[str, int, tuple[int, ...], tuple[str | None, ...], Any]]:
-        """The steps as `tinyllm._core.Model` takes them.
+        """Return the steps in the form that `tinyllm._core.Model` takes.
 
-        Attention reads keys and values from the cache that stores them: a read of the one or the
-        other becomes a read of that step.
+        Attention reads keys and values from the cache. So a read of keys or values becomes a read
+        of the step that stores them.
         """
         numbers = self._numbers
         stored: Mapping[str, int] = {
@@ -268,7 +267,7 @@ class ForwardPlan(Sequence[Step]):
         ]
 
     def table(self) -> Table:
-        """A table of the steps: name, op, reads, weights, shape, numbers and their sources.
+        """Return a table of the steps: name, op, reads, weights, shape, numbers and their sources.
 
         Returns
         -------
@@ -306,11 +305,11 @@ class ForwardPlan(Sequence[Step]):
         )
 
     def __str__(self) -> str:
-        """The table as text."""
+        """Return the table as text."""
         return str(self.table())
 
     def __repr__(self) -> str:
-        """Count steps and blocks."""
+        """Return the number of steps and blocks."""
         return f"<tinyllm.ForwardPlan: {len(self)} steps, {self.layers} blocks>"
 
     def _repr_html_(self) -> str:

@@ -1,7 +1,7 @@
-"""The architectures that run: one row each, and how a file becomes a plan.
+"""The supported architectures, one row each, and the plan of a model file.
 
-Rows say what llama.cpp's graphs of the same name compute (llama.cpp, src/models), checked against
-Hugging Face's classes.
+A row describes what llama.cpp computes for the architecture of that name (llama.cpp, src/models).
+Rows were checked against the Hugging Face classes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LLAMA = Arch(
     classes=("LlamaForCausalLM", "MistralForCausalLM"),
 )
 
-#: By the name in ``general.architecture``.
+#: The rows, by ``general.architecture``.
 ARCHITECTURES: dict[str, Arch] = {
     "llama": LLAMA,
     "qwen2": dataclasses.replace(
@@ -43,7 +43,7 @@ ARCHITECTURES: dict[str, Arch] = {
 
 
 def find(architecture: Any) -> Arch:
-    """The row of an architecture.
+    """Return the row of an architecture.
 
     Parameters
     ----------
@@ -57,9 +57,9 @@ def find(architecture: Any) -> Arch:
     Raises
     ------
     tinyllm.FormatError
-        It is not a text.
+        If it is not a str.
     tinyllm.UnsupportedError
-        There is no such row.
+        If the architecture is not supported.
 
     Examples
     --------
@@ -72,11 +72,11 @@ def find(architecture: Any) -> Arch:
             f"general.architecture is {architecture!r}; expected the name of an architecture",
             field="general.architecture",
             value=architecture,
-            expected="text",
+            expected="the name of an architecture",
         )
     if architecture not in ARCHITECTURES:
         raise UnsupportedError(
-            f"general.architecture is {architecture!r}; this version runs "
+            f"general.architecture is {architecture!r}; this version supports "
             f"{', '.join(ARCHITECTURES)}. The file's metadata, weights and tokenizer can be read "
             "with tinyllm.GGUF and tinyllm.load_tokenizer"
         )
@@ -86,15 +86,16 @@ def find(architecture: Any) -> Arch:
 def make_plan(
     config: Any, tensors: Collection[str] = (), metadata: Mapping[str, Any] | None = None
 ) -> ForwardPlan:
-    """The steps of a model.
+    """Return the plan of a model's forward pass.
 
     Parameters
     ----------
     config : Config
     tensors : collection of str
-        Names of the file's tensors, which decide what is optional: biases, an output matrix.
+        Names of the file's tensors. They decide which optional parts there are: biases and an
+        output matrix.
     metadata : mapping, optional
-        The file's keys, so that the plan can say which of them a number comes from.
+        The file's keys, so that the plan can name the source of each number.
 
     Returns
     -------
@@ -103,7 +104,7 @@ def make_plan(
     Raises
     ------
     tinyllm.UnsupportedError
-        The architecture does not run here.
+        If the architecture or its RoPE scaling is not supported.
 
     Examples
     --------
@@ -121,15 +122,15 @@ def make_plan(
 def read_model(
     metadata: Mapping[str, Any], tensors: Mapping[str, Any], strict: bool = True
 ) -> tuple[Config, ForwardPlan]:
-    """The config and the plan of a file.
+    """Return the config and the plan of a model file.
 
     Parameters
     ----------
     metadata : mapping
-        GGUF keys, as ``tinyllm.GGUF(path).metadata`` gives them.
+        GGUF keys and values, such as ``tinyllm.GGUF(path).metadata``.
     tensors : mapping of str to Weight
     strict : bool
-        Whether a tensor that no step uses is an error; if not, it is a warning.
+        If True, a tensor that no step uses is an error. If False, it causes a warning.
 
     Returns
     -------
@@ -139,9 +140,9 @@ def read_model(
     Raises
     ------
     tinyllm.FormatError
-        A key is missing or makes no sense; ``.field`` names it.
+        If a key is missing or has an invalid value. ``.field`` names it.
     tinyllm.UnsupportedError
-        The architecture does not run here, or the file has tensors that no step uses.
+        If the architecture is not supported, or if the file has tensors that no step uses.
 
     Examples
     --------
@@ -158,11 +159,11 @@ def read_model(
     if unused:
         shown = ", ".join(unused[:5]) + (f" and {len(unused) - 5} more" if len(unused) > 5 else "")
         message = (
-            f"no step of the architecture {config.architecture} uses the tensors {shown}: "
-            "the file is of another model than it says, and leaving them out would give other "
-            "results"
+            f"the architecture {config.architecture} does not use the tensors {shown}. The file "
+            "probably belongs to another architecture, and results without these tensors would "
+            "be wrong"
         )
         if strict:
-            raise UnsupportedError(f"{message}; strict=False loads it all the same")
+            raise UnsupportedError(f"{message}; strict=False loads the file anyway")
         warnings.warn(message, stacklevel=3)
     return config, plan

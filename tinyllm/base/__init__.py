@@ -1,1 +1,1 @@
-"""What everything else stands on: checks of arguments, numbers, progress."""
+"""Basics that all other packages use: argument checks, numeric functions, samples, progress."""

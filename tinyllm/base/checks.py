@@ -1,6 +1,6 @@
-"""Checks of arguments: integers, flags, ranges, choices, each with its message.
+"""Checks of arguments: integers, ranges, indices and choices.
 
-A message names the argument, its value and what was expected.
+Every error message names the argument, its value and what was expected.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["choice", "index", "integer", "is_integer", "ranged"]
 
 
 def is_integer(value: object) -> bool:
-    """Whether a value is an integer of any kind; True and False are not.
+    """Return whether a value is an integer, of Python or of NumPy. Booleans do not count.
 
     Examples
     --------
@@ -30,15 +30,15 @@ def integer(name: str, value: Any, expected: str = "an integer") -> int:
     Parameters
     ----------
     name : str
-        What the message calls the argument.
+        Name of the argument in the message.
     value : object
     expected : str
-        What the message says is expected.
+        Expected value in the message.
 
     Raises
     ------
     TypeError
-        It is not an integer.
+        If `value` is not an integer.
 
     Examples
     --------
@@ -51,23 +51,24 @@ def integer(name: str, value: Any, expected: str = "an integer") -> int:
 
 
 def ranged(name: str, value: Any, low: int, high: int | None = None, what: str = "") -> int:
-    """Return an integer argument that lies between two limits, both included.
+    """Return an integer argument as an int, checked to be in a range.
 
     Parameters
     ----------
     name : str
+        Name of the argument in the message.
     value : object
     low, high : int
-        `high` None: no upper limit.
+        The limits, both inclusive. If `high` is None, there is no upper limit.
     what : str
-        Says what the upper limit is, at the end of the message.
+        Meaning of the upper limit, added to the end of the message.
 
     Raises
     ------
     TypeError
-        It is not an integer.
+        If `value` is not an integer.
     ValueError
-        It lies outside.
+        If it is out of range.
 
     Examples
     --------
@@ -82,22 +83,25 @@ def ranged(name: str, value: Any, low: int, high: int | None = None, what: str =
 
 
 def index(name: str, value: Any, size: int, last: int | None = None) -> int:
-    """Return an index into `size` things as a number from 0; negative ones count from the end.
+    """Return an index into `size` items as a non-negative int.
 
     Parameters
     ----------
     name : str
+        Name of the argument in the message.
     value : object
+        The index. Negative values count from the end.
     size : int
+        The number of items.
     last : int, optional
-        The largest index that is allowed, if it is not ``size - 1``.
+        The largest allowed index. Default: ``size - 1``.
 
     Raises
     ------
     TypeError
-        It is not an integer.
+        If `value` is not an integer.
     IndexError
-        There is no such thing.
+        If it is out of range.
 
     Examples
     --------
@@ -112,12 +116,12 @@ def index(name: str, value: Any, size: int, last: int | None = None) -> int:
 
 
 def choice(name: str, value: Any, choices: Sequence[str]) -> str:
-    """Return an argument that is one of a few texts.
+    """Return a string argument, checked to be one of the choices.
 
     Raises
     ------
     ValueError
-        It is another one.
+        If `value` is not among them.
 
     Examples
     --------

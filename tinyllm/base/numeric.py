@@ -1,4 +1,4 @@
-"""Softmax and its logarithm, and the best of many numbers."""
+"""Softmax, log-softmax and top-k of arrays."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Float64: TypeAlias = NDArray[np.float64]
 
 
 def softmax(logits: NDArray[np.floating[Any]]) -> Float64:
-    """Return probabilities along the last axis, by NumPy's exp.
+    """Return the softmax along the last axis, computed with NumPy's exp.
 
-    NumPy's exp differs in its last bit between machines. What must not, as the draw of a token,
-    uses `tinyllm._core.softmax`.
+    The last bit of NumPy's exp differs between machines. Code whose result must not differ, such
+    as sampling a token, uses `tinyllm._core.softmax`.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def softmax(logits: NDArray[np.floating[Any]]) -> Float64:
 def log_softmax(logits: ArrayLike) -> Float64:
     """Return the log-probability of each token: x - max(x) - log(sum(exp(x - max(x)))).
 
-    By the core's own exp, log and sum: the same bits on every machine.
+    It is computed with the core's own exp, log and sum, so its bits are the same on every machine.
 
     Parameters
     ----------
@@ -65,7 +65,9 @@ def log_softmax(logits: ArrayLike) -> Float64:
 
 
 def best(values: Float64, k: int) -> NDArray[np.int64]:
-    """Return the indices of the k largest values, the largest first, of equal ones the lowest.
+    """Return the indices of the k largest values in descending order of value.
+
+    Among equal values, lower indices come first.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A progress bar for what takes longer than people like to wait without a sign."""
+"""A progress bar for long operations."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Any
 
 __all__ = ["Progress"]
 
-#: Nothing is shown of what is done sooner.
+#: Seconds before the bar appears.
 PATIENCE = 2.0
 
 
 class Progress:
-    """A bar on standard error: tqdm's if it is installed, else a plain one.
+    """A progress bar on standard error: tqdm's if it is installed, else a plain one.
 
-    Silent when standard error is no terminal, and until two seconds have passed.
+    The bar appears after two seconds, and only if standard error is a terminal.
 
     Parameters
     ----------
     total : float
-        How much there is to do.
+        Total amount of work, in any unit.
     label : str
-        What is being done.
+        Text before the bar.
     enabled : bool
-        False shows nothing.
+        If False, nothing is shown.
 
     Attributes
     ----------
     shown : bool
-        Whether anybody would see it.
+        Whether the bar is enabled and standard error is a terminal.
 
     Examples
     --------
@@ -58,11 +58,11 @@ class Progress:
         return self
 
     def add(self, amount: float) -> None:
-        """Say that so much more is done."""
+        """Add to the amount of work done."""
         self.to(self._done + amount)
 
     def to(self, done: float) -> None:
-        """Say how much is done by now."""
+        """Set the amount of work done, and redraw the bar."""
         before, self._done = self._done, done
         if not self.shown or time.monotonic() - self._start < PATIENCE:
             return

@@ -1,4 +1,4 @@
-"""Some values of each weight, as plain arrays: what a table shows without reading whole files."""
+"""Samples of the values of weights, so that a table of weights need not read the whole file."""
 
 from __future__ import annotations
 
@@ -13,31 +13,34 @@ from .numeric import Float32
 
 __all__ = ["MOST_SAMPLED", "STRETCH", "WeightSample", "sample_weight", "sample_weights"]
 
-#: Values that are read of a tensor in one piece, where not all of it is read.
+#: Number of consecutive values in one stretch, the unit in which a large tensor is sampled.
 STRETCH = 512
 
-#: Tensors of one table that get statistics: more would keep a notebook waiting.
+#: Number of tensors in one table that are sampled. More would keep a notebook waiting.
 MOST_SAMPLED = 1024
 
 
 def sample_weight(weight: Weight, stretches: int) -> Float32:
-    """Values of a weight: all, or the same evenly spaced stretches each time.
+    """Return all values of a small weight, or evenly spaced stretches of a large one.
+
+    The same weight always gives the same values.
 
     Parameters
     ----------
     weight : Weight
     stretches : int
-        At least 2. A weight of more than ``stretches * STRETCH`` values gives so many stretches
-        of `STRETCH` consecutive values, the first and the last among them; only these are read.
+        The number of stretches, at least 2. It applies to a weight of more than
+        ``stretches * STRETCH`` values. Each stretch is `STRETCH` consecutive values. The first
+        and the last stretch of the weight are included. Nothing else is read.
 
     Returns
     -------
-    numpy.ndarray of float32, one axis
+    numpy.ndarray of float32, shape (n,)
 
     Raises
     ------
     tinyllm.UnsupportedError
-        There is no formula for the type.
+        If values of the weight's type cannot be unpacked.
 
     Examples
     --------
@@ -60,15 +63,15 @@ def sample_weight(weight: Weight, stretches: int) -> Float32:
 
 
 class WeightSample(NamedTuple):
-    """What a table shows of a weight.
+    """A weight's description and a sample of its values.
 
     Attributes
     ----------
     name, type : str
     shape : tuple of int
     nbytes : int
-    values : numpy.ndarray of float32 or None
-        What was read of it; None: nothing.
+    values : numpy.ndarray of float32, shape (n,), or None
+        The sample. None if nothing was read.
     """
 
     name: str
@@ -84,10 +87,10 @@ def sample_weights(weights: Iterable[Weight], stretches: int = 16) -> Iterator[W
     Parameters
     ----------
     weights : iterable of Weight
-        Nothing is read of those after the first `MOST_SAMPLED`, and of those of a type without
-        a formula.
+        Only the first `MOST_SAMPLED` are read, and of these only those whose type can be
+        unpacked.
     stretches : int
-        See `sample_weight`.
+        As in `sample_weight`.
 
     Yields
     ------
@@ -98,6 +101,6 @@ def sample_weights(weights: Iterable[Weight], stretches: int = 16) -> Iterator[W
         if i < MOST_SAMPLED:
             try:
                 values = sample_weight(weight, stretches)
-            except NotImplementedError:  # a type without a formula
+            except NotImplementedError:  # a type that cannot be unpacked
                 pass
         yield WeightSample(weight.name, weight.type, weight.shape, weight.nbytes, values)

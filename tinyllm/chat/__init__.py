@@ -1,4 +1,4 @@
-"""Conversations as text: chat templates and tools."""
+"""Chat templates and tools: conversations as text and as token ids."""
 
 from .cover import Cover, encode_chat
 from .sandbox import MAX_SECONDS, MAX_SIZE, ChatTemplateError

@@ -1,4 +1,4 @@
-"""From the text of a conversation to ids, with special tokens in messages covered."""
+"""Encode rendered conversations; special tokens inside messages can stay plain text."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ __all__ = ["Cover", "encode_chat"]
 
 
 class Cover:
-    """Covers the special tokens that messages contain while a template writes them.
+    """Replaces special tokens in messages with placeholders while a template is rendered.
 
-    Each is one private-use character meanwhile, so that a template moves and trims it as any
-    other character, and no template can cut it in two.
+    A placeholder is one private-use character. The template moves and trims it like any other
+    character, and cannot cut it in two.
 
     Parameters
     ----------
     spellings : iterable of bytes
-        Of the special tokens.
+        The texts of the special tokens.
     *others
-        Characters in these values are not used: what the template may write anyway.
+        Other values that the template may write. Their characters are not used as placeholders.
 
     Examples
     --------
@@ -47,15 +47,18 @@ class Cover:
         if spelling not in self._characters:
             character = next(self._free, None)
             if character is None:
-                raise ChatTemplateError("the messages contain too many different special tokens")
+                raise ChatTemplateError(
+                    "the messages contain too many different special tokens; "
+                    "no private-use character is left to replace another"
+                )
             self._characters[spelling] = character
             raw = spelling.encode(errors="surrogateescape")
             self._back[character.encode()] = raw
-            self._back[json.dumps(character)[1:-1].encode()] = raw  # as tojson may write it
+            self._back[json.dumps(character)[1:-1].encode()] = raw  # as tojson may escape it
         return self._characters[spelling]
 
     def hide(self, value: Any) -> Any:
-        """Return a value with all special tokens in its strings covered."""
+        """Return a value with placeholders for all special tokens in its strings."""
         if self._pattern is None:
             return value
         if isinstance(value, str):
@@ -67,7 +70,7 @@ class Cover:
         return value
 
     def uncover(self, text: bytes) -> bytes:
-        """Return a text as it would be without covers."""
+        """Return a text with the special tokens in place of their placeholders."""
         if not self._back:
             return text
         covers = b"|".join(map(re.escape, self._back))
@@ -88,7 +91,7 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 class Encodes(Protocol):
-    """What `encode_chat` asks of a tokenizer."""
+    """The part of a tokenizer that `encode_chat` uses."""
 
     bos: int | None
     add_bos: bool
@@ -96,22 +99,22 @@ class Encodes(Protocol):
     def encode_fragments(
         self, text: str, parse_special: bool, change: Callable[[bytes], bytes] | None = None
     ) -> list[int]:
-        """Return the ids of a text in which special tokens are parsed."""
+        """Return the ids of a text; see `Tokenizer.encode_fragments`."""
 
 
 def encode_chat(tokenizer: Encodes, text: str, cover: Cover | None = None) -> list[int]:
     """Return the ids of a rendered conversation.
 
-    The template says where special tokens are: they are parsed, and none is added but the BOS of
-    a model that wants one and whose template has not written it.
+    Special tokens that the template wrote are parsed. The BOS token is added if the model asks
+    for one and the template has not written it. No other token is added.
 
     Parameters
     ----------
     tokenizer : tinyllm.Tokenizer
     text : str
-        What `render_chat` gave.
+        The result of `render_chat`.
     cover : Cover, optional
-        What hid special tokens in the messages: these become plain text.
+        The cover that replaced special tokens in the messages. These become plain text.
 
     Returns
     -------

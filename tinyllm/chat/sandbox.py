@@ -2,9 +2,11 @@
 
 The environment is the one that Hugging Face sets up (`transformers/utils/chat_template_utils.py`):
 `ImmutableSandboxedEnvironment` with trimmed blocks, loop controls, `tojson` without HTML escapes,
-`raise_exception`, `strftime_now` and ``{% generation %}`` blocks. A template comes with a model
-file from anywhere, so that each loop, call and value that it makes is counted here: a hostile one
-ends in `ChatTemplateError`, in this process, within `MAX_SECONDS` and about `MAX_SIZE` characters.
+`raise_exception`, `strftime_now` and ``{% generation %}`` blocks.
+
+A template is part of a model file, which may come from an untrusted source. Therefore each loop,
+call and value of a template is counted. A hostile template runs in this process and ends with
+`ChatTemplateError`, within `MAX_SECONDS` and about `MAX_SIZE` characters.
 """
 
 from __future__ import annotations
@@ -21,23 +23,23 @@ from ..errors import Error
 
 __all__ = ["MAX_SECONDS", "MAX_SIZE", "ChatTemplateError", "render"]
 
-#: A template may run for so long.
+#: The longest time that a template may run, in seconds.
 MAX_SECONDS = 5.0
-#: No value that a template makes, and not all of its output, may be larger (characters + items).
+#: The largest size of a value of a template, and of its whole output, in characters plus items.
 MAX_SIZE = 16_000_000
-_MAX_SOURCE = 1_000_000
-_MAX_BITS = 10_000  # of an int
+_MAX_SOURCE = 1_000_000  # characters
+_MAX_BITS = 10_000  # of an integer
 
 
 class ChatTemplateError(Error, ValueError):
-    """A chat template is missing, malformed, refuses the conversation, or takes too much."""
+    """A chat template is missing or malformed, rejects the conversation, or exceeds a limit."""
 
 
 # ---- limits ----
 
 
 def _size(value: Any, limit: int) -> int:
-    """Return about how many characters and items a value has; stops counting above the limit."""
+    """Return roughly how many characters and items a value has; stop counting above the limit."""
     total = 0
     waiting = [value]
     while waiting:
@@ -60,60 +62,64 @@ def _size(value: Any, limit: int) -> int:
 
 
 class _Budget:
-    """What a template may still use."""
+    """The time and size that a template has left."""
 
     def __init__(self) -> None:
         self.deadline = time.monotonic() + MAX_SECONDS
         self.left = MAX_SIZE
 
     def tick(self, output: int = 0) -> None:
-        """Count a step, and the characters of the template itself that it writes."""
+        """Count one step, and `output` characters of the template's own text that it writes."""
         self.left -= output
         if self.left < 0:
-            raise _too_large(MAX_SIZE, "characters of output and more")
+            raise _too_large("too much output", MAX_SIZE, "characters")
         if time.monotonic() > self.deadline:
             raise ChatTemplateError(f"the chat template ran for more than {MAX_SECONDS:g} seconds")
 
     def check(self, value: Any) -> Any:
-        """Refuse a value that is too large."""
+        """Return a value; raise if it is too large."""
         self.tick()
         if isinstance(value, int) and value.bit_length() > _MAX_BITS:
-            raise _too_large(value.bit_length(), "bits")
+            raise _too_large_int(value.bit_length())
         if _size(value, MAX_SIZE) > MAX_SIZE:
-            raise _too_large(MAX_SIZE, "characters and more")
+            raise _too_large("too large a value", MAX_SIZE, "characters and items")
         return value
 
     def product(self, *factors: int) -> None:
-        """Refuse an operation whose result would be too large."""
+        """Raise if a result would be too large; its size is the product of the factors."""
         total = 1
         for factor in factors:
             total *= max(abs(factor), 1)
         if total > MAX_SIZE:
-            raise _too_large(total, "characters")
+            raise _too_large(f"a value of {total} characters", MAX_SIZE, "characters")
 
     def output(self, value: Any) -> Any:
+        """Count a value that is written; return it."""
         size = _size(value, self.left)
         self.left -= size
         if self.left < 0:
-            raise _too_large(MAX_SIZE, "characters of output and more")
+            raise _too_large("too much output", MAX_SIZE, "characters")
         return value
 
 
-def _too_large(size: int, unit: str) -> ChatTemplateError:
-    return ChatTemplateError(
-        f"the chat template makes a value of {size} {unit}; the limit is {MAX_SIZE}"
-        if unit != "bits"
-        else f"the chat template makes an integer of {size} bits; the limit is {_MAX_BITS}"
-    )
+def _too_large(what: str, limit: int, unit: str) -> ChatTemplateError:
+    return ChatTemplateError(f"the chat template makes {what}; expected at most {limit} {unit}")
 
 
-def _numbers_in(text: str) -> int:
-    """Return the largest number in a format string: a width may be one."""
+def _too_large_int(bits: int) -> ChatTemplateError:
+    return _too_large(f"an integer of {bits} bits", _MAX_BITS, "bits")
+
+
+def _largest_number(text: str) -> int:
+    """Return the largest number in a format string, because it may be a width."""
     return max((int(digits[-9:]) for digits in re.findall(r"\d+", text)), default=1)
 
 
 def _guard_call(budget: _Budget, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Refuse a filter or method whose result is a product of what it is given."""
+    """Raise before a call of a filter or method whose result would be too large.
+
+    The size of such a result is a product of sizes and numbers in the arguments.
+    """
     budget.tick()
     values = [*args, *kwargs.values()]
     first = args[0] if args else ""
@@ -125,14 +131,14 @@ def _guard_call(budget: _Budget, name: str, args: Sequence[Any], kwargs: Mapping
     if name == "replace" and isinstance(first, str) and len(strings) >= 2:
         budget.product(first.count(strings[0]) if strings[0] else len(first) + 1, len(strings[1]))
     elif name in ("join", "wordwrap", "indent", "batch", "slice"):
-        # str.join has the separator first, the filter the items
+        # str.join takes the separator first; the filter takes the items first
         budget.product(*(_size(v, MAX_SIZE) for v in values[:1]), max(map(len, strings), default=1))
         if isinstance(first, str) and len(values) > 1 and not isinstance(values[1], str):
             budget.product(len(first), _size(values[1], MAX_SIZE))
-    elif name == "sum" and isinstance(first, list | tuple):  # may add up lists, one by one
+    elif name == "sum" and isinstance(first, list | tuple):  # may concatenate lists, one by one
         budget.product(size, len(first))
     elif name in ("format", "format_map", "%"):
-        budget.product(_numbers_in(str(first)) if isinstance(first, str) else 1, 1)
+        budget.product(_largest_number(str(first)) if isinstance(first, str) else 1, 1)
         budget.product(*(v for v in _flat_numbers(values[1:])))
         if isinstance(first, str):
             fields = first.count("{") + first.count("%")
@@ -172,17 +178,15 @@ def _strftime_now(pattern: str) -> str:
 
 @functools.cache
 def _environment_class() -> type[Any]:
-    """Return our environment; made late, because Jinja2 is an extra."""
+    """Return the class of the environment; created on first use, because Jinja2 is optional."""
     try:
         import jinja2
         from jinja2 import ext, nodes, sandbox
     except ImportError as error:
-        raise ImportError(
-            "chat templates need Jinja2: pip install 'tinyllm[chat]' (or pip install jinja2)"
-        ) from error
+        raise ImportError("chat templates need Jinja2: pip install jinja2") from error
 
     class Generation(ext.Extension):
-        """``{% generation %}`` marks the assistant's text, which here is text like any other."""
+        """Accepts ``{% generation %}`` blocks, which mark the assistant's text, as plain text."""
 
         tags = {"generation"}  # noqa: RUF012
 
@@ -207,7 +211,7 @@ def _environment_class() -> type[Any]:
             def raise_exception(message: object) -> None:
                 raise jinja2.TemplateError(str(message))
 
-            @jinja2.pass_context  # so that nothing is finished while compiling
+            @jinja2.pass_context  # prevents calls of finalize while compiling
             def finalize(context: Any, value: Any) -> Any:
                 return budget.output(value)
 
@@ -222,7 +226,7 @@ def _environment_class() -> type[Any]:
             self.globals["tl_concat"] = self._concatenate
 
         def _guarded(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-            passes = hasattr(function, "jinja_pass_arg")  # the context comes first
+            passes = hasattr(function, "jinja_pass_arg")  # the first argument is the context
 
             @functools.wraps(function)
             def call(*args: Any, **kwargs: Any) -> Any:
@@ -234,7 +238,7 @@ def _environment_class() -> type[Any]:
             return call
 
         def _listed(self, value: Any) -> Any:
-            """Return a list for an iterator, which has no size."""
+            """Return an iterator as a list, because an iterator has no size; else the value."""
             if not isinstance(value, Iterator):
                 return value
             items = []
@@ -258,14 +262,14 @@ def _environment_class() -> type[Any]:
             if operator == "*" and isinstance(left, int) and isinstance(right, int):
                 budget.product(1)
                 if left.bit_length() + right.bit_length() > _MAX_BITS:
-                    raise _too_large(left.bit_length() + right.bit_length(), "bits")
+                    raise _too_large_int(left.bit_length() + right.bit_length())
             elif operator == "*":
                 sizes = [v if isinstance(v, int) else _size(v, MAX_SIZE) for v in (left, right)]
                 if all(isinstance(v, int) for v in sizes):
                     budget.product(*sizes)
             elif operator == "**" and isinstance(left, int) and isinstance(right, int):
                 if max(left.bit_length(), 1) * abs(right) > _MAX_BITS:
-                    raise _too_large(max(left.bit_length(), 1) * abs(right), "bits")
+                    raise _too_large_int(max(left.bit_length(), 1) * abs(right))
             elif operator == "%" and isinstance(left, str):
                 _guard_call(budget, "%", (left, right), {})
             return budget.check(super().call_binop(context, operator, left, right))
@@ -292,7 +296,11 @@ def _environment_class() -> type[Any]:
 
 
 def _instrument(tree: Any, nodes: Any) -> Any:
-    """Add a call to each loop and macro, and one around each literal that holds others."""
+    """Return a template's syntax tree with calls that count its steps and check its values.
+
+    Loops and macros call `tl_tick`. Lists, dicts and tuples are wrapped in `tl_check`, and
+    concatenations become `tl_concat`.
+    """
 
     def helper(name: str, args: list[Any], line: int) -> Any:
         call = nodes.Call(nodes.Name(name, "load"), args, [], None, None)
@@ -325,14 +333,14 @@ def _instrument(tree: Any, nodes: Any) -> Any:
 
 
 def render(source: str, values: Mapping[str, Any]) -> str:
-    """Run a template within the limits.
+    """Return the text that a template renders, within the limits.
 
     Parameters
     ----------
     source : str
-        Jinja2.
+        The template, in Jinja2.
     values : Mapping
-        What the template may use.
+        The variables of the template by name.
 
     Returns
     -------
@@ -353,14 +361,14 @@ def render(source: str, values: Mapping[str, Any]) -> str:
     make = _environment_class()
     if len(source) > _MAX_SOURCE:
         raise ChatTemplateError(
-            f"the chat template has {len(source)} characters; the limit is {_MAX_SOURCE}"
+            f"the chat template has {len(source)} characters; expected at most {_MAX_SOURCE}"
         )
     budget = _Budget()
     try:
         return str(make(budget).from_string(source).render(values))
     except ChatTemplateError:
         raise
-    # whatever a template does wrong is its error: it is a program from a file
+    # a template is a program from a file: any exception that it causes is an error of the template
     except Exception as error:
         what = str(error) or type(error).__name__
         raise ChatTemplateError(f"the chat template failed: {what}") from error

@@ -1,4 +1,4 @@
-"""Chat templates: which one a conversation uses, and the text that it makes."""
+"""Chat templates: choose one for a conversation, and render it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Builtin(NamedTuple):
 
 #: Templates for files that have none. ``"chatml"`` is for models that were trained on ChatML
 #: (https://github.com/openai/openai-python/blob/v0.28.1/chatml.md), ``"plain"`` for models that
-#: were never taught to chat: each message is a paragraph under the name of its role.
+#: were not trained to chat: each message is a paragraph under the name of its role.
 TEMPLATES: dict[str, _Builtin] = {
     "chatml": _Builtin(
         "{% for m in messages %}"
@@ -51,12 +51,12 @@ TEMPLATES: dict[str, _Builtin] = {
 
 
 def file_templates(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Return the chat templates of a file by name; the one without a name is ``"default"``.
+    """Return the chat templates of a file by name; the unnamed one is ``"default"``.
 
     Parameters
     ----------
     metadata : Mapping
-        Of the GGUF file.
+        The metadata of a GGUF file.
 
     Returns
     -------
@@ -82,11 +82,11 @@ def choose_template(
     Parameters
     ----------
     named : Mapping of str to str
-        The file's own: see `file_templates`.
+        The templates of the file; see `file_templates`.
     template : str, optional
-        The name of one of the file's templates or of `TEMPLATES`, or a source (which has a
-        ``{``). None: the file's template named ``tool_use`` if there are tools, else the default
-        one, else the only one.
+        The name of a template of the file or of `TEMPLATES`, or Jinja2 source, which contains a
+        ``{``. None: the file's template ``tool_use`` if tools are given, else its default
+        template, else its only template.
     tools : bool
         Whether tools are given.
 
@@ -97,7 +97,7 @@ def choose_template(
     Raises
     ------
     ChatTemplateError
-        If there is no such template; the message names those that there are.
+        If there is no such template; the message names the available ones.
 
     Examples
     --------
@@ -123,16 +123,19 @@ def choose_template(
         return next(iter(named.values()))
     if named:
         raise ChatTemplateError(
-            f"the file has no default chat template; choose one of {sorted(named)} by template="
+            "template is None, and the file has no default chat template; "
+            f"expected one of {sorted(named)}"
         )
     raise ChatTemplateError(
-        "the file has no chat template; give one as template=: Jinja2 source, or the name of one "
-        f"of ours: {', '.join(sorted(TEMPLATES))}"
+        "the file has no chat template; pass one as template=: Jinja2 source, or a built-in name "
+        f"({', '.join(sorted(TEMPLATES))})"
     )
 
 
 def stop_strings(named: Mapping[str, str], template: str | None) -> tuple[str, ...]:
-    """Return what ends an answer beside the model's own tokens: nothing but for `TEMPLATES`.
+    """Return the strings that end an answer, in addition to the model's end tokens.
+
+    Only `TEMPLATES` have such strings. A template of the file uses the model's end tokens.
 
     Parameters
     ----------
@@ -152,11 +155,12 @@ def stop_strings(named: Mapping[str, str], template: str | None) -> tuple[str, .
 
 
 def checked_messages(messages: Any) -> Sequence[Mapping[str, Any]]:
-    """Return messages, or say what is wrong with them.
+    """Return the messages, after a check that they are mappings.
 
     Parameters
     ----------
     messages : object
+        The value to check.
 
     Returns
     -------
@@ -165,7 +169,7 @@ def checked_messages(messages: Any) -> Sequence[Mapping[str, Any]]:
     Raises
     ------
     TypeError
-        If it is not a list of mappings.
+        If `messages` is not a list of mappings.
 
     Examples
     --------
@@ -173,10 +177,12 @@ def checked_messages(messages: Any) -> Sequence[Mapping[str, Any]]:
     [{'role': 'user'}]
     """
     if isinstance(messages, str | bytes | Mapping):
-        raise TypeError(f"messages must be a list of messages, not {type(messages).__name__}")
+        raise TypeError(f"messages is {type(messages).__name__}; expected a list of messages")
     for i, message in enumerate(messages):
         if not isinstance(message, Mapping):
-            raise TypeError(f"messages[{i}] is {message!r}; expected a mapping with role, content")
+            raise TypeError(
+                f"messages[{i}] is {message!r}; expected a mapping with role and content"
+            )
     found: Sequence[Mapping[str, Any]] = messages
     return found
 
@@ -188,21 +194,21 @@ def render_chat(
     add_generation_prompt: bool = True,
     **variables: Any,
 ) -> str:
-    r"""Return the text of a conversation.
+    r"""Return a conversation as text, rendered by a template.
 
     Parameters
     ----------
     source : str
         A Jinja2 template.
     messages : sequence of Mapping
-        Each with ``"role"`` and ``"content"``, as templates expect them. The arguments of tool
-        calls may be JSON in a str, as OpenAI's clients send them: templates get the object.
+        Each has ``"role"`` and ``"content"``. The arguments of a tool call may be a JSON string,
+        as OpenAI's clients send them; the template gets the parsed object.
     tools : sequence of (dict or callable), optional
         JSON schemas, or Python functions (see `tool_schema`).
     add_generation_prompt : bool
         Whether the text ends with the start of an answer.
     **variables
-        What else the template uses: ``bos_token``, ``eos_token``, ``documents`` ...
+        Further variables of the template: ``bos_token``, ``eos_token``, ``documents`` ...
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Tools: Python functions as JSON schemas, as chat templates expect them."""
+"""The tools of a conversation: JSON schemas of Python functions, for chat templates."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", 
 
 
 def plain_tool(tool: Any) -> Any:
-    """A tool as a template gets it: a JSON schema."""
+    """Return the JSON schema of a tool, which is a schema itself or a function."""
     if isinstance(tool, Mapping):
         return tool
     if callable(tool):
         return tool_schema(tool)
-    raise TypeError(f"tools has {tool!r}; expected a JSON schema or a function")
+    raise TypeError(f"tools contains {tool!r}; expected a JSON schema or a function")
 
 
 def tool_schema(function: Callable[..., Any]) -> dict[str, Any]:
@@ -30,8 +30,8 @@ def tool_schema(function: Callable[..., Any]) -> dict[str, Any]:
     Parameters
     ----------
     function : callable
-        The first paragraph of its docstring describes it; ``name : ...`` or ``name: ...`` lines
-        describe its parameters.
+        The first paragraph of its docstring becomes the description. Lines ``name : ...`` or
+        ``name: ...`` describe the parameters.
 
     Returns
     -------
@@ -56,7 +56,9 @@ def tool_schema(function: Callable[..., Any]) -> dict[str, Any]:
     required = []
     for parameter in inspect.signature(function).parameters.values():
         if parameter.name not in hints:
-            raise TypeError(f"parameter {parameter.name!r} of the tool {name!r} has no annotation")
+            raise TypeError(
+                f"parameter {parameter.name!r} of the tool {name!r} has no type annotation"
+            )
         schema = _type_schema(hints[parameter.name])
         described = re.search(rf"^\s*{re.escape(parameter.name)}\s*:\s*(.+)$", doc, re.MULTILINE)
         if described:

@@ -1,4 +1,4 @@
-"""Talk with a model that was trained to answer."""
+"""Chat with a model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["EXAMPLE", "add_arguments", "run"]
 
 EXAMPLE = (
     "Commands: /reset, /system TEXT, /save PATH, /help. Ctrl-C stops an answer, Ctrl-D\n"
-    "leaves. Each line of a pipe is a message.\n\n"
+    "quits. If the input is a pipe, each line is a message.\n\n"
     "example: tinyllm chat -m model.gguf"
 )
 
@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--template",
         metavar="NAME|FILE",
-        help="one of the file's chat templates, a file with one, chatml, or plain (for models "
-        "that were not trained to chat, as the demo model)",
+        help="the name of a chat template of the model file, a file with a template, chatml, or "
+        "plain (for models that were not trained to chat, such as the demo model)",
     )
 
 
@@ -40,16 +40,18 @@ def run(args: argparse.Namespace) -> int:
         with open(template, encoding="utf-8") as file:
             template = file.read()
         if "{" not in template:
-            raise ValueError(f"{args.template} is no Jinja2 template: it has no {{")
+            raise ValueError(f"{args.template} is not a Jinja2 template; expected a text with {{")
     if model.tokenizer is None:
-        raise ValueError(f"{args.model} has no tokenizer; --tokenizer takes that of another file")
+        raise ValueError(
+            f"{args.model} has no tokenizer; --tokenizer FILE uses that of another file"
+        )
     if template is None and not model.tokenizer.chat_templates:
         raise ValueError(
             f"{args.model} has no chat template, so it was probably not trained to chat; "
-            "--template plain talks to it all the same, --template chatml or --template FILE if "
-            "you know better"
+            "--template plain chats with it anyway; use --template chatml or --template FILE if "
+            "you know its format"
         )
-    # what is wrong with the template is told now, not after the first message
+    # report an error of the template now, not after the first message
     model.tokenizer.render_chat([{"role": "user", "content": "Hi"}], template=template)
     chain = Chain(args.temperature, args.top_k, args.top_p, args.seed)
     conversation = Chat(model, template, args.system, args.max_tokens, chain)

@@ -1,4 +1,4 @@
-"""What several commands share: the prompt, the model, and the arguments that choose them."""
+"""Arguments that several commands share: the prompt, the model, and sampling."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ __all__ = ["add_model", "add_prompt", "add_sampling", "load_model", "read_prompt
 
 
 def add_prompt(parser: argparse.ArgumentParser) -> None:
-    """Add the prompt, which `read_prompt` reads."""
-    parser.add_argument("prompt", nargs="*", help="the prompt; - or nothing reads a pipe")
+    """Add the argument that `read_prompt` reads."""
+    parser.add_argument("prompt", nargs="*", help="the prompt; - or no prompt: read standard input")
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -22,33 +22,46 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-m", "--model", default="demo", help="GGUF file or llama2.c checkpoint (default: demo)"
     )
-    parser.add_argument("--tokenizer", help="use this file's tokenizer")
-    parser.add_argument("-t", "--threads", type=int, help="at most this many threads")
+    parser.add_argument("--tokenizer", help="a file whose tokenizer to use")
+    parser.add_argument("-t", "--threads", type=int, help="use at most this many threads")
 
 
 def add_sampling(parser: argparse.ArgumentParser, max_tokens: int) -> None:
-    """Add how tokens are drawn, and how many."""
+    """Add the arguments that say how tokens are drawn, and how many."""
     parser.add_argument(
-        "-n", "--max-tokens", type=int, default=max_tokens, help=f"default: {max_tokens}"
+        "-n",
+        "--max-tokens",
+        type=int,
+        default=max_tokens,
+        help=f"the most tokens to draw (default: {max_tokens})",
     )
-    parser.add_argument("--temperature", type=float, default=0.8, help="default: 0.8")
-    parser.add_argument("--top-k", type=int, default=40, help="0: all (default: 40)")
-    parser.add_argument("--top-p", type=float, default=0.95, help="default: 0.95")
+    parser.add_argument(
+        "--temperature", type=float, default=0.8, help="0: always the best token (default: 0.8)"
+    )
+    parser.add_argument(
+        "--top-k", type=int, default=40, help="draw from the k best; 0: from all (default: 40)"
+    )
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        default=0.95,
+        help="draw from the best tokens of this total probability (default: 0.95)",
+    )
     parser.add_argument("--seed", type=int, help="the same seed gives the same text")
 
 
 def read_prompt(args: argparse.Namespace) -> str:
-    """Take the prompt from the command line, or from the pipe."""
+    """Return the prompt from the command line or from standard input."""
     words: list[str] = args.prompt
     if words and words != ["-"]:
         return " ".join(words)
     if not words and sys.stdin.isatty():
-        raise ValueError("no prompt: give it as an argument, or pipe it in and say -")
+        raise ValueError("no prompt is given; expected an argument, or - to read standard input")
     return sys.stdin.read()
 
 
 def load_model(args: argparse.Namespace) -> Model:
-    """Load the model that the arguments name."""
+    """Return the model that the arguments name."""
     from ..model import load
 
     return load(args.model, threads=args.threads, tokenizer=args.tokenizer)

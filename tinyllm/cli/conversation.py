@@ -1,4 +1,4 @@
-"""The conversation of ``tinyllm chat``: lines in, answers out, commands that begin with ``/``."""
+"""The conversation of ``tinyllm chat``: read messages and commands, print answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HISTORY = 1000  # lines
 
 
 class Chat:
-    """A conversation, its messages and its context.
+    """A conversation: its messages and its context.
 
     Parameters
     ----------
@@ -30,18 +30,18 @@ class Chat:
     template : str, optional
         As for `Model.chat`.
     system : str, optional
-        The first message.
+        The system message.
     max_tokens : int, optional
-        Of one answer.
+        The most tokens of one answer.
     chain : Chain
-        How tokens are drawn. The seed is that of the first answer; each further one adds 1.
+        How tokens are drawn. The seed is that of the first answer; each later answer adds 1.
 
     Attributes
     ----------
     messages : list of dict
-        Also the system message, if there is one.
+        All messages, including the system message.
     failed : bool
-        Whether a line could not be answered or obeyed.
+        Whether a message or a command has failed.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Chat:
             self._system(system)
 
     def line(self, text: str) -> None:
-        """Answer a message, or obey a command. Ctrl-C stops an answer.
+        """Answer a message or run a command. Ctrl-C stops an answer.
 
         Parameters
         ----------
@@ -77,7 +77,7 @@ class Chat:
                 _COMMANDS[name](self, rest.strip())
             else:
                 known = ", ".join(f"/{command}" for command in _COMMANDS)
-                self._fail(f"there is no command /{name}; there are {known}")
+                self._fail(f"no command /{name}; expected one of {known}")
         elif text:
             self._say(text.removeprefix("/") if text.startswith("//") else text)
 
@@ -100,12 +100,12 @@ class Chat:
         else:
             self.messages.pop()
             why = f"{why}; " if why else ""
-            why += "there is no answer, and your message is taken back"
+            why += "the answer is empty, so your message was removed"
         if why:
             _note(why)
 
     def _answer(self) -> tuple[str, str]:
-        """Print an answer; return it, and why it is not whole."""
+        """Print an answer; return it, and why it is incomplete (an empty string if it is not)."""
         seed = self._chain.seed
         seed = None if seed is None else (seed + self._answers) % 2**64
         self._answers += 1
@@ -137,20 +137,20 @@ class Chat:
         if g.stop_reason == "context":
             return (
                 f"the context is full: the conversation has {len(g.prompt_ids) + len(g.ids)} "
-                f"tokens of at most {limit}; /reset begins a new one"
+                f"tokens of at most {limit}; /reset starts a new one"
             )
         return ""
 
     # ---- commands ----
 
     def _reset(self, _: str) -> None:
-        """Forget the conversation, but not the system message."""
+        """Start a new conversation; keep the system message."""
         self.messages = [m for m in self.messages if m["role"] == "system"]
         self._session.reset()
-        _note("a new conversation")
+        _note("started a new conversation")
 
     def _system(self, text: str) -> None:
-        """Set the system message; without TEXT there will be none."""
+        """Set the system message; without TEXT, remove it."""
         self.messages = [m for m in self.messages if m["role"] != "system"]
         if text:
             self.messages.insert(0, {"role": "system", "content": text})
@@ -158,24 +158,24 @@ class Chat:
     def _save(self, path: str) -> None:
         """Write the messages as JSON."""
         if not path:
-            self._fail("/save needs a path")
+            self._fail("/save has no path; expected /save PATH")
             return
         text = json.dumps(self.messages, ensure_ascii=False, indent=2) + "\n"
         try:
-            # what stands for a byte that is no UTF-8 becomes \udcNN, which JSON reads again
+            # a byte that is not UTF-8 is written as \udcNN, which JSON can read
             Path(path).expanduser().write_text(text, "utf-8", errors="backslashreplace")
         except (OSError, RuntimeError) as error:
             self._fail(str(error))
         else:
-            _note(f"{len(self.messages)} messages in {path}")
+            _note(f"saved {len(self.messages)} messages to {path}")
 
     def _help(self, _: str) -> None:
-        """Show this."""
+        """Show this help."""
         for name, function in _COMMANDS.items():
             shown = f"/{name} {_ARGUMENTS.get(name, '')}".rstrip()
             _note(f"{shown:13} {function.__doc__}", plain=True)
-        _note(f"{'//...':13} A message that begins with /.", plain=True)
-        _note("Ctrl-C stops an answer, Ctrl-D leaves.", plain=True)
+        _note(f"{'//...':13} Send a message that begins with /.", plain=True)
+        _note("Ctrl-C stops an answer, Ctrl-D quits.", plain=True)
 
 
 #: A new command is one row.
@@ -189,7 +189,7 @@ _ARGUMENTS = {"system": "TEXT", "save": "PATH"}
 
 
 def _note(text: str, plain: bool = False) -> None:
-    """Say something that is no answer; on stderr, so that a pipe gets answers only."""
+    """Print a note on stderr, so that stdout has only answers."""
     print(text if plain else f"({text})", file=sys.stderr, flush=True)
 
 
@@ -197,12 +197,12 @@ def _note(text: str, plain: bool = False) -> None:
 
 
 def history_file() -> Path:
-    """Return where the lines typed are kept: in the user's state directory.
+    """Return the path of the history of typed lines, in the user's state directory.
 
     Returns
     -------
     pathlib.Path
-        By the XDG Base Directory Specification.
+        It follows the XDG Base Directory Specification.
 
     Examples
     --------
@@ -216,7 +216,7 @@ def history_file() -> Path:
 
 @contextlib.contextmanager
 def _line_editing() -> Iterator[None]:
-    """Let `input` edit lines and remember them; without readline, or a place to keep them, less."""
+    """Enable line editing and history in `input`, as far as the system supports them."""
     try:
         import readline
     except ImportError:
@@ -240,7 +240,7 @@ def _line_editing() -> Iterator[None]:
 
 
 def _lines() -> Iterator[str]:
-    """Yield lines until the end of the input; Ctrl-C at a prompt only drops what is typed."""
+    """Yield lines until the end of the input; Ctrl-C at a prompt discards the typed line."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         yield from sys.stdin
         return
@@ -253,11 +253,11 @@ def _lines() -> Iterator[str]:
                 return
             except KeyboardInterrupt:
                 print()
-                _note("Ctrl-D leaves")
+                _note("Ctrl-D quits")
 
 
 def talk(chat: Chat) -> int:
-    """Talk until the input ends.
+    """Run a conversation until the input ends; return the exit status.
 
     Parameters
     ----------
@@ -266,19 +266,19 @@ def talk(chat: Chat) -> int:
     Returns
     -------
     int
-        0; 2 if a line of a pipe could not be answered or obeyed.
+        0, or 2 if a message or command from a pipe failed.
     """
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            # bytes that are no UTF-8 reach the tokenizer as they are; what the terminal cannot
-            # show is no reason to end
+            # bytes that are not UTF-8 reach the tokenizer unchanged; a character that the terminal
+            # cannot show is not an error
             stream.reconfigure(errors="surrogateescape" if stream is sys.stdin else "replace")
     interactive = sys.stdin.isatty()
     if interactive:
-        _note("/help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves")
+        _note("/help lists the commands; Ctrl-C stops an answer, Ctrl-D quits")
     for line in _lines():
         try:
             chat.line(line)
-        except KeyboardInterrupt:  # between answers: there is nothing to stop
+        except KeyboardInterrupt:  # between answers, there is nothing to stop
             continue
     return 2 if chat.failed and not interactive else 0

@@ -1,4 +1,4 @@
-"""Show what a file holds: config, metadata, tensors."""
+"""Show the contents of a file: config, metadata, tensors."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ EXAMPLE = "example: tinyllm info model.gguf"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument("file", help="a GGUF file, a llama2.c checkpoint, or demo")
-    parser.add_argument("--short", action="store_true", help="without the list of tensors")
-    parser.add_argument("--width", type=int, default=70, help="cut values here (default: 70)")
+    parser.add_argument("--short", action="store_true", help="leave out the list of tensors")
+    parser.add_argument(
+        "--width", type=int, default=70, help="the most characters of a value (default: 70)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -34,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     try:
         config, _ = read_model(metadata, weights)
     except Error as error:
-        print(f"not a model that runs here: {error}")
+        print(f"tinyllm cannot run this model: {error}")
     else:
         print()
         names = [name for name in vars(config) if not name.startswith("_")]
@@ -61,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _preview(value: Any, limit: int) -> str:
-    """One line for a metadata value, however long it is."""
+    """Return a metadata value on one line of limited length."""
     if isinstance(value, (list, np.ndarray)):
         shown = ", ".join(_preview(v, 20) for v in value[:6])
         return f"[{shown}{', ...' if len(value) > 6 else ''}] ({len(value):,})"

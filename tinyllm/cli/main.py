@@ -51,13 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv : sequence of str, optional
-        The arguments; those of the process if not given.
+        The arguments. None: those of the process.
 
     Returns
     -------
     int
-        0, or 2 after an error, which is told in one line on stderr; 130 after Ctrl-C (which in
-        ``chat`` stops the answer only).
+        0, or 2 after an error, which is printed as one line on stderr, or 130 after Ctrl-C (which
+        only stops the answer in ``chat``).
 
     Examples
     --------
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # whoever read us has seen enough; the interpreter must not complain when it flushes
+        # the reader has closed the pipe: the flush at exit must not fail
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (Error, OSError, ValueError, TypeError, MemoryError, ImportError) as error:

@@ -1,4 +1,4 @@
-"""Show the inner values of a run, and the likeliest next tokens."""
+"""Show the inner values of a run and the most probable next tokens."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--capture",
         action="append",
         metavar="PATTERN",
-        help='taps to show, for example "blk.*.resid_post"; may be given again',
+        help='taps to show, for example "blk.*.resid_post"; may be repeated',
     )
-    parser.add_argument("--top", type=int, default=5, help="how many next tokens (default: 5)")
+    parser.add_argument(
+        "--top", type=int, default=5, help="number of next tokens to show (default: 5)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

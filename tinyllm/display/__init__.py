@@ -1,1 +1,1 @@
-"""How things look: tables, histograms and pages. Gets plain values and knows no model."""
+"""Tables, histograms and HTML pages. These modules get plain values and do not import models."""

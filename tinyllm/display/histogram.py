@@ -1,4 +1,4 @@
-"""The values of an array at a glance: statistics, and a histogram as a small image."""
+"""Statistics of an array, and its histogram as a small image."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["sample", "spark", "statistics"]
 
 
 def sample(array: npt.NDArray[Any], limit: int = 65536) -> Float64:
-    """The finite values of an array, or of an even sample if there are more than `limit`."""
+    """Return the finite values of an array, or of an even sample of at most `limit` values."""
     flat = array.reshape(-1)[:: max(1, -(-array.size // limit))]
     values: Float64 = flat[np.isfinite(flat)].astype(np.float64)
     return values
 
 
 def statistics(values: Float64) -> tuple[str, str, str, str]:
-    """Mean, root mean square, least and largest, as text."""
+    """Return mean, root mean square, minimum and maximum as text."""
     if values.size == 0:
         return ("", "", "", "")
     numbers = (values.mean(), np.sqrt(np.mean(values * values)), values.min(), values.max())
@@ -30,7 +30,7 @@ def statistics(values: Float64) -> tuple[str, str, str, str]:
 
 
 def spark(values: Float64, bins: int = 32) -> Markup:
-    """A histogram as a small SVG image."""
+    """Return a histogram of the values as a small SVG image."""
     if values.size == 0:
         return Markup("")
     with np.errstate(over="ignore"):

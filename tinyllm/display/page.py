@@ -1,8 +1,7 @@
-"""One self-contained page of a run, to click through in a browser: `Trace.html`.
+"""The self-contained HTML page of a trace that `Trace.html` makes.
 
-The page holds its data, style and script, and asks nobody for anything: a content security policy
-forbids it any connection, and lets only the script that is written here run. Token texts are put
-in as text, never as markup.
+The page contains its data, style and script. Its content security policy forbids connections, and
+allows only its own script. Token texts are inserted as text, never as markup.
 """
 
 from __future__ import annotations
@@ -22,21 +21,22 @@ from .table import escape
 
 __all__ = ["Guesses", "Page"]
 
-#: Bytes of attention that a browser still opens with ease.
+#: Largest number of attention weights. Each takes one byte before base64.
 _LIMIT = 64 << 20
 
 
 @dataclasses.dataclass
 class Guesses:
-    """What each layer would predict.
+    """The most likely next tokens after each layer.
 
     Attributes
     ----------
     names : list of str
-        One per row.
+        Names of the rows, which are layers.
     pieces : list of list of list of str
-        Texts, ``pieces[row][token][rank]``.
+        Texts of the predicted tokens, ``pieces[row][token][rank]``.
     probs : numpy.ndarray of float32, shape (rows, T, k)
+        Their probabilities.
     """
 
     names: list[str]
@@ -46,7 +46,7 @@ class Guesses:
 
 @dataclasses.dataclass
 class Page:
-    """What the page shows.
+    """The contents of the page.
 
     Attributes
     ----------
@@ -56,15 +56,15 @@ class Page:
     ids, pieces : list of int and of str
         The tokens.
     attention : mapping of str to numpy.ndarray of float32, shape (H, T, S)
-        By layer; shown in 256 steps.
+        Attention weights by layer. The page rounds them to 256 steps.
     norms : mapping of str to (list of int, list of numpy.ndarray)
-        By family of taps: layers, and the norm of each token in each.
+        For each kind of tap: the layers, and for each layer the norm at each token.
     lens : Guesses, optional
 
     Raises
     ------
     ValueError
-        There are more than 64 MiB of attention, or no tokens.
+        If there are no tokens, or more than 67,108,864 attention weights.
     """
 
     title: str
@@ -87,8 +87,8 @@ class Page:
             )
 
     def html(self) -> str:
-        """The page as HTML."""
-        # "<" as an escape: nothing in the data can end the element that holds it
+        """Return the page as HTML."""
+        # "<" is escaped, so that nothing in the data can close the script element around it.
         data = json.dumps(self._data(), separators=(",", ":")).replace("<", "\\u003c")
         folder = Path(__file__).parent / "web"
         script = (folder / "trace.js").read_text(encoding="utf-8")
@@ -131,7 +131,7 @@ class Page:
 
 
 def _steps(probs: Float32) -> dict[str, Any]:
-    """Attention in 256 steps."""
+    """Return attention weights in 256 steps, as base64 of bytes."""
     steps = np.rint(np.clip(np.nan_to_num(probs, nan=0.0), 0, 1) * 255).astype(np.uint8)
     return {
         "heads": len(steps),
@@ -141,7 +141,7 @@ def _steps(probs: Float32) -> dict[str, Any]:
 
 
 def _text(piece: str) -> str:
-    """A token's text with lone surrogates, which no page can hold, made visible."""
+    """Return a token's text with lone surrogates escaped, since UTF-8 cannot encode them."""
     return piece.encode("utf-8", "backslashreplace").decode()
 
 

@@ -1,4 +1,4 @@
-"""Tables that print as text and show as HTML, everything in them escaped."""
+"""Tables as text and as HTML. Their contents are escaped."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ __all__ = ["Markup", "Table", "escape"]
 
 
 class Markup(str):
-    """HTML made here, which `Table.html` does not escape. Its `plain` text is for printing."""
+    """Trusted HTML, which `Table.html` does not escape. `plain` is its form in printed tables."""
 
     plain: str = ""
 
 
 def escape(value: object) -> str:
-    """Escape text for HTML; tokens and metadata come from files nobody vouches for."""
-    # lone surrogates, which no notebook can send, become \\udcXX
+    """Return a value's text escaped for HTML. Tokens and metadata come from untrusted files."""
+    # Lone surrogates become \\udcXX, because a notebook cannot encode them.
     text = str(value).encode("utf-8", "backslashreplace").decode()
     return html.escape(text, quote=True)
 
 
 class Table:
-    """Rows under column names.
+    """A table with named columns.
 
     Parameters
     ----------
     columns : sequence of str
     rows : sequence of sequences of object
-        Shown by `str`.
+        Cells are shown by `str`.
 
     Examples
     --------
@@ -46,12 +46,12 @@ class Table:
         ]
 
     def _right(self, column: int) -> bool:
-        """Whether every cell of a column looks like a number."""
+        """Return whether a column is right-aligned: every cell of it looks like a number."""
         cells = [row[column] for row in self.rows if row[column]]
         return bool(cells) and all(c.lstrip("-+").replace(",", "")[:1].isdigit() for c in cells)
 
     def __str__(self) -> str:
-        """Lay the table out in columns of text."""
+        """Return the table as aligned text."""
         lines = [self.columns, *self.rows]
         lines = [
             tuple(
@@ -71,12 +71,12 @@ class Table:
         )
 
     def html(self, caption: str = "") -> str:
-        """Give the table as HTML.
+        """Return the table as HTML.
 
         Parameters
         ----------
         caption : str
-            Text above it.
+            Text above the table.
 
         Returns
         -------
@@ -107,5 +107,5 @@ class Table:
         return self.html()
 
     def __repr__(self) -> str:
-        """Show the table itself."""
+        """Return the table as text, so that an interactive session shows it."""
         return str(self)

@@ -1,4 +1,4 @@
-"""Inner values in a notebook: tokens, statistics and histograms, block by block."""
+"""The HTML that shows a trace's taps in a notebook."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ Array: TypeAlias = npt.NDArray[Any]
 def taps_html(
     summary: str, start: int, ids: Sequence[int], pieces: Sequence[str], taps: Mapping[str, Array]
 ) -> str:
-    """Show tokens, and taps in the order of the forward pass, block by block.
+    """Return HTML with the tokens, and for each block a table with statistics of its taps.
 
     Parameters
     ----------
     summary : str
-        One line above.
+        The line above the tokens.
     start : int
         Position of the first token.
     ids, pieces : sequence of int and of str
         The tokens.
     taps : mapping of str to numpy.ndarray
+        Taps in the order of the forward pass.
     """
     tokens = "".join(
         "<span style='background:#8882;margin:1px;padding:0 3px;white-space:pre' "

@@ -1,4 +1,4 @@
-"""Weights as a table, with statistics and histograms of some of their values."""
+"""The table of a model's weights, with statistics and histograms of sampled values."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def _row(of: WeightSample) -> tuple[object, ...]:
 
 
 def weights_table(samples: Iterable[WeightSample], stretches: int = 16) -> tuple[Table, str]:
-    """A table of weights with statistics, and a sentence that says of what these are.
+    """Return a table of weights with statistics, and a caption that explains the sampling.
 
     Parameters
     ----------
     samples : iterable of WeightSample
     stretches : int
-        What they were made with.
+        The number of stretches that `sample_weights` was called with.
 
     Returns
     -------
@@ -48,10 +48,10 @@ def weights_table(samples: Iterable[WeightSample], stretches: int = 16) -> tuple
     rows = [_row(sample) for sample in samples]
     most = stretches * STRETCH
     caption = (
-        f"Statistics and histograms are of all values, or, of tensors of more than {most:,}, of "
-        f"{stretches} evenly spaced stretches of {STRETCH} values each: column 'sampled'. Values "
-        "that are not finite do not count."
+        f"Statistics and histograms cover all values of a tensor of up to {most:,} values. Of a "
+        f"larger one they cover {stretches} evenly spaced stretches of {STRETCH} values each. "
+        "Column 'sampled' shows how many values were used. Values that are not finite are skipped."
     )
     if len(rows) > MOST_SAMPLED:
-        caption += f" Only the first {MOST_SAMPLED:,} tensors have them."
+        caption += f" Only the first {MOST_SAMPLED:,} tensors are sampled."
     return Table((*columns, "histogram", "sampled"), rows), caption

@@ -1,1 +1,1 @@
-"""Scores of texts and of models."""
+"""Evaluation of models: scores of texts, perplexity, and KL divergence."""

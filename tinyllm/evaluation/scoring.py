@@ -1,6 +1,7 @@
-"""How well a model predicts a text: log-probabilities, perplexity, and what two models differ by.
+"""Log-probabilities and perplexity of texts, and KL divergence between models.
 
-All in float64 with the core's own exp, log and sum: the same bits on every machine.
+Everything is computed in float64 with the core's own exp, log and sum, so the bits are the same on
+every machine.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ __all__ = ["Divergence", "Perplexity", "Score", "kl", "perplexity", "score"]
 
 Ids = NDArray[np.int32]
 
-#: Logits of at most this many bytes are held at once.
+#: Largest size in bytes of the logits that are in memory at a time.
 _CHUNK = 1 << 24
 
 
@@ -46,7 +47,7 @@ def _rows(model: Runner, ids: Ids, first: int) -> Iterator[tuple[int, Float32]]:
 
 
 def _logprobs(model: Runner, ids: Ids, first: int = 0) -> Float64:
-    """Log-probability of ids[i + 1] after ids[: i + 1], for i from `first`."""
+    """Return the log-probability of ids[i + 1] after ids[: i + 1], for i from `first`."""
     return np.array(
         [log_softmax(row)[ids[i + 1]] for i, row in _rows(model, ids, first)], np.float64
     )
@@ -67,9 +68,10 @@ def _ids(model: Runner, text: Any) -> Ids:
     ids: Ids = token_ids(text, model.tokenizer, "text")
     size = model.config.vocab_size
     if len(ids) < 2:
-        raise ValueError("text is one token; expected at least two, the first predicts the second")
+        raise ValueError("text has one token; expected at least two")
     if ids.min() < 0 or ids.max() >= size:
-        raise ValueError(f"text holds a token id outside the vocabulary of {size}")
+        wrong = int(ids.min() if ids.min() < 0 else ids.max())
+        raise ValueError(f"text holds the token id {wrong}; expected 0 to {size - 1}")
     return ids
 
 
@@ -78,15 +80,16 @@ def _ids(model: Runner, text: Any) -> Ids:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Score:
-    """Log-probability of each token of a text, given those before it.
+    """The log-probability of each token of a text, given the tokens before it.
 
     Attributes
     ----------
     ids : list of int
-        The T tokens, with the special ones that the file asks for.
+        The T tokens, including the special tokens that the file specifies.
     pieces : list of str
+        Their texts.
     logprobs : ndarray of float64, (T - 1,)
-        Entry i is of token i + 1; nothing predicts the first. ``np.asarray(score)`` is this.
+        Entry i belongs to token i + 1. The first token has none. ``np.asarray(score)`` is a copy.
 
     Examples
     --------
@@ -102,29 +105,29 @@ class Score:
 
     @property
     def total(self) -> float:
-        """Log-probability of the text, given its first token."""
+        """The log-probability of the text, given its first token."""
         return float(_core.sum(self.logprobs))
 
     @property
     def mean(self) -> float:
-        """Log-probability per token."""
+        """The mean log-probability per token."""
         return self.total / len(self.logprobs)
 
     @property
     def perplexity(self) -> float:
-        """exp(-mean)."""
+        """The perplexity, exp(-mean)."""
         return _exp(-self.mean)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """Give the log-probabilities."""
+        """Return a copy of the log-probabilities."""
         return np.array(self.logprobs, dtype=dtype, copy=bool(copy) or None)
 
     def __len__(self) -> int:
-        """Count the log-probabilities."""
+        """Return the number of log-probabilities."""
         return len(self.logprobs)
 
     def table(self) -> Table:
-        """A table, one row per token.
+        """Return a table with one row per token.
 
         Returns
         -------
@@ -151,7 +154,7 @@ class Score:
 
 
 def score(model: Runner, text: Any) -> Any:
-    """Score a text, or several; see `Model.score`."""
+    """Return the score of a text, or a list for several texts: see `Model.score`."""
     return [_score(model, item) for item in text] if is_batch(text) else _score(model, text)
 
 
@@ -160,8 +163,8 @@ def _score(model: Runner, text: Any) -> Score:
     limit = _context(model)
     if len(ids) - 1 > limit:
         raise ValueError(
-            f"text has {len(ids)} tokens; the context holds {limit}. perplexity() goes over a "
-            "longer text in windows"
+            f"text has {len(ids)} tokens; expected at most {limit + 1}, the context and one. "
+            "perplexity() cuts a longer text into windows"
         )
     return Score(ids.tolist(), model.pieces(ids), _logprobs(model, ids))
 
@@ -171,19 +174,20 @@ def _score(model: Runner, text: Any) -> Score:
 
 @dataclasses.dataclass(frozen=True)
 class Perplexity:
-    """Perplexity of a text; `float` of it is the value.
+    """The perplexity of a text. ``float(p)`` is its value.
 
     Attributes
     ----------
     value : float
         exp(-mean log-probability).
     error : float
-        Standard error of the value, as llama.cpp prints it; NaN for method ``"hf"``.
+        Standard error of the value, as in llama.cpp. NaN for method ``"hf"``.
     count : int
-        Tokens that were scored.
+        Number of scored tokens.
     method : str
+        ``"llama.cpp"`` or ``"hf"``.
     window, stride : int
-        Tokens of a window, and from one window to the next.
+        Number of tokens in a window, and from the start of one window to the next.
 
     Examples
     --------
@@ -215,26 +219,26 @@ def perplexity(
     window: int | None = None,
     method: str = "llama.cpp",
 ) -> Perplexity:
-    """Compute the perplexity of a text; see `Model.perplexity`."""
+    """Return the perplexity of a text: see `Model.perplexity`."""
     if method not in _METHODS:
         raise ValueError(f"method is {method!r}; expected {' or '.join(map(repr, _METHODS))}")
     return _METHODS[method](model, _ids(model, text), stride, window)
 
 
 def _like_llama_cpp(model: Runner, ids: Ids, stride: int | None, window: int | None) -> Perplexity:
-    # tools/perplexity/perplexity.cpp of llama.cpp, `perplexity`
+    # As tools/perplexity/perplexity.cpp of llama.cpp, function perplexity.
     if stride is not None:
         raise ValueError(
-            f"stride is {stride}; the windows of method 'llama.cpp' do not overlap. "
-            "method='hf' takes a stride"
+            f"stride is {stride}; expected None for method 'llama.cpp', whose windows do not "
+            "overlap. method='hf' takes a stride"
         )
     window = _window(model, window, 512)
     if window < 4:
-        raise ValueError(f"window is {window}; expected at least 4, of which half is scored")
+        raise ValueError(f"window is {window}; expected at least 4")
     if len(ids) < 2 * window:
         raise ValueError(
-            f"text has {len(ids)} tokens; method 'llama.cpp' needs at least two windows of "
-            f"{window}. Give a smaller window, or method='hf'"
+            f"text has {len(ids)} tokens; expected at least two windows of {window} for method "
+            "'llama.cpp'. Use a smaller window, or method='hf'"
         )
     first = window // 2
     parts = []
@@ -256,8 +260,8 @@ def _like_llama_cpp(model: Runner, ids: Ids, stride: int | None, window: int | N
 def _like_hugging_face(
     model: Runner, ids: Ids, stride: int | None, window: int | None
 ) -> Perplexity:
-    # https://huggingface.co/docs/transformers/perplexity: the loss of a window is the mean over
-    # the tokens that are scored in it, and counts for one token less than are new in it.
+    # As in https://huggingface.co/docs/transformers/perplexity. The loss of a window is the mean
+    # over its scored tokens. Its weight in the total is the number of its new tokens minus one.
     window = _window(model, window, _context(model))
     if stride is None:
         stride = max(window // 2, 1)
@@ -267,7 +271,7 @@ def _like_hugging_face(
         end = min(start + window, len(ids))
         new = end - before
         chunk = ids[start:end]
-        # of the new tokens those that something in the window predicts
+        # Scores the new tokens, but not the first token of the window, which nothing predicts.
         values = _logprobs(model, chunk, max(len(chunk) - new - 1, 0))
         if new > 1 and len(values):
             total -= _core.sum(values) / len(values) * (new - 1)
@@ -278,7 +282,7 @@ def _like_hugging_face(
             break
     if count == 0:
         raise ValueError(
-            f"stride is {stride}: no window has two new tokens, which this method needs"
+            f"stride is {stride}; expected one that gives a window with at least two new tokens"
         )
     return Perplexity(_exp(total / count), float("nan"), scored, "hf", window, stride)
 
@@ -291,14 +295,14 @@ _METHODS = {"llama.cpp": _like_llama_cpp, "hf": _like_hugging_face}
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Divergence:
-    """Kullback-Leibler divergence of the next-token probabilities of two models.
+    """The Kullback-Leibler divergence of the next-token probabilities of two models.
 
     Attributes
     ----------
     values : ndarray of float64, (n,)
-        One per token: sum of p_a (log p_a - log p_b), in nats.
+        The divergence at each token: sum of p_a (log p_a - log p_b), in nats.
     same_top : float
-        How often both think the same token the most probable, 0 to 1.
+        The fraction of tokens at which both models have the same most likely next token.
 
     Examples
     --------
@@ -313,12 +317,12 @@ class Divergence:
 
     @property
     def mean(self) -> float:
-        """Mean over the tokens."""
+        """The mean over the tokens."""
         return float(_core.sum(self.values)) / len(self.values)
 
     @property
     def error(self) -> float:
-        """Standard error of the mean; NaN for one token."""
+        """The standard error of the mean. NaN for one token."""
         n = len(self.values)
         if n < 2:
             return float("nan")
@@ -327,7 +331,7 @@ class Divergence:
 
     @property
     def max(self) -> float:
-        """The largest."""
+        """The largest value."""
         return float(self.values.max())
 
     def __float__(self) -> float:
@@ -341,18 +345,18 @@ class Divergence:
 
 
 def kl(model_a: Runner, model_b: Runner, text: Any, window: int | None = None) -> Divergence:
-    """Compare what two models predict, token by token: KL(a || b).
+    """Return the KL divergence of two models on a text, KL(a || b) at each token.
 
     Parameters
     ----------
     model_a : Model
-        The one that is right, for example the unquantized one.
+        The reference, for example an unquantized model.
     model_b : Model
-        Of the same vocabulary.
+        A model with the same vocabulary.
     text : str, bytes or ids
     window : int, optional
-        Longer texts are cut into windows of this many tokens, which do not overlap; every token
-        of a window counts. None: 512, or the smaller context.
+        A longer text is cut into windows of this many tokens, which do not overlap. Every token
+        of a window counts, except the last one. Default: 512, or the smaller context.
 
     Returns
     -------
@@ -361,7 +365,7 @@ def kl(model_a: Runner, model_b: Runner, text: Any, window: int | None = None) -
     Raises
     ------
     ValueError
-        The vocabularies differ, or the tokenizers give different ids for the text.
+        If the vocabularies differ, or if the tokenizers give different ids for the text.
 
     Examples
     --------
@@ -372,16 +376,20 @@ def kl(model_a: Runner, model_b: Runner, text: Any, window: int | None = None) -
     """
     sizes = model_a.config.vocab_size, model_b.config.vocab_size
     if sizes[0] != sizes[1]:
-        raise ValueError(f"the vocabularies have {sizes[0]} and {sizes[1]} tokens")
+        raise ValueError(
+            f"the vocabularies have {sizes[0]} and {sizes[1]} tokens; expected equal vocabularies"
+        )
     ids = _ids(model_a, text)
     if isinstance(text, str | bytes) and not np.array_equal(ids, _ids(model_b, text)):
-        raise ValueError("the tokenizers of the two models give different ids for this text")
+        raise ValueError(
+            "the tokenizers of the two models give different ids for text; expected equal ids"
+        )
     smaller = min((model_a, model_b), key=_context)
     window = _window(smaller, window, 512)
     values: list[float] = []
     same = 0
     for start in range(0, len(ids), window):
-        # a window's last token is predicted, and predicts nothing
+        # The last token of a window is only predicted: its own predictions are not compared.
         chunk = ids[start : start + window]
         pairs = zip(_rows(model_a, chunk, 0), _rows(model_b, chunk, 0), strict=True)
         for (_, row_a), (_, row_b) in pairs:

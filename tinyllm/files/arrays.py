@@ -1,9 +1,9 @@
-"""Arrays by name in a file: ``.safetensors`` and ``.npz``, written and read without help.
+"""Reading and writing files of named arrays: ``.safetensors`` and ``.npz``.
 
-safetensors: 8 bytes of header length, a JSON header, then the data
-(https://github.com/huggingface/safetensors, section "Format"). npz: a zip file of ``.npy`` files
-(numpy.lib.format), not compressed. What is not an array is text: in safetensors' ``__metadata__``,
-and in npz as the bytes of the array ``__metadata__``, JSON.
+A safetensors file has 8 bytes of header length, a JSON header, then the data
+(https://github.com/huggingface/safetensors, section "Format"). An npz file is an uncompressed zip
+file of ``.npy`` files (numpy.lib.format). Both also hold a mapping from str to str: safetensors in
+the header's ``__metadata__``, npz as JSON in the bytes of an array named ``__metadata__``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from ..errors import FormatError, wrong
 from .atomic import write_atomically
+from .paths import first_bytes
 
 __all__ = [
     "Array",
@@ -50,11 +51,11 @@ _DTYPES = {
     "U16": "<u2",
     "U8": "|u1",
     "BOOL": "|b1",
-    "BF16": "<u2",  # widened when it is read
+    "BF16": "<u2",  # converted to float32 when it is read
 }
 _NAMES = {value: key for key, value in _DTYPES.items() if key != "BF16"}
 
-#: The specification's limit of a header.
+#: Largest header in bytes, by the specification.
 _HEADER_LIMIT = 100_000_000
 
 
@@ -70,21 +71,21 @@ def _ending(path: str | os.PathLike[str]) -> str:
 def write_arrays(
     path: str | os.PathLike[str], arrays: Mapping[str, Array], metadata: Mapping[str, str]
 ) -> None:
-    """Write a ``.safetensors`` or ``.npz`` file, by the ending of its name.
+    """Write arrays to a ``.safetensors`` or ``.npz`` file. The file's ending chooses the format.
 
     Parameters
     ----------
     path : str or os.PathLike
-        An existing file is replaced once the new one is whole.
+        An existing file is replaced when the new one is complete.
     arrays : mapping of str to numpy.ndarray
     metadata : mapping of str to str
 
     Raises
     ------
     ValueError
-        Another ending.
+        If `path` has another ending.
     OSError
-        The file cannot be written.
+        If the file cannot be written.
 
     Examples
     --------
@@ -111,7 +112,7 @@ def _write_safetensors(
         }
         offset += array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 64 + 56)  # so that the data is aligned to 64 bytes
+    text += b" " * (-len(text) % 64 + 56)  # aligns the data to 64 bytes
     file.write(struct.pack("<Q", len(text)) + text)
     for array in arrays.values():
         little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
@@ -122,7 +123,7 @@ def _write_npz(file: BinaryIO, arrays: Mapping[str, Array], metadata: Mapping[st
     text = np.frombuffer(json.dumps(metadata).encode(), np.uint8)
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for name, array in {"__metadata__": text, **arrays}.items():
-            entry = zipfile.ZipInfo(f"{name}.npy")  # no date: the same trace is the same file
+            entry = zipfile.ZipInfo(f"{name}.npy")  # without a date: equal traces, equal files
             with archive.open(entry, "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
 
@@ -130,7 +131,7 @@ def _write_npz(file: BinaryIO, arrays: Mapping[str, Array], metadata: Mapping[st
 def read_arrays(
     path: str | os.PathLike[str],
 ) -> tuple[Mapping[str, Array], Mapping[str, str]]:
-    """Open a ``.safetensors`` or ``.npz`` file of any origin; told apart by their first bytes.
+    """Open a ``.safetensors`` or ``.npz`` file. Its first bytes tell the format.
 
     Parameters
     ----------
@@ -139,16 +140,16 @@ def read_arrays(
     Returns
     -------
     arrays : mapping of str to numpy.ndarray
-        Read when used: views of the mapped file, or members of the zip file.
+        Arrays are read on first use. Those of a safetensors file are views of the mapped file.
     metadata : mapping of str to str
-        Empty if there is none.
+        Empty if the file has none.
 
     Raises
     ------
     tinyllm.FormatError
-        The file is neither, or is damaged.
+        If the file has neither format, or is damaged.
     OSError
-        It cannot be read.
+        If the file cannot be read.
 
     Examples
     --------
@@ -159,8 +160,7 @@ def read_arrays(
     >>> arrays["x"].shape
     (2, 2)
     """
-    with open(path, "rb") as file:
-        magic = file.read(4)
+    magic = first_bytes(path)
     try:
         if magic[:2] == b"PK":
             return _read_npz(os.fsdecode(path))
@@ -171,18 +171,18 @@ def read_arrays(
 
 
 def bad_field(field: str, value: object, expected: str) -> FormatError:
-    """Make the error that a field is not as expected; a long value is shown in part."""
+    """Return the FormatError for a field with a wrong value. A long value is shortened."""
     text = repr(value)
     return wrong(field, text if len(text) <= 80 else text[:77] + "...", expected)
 
 
 def parse_json(text: bytes | str, field: str) -> Any:
-    """Parse JSON from a file; a key that stands twice is an error too."""
+    """Return parsed JSON from a file. Duplicate keys are an error, too."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         table = dict(pairs)
         if len(table) != len(pairs):
-            raise bad_field(field, "an object with a key twice", "every key once")
+            raise bad_field(field, "an object with a duplicate key", "every key once")
         return table
 
     try:
@@ -191,7 +191,7 @@ def parse_json(text: bytes | str, field: str) -> Any:
         raise
     except (ValueError, RecursionError) as error:
         raise FormatError(
-            f"{field} is no JSON: {error}", field=field, expected="JSON in UTF-8"
+            f"{field} is not valid JSON: {error}", field=field, expected="JSON in UTF-8"
         ) from None
 
 
@@ -209,7 +209,7 @@ def _read_safetensors(path: str) -> tuple[Mapping[str, Array], Mapping[str, str]
         raise bad_field("header", header, "an object")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise bad_field("__metadata__", metadata, "an object of texts")
+        raise bad_field("__metadata__", metadata, "an object whose values are strings")
     data = np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8)
     data = data.view(np.ndarray)[8 + length :]
     arrays = {name: _tensor(name, entry, data) for name, entry in header.items()}
@@ -254,7 +254,7 @@ def _aligned(raw: npt.NDArray[np.uint8], dtype: np.dtype[Any]) -> bool:
 
 
 class _Members(Mapping[str, Array]):
-    """The arrays of an npz file, each read when it is first used."""
+    """The arrays of an npz file. Each is read on first use."""
 
     def __init__(self, archive: zipfile.ZipFile, path: str) -> None:
         self._archive = archive
@@ -265,7 +265,7 @@ class _Members(Mapping[str, Array]):
             if info.filename.endswith(".npy")
         }
         if len(self._infos) != sum(i.filename.endswith(".npy") for i in archive.infolist()):
-            raise bad_field("zip directory", "a name twice", "every name once")
+            raise bad_field("zip directory", "a list with a duplicate name", "every name once")
         self._kept: dict[str, Array] = {}
 
     def __getitem__(self, name: str) -> Array:
@@ -310,7 +310,7 @@ class _Members(Mapping[str, Array]):
             left = info.file_size - member.tell()
             if nbytes != left or any(size < 0 for size in shape):
                 raise bad_field(f"shape of {info.filename}", shape, f"{left} bytes of {dtype}")
-            # in parts: a small member may claim to be a huge one
+            # Read in parts, because a damaged member may claim a huge size.
             parts = io.BytesIO()
             while part := member.read(1 << 24):
                 parts.write(part)
@@ -335,7 +335,7 @@ def _read_npz(path: str) -> tuple[Mapping[str, Array], Mapping[str, str]]:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError) as error:
-        raise FormatError(f"the file is no zip file: {error}", field="zip directory") from None
+        raise FormatError(f"the file is not a zip file: {error}", field="zip directory") from None
     members = _Members(archive, path)
     metadata: Any = {}
     if "__metadata__" in members:
@@ -343,24 +343,24 @@ def _read_npz(path: str) -> tuple[Mapping[str, Array], Mapping[str, str]]:
         del members._infos["__metadata__"]
         metadata = parse_json(array.tobytes(), "__metadata__")
         if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-            raise bad_field("__metadata__", metadata, "an object of texts")
+            raise bad_field("__metadata__", metadata, "an object whose values are strings")
     return members, metadata
 
 
 def check_format(metadata: Mapping[str, str], name: str) -> None:
-    """Check that a file of tinyllm's own holds what is asked for, in version 1.
+    """Check that a file has one of tinyllm's own formats, in version 1.
 
     Parameters
     ----------
     metadata : mapping of str to str
-        As `read_arrays` gives it.
+        The metadata that `read_arrays` returned.
     name : str
-        ``"tinyllm.trace"`` or ``"tinyllm.session"``.
+        The expected format: ``"tinyllm.trace"`` or ``"tinyllm.session"``.
 
     Raises
     ------
     tinyllm.FormatError
-        It holds something else.
+        If the file has another format or version.
     """
     found = metadata.get("format")
     if found == name and metadata.get("version") == "1":
@@ -380,7 +380,7 @@ def check_format(metadata: Mapping[str, str], name: str) -> None:
 
 
 def read_token_ids(metadata: Mapping[str, str]) -> npt.NDArray[np.int32]:
-    """Read the entry ``tokens``; -1 stands for a token that is not known."""
+    """Return the metadata entry ``tokens`` as int32 ids. -1 stands for an unknown token."""
     ids = parse_json(metadata.get("tokens", "null"), "tokens")
     if not isinstance(ids, list) or not all(type(i) is int and -1 <= i < 2**31 for i in ids):
         raise bad_field("tokens", ids, "a list of token ids")

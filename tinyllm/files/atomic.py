@@ -1,4 +1,4 @@
-"""Writing files so that a name never shows half of one."""
+"""Writing files atomically, so that a path never leads to a half-written file."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ __all__ = ["write_atomically"]
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
-    """Write into a new file beside it, then put that in the place of `path`.
+    """Write a temporary file in the same folder, then rename it to `path`.
 
-    Whoever opens `path` meanwhile, or has the old file mapped, keeps the whole old file. A name
-    that is a symbolic link stays one: the file that it points to is replaced.
+    A reader that opens `path` during the write, or has the old file mapped, sees the complete old
+    file. If `path` is a symbolic link, the file that it points to is replaced.
 
     Parameters
     ----------
     path : str or os.PathLike
-        Its folder must be there.
+        Its folder must exist.
     write : callable
-        Called with the new file, open for writing bytes. When it raises, nothing has changed
-        and the exception goes on.
+        Called with the temporary file, open for writing bytes. If it raises, the exception
+        propagates and `path` is unchanged.
 
     Raises
     ------
     OSError
-        The file cannot be written; `filename` is `path`.
+        If the file cannot be written. `filename` is the resolved `path`.
 
     Examples
     --------
@@ -38,7 +38,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
     >>> Path("hello.txt").read_text()
     'hello'
     """
-    target = os.path.realpath(os.fsdecode(path))  # a link stays a link
+    target = os.path.realpath(os.fsdecode(path))
     directory, name = os.path.split(target)
     temporary = os.path.join(directory, f".{name[:64]}.{secrets.token_hex(8)}.tmp")
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
@@ -52,9 +52,9 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
         with suppress(OSError):
             os.unlink(temporary)
         if isinstance(error, OSError) and error.filename == temporary:
-            error.filename = target  # the name that the caller knows
+            error.filename = target  # instead of the temporary name
         raise
-    with suppress(OSError):  # not every system can sync a directory
+    with suppress(OSError):  # some systems cannot sync a directory
         handle = os.open(directory, os.O_RDONLY)
         try:
             os.fsync(handle)

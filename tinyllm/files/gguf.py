@@ -1,7 +1,7 @@
-"""GGUF files: everything that is in one, and writing new ones.
+"""Reading GGUF files: metadata and tensors.
 
-The format is described in ``docs/gguf.md`` of ggml (https://github.com/ggml-org/ggml); what
-tinyllm accepts beyond or short of it, in ``docs/gguf.md`` of this project.
+``docs/gguf.md`` of ggml (https://github.com/ggml-org/ggml) describes the format. ``docs/gguf.md``
+of this project lists where tinyllm accepts more or less than that.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ..base.samples import sample_weights
 from ..display.table import Table, escape
 from ..display.weights import weights_table
 from ..errors import FormatError, wrong
+from .paths import regular_file
 
 __all__ = ["GGUF", "Metadata", "Weight"]
 
@@ -25,16 +26,16 @@ _SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf",
 
 
 class Metadata(Mapping[str, Any]):
-    """The keys and values of a GGUF file, in its order; read-only.
+    """The keys and values of a GGUF file, in file order. Read-only.
 
-    A value is an int, a float, a bool, a str, a read-only NumPy array of its own dtype, or a
-    list of str (or of arrays, where arrays hold arrays). Arrays are decoded when they are read
-    and kept; lists are copied on the way out. Bytes that are no valid UTF-8 come as lone
-    surrogates, ``text.encode("utf-8", "surrogateescape")`` gives them back. Safe to share
-    between threads.
+    A value is an int, a float, a bool, a str, a read-only NumPy array, a list of str, or a list
+    of arrays if the file has nested arrays. Arrays keep the dtype of the file. They are decoded on
+    first use and cached; lists are copied on every access. Bytes that are not valid UTF-8 become
+    lone surrogates, and ``text.encode("utf-8", "surrogateescape")`` restores them. The object can
+    be shared between threads.
 
-    Given to :func:`tinyllm.write_gguf`, it keeps every type and the order; so does
-    :meth:`typed`, in which values can be changed first.
+    :func:`tinyllm.write_gguf` accepts it and keeps types and order. To change values first, use
+    :meth:`typed`.
 
     Examples
     --------
@@ -72,7 +73,7 @@ class Metadata(Mapping[str, Any]):
         return f"<Metadata, {len(self)} keys>"
 
     def type(self, key: str) -> str:
-        """Tell how the file stores a value.
+        """Return the type of a value in the file.
 
         Parameters
         ----------
@@ -89,7 +90,7 @@ class Metadata(Mapping[str, Any]):
         Raises
         ------
         KeyError
-            The file does not have the key.
+            If the file does not have the key.
 
         Examples
         --------
@@ -101,12 +102,12 @@ class Metadata(Mapping[str, Any]):
         return self._index[key][1]
 
     def typed(self) -> dict[str, tuple[str, Any]]:
-        """Make a dict of (type name, value) pairs, to change and give to ``write_gguf``.
+        """Return a dict of (type name, value) pairs, which can be changed and written.
 
         Returns
         -------
         dict of str to (str, object)
-            In the file's order; every array is decoded.
+            In file order, with all arrays decoded. ``write_gguf`` accepts it as metadata.
 
         Examples
         --------
@@ -118,7 +119,7 @@ class Metadata(Mapping[str, Any]):
         return {key: (self.type(key), self[key]) for key in self}
 
     def _stored(self, key: str) -> bytes:
-        """Give type and value byte for byte as the file has them."""
+        """Return the bytes of type and value in the file."""
         return self._file.stored(self._index[key][0])
 
     def _repr_html_(self) -> str:
@@ -129,44 +130,45 @@ class Metadata(Mapping[str, Any]):
 
 
 class GGUF:
-    """A GGUF file: its metadata and its tensors, without a model.
+    """A GGUF file: its metadata and its tensors.
 
-    Nothing but the index is read before it is used. Weights and metadata stay valid when this
-    object is gone. Safe to share between threads.
+    Opening a file reads only its header. Weights and metadata stay valid after this object is
+    deleted. The object can be shared between threads.
 
     Parameters
     ----------
     source : str, os.PathLike, or bytes-like
-        The file, or its contents. Of a model that is split over several files
-        (``...-00001-of-00003.gguf``) the first; the others are found beside it.
+        The path or contents of the file. For a model that is split into several files
+        (``...-00001-of-00003.gguf``), the path of the first. The others must be in the same
+        folder.
     mmap : bool, optional
-        Map the file (the default), so that only the parts that are used are read, or read it
-        into memory. A mapped file must not be shortened or overwritten in place while it is in
-        use: the system ends processes that read a part which is no longer there. Replacing it
-        by another file, as :func:`tinyllm.write_gguf` does, is harmless.
+        If True, the file is mapped, and only the parts that are used are read. If False, it is
+        read into memory. A mapped file must not be shortened or overwritten in place while it is
+        in use, because the system kills a process that reads a missing part. The file may be
+        replaced by another one, as :func:`tinyllm.write_gguf` does.
 
     Attributes
     ----------
     metadata : Metadata
-        Key to value.
+        The keys and values.
     tensors : Mapping of str to Weight
-        In the file's order; read-only.
+        The tensors in file order. Read-only.
     version : int
         2 or 3.
     alignment : int
-        Of tensor data, in bytes.
+        Alignment of tensor data, in bytes.
     paths : tuple of str
-        The file, and those that it is split over; empty for bytes.
+        The paths of all files of the model. Empty if `source` is bytes.
 
     Raises
     ------
     tinyllm.FormatError
-        The file is not a GGUF file, or is damaged: ``field``, ``value``, ``expected``,
-        ``offset`` and ``path`` tell where.
+        If the file is not a GGUF file, or is damaged. ``field``, ``value``, ``expected``,
+        ``offset`` and ``path`` describe the error.
     OSError
-        The file, or one that it is split over, cannot be read.
+        If one of the files cannot be read.
     ValueError
-        source is the contents of one part of a split model.
+        If `source` is the contents of one part of a split model.
 
     Examples
     --------
@@ -195,8 +197,8 @@ class GGUF:
         if count is not None and count > 1:
             if path is None:
                 raise ValueError(
-                    f"source holds part of a model that is split over {count} files; "
-                    "give the path of the first"
+                    f"source is one part of a model that is split into {count} files; "
+                    "expected the path of the first file"
                 )
             self.paths = _shard_paths(path, self.metadata, count)
             _add_shards(tensors, self.paths, count, mmap)
@@ -223,26 +225,26 @@ class GGUF:
 
 
 def _open(source: Any, path: str | None, mmap: bool) -> _core.GGUFFile:
-    """Open one file; errors tell which."""
+    """Open one file. Errors have its path."""
     if path is None:
         try:
             memoryview(source)
         except TypeError:
             raise TypeError(
-                f"source must be a path or bytes-like, not {type(source).__name__}"
+                f"source is {source!r:.80}; expected a path or a bytes-like object"
             ) from None
     try:
-        return _core.GGUFFile(source, mmap)
+        return _core.GGUFFile(source if path is None else regular_file(path), mmap)
     except FormatError as error:
         error.path = path
         raise
 
 
-# ---- models that are split over several files ----
+# ---- models that are split into several files ----
 
 
 def _split_number(metadata: Metadata, key: str, path: str | None) -> int | None:
-    """Read one of the split.* keys, which files have in several integer types."""
+    """Return one of the split.* keys, or None. It may have any integer type."""
     value = metadata.get(key)
     if value is not None and type(value) is not int:
         raise wrong(f"{key} (type)", metadata.type(key), "an integer", path=path)
@@ -250,7 +252,7 @@ def _split_number(metadata: Metadata, key: str, path: str | None) -> int | None:
 
 
 def _shard_paths(path: str, metadata: Metadata, count: int) -> tuple[str, ...]:
-    """Derive the names of all files from that of the first."""
+    """Return the paths of all files, derived from the path of the first."""
     number = _split_number(metadata, "split.no", path)
     if number != 0:
         raise wrong("split.no", number, "0: open the first file of a split model", path=path)
@@ -271,7 +273,7 @@ def _add_shards(tensors: dict[str, Weight], paths: tuple[str, ...], count: int, 
                 raise wrong(key, number, str(expected), path=path)
         for weight in file.weights():
             if weight.name in tensors:
-                expected_name = "a name that no other file of the split model has"
+                expected_name = "a name that occurs once in the files of the split model"
                 raise wrong("tensor name", repr(weight.name), expected_name, path=path)
             tensors[weight.name] = weight
 
@@ -280,7 +282,7 @@ def _add_shards(tensors: dict[str, Weight], paths: tuple[str, ...], count: int, 
 
 
 def _clean(text: str) -> str:
-    """Make text that can be sent: lone surrogates stand for bytes that are no UTF-8."""
+    """Return text with lone surrogates escaped, because UTF-8 cannot encode them."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

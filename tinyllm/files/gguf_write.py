@@ -19,12 +19,13 @@ from .gguf import Metadata
 __all__ = ["TensorSource", "write_gguf"]
 
 _VERSION = 3
-_MAX_KEY = 65535  # bytes; and below: what the reader accepts
-_MAX_NAME = 63
+# The limits of the reader.
+_MAX_KEY = 65535  # bytes
+_MAX_NAME = 63  # bytes
 _MAX_AXES = 4
-_MAX_DEPTH = 8
+_MAX_DEPTH = 8  # of nested arrays
 
-# Metadata types that hold numbers, and how they are stored.
+# Metadata types that hold numbers, and their dtypes.
 _DTYPES: dict[str, np.dtype[Any]] = {
     "UINT8": np.dtype("<u1"),
     "INT8": np.dtype("<i1"),
@@ -40,7 +41,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 }
 _IDS = {name: kind for name, (kind, _) in _core.metadata_types().items()}
 
-# Tensor types that are plain arrays.
+# Tensor types that are not quantized, and their dtypes.
 _TENSOR_DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
@@ -55,19 +56,18 @@ _TENSOR_TYPES = _core.tensor_types()
 
 @dataclass(frozen=True)
 class TensorSource:
-    """A tensor that is made when it is written, so that memory holds one at a time.
+    """A tensor that is computed when it is written, so that memory holds one tensor at a time.
 
     Parameters
     ----------
     shape : sequence of int
-        In NumPy's order: ``(out, in)`` for a matrix.
+        The shape in NumPy's order: ``(out, in)`` for a matrix.
     type : str
-        ggml's name of the type, for example ``"Q8_0"``.
+        ggml's name of the tensor type, for example ``"Q8_0"``.
     callable : callable
-        Called once, without arguments, when it is the tensor's turn. Returns an array of
-        exactly this shape in the type's own dtype (float32 for F32 ...), a
-        :class:`tinyllm.Weight` of this shape and type, or a bytes-like object or uint8 array
-        with exactly the bytes of its blocks.
+        Called once, without arguments, when the tensor is written. It must return an array of
+        this shape in the type's dtype (float32 for F32, and so on), a :class:`tinyllm.Weight` of
+        this shape and type, or the bytes of the blocks as a bytes-like object or uint8 array.
 
     Examples
     --------
@@ -90,37 +90,38 @@ def write_gguf(
 ) -> None:
     """Write a GGUF file, version 3.
 
-    The file appears under its name when it is complete and on the disk; until then, and after
-    an error, whatever was there before stays. Everything but the results of a
-    :class:`TensorSource` is checked before anything is written.
+    The file appears at `path` only when it is complete and on disk. Until then, and after an
+    error, an existing file stays as it is. Everything is checked before writing starts, except
+    the results of a :class:`TensorSource`.
 
     Parameters
     ----------
     path : str or os.PathLike
-        Where to.
+        The file to write.
     metadata : Mapping of str to object
-        In this order. A bool is stored as BOOL, an int as the first of UINT32, INT32, UINT64,
-        INT64 that holds it, a float as FLOAT32, a str or bytes as STRING (lone surrogates
-        become the bytes they came from), a NumPy scalar or one-dimensional array in its own
-        type, a list as an ARRAY of the type that holds all its items. A tuple
-        ``(type name, value)`` states the type: ``("UINT64", 5)``, ``("ARRAY[INT32]", [])``.
-        A :class:`tinyllm.files.gguf.Metadata` keeps the types that it was read with.
+        Keys and values, written in this order. A bool is stored as BOOL, an int as the first of
+        UINT32, INT32, UINT64, INT64 that holds it, and a float as FLOAT32. A str or bytes is
+        stored as STRING, with lone surrogates turned back into bytes. A NumPy scalar or
+        one-dimensional array keeps its type. A list is stored as an ARRAY of the type that holds
+        all its items. A tuple ``(type name, value)`` sets the type: ``("UINT64", 5)``,
+        ``("ARRAY[INT32]", [])``. A :class:`tinyllm.files.gguf.Metadata` keeps its types.
     tensors : Mapping of str to numpy.ndarray, Weight or TensorSource
-        In this order. An array of float64, float32, float16, int8, int16, int32 or int64 is
-        stored as F64, F32, F16, I8, I16, I32 or I64, a Weight byte for byte.
+        Names and tensors, written in this order. An array of float64, float32, float16, int8,
+        int16, int32 or int64 is stored as F64, F32, F16, I8, I16, I32 or I64. A Weight is copied
+        byte for byte.
     alignment : int, optional
-        Of the tensors' data: a power of two. Stored as ``general.alignment`` in place of what
-        the metadata says; if None, that of the metadata, or 32.
+        Alignment of the tensor data in bytes, a power of two. It replaces the metadata's
+        ``general.alignment``. Default: the alignment in the metadata, or 32.
 
     Raises
     ------
     ValueError
-        A key or name is empty, too long, has a zero byte, or occurs twice; a value does not fit
-        its type; a shape does not fit its type or the data.
+        If a key or name is empty, too long, has a zero byte or occurs twice, if a value does not
+        fit its type, or if a shape does not fit its type or the data.
     TypeError
-        A value has no type in GGUF.
+        If GGUF has no type for a value.
     OSError
-        The file cannot be written.
+        If the file cannot be written.
 
     Examples
     --------
@@ -172,7 +173,7 @@ def _with_length(text: bytes) -> bytes:
 
 def _encode_name(argument: str, name: object, most: int) -> bytes:
     if not isinstance(name, str):
-        raise TypeError(f"{argument}: names must be str, not {name!r}")
+        raise TypeError(f"{argument}: a name is {name!r}; expected str")
     encoded = _encode_text(f"{argument}[{name!r}]", name)
     if not 1 <= len(encoded) <= most or b"\0" in encoded:
         raise ValueError(
@@ -186,7 +187,7 @@ def _encode_text(where: str, text: Any) -> bytes:
     if isinstance(text, bytes):
         return bytes(text)
     if not isinstance(text, str):
-        raise TypeError(f"{where}: expected str or bytes, not {text!r}")
+        raise TypeError(f"{where} is {text!r}; expected str or bytes")
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
@@ -196,7 +197,7 @@ def _encode_text(where: str, text: Any) -> bytes:
 def _check_unique(argument: str, names: list[bytes]) -> None:
     seen = set()
     for name in names:
-        if name in seen:  # two str can stand for the same bytes
+        if name in seen:  # different str can encode to the same bytes
             raise ValueError(f"{argument}: the name {name!r} occurs twice")
         seen.add(name)
 
@@ -207,7 +208,7 @@ def _check_unique(argument: str, names: list[bytes]) -> None:
 def _encode_metadata(
     metadata: Mapping[str, Any], alignment: int | None
 ) -> tuple[dict[bytes, bytes], int]:
-    """Encode all keys and values (type and value), and tell the alignment."""
+    """Return the encoded keys and values, each value with its type, and the alignment."""
     names = [_encode_name("metadata", key, _MAX_KEY) for key in metadata]
     _check_unique("metadata", names)
     if isinstance(metadata, Metadata):
@@ -223,7 +224,7 @@ def _encode_metadata(
     if stored is None:
         return entries, 32
     if stored[:4] != struct.pack("<I", _IDS["UINT32"]):
-        raise ValueError("metadata['general.alignment'] must be a UINT32")
+        raise ValueError("metadata['general.alignment'] has another type; expected UINT32")
     return entries, _power_of_two(*struct.unpack("<I", stored[4:]))
 
 
@@ -234,15 +235,15 @@ def _power_of_two(alignment: int) -> int:
         or not 1 <= alignment <= 2**31
         or alignment & (alignment - 1)
     ):
-        raise ValueError(f"alignment must be a power of two up to 2**31, not {alignment!r}")
+        raise ValueError(f"alignment is {alignment!r}; expected a power of two up to 2**31")
     return alignment
 
 
 def _encode_value(where: str, value: Any) -> bytes:
-    """Encode the type, then the value."""
+    """Return the encoded type and value."""
     if isinstance(value, tuple):
         if len(value) != 2 or not isinstance(value[0], str):
-            raise TypeError(f"{where}: a tuple must be (type name, value), not {value!r}")
+            raise TypeError(f"{where} is {value!r}; expected a tuple (type name, value)")
         name, value = value
     else:
         name = _infer(where, value)
@@ -254,7 +255,7 @@ def _encode_value(where: str, value: Any) -> bytes:
 def _known_type(where: str, name: str) -> int:
     if name not in _IDS or name == "ARRAY":
         known = ", ".join(kind for kind in _IDS if kind != "ARRAY")
-        raise ValueError(f"{where}: the type {name!r} is none of {known} or ARRAY[...] of one")
+        raise ValueError(f"{where}: type is {name!r}; expected {known}, or ARRAY[...] of one")
     return _IDS[name]
 
 
@@ -267,13 +268,13 @@ def _encode_scalar(where: str, name: str, value: Any) -> bytes:
 
 
 def _encode_array(where: str, name: str, value: Any, depth: int) -> bytes:
-    """Encode the element type, the length, and the elements."""
+    """Return the encoded element type, length and elements."""
     if depth > _MAX_DEPTH:
-        raise ValueError(f"{where}: more than {_MAX_DEPTH} arrays in each other")
+        raise ValueError(f"{where}: the nesting is too deep; expected at most {_MAX_DEPTH} arrays")
     if isinstance(value, str | bytes) or not isinstance(value, Sequence | np.ndarray):
-        raise TypeError(f"{where}: expected a sequence or an array for {name}, not {value!r}")
+        raise TypeError(f"{where} is {value!r}; expected a sequence or an array for {name}")
     if isinstance(value, np.ndarray) and value.ndim != 1:
-        raise ValueError(f"{where}: an array must have one axis, not {value.ndim}")
+        raise ValueError(f"{where} has {value.ndim} axes; expected an array with one axis")
     element = name.removeprefix("ARRAY[").removesuffix("]")
     if element == "ARRAY" or element.startswith("ARRAY["):
         head = struct.pack("<IQ", _IDS["ARRAY"], len(value))
@@ -289,15 +290,15 @@ def _encode_array(where: str, name: str, value: Any, depth: int) -> bytes:
 
 
 def _encode_inner(where: str, name: str, value: Any, depth: int) -> bytes:
-    """Encode an array in an array; `name` may leave its elements open."""
+    """Return an encoded array in an array. `name` may be "ARRAY", without an element type."""
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str):
         name, value = value
     elif name == "ARRAY":
-        # the reader gives a list without items for no strings as well as for no arrays
+        # The reader returns an empty list both for an empty ARRAY[STRING] and ARRAY[ARRAY].
         empty = isinstance(value, list) and not value
         name = "ARRAY[STRING]" if empty else _infer(where, value)
     if not name.startswith("ARRAY["):
-        raise TypeError(f"{where}: expected an array, not {value!r}")
+        raise TypeError(f"{where} is {value!r}; expected an array")
     return _encode_array(where, name, value, depth)
 
 
@@ -309,12 +310,12 @@ def _encode_numbers(where: str, name: str, values: Sequence[Any] | npt.NDArray[A
     if dtype.kind == "b":
         for item in items:
             if not isinstance(item, bool | np.bool_):
-                raise TypeError(f"{where}: expected a bool for {name}, not {item!r}")
+                raise TypeError(f"{where}: {item!r} does not fit {name}; expected a bool")
         return np.array(items, dtype).tobytes()
     allowed = (int, np.integer) if dtype.kind in "iu" else (int, float, np.integer, np.floating)
     for item in items:
         if isinstance(item, bool) or not isinstance(item, allowed):
-            raise TypeError(f"{where}: expected a number for {name}, not {item!r}")
+            raise TypeError(f"{where}: {item!r} does not fit {name}; expected a number")
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         for item in items:
@@ -331,7 +332,7 @@ def _encode_numbers(where: str, name: str, values: Sequence[Any] | npt.NDArray[A
 
 
 def _infer(where: str, value: Any) -> str:
-    """Tell the type that a value without a stated type is stored as."""
+    """Return the type that is chosen for a value without an explicit type."""
     if isinstance(value, str | bytes):
         return "STRING"
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
@@ -356,7 +357,7 @@ def _infer(where: str, value: Any) -> str:
 def _infer_items(where: str, items: list[Any]) -> str:
     if not items:
         raise ValueError(
-            f"{where}: an empty list has no type; write (type name, []), for example "
+            f"{where} is an empty list, which has no type; expected (type name, []), for example "
             "('ARRAY[STRING]', [])"
         )
     names = {_infer(where, item) for item in items}
@@ -368,7 +369,7 @@ def _infer_items(where: str, items: list[Any]) -> str:
         return _int_name(where, min(items), max(items))
     if all(isinstance(item, int | float) and not isinstance(item, bool) for item in items):
         return "FLOAT32"
-    raise TypeError(f"{where}: the items of a list must have one type, not {sorted(names)}")
+    raise TypeError(f"{where} has items of types {sorted(names)}; expected items of one type")
 
 
 def _int_name(where: str, low: int, high: int) -> str:
@@ -391,7 +392,7 @@ def _dtype_name(where: str, dtype: np.dtype[Any]) -> str:
 
 @dataclass
 class _Plan:
-    """A tensor to write: all that the header says, and how to get its bytes."""
+    """A tensor to write: its entry in the header, and a function that returns its bytes."""
 
     name: bytes
     shape: tuple[int, ...]
@@ -403,13 +404,13 @@ class _Plan:
 def _plan(name: object, tensor: Any) -> _Plan:
     encoded = _encode_name("tensors", name, _MAX_NAME)
     where = f"tensors[{name!r}]"
-    if isinstance(tensor, np.generic):  # what NumPy makes of arrays without axes
+    if isinstance(tensor, np.generic):  # NumPy turns arrays without axes into scalars
         tensor = np.asarray(tensor)
     if isinstance(tensor, TensorSource):
         shape, kind = _check_shape(where, tensor.shape), tensor.type
         source = tensor.callable
         if not callable(source):
-            raise TypeError(f"{where}: callable must be callable, not {source!r}")
+            raise TypeError(f"{where}: callable is {source!r}; expected a function")
         nbytes = _check_size(where, shape, kind)
         return _Plan(
             encoded, shape, kind, nbytes, lambda: _read(where, source(), shape, kind, nbytes)
@@ -420,7 +421,8 @@ def _plan(name: object, tensor: Any) -> _Plan:
         shape, kind = _check_shape(where, tensor.shape), _tensor_type(where, tensor.dtype)
     else:
         raise TypeError(
-            f"{where}: expected an array, a Weight or a TensorSource, not {type(tensor).__name__}"
+            f"{where} is of type {type(tensor).__name__}; expected an array, a Weight or a "
+            "TensorSource"
         )
     nbytes = _check_size(where, shape, kind)
     return _Plan(encoded, shape, kind, nbytes, lambda: _read(where, tensor, shape, kind, nbytes))
@@ -431,7 +433,7 @@ def _tensor_type(where: str, dtype: np.dtype[Any]) -> str:
         if known.newbyteorder("=") == dtype.newbyteorder("="):
             return name
     raise TypeError(
-        f"{where}: no tensor type for dtype {dtype}; expected float64, float32, float16, int8, "
+        f"{where}: dtype is {dtype}; expected float64, float32, float16, int8, "
         "int16, int32 or int64"
     )
 
@@ -440,7 +442,7 @@ def _check_shape(where: str, shape: Sequence[int]) -> tuple[int, ...]:
     try:
         checked = tuple(length.__index__() for length in shape)
     except (AttributeError, TypeError):
-        raise TypeError(f"{where}: shape must be a sequence of ints, not {shape!r}") from None
+        raise TypeError(f"{where}: shape is {shape!r}; expected a sequence of ints") from None
     if len(checked) > _MAX_AXES or min(checked, default=0) < 0:
         raise ValueError(
             f"{where}: shape is {checked}; expected at most {_MAX_AXES} axes, none negative"
@@ -455,19 +457,19 @@ def _check_size(where: str, shape: tuple[int, ...], kind: str) -> int:
     row = shape[-1] if shape else 1
     if row % items:
         raise ValueError(
-            f"{where}: shape is {shape}; the last axis must be a multiple of {items} for {kind}"
+            f"{where}: shape is {shape}; expected a multiple of {items} as the last size for {kind}"
         )
     count, extent = row // items * block, row or 1
     for length in shape[:-1]:
         count *= length
         extent *= length or 1
     if extent > 2**63 // 8 - 1 or count > 2**62:
-        raise ValueError(f"{where}: shape is {shape}, which is too large")
+        raise ValueError(f"{where}: shape is {shape}; expected fewer than 2**60 values")
     return count
 
 
 def _read(where: str, given: Any, shape: tuple[int, ...], kind: str, nbytes: int) -> memoryview:
-    """Give the bytes of a tensor, from what the caller or the callable gave."""
+    """Return the bytes of a tensor from the caller's object or the result of its callable."""
     dtype = _TENSOR_DTYPES.get(kind)
     if isinstance(given, Weight):
         if given.type != kind or given.shape != shape:
@@ -485,7 +487,7 @@ def _read(where: str, given: Any, shape: tuple[int, ...], kind: str, nbytes: int
     view = memoryview(given)
     if view.nbytes != nbytes:
         raise ValueError(
-            f"{where}: got {view.nbytes} bytes; {kind} of shape {shape} takes {nbytes}"
+            f"{where}: got {view.nbytes} bytes; expected {nbytes} for {kind} of shape {shape}"
         )
     if not view.c_contiguous:
         return memoryview(view.tobytes())

@@ -3,14 +3,14 @@
 Three versions of the checkpoint exist, all little-endian, written by ``export.py`` there:
 
 * 0: seven int32 (dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len), then
-  float32 tensors. A negative vocab_size says that the classifier has weights of its own. Two
-  tables of RoPE that nothing reads any more lie before the classifier.
-* 1: a header of 256 bytes with a magic, then float32 tensors, the norms first.
-* 2: the same header with a group size; the matrices as int8 in groups over the flattened
-  tensor, each tensor's float32 scales behind its values.
+  float32 tensors. A negative vocab_size says that the classifier has its own weights. Before the
+  classifier are two RoPE tables, which are skipped.
+* 1: a header of 256 bytes with a magic number, then float32 tensors, the norms first.
+* 2: the same header with a group size. Matrices are int8 in groups over the flattened tensor,
+  and each tensor's float32 scales follow its values.
 
-The tensors get GGUF's names. Its llama architecture and llama2.c rotate the same pairs, so no
-row changes its place.
+The tensors get GGUF names. GGUF's llama architecture and llama2.c rotate the same pairs of values,
+so rows keep their order.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import numpy as np
 from .._core import Weight
 from ..base.numeric import Float32
 from ..errors import FormatError, wrong
+from .paths import regular_file
 
 if TYPE_CHECKING:
     from .._core import Buffer
@@ -35,7 +36,7 @@ __all__ = ["read_llama2c", "read_tokenizer_bin"]
 _MAGIC = 0x616B3432  # "24ka" on disk
 _HEADER_0 = 28
 _HEADER = 256
-_NORM_EPSILON = float(np.float32(1e-5))  # of run.c: no file has it
+_NORM_EPSILON = float(np.float32(1e-5))  # a constant of run.c, which files do not store
 _ROPE_BASE = 10000.0
 _FIELDS = ("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "seq_len")
 
@@ -43,7 +44,7 @@ _UNKNOWN, _CONTROL, _NORMAL, _BYTE = 2, 3, 1, 6  # tokenizer.ggml.token_type
 
 
 class _Header(NamedTuple):
-    """The numbers at the start of a checkpoint."""
+    """The header of a checkpoint."""
 
     dim: int
     hidden_dim: int
@@ -54,45 +55,46 @@ class _Header(NamedTuple):
     seq_len: int
     version: int
     shared: bool  # the classifier is the embedding
-    group_size: int  # version 2, else 0
-    start: int  # of the tensors
+    group_size: int  # of version 2; otherwise 0
+    start: int  # offset of the tensors in bytes
 
 
 class _Item(NamedTuple):
-    """One stretch of the file: a tensor, or that of all layers."""
+    """One part of the file: a tensor, or the same tensor of all layers in order."""
 
-    name: str | None  # with N for the layer; None is skipped
-    shape: tuple[int, ...]
+    name: str | None  # N stands for the layer. A part without a name is skipped.
+    shape: tuple[int, ...]  # of one tensor
 
 
 def read_llama2c(
     source: str | os.PathLike[str] | Buffer, mmap: bool = True
 ) -> tuple[dict[str, Any], dict[str, Weight]]:
-    """Read a checkpoint of llama2.c, of any version.
+    """Read a checkpoint of llama2.c of any version.
 
     Parameters
     ----------
     source : str, os.PathLike, or bytes-like
         The file, or its contents.
     mmap : bool, optional
-        Map the file, so that the weights of versions 0 and 1 are views of it, or read it into
-        memory. The warning at :class:`tinyllm.GGUF` about changing mapped files holds here, too.
+        If True, the file is mapped, and the weights of versions 0 and 1 are views of it. If
+        False, it is read into memory. A mapped file must not be changed in place: see
+        :class:`tinyllm.GGUF`.
 
     Returns
     -------
     metadata : dict of str to object
-        What a GGUF file of this model would say: ``general.architecture`` (``"llama"``),
-        ``llama.block_count`` ...
+        The keys of a GGUF file of this model: ``general.architecture`` (``"llama"``),
+        ``llama.block_count`` and so on.
     tensors : dict of str to Weight
-        By GGUF's names, all of type F32. Version 2 is dequantized: int8 times scale, rounded to
-        float32. ``output.weight`` is missing when the classifier is the embedding.
+        Tensors by GGUF name, all of type F32. Version 2 is dequantized: int8 times scale, rounded
+        to float32. ``output.weight`` is missing if the classifier is the embedding.
 
     Raises
     ------
     tinyllm.FormatError
-        The file is no checkpoint, or damaged; ``field`` names what is wrong.
+        If the file is not a checkpoint, or is damaged. ``field`` names the wrong field.
     OSError
-        The file cannot be read.
+        If the file cannot be read.
 
     Examples
     --------
@@ -118,7 +120,7 @@ def _open(source: Any, mmap: bool) -> tuple[str | None, memoryview]:
     if not isinstance(source, str | os.PathLike):
         view = memoryview(source)
         return None, view.cast("B") if view.readonly else memoryview(view.tobytes())
-    path = os.fsdecode(source)
+    path = regular_file(source)
     with open(path, "rb") as file:
         if not mmap or os.fstat(file.fileno()).st_size == 0:
             return path, memoryview(file.read())
@@ -182,11 +184,11 @@ def _metadata(header: _Header) -> dict[str, Any]:
     }
 
 
-# ---- what lies where ----
+# ---- layout ----
 
 
 def _layout(header: _Header) -> list[_Item]:
-    """List the stretches of the file in its order."""
+    """Return the parts of the file in order."""
     d, h, v = header.dim, header.hidden_dim, header.vocab_size
     kv = d // header.n_heads * header.n_kv_heads
     embedding = _Item("token_embd.weight", (v, d))
@@ -213,13 +215,13 @@ def _layout(header: _Header) -> list[_Item]:
 
 def _numel(shape: tuple[int, ...]) -> int:
     count = 1
-    for length in shape:  # of Python's own integers: nothing overflows
+    for length in shape:  # Python's integers do not overflow
         count *= length
     return count
 
 
 def _names(item: _Item, header: _Header) -> list[str | None]:
-    """Name each tensor of a stretch: one, or one for each layer."""
+    """Return the names of the tensors of a part: one, or one per layer."""
     if item.name is None or "N" not in item.name:
         return [item.name]
     return [item.name.replace("N", str(layer)) for layer in range(header.n_layers)]
@@ -271,10 +273,10 @@ def _read_int8(data: memoryview, header: _Header) -> Iterator[tuple[str, Weight]
                 continue
             groups = count // header.group_size
             values = np.frombuffer(data, np.int8, count, at).reshape(groups, header.group_size)
-            scales = np.frombuffer(data, "<f4", groups, at + count)  # at any alignment
-            with np.errstate(all="ignore"):  # a scale may be anything
+            scales = np.frombuffer(data, "<f4", groups, at + count)  # may be unaligned
+            with np.errstate(all="ignore"):  # a scale may be NaN or infinite
                 weights: Float32 = values * scales[:, None]
-            weights.setflags(write=False)  # so that the Weight needs no copy
+            weights.setflags(write=False)  # Weight does not copy a read-only buffer
             yield name, Weight(name, item.shape, "F32", weights.reshape(-1).view(np.uint8))
             at += count + 4 * groups
 
@@ -285,30 +287,30 @@ def _read_int8(data: memoryview, header: _Header) -> Iterator[tuple[str, Weight]
 def read_tokenizer_bin(
     path: str | os.PathLike[str] | Buffer, vocab_size: int | None = None
 ) -> dict[str, Any]:
-    """Read a ``tokenizer.bin`` of llama2.c as a GGUF file would describe it.
+    """Read a ``tokenizer.bin`` of llama2.c and return it as GGUF metadata.
 
     Parameters
     ----------
     path : str, os.PathLike, or bytes-like
         The file, or its contents.
     vocab_size : int, optional
-        The tokens that the model has; the file does not tell, and is read to its end if None.
+        Number of tokens. The file does not store it; by default, it is read to its end.
 
     Returns
     -------
     dict of str to object
-        The keys ``tokenizer.ggml.model`` (``"llama"``), ``tokens`` (list of str, bytes that are
-        no UTF-8 as lone surrogates), ``scores`` (float32), ``token_type`` (int32) and so on. As
-        in llama.cpp's conversion, ids 0, 1, 2 are named ``<unk>``, ``<s>``, ``</s>``, a space
+        The keys ``tokenizer.ggml.model`` (``"llama"``), ``tokens`` (list of str; bytes that are
+        not UTF-8 become lone surrogates), ``scores`` (float32), ``token_type`` (int32) and so on.
+        As in llama.cpp's conversion, ids 0, 1, 2 are named ``<unk>``, ``<s>``, ``</s>``, a space
         is U+2581, and bytes are ``<0x00>`` to ``<0xFF>``. Tokens may occur more than once.
 
     Raises
     ------
     tinyllm.FormatError
-        The file ends early, has another number of tokens, or a token has an impossible length
-        or score.
+        If the file ends early or has another number of tokens, or if a token's length or score
+        is invalid.
     OSError
-        The file cannot be read.
+        If the file cannot be read.
 
     Examples
     --------
@@ -374,7 +376,8 @@ def _read_tokens(data: bytes, vocab_size: int | None) -> tuple[list[bytes], list
         scores.append(score)
         at += length
     if vocab_size is not None and len(tokens) < vocab_size:
-        raise wrong("number of tokens", len(tokens), f"{vocab_size}, as the model has", offset=at)
+        expected = f"{vocab_size}, the model's vocabulary size"
+        raise wrong("number of tokens", len(tokens), expected, offset=at)
     if at < len(data):
         expected = f"the end of the file after {vocab_size} tokens"
         raise wrong("number of tokens", f"more than {vocab_size}", expected, offset=at)
@@ -384,9 +387,10 @@ def _read_tokens(data: bytes, vocab_size: int | None) -> tuple[list[bytes], list
 
 
 def _byte_ids(tokens: list[bytes]) -> dict[int, int]:
-    """Tell which ids stand for single bytes; they start at 3."""
+    """Return the byte that each byte token stands for, by token id."""
+    # Files from 2023 have the bytes themselves as tokens 3 to 258. Others have <0x00> to <0xFF>.
     if len(tokens) >= 259 and all(tokens[3 + byte] == bytes([byte]) for byte in range(256)):
-        return {3 + byte: byte for byte in range(256)}  # files of 2023 have the bytes themselves
+        return {3 + byte: byte for byte in range(256)}
     found = {}
     for i, token in enumerate(tokens[3:], 3):
         if len(token) == 6 and token[:3] == b"<0x" and token[5:] == b">":

@@ -1,4 +1,4 @@
-"""Opening a model's file, whatever its format."""
+"""Opening a model file of any supported format."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from .._core import Weight
 from .gguf import GGUF
 from .llama2c import read_llama2c
+from .paths import first_bytes
 
 __all__ = ["DEMO", "ModelFile", "open_file"]
 
@@ -18,15 +19,15 @@ DEMO = Path(__file__).parent.parent / "data" / "demo.gguf"
 
 
 class ModelFile(NamedTuple):
-    """What a model's file holds.
+    """The contents of a model file.
 
     Attributes
     ----------
     metadata : mapping
-        GGUF keys.
+        GGUF keys and their values.
     weights : mapping of str to Weight
     path : str or None
-        None for bytes.
+        None if the file was given as bytes.
     """
 
     metadata: Mapping[str, Any]
@@ -35,14 +36,14 @@ class ModelFile(NamedTuple):
 
 
 def open_file(source: Any, mmap: bool = True) -> ModelFile:
-    """Open a GGUF file or a llama2.c checkpoint, told apart by the magic.
+    """Open a GGUF file or a llama2.c checkpoint. The first bytes tell the format.
 
     Parameters
     ----------
     source : str, os.PathLike or bytes-like
-        ``"demo"`` is the model that ships in the package.
+        The path or contents of the file. ``"demo"`` is the model that ships in the package.
     mmap : bool
-        False reads the file into memory.
+        If False, the file is read into memory instead of mapped.
 
     Returns
     -------
@@ -50,22 +51,26 @@ def open_file(source: Any, mmap: bool = True) -> ModelFile:
     """
     if isinstance(source, str) and source == "demo":
         source = DEMO
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        path, magic = None, bytes(source[:4])
+    path = None
+    if isinstance(source, (str, os.PathLike)):
+        path, magic = os.fspath(source), first_bytes(source)
     else:
-        path = os.fspath(source)
-        with open(source, "rb") as file:
-            magic = file.read(4)
-    if magic[:4] != b"GGUF" and _is_llama2c(source, magic):
+        magic = _buffer_start(source)
+    if magic[:4] != b"GGUF" and _is_llama2c(path, magic):
         metadata, weights = read_llama2c(source, mmap=mmap)
         return ModelFile({**metadata, "tinyllm.source": "llama2.c"}, weights, path)
     file_ = GGUF(source, mmap=mmap)
     return ModelFile(file_.metadata, file_.tensors, path)
 
 
-def _is_llama2c(source: Any, magic: bytes) -> bool:
-    """Whether a file that is no GGUF looks like a llama2.c checkpoint rather than a broken GGUF."""
-    named = not isinstance(source, (bytes, bytearray, memoryview)) and str(
-        os.fspath(source)
-    ).endswith(".bin")
+def _buffer_start(source: Any) -> bytes:
+    try:
+        return bytes(memoryview(source).cast("B")[:4])
+    except TypeError:
+        raise TypeError(f"path is {source!r:.80}; expected a path or a bytes-like object") from None
+
+
+def _is_llama2c(path: Any, magic: bytes) -> bool:
+    """Return whether a file looks like a llama2.c checkpoint rather than a damaged GGUF file."""
+    named = path is not None and str(path).endswith(".bin")
     return named or magic == b"24ka" or (len(magic) == 4 and 0 < magic[0] and magic[2:] == b"\0\0")

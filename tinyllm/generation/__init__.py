@@ -1,1 +1,1 @@
-"""Writing text: requests, steps, beams and results."""
+"""Generate text: requests, steps, beam search and results."""

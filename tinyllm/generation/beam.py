@@ -1,4 +1,4 @@
-"""Beam search: the continuations with the highest probability, as far as a few beams see."""
+"""Beam search: find continuations of high probability with a few parallel beams."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Beam:
     session: _core.Session
     ids: list[int]
     total: float  # log-probability of all ids
-    state: int = 0  # of the grammar
+    state: int = 0  # state of the grammar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ def search(
     if options.grammar is not None and model.tokenizer is not None:
         constraint = options.grammar.constraint(model.tokenizer)
     limit = model.core.config["max_context"] - len(prompt) + 1
-    limit = max(limit, 1)  # a prompt that is too long is refused by the core
+    limit = max(limit, 1)  # the core rejects a prompt that is too long
     longest = limit if options.max_tokens is None else min(options.max_tokens, limit)
     cut = "length" if longest == options.max_tokens else "context"
     ends = model.eog_ids | options.stop_ids
@@ -71,7 +71,7 @@ def search(
     done: list[_Done] = []
 
     def finish(beam: _Beam, total: float, reason: str, stop: int | None = None) -> None:
-        # an end that was drawn counts as a token
+        # a drawn end token counts towards the length
         length = len(beam.ids) + (reason in ("eog", "stop"))
         complete = None if constraint is None else constraint.is_complete(beam.state)
         found = _Done(beam.ids, total, reason, _rank(total, length, penalty), stop, complete)
@@ -91,7 +91,7 @@ def search(
             allowed = allowed_tokens(model, options, len(beam.ids), constraint, beam.state)
             if allowed is not None:
                 values[~allowed] = -np.inf
-            # besides those that end the text enough for every place
+            # enough for all beams, in addition to tokens that end the text
             for k in best(values, beams + len(ends)).tolist():
                 if values[k] > -np.inf:
                     found.append((beam.total + float(values[k]), i, k))
@@ -114,7 +114,7 @@ def search(
         live = onward
         if not live:
             break
-        # no longer text can still get into the list
+        # stop if no continuation of a live beam can still enter the list of results
         reach = max(_rank(b.total, longest + 1, penalty) for b in live)
         if len(done) == beams and reach <= done[-1].rank:
             live = []
@@ -128,7 +128,7 @@ def search(
     for beam in live:
         finish(beam, beam.total, cut)
     if not done:
-        raise Error("the grammar leads every beam to where no token of the vocabulary fits")
+        raise Error("the grammar leads every beam to a state where no token of the vocabulary fits")
     times.append(time.perf_counter())
     first, last = times[1] - times[0], times[-1] - times[1]
     tokenizer = model.tokenizer

@@ -1,4 +1,4 @@
-"""What a caller asks of a generation: when to stop, how to draw, what to keep and change."""
+"""The arguments of a generation: when to stop, how to draw, what to capture and edit."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def _strings(stop: Any) -> tuple[str, ...]:
     listed = (stop,) if isinstance(stop, str) else tuple(stop)
     for i, text in enumerate(listed):
         if not isinstance(text, str):
-            raise TypeError(f"stop[{i}] is {text!r}; expected str")
+            raise TypeError(f"stop[{i}] is {text!r}; expected a non-empty string")
         if not text:
-            raise ValueError(f"stop[{i}] is empty; every text holds that")
+            raise ValueError(f"stop[{i}] is ''; expected a non-empty string")
     return listed
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What `Model.generate` can be told besides the sampler; see there.
+    """When a generation stops, and what it may contain and report; see `Model.generate`.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class Options:
         grammar: Any = None,
         logprobs: Any = None,
     ) -> Options:
-        """Check what a caller gave."""
+        """Return options made of a caller's arguments; raise if one is wrong."""
         for name, value in (
             ("max_tokens", max_tokens),
             ("min_tokens", min_tokens),
@@ -85,7 +85,7 @@ class Options:
                 )
         if model.tokenizer is None and (strings or grammar is not None):
             what = "stop strings need" if strings else "a grammar needs"
-            raise ValueError(f"{what} text, and the model's file has no tokenizer")
+            raise ValueError(f"{what} text, but the model's file has no tokenizer")
         return cls(
             None if max_tokens is None else int(max_tokens),
             int(min_tokens),
@@ -98,7 +98,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """How `Model.generate` draws tokens; see there.
+    """How a generation draws tokens; see `Model.generate`.
 
     Attributes
     ----------
@@ -107,7 +107,7 @@ class Chain:
     top_p : float
     seed : int, or list of int, optional
     sampler : Sampler, optional
-        Takes the place of the others.
+        Replaces all other values.
     """
 
     temperature: float = 0.8
@@ -124,12 +124,12 @@ class Chain:
                 raise TypeError(f"sampler is {type(sampler).__name__}; expected a tl.Sampler")
             if seed is not None:
                 raise ValueError(
-                    "both seed and sampler are given; the sampler has a seed of its own"
+                    "both seed and sampler are given; expected one (a sampler has its own seed)"
                 )
             return [sampler] * count
         seeds = list(seed) if isinstance(seed, list | tuple) else [seed] * count
         if len(seeds) != count:
-            raise ValueError(f"seed has {len(seeds)} entries; expected {count}, one a prompt")
+            raise ValueError(f"seed has {len(seeds)} entries; expected {count}, one per prompt")
         chain: dict[str, Any] = {
             "temperature": self.temperature,
             "top_k": self.top_k,
@@ -140,7 +140,7 @@ class Chain:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """All that `Model.generate` is asked besides the prompt; see there.
+    """The arguments of a generation besides the prompt; see `Model.generate`.
 
     Attributes
     ----------
@@ -158,7 +158,7 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class ChatOptions:
-    """How `Model.chat` makes a prompt of a conversation; see there.
+    """How a conversation becomes a prompt; see `Model.chat`.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Generation, from what a caller asks to the result: generate, stream, chat, beam search."""
+"""The functions behind the methods of `Model`: generate, stream, chat, beam search."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["beam_search", "chat", "chat_stepper", "chat_stream", "generate", "st
 
 
 def generate(model: Runner, prompt: Any, request: Request) -> Any:
-    """Continue a prompt, or several together; see `Model.generate`."""
+    """Return the generation of a prompt, or those of several; see `Model.generate`."""
     batch = is_batch(prompt)
     stepper = _stepper(model, list(prompt) if batch else [prompt], request)
     results = _finished(stepper)
@@ -28,15 +28,15 @@ def generate(model: Runner, prompt: Any, request: Request) -> Any:
 
 
 def stream(model: Runner, prompt: Prompt, request: Request) -> Iterator[str]:
-    """Continue a prompt, piece by piece; see `Model.stream`."""
+    """Return the pieces of a generated text as they are drawn; see `Model.stream`."""
     if model.tokenizer is None:
-        raise ValueError("stream() gives text, and the model's file has no tokenizer")
+        raise ValueError("stream() returns text, but the model's file has no tokenizer")
     stepper = _stepper(model, [prompt], request)
     return (text for text in stepper if text)
 
 
 def chat(model: Runner, messages: Any, chat_options: ChatOptions, request: Request) -> Any:
-    """Answer the last message of a conversation, or of several together; see `Model.chat`."""
+    """Return the answer to a conversation, or those to several; see `Model.chat`."""
     several = isinstance(messages, list | tuple) and any(
         isinstance(item, list | tuple) for item in messages
     )
@@ -48,7 +48,7 @@ def chat(model: Runner, messages: Any, chat_options: ChatOptions, request: Reque
 def chat_stream(
     model: Runner, messages: Any, chat_options: ChatOptions, request: Request
 ) -> Iterator[str]:
-    """Answer the last message of a conversation, piece by piece; see `Model.chat_stream`."""
+    """Return the pieces of an answer as they are drawn; see `Model.chat_stream`."""
     stepper = chat_stepper(model, [messages], chat_options, request)
     return (text for text in stepper if text)
 
@@ -56,7 +56,7 @@ def chat_stream(
 def beam_search(
     model: Runner, prompt: Prompt, beams: int, options: Options, length_penalty: float
 ) -> list[Generation]:
-    """Find continuations of high probability; see `Model.beam_search`."""
+    """Return continuations of high probability; see `Model.beam_search`."""
     beams = ranged("beams", beams, 1)
     if not 0 <= length_penalty <= 10:
         raise ValueError(f"length_penalty is {length_penalty!r}; expected 0 to 10")
@@ -67,20 +67,20 @@ def beam_search(
 def chat_stepper(
     model: Runner, conversations: Sequence[Any], chat_options: ChatOptions, request: Request
 ) -> Stepper:
-    """Return what steps through the answers to some conversations."""
+    """Return a `Stepper` that draws the answers to some conversations."""
     tokenizer, session = model.tokenizer, chat_options.session
     if tokenizer is None:
         raise ValueError(
-            "a conversation is text, and the model's file has no tokenizer; load with tokenizer="
+            "a conversation is text, but the model's file has no tokenizer; load with tokenizer="
         )
     if session is not None:
         if not isinstance(session, Session):
             raise TypeError(f"session is {type(session).__name__}; expected a tl.Session")
         if session.model is not model:
-            raise ValueError("session belongs to another model")
+            raise ValueError("session belongs to another model; expected a session of this one")
         if len(conversations) != 1:
             raise ValueError(
-                f"session is one context, and there are {len(conversations)} conversations"
+                f"session is given with {len(conversations)} conversations; expected one"
             )
     more = stop_strings(tokenizer.chat_templates, chat_options.template)
     if more:

@@ -1,4 +1,4 @@
-"""What a generation gives: the text, why it ended, how probable it was, how long it took."""
+"""The result of a generation: text, reason for its end, log-probabilities, timings."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ __all__ = ["Generation", "Logprobs", "Timings"]
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Logprobs:
-    """How probable the tokens of a generation were.
+    """The probabilities of the tokens of a generation.
 
     Attributes
     ----------
     pieces : list of str
-        The n tokens that were drawn, as text.
+        The texts of the n drawn tokens.
     logprobs : ndarray of float64, (n,)
         Log-probability under the model: the log-softmax of its logits, before any sampler or
         grammar.
     probabilities : ndarray of float64, (n,)
-        Probability with which the token was drawn, among what samplers and grammar had left.
+        Probability among the candidates that samplers and grammar left for the draw.
     top_ids : ndarray of int64, (n, k)
         The k most probable tokens under the model, the best first.
     top_logprobs : ndarray of float64, (n, k)
+        Their log-probabilities.
     top_pieces : list of list of str
+        Their texts.
 
     Examples
     --------
@@ -49,7 +51,7 @@ class Logprobs:
     top_pieces: list[list[str]]
 
     def table(self) -> Table:
-        """A table, one row per token.
+        """Return a table with one row per token.
 
         Returns
         -------
@@ -70,7 +72,7 @@ class Logprobs:
         return Table(("token", "logprob", "drawn with", "most probable"), rows)
 
     def __len__(self) -> int:
-        """Count the tokens."""
+        """Return the number of tokens."""
         return len(self.pieces)
 
     def __str__(self) -> str:
@@ -78,7 +80,7 @@ class Logprobs:
 
     def __repr__(self) -> str:
         total = float(_core.sum(self.logprobs)) if len(self) else 0.0
-        return f"<tinyllm.Logprobs: {len(self)} tokens, {total:.4f} together>"
+        return f"<tinyllm.Logprobs: {len(self)} tokens, total {total:.4f}>"
 
     def _repr_html_(self) -> str:
         return self.table().html(caption=repr(self))
@@ -86,17 +88,17 @@ class Logprobs:
 
 @dataclasses.dataclass(frozen=True)
 class Timings:
-    """How long a generation took, by the wall clock; prompts of one list share it.
+    """The wall-clock time of a generation; prompts of one list share it.
 
     Attributes
     ----------
     prompt_tokens, tokens : int
-        How many were run for the prompt (with ``session=`` fewer than it has), and how many were
-        drawn.
+        The number of tokens run for the prompt (fewer than its length if ``session=`` has some of
+        them already), and the number drawn.
     prompt_seconds : float
-        The first step: the whole prompt, up to its logits.
+        The time of the first step: the whole prompt, up to its logits.
     seconds : float
-        All after that.
+        The time of all later steps.
 
     Examples
     --------
@@ -111,26 +113,26 @@ class Timings:
 
     @property
     def prompt_tokens_per_second(self) -> float:
-        """Speed of the prompt; 0 if nothing ran."""
+        """The speed of running the prompt; 0 if nothing ran."""
         return self.prompt_tokens / self.prompt_seconds if self.prompt_seconds else 0.0
 
     @property
     def tokens_per_second(self) -> float:
-        """Speed of drawing; 0 if nothing was drawn."""
+        """The speed of drawing tokens; 0 if none were drawn."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """What `Model.generate` made.
+    """The result of `Model.generate`.
 
     Attributes
     ----------
     text : str
-        The continuation only. Empty when the model has no tokenizer.
+        The continuation, without the prompt. Empty if the model has no tokenizer.
     ids : list of int
-        Its tokens, without the one that ended it. Where a stop string ended it, the tokens that
-        spell the stop string are among them; the text ends before it.
+        The tokens of the continuation, without an end token. If a stop string ended it, its
+        tokens are included, although `text` ends before it.
     prompt_ids : list of int
         The tokens of the prompt.
     stop_reason : str
@@ -138,20 +140,20 @@ class Generation:
         grammar allows nothing more), ``"length"`` (`max_tokens`), or ``"context"`` (the context
         is full).
     seed : int
-        The seed it was drawn with.
+        The seed of the draws.
     traces : list of Trace
-        With ``capture=``: one per step, the first of the whole prompt, then of each new token
-        that was run. Otherwise empty.
+        With ``capture=``: one per step. The first is of the whole prompt, the others are of one
+        new token each. Otherwise empty.
     stop : str or int, optional
-        The stop string or id that ended it.
+        The stop string or id that ended the continuation.
     complete : bool, optional
-        With ``grammar=``: whether the text is one that the grammar accepts. False only where
-        ``"length"``, ``"context"`` or ``"stop"`` cut it off.
+        With ``grammar=``: whether the grammar accepts the text. False only if ``"length"``,
+        ``"context"`` or ``"stop"`` ended it early.
     logprobs : Logprobs, optional
         With ``logprobs=``.
     timings : Timings, optional
     score : float, optional
-        Of `Model.beam_search`: the sum of the log-probabilities, of the end too.
+        From `Model.beam_search`: the sum of the log-probabilities, including that of the end.
 
     Examples
     --------
@@ -174,11 +176,11 @@ class Generation:
     score: float | None = None
 
     def __str__(self) -> str:
-        """Give the text."""
+        """Return the text."""
         return self.text
 
     def __repr__(self) -> str:
-        """Name text, length, why it ended, and speed."""
+        """Return a summary: text, length, stop reason and speed."""
         shown = self.text if len(self.text) <= 60 else self.text[:57] + "..."
         parts = [repr(shown), f"{len(self.ids)} tokens", self.stop_reason]
         if self.score is not None:

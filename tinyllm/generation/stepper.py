@@ -1,7 +1,8 @@
-"""Continuing prompts token by token."""
+"""Continue prompts token by token."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ __all__ = ["Stepper", "StopFinder", "allowed_tokens"]
 def allowed_tokens(
     model: Runner, options: Options, drawn: int, constraint: Constraint | None, state: int
 ) -> npt.NDArray[np.bool_] | None:
-    """Return which tokens may be drawn after `drawn` others, (V,); None: all."""
+    """Return which tokens may be drawn after `drawn` others, (V,); None means all."""
     allowed = None
     ends = list(model.eog_ids | options.stop_ids)
     if constraint is not None:
@@ -45,7 +46,7 @@ def allowed_tokens(
 
 
 class StopFinder:
-    """Looks for stop strings in text that comes piece by piece.
+    """Finds stop strings in a text that arrives in pieces.
 
     Parameters
     ----------
@@ -68,13 +69,13 @@ class StopFinder:
         if not self._strings or self.found is not None:
             return text if self.found is None else ""
         held = self._held + text
-        # the one that is whole first, whatever the pieces; of several the one that starts first
+        # the stop string that ends first counts, however the text is cut; of several, the longest
         hits = [(held.find(s) + len(s), held.find(s), s) for s in self._strings if s in held]
         if hits:
             _, at, self.found = min(hits)
             self._held = ""
             return held[:at]
-        # hold back the longest end that may become a stop string
+        # hold back the longest suffix that may become a stop string
         keep = 0
         for string in self._strings:
             for size in range(min(len(string) - 1, len(held)), keep, -1):
@@ -85,13 +86,13 @@ class StopFinder:
         return held[: len(held) - keep]
 
     def finish(self) -> str:
-        """Return what was held back."""
+        """Return the text that was held back."""
         held, self._held = self._held, ""
         return held
 
 
 class _Run:
-    """One prompt on its way."""
+    """The state of one prompt's generation."""
 
     def __init__(
         self,
@@ -103,8 +104,8 @@ class _Run:
     ) -> None:
         self.model, self.prompt, self.sampler, self.options = model, prompt, sampler, options
         self.session = Session(model) if session is None else session
-        self.tokens = prompt[self.session.keep(prompt.tolist()) :]  # what to run next
-        self.to_run = len(self.tokens)
+        self.tokens = prompt  # the tokens to run next
+        self.to_run = len(prompt)
         self.ids: list[int] = []
         self.history = prompt.tolist()
         self.state: dict[str, Any] = {}
@@ -124,7 +125,7 @@ class _Run:
                 self._grammar_state = self._constraint.start()
 
     def ended(self) -> bool:
-        """Whether to stop before the next step; sets `reason`."""
+        """Return whether to stop before the next step; set `reason` if so."""
         limit = self.model.core.config["max_context"]
         if self.reason:
             return True
@@ -137,7 +138,7 @@ class _Run:
         return bool(self.reason)
 
     def step(self, logits: Float32) -> str:
-        """Draw a token; return the text that is now certain."""
+        """Draw a token; return the text that is final now."""
         allowed = allowed_tokens(
             self.model, self.options, len(self.ids), self._constraint, self._grammar_state
         )
@@ -156,7 +157,7 @@ class _Run:
             top = best(values, self.options.logprobs)
             self.drawn.append((float(values[token]), draw.probability, top, values[top]))
         if allowed is not None and not allowed[token]:
-            raise Error(f"the sampler drew token {token}, which may not come here")
+            raise Error(f"the sampler drew token {token}, which is not allowed here")
         self.ids.append(token)
         self.history.append(token)
         self.tokens = np.asarray([token], np.int32)
@@ -168,13 +169,13 @@ class _Run:
 
     def _stuck(self) -> str:
         if self._constraint is None:
-            raise Error("min_tokens forbids the end of the text, and there is no other token")
+            raise Error("min_tokens forbids the end of the text, but no other token is allowed")
         if self._constraint.is_complete(self._grammar_state):
             self.reason = "grammar"
             return ""
         raise Error(
             f"after {''.join(self.text)[-40:]!r} the grammar expects "
-            f"{self._constraint.expected(self._grammar_state)}; no token of the vocabulary fits"
+            f"{self._constraint.expected(self._grammar_state)}, but no token of the vocabulary fits"
         )
 
     def _keep(self, text: str) -> str:
@@ -195,7 +196,7 @@ class _Run:
         return text
 
     def result(self, prompt_seconds: float, seconds: float) -> Generation:
-        """What was generated."""
+        """Return the result of the generation."""
         logprobs = None
         if self.options.logprobs is not None:
             k = min(self.options.logprobs, self.model.config.vocab_size)
@@ -228,7 +229,7 @@ class _Run:
 
 
 class Stepper:
-    """Iterates over the text of generations that run together; `results` when it is done.
+    """Iterates over the text of generations that run together; then `results` returns them.
 
     Parameters
     ----------
@@ -242,8 +243,8 @@ class Stepper:
     program : Program, optional
         What to edit.
     sessions : sequence of (Session or None)
-        Contexts to go on in; what they share with the beginnings of the prompts is not run again.
-        None: one of its own.
+        Contexts to continue. The start of a prompt that its context has already is not run again.
+        None: a new context.
     """
 
     def __init__(
@@ -259,6 +260,7 @@ class Stepper:
         self._model = model
         self._layout = layout
         self._program = program
+        self._edits = () if program is None else program.edits
         self._runs = [
             _Run(model, prompt, sampler, options, session)
             for prompt, sampler, session in zip(
@@ -268,8 +270,20 @@ class Stepper:
         self._times: list[float] = []
 
     def steps(self) -> Iterator[tuple[int, str]]:
-        """Yield the number of a prompt and a piece of its text, as they come."""
+        """Yield the index of a prompt and the next piece of its text, as tokens are drawn.
+
+        From its first step until it ends or is closed, the sessions belong to this iterator.
+        """
         self._times = [time.perf_counter()]
+        with contextlib.ExitStack() as stack:
+            for run in self._runs:
+                stack.enter_context(run.session.owned())
+                kept = run.session.keep(run.prompt.tolist(), self._edits)
+                run.tokens = run.prompt[kept:]
+                run.to_run = len(run.tokens)
+            yield from self._steps()
+
+    def _steps(self) -> Iterator[tuple[int, str]]:
         active = list(enumerate(self._runs))
         while active:
             for i, run in active:
@@ -294,17 +308,17 @@ class Stepper:
         cores = [session.core for session in sessions]
         logits, traces = self._model.run(cores, tokens, ends - 1, self._layout, edits)
         for session, ran in zip(sessions, tokens, strict=True):
-            session.ran(ran.tolist())
+            session.ran(ran.tolist(), self._edits)
         for run, trace in zip(runs, traces, strict=False):
             run.traces.append(trace)
         return logits
 
     def __iter__(self) -> Iterator[str]:
-        """Yield the pieces of text of all prompts; sensible for one prompt."""
+        """Yield the pieces of text of all prompts, mixed: useful for one prompt."""
         for _, text in self.steps():
             yield text
 
     def results(self) -> list[Generation]:
-        """What was generated, one per prompt."""
+        """Return the results, one per prompt."""
         start, first, last = (*self._times, *[self._times[-1]] * 3)[:3]
         return [run.result(first - start, last - first) for run in self._runs]

@@ -1,4 +1,4 @@
-"""Grammars: which texts a generation may write."""
+"""Grammars: the texts that a generation may produce."""
 
 from .grammar import Constraint, Grammar
 

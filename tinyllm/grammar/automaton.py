@@ -1,16 +1,16 @@
-"""From rules over code points to a nondeterministic automaton over bytes, with calls.
+"""Compile rules over code points to a nondeterministic automaton over bytes, with calls.
 
-A program is a list of nodes. Matching follows every way at once; the C core does it quickly
-(`_core.Automaton`), `tinyllm.grammar.matcher` does it so that it can be read.
+A program is a list of nodes. Matching follows all paths at once. The C core does this fast
+(`_core.Automaton`); `tinyllm.grammar.matcher` is the readable reference.
 
 BYTE low high a
-    A byte from low to high, then node a.
+    Match a byte from low to high, then continue at node a.
 SPLIT a b
-    Both node a and node b.
+    Continue at both node a and node b.
 CALL a b
-    Node a; where that ends, node b. b is -1 for a call that is the last thing of its rule.
+    Continue at node a; at its END, continue at node b. b is -1 if the call ends its rule.
 END
-    Back to where this was called from.
+    Return to the node that follows the call.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from .expr import Alt, Chars, Expr, Ref, Repeat, Rules, Seq, Text, references
 __all__ = ["BYTE", "CALL", "END", "MAX_NODES", "SPLIT", "Program", "accepts", "advance", "build"]
 
 BYTE, SPLIT, CALL, END = range(4)
-#: Larger programs are refused.
+#: The largest number of nodes of a program.
 MAX_NODES = 400_000
-# Rules up to this size are put in place of their calls: what is inside one rule is cached whatever
-# it was called from, so larger rules are better, up to a point.
+# Rules up to this size are inlined. The core caches matches inside a rule for all its callers, so
+# larger rules are better, up to a point.
 _INLINE = 64
-# A repeated part is copied as long as all copies together are no larger; else it is called.
+# A repeated part is copied if the size of all copies is at most this; otherwise it is called.
 _COPIES = 60_000
 
 _Node = tuple[int, int, int, int, int]  # op, low, high, a, b
@@ -42,14 +42,14 @@ _Node = tuple[int, int, int, int, int]  # op, low, high, a, b
 
 @dataclass
 class Program:
-    """Nodes, and where the root starts.
+    """A compiled grammar: its nodes, and the node where it starts.
 
     Attributes
     ----------
     nodes : list of (op, low, high, a, b)
     root : int
     owners : list of str
-        The rule that each node came from, for messages.
+        The rule of each node, for messages.
     """
 
     nodes: list[_Node] = field(default_factory=list)
@@ -58,12 +58,12 @@ class Program:
 
     @functools.cached_property
     def array(self) -> NDArray[np.int32]:
-        """The nodes as the core takes them; only once the program is built."""
+        """The nodes as the core takes them, (n, 5); cached, so the program must be complete."""
         return np.asarray(self.nodes, np.int32)
 
 
 def utf8_sequences(low: int, high: int) -> Iterator[list[tuple[int, int]]]:
-    """Yield lists of byte ranges that together are the UTF-8 of the code points low to high."""
+    """Yield sequences of byte ranges that together match UTF-8 of the code points low to high."""
     for end in (0x7F, 0x7FF, 0xFFFF):
         if low <= end < high:
             yield from utf8_sequences(low, end)
@@ -72,7 +72,7 @@ def utf8_sequences(low: int, high: int) -> Iterator[list[tuple[int, int]]]:
     if high < 0x80:
         yield [(low, high)]
         return
-    # cut where the continuation bytes do not run from 80 to BF
+    # split where the continuation bytes do not cover 80 to BF
     for shift in (6, 12, 18):
         mask = (1 << shift) - 1
         if low & ~mask != high & ~mask:
@@ -89,7 +89,7 @@ def utf8_sequences(low: int, high: int) -> Iterator[list[tuple[int, int]]]:
 
 
 class _Builder:
-    """Builds backwards: each part knows the node that comes after it."""
+    """Builds nodes from the end: each part is given the node that follows it."""
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
@@ -100,7 +100,7 @@ class _Builder:
         self.hoisted: dict[Expr, str] = {}
         self.bodies: dict[str, tuple[Expr, str]] = {}
         self.patches: list[tuple[int, str]] = []
-        #: Size of the rules that are put in place of their calls; None: of those called.
+        #: Size of each rule that is inlined; None for rules that are called.
         self.sizes: dict[str, int | None] = dict.fromkeys(rules)
         for name in _not_recursive(rules):
             size = self.size(rules[name])
@@ -112,8 +112,8 @@ class _Builder:
             return self.known[node]
         if len(self.program.nodes) >= MAX_NODES:
             raise ValueError(
-                f"the grammar explodes in rule {self.owner!r}: more than {MAX_NODES:,} states; "
-                "use smaller repetitions"
+                f"the grammar is too large: more than {MAX_NODES:,} states, reached in rule "
+                f"{self.owner!r}; use smaller repetitions"
             )
         self.program.nodes.append(node)
         self.program.owners.append(self.owner)
@@ -186,7 +186,7 @@ class _Builder:
         return self.split(starts)
 
     def alternatives(self, items: Sequence[Expr], after: int) -> int:
-        """One start per alternative; texts that start alike share their start, as a trie."""
+        """Return the start of alternatives; texts with a common prefix share its nodes (a trie)."""
         texts = [item.value.encode() for item in items if isinstance(item, Text)]
         starts = [self.build(item, after) for item in items if not isinstance(item, Text)]
         if texts:
@@ -194,7 +194,7 @@ class _Builder:
         return self.split(starts)
 
     def trie(self, texts: list[bytes], after: int) -> int:
-        # (depth, starts) of the open nodes along the last text, closed from the deepest
+        # open_[depth]: the branches after `depth` bytes of the last text; the deepest closes first
         def close(depth: int, byte: int) -> None:
             start = self.split(open_.pop())
             open_[depth].append(self.node((BYTE, byte, byte, start, 0)))
@@ -259,7 +259,7 @@ class _Builder:
 
 
 def _not_recursive(rules: Rules) -> list[str]:
-    """Rules that lead to no recursion, each after those that it names."""
+    """Return the rules that reach no recursion, each after the rules that it refers to."""
     users: dict[str, set[str]] = {name: set() for name in rules}
     waiting_for = {}
     for name, expr in rules.items():
@@ -277,12 +277,12 @@ def _not_recursive(rules: Rules) -> list[str]:
 
 
 def build(rules: Rules) -> Program:
-    """Turn checked rules into a program.
+    """Return the program of checked rules.
 
     Parameters
     ----------
     rules : mapping of str to Expr
-        As `tinyllm.grammar.expr.check` returns them: the root first.
+        As `tinyllm.grammar.expr.check` returns them, the root first.
 
     Returns
     -------
@@ -291,13 +291,13 @@ def build(rules: Rules) -> Program:
     Raises
     ------
     ValueError
-        It would have more than `MAX_NODES` nodes; names the rule.
+        If it would have more than `MAX_NODES` nodes; the message names the rule.
     """
     return _Builder(rules).run()
 
 
 def advance(automaton: _core.Automaton, state: int, data: bytes, program: Program) -> int:
-    """Return the state after some bytes; an error names the rule that is too ambiguous."""
+    """Return the state after some bytes; an error message names the ambiguous rule."""
     for i, at in enumerate(range(0, len(data), 256)):
         try:
             state = automaton.advance(state, data[at : at + 256])
@@ -309,7 +309,7 @@ def advance(automaton: _core.Automaton, state: int, data: bytes, program: Progra
 
 
 def accepts(program: Program, text: str | bytes) -> bool:
-    """Whether a whole text fits.
+    """Return whether a grammar accepts a whole text.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""What a grammar is made of, and the checks that every grammar passes.
+"""The expressions of grammars, and the checks that every grammar passes.
 
-A grammar is a dict from rule names to expressions over code points; `gbnf`, `regex` and `schema`
-build them, `program` turns them into an automaton over bytes. Nothing else knows both sides.
+A grammar is a dict from rule names to expressions over code points. `gbnf`, `regex` and `schema`
+build the expressions; `automaton` compiles them to an automaton over bytes.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ _SURROGATES = (0xD800, 0xDFFF)
 
 @dataclass(frozen=True)
 class Text:
-    """These code points, one after another; empty: nothing."""
+    """A literal text, which may be empty."""
 
     value: str
 
 
 @dataclass(frozen=True)
 class Chars:
-    """One code point out of ranges that rise and do not touch; never a surrogate."""
+    """One code point out of sorted ranges that do not touch and hold no surrogates."""
 
     ranges: tuple[tuple[int, int], ...]
 
     @classmethod
     def of(cls, ranges: Iterable[tuple[int, int]]) -> Chars:
-        """Make one from any ranges, both ends included; surrogates are left out."""
+        """Return the set of the code points in any ranges, ends included, without surrogates."""
         cut: list[tuple[int, int]] = []
         for low, high in ranges:
             if high < _SURROGATES[0] or low > _SURROGATES[1]:
@@ -61,7 +61,7 @@ class Chars:
 
     @classmethod
     def among(cls, characters: str) -> Chars:
-        """Make one from the characters themselves."""
+        """Return the set of some characters."""
         return cls.of((ord(c), ord(c)) for c in characters)
 
     def __invert__(self) -> Chars:
@@ -86,21 +86,21 @@ class Chars:
 
 @dataclass(frozen=True)
 class Seq:
-    """One after another."""
+    """Several expressions, one after another."""
 
     items: tuple[Expr, ...]
 
 
 @dataclass(frozen=True)
 class Alt:
-    """One of several."""
+    """One of several expressions."""
 
     items: tuple[Expr, ...]
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """`low` to `high` times; None: without end."""
+    """An expression `low` to `high` times; `high` None: without a limit."""
 
     item: Expr
     low: int
@@ -109,7 +109,7 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Ref:
-    """Another rule."""
+    """A reference to another rule."""
 
     name: str
 
@@ -122,12 +122,12 @@ ANY = ~Chars(())
 
 
 def optional(item: Expr) -> Repeat:
-    """Make an expression that may be left out."""
+    """Return an expression that matches an item or nothing."""
     return Repeat(item, 0, 1)
 
 
 def references(expr: Expr) -> Iterator[str]:
-    """Yield the rules that an expression names."""
+    """Yield the names of the rules that an expression refers to."""
     waiting = [expr]
     while waiting:
         at = waiting.pop()
@@ -141,7 +141,7 @@ def references(expr: Expr) -> Iterator[str]:
 
 
 def check(rules: Rules, root: str) -> dict[str, Expr]:
-    """Return the rules that the root reaches, or say which one can not be used.
+    """Return the rules that the root reaches, after a check that they can be used.
 
     Parameters
     ----------
@@ -156,16 +156,16 @@ def check(rules: Rules, root: str) -> dict[str, Expr]:
     Raises
     ------
     ValueError
-        A rule is missing, is left-recursive, can never end, or matches no text at all.
+        If a rule is missing, is left-recursive, can never end, or matches no text.
     """
     if root not in rules:
-        raise ValueError(f"the grammar has no rule {root!r}; that is where it starts")
+        raise ValueError(f"the grammar has no rule {root!r}; expected this rule as the start")
     found: dict[str, Expr] = {}
     waiting = [(root, root)]
     while waiting:
         user, name = waiting.pop()
         if name not in rules:
-            raise ValueError(f"rule {user!r} names {name!r}, which is not defined")
+            raise ValueError(f"rule {user!r} refers to {name!r}, which is not defined")
         if name not in found:
             found[name] = rules[name]
             waiting += [(name, other) for other in references(rules[name])]
@@ -175,7 +175,7 @@ def check(rules: Rules, root: str) -> dict[str, Expr]:
 
 
 def _fixpoint(rules: Rules, holds: str) -> set[str]:
-    """Rules that may be empty (`holds` is "empty") or may end at all ("ends")."""
+    """Return the rules that can match an empty text (`holds` "empty"), or any text ("ends")."""
     users: dict[str, set[str]] = {name: set() for name in rules}
     for name, expr in rules.items():
         for other in references(expr):
@@ -209,7 +209,7 @@ def _check_ends(rules: Rules) -> None:
     endless = [name for name in rules if name not in ends]
     if not endless:
         return
-    # the culprit is one that every way leads back to, not one that merely uses it
+    # name a rule of the cycle itself, not one that only refers to it
     path = [endless[0]]
     while True:
         onward = [name for name in references(rules[path[-1]]) if name in endless]
@@ -218,7 +218,7 @@ def _check_ends(rules: Rules) -> None:
         if onward[0] in path:
             way = " -> ".join([*path[path.index(onward[0]) :], onward[0]])
             raise ValueError(
-                f"rule {onward[0]!r} can never end: every way through it leads back ({way})"
+                f"rule {onward[0]!r} can never end: every path leads back to it ({way})"
             )
         path.append(onward[0])
 
@@ -263,8 +263,8 @@ def _check_left(rules: Rules) -> None:
             elif name in path:
                 way = " -> ".join([*path[path.index(name) :], name])
                 raise ValueError(
-                    f"rule {name!r} is left-recursive ({way}): it would start with itself; "
-                    "write it with a repetition, or put the recursion last"
+                    f"rule {name!r} is left-recursive ({way}): it can start with itself; "
+                    "use a repetition, or put the recursion last"
                 )
             elif name not in done:
                 path.append(name)
@@ -326,7 +326,7 @@ def _show(expr: Expr, tight: bool) -> str:
 
 
 def to_gbnf(rules: Rules) -> str:
-    """Write rules in GBNF, one per line; names get the letters that GBNF allows.
+    """Return rules as GBNF, one per line, with names that GBNF allows.
 
     Parameters
     ----------

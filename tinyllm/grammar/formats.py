@@ -1,6 +1,6 @@
-"""String formats of JSON Schema that are checked; the others are notes to the reader.
+"""The string formats of JSON Schema that grammars enforce; other formats are ignored.
 
-Dates and times as in RFC 3339, UUIDs as in RFC 9562, IPv4 as in RFC 2673, section 3.2.
+Dates and times follow RFC 3339, UUIDs RFC 9562, and IPv4 addresses RFC 2673, section 3.2.
 """
 
 from __future__ import annotations

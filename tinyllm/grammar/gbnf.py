@@ -1,4 +1,4 @@
-"""GBNF, llama.cpp's notation of grammars: ``grammars/README.md`` of llama.cpp describes it."""
+"""Parse GBNF, llama.cpp's notation for grammars; see llama.cpp's ``grammars/README.md``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .expr import ANY, Alt, Chars, Expr, Ref, Repeat, Seq, Text
 
 __all__ = ["MAX_DEPTH", "MAX_REPEAT", "parse"]
 
-#: Groups within groups.
+#: The deepest nesting of groups.
 MAX_DEPTH = 100
 #: The largest number in ``{m,n}``.
 MAX_REPEAT = 100_000
@@ -45,7 +45,7 @@ class _Parser:
     def name(self) -> str:
         found = _NAME.match(self.text, self.at)
         if not found:
-            raise self.fail(f"expected the name of a rule, found {self.peek() or 'the end'!r}")
+            raise self.fail(f"expected a rule name, found {self.peek() or 'the end'!r}")
         self.at = found.end()
         return found.group()
 
@@ -57,7 +57,9 @@ class _Parser:
             name = self.name()
             self.blank(False)
             if not self.text.startswith("::=", self.at):
-                raise self.fail(f"expected '::=' after {name!r}, not {self.peek() or 'the end'!r}")
+                raise self.fail(
+                    f"expected '::=' after {name!r}, found {self.peek() or 'the end'!r}"
+                )
             if name in self.rules:
                 raise self.fail(f"rule {name!r} is defined twice", start)
             self.rule = name
@@ -82,7 +84,7 @@ class _Parser:
     def sequence(self, depth: int) -> Expr:
         items: list[Expr] = []
         while (item := self.item(depth)) is not None:
-            # several marks on one item apply one after another
+            # several repetitions of one item apply one after another
             while (counts := self.counts()) is not None:
                 item = Repeat(item, *counts)
                 self.blank(depth > 0)
@@ -137,7 +139,7 @@ class _Parser:
         if max(low, high or 0) > MAX_REPEAT:
             raise self.fail(f"{found.group()} repeats more than {MAX_REPEAT:,} times")
         if high is not None and high < low:
-            raise self.fail(f"{found.group()} asks for at least {low} and at most {high}")
+            raise self.fail(f"{found.group()} asks for at least {low} and at most {high} times")
         self.at = found.end()
         return low, high
 
@@ -147,7 +149,7 @@ class _Parser:
             raise self.fail(f"{what} that starts here does not end on its line", start)
         self.at += 1
         if 0xD800 <= ord(character) <= 0xDFFF:
-            raise self.fail(f"a lone surrogate {character!r} is no text", self.at - 1)
+            raise self.fail(f"a lone surrogate {character!r} is not a character", self.at - 1)
         if character != "\\":
             return character
         letter = self.peek()
@@ -156,17 +158,19 @@ class _Parser:
             return _PLAIN[letter]
         if letter not in _HEX or not letter:
             raise self.fail(
-                f"unknown escape '\\{letter}'; there are \\n \\r \\t \\\\ \\\" \\[ \\] \\xHH "
+                f"unknown escape '\\{letter}'; expected \\n \\r \\t \\\\ \\\" \\[ \\] \\xHH "
                 "\\uHHHH \\UHHHHHHHH",
                 self.at - 2,
             )
         digits = self.text[self.at : self.at + _HEX[letter]]
         if not re.fullmatch(f"[0-9A-Fa-f]{{{_HEX[letter]}}}", digits):
-            raise self.fail(f"'\\{letter}' needs {_HEX[letter]} hexadecimal digits", self.at - 2)
+            raise self.fail(
+                f"expected {_HEX[letter]} hexadecimal digits after '\\{letter}'", self.at - 2
+            )
         self.at += len(digits)
         code = int(digits, 16)
         if code > 0x10FFFF or 0xD800 <= code <= 0xDFFF:
-            raise self.fail(f"U+{code:04X} is no character", self.at - len(digits) - 2)
+            raise self.fail(f"U+{code:04X} is not a character", self.at - len(digits) - 2)
         return chr(code)
 
     def characters(self) -> Chars:
@@ -186,12 +190,12 @@ class _Parser:
         self.at += 1
         chars = ~Chars.of(ranges) if negated else Chars.of(ranges)
         if not chars.ranges:
-            raise self.fail("this set holds no character", start)
+            raise self.fail("this set matches no character", start)
         return chars
 
 
 def parse(text: str) -> dict[str, Expr]:
-    """Read a grammar in GBNF.
+    """Return the rules of a grammar in GBNF.
 
     Parameters
     ----------
@@ -205,9 +209,9 @@ def parse(text: str) -> dict[str, Expr]:
     Raises
     ------
     ValueError
-        Where and how the text is no GBNF.
+        If the text is not GBNF; the message names the line and column.
     TypeError
-        It is no str.
+        If `text` is not a str.
     """
     if not isinstance(text, str):
         raise TypeError(f"the grammar is {type(text).__name__}; expected str")

@@ -1,4 +1,4 @@
-"""Grammars: what a generated text may be."""
+"""Grammars, and the tokens of a vocabulary that they allow."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from .expr import Rules, check, to_gbnf
 
 __all__ = ["Constraint", "Grammar"]
 
-#: An automaton with more states than this is made anew before the next text.
+#: A constraint with more cached states than this is not reused for the next text.
 _MANY_STATES = 500_000
 
 
 class Grammar:
-    """What a text may be: from GBNF, a JSON schema, or a regular expression.
+    """A set of allowed texts, from GBNF, a JSON schema or a regular expression.
 
-    Immutable and safe to share between threads. Left recursion, recursion without an end and
-    grammars that grow beyond bounds are refused when it is made; the message names the rule.
+    Immutable and safe to share between threads. Left recursion, endless recursion and grammars
+    that are too large raise ValueError; the message names the rule.
 
     Parameters
     ----------
     rules : mapping of str to Expr
-        See `tinyllm.grammar.expr`; `gbnf`, `json_schema` and `regex` make them.
+        See `tinyllm.grammar.expr`; `gbnf`, `json_schema` and `regex` create them.
     root : str
-        The rule of the whole text.
+        The name of the rule for the whole text.
 
     Examples
     --------
@@ -59,14 +59,15 @@ class Grammar:
 
     @classmethod
     def gbnf(cls, text: str) -> Grammar:
-        r"""Make a grammar from GBNF, llama.cpp's notation.
+        r"""Return a grammar given in GBNF, llama.cpp's notation.
 
         Parameters
         ----------
         text : str
-            Rules ``name ::= ...``, the first one called ``root``: texts ``"..."``, sets ``[a-z]``
-            and ``[^...]``, ``.``, groups, ``|``, ``* + ? {m} {m,} {m,n}``, comments ``#``. See
-            ``grammars/README.md`` of llama.cpp. Token references (``<think>``) are not supported.
+            Rules ``name ::= ...``; ``root`` is the start. Rules consist of texts ``"..."``, sets
+            ``[a-z]`` and ``[^...]``, ``.``, groups, ``|``, ``* + ? {m} {m,} {m,n}`` and comments
+            ``#``. See llama.cpp's ``grammars/README.md``. Token references (``<think>``) are not
+            supported.
 
         Returns
         -------
@@ -75,7 +76,8 @@ class Grammar:
         Raises
         ------
         ValueError
-            The text is no GBNF (line and column are named), or the grammar cannot be used.
+            If the text is not GBNF (the message names line and column), or the grammar cannot
+            be used.
 
         Examples
         --------
@@ -90,27 +92,27 @@ class Grammar:
     def json_schema(
         cls, schema_: Mapping[str, Any] | bool, *, ignore: Collection[str] = ()
     ) -> Grammar:
-        """Make the grammar of the JSON texts that are valid under a schema.
+        """Return a grammar of JSON texts that are valid under a schema.
 
         Parameters
         ----------
         schema_ : dict or bool
             JSON Schema, draft 2020-12, the subset that ``docs/generation.md`` lists.
         ignore : collection of str
-            Keywords that are not supported and shall be left unchecked.
+            Unsupported keywords to leave unchecked.
 
         Returns
         -------
         Grammar
-            Every text that it accepts is valid. Not every valid text is accepted: properties come
-            in the order of the schema, blanks are few.
+            Every text that it accepts is valid. It does not accept every valid text: properties
+            must be in the order of the schema, and whitespace is limited.
 
         Raises
         ------
         ValueError
-            The schema is wrong, or nothing is valid under it; a JSON pointer says where.
+            If the schema is malformed, or no text is valid; the message has a JSON pointer.
         tinyllm.UnsupportedError
-            It has a keyword that would not be kept.
+            If the schema has a keyword that the grammar cannot enforce.
 
         Examples
         --------
@@ -127,12 +129,12 @@ class Grammar:
 
     @classmethod
     def regex(cls, pattern: str) -> Grammar:
-        r"""Make the grammar of the texts that a regular expression matches as a whole.
+        r"""Return a grammar of the texts that a regular expression matches as a whole.
 
         Parameters
         ----------
         pattern : str
-            `tinyllm.grammar.regex` lists what is supported.
+            `tinyllm.grammar.regex` lists the supported syntax.
 
         Returns
         -------
@@ -141,9 +143,9 @@ class Grammar:
         Raises
         ------
         ValueError
-            The pattern is wrong.
+            If the pattern is malformed.
         tinyllm.UnsupportedError
-            It has look-around, backreferences, ``\b`` or flags.
+            If the pattern has look-around, backreferences, ``\b`` or flags.
 
         Examples
         --------
@@ -154,7 +156,7 @@ class Grammar:
         return cls({"root": regex.parse(pattern)})
 
     def accepts(self, text: str | bytes) -> bool:
-        """Whether a whole text fits.
+        """Return whether the grammar accepts a whole text.
 
         Parameters
         ----------
@@ -173,7 +175,7 @@ class Grammar:
         return accepts(self._program, text)
 
     def constraint(self, tokenizer: Tokenizer) -> Constraint:
-        """Return this grammar over a vocabulary; the same object for the same tokenizer.
+        """Return this grammar applied to a vocabulary; cached for each tokenizer.
 
         Parameters
         ----------
@@ -200,7 +202,7 @@ class Grammar:
             return found
 
     def __str__(self) -> str:
-        """Write the grammar as GBNF."""
+        """Return the grammar as GBNF."""
         return to_gbnf(self.rules).rstrip("\n")
 
     def __repr__(self) -> str:
@@ -215,7 +217,7 @@ def _trie(tokenizer: Tokenizer) -> _core.Trie:
     with _TRIES_LOCK:
         found = _TRIES.get(tokenizer)
         if found is None:
-            # control and unknown tokens are no text: they never may come
+            # control and unknown tokens have no text, so they are never allowed
             pieces = tokenizer.pieces_bytes(range(len(tokenizer)), skip_special=True)
             for token in tokenizer.eog_ids:
                 pieces[token] = b""
@@ -224,9 +226,9 @@ def _trie(tokenizer: Tokenizer) -> _core.Trie:
 
 
 class Constraint:
-    """A grammar over the tokens of a vocabulary. Safe to share between threads.
+    """A grammar applied to the tokens of a vocabulary. Safe to share between threads.
 
-    A state is an int, and stays what it is; what follows from it is remembered.
+    States are ints. A state keeps its meaning, and what follows from it is cached.
 
     Parameters
     ----------
@@ -252,7 +254,7 @@ class Constraint:
 
     @property
     def states(self) -> int:
-        """How many states are remembered."""
+        """The number of cached states."""
         return self._automaton.states
 
     def start(self) -> int:
@@ -267,7 +269,7 @@ class Constraint:
     def mask(self, state: int) -> NDArray[np.bool_]:
         """Return which tokens may come next.
 
-        Those that end a generation may come where the text is complete.
+        Tokens that end a generation are allowed where the text is complete.
 
         Parameters
         ----------
@@ -280,7 +282,7 @@ class Constraint:
         Raises
         ------
         tinyllm.UnsupportedError
-            There are too many ways to read the text; names the rule.
+            If there are too many ways to parse the text; the message names the rule.
         """
         with self._lock:
             try:
@@ -303,7 +305,7 @@ class Constraint:
         Returns
         -------
         int
-            0 if the token may not come here. A token that is no text never may.
+            0 if the token is not allowed here. A token without text is never allowed.
         """
         return self.accept_bytes(state, self._tokenizer_piece([token])[0])
 
@@ -318,13 +320,13 @@ class Constraint:
         Returns
         -------
         int
-            0 if they do not fit, or there are none.
+            0 if the bytes are not allowed here, or `data` is empty.
         """
         with self._lock:
             return advance(self._automaton, state, data, self._program) if data else 0
 
     def is_complete(self, state: int) -> bool:
-        """Whether the text may end here.
+        """Return whether the text may end here.
 
         Parameters
         ----------
@@ -338,7 +340,7 @@ class Constraint:
             return self._automaton.look(state)[0]
 
     def is_finished(self, state: int) -> bool:
-        """Whether the text must end here.
+        """Return whether the text must end here.
 
         Parameters
         ----------
@@ -353,7 +355,7 @@ class Constraint:
         return complete and node < 0
 
     def expected(self, state: int) -> str:
-        """Say which bytes may follow, for messages.
+        """Return which bytes may follow, in words, for messages.
 
         Parameters
         ----------

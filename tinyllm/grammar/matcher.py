@@ -1,7 +1,8 @@
-"""Matching, written to be read: the oracle of `_core.Automaton`.
+"""A readable matcher: the reference for `_core.Automaton`.
 
-A state is a set of stacks. A stack is what is still to be matched: a node, and below it the nodes
-to come back to, as nested pairs ``(node, (node, ... ()))``; the empty stack is the end of the text.
+A state is a set of stacks. A stack holds what is still to be matched: a node, and below it the
+nodes to return to, as nested pairs ``(node, (node, ... ()))``. The empty stack is the end of the
+text.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ State: TypeAlias = frozenset[Stack]
 
 
 def _close(program: Program, stacks: Iterable[Stack]) -> State:
-    """Follow what needs no byte."""
+    """Return the stacks that are reachable without matching a byte."""
     seen: set[Stack] = set()
     waiting = list(stacks)
     while waiting:
@@ -48,7 +49,7 @@ def start(program: Program) -> State:
 
 
 def advance(program: Program, state: State, data: bytes) -> State:
-    """Return the state after more bytes; empty if they do not fit."""
+    """Return the state after more bytes; it is empty if they do not match."""
     for byte in data:
         onward = []
         for stack in state:
@@ -61,10 +62,10 @@ def advance(program: Program, state: State, data: bytes) -> State:
 
 
 def is_complete(state: State) -> bool:
-    """Whether the text may end here."""
+    """Return whether the text may end here."""
     return () in state
 
 
 def mask(program: Program, state: State, pieces: Sequence[bytes]) -> NDArray[np.bool_]:
-    """Return which pieces may come next, (len(pieces),); an empty one never may."""
+    """Return which pieces may come next, (len(pieces),); an empty piece never may."""
     return np.array([bool(p) and bool(advance(program, state, p)) for p in pieces], np.bool_)

@@ -1,4 +1,4 @@
-"""Two JSON schemas that must hold at once, and two that never do."""
+"""Merge JSON schemas that must hold at once, and recognize schemas that exclude each other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Flat: TypeAlias = dict[str, Any]
 #: The types of JSON Schema, in the order in which they are tried.
 KINDS = ("object", "array", "string", "number", "integer", "boolean", "null")
 
-# keywords that speak of one type only: without `type` they are taken to mean it
+# keywords that apply to one type only; without `type`, they imply this type
 _IMPLIED = {
     "object": ("properties", "required", "additionalProperties"),
     "array": ("items", "prefixItems", "minItems", "maxItems"),
@@ -100,23 +100,23 @@ def _merge_arrays(a: Flat, b: Flat, out: Flat) -> None:
 
 
 def merge(a: Flat, b: Flat, at: str) -> Flat | None:
-    """Return the schema of what is valid under both.
+    """Return a schema of the values that are valid under two schemas.
 
     Parameters
     ----------
     a, b : dict
     at : str
-        JSON pointer, for messages.
+        JSON pointer to the schemas, for messages.
 
     Returns
     -------
     dict or None
-        None if they contradict each other.
+        None if no value is valid under both.
 
     Raises
     ------
     tinyllm.UnsupportedError
-        Both have a pattern or a format, and not the same.
+        If both have a pattern or format, and these differ.
     """
     out: Flat = {}
     if "type" in a and "type" in b:
@@ -169,27 +169,27 @@ def _json_kind(value: Any) -> str:
 
 
 def never_valid(a: Flat, b: Flat, look: Callable[[Any], list[Flat]], depth: int = 4) -> bool:
-    """Whether no text that is made for `a` can be valid under `b`, as far as it is plain to see.
+    """Return whether it is certain that no text generated for `a` is valid under `b`.
 
     Parameters
     ----------
     a, b : dict
     look : callable
-        Gives the flat schemas of a schema.
+        Returns the flat schemas of a schema.
     depth : int
-        How many properties to look into each other.
+        How many levels of properties to compare.
 
     Returns
     -------
     bool
-        False if that is not known.
+        False if this is not certain.
     """
     mine, yours = _values(a), _values(b)
     if mine is not None and yours is not None:
         numbers = any(isinstance(v, float) for v in (*mine, *yours))
         return not numbers and not {_key(v) for v in mine} & {_key(v) for v in yours}
     kinds_a = [_json_kind(v) for v in mine] if mine is not None else kinds_of(a)
-    # without a type everything else is valid under b
+    # without `type`, values of all types may be valid under b
     kinds_b = _listed(b["type"]) if "type" in b else list(KINDS)
     if yours is not None:
         kinds_b = [_json_kind(v) for v in yours]

@@ -1,4 +1,4 @@
-"""Numbers between limits, as grammars over their decimal digits."""
+"""Numbers between limits, as expressions over decimal digits."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from .expr import Alt, Chars, Expr, Repeat, Seq, Text, optional
 
 __all__ = ["MAX_DIGITS", "decimal_range", "digits", "integer_range"]
 
-#: Digits before and after the point where no limit says otherwise, as in llama.cpp.
+#: The largest number of digits before and after the point, unless a limit has more digits;
+#: as in llama.cpp.
 _DIGITS = 15
-#: Limits with more digits than this are refused.
+#: The largest number of digits of a limit.
 MAX_DIGITS = 100
 
 
 def digits(low: int = 0, high: int = 9) -> Chars:
-    """Make a set of digits."""
+    """Return the set of the digits from low to high."""
     return Chars.of([(0x30 + low, 0x30 + high)])
 
 
@@ -24,7 +25,7 @@ def _alt(items: list[Expr]) -> Expr | None:
 
 
 def _same_length(low: str, high: str) -> Expr:
-    """Digits between two numbers with the same number of digits."""
+    """Return the numbers from low to high, which have the same number of digits."""
     if not low:
         return Text("")
     rest = len(low) - 1
@@ -49,7 +50,7 @@ def _same_length(low: str, high: str) -> Expr:
 
 
 def _natural(low: int, high: int | None) -> Expr | None:
-    """Numbers from 0 <= low to high without a sign."""
+    """Return the numbers without a sign from low >= 0 to high; None if there are none."""
     items: list[Expr] = []
     if high is None:
         size = len(str(low))
@@ -66,17 +67,17 @@ def _natural(low: int, high: int | None) -> Expr | None:
 
 
 def integer_range(low: int | None, high: int | None) -> Expr | None:
-    """Make the integers from low to high, both included.
+    """Return an expression for the integers from low to high, both included.
 
     Parameters
     ----------
     low, high : int, optional
-        None: no limit.
+        None means no limit.
 
     Returns
     -------
     Expr or None
-        None if there is none.
+        None if there is no such number.
     """
     items: list[Expr] = []
     if low is None or low < 0:
@@ -92,7 +93,7 @@ def integer_range(low: int | None, high: int | None) -> Expr | None:
 
 
 class _Fraction:
-    """The digits after the point that keep a number between limits with the same integer part."""
+    """Builds the digits after the point of numbers between limits with the same integer part."""
 
     def __init__(
         self, low: str | None, low_open: bool, high: str | None, high_open: bool, most: int
@@ -102,7 +103,7 @@ class _Fraction:
         self.most = most
 
     def whole(self) -> Expr | None:
-        """The point and digits, or nothing, or None if no fraction fits."""
+        """Return the point and its digits, optional if the number may end; None if none fit."""
         some = self.some(0, self.low is not None, self.high is not None)
         ends = self.may_end(0, self.low is not None, self.high is not None)
         if some is None:
@@ -111,14 +112,17 @@ class _Fraction:
         return optional(part) if ends else part
 
     def may_end(self, i: int, at_low: bool, at_high: bool) -> bool:
-        """Whether zeros from digit i on are right."""
+        """Return whether the number may end before digit i: zeros from there on fit."""
         low, high = self.low or "", self.high or ""
         low_ok = not at_low or (not low[i:].strip("0") and not self.low_open)
         high_ok = not at_high or bool(high[i:].strip("0")) or not self.high_open
         return low_ok and high_ok
 
     def some(self, i: int, at_low: bool, at_high: bool) -> Expr | None:
-        """At least one digit from digit i on; so far the number is that of the limits named."""
+        """Return one or more digits from digit i on; None if no digit fits.
+
+        `at_low` and `at_high` say whether the digits before i equal those of the limit.
+        """
         if i >= self.most:
             return None
         low, high = self.low or "", self.high or ""
@@ -152,13 +156,13 @@ def _parts(value: Decimal) -> tuple[int, str]:
 
 
 def _magnitude(low: Decimal, low_open: bool, high: Decimal | None, high_open: bool) -> list[Expr]:
-    """Numbers without a sign; low >= 0."""
+    """Return the numbers without a sign between limits, as alternatives; low >= 0."""
     if high is not None and (high < low or (high == low and (low_open or high_open))):
         return []
     first, low_digits = _parts(low)
 
     def fraction(whole: int, at_low: bool, at_high: bool, high_digits: str = "") -> list[Expr]:
-        # few enough digits for the number read back to be as far from the limit as it is written
+        # few enough digits that reading the number as a float does not round it past a limit
         most = max(_DIGITS - len(str(whole)), len(low_digits), len(high_digits), 1)
         found = _Fraction(
             low_digits if at_low else None,
@@ -187,19 +191,19 @@ def _magnitude(low: Decimal, low_open: bool, high: Decimal | None, high_open: bo
 def decimal_range(
     low: Decimal | None, low_open: bool, high: Decimal | None, high_open: bool
 ) -> Expr | None:
-    """Make the decimal numbers between limits, without an exponent.
+    """Return an expression for the decimal numbers between limits, without an exponent.
 
     Parameters
     ----------
     low, high : Decimal, optional
-        None: no limit.
+        None means no limit.
     low_open, high_open : bool
-        Whether the limit itself is left out.
+        Whether the limit itself is excluded.
 
     Returns
     -------
     Expr or None
-        None if there is none.
+        None if there is no such number.
     """
     zero = Decimal(0)
     items: list[Expr] = []

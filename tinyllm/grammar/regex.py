@@ -1,13 +1,13 @@
-r"""Regular expressions as grammars: what a grammar can say, and an error for the rest.
+r"""Convert regular expressions to expressions of grammars.
 
-Supported: literals, ``.`` (no line end), sets ``[a-z]`` ``[^...]``, ``\d \w \s \D \W \S``,
+Supported: literals, ``.`` (not a line end), sets ``[a-z]`` ``[^...]``, ``\d \w \s \D \W \S``,
 escapes (``\n \t \r \f \v \0 \xHH \uHHHH \u{H...}``, ``\cX``, a backslash before punctuation),
 ``|``, groups ``( )`` ``(?: )`` ``(?<name> )`` ``(?P<name> )``, ``* + ? {m} {m,} {m,n}`` and their
 lazy forms (which match the same texts), ``^`` and ``$`` at the ends of an alternative.
-Not supported, because no grammar says them: look-around, backreferences, ``\b``, flags.
+Not supported: look-around, backreferences, ``\b``, flags.
 
-Where ECMAScript and Python disagree about a class (``\w`` of an accented letter), it holds only
-what both agree on, so that a generated text matches in both.
+ECMAScript and Python disagree about some classes (``\w`` and accented letters). Here a class has
+only the characters that belong to it in both, so that a generated text matches in both.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _GROUP = re.compile(r"\((?:\?(?::|P?<(?![=!])[^>)]*>))?")
 
 @functools.cache
 def _complement(letter: str) -> Chars:
-    """What is outside the class in ECMAScript and in Python alike."""
+    """Return the characters that are outside a class in both ECMAScript and Python."""
 
     def inside(c: str) -> bool:
         if letter == "D":
@@ -61,7 +61,7 @@ class _Parser:
 
     def unsupported(self, what: str) -> UnsupportedError:
         return UnsupportedError(
-            f"{self.name} {self.text!r}, at character {self.at}: {what} cannot be said as a grammar"
+            f"{self.name} {self.text!r}, at character {self.at}: {what} is not supported"
         )
 
     def peek(self) -> str:
@@ -94,7 +94,7 @@ class _Parser:
         return items[0] if len(items) == 1 else Alt(tuple(items))
 
     def sequence(self, depth: int) -> tuple[list[Expr], bool]:
-        """The items up to ``|``, ``)`` or the end, and whether ``$`` ends them."""
+        """Return the items up to ``|``, ``)`` or the end, and whether ``$`` ends them."""
         parts: list[Expr] = []
         if depth == 0 and self.peek() == "^":
             self.at += 1
@@ -124,7 +124,7 @@ class _Parser:
             if max(low, high or 0) > MAX_REPEAT:
                 raise self.fail(f"{found.group()} repeats more than {MAX_REPEAT:,} times")
             if high is not None and high < low:
-                raise self.fail(f"{found.group()} asks for at least {low} and at most {high}")
+                raise self.fail(f"{found.group()} asks for at least {low} and at most {high} times")
             self.at = found.end()
         elif mark and mark in "*+?":
             low, high = {"*": (0, None), "+": (1, None), "?": (0, 1)}[mark]
@@ -160,17 +160,17 @@ class _Parser:
             found_class = self.escape(False)
             return found_class if isinstance(found_class, Chars) else Text(found_class)
         if 0xD800 <= ord(mark) <= 0xDFFF:
-            raise self.fail(f"a lone surrogate {mark!r} is no text", self.at - 1)
+            raise self.fail(f"a lone surrogate {mark!r} is not a character", self.at - 1)
         return Text(mark)
 
     def escape(self, within: bool) -> str | Chars:
-        """What follows a backslash."""
+        """Return the character or class of an escape; its backslash is already read."""
         letter = self.peek()
         found = _HEX.match(self.text, self.at)
         if found:
             code = int(found[1] or found[2] or found[3], 16)
             if code > 0x10FFFF or 0xD800 <= code <= 0xDFFF:
-                raise self.fail(f"U+{code:04X} is no character", self.at - 1)
+                raise self.fail(f"U+{code:04X} is not a character", self.at - 1)
             self.at = found.end()
             return chr(code)
         self.at += 1
@@ -208,7 +208,7 @@ class _Parser:
                 self.at += 1
                 high = self.member(start)
                 if not isinstance(high, str):
-                    raise self.fail("a range ends with a class", self.at - 2)
+                    raise self.fail("a range ends with a class; expected a character", self.at - 2)
                 if high < low:
                     raise self.fail(f"the range {low!r} to {high!r} is backwards")
                 chars |= Chars.of([(ord(low), ord(high))])
@@ -217,7 +217,7 @@ class _Parser:
         self.at += 1
         chars = ~chars if negated else chars
         if not chars.ranges:
-            raise self.fail("this set holds no character", start)
+            raise self.fail("this set matches no character", start)
         return chars
 
     def member(self, start: int) -> str | Chars:
@@ -226,7 +226,7 @@ class _Parser:
             raise self.fail("the set that starts here has no ']'", start)
         self.at += 1
         if 0xD800 <= ord(character) <= 0xDFFF:
-            raise self.fail(f"a lone surrogate {character!r} is no text", self.at - 1)
+            raise self.fail(f"a lone surrogate {character!r} is not a character", self.at - 1)
         return self.escape(True) if character == "\\" else character
 
 
@@ -241,16 +241,16 @@ def _seq(parts: list[Expr]) -> Expr:
 
 
 def parse(pattern: str, search: bool = False, name: str = "the pattern") -> Expr:
-    """Turn a regular expression into an expression of a grammar.
+    """Return a regular expression as an expression of a grammar.
 
     Parameters
     ----------
     pattern : str
     search : bool
-        Whether the pattern may match anywhere in the text (as in JSON Schema), or must match all
-        of it.
+        Whether the pattern may match anywhere in the text, as in JSON Schema. False: it must match
+        the whole text.
     name : str
-        What to call it in messages.
+        The name of the pattern in messages.
 
     Returns
     -------
@@ -259,9 +259,11 @@ def parse(pattern: str, search: bool = False, name: str = "the pattern") -> Expr
     Raises
     ------
     ValueError
-        Where and how the pattern is wrong.
+        If the pattern is malformed; the message says where and how.
     tinyllm.UnsupportedError
-        It uses what no grammar can say.
+        If the pattern uses syntax that is not supported.
+    TypeError
+        If `pattern` is not a str.
     """
     if not isinstance(pattern, str):
         raise TypeError(f"{name} is {type(pattern).__name__}; expected str")

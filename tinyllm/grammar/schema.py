@@ -1,9 +1,11 @@
-"""JSON Schema (draft 2020-12) as grammars.
+"""Convert JSON Schema (draft 2020-12) to grammars.
 
-The subset is that of llama.cpp's ``json-schema-to-grammar``, and so are its choices: properties
-come in the order of the schema, an object with `properties` takes no others unless
-`additionalProperties` says so, and blanks between tokens are few. Every text that the grammar
-makes is valid; a keyword that could make it invalid is refused, with a JSON pointer to where it is.
+The supported subset is that of llama.cpp's ``json-schema-to-grammar``, with the same choices.
+Properties are in the order of the schema. An object with `properties` has no others unless
+`additionalProperties` allows them. Whitespace between tokens is limited.
+
+Every text of the grammar is valid. A keyword that the grammar cannot enforce is an error, and the
+message has a JSON pointer to it.
 """
 
 from __future__ import annotations
@@ -37,14 +39,14 @@ _KNOWN = frozenset(
     "prefixItems minItems maxItems minLength maxLength pattern format minimum maximum "
     "exclusiveMinimum exclusiveMaximum".split()
 )
-#: Keywords of the standard that it does not.
+#: Keywords of the standard that are not supported.
 _REFUSED = frozenset(
     "not if then else patternProperties propertyNames dependentRequired dependentSchemas "
     "dependencies contains minContains maxContains uniqueItems multipleOf minProperties "
     "maxProperties unevaluatedItems unevaluatedProperties additionalItems $dynamicRef "
     "$recursiveRef".split()
 )
-#: Values of refused keywords that ask for nothing.
+#: Values of these keywords that have no effect.
 _HARMLESS: dict[str, tuple[Any, ...]] = {
     "uniqueItems": (False,),
     "minProperties": (0,),
@@ -63,7 +65,7 @@ _MAX_ALTERNATIVES = 1000
 _MAX_DEPTH = 100
 
 _HEX = Chars.of([(0x30, 0x39), (0x41, 0x46), (0x61, 0x66)])
-# in a JSON string: what stands for itself, and what follows a backslash
+# the characters that a JSON string may hold without an escape
 _PLAIN = ANY - Chars.of([(0, 0x1F)]) - Chars.among('"\\')
 _NOT_SURROGATE = Alt(
     (
@@ -96,7 +98,7 @@ _COMMON: dict[str, Expr] = {
 
 
 def _in_json(expr: Expr) -> Expr:
-    """Make what a JSON string writes for the texts of an expression."""
+    """Return an expression for the texts of another, as a JSON string spells them."""
     if isinstance(expr, Text):
         return Text(json.dumps(expr.value, ensure_ascii=False)[1:-1])
     if isinstance(expr, Chars):
@@ -125,9 +127,13 @@ def _wrong(at: str, what: str) -> NoReturn:
     raise ValueError(f"the JSON schema, {at}: {what}")
 
 
+def _unexpected(at: str, value: object, expected: str) -> NoReturn:
+    raise ValueError(f"the JSON schema, {at} is {value!r}; expected {expected}")
+
+
 def _other_keys(names: Collection[str]) -> Expr:
-    """Make the keys without escapes that are none of these names, in their quotes."""
-    # a name that needs an escape cannot come out of plain characters
+    """Return the keys without escapes that are not among some names, in quotes."""
+    # a name that needs an escape differs from all keys without escapes
     tree: dict[str, Any] = {}
     for name in names:
         if all(c in _PLAIN for c in name):
@@ -148,7 +154,7 @@ def _other_keys(names: Collection[str]) -> Expr:
     longest = max(map(len, names), default=0)
     if longest > 200:
         raise UnsupportedError(
-            f"the JSON schema has a property name of {longest} characters beside "
+            f"the JSON schema has a property name of {longest} characters together with "
             "additionalProperties; expected at most 200"
         )
     return Seq((Text('"'), others(tree, 0), Text('"')))
@@ -164,43 +170,43 @@ class _Converter:
     # ---- rules ----
 
     def visit(self, schema: Any, at: str) -> Expr:
-        """Return a reference to the rule of a schema; the same text has the same rule."""
+        """Return a reference to the rule of a schema; equal schemas share a rule."""
         schema, at = self.follow(schema, at)
         try:
             key = json.dumps(schema)
         except (TypeError, ValueError) as error:
-            _wrong(at, f"that is no JSON: {error}")
+            _wrong(at, f"the schema is not JSON: {error}")
         if key not in self.names:
             if at.count("/") > 4 * _MAX_DEPTH:
                 _wrong(at, f"schemas are nested more than {_MAX_DEPTH} deep")
-            name = self.names[key] = self.define(at, Text("")).name  # which may name itself
+            name = self.names[key] = self.define(at, Text("")).name  # its rule may refer to itself
             self.rules[name] = self.rule(schema, at)
         return Ref(self.names[key])
 
     def define(self, name: str, expr: Expr) -> Ref:
-        """Add a rule; one of that name may be there already."""
+        """Add a rule, under another name if this one is taken; return a reference to it."""
         while name in self.rules:
             name += "'"
         self.rules[name] = expr
         return Ref(name)
 
     def follow(self, schema: Any, at: str) -> tuple[Any, str]:
-        """Go to what a schema that is nothing but a $ref points to."""
+        """Return a schema and its pointer, after following a schema that is only a $ref."""
         seen = set()
         while isinstance(schema, Mapping) and set(schema) - _NOTES == {"$ref"}:
             if at in seen:
-                _wrong(at, f"{schema['$ref']!r} leads back to itself and to nothing else")
+                _wrong(at, f"{schema['$ref']!r} leads back to itself; expected a schema")
             seen.add(at)
             schema, at = self.resolve(schema["$ref"], at)
         return schema, at
 
     def resolve(self, ref: Any, at: str) -> tuple[Any, str]:
         if not isinstance(ref, str):
-            _wrong(_pointer(at, "$ref"), f"{ref!r} is no string")
+            _unexpected(_pointer(at, "$ref"), ref, "a string")
         if not ref.startswith("#"):
             raise UnsupportedError(
-                f"the JSON schema, {at}/$ref: {ref!r} is in another document; only references "
-                "that start with '#' can be followed"
+                f"the JSON schema, {at}/$ref: {ref!r} is in another document; expected a reference "
+                "that starts with '#'"
             )
         found = self.document
         path = unquote(ref[1:])
@@ -215,7 +221,10 @@ class _Converter:
             elif isinstance(found, list) and key.isdecimal() and int(key[:9]) < len(found):
                 found = found[int(key)]
             else:
-                _wrong(_pointer(at, "$ref"), f"{ref!r} is not there: no {key!r}")
+                _wrong(
+                    _pointer(at, "$ref"),
+                    f"{ref!r} is not in the document; no {key!r} found",
+                )
         return found, ref
 
     def rule(self, schema: Any, at: str) -> Expr:
@@ -250,9 +259,9 @@ class _Converter:
         return items[0] if len(items) == 1 else Alt(tuple(items))
 
     def check(self, schema: Any, at: str) -> None:
-        """Refuse what is no schema, or has a keyword that would not be kept."""
+        """Raise if a value is not a schema, or has a keyword that is not supported."""
         if not isinstance(schema, Mapping):
-            _wrong(at, f"{schema!r} is no schema; expected an object, true or false")
+            _unexpected(at, schema, "an object, true or false")
         for key, value in schema.items():
             where = _pointer(at, key)
             if key in _REFUSED and key not in self.ignore:
@@ -270,43 +279,43 @@ class _Converter:
             if key in ("allOf", "anyOf", "oneOf", "prefixItems") and (
                 not isinstance(value, list) or not value
             ):
-                _wrong(where, f"{value!r} is no list of schemas")
+                _unexpected(where, value, "a non-empty list of schemas")
             if key in ("properties", "$defs") and not isinstance(value, Mapping):
-                _wrong(where, f"{value!r} is no object")
+                _unexpected(where, value, "an object")
             if key == "enum" and not (isinstance(value, list) and value):
-                _wrong(where, f"{value!r} is no list of values")
+                _unexpected(where, value, "a non-empty list of values")
             if key == "required" and not (
                 isinstance(value, list) and all(isinstance(name, str) for name in value)
             ):
-                _wrong(where, f"{value!r} is no list of names")
+                _unexpected(where, value, "a list of names")
             if key == "type":
                 for name in value if isinstance(value, list) else [value]:
                     if name not in KINDS:
-                        _wrong(where, f"{name!r} is no type; there are {', '.join(KINDS)}")
+                        _unexpected(where, name, f"one of {', '.join(KINDS)}")
             if key in _COUNTS and (
                 isinstance(value, bool)
                 or not isinstance(value, int | float)
                 or value < 0
                 or value != int(value)
             ):
-                _wrong(where, f"{value!r} is no count")
+                _unexpected(where, value, "an integer of at least 0")
             if key in _LIMITS:
                 if isinstance(value, bool) or not isinstance(value, int | float):
-                    _wrong(where, f"{value!r} is no number")
+                    _unexpected(where, value, "a number")
                 if not math.isfinite(value) or len(format(Decimal(repr(value)), "f")) > MAX_DIGITS:
-                    _wrong(where, f"{value!r} has more than {MAX_DIGITS} digits")
+                    _unexpected(where, value, f"a finite number of at most {MAX_DIGITS} digits")
 
     # ---- combining ----
 
     def expand(self, schema: Any, at: str, seen: tuple[str, ...]) -> Iterator[Flat]:
-        """Yield schemas without $ref, allOf, anyOf and oneOf that together say the same."""
+        """Yield schemas without $ref, allOf, anyOf and oneOf whose union is equivalent."""
         if schema is False:
             return
         if schema is True:
             yield {}
             return
         if at in seen or len(seen) > _MAX_DEPTH:
-            _wrong(at, "a $ref leads back to itself and to nothing else")
+            _wrong(at, "a $ref leads back to itself; expected a schema")
         self.check(schema, at)
         seen = (*seen, at)
         base = {k: v for k, v in schema.items() if k in _KNOWN}
@@ -337,7 +346,7 @@ class _Converter:
         yield from flats
 
     def check_one_of(self, parts: list[Any], at: str) -> None:
-        """Refuse alternatives that may hold at once: then the text would be invalid."""
+        """Raise if two alternatives may hold at once, which would make a text invalid."""
         if "oneOf" in self.ignore:
             return
         flats = [list(self.expand(p, _pointer(at, "oneOf", i), ())) for i, p in enumerate(parts)]
@@ -350,7 +359,7 @@ class _Converter:
                 if i != j and not all(never_valid(a, b, look) for a in some for b in others):
                     raise UnsupportedError(
                         f"the JSON schema, {at}/oneOf: alternatives {min(i, j)} and {max(i, j)} "
-                        "may hold at once; ignore=['oneOf'] takes it as anyOf"
+                        "may hold at once; ignore=['oneOf'] treats it as anyOf"
                     )
 
     # ---- one schema without combinations ----
@@ -411,16 +420,16 @@ class _Converter:
                 for v in values
             ]
         except (TypeError, ValueError) as error:
-            _wrong(at, f"a constant is no JSON: {error}")
+            _wrong(at, f"a constant is not JSON: {error}")
         for i, text in enumerate(texts):
             if any(0xD800 <= ord(c) <= 0xDFFF for c in text):
                 texts[i] = json.dumps(values[i], separators=(",", ":"))
         if rest:
-            # the rest of the schema, as a grammar, judges the values
-            judge = _Converter(self.document, self.ignore)
-            judge.rules["root"] = Text("")
-            judge.rules["root"] = judge.flat(rest, at)
-            program = build(check(judge.rules, "root"))
+            # keep the values that a grammar of the other keywords accepts
+            others = _Converter(self.document, self.ignore)
+            others.rules["root"] = Text("")
+            others.rules["root"] = others.flat(rest, at)
+            program = build(check(others.rules, "root"))
             texts = [text for text in texts if accepts(program, text)]
         if not texts:
             raise _Impossible("no value of the enum fits the other keywords")
@@ -431,7 +440,7 @@ class _Converter:
         required = list(dict.fromkeys(flat.get("required", ())))
         more = flat.get("additionalProperties", not properties and not required)
         if not isinstance(more, bool | Mapping):
-            _wrong(_pointer(at, "additionalProperties"), f"{more!r} is no schema")
+            _unexpected(_pointer(at, "additionalProperties"), more, "an object, true or false")
         blank = self.common("blank")
         for name in required:
             properties.setdefault(name, flat.get("additionalProperties", True))
@@ -439,10 +448,10 @@ class _Converter:
         for name, schema in properties.items():
             where = _pointer(at, "properties", name)
             if not isinstance(name, str):
-                _wrong(where, f"the name {name!r} is no string")
+                _wrong(where, f"the name is {name!r}; expected a string")
             if schema is False:
                 if name in required:
-                    raise _Impossible(f"{name!r} is required and must not be there")
+                    raise _Impossible(f"{name!r} is required, and its schema is false")
                 continue
             key = json.dumps(name, ensure_ascii=any(0xD800 <= ord(c) <= 0xDFFF for c in name))
             value = self.visit(schema, where)
@@ -462,8 +471,8 @@ class _Converter:
         return Seq((start, self.members(pairs, others, at), end))
 
     def members(self, pairs: list[tuple[Expr, bool]], others: Expr | None, at: str) -> Expr:
-        """Properties in their order, those not required perhaps left out, with commas between."""
-        # rest[i]: what may follow when something has been written and pair i is next
+        """Return the properties in order, with commas; those not required are optional."""
+        # rest[i]: what may follow after a first member, if pair i is next
         rest: list[Expr] = [Text("") if others is None else Repeat(Seq((_COMMA, others)), 0, None)]
         for i in range(len(pairs) - 1, 0, -1):
             pair, needed = pairs[i]
@@ -481,12 +490,12 @@ class _Converter:
     def array(self, flat: Flat, at: str) -> Expr:
         prefix = flat.get("prefixItems", [])
         low = int(flat.get("minItems", 0))
-        # a tuple is closed, as in llama.cpp, unless it must be longer
+        # as in llama.cpp, prefixItems allows no further items unless minItems asks for them
         items = flat.get("items", low > len(prefix) or not prefix)
         high = None if "maxItems" not in flat else int(flat["maxItems"])
         if isinstance(items, list):
             raise UnsupportedError(
-                f"the JSON schema, {at}/items: a list of schemas is prefixItems since draft 2020-12"
+                f"the JSON schema, {at}/items is a list; expected prefixItems (draft 2020-12)"
             )
         if items is False:
             high = len(prefix) if high is None else min(high, len(prefix))
@@ -495,7 +504,7 @@ class _Converter:
                 prefix, high = prefix[:i], i if high is None else min(high, i)
                 break
         if high is not None and low > high:
-            raise _Impossible(f"at least {low} items and at most {high}")
+            raise _Impossible(f"it asks for at least {low} items and at most {high}")
         blank = self.common("blank")
         slots = [
             Seq((self.visit(schema, _pointer(at, "prefixItems", i)), blank))
@@ -524,7 +533,7 @@ class _Converter:
         low = int(flat.get("minLength", 0))
         high = None if "maxLength" not in flat else int(flat["maxLength"])
         if high is not None and low > high:
-            raise _Impossible(f"at least {low} characters and at most {high}")
+            raise _Impossible(f"it asks for at least {low} characters and at most {high}")
         pattern = flat.get("pattern")
         form = flat.get("format")
         checked = form in FORMATS if isinstance(form, str) else False
@@ -552,7 +561,7 @@ class _Converter:
         if not limited:
             return self.common("string")
         if max(low, high or 0) > MAX_REPEAT:
-            _wrong(at, f"a length above {MAX_REPEAT:,} is not supported")
+            _wrong(at, f"a length is above {MAX_REPEAT:,}, which is not supported")
         return Seq((Text('"'), Repeat(_CHARACTER, low, high), Text('"')))
 
     def integer(self, flat: Flat, at: str) -> Expr:
@@ -572,7 +581,7 @@ class _Converter:
     def number(self, flat: Flat, at: str) -> Expr:
         if not any(name in flat for name in _LIMITS):
             return self.common("number")
-        # (limit, whether it is left out): of equal ones the one that is left out counts
+        # lows: (limit, exclusive); highs: (limit, inclusive); of equals, the exclusive one counts
         lows = [
             (Decimal(repr(flat[k])), k != "minimum")
             for k in ("minimum", "exclusiveMinimum")
@@ -592,36 +601,35 @@ class _Converter:
 
 
 class _Impossible(Exception):
-    """No text is valid."""
+    """No text is valid under a schema; the message is the reason."""
 
 
 def convert(schema: Any, ignore: Collection[str] = ()) -> dict[str, Expr]:
-    """Turn a schema into rules.
+    """Return the rules of a schema.
 
     Parameters
     ----------
     schema : dict, bool
-        As `json.loads` gives it.
+        As `json.loads` returns it.
     ignore : collection of str
-        Keywords that are not supported, to be left unchecked.
+        Unsupported keywords to leave unchecked.
 
     Returns
     -------
     dict
-        Rules by JSON pointer; the root is ``"#"``.
+        Rules by name, most of them JSON pointers; the first is ``"root"``.
 
     Raises
     ------
     ValueError
-        The schema is wrong, or no text is valid.
+        If the schema is malformed, or no text is valid.
     tinyllm.UnsupportedError
-        It has a keyword that would not be kept.
+        If it has a keyword that the grammar cannot enforce.
     """
     unknown = sorted(set(ignore) - _REFUSED - {"oneOf"})
     if isinstance(ignore, str) or unknown:
         raise ValueError(
-            f"ignore is {ignore!r}; expected a list of keywords out of "
-            f"{', '.join(sorted(_REFUSED | {'oneOf'}))}"
+            f"ignore is {ignore!r}; expected a list of {', '.join(sorted(_REFUSED | {'oneOf'}))}"
         )
     converter = _Converter(schema, ignore)
     try:

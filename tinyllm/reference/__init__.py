@@ -1,7 +1,7 @@
-"""The forward pass in NumPy float64, written to be read: what the C core is held against.
+"""A readable forward pass in NumPy float64, which the C core is tested against.
 
-`ops` has a pure function for each kind of step, and `forward` walks a model's plan with them. A
-tap is named after the weight whose step it ends: ``blk.3.attn_q`` is the output of the step that
+`ops` has one function per op of a plan, and `forward` runs the steps of a model's plan with them. A
+tap is named after the weight that its step uses: ``blk.3.attn_q`` is the output of the step that
 uses ``blk.3.attn_q.weight``.
 """
 

@@ -1,6 +1,6 @@
-"""The ops of a forward pass as pure functions in NumPy float64: one per op of a plan.
+"""The ops of a forward pass in NumPy float64: one pure function per op of a plan.
 
-Each takes the values that the step reads, then its weights, then its numbers by name. Shapes:
+A function takes the values that the step reads, then its weights, then its numbers by name. Shapes:
 T tokens in this call, S tokens in context, H heads, K kv heads, Dh head size, Dv value size,
 D width, F feed-forward width, V vocabulary size. Weights are (out, in).
 """
@@ -42,17 +42,17 @@ def embed(tokens: Ids, table: Float64, **shape: float) -> Float64:
 
 
 def same(x: Float64) -> Float64:
-    """Return the input: the residual stream enters a block as it left the one before."""
+    """Return x unchanged: the input of a block is the output of the previous one."""
     return x
 
 
 def add(x: Float64, y: Float64) -> Float64:
-    """Return x + y: a branch joins the residual stream. (T, D), (T, D) -> (T, D)."""
+    """Return x + y: a branch is added to the residual stream. (T, D), (T, D) -> (T, D)."""
     return x + y
 
 
 def norm_scale(x: Float64, *, epsilon: float) -> Float64:
-    """Return 1 / sqrt(mean(x^2) + epsilon) over the last axis, RMSNorm's factor.
+    """Return 1 / sqrt(mean(x^2) + epsilon) over the last axis: RMSNorm's scale. (T, D) -> (T,).
 
     Zhang & Sennrich 2019, "Root Mean Square Layer Normalization", equation 4.
     """
@@ -61,7 +61,7 @@ def norm_scale(x: Float64, *, epsilon: float) -> Float64:
 
 
 def norm(x: Float64, scale: Float64, weight: Float64) -> Float64:
-    """Return x * scale * weight: the other half of RMSNorm. (T, D), (T,), (D,) -> (T, D)."""
+    """Return x * scale * weight, the second step of RMSNorm. (T, D), (T,), (D,) -> (T, D)."""
     return x * scale[..., np.newaxis] * weight
 
 
@@ -77,14 +77,14 @@ def linear(
 def rotate(
     x: Float64, positions: Ids, factors: Float64 | None = None, *, layout: float, **numbers: float
 ) -> Float64:
-    """Return x with pairs of values turned by position * frequency_j. (T, H, Dh) -> same.
+    """Return x with pair j of each head rotated by position * frequency_j. (T, H, Dh) -> same.
 
-    With angle a: (x0, x1) -> (x0 cos a - x1 sin a, x0 sin a + x1 cos a). With layout 0 the pairs
-    are (2j, 2j + 1), with layout 1 (j, j + rotated / 2); values from ``rotated`` on pass through.
-    Su et al. 2021, "RoFormer", equation 34.
+    With angle a, (x0, x1) becomes (x0 cos a - x1 sin a, x0 sin a + x1 cos a). In layout 0 the
+    pairs are (2j, 2j + 1), in layout 1 they are (j, j + rotated / 2). Values from index
+    ``rotated`` on are unchanged. Su et al. 2021, "RoFormer", equation 34.
     """
     frequencies, magnitude = rope_frequencies(factors, **numbers)
-    angles = positions[:, np.newaxis, np.newaxis] * frequencies  # (T, 1, pairs), for all heads
+    angles = positions[:, np.newaxis, np.newaxis] * frequencies  # (T, 1, pairs)
     cos, sin = magnitude * np.cos(angles), magnitude * np.sin(angles)
     n = len(frequencies)
     first, second = slice(0, 2 * n, 2), slice(1, 2 * n, 2)
@@ -109,28 +109,35 @@ def rope_frequencies(
     ext_factor: float = 1,
     attn_factor: float = 1,
 ) -> tuple[Float64, float]:
-    """Return the angle per position of each pair, and the factor on cos and sin.
+    """Return the angle per position of each pair, and the factor of cos and sin.
 
     Parameters
     ----------
     factors : (rotated / 2,) float64 array, optional
-        Divisors of the frequencies: ``rope_freqs.weight``, how Llama 3.1 stretches its context.
+        Divisors of the frequencies: ``rope_freqs.weight``, with which Llama 3.1 extends its
+        context.
     rotated, base : float
         The frequencies are base^(-2j / rotated) / factors[j], then scaled.
     scaling : float
-        1, linear (Chen et al. 2023, "Position Interpolation"), divides all by `factor`. 2, YaRN
-        (Peng et al. 2023, section 3.2), divides those that turn less than `beta_slow` times
-        within the original context, keeps those that turn more than `beta_fast` times, and
-        blends in between, linearly over j, as the authors' code and ggml's ``rope_yarn`` do (the
-        paper's text blends linearly over the number of turns).
-    factor, original_context_length, beta_fast, beta_slow, ext_factor, attn_factor : float
-        As in ggml, an `ext_factor` other than 1 weakens what YaRN keeps.
+        0 does not scale. 1, linear scaling (Chen et al. 2023, "Position Interpolation"), divides
+        all frequencies by `factor`. 2, YaRN (Peng et al. 2023, section 3.2), divides frequencies
+        with fewer than `beta_slow` rotations in the original context, keeps those with more than
+        `beta_fast`, and interpolates in between. The interpolation is linear in j, as in the
+        authors' code and in ggml's ``rope_yarn``; in the paper it is linear in the number of
+        rotations.
+    factor, original_context_length, beta_fast, beta_slow : float
+        See `scaling`.
+    ext_factor : float
+        For YaRN: multiplies the share of the unscaled frequencies, as in ggml.
+    attn_factor : float
+        See `magnitude`.
 
     Returns
     -------
     frequencies : (rotated / 2,) float64 array
     magnitude : float
-        `attn_factor`; with YaRN times 1 + 0.1 ln `factor` (the paper's equation 22).
+        `attn_factor`. With YaRN it is multiplied by 1 + 0.1 ln `factor` (equation 22 of the
+        paper).
     """
     n = int(rotated)
     pair = np.arange(n // 2)
@@ -142,12 +149,13 @@ def rope_frequencies(
     if scaling == 1:
         return frequencies / factor, attn_factor
 
-    def pair_that_turns(times: float) -> float:
-        turns = original_context_length / (times * 2 * math.pi)
-        return n * math.log(turns) / (2 * math.log(base))
+    def pair_with(rotations: float) -> float:
+        """Return the j, not rounded, of the pair with so many rotations in the context."""
+        period = original_context_length / (rotations * 2 * math.pi)
+        return n * math.log(period) / (2 * math.log(base))
 
-    first = max(0, math.floor(pair_that_turns(beta_fast)))
-    last = min(n - 1, math.ceil(pair_that_turns(beta_slow)))
+    first = max(0, math.floor(pair_with(beta_fast)))
+    last = min(n - 1, math.ceil(pair_with(beta_slow)))
     kept = 1 - np.clip((pair - first) / max(0.001, last - first), 0, 1)
     kept = kept * ext_factor
     magnitude = attn_factor * (1 + 0.1 * math.log(factor))
@@ -155,11 +163,11 @@ def rope_frequencies(
 
 
 def masked_scores(q: Float64, k: Float64, *, factor: float) -> Float64:
-    """Return q k * factor, -inf where a query must not look. (T, H, Dh), (S, K, Dh) -> (H, T, S).
+    """Return q k^T * factor, with -inf for masked pairs. (T, H, Dh), (S, K, Dh) -> (H, T, S).
 
-    The queries are the last T of the S tokens, and a token sees itself and those before. Each
-    kv head serves H / K neighbouring query heads. Vaswani et al. 2017, "Attention Is All You
-    Need", equation 1; Ainslie et al. 2023, "GQA".
+    The queries are those of the last T of the S tokens. A token attends to itself and to the
+    tokens before it. Each kv head belongs to H / K consecutive query heads. Vaswani et al. 2017,
+    "Attention Is All You Need", equation 1; Ainslie et al. 2023, "GQA".
     """
     t, heads, s = len(q), q.shape[1], len(k)
     k = np.repeat(k, heads // k.shape[1], axis=1)
@@ -169,14 +177,14 @@ def masked_scores(q: Float64, k: Float64, *, factor: float) -> Float64:
 
 
 def softmax(scores: Float64) -> Float64:
-    """Return exp(score) / sum of exp(scores), over the last axis. (H, T, S) -> (H, T, S)."""
+    """Return exp(score) / sum(exp(scores)) over the last axis. (H, T, S) -> (H, T, S)."""
     e: Float64 = np.exp(scores - scores.max(axis=-1, keepdims=True))
     probs: Float64 = e / e.sum(axis=-1, keepdims=True)
     return probs
 
 
 def mix_values(probs: Float64, v: Float64) -> Float64:
-    """Return each head's mean of the values. (H, T, S), (S, K, Dv) -> (T, H, Dv)."""
+    """Return each head's weighted sum of the values. (H, T, S), (S, K, Dv) -> (T, H, Dv)."""
     v = np.repeat(v, len(probs) // v.shape[1], axis=1)
     return (probs @ v.transpose(1, 0, 2)).transpose(1, 0, 2)
 
@@ -190,7 +198,7 @@ def silu_mul(gate: Float64, up: Float64, *, function: float = 0) -> Float64:
     return act
 
 
-#: By the name of the op. ``cache`` has none: a cache keeps values as they are.
+#: Functions by op. The op ``cache`` has none, because it stores values and computes nothing.
 OPS: dict[str, Callable[..., Any]] = {
     "embed": embed,
     "same": same,

@@ -1,4 +1,4 @@
-"""Walking a plan: every step of a model in NumPy float64, together or one alone.
+"""Running the steps of a plan in NumPy float64, all together or one alone.
 
 Examples
 --------
@@ -50,73 +50,73 @@ __all__ = ["Step", "forward", "step", "steps"]
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a plan, ready to run alone.
+    """One step of a plan, which can be run alone.
 
     Parameters
     ----------
     step : tinyllm.architectures.plan.Step
-        The step as the plan has it.
+        The step of the plan.
     """
 
     step: PlanStep
 
     @property
     def tap(self) -> str:
-        """The name of its value."""
+        """The name of the step's value."""
         return self.step.tap
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The taps, and ``"tokens"`` or ``"positions"``, that it needs."""
+        """The taps that the step reads, and ``"tokens"`` or ``"positions"``."""
         return self.step.reads
 
     @property
     def weights(self) -> tuple[str, ...]:
-        """The tensors that it needs."""
+        """The names of the tensors that the step uses."""
         return tuple(name for name in self.step.weights if name is not None)
 
     def compute(self, *arrays: Any) -> Float64:
-        """Compute the value from what it reads and its weights, in that order.
+        """Return the value of the step.
 
         Parameters
         ----------
         *arrays : float64 arrays
-            None for a weight that the model does not have.
+            The values that the step reads, then its weights. None for an optional weight that
+            the model does not have.
 
         Returns
         -------
         float64 array
         """
-        # a file stores these numbers as float32: its 1e-5 is 9.99999974737875e-06
+        # Rounded to float32, as in a file: 1e-5 becomes 9.99999974737875e-06.
         numbers = {n.name: float(np.float32(n.value)) for n in self.step.numbers}
         value: Float64 = OPS[self.step.op](*arrays, **numbers)
         return value
 
     def run(self, weights: Mapping[str, Any], taps: Mapping[str, ArrayLike]) -> Float64:
-        """Compute this step alone.
+        """Return the value of the step, computed from values and weights given by name.
 
         Parameters
         ----------
         weights : mapping
             Tensor name -> array, or an object with ``numpy(dtype=...)`` such as `Weight`.
         taps : mapping
-            Tap name -> array, with at least the names in `reads`. Where `reads` has
-            ``tokens`` or ``positions``, they are integers; all others become float64.
+            Tap name -> array, with at least the names in `reads`. ``tokens`` and ``positions``
+            are converted to int64, all others to float64.
 
         Returns
         -------
         float64 array
-            The tap.
 
         Raises
         ------
         ValueError
-            A tap or a weight is missing, or shapes do not fit.
+            If a tap or a weight is missing, or shapes do not fit.
         """
         inputs = [_input(taps, name) for name in self.reads]
         parameters = [_weight(weights, name) for name in self.step.weights]
         try:
-            # exp(-x) may overflow to inf, and x / inf is the right limit.
+            # silu: exp(-x) may overflow to inf, and then x / inf is the correct limit.
             with np.errstate(over="ignore"):
                 return self.compute(*inputs, *parameters)
         except (ValueError, IndexError) as error:
@@ -127,7 +127,7 @@ class Step:
 
 def _input(taps: Mapping[str, ArrayLike], name: str) -> NDArray[Any]:
     if name not in taps:
-        raise ValueError(f"taps: {name!r} is missing")
+        raise ValueError(f"taps has no {name!r}; expected every name in reads")
     return np.asarray(taps[name], dtype=np.int64 if name in INPUTS else np.float64)
 
 
@@ -135,7 +135,7 @@ def _weight(weights: Mapping[str, Any], name: str | None) -> Float64 | None:
     if name is None:
         return None
     if name not in weights:
-        raise ValueError(f"weights: {name!r} is missing")
+        raise ValueError(f"weights has no {name!r}; expected every weight of the step")
     weight = weights[name]
     if hasattr(weight, "numpy"):
         weight = weight.numpy(dtype=np.float64)
@@ -147,22 +147,22 @@ def _plan(model: Any, weights: Collection[str] | None) -> ForwardPlan:
         return model
     if weights is None:
         raise TypeError(
-            "weights is None; expected the model's, since the config alone does not "
-            "say which biases there are"
+            "weights is None; expected the names of the model's tensors, because the config alone "
+            "does not tell which biases there are"
         )
     return make_plan(model, weights)
 
 
 def steps(model: Any, weights: Collection[str] | None = None) -> list[Step]:
-    """Return every step of a model that has a value, in the order of the forward pass.
+    """Return every step of a model that has a tap, in the order of the forward pass.
 
     Parameters
     ----------
     model : ForwardPlan or Config
         ``model.steps``, or the config of a model.
     weights : collection of str, optional
-        Names of the model's tensors, or a mapping from them. Needed with a config: they decide
-        which biases there are, and whether there is an output matrix.
+        Names of the model's tensors, or a mapping from them. Required if `model` is a config:
+        they decide which biases there are, and whether there is an output matrix.
 
     Returns
     -------
@@ -172,9 +172,9 @@ def steps(model: Any, weights: Collection[str] | None = None) -> list[Step]:
     Raises
     ------
     TypeError
-        `model` is a config, and `weights` is missing.
+        If `model` is a config and `weights` is missing.
     UnsupportedError
-        The architecture is unknown.
+        If the architecture is not supported.
 
     Examples
     --------
@@ -186,12 +186,12 @@ def steps(model: Any, weights: Collection[str] | None = None) -> list[Step]:
 
 
 def step(model: Any, name: str, weights: Collection[str] | None = None) -> Step:
-    """Return the step that writes one tap.
+    """Return the step that computes one tap.
 
     Parameters
     ----------
     model, weights
-        As for `steps`.
+        As in `steps`.
     name : str
         The tap, such as ``"blk.3.attn_q"``.
 
@@ -203,11 +203,11 @@ def step(model: Any, name: str, weights: Collection[str] | None = None) -> Step:
     Raises
     ------
     ValueError
-        The model has no such tap.
+        If the model has no such tap.
     TypeError
-        `model` is a config, and `weights` is missing.
+        If `model` is a config and `weights` is missing.
     UnsupportedError
-        The architecture is unknown.
+        If the architecture is not supported.
 
     Examples
     --------
@@ -218,7 +218,7 @@ def step(model: Any, name: str, weights: Collection[str] | None = None) -> Step:
     for each in _plan(model, weights):
         if each.tap == name and each.visible:
             return Step(each)
-    raise ValueError(f"name: the model has no tap {name!r}")
+    raise ValueError(f"name is {name!r}; expected a tap of the model")
 
 
 def forward(
@@ -227,20 +227,20 @@ def forward(
     tokens: ArrayLike,
     positions: ArrayLike | None = None,
 ) -> dict[str, Float64]:
-    """Run the model and return every inner value.
+    """Run a model and return the values of all its taps.
 
     Parameters
     ----------
     model : ForwardPlan or Config
         ``model.steps``, or the config of a model.
     weights : mapping
-        Tensor name -> array, or an object with ``numpy(dtype=...)`` such as `Weight`, whose
-        exact value is used. One step's weights at a time are held in float64.
+        Tensor name -> array, or an object with ``numpy(dtype=...)`` such as `Weight`. Each step
+        converts its weights to float64 without rounding, and then frees them.
     tokens : (T,) array_like of int
         The token ids.
     positions : (T,) array_like of int, optional
-        The positions that RoPE uses; 0, 1, 2 ... by default. They do not change the mask: each
-        token sees itself and the tokens before it in `tokens`.
+        The positions for RoPE. Default: 0, 1, 2, and so on. They do not change the mask: each
+        token attends to itself and to the tokens before it in `tokens`.
 
     Returns
     -------
@@ -251,24 +251,24 @@ def forward(
     Raises
     ------
     TypeError
-        Tokens or positions are not integers.
+        If tokens or positions are not integers.
     ValueError
-        They are not one-dimensional, or not of one length; a weight is missing.
+        If they are not one-dimensional or differ in length, or if a weight is missing.
     IndexError
-        A token id is negative or above the vocabulary.
+        If a token id is outside the vocabulary.
     UnsupportedError
-        The architecture or the RoPE scaling is unknown.
+        If the architecture or the RoPE scaling is not supported.
 
     Examples
     --------
-    The module's docstring has one.
+    See the docstring of the module.
     """
     tokens = _integers("tokens", tokens)
     positions = np.arange(len(tokens)) if positions is None else _integers("positions", positions)
     if positions.shape != tokens.shape:
-        raise ValueError(f"positions: {len(positions)} numbers for {len(tokens)} tokens")
+        raise ValueError(f"positions has length {len(positions)}; expected {len(tokens)}")
     if tokens.min() < 0:
-        raise IndexError(f"tokens: id {tokens.min()} is negative")
+        raise IndexError(f"tokens holds the id {tokens.min()}; expected no negative ids")
     inputs = {"tokens": tokens, "positions": positions}
     taps: dict[str, Float64] = {}
     for each in steps(model, weights):
@@ -279,7 +279,7 @@ def forward(
 def _integers(name: str, values: ArrayLike) -> NDArray[np.int64]:
     array = np.asarray(values)
     if array.ndim != 1 or array.size == 0:
-        raise ValueError(f"{name}: shape {array.shape}: expected one dimension, not empty")
+        raise ValueError(f"{name} has shape {array.shape}; expected one dimension, not empty")
     if not np.issubdtype(array.dtype, np.integer):
-        raise TypeError(f"{name}: {array.dtype}: expected integers")
+        raise TypeError(f"{name} has dtype {array.dtype}; expected integers")
     return array.astype(np.int64)

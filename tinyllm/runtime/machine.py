@@ -1,4 +1,4 @@
-"""What this machine is, as far as the core cares, and what a model takes of its memory."""
+"""The properties of this machine that the core uses, and the memory that a model needs."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ __all__ = ["CPU", "Memory", "cpu"]
 
 
 class CPU(NamedTuple):
-    """What the core found.
+    """The processor, kernels, cores and memory that the core found.
 
     Attributes
     ----------
     name : str
-        As the operating system calls the processor.
+        Name of the processor from the operating system.
     isa : str
-        The set of kernels that models loaded now will run on: the best one, or what the
-        environment variable TINYLLM_ISA names.
+        The kernel set of models that are loaded from now on. It is the fastest one, or the one in
+        the environment variable TINYLLM_ISA.
     sets : tuple of str
-        All sets of kernels that run here, slowest first; in exact mode they give the same bits.
+        All kernel sets that run here, slowest first. In exact mode they give the same bits.
     cores : int
-        Physical cores that this process may keep busy (affinity and control groups respected),
-        which is what ``threads=None`` means.
+        Number of physical cores that this process may use, given its CPU affinity and control
+        groups. It is the default number of threads.
     memory : int
-        Bytes that this process may still take; 2**64 - 1 if unknown.
+        Bytes of memory that are available to this process. 2**64 - 1 if unknown.
 
     Examples
     --------
@@ -47,18 +47,19 @@ class CPU(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What a model takes, in bytes: `Model.memory`.
+    """The memory that a model and a session need, in bytes: the result of `Model.memory`.
 
     Attributes
     ----------
     weights : int
-        The file's tensors. They are mapped, not copied: the system reads what is used, shares it
-        between processes, and may drop it again.
+        The tensors of the file. They are mapped, so the system reads them when they are used,
+        shares them between processes, and may release them again.
     cache : int
         Keys and values of a session of `tokens` tokens.
     workspace : int
-        Buffers of a session that ran them as one prompt; captured values come on top.
+        Buffers of a session that runs `tokens` tokens as one prompt. Captured values need more.
     tokens : int
+        Number of tokens in the session.
 
     Examples
     --------
@@ -75,7 +76,7 @@ class Memory(NamedTuple):
 
     @property
     def total(self) -> int:
-        """Bytes of all three."""
+        """The sum of weights, cache and workspace."""
         return self.weights + self.cache + self.workspace
 
     def _repr_html_(self) -> str:
@@ -97,7 +98,7 @@ def _processor() -> str:
 
 
 def cpu() -> CPU:
-    """What runs here: the processor, the instruction sets, the cores and the memory.
+    """Return the processor, the kernel sets, the cores and the memory of this machine.
 
     Returns
     -------
@@ -106,7 +107,7 @@ def cpu() -> CPU:
     Raises
     ------
     UnsupportedError
-        TINYLLM_ISA names a set that is unknown or not available.
+        If TINYLLM_ISA is an unknown kernel set, or one that does not run here.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What a caller gives to run, checked: a prompt as token ids, and the rows of logits."""
+"""Checks of a caller's arguments: prompts become token ids, ``logits=`` becomes rows."""
 
 from __future__ import annotations
 
@@ -18,33 +18,34 @@ Prompt: TypeAlias = str | bytes | Sequence[int] | npt.NDArray[np.integer[Any]]
 
 
 def token_ids(prompt: Any, tokenizer: Tokenizer | None, name: str = "the prompt") -> Any:
-    """Turn text or ids into a one-dimensional int32 array with at least one token."""
+    """Return text or ids as an int32 array of shape (T,), with T at least 1."""
     if isinstance(prompt, (str, bytes)):
         if tokenizer is None:
             raise ValueError(
-                f"{name} is text, and the model's file has no tokenizer; give token ids, or "
-                "load with tokenizer="
+                f"{name} is text, and the model has no tokenizer; expected token ids. "
+                "load(..., tokenizer=) adds a tokenizer"
             )
         ids = np.asarray(tokenizer.encode(prompt), np.int32)
         if ids.size == 0:
-            raise ValueError(f"{name} is {prompt!r}, which gives no tokens to run")
+            raise ValueError(f"{name} is {prompt!r}; expected text of at least one token")
         return ids
     ids = np.asarray(prompt)
     if ids.size == 0:
-        raise ValueError(f"{name} holds no tokens to run")
+        raise ValueError(f"{name} is empty; expected at least one token")
     if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
         raise TypeError(
-            f"{name} must be text or a sequence of integer token ids, "
-            f"not {ids.ndim}-dimensional {ids.dtype}"
+            f"{name} is {ids.ndim}-dimensional {ids.dtype}; expected text or a sequence of "
+            "integer token ids"
         )
     limits = np.iinfo(np.int32)
     if ids.min() < limits.min or ids.max() > limits.max:
-        raise ValueError(f"{name} holds a token id outside the vocabulary")
+        wrong = int(ids.min() if ids.min() < limits.min else ids.max())
+        raise ValueError(f"{name} holds {wrong}; expected token ids of the vocabulary")
     return np.ascontiguousarray(ids, np.int32)
 
 
 def is_batch(prompt: Any) -> bool:
-    """Whether a prompt is several: a list of texts or of ids, or a 2-D array."""
+    """Return whether a prompt is a batch: a list of texts or of lists of ids, or a 2-D array."""
     if isinstance(prompt, np.ndarray):
         return prompt.ndim == 2
     return isinstance(prompt, (list, tuple)) and any(
@@ -53,12 +54,12 @@ def is_batch(prompt: Any) -> bool:
 
 
 class Rows:
-    """The rows that a ``logits=`` argument asks for, of `n` tokens.
+    """The rows that a ``logits=`` argument selects among `n` tokens.
 
     Attributes
     ----------
     rows : list of int
-        Rising.
+        The selected rows, in ascending order and without duplicates.
     """
 
     def __init__(self, logits: Any, n: int) -> None:
@@ -82,7 +83,7 @@ class Rows:
         self.rows = unique.tolist()
 
     def take(self, values: Float32) -> Float32 | None:
-        """Give the logits of `rows` in the shape that was asked for."""
+        """Return the logits of `rows` in the order and shape that the argument demands."""
         if isinstance(self._how, str):
             return {"last": values[0] if len(values) else values, "all": values}.get(self._how)
         taken: Float32 = values[self._places]

@@ -1,4 +1,4 @@
-"""`Runner`: a model that runs, which is all that generation and analysis need of one."""
+"""`Runner`: the part of a model that generation and analysis use."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["Runner"]
 
 
 class Runner:
-    """A model, ready to run: what `tinyllm.Model` offers to the packages below it.
+    """The base class of `tinyllm.Model`, which lower packages use to run a model.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class Runner:
         first_layer: int = 0,
         resid: npt.ArrayLike | None = None,
     ) -> tuple[Float32, list[Trace]]:
-        """Run tokens in several sessions together; `session` and `trace` are friendlier.
+        """Run tokens in several sessions together. `session` and `trace` are the simpler forms.
 
         Parameters
         ----------
@@ -78,19 +78,19 @@ class Runner:
         tokens : sequence of int32 arrays
             The tokens of each session.
         rows : sequence of int
-            Rising row numbers, over all sessions, whose logits are wanted.
+            The rows whose logits are returned, in ascending order. Rows count over all sessions.
         layout : Layout, optional
-            What to capture: see `layout`.
+            The taps to capture: see `layout`.
         edits : sequence of Sites
-            What to change in each session, as `Program.sites` gives it. Empty: nothing.
+            The changes in each session, from `Program.sites`. Empty: no edits.
         first_layer, resid : int and array_like of float32, shape (T, D), optional
-            Start at this layer from this residual stream instead of the embedding.
+            Start at this layer with this residual stream, instead of the embedding.
 
         Returns
         -------
         logits : numpy.ndarray of float32, shape (len(rows), V)
         traces : list of Trace
-            One per session; empty without `layout`.
+            One per session. Empty without `layout`.
         """
         lengths = [len(ids) for ids in tokens]
         starts = [len(session) for session in sessions]
@@ -126,11 +126,11 @@ class Runner:
 
     @functools.cached_property
     def taps(self) -> tuple[Tap, ...]:
-        """Every tap of the model, in the order in which the values come to be."""
+        """Every tap of the model, in the order of the forward pass."""
         return tuple(all_taps(self.steps))
 
     def layout(self, capture: Capture) -> Layout:
-        """How a capture lies in memory; the same object for the same taps.
+        """Return the layout of a capture in memory. Layouts are cached.
 
         Parameters
         ----------
@@ -141,14 +141,15 @@ class Runner:
         -------
         Layout
         """
-        # what was asked for before needs no search; a function may say something else each time
+        # The cache has each layout under the names of its taps, and under the argument as given.
+        # A function has no key of its own, because its results may change.
         given: Hashable = None
         found = None
         if capture is None or isinstance(capture, (str, re.Pattern)):
             given = ("one", capture)
         elif isinstance(capture, (list, tuple)):
             given = ("several", *capture)
-        with contextlib.suppress(TypeError):  # not hashable: `select` says what is wrong
+        with contextlib.suppress(TypeError):  # not hashable: `select` raises a better error
             found = self._layouts.get(given)
         if found is None:
             taps = select(self.taps, capture)
@@ -162,7 +163,7 @@ class Runner:
         return found
 
     def _needed(self, edits: Sequence[int], captured: Layout) -> Layout:
-        """What an edited call must capture although nobody asked for it: see `_core.Model`."""
+        """Return the taps that the core must capture for these edits: see `_core.Model`."""
         needed = set()
         for number in edits:
             step = self.steps[number]
@@ -176,7 +177,7 @@ class Runner:
         return self.layout([name for name in names if name not in captured.places])
 
     def program(self, edits: Any) -> Program | None:
-        """Edits, checked as far as that goes without tokens; None if there are none.
+        """Return edits, checked as far as possible without tokens, or None if there are none.
 
         Parameters
         ----------
@@ -193,7 +194,7 @@ class Runner:
         return Program(self.taps, edits, self.core.config["max_context"])
 
     def pieces(self, ids: npt.NDArray[np.int32]) -> list[str]:
-        """The text of each token; its number where there is no text."""
+        """Return the text of each token, or its id as text if it has none."""
         if self.tokenizer is None:
             return [str(int(i)) for i in ids]
         known = len(self.tokenizer)
@@ -201,28 +202,30 @@ class Runner:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Tells models apart: a hash over config and weights."""
+        """A hash of config and weights that identifies the model."""
         return fingerprint(self.config, self.weights)
 
     def logits(self, prompt: Any, *, edits: Any = ()) -> Any:
-        """The logits after every token of a prompt.
+        """Return the logits after every token of a prompt.
 
         Parameters
         ----------
         prompt : str, bytes, ids, or a list of them
-            Text gets the special tokens that the file asks for. Batches as in `trace`.
+            The special tokens that the file specifies, such as BOS, are added to text. A list is
+            a batch, as in `trace`.
         edits : Edit or sequence of Edit
             As for `trace`.
 
         Returns
         -------
         numpy.ndarray of float32, shape (T, V), or a list of them for a batch
-            Row i holds the scores of the token that follows token i.
+            Row i has the scores of the token that follows token i.
 
         Raises
         ------
         ValueError
-            No tokens, an id outside the vocabulary, or more tokens than the context holds.
+            If there are no tokens, an id is outside the vocabulary, or the tokens do not fit into
+            the context.
 
         Examples
         --------
@@ -237,24 +240,25 @@ class Runner:
     def trace(
         self, prompt: Any, capture: Capture = None, *, edits: Any = (), logits: Any = None
     ) -> Any:
-        """Run a prompt and keep its inner values.
+        """Run a prompt and return its inner values.
 
         Parameters
         ----------
         prompt : str, bytes, ids, or a list of them
             A list of ints or a 1-D array is one prompt. A list of texts, lists or arrays, or a
-            2-D array, is a batch: ragged, run together, never padded, and bit-equal to each one
-            alone.
+            2-D array, is a batch. Prompts of a batch may differ in length. They run together
+            without padding, and each has the same bits as if it ran alone.
         capture : str, re.Pattern, callable, or sequence of str and re.Pattern, optional
-            Names (``"blk.0.attn_q"``), patterns (``"blk.*.resid_post"``, ``"*"``), regular
-            expressions (searched), or a function of the name. None: everything but
-            ``attn_scores`` and ``attn_probs``, which grow with the square of the context.
+            The taps to capture: names (``"blk.0.attn_q"``), patterns (``"blk.*.resid_post"``,
+            ``"*"``), regular expressions (as in ``re.search``), or a function of the name.
+            Default: all taps except ``attn_scores`` and ``attn_probs``, whose size grows with the
+            square of the context.
         edits : Edit or sequence of Edit
-            Changes on the way, in this order: see `tinyllm.trace.edits`. In a batch they apply to
-            each prompt.
+            Changes of inner values, applied in this order: see `tinyllm.trace.edits`. In a batch,
+            they apply to each prompt.
         logits : str or sequence of int, optional
-            What `Trace.logits` holds: ``"all"`` -> (T, V), ``"last"`` -> (V,), indices into the
-            tokens -> (len, V). None: what ``output`` holds, if that is captured.
+            The logits in `Trace.logits`: ``"all"`` -> (T, V), ``"last"`` -> (V,), a list of n
+            token indices -> (n, V). Default: the tap ``output``, if it is captured.
 
         Returns
         -------
@@ -263,12 +267,12 @@ class Runner:
         Raises
         ------
         ValueError
-            An unknown name (the nearest are named), a prompt that cannot run, or an edit that
-            does not fit; nothing has run then.
+            If no tap has a name (the message has the nearest names), a prompt cannot run, or an
+            edit does not fit. Nothing has run then.
         IndexError
-            A token or head of an edit, or an index of `logits`, that is not there.
+            If a token or head of an edit, or an index of `logits`, is out of range.
         MemoryError
-            The capture does not fit; says how large it is.
+            If the captured values do not fit into memory. The message has their size.
 
         Examples
         --------
@@ -295,7 +299,7 @@ class Runner:
         first_layer: int = 0,
         resid: npt.ArrayLike | None = None,
     ) -> list[Trace]:
-        """Run fresh contexts together; `trace` and `run_from` are friendlier.
+        """Run new contexts together. `trace` and `run_from` are the simpler forms.
 
         Parameters
         ----------
@@ -331,7 +335,7 @@ class Runner:
         return traces
 
     def hidden_states(self, prompt: Any, *, edits: Any = ()) -> Any:
-        """The residual stream between the blocks.
+        """Return the residual stream before each block and after the last one.
 
         Parameters
         ----------
@@ -342,8 +346,9 @@ class Runner:
         Returns
         -------
         numpy.ndarray of float32, shape (layers + 1, T, D), or a list of them for a batch
-            Entry i enters block i; the last one leaves the last block and is not normalized
-            (Hugging Face's last hidden state is: that is the tap ``output_norm``).
+            Entry i is the input of block i, and the last entry is the output of the last block.
+            It is not normalized. Hugging Face's last hidden state is normalized: here it is the
+            tap ``output_norm``.
 
         Examples
         --------
@@ -371,19 +376,19 @@ class Runner:
         logits: Any = None,
         tokens: Any = None,
     ) -> Trace:
-        """Run the blocks from one on, from a residual stream instead of from tokens.
+        """Run the blocks from `layer` on, starting from a residual stream instead of tokens.
 
         Parameters
         ----------
         layer : int
-            The first block to run; the number of layers runs only the final norm and the output.
+            The first block to run. The number of layers runs only the final norm and the output.
         resid : array_like of float32, shape (T, D)
-            What enters that block: ``trace[f"blk.{layer}.resid_pre"]`` gives the rest of that
-            run, bit for bit.
+            The input of that block. ``trace[f"blk.{layer}.resid_pre"]`` reproduces the rest of
+            the traced run, bit for bit.
         capture, edits, logits
-            As for `trace`, of the taps that run.
+            As for `trace`. Only taps from `layer` on can be captured and edited.
         tokens : ids, optional
-            To label the rows of the trace; no value depends on them.
+            Labels of the rows of the trace. No value depends on them.
 
         Returns
         -------
@@ -393,9 +398,9 @@ class Runner:
         Raises
         ------
         ValueError
-            `resid` has another shape, or a tap does not run.
+            If `resid` has another shape, or if a tap comes before `layer`.
         IndexError
-            There is no such layer.
+            If `layer` is out of range.
 
         Examples
         --------
@@ -419,7 +424,7 @@ class Runner:
         program = self.program(edits)
         for tap in program.taps.values() if program is not None else ():
             if tap.layer < layer:
-                raise ValueError(f"the tap {tap.name!r} of an edit does not run from layer {layer}")
+                raise ValueError(f"an edit has tap {tap.name!r}; expected layer {layer} or later")
         ids = np.zeros(len(stream), np.int32)
         (trace,) = self.trace_ids([ids], layout, program, logits, layer, stream)
         trace.tokens = np.full(len(stream), -1, np.int32) if labels is None else labels
@@ -429,7 +434,7 @@ class Runner:
         return trace
 
     def plan(self, prompt: Any, capture: Capture = None) -> Plan:
-        """What `trace` would keep: shapes and bytes, without running anything.
+        """Return the shapes and bytes that `trace` would capture, without running the model.
 
         Parameters
         ----------
@@ -451,12 +456,12 @@ class Runner:
         return self.layout(capture).plan(lengths)
 
     def memory(self, tokens: int | None = None) -> Memory:
-        """What the model and one session take, without running anything.
+        """Return the memory that the model and one session need, without running the model.
 
         Parameters
         ----------
         tokens : int, optional
-            Length of the session; None: the longest that the model is loaded for.
+            Length of the session. Default: the longest context that the model was loaded with.
 
         Returns
         -------
@@ -466,7 +471,7 @@ class Runner:
         Raises
         ------
         ValueError
-            The context does not hold so many tokens, or none are asked for.
+            If `tokens` is less than 1 or more than the longest context.
 
         Examples
         --------
@@ -481,7 +486,10 @@ class Runner:
 
     @functools.cached_property
     def eog_ids(self) -> frozenset[int]:
-        """Ids that end a generation; for llama2.c BOS too, which parts the texts it trained on."""
+        """Ids that end a generation.
+
+        They include BOS for llama2.c models, because it separates the texts of their training data.
+        """
         if self.tokenizer is None:
             return frozenset()
         ids = set(self.tokenizer.eog_ids)

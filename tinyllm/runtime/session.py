@@ -1,11 +1,12 @@
-"""`Session`: one context, fed bit by bit."""
+"""`Session`: one context, to which tokens are appended step by step."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -16,6 +17,7 @@ from ..base.numeric import Float32, best, log_softmax
 from ..display.histogram import sample, spark, statistics
 from ..display.table import Markup, Table, escape
 from ..errors import FormatError
+from ..trace.edits import Edit
 from ..trace.taps import Capture
 from ..trace.trace import Trace
 from .prompt import Rows, token_ids
@@ -28,16 +30,16 @@ __all__ = ["Session"]
 
 
 class Session:
-    """One context of a model: what it has seen, and its keys and values.
+    """One context of a model: its tokens, and their keys and values.
 
-    For one thread at a time; a second thread that calls meanwhile gets RuntimeError. A call
-    that raises, also KeyboardInterrupt, leaves the session as it was.
+    Only one thread at a time can use a session. A second thread gets a RuntimeError. A call that
+    raises any exception, including KeyboardInterrupt, leaves the session unchanged.
 
     Attributes
     ----------
     model : Model
     logits : numpy.ndarray of float32 or None
-        What the last `eval` returned.
+        The logits of the last `eval`.
 
     Examples
     --------
@@ -54,10 +56,12 @@ class Session:
         self.core = _core.Session(model.core) if core is None else core
         self.logits: Float32 | None = None
         self._tokens: list[int] = []
+        self._edits: list[tuple[object, ...]] = []  # that each token ran under
+        self._reserved = False
 
     @property
     def tokens(self) -> list[int]:
-        """The ids in the context so far, as a new list."""
+        """The token ids in the context, as a new list."""
         return list(self._tokens)
 
     @overload
@@ -81,33 +85,35 @@ class Session:
         Parameters
         ----------
         tokens : str, bytes or ids
-            At least one token. Text at the start of a context gets the special tokens that the
-            file asks for; later text gets none.
+            At least one token. Special tokens that the file specifies, such as BOS, are added to
+            text at the start of a context, and not to later text.
         logits : str or sequence of int
-            ``"last"`` -> shape (V,); ``"all"`` -> (n, V); indices into these tokens (negative
-            ones count from the end) -> (len, V); ``"none"`` -> None.
+            The logits to return: ``"last"`` -> (V,), ``"all"`` -> (T, V), a list of n indices
+            into these tokens (negative ones count from the end) -> (n, V), ``"none"`` -> None.
         capture : str, re.Pattern, callable, or sequence of str and re.Pattern, optional
-            Keep inner values, as in `Model.trace`. None: nothing.
+            The taps to capture, as in `Model.trace`. Default: none.
         edits : Edit or sequence of Edit
-            Changes on the way: see `tinyllm.trace.edits`. An edited key or value stays edited in
-            the cache.
+            Changes of inner values: see `tinyllm.trace.edits`. Edited keys and values stay edited
+            in the cache.
 
         Returns
         -------
         numpy.ndarray of float32, or None
-            Also kept in `logits`. Row i holds the scores of what follows token i.
+            The logits, which are also kept in `logits`. A row has the scores of the token that
+            follows its token.
         Trace
-            With `capture`, instead: of these tokens, `Trace.start` being the position of the
-            first. The logits are in `Trace.logits`.
+            With `capture`, the trace of these tokens instead. `Trace.start` is the position of
+            the first, and `Trace.logits` has the logits.
 
         Raises
         ------
         ValueError
-            No tokens, an id outside the vocabulary, the context is full, or an unknown tap.
+            If there are no tokens, an id is outside the vocabulary, the context is full, or a tap
+            is unknown.
         IndexError
-            An index of `logits` is out of range.
+            If an index of `logits` is out of range.
         RuntimeError
-            Another thread is using the session.
+            If another thread is using the session.
 
         Examples
         --------
@@ -118,6 +124,7 @@ class Session:
         >>> session.eval([4, 5], capture="blk.0.attn_probs")["blk.0.attn_probs"].shape[1:]
         (2, 5)
         """
+        self._check_free()
         model = self.model
         if isinstance(tokens, (str, bytes)) and self._tokens and model.tokenizer is not None:
             tokens = model.tokenizer.encode(tokens, add_special=False)
@@ -129,7 +136,7 @@ class Session:
         if program is not None:
             sites = [program.sites(len(self._tokens), len(ids), False)]
         values, traces = model.run([self.core], [ids], wanted.rows, layout, sites)
-        self._tokens += ids.tolist()
+        self.ran(ids.tolist(), () if program is None else program.edits)
         self.logits = wanted.take(values)
         if not traces:
             return self.logits
@@ -138,20 +145,20 @@ class Session:
         return traces[0]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the context with its keys and values; `Model.session` gives it back.
+        """Write the context with its keys and values to a file, which `Model.session` reads.
 
         Parameters
         ----------
         path : str or os.PathLike
-            Ends in ``.safetensors`` or ``.npz``. An existing file is replaced once the new one
-            is whole.
+            A name that ends in ``.safetensors`` or ``.npz``. An existing file is replaced when the
+            new one is complete.
 
         Raises
         ------
         ValueError
-            Another ending.
+            If `path` has another ending.
         OSError
-            The file cannot be written.
+            If the file cannot be written.
 
         Examples
         --------
@@ -176,16 +183,19 @@ class Session:
             "tokens": json.dumps(self.tokens),
             "fingerprint": self.model.fingerprint,
         }
+        edited = [i for i, edits in enumerate(self._edits) if edits]
+        if edited:
+            metadata["edited_from"] = str(edited[0])
         write_arrays(path, arrays, metadata)
 
     @classmethod
     def load(cls, model: Runner, path: str | os.PathLike[str]) -> Session:
-        """Read a session that `save` wrote: `Model.session`.
+        """Return a session from a file that `save` wrote. `Model.session` is the public form.
 
         Parameters
         ----------
         model : Model
-            The one that the session was of.
+            The model of the session.
         path : str or os.PathLike
 
         Returns
@@ -195,9 +205,9 @@ class Session:
         Raises
         ------
         tinyllm.FormatError
-            The file holds something else, another model's session, or is damaged.
+            If the file is not a session of this model, or is damaged.
         OSError
-            It cannot be read.
+            If the file cannot be read.
 
         Examples
         --------
@@ -235,26 +245,64 @@ class Session:
                 or logits.shape[-1] != config.vocab_size
             ):
                 raise bad_field(
-                    "logits", f"{logits.dtype} {logits.shape}", "float32, rows of logits"
+                    "logits",
+                    f"{logits.dtype} {logits.shape}",
+                    f"float32, (..., {config.vocab_size})",
                 )
             if n:
                 session.core.fill(layers)
             session._tokens = tokens.tolist()
+            session._edits = _saved_edits(metadata.get("edited_from"), n)
             session.logits = None if logits is None else np.array(logits)
         except FormatError as error:
             error.path = os.fsdecode(path)
             raise
         return session
 
-    def ran(self, tokens: Sequence[int]) -> None:
-        """Note tokens that ran in `core` without `eval`: for `generate` and `chat`."""
+    def ran(self, tokens: Sequence[int], edits: Sequence[Edit] = ()) -> None:
+        """Append tokens that already ran in `core`. For generation, which does not use `eval`."""
         self._tokens += tokens
+        self._edits += [tuple(edits)] * len(tokens)
         self.logits = None
 
-    def keep(self, ids: Sequence[int]) -> int:
-        """Forget what `ids` do not begin with; the last of them is forgotten in any case.
+    @contextlib.contextmanager
+    def owned(self) -> Iterator[None]:
+        """Reserve the session: until the end of the block nobody else may change it.
 
-        What is left need not run again to run `ids`.
+        Raises
+        ------
+        RuntimeError
+            If it is reserved already.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> session = tl.load().session()
+        >>> with session.owned():
+        ...     session.eval([1, 2, 3])
+        Traceback (most recent call last):
+        RuntimeError: the session belongs to a generation that has not ended
+        """
+        self._check_free()
+        self._reserved = True
+        try:
+            yield
+        finally:
+            self._reserved = False
+
+    def _check_free(self) -> None:
+        if self._reserved:
+            raise RuntimeError(
+                "the session belongs to a generation that has not ended; finish it, call its "
+                "close(), or use session.fork()"
+            )
+
+    def keep(self, ids: Sequence[int], edits: Sequence[Edit] = ()) -> int:
+        """Keep only the tokens that the context shares with the beginning of `ids`.
+
+        A token that ran under other edits is not shared: its keys and values differ.
+
+        The last token of `ids` is never kept, so that it can run again for its logits.
 
         Parameters
         ----------
@@ -263,7 +311,7 @@ class Session:
         Returns
         -------
         int
-            How many tokens are left: ``ids[n:]`` is what must still run.
+            The number n of tokens that were kept. ``ids[n:]`` must still run.
 
         Examples
         --------
@@ -274,15 +322,16 @@ class Session:
         (2, [1, 2])
         """
         n = 0
-        for mine, theirs in zip(self._tokens, ids[:-1], strict=False):
-            if mine != theirs:
+        wanted = tuple(edits)
+        for mine, ran_under, theirs in zip(self._tokens, self._edits, ids[:-1], strict=False):
+            if mine != theirs or ran_under != wanted:
                 break
             n += 1
-        self.rewind(len(self) - n)
+        self._forget(len(self) - n)
         return n
 
     def rewind(self, n: int) -> None:
-        """Forget the last `n` tokens.
+        """Remove the last `n` tokens from the context.
 
         Parameters
         ----------
@@ -292,7 +341,7 @@ class Session:
         Raises
         ------
         ValueError
-            `n` is out of range.
+            If `n` is out of range.
 
         Examples
         --------
@@ -303,13 +352,17 @@ class Session:
         >>> session.tokens
         [1]
         """
-        n = ranged("n", n, 0, len(self._tokens), "the tokens so far")
-        self.core.rewind(len(self._tokens) - n)
-        del self._tokens[len(self._tokens) - n :]
+        self._check_free()
+        self._forget(ranged("n", n, 0, len(self._tokens), "the tokens so far"))
+
+    def _forget(self, n: int) -> None:
+        left = len(self._tokens) - n
+        self.core.rewind(left)
+        del self._tokens[left:], self._edits[left:]
         self.logits = None
 
     def reset(self) -> None:
-        """Forget everything.
+        """Remove all tokens from the context.
 
         Examples
         --------
@@ -323,12 +376,12 @@ class Session:
         self.rewind(len(self._tokens))
 
     def fork(self) -> Session:
-        """A second session with the same context.
+        """Return a second session with the same context.
 
         Returns
         -------
         Session
-            Memory is shared with this one until one of the two goes on.
+            It shares memory with this session until one of them gets more tokens.
 
         Examples
         --------
@@ -339,16 +392,16 @@ class Session:
         [1, 2, 3]
         """
         fork = Session(self.model, self.core.fork())
-        fork._tokens = list(self._tokens)
+        fork._tokens, fork._edits = list(self._tokens), list(self._edits)
         fork.logits = self.logits
         return fork
 
     def __len__(self) -> int:
-        """Count the tokens in the context."""
+        """Return the number of tokens in the context."""
         return len(self._tokens)
 
     def table(self) -> Table:
-        """A table of the context: tokens, room, memory, and what may come next.
+        """Return a table of the context: tokens, text, memory, and the most likely next tokens.
 
         Returns
         -------
@@ -378,7 +431,7 @@ class Session:
             values = sample(self.logits.reshape(-1, config.vocab_size)[-1], config.vocab_size)
             names = ("mean", "rms", "min", "max")
             numbers = map(" ".join, zip(names, statistics(values), strict=True))
-            told = ", ".join(numbers) if values.size else "nothing is finite"
+            told = ", ".join(numbers) if values.size else "no finite values"
             plain = f"{self.logits.shape}, of the last: {told}"
             shown = Markup(f"{escape(plain)} {spark(values)}")
             shown.plain = plain
@@ -389,7 +442,7 @@ class Session:
         return self.model.pieces(np.asarray(ids, np.int32))
 
     def _likely(self, count: int = 5) -> str:
-        """The likeliest next tokens and their probabilities, as text."""
+        """Return the most likely next tokens and their probabilities, as text."""
         assert self.logits is not None
         logprobs = log_softmax(self.logits.reshape(-1, self.model.config.vocab_size)[-1])
         ids = best(logprobs, count).tolist()
@@ -399,15 +452,24 @@ class Session:
         )
 
     def __repr__(self) -> str:
-        """Name tokens and memory."""
+        """Return the number of tokens and the memory of the cache."""
         return f"<tinyllm.Session: {len(self)} tokens, kv cache {self.core.nbytes:,} bytes>"
 
     def _repr_html_(self) -> str:
         return self.table().html(caption=repr(self))
 
 
+def _saved_edits(start: str | None, n: int) -> list[tuple[object, ...]]:
+    """Edits of a saved session: a file only tells from which token on they were in effect."""
+    if start is None:
+        return [()] * n
+    if not (start.isascii() and start.isdigit() and len(start) < 12 and int(start) < n):
+        raise bad_field("edited_from", start, f"the number of one of the {n} tokens")
+    return [()] * int(start) + [("edits of a saved session",)] * (n - int(start))
+
+
 def _caches(model: Runner) -> list[tuple[str, list[tuple[int, ...]]]]:
-    """For each cache its block, ``"blk.3"``, and the shapes of a row of keys and of values."""
+    """Return for each cache its block, ``"blk.3"``, and the shapes of one key and one value row."""
     return [
         (f"blk.{step.layer}", [model.steps[read].shape for read in step.reads])
         for step in model.steps.caches
@@ -415,7 +477,7 @@ def _caches(model: Runner) -> list[tuple[str, list[tuple[int, ...]]]]:
 
 
 def _cached(model: Runner, arrays: Mapping[str, Array], n: int) -> list[tuple[Float32, Float32]]:
-    """The keys and values of each cache for `n` tokens, from a file, checked."""
+    """Return the keys and values of each cache for `n` tokens, checked, from a file."""
     from ..files.arrays import bad_field
 
     caches = []

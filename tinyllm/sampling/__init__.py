@@ -1,1 +1,1 @@
-"""Choosing the next token."""
+"""Choose the next token from logits."""

@@ -1,8 +1,8 @@
 """The random numbers of generation: Philox4x32-10, a counter-based generator.
 
-Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (SC 2011). The number of token `step`
-under a seed depends on these two alone: not on samplers, threads, batches or what was drawn
-before, so that a sampler added later never changes what a seed gives.
+Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (SC 2011). The random number of a
+token depends only on the seed and on the token's `step`, not on samplers, threads, batches or
+earlier draws. Therefore a new sampler never changes the numbers of a seed.
 """
 
 from __future__ import annotations
@@ -53,19 +53,19 @@ def philox4x32(
 
 
 def uniform(seed: int, step: int, stream: int = 0) -> float:
-    """Return the number in [0, 1) that a seed gives for a token.
+    """Return the random number in [0, 1) of a token under a seed.
 
-    The key is the seed, low word first; the counter is (step low, step high, stream, 0). Of the
-    block's first two words, w0 + 2**32 w1, the top 53 bits are the number.
+    The key is the seed, low word first. The counter is (step low, step high, stream, 0). The
+    number is the top 53 bits of w0 + 2**32 w1, where w0 and w1 are the block's first two words.
 
     Parameters
     ----------
     seed : int
         0 to 2**64 - 1.
     step : int
-        Which token of the generation: 0, 1, ...
+        The position of the token in the generation: 0, 1, ...
     stream : int
-        0 for the draw of the token; samplers that need a number of their own use others.
+        0 for the draw of the token. Samplers that need their own number use other streams.
 
     Returns
     -------

@@ -1,6 +1,6 @@
-"""From logits to the next token: a chain of `tinyllm.sampling.samplers`, and a draw.
+"""Draw the next token from logits: a chain of samplers, then a random draw.
 
-The random numbers are those of `tinyllm.sampling.philox`.
+The samplers are in `tinyllm.sampling.samplers`, the random numbers in `tinyllm.sampling.philox`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Draw:
     ----------
     id : int
     probability : float
-        Among the candidates that the chain left.
+        Its probability among the candidates.
     candidates : Candidates
-        What the chain left.
+        The candidates that the chain left.
     """
 
     id: int
@@ -40,14 +40,14 @@ class Draw:
 
 @dataclass(frozen=True)
 class SamplerExplanation:
-    """What each step of a chain left; ``print`` shows it as a table.
+    """The candidates after each step of a chain; ``print`` shows them as a table.
 
     Parameters
     ----------
     steps : list of (str, Candidates)
-        The first is the logits as they came.
+        The first step has the unchanged logits.
     top : int
-        How many tokens a row of the table shows.
+        How many of the best tokens each row of the table shows.
     """
 
     steps: list[tuple[str, Candidates]]
@@ -65,19 +65,19 @@ class SamplerExplanation:
 
 
 class Sampler:
-    """A chain of samplers, applied in the order in which they are given, and then a draw.
+    """A chain of samplers, applied in the given order, and then a random draw.
 
     The same seed draws the same tokens from the same logits on every machine.
 
     Parameters
     ----------
     chain : iterable of (str, value), optional
-        Sampler names and their values; a dict as value is keyword arguments. For chains that
-        use one sampler twice.
+        Sampler names and their values. A dict as a value holds keyword arguments. Needed for
+        chains that use a sampler twice.
     seed : int, optional
-        0 to 2**64 - 1. None: one from the operating system, to be read as ``.seed``.
+        0 to 2**64 - 1. None: a seed from the operating system; ``.seed`` is its value.
     **samplers
-        Names of `SAMPLERS` and their values, in order; after `chain`.
+        Names of `SAMPLERS` and their values, in order. They follow those of `chain`.
 
     Raises
     ------
@@ -117,7 +117,7 @@ class Sampler:
 
     @classmethod
     def greedy(cls) -> Sampler:
-        """Return the sampler that always takes the best token (of equal ones the lowest id).
+        """Return a sampler that always takes the best token (the lowest id of equal ones).
 
         Returns
         -------
@@ -174,9 +174,9 @@ class Sampler:
     def explain(
         self, logits: ArrayLike, step: int = 0, history: Sequence[int] = (), top: int = 5
     ) -> SamplerExplanation:
-        """Return what each step of the chain leaves, as a table that can be printed.
+        """Return the candidates after each step of the chain, as a table that can be printed.
 
-        Nothing is drawn, and nothing is remembered.
+        No token is drawn, and the sampler's state does not change.
 
         Parameters
         ----------
@@ -218,7 +218,7 @@ class Sampler:
         state: dict[str, Any] | None = None,
         allowed: NDArray[np.bool_] | None = None,
     ) -> Candidates:
-        """Return what the chain leaves of the logits.
+        """Return the candidates that the chain leaves.
 
         Parameters
         ----------
@@ -261,7 +261,7 @@ class Sampler:
         state: dict[str, Any] | None = None,
         allowed: NDArray[np.bool_] | None = None,
     ) -> Draw:
-        """Return a token drawn from what the chain leaves, and how probable it was.
+        """Return a token drawn from the candidates that the chain leaves, with its probability.
 
         Parameters
         ----------
@@ -281,13 +281,13 @@ class Sampler:
         """
         context = self._context(step, history, state)
         left = self._run(logits, context, allowed)
-        if left.ordered:  # the draw goes by id, whatever the chain has sorted
+        if left.ordered:  # draw in the order of ids, even if the chain has sorted the candidates
             order = np.argsort(left.ids)
             left = Candidates(left.ids[order], left.logits[order])
         weights = left.probabilities
         total = np.add.accumulate(weights)
         at = int(np.searchsorted(total, uniform(self.seed, step) * total[-1], side="right"))
-        # the product may round up to the total itself: then the last that has a weight
+        # the product may round up to the total: then take the last candidate with a weight
         at = min(at, int(np.flatnonzero(weights)[-1]))
         for learn in context.after:
             learn(float(weights[at]))
@@ -306,13 +306,13 @@ class Sampler:
         ----------
         logits : array_like of float, (V,)
         step : int
-            Which token of the generation this is: 0, 1, ... Seed and step alone decide the
-            random number.
+            The position of the token in the generation: 0, 1, ... The random number depends only
+            on seed and step.
         history : sequence of int
             The ids so far, for samplers that penalize repetition.
         state : dict, optional
-            What samplers remember from token to token, one dict per generation. None: the
-            sampler's own, emptied at step 0.
+            The state that samplers keep from token to token, one dict per generation. None: the
+            sampler's own dict, which is cleared at step 0.
 
         Returns
         -------
@@ -321,7 +321,7 @@ class Sampler:
         Raises
         ------
         ValueError
-            If the logits are not a vector, hold NaN or +inf, or nothing but -inf.
+            If the logits are not a vector, contain NaN or +inf, or are all -inf.
 
         Examples
         --------
@@ -342,7 +342,7 @@ def _label(name: str, arguments: Mapping[str, Any]) -> str:
 
 def _arguments(name: str, value: Any) -> dict[str, Any]:
     if name not in SAMPLERS:
-        raise ValueError(f"there is no sampler {name!r}; there are {', '.join(sorted(SAMPLERS))}")
+        raise ValueError(f"no sampler {name!r}; expected one of {', '.join(sorted(SAMPLERS))}")
     names = list(inspect.signature(SAMPLERS[name]).parameters)[2:]
     if not isinstance(value, Mapping) or not value or not set(value) <= set(names):
         return {names[0]: value}
@@ -352,8 +352,8 @@ def _arguments(name: str, value: Any) -> dict[str, Any]:
 def _start(logits: ArrayLike, allowed: NDArray[np.bool_] | None = None) -> Candidates:
     values = np.asarray(logits, np.float64)
     if values.ndim != 1 or not values.size:
-        raise ValueError(f"logits have the shape {values.shape}; expected (V,), V > 0")
-    worst = values.max()  # NaN if there is one
+        raise ValueError(f"logits has the shape {values.shape}; expected (V,), V > 0")
+    worst = values.max()  # NaN if any logit is NaN
     if not np.isfinite(worst):
         raise ValueError(f"the largest logit is {worst}; expected a finite number")
     if allowed is None:
@@ -361,5 +361,5 @@ def _start(logits: ArrayLike, allowed: NDArray[np.bool_] | None = None) -> Candi
     ids = np.flatnonzero(allowed)
     left = values[ids]
     if not ids.size or left.max() == -np.inf:
-        raise ValueError("no token that is allowed has a finite logit")
+        raise ValueError("no allowed token has a finite logit")
     return Candidates(ids, left)

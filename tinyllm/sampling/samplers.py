@@ -1,10 +1,11 @@
-"""The samplers: one function each, from candidates to fewer or other candidates.
+"""The samplers: one function each, which removes or changes candidates.
 
-A new sampler is one function here. It gets what is still possible (`Candidates`), what else there
-is to know (`Context`) and its own parameters, and returns what it leaves, never nothing.
+To add a sampler, write one function here. It gets the tokens that are still possible
+(`Candidates`), further information (`Context`) and its own parameters. It returns the candidates
+that it keeps, at least one.
 
-exp, log, softmax and sum are the core's own, and what is added up is added in one order, so that
-the same logits and seed give the same token on every machine.
+exp, log, softmax and sum come from the C core, and sums are added in a fixed order. Therefore the
+same logits and seed give the same token on every machine.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Candidates:
     ids : ndarray of int64, (n,)
     logits : ndarray of float64, (n,)
     ordered : bool
-        Whether the best come first (of equal ones the lowest id); else the ids rise.
+        Whether the largest logit is first (of equal ones, the lowest id). False: sorted by id.
     """
 
     ids: Ids
@@ -47,7 +48,7 @@ class Candidates:
     ordered: bool = False
 
     def best_first(self) -> Candidates:
-        """Return the same candidates, the best first, of equal ones the lowest id."""
+        """Return the same candidates, largest logit first (of equal ones, the lowest id)."""
         if self.ordered:
             return self
         order = np.argsort(-self.logits, kind="stable")
@@ -58,7 +59,7 @@ class Candidates:
         return Candidates(self.ids[which], self.logits[which], self.ordered)
 
     def with_logits(self, logits: Float64, ordered: bool = False) -> Candidates:
-        """Return the same tokens with other logits; `ordered` if their order is still right."""
+        """Return the same tokens with other logits; `ordered` says that their order is the same."""
         if ordered or not self.ordered:
             return Candidates(self.ids, logits, self.ordered)
         order = np.argsort(self.ids)
@@ -72,21 +73,22 @@ class Candidates:
 
 @dataclass
 class Context:
-    """What samplers may look at beside the logits.
+    """What samplers may use in addition to the logits.
 
     Parameters
     ----------
     history : sequence of int
-        The ids so far: the prompt and what was generated.
+        The ids so far: the prompt and the generated tokens.
     seed : int
+        The seed of the generation.
     step : int
-        Which token of the generation this is.
+        The position of the token in the generation: 0, 1, ...
     state : dict
-        What samplers remember from one token to the next, by their name.
+        The state that samplers keep from one token to the next, by sampler name.
     after : list of callable
-        Called with the probability of the token that is drawn in the end.
+        Functions to call with the probability of the drawn token.
     trial : bool
-        Whether only the parameters are being checked, on three made-up candidates.
+        Whether this call only checks the parameters, on three made-up candidates.
     """
 
     history: Sequence[int] = ()
@@ -97,23 +99,23 @@ class Context:
     trial: bool = False
 
     def uniform(self, stream: int) -> float:
-        """Return this token's random number of a stream other than 0."""
+        """Return the random number of this token from a stream other than 0."""
         return uniform(self.seed, self.step, stream)
 
 
 SamplerFunction = Callable[..., Candidates]
 
-#: Name -> function. A new sampler is one function with the decorator `sampler`.
+#: Name -> function, registered by the decorator `sampler`.
 SAMPLERS: dict[str, SamplerFunction] = {}
 
 
 def sampler(name: str) -> Callable[[SamplerFunction], SamplerFunction]:
-    """Register a sampler: a function ``(candidates, context, value, ...) -> candidates``.
+    """Return a decorator that registers ``(candidates, context, value, ...) -> candidates``.
 
     Parameters
     ----------
     name : str
-        The keyword of `Sampler`.
+        The name of the sampler: its keyword in `Sampler`.
 
     Returns
     -------
@@ -150,7 +152,7 @@ def _number(name: str, value: Any) -> float:
 
 @sampler("temperature")
 def temperature(candidates: Candidates, context: Context, value: float) -> Candidates:
-    """Divide the logits; 0 keeps the best token alone (of equal ones the lowest id)."""
+    """Divide the logits by a value; 0 keeps only the best token (the lowest id of equal ones)."""
     value = _number("temperature", value)
     _check(0 <= value < float("inf"), "temperature", value, "a finite number >= 0")
     if value == 0:
@@ -163,13 +165,13 @@ def temperature(candidates: Candidates, context: Context, value: float) -> Candi
 
 @sampler("top_k")
 def top_k(candidates: Candidates, context: Context, k: int) -> Candidates:
-    """Keep the k best; 0 or less keeps all."""
+    """Keep the k best tokens; 0 or less keeps all."""
     k = integer("top_k", k)
     size = len(candidates.ids)
     if k <= 0 or k >= size:
         return candidates
     if not candidates.ordered:
-        # at least k are as good as the k-th best: sort only those
+        # sort only the tokens that are at least as good as the k-th best
         limit = np.partition(candidates.logits, size - k)[size - k]
         candidates = candidates.keep(candidates.logits >= limit).best_first()
     return candidates.keep(slice(0, k))
@@ -177,7 +179,7 @@ def top_k(candidates: Candidates, context: Context, k: int) -> Candidates:
 
 @sampler("top_p")
 def top_p(candidates: Candidates, context: Context, p: float) -> Candidates:
-    """Keep the fewest best whose probabilities add up to p; 1 or more keeps all.
+    """Keep the smallest number of best tokens whose probabilities sum to p; 1 or more keeps all.
 
     Holtzman et al., "The Curious Case of Neural Text Degeneration" (2020).
     """
@@ -193,7 +195,7 @@ def top_p(candidates: Candidates, context: Context, p: float) -> Candidates:
 
 @sampler("min_p")
 def min_p(candidates: Candidates, context: Context, p: float) -> Candidates:
-    """Keep what is at least p times as probable as the best; 0 keeps all.
+    """Keep the tokens that are at least p times as probable as the best; 0 keeps all.
 
     Nguyen et al., "Turning Up the Heat: Min-p Sampling" (2024).
     """
@@ -220,7 +222,7 @@ def _logs(probabilities: Float64) -> Float64:
 
 @sampler("typical")
 def typical(candidates: Candidates, context: Context, p: float) -> Candidates:
-    """Keep those whose surprise is closest to the expected one, up to p in all; 1 keeps all.
+    """Keep the tokens with a surprisal closest to the entropy, up to a total of p; 1 keeps all.
 
     Meister et al., "Locally Typical Sampling" (2023).
     """
@@ -242,7 +244,7 @@ def typical(candidates: Candidates, context: Context, p: float) -> Candidates:
 
 @sampler("top_n_sigma")
 def top_n_sigma(candidates: Candidates, context: Context, n: float) -> Candidates:
-    """Keep logits within n standard deviations of the largest; 0 or less keeps all.
+    """Keep the logits within n standard deviations of the largest; 0 or less keeps all.
 
     Tang et al., "Top-n-sigma: Not All Logits Are You Need" (2024).
     """
@@ -259,7 +261,7 @@ def top_n_sigma(candidates: Candidates, context: Context, n: float) -> Candidate
 def xtc(
     candidates: Candidates, context: Context, probability: float, threshold: float = 0.1
 ) -> Candidates:
-    """With some probability drop all that reach the threshold but the least probable of them.
+    """With some probability, drop all tokens that reach a threshold but the least probable.
 
     "Exclude top choices", https://github.com/oobabooga/text-generation-webui/pull/6335.
     """
@@ -278,10 +280,10 @@ def xtc(
 def dynamic_temperature(
     candidates: Candidates, context: Context, value: float, range: float, exponent: float = 1.0
 ) -> Candidates:
-    """Divide the logits by a temperature between value - range and value + range, by entropy.
+    """Divide the logits by a temperature from value - range to value + range, by entropy.
 
-    As llama.cpp's `temp_ext`: the entropy as a part of the largest possible, to the power of
-    `exponent`, says where between the two.
+    As in llama.cpp's `temp_ext`, the position between the two is the entropy, relative to the
+    largest possible, to the power of `exponent`.
     """
     value = _number("dynamic_temperature", value)
     range_ = _number("dynamic_temperature range", range)
@@ -304,7 +306,7 @@ def dynamic_temperature(
 
 
 def _last(history: Sequence[int], count: int) -> list[int]:
-    """Return the last ids of the history; a negative count is all of it."""
+    """Return the last `count` ids of the history; a negative count returns all."""
     count = integer("last_n", count)
     return list(history if count < 0 else history[max(len(history) - count, 0) :])
 
@@ -322,9 +324,9 @@ def _counts(candidates: Candidates, history: list[int]) -> NDArray[np.int64]:
 def repeat_penalty(
     candidates: Candidates, context: Context, value: float, last_n: int = 64
 ) -> Candidates:
-    """Divide positive logits of tokens that occurred by a value, multiply negative ones; 1: none.
+    """Divide positive logits of tokens that occurred by a value; multiply negative ones.
 
-    Keskar et al., "CTRL" (2019).
+    The value 1 changes nothing. Keskar et al., "CTRL" (2019).
     """
     value = _number("repeat_penalty", value)
     _check(value > 0, "repeat_penalty", value, "a number > 0")
@@ -372,12 +374,12 @@ def dry(
     last_n: int = -1,
     breakers: Iterable[int] = (),
 ) -> Candidates:
-    """Penalize tokens that would go on with a repetition: more, the longer it is.
+    """Penalize tokens that would continue a repetition, more for longer repetitions.
 
     "Don't repeat yourself", https://github.com/oobabooga/text-generation-webui/pull/5677: a token
     that would make a repeated run of n + 1 tokens, n >= allowed_length, loses multiplier *
-    base ** (n - allowed_length). Runs do not reach over the ids in `breakers`, which themselves
-    lose nothing.
+    base ** (n - allowed_length). Runs do not extend across the ids in `breakers`, which are not
+    penalized.
     """
     multiplier = _number("dry", multiplier)
     base = _number("dry base", base)
@@ -399,10 +401,13 @@ def dry(
 
 
 def _repetitions(history: list[int], breakers: frozenset[int]) -> dict[int, int]:
-    """Return, for tokens that followed the text's end before, how long the repeated end was."""
+    """Return the length of the longest repetition that each token would continue.
+
+    A token continues a repetition of n tokens if it followed an earlier occurrence of the last n.
+    """
     backwards = history[::-1]
     size = next((i for i, token in enumerate(backwards) if token in breakers), len(backwards))
-    # z[i]: how many tokens from backwards[i] on are those from backwards[0] on (Z algorithm)
+    # z[i]: the length of the common prefix of backwards[i:] and backwards (Z algorithm)
     z = [0] * len(backwards)
     left = right = 0
     found: dict[int, int] = {}
@@ -425,12 +430,12 @@ def _repetitions(history: list[int], breakers: frozenset[int]) -> dict[int, int]
 
 @sampler("logit_bias")
 def logit_bias(candidates: Candidates, context: Context, biases: Mapping[int, float]) -> Candidates:
-    """Add a value to the logits of some ids; -inf makes one impossible."""
+    """Add a value to the logits of some ids; -inf excludes an id."""
     if not isinstance(biases, Mapping):
         raise TypeError(f"logit_bias is {biases!r}; expected a mapping of ids to numbers")
     for token, bias in biases.items():
-        _check(_number(f"logit_bias of {token}", bias) < np.inf, f"logit_bias of {token}", bias,
-               "a number below inf")  # fmt: skip
+        name = f"logit_bias[{token}]"
+        _check(_number(name, bias) < np.inf, name, bias, "a number below inf")
     logits = candidates.logits.copy()
     for token, bias in biases.items():
         logits[candidates.ids == token] += float(bias)
@@ -440,17 +445,17 @@ def logit_bias(candidates: Candidates, context: Context, biases: Mapping[int, fl
 
 def _id_list(name: str, value: Any) -> NDArray[np.int64]:
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        raise TypeError(f"{name} is {value!r}; expected ids")
+        raise TypeError(f"{name} is {value!r}; expected a list of ids")
     listed = list(value)
     if not all(hasattr(token, "__index__") for token in listed):
-        raise TypeError(f"{name} is {value!r}; expected ids")
+        raise TypeError(f"{name} is {value!r}; expected a list of ids")
     return np.array([token.__index__() for token in listed], np.int64)
 
 
 def _possible(name: str, candidates: Candidates) -> Candidates:
-    """Refuse to go on with nothing."""
+    """Return the candidates; raise if none is possible."""
     if not len(candidates.ids) or candidates.logits.max() == -np.inf:
-        raise ValueError(f"{name} leaves no token possible")
+        raise ValueError(f"{name} leaves no token to draw")
     return candidates
 
 
@@ -470,7 +475,7 @@ def allowed(candidates: Candidates, context: Context, ids: Iterable[int]) -> Can
 
 @sampler("forced")
 def forced(candidates: Candidates, context: Context, ids: Sequence[int]) -> Candidates:
-    """Make the first tokens of the generation these, whatever their logits; then step aside."""
+    """Force the first tokens of the generation, whatever their logits; change no later token."""
     tokens = _id_list("forced", ids)
     if context.trial or context.step >= len(tokens):
         return candidates
@@ -481,11 +486,11 @@ def forced(candidates: Candidates, context: Context, ids: Sequence[int]) -> Cand
 def grammar(
     candidates: Candidates, context: Context, grammar: Grammar, tokenizer: Tokenizer | None = None
 ) -> Candidates:
-    """Keep what may come next in a text that a grammar accepts, and its end where it is complete.
+    """Keep the tokens that a grammar allows next, and end tokens where the text is complete.
 
-    The text is what was generated, without the prompt. Put it before samplers that drop
-    candidates, or they may leave none that fits; the option ``grammar=`` of `Model.generate`
-    comes before all of them and also ends the text by itself.
+    The grammar applies to the generated text, without the prompt. Put this sampler before those
+    that drop candidates, because they may leave none that fits. The option ``grammar=`` of
+    `Model.generate` precedes all samplers and also ends the text when the grammar is finished.
     """
     from ..grammar.grammar import Grammar
     from ..tokenizer import Tokenizer
@@ -500,7 +505,7 @@ def grammar(
     if context.step > len(context.history):
         raise ValueError(
             f"grammar is at step {context.step} and history has {len(context.history)} ids; "
-            "expected all that were generated"
+            "expected all generated ids"
         )
     known = context.state.setdefault("grammar", {})
     constraint, at, step = known.get(id(grammar), (None, 0, 0))
@@ -516,10 +521,12 @@ def grammar(
     left = inside.keep(mask[inside.ids])
     if not len(left.ids) or left.logits.max() == -np.inf:
         if constraint.is_finished(at):
-            raise ValueError("the grammar wants the end of the text, and no end token is possible")
+            raise ValueError(
+                "the grammar requires the end of the text, but no end token is possible"
+            )
         raise ValueError(
-            f"the grammar expects {constraint.expected(at)}; no candidate fits, so put grammar "
-            "before the samplers that drop some"
+            f"the grammar expects {constraint.expected(at)}, but no candidate fits; put grammar "
+            "before samplers that drop candidates"
         )
     return left
 
@@ -533,9 +540,9 @@ _LN2 = 0.6931471805599453
 def mirostat(
     candidates: Candidates, context: Context, tau: float, eta: float = 0.1, m: int = 100
 ) -> Candidates:
-    """Choose k so that the surprise of what is drawn stays near tau bits. Goes last.
+    """Choose k so that the surprisal of drawn tokens stays near tau bits. Must be last.
 
-    Basu et al., "Mirostat" (2021), version 1: Zipf's exponent from the m best tokens.
+    Basu et al., "Mirostat" (2021), version 1. Zipf's exponent is estimated from the m best tokens.
     """
     state = _mirostat_state(candidates, context, "mirostat", tau, eta)
     candidates = candidates.best_first()
@@ -553,7 +560,7 @@ def mirostat(
 
 
 def _mirostat_k(exponent: float, mu: float, size: int) -> int:
-    """Return equation (2) of the paper: how many tokens have the surprise mu."""
+    """Return k for the surprisal mu, by equation (2) of the paper."""
     epsilon = exponent - 1
     if exponent <= 0:
         return size
@@ -570,15 +577,15 @@ def _mirostat_k(exponent: float, mu: float, size: int) -> int:
 def mirostat_v2(
     candidates: Candidates, context: Context, tau: float, eta: float = 0.1
 ) -> Candidates:
-    """Drop what is more surprising than a limit that follows the surprise drawn. Goes last.
+    """Drop tokens with a surprisal above a limit that adapts to the drawn tokens. Must be last.
 
     Basu et al., "Mirostat" (2021), version 2.
     """
     state = _mirostat_state(candidates, context, "mirostat_v2", tau, eta)
     candidates = candidates.best_first()
     probabilities = candidates.probabilities
-    surprise = -_logs(probabilities) / _LN2
-    count = int(np.searchsorted(surprise, state["mu"], side="right"))
+    surprisal = -_logs(probabilities) / _LN2
+    count = int(np.searchsorted(surprisal, state["mu"], side="right"))
     return candidates.keep(slice(0, max(count, 1)))
 
 
@@ -591,8 +598,8 @@ def _mirostat_state(
     state: dict[str, float] = context.state.setdefault(name, {"mu": 2 * tau})
 
     def learn(probability: float) -> None:
-        surprise = -float(_core.log([probability])[0]) / _LN2
-        state["mu"] -= eta * (surprise - tau)
+        surprisal = -float(_core.log([probability])[0]) / _LN2
+        state["mu"] -= eta * (surprisal - tau)
 
     context.after.append(learn)
     return state

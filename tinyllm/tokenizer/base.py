@@ -1,4 +1,4 @@
-"""What all tokenizers share: the public face, special tokens, decoding, lookups."""
+"""The base class of all tokenizers: public methods, special tokens, decoding, lookups."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _SPECIAL = (TokenType.CONTROL, TokenType.UNKNOWN)
 
 
 class Tokenizer(ABC):
-    """Text to token ids and back, as the vocabulary of a file says.
+    """Converts text to token ids and back, with the vocabulary of a model file.
 
-    Tokenizers come from `load_tokenizer`, `tokenizer_from_metadata` or ``model.tokenizer``. They
-    never change, and may be shared between threads. A token and its piece belong together by id:
-    where two ids have the same text, they stay two ids.
+    Get a tokenizer from `load_tokenizer`, `tokenizer_from_metadata` or ``model.tokenizer``.
+    Tokenizers are immutable and safe to share between threads. A token is identified by its id:
+    two ids with the same text are different tokens.
 
     Parameters
     ----------
@@ -33,14 +33,14 @@ class Tokenizer(ABC):
     Attributes
     ----------
     bos, eos, eot, eom, unk, sep, pad, cls, mask : int or None
-        Special ids; None where the file has none. `fim_pre`, `fim_suf`, `fim_mid`, `fim_pad`,
-        `fim_rep` and `fim_sep` are those of code completion.
+        Ids of special tokens; None where the file has none. `fim_pre`, `fim_suf`, `fim_mid`,
+        `fim_pad`, `fim_rep` and `fim_sep` are those of code completion (fill in the middle).
     eog_ids : frozenset of int
         Ids that end a generation.
     add_bos, add_eos : bool
-        The file's own rule for ``add_special``.
+        Whether the file asks for BOS before and EOS after a text; see `encode`.
     add_space_prefix : bool
-        Whether a space goes before a text, and is taken off again by `decode`.
+        Whether `encode` puts a space before a text, which `decode` removes.
 
     Examples
     --------
@@ -57,9 +57,9 @@ class Tokenizer(ABC):
     'ab a'
     """
 
-    #: The algorithm, for people.
+    #: The name of the algorithm, for display.
     kind: ClassVar[str] = ""
-    #: What holds where the file is silent; see `Vocab`.
+    #: Values for keys that the file does not have; see `Vocab`.
     defaults: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
@@ -84,16 +84,17 @@ class Tokenizer(ABC):
             return [token]
         if self._metadata.get(f"tokenizer.ggml.add_{name}_token"):
             warnings.warn(
-                f"the file asks for add_{name}_token, but has no {name} token: none is added",
+                f"tokenizer.ggml.add_{name}_token is true, but the file has no {name} token; "
+                "none is added",
                 stacklevel=4,
             )
         return []
 
-    # ---- what each algorithm is ----
+    # ---- defined by each algorithm ----
 
     @abstractmethod
     def _encode_fragment(self, text: bytes, after_special: bool) -> list[int]:
-        """Return the ids of a fragment without special tokens."""
+        """Return the ids of a fragment that has no special tokens."""
 
     @abstractmethod
     def _explain_fragment(self, text: bytes, after_special: bool) -> list[Step]:
@@ -101,7 +102,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def _render(self, token: int) -> bytes:
-        """Return the bytes that a normal token stands for."""
+        """Return the bytes of a normal token."""
 
     # ---- encoding ----
 
@@ -116,15 +117,15 @@ class Tokenizer(ABC):
         Parameters
         ----------
         text : str or bytes
-            Any text. Bytes need not be UTF-8; a lone surrogate U+DC80 to U+DCFF in a str stands
-            for the byte that `decode` hid there, any other becomes U+FFFD.
+            Any text. Bytes need not be UTF-8. In a str, a lone surrogate U+DC80 to U+DCFF stands
+            for one byte (Python's ``surrogateescape``); other lone surrogates become U+FFFD.
         add_special : bool, optional
-            None: put the special tokens around the text that the file asks for (`add_bos`,
-            `add_eos`), but no second BOS before a text that starts with one. True: the same,
-            and the second BOS too, with a warning. False: none.
+            None: add the special tokens that the file asks for (`add_bos`, `add_eos`), but no
+            second BOS before a text that starts with one. True: add them all, even a second BOS,
+            with a warning. False: add none.
         parse_special : bool
-            Whether ``"<s>"`` in the text means the token. False is right for text from users.
-            User-defined tokens are cut out in any case.
+            Whether the text of a special token, such as ``"<s>"``, becomes that token. Use False
+            for text from users. User-defined tokens are always recognized.
 
         Returns
         -------
@@ -152,7 +153,7 @@ class Tokenizer(ABC):
         parse_special: bool,
         change: Callable[[bytes], bytes] | None = None,
     ) -> list[int]:
-        """Return the ids of a text; what is between special tokens may be changed first.
+        """Return the ids of a text; `change` may replace the text between special tokens.
 
         Parameters
         ----------
@@ -160,7 +161,7 @@ class Tokenizer(ABC):
         parse_special : bool
             As in `encode`.
         change : callable, optional
-            Gets what is between special tokens, and returns what to encode there, as plain text.
+            Called with each text between special tokens; returns the plain text to encode instead.
 
         Returns
         -------
@@ -188,7 +189,7 @@ class Tokenizer(ABC):
         if self._prefix and ids[:1] == self._prefix:
             if double:
                 warnings.warn(
-                    "the text starts with the beginning-of-sequence token and add_special=True "
+                    "the text starts with the beginning-of-sequence token, and add_special=True "
                     "puts another before it; add_special=None does not",
                     stacklevel=3,
                 )
@@ -214,7 +215,7 @@ class Tokenizer(ABC):
         Returns
         -------
         list of list of int
-            Ragged: nothing is padded.
+            One list per text, without padding.
 
         Raises
         ------
@@ -228,13 +229,13 @@ class Tokenizer(ABC):
         [[], []]
         """
         if isinstance(texts, str | bytes | bytearray):
-            raise TypeError(f"texts must be a list of texts, not one {type(texts).__name__}")
+            raise TypeError(f"texts is {type(texts).__name__}; expected a list of texts")
         return [self.encode(text, add_special, parse_special) for text in texts]
 
     # ---- decoding ----
 
     def pieces_bytes(self, ids: Iterable[int] | int, skip_special: bool = False) -> list[bytes]:
-        """Return the bytes that each token stands for; one piece may be a part of a character.
+        """Return the bytes of each token, which may be only a part of a character.
 
         Parameters
         ----------
@@ -245,7 +246,7 @@ class Tokenizer(ABC):
         Returns
         -------
         list of bytes
-            As many as ids.
+            One per id.
 
         Raises
         ------
@@ -262,19 +263,19 @@ class Tokenizer(ABC):
         return [self._piece(token, skip_special) for token in self._checked(ids)]
 
     def pieces(self, ids: Iterable[int] | int, errors: str = "replace") -> list[str]:
-        """Return what each token stands for as text.
+        """Return the text of each token.
 
         Parameters
         ----------
         ids : iterable of int, or int
         errors : str
-            What becomes of bytes that are a part of a character, as for `bytes.decode`:
-            ``"backslashreplace"`` shows them, ``"surrogateescape"`` loses nothing.
+            How to decode bytes that are only a part of a character, as in `bytes.decode`:
+            ``"backslashreplace"`` shows them, ``"surrogateescape"`` preserves them.
 
         Returns
         -------
         list of str
-            As many as ids.
+            One per id.
 
         Raises
         ------
@@ -296,7 +297,7 @@ class Tokenizer(ABC):
         skip_special: bool = False,
         strip_prefix: bool = True,
     ) -> bytes:
-        r"""Return the text of ids as bytes.
+        r"""Return the text of token ids as bytes.
 
         Parameters
         ----------
@@ -304,8 +305,8 @@ class Tokenizer(ABC):
         skip_special : bool
             Whether control and unknown tokens are left out.
         strip_prefix : bool
-            Whether the space that `encode` put before the text is taken off. False is right for
-            ids that continue a text.
+            Whether to remove the space that `encode` put before the text. Use False for ids that
+            continue a text.
 
         Returns
         -------
@@ -333,7 +334,9 @@ class Tokenizer(ABC):
         errors: str = "replace",
         strip_prefix: bool = True,
     ) -> str:
-        """Return the text of ids. Nothing is cleaned up: no space before a comma disappears.
+        """Return the text of token ids.
+
+        Spaces are not cleaned up: a space before a comma stays.
 
         Parameters
         ----------
@@ -341,7 +344,7 @@ class Tokenizer(ABC):
         skip_special : bool
             Whether control and unknown tokens are left out.
         errors : str
-            What becomes of bytes that are not UTF-8, as for `bytes.decode`.
+            How to decode bytes that are not UTF-8, as in `bytes.decode`.
         strip_prefix : bool
             As in `decode_bytes`.
 
@@ -386,7 +389,7 @@ class Tokenizer(ABC):
 
     @functools.cached_property
     def strips_prefix(self) -> bool:
-        """Whether decoding drops the blank that encoding puts before a text."""
+        """Whether `decode` removes the space that `encode` puts before a text."""
         return self.add_space_prefix
 
     def _checked(self, ids: Iterable[int] | int) -> list[int]:
@@ -419,7 +422,7 @@ class Tokenizer(ABC):
 
     @functools.cached_property
     def vocab(self) -> tuple[str, ...]:
-        """The texts of the vocabulary by id, as the file spells them.
+        """The token texts by id, as the file spells them.
 
         Bytes that are not UTF-8 are lone surrogates (``surrogateescape``).
         """
@@ -440,19 +443,19 @@ class Tokenizer(ABC):
         return found
 
     def ids(self, piece: str | bytes) -> list[int]:
-        """Return every id of a piece.
+        """Return all ids of a piece.
 
         Parameters
         ----------
         piece : str or bytes
-            What the token stands for, as `pieces` and `pieces_bytes` give it (``" Hello"``); if
-            no token stands for that, the vocabulary's own spelling (``"▁Hello"``, ``"ĠHello"``,
-            ``"<0x0A>"``).
+            The text of a token, as `pieces` and `pieces_bytes` return it (``" Hello"``). If no
+            token has this text, it is taken as the vocabulary's own spelling (``"▁Hello"``,
+            ``"ĠHello"``, ``"<0x0A>"``).
 
         Returns
         -------
         list of int
-            In order; empty if there is none.
+            In ascending order; empty if there is none.
 
         Examples
         --------
@@ -467,12 +470,12 @@ class Tokenizer(ABC):
         return list(found)
 
     def id(self, piece: str | bytes) -> int:
-        """Return the lowest id of a piece that is not a byte token.
+        """Return the lowest id of a piece, without byte tokens.
 
         Parameters
         ----------
         piece : str or bytes
-            As for `ids`.
+            As in `ids`.
 
         Returns
         -------
@@ -495,14 +498,16 @@ class Tokenizer(ABC):
             if self._vocab.types[token] != TokenType.BYTE:
                 return token
         if found:
-            raise KeyError(f"{piece!r} is only the byte token {found[0]}; ids() finds it")
-        raise KeyError(f"no token is {piece!r}")
+            raise KeyError(
+                f"piece is {piece!r}; it is only the byte token {found[0]}, which ids() returns"
+            )
+        raise KeyError(f"piece is {piece!r}; expected the text of a token")
 
     def _at(self, token: int) -> int:
         return self._checked([token])[0]
 
     def token_type(self, token: int) -> TokenType:
-        """Return what kind of token an id is.
+        """Return the type of a token.
 
         Parameters
         ----------
@@ -527,7 +532,7 @@ class Tokenizer(ABC):
         return TokenType(self._vocab.types[self._at(token)])
 
     def score(self, token: int) -> float:
-        """Return the score of a token, 0 if the file has no scores.
+        """Return the score of a token, or 0 if the file has no scores.
 
         Parameters
         ----------
@@ -607,7 +612,7 @@ class Tokenizer(ABC):
         add_special: bool | None = None,
         parse_special: bool = False,
     ) -> Explanation:
-        """Return the steps from a text to its ids, as a table that can be printed.
+        """Return the steps that turn a text into ids, as a table that can be printed.
 
         Parameters
         ----------
@@ -617,7 +622,7 @@ class Tokenizer(ABC):
         Returns
         -------
         Explanation
-            ``print`` it, or look at ``.steps`` and ``.ids``.
+            ``print`` shows the table; ``.steps`` and ``.ids`` hold its values.
 
         Examples
         --------
@@ -652,7 +657,7 @@ class Tokenizer(ABC):
 
     @functools.cached_property
     def chat_templates(self) -> Mapping[str, str]:
-        """The file's chat templates by name; the one without a name is ``"default"``."""
+        """The file's chat templates by name; the unnamed one is ``"default"``."""
         from .. import chat
 
         return chat.file_templates(self._metadata)
@@ -665,7 +670,7 @@ class Tokenizer(ABC):
         template: str | None = None,
         **variables: Any,
     ) -> str:
-        """Return the text of a conversation, by the file's chat template.
+        """Return a conversation as text, rendered by the file's chat template.
 
         Parameters
         ----------
@@ -676,10 +681,10 @@ class Tokenizer(ABC):
         add_generation_prompt : bool
             Whether the text ends with the start of an answer.
         template : str, optional
-            The name of one of the file's templates or of `tinyllm.chat.TEMPLATES`, or Jinja2
-            source. None: the file's ``tool_use`` if there are tools, else its default.
+            The name of a template of the file or of `tinyllm.chat.TEMPLATES`, or Jinja2 source.
+            None: the file's template ``tool_use`` if tools are given, else its default template.
         **variables
-            What else the template uses. ``bos_token`` and ``eos_token`` are there already.
+            Further variables of the template. ``bos_token`` and ``eos_token`` are already set.
 
         Returns
         -------
@@ -688,7 +693,7 @@ class Tokenizer(ABC):
         Raises
         ------
         tinyllm.chat.ChatTemplateError
-            If there is no such template, or it fails, or takes too much time or memory.
+            If there is no such template, it fails, or it takes too much time or memory.
         ImportError
             If Jinja2 is not installed.
 
@@ -720,20 +725,20 @@ class Tokenizer(ABC):
         parse_content: bool = True,
         **variables: Any,
     ) -> list[int]:
-        """Return the ids of a conversation, by the file's chat template.
+        """Return the ids of a conversation, rendered by the file's chat template.
 
-        Special tokens that the template writes are parsed. None is added but the BOS of a model
-        that wants one and whose template has not written it.
+        Special tokens that the template writes are parsed. The BOS token is added if the model
+        asks for one and the template has not written it. No other token is added.
 
         Parameters
         ----------
         messages, tools, add_generation_prompt, template
             As in `render_chat`.
         parse_content : bool
-            Whether special tokens that stand in `messages` are parsed too, as Hugging Face does:
-            then a user who writes ``<|im_end|>`` ends the turn. False takes them for plain text.
-            A template that looks for them (such as ``</think>``) does not find them then, and
-            what it makes itself, for example of two messages that it joins, is still parsed.
+            Whether special tokens in `messages` are parsed too, as Hugging Face does: a user who
+            writes ``<|im_end|>`` then ends the turn. False: they are plain text. In this case a
+            template that looks for one (such as ``</think>``) does not find it. A special token
+            that the template itself makes, for example by joining two messages, is still parsed.
         **variables
             As in `render_chat`.
 
@@ -776,4 +781,4 @@ def _as_bytes(text: str | bytes | bytearray | memoryview) -> bytes:
         return to_bytes(text)
     if isinstance(text, bytes | bytearray | memoryview):
         return bytes(text)
-    raise TypeError(f"text must be str or bytes, not {type(text).__name__}")
+    raise TypeError(f"text is {type(text).__name__}; expected str or bytes")

@@ -1,4 +1,4 @@
-"""Byte-level BPE, as GPT-2 introduced it, with the pre-tokenizers of its descendants.
+"""Byte-level BPE, as GPT-2 introduced it, with the pre-tokenizers of later models.
 
 Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), section 2.2; the
 byte alphabet is `bytes_to_unicode` of https://github.com/openai/gpt-2.
@@ -27,7 +27,7 @@ __all__ = ["BYTE_ALPHABET", "BpeTokenizer", "Gemma4Tokenizer"]
 
 
 def _byte_alphabet() -> list[str]:
-    """Return a visible character for each byte: itself if it is one, else U+0100 and on."""
+    """Return a visible character for each byte: its own if visible, else one from U+0100 on."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [value for value in range(256) if value not in visible]
     table = {value: chr(value) for value in visible}
@@ -47,7 +47,7 @@ def _compile(expression: str) -> Program:
 
 
 class BpeTokenizer(Tokenizer):
-    """The text is cut into words; in each, neighbours merge in the order of the merge list.
+    """Splits text into words and merges neighbouring symbols in the order of the merge list.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class BpeTokenizer(Tokenizer):
     Raises
     ------
     FormatError
-        If the file has no merges, or one of them is not two parts.
+        If the file has no merges, or a merge does not have two parts.
 
     Examples
     --------
@@ -70,9 +70,9 @@ class BpeTokenizer(Tokenizer):
 
     kind = "BPE"
     defaults: ClassVar[Mapping[str, Any]] = {}
-    #: Whether the core's loops are used; without, the same ids come from the Python here.
+    #: Whether the C core encodes. If not, the Python code here gives the same ids.
     use_core: ClassVar[bool] = True
-    #: The row of the pre-tokenizer table when the file names none.
+    #: The pre-tokenizer of a file that does not name one.
     default_pre: ClassVar[str] = "default"
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
@@ -95,7 +95,7 @@ class BpeTokenizer(Tokenizer):
             kind="bpe-bytes" if self._pre.byte_encode else "bpe-letters",
             tokens=self._vocab.texts,
             weak=self._vocab.is_byte,
-            byte_ids=self._stand_ins,
+            byte_ids=self._byte_fallback,
             scores=None,
             merges=self._merges,
             splitters=[_compile(s) for s in splitters if isinstance(s, str)] if whole else [],
@@ -104,10 +104,10 @@ class BpeTokenizer(Tokenizer):
         )
 
     @functools.cached_property
-    def _stand_ins(self) -> list[int]:
-        """What stands for each byte of a symbol that is not in the vocabulary; -1 is nothing."""
+    def _byte_fallback(self) -> list[int]:
+        """The id for each byte of a symbol that is not in the vocabulary; -1 drops the byte."""
         if self._pre.byte_encode:
-            # llama.cpp looks up single bytes of the spelling here, so only visible ASCII is found
+            # llama.cpp looks up single bytes of the spelling, so it finds only visible ASCII
             visible = range(0x21, 0x7F)
             found = self._vocab.ids_of([chr(value) for value in visible])
             table = dict(zip(visible, found, strict=True))
@@ -140,7 +140,7 @@ class BpeTokenizer(Tokenizer):
         return PRE_TOKENIZERS[name]
 
     def _set_legacy_ends(self, metadata: Mapping[str, Any]) -> None:
-        """Falcon's first files rely on id 11 being <|endoftext|>."""
+        """Use id 11, <|endoftext|>, as BOS and EOS in early Falcon files, which name neither."""
         keys = ("tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id")
         if any(key in metadata for key in keys) or len(self) <= 11:
             return
@@ -153,12 +153,12 @@ class BpeTokenizer(Tokenizer):
 
     @functools.cached_property
     def _order(self) -> Callable[[str, str], int | None]:
-        # of a merge that occurs twice, the first counts
+        # the first occurrence of a merge counts
         count = len(self._merges)
         ranks = dict(zip(reversed(self._merges), range(count - 1, -1, -1), strict=True))
 
         def order(a: str, b: str) -> int | None:
-            # a pair is cut at its first space after position 0
+            # a merge is split at its first space after position 0
             return None if " " in a[1:] else ranks.get(f"{a} {b}")
 
         return (lambda a, b: ranks.get(f"{a} {b}")) if self._pre.byte_encode else order
@@ -200,7 +200,7 @@ class BpeTokenizer(Tokenizer):
             return [word]
         symbols = list(word)
         if self._pre.byte_encode:
-            # as in Hugging Face's BPE: what is no token is not there for the merges either
+            # as in Hugging Face's BPE, characters that are not tokens are dropped before the merges
             symbols = [c for c in word if c in self._vocab.id_of_text]
             for char in set(word).difference(symbols):
                 self._warn_dropped(_BYTE_OF[char])
@@ -216,10 +216,10 @@ class BpeTokenizer(Tokenizer):
                 continue
             raw = [_BYTE_OF[c] for c in symbol] if self._pre.byte_encode else symbol.encode()
             for value in raw:
-                if self._stand_ins[value] < 0:
+                if self._byte_fallback[value] < 0:
                     self._warn_dropped(value)
                 else:
-                    out.append(self._stand_ins[value])
+                    out.append(self._byte_fallback[value])
         return out
 
     def _warn_dropped(self, value: int) -> None:
@@ -254,12 +254,12 @@ class BpeTokenizer(Tokenizer):
             return to_bytes(text)
         try:
             return bytes([_BYTE_OF[char] for char in text])
-        except KeyError:  # not in the alphabet: meant as it stands
+        except KeyError:  # not in the byte alphabet: a literal text
             return to_bytes(text)
 
 
 class Gemma4Tokenizer(BpeTokenizer):
-    """BPE over characters with spaces as U+2581 and bytes as ``<0xNN>``.
+    """BPE over characters; spaces become U+2581, and unknown characters become ``<0xNN>`` bytes.
 
     Parameters
     ----------
@@ -280,5 +280,5 @@ class Gemma4Tokenizer(BpeTokenizer):
     default_pre = "gemma4"
 
     def _choose_pre(self, name: object) -> PreTokenizer:
-        # the model key alone says which one it is
+        # tokenizer.ggml.model alone determines the pre-tokenizer
         return super()._choose_pre(name or self.default_pre)

@@ -1,4 +1,4 @@
-"""The difference between two sequences of tokens."""
+"""The differences between two sequences of tokens."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["TokenDiff", "diff_tokens"]
 
 @dataclass(frozen=True)
 class TokenDiff:
-    """Where two token sequences part; ``print`` shows them side by side.
+    """The differences between two token sequences; ``print`` lists them.
 
     Parameters
     ----------
     equal : bool
-        Whether they are the same.
+        Whether the sequences are the same.
     first : int or None
-        The position of the first difference.
+        The position of the first difference; None if there is none.
     changes : list of (tuple, tuple)
-        What stands in `a` and what in `b`, in order: ``((start, stop, tokens), (...))``.
+        The ranges that differ, in order: ``(start, stop, tokens)`` in `a`, and in `b`.
     """
 
     equal: bool
@@ -44,14 +44,14 @@ def diff_tokens(
     b: Iterable[int | str | bytes],
     tokenizer: Tokenizer | None = None,
 ) -> TokenDiff:
-    """Return where two sequences of tokens part.
+    """Return the differences between two sequences of tokens.
 
     Parameters
     ----------
     a, b : iterable of int, str or bytes
         Ids or pieces.
     tokenizer : Tokenizer, optional
-        Names the ids by their pieces.
+        If given, the result shows ids with their pieces.
 
     Returns
     -------
@@ -73,7 +73,7 @@ def diff_tokens(
     """
     for name, value in (("a", a), ("b", b)):
         if isinstance(value, str | bytes):
-            raise TypeError(f"{name} must be a sequence of tokens, not one {type(value).__name__}")
+            raise TypeError(f"{name} is {type(value).__name__}; expected a sequence of tokens")
     left, right = list(a), list(b)
     start = 0
     while start < min(len(left), len(right)) and left[start] == right[start]:

@@ -1,4 +1,4 @@
-"""The steps of an encoding, as a table."""
+"""The steps of an encoding, shown as a table."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Step:
     name : str
         ``"special"``, ``"normalize"``, ``"word"``, ``"merge"``, ``"viterbi"`` or ``"tokens"``.
     text : bytes
-        What the step works on, or makes.
+        The text that the step reads or produces.
     detail : str
-        Why: the rank, the score.
+        The reason, such as the rank or score of a merge.
     ids : list of int
-        The ids that this step emits; empty for steps on the way.
+        The ids that the step adds to the result; empty for intermediate steps.
     """
 
     name: str
@@ -45,9 +45,9 @@ class Explanation:
     ----------
     steps : list of Step
     ids : list of int
-        The result, as `Tokenizer.encode` gives it.
+        The result of `Tokenizer.encode`.
     pieces : list of bytes
-        What each id stands for.
+        The bytes of each id.
     """
 
     steps: list[Step]

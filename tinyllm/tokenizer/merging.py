@@ -1,4 +1,4 @@
-"""Merging neighbours in the order of a priority: the heart of SPM and of BPE."""
+"""Merge neighbouring symbols in the order of a priority, for SPM and BPE."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ def merge(
     priority: Callable[[T, T], Any],
     trace: Callable[[T, T, Any], None] | None = None,
 ) -> list[T]:
-    """Merge neighbouring symbols, best pair first, of equal ones the leftmost.
+    """Return symbols after merging neighbours, the best pair first; of equal pairs, the leftmost.
 
-    Takes time n log n: pairs wait in a heap, and those whose parts have changed are dropped when
-    they come up (the method of llama.cpp's tokenizers).
+    Takes O(n log n) time: pairs are kept in a heap. A pair whose parts have changed in the
+    meantime is dropped when it is popped. This is the method of llama.cpp's tokenizers.
 
     Parameters
     ----------
     symbols : list
-        Changed in place: it is the working memory.
+        Modified: it serves as working memory.
     priority : callable
-        Two neighbours to something that sorts (smallest first), or None if they do not merge.
+        Maps two neighbours to a sort key (smallest first), or to None if they do not merge.
     trace : callable, optional
-        Called with each pair that is merged, and its priority.
+        Called with both symbols of each merge and its priority.
 
     Returns
     -------
     list
-        The symbols that are left.
+        The remaining symbols.
 
     Examples
     --------
@@ -55,7 +55,7 @@ def merge(
     while heap:
         order, i, j, size_i, size_j = heapq.heappop(heap)
         a, b = symbols[i], symbols[j]
-        # symbols only grow or vanish, so equal lengths mean that nothing has changed
+        # symbols only grow or become empty, so equal lengths mean that neither has changed
         if len(a) != size_i or len(b) != size_j:
             continue
         if trace is not None:

@@ -1,10 +1,9 @@
-r"""How byte-level BPE models cut a text into words: one row per `tokenizer.ggml.pre`.
+r"""How BPE models split text into words: one row per `tokenizer.ggml.pre`.
 
-A row names a list of splitters, applied in sequence, each to the pieces of the one before; what a
-splitter matches and what lies between its matches both become pieces. The expressions are those
-of the models' own `tokenizer.json` files, as llama.cpp's `src/llama-vocab.cpp` collects them.
-Where llama.cpp only approximates the model's expression (tekken, gpt-4o, kimi-k2 and the digit
-groups), the row holds the model's own.
+A row lists splitters. Each one splits the pieces of the previous one: its matches become pieces,
+and so does the text between them. The expressions are those of the models' own `tokenizer.json`
+files, as llama.cpp's `src/llama-vocab.cpp` collects them. Where llama.cpp only approximates the
+model's expression (tekken, gpt-4o, kimi-k2 and the digit groups), the row has the model's own.
 """
 
 from __future__ import annotations
@@ -18,31 +17,31 @@ from .unicode_classes import class_body, to_re
 
 __all__ = ["PRE_TOKENIZERS", "PreTokenizer", "split_pieces"]
 
-# What a splitter gives: where pieces that it matched start and end, in order.
+# The start and end of each match of a splitter, in order.
 Spans = Iterator[tuple[int, int]]
 Splitter = str | Callable[[str], Spans]
 
 
 @dataclass(frozen=True)
 class PreTokenizer:
-    """One way to cut a text into words, and the habits that come with its name.
+    """A way to split text into words, and the tokenizer settings that go with it.
 
     Parameters
     ----------
     splitters : tuple of (str or callable)
         Expressions, or functions that yield spans, applied in sequence.
     ignore_merges : bool
-        A word that is in the vocabulary as a whole is not merged from its parts.
+        Whether a word that is a token is taken as it is, without merges.
     add_bos : bool
-        A beginning-of-sequence token goes first unless the file says otherwise.
+        Whether to add a beginning-of-sequence token if the file does not say.
     byte_encode : bool
-        Words are spelled in GPT-2's byte alphabet.
+        Whether words are spelled in GPT-2's byte alphabet.
     escape_spaces : bool
-        Spaces become U+2581 before the text is cut.
+        Whether spaces become U+2581 before the text is split.
     no_bos : bool
-        The model has no beginning-of-sequence token, whatever the file says.
+        Whether the model has no beginning-of-sequence token, even if the file names one.
     nfc : bool
-        The text is brought to Unicode's normal form C first.
+        Whether the text is first normalized to Unicode's form C.
     """
 
     splitters: tuple[Splitter, ...]
@@ -55,7 +54,7 @@ class PreTokenizer:
 
 
 def split_pieces(text: str, splitters: Iterable[Splitter]) -> list[str]:
-    """Cut a text by each splitter in turn.
+    """Return the pieces of a text after each splitter in turn.
 
     Parameters
     ----------
@@ -67,7 +66,7 @@ def split_pieces(text: str, splitters: Iterable[Splitter]) -> list[str]:
     Returns
     -------
     list of str
-        The pieces in order; joined they are `text`.
+        The pieces in order; concatenated, they are `text`.
 
     Examples
     --------
@@ -105,7 +104,7 @@ def _regex_spans(pattern: re.Pattern[str], text: str) -> Spans:
     return (match.span() for match in pattern.finditer(text))
 
 
-# ---- Splitters that are functions, because as expressions they take quadratic time. ----
+# ---- Splitters that are functions: as expressions they would take quadratic time. ----
 
 
 def _blank_tail(text: str) -> Spans:
@@ -120,17 +119,17 @@ def _blanks() -> str:
     return "".join(re.findall(f"[{class_body('White_Space')}]", "".join(map(chr, range(0x3001)))))
 
 
-def _digit_runs(expression: str) -> Callable[[], re.Pattern[str]]:
+def _lazily_compiled(expression: str) -> Callable[[], re.Pattern[str]]:
     return functools.partial(_compile, expression)
 
 
-_NUMBER_RUN = _digit_runs(r"\p{N}+")
-_DECIMAL_RUN = _digit_runs(r"\d+")
-_WORD_AFTER = _digit_runs(r"[\p{L}\p{M}\p{N}\p{Pc}]")
+_NUMBER_RUN = _lazily_compiled(r"\p{N}+")
+_DECIMAL_RUN = _lazily_compiled(r"\d+")
+_WORD_AFTER = _lazily_compiled(r"[\p{L}\p{M}\p{N}\p{Pc}]")
 
 
 def _groups_from_right(start: int, stop: int) -> Spans:
-    """Yield 1 to 3 digits, then groups of 3."""
+    """Yield the spans of a group of 1 to 3 digits, then of groups of 3."""
     first = start + ((stop - start) % 3 or 3)
     while start < stop:
         yield start, first
@@ -144,7 +143,7 @@ def _afmoe_digits(text: str) -> Spans:
 
 
 def _tiny_aya_digits(text: str) -> Spans:
-    r"""Yield the matches of ``\d{1,3}(?=(?:\d{3})*\b)``: a run needs a word border after it."""
+    r"""Yield the matches of ``\d{1,3}(?=(?:\d{3})*\b)``: only runs before a word boundary."""
     for run in _DECIMAL_RUN().finditer(text):
         if not _WORD_AFTER().match(text, run.end()):
             yield from _groups_from_right(*run.span())
@@ -160,7 +159,7 @@ def _superbpe_borders(text: str) -> Spans:
 
 # ---- Expressions ----
 
-# Hugging Face writes (?i:'s|'t|...), where folding makes U+017F an s.
+# Hugging Face writes (?i:'s|'t|...), where case folding makes U+017F match s.
 _CONTRACTIONS = r"(?:'[sS\u017f]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
 _BLANKS = r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -182,7 +181,7 @@ _LOWER = r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
 def _cased(
     ending: str, numbers: str, symbols: str = r" ?[^\s\p{L}\p{N}]+[\r\n/]*", not_han: str = ""
 ) -> str:
-    """Words that end where a lower-case letter meets an upper-case one (o200k, tekken)."""
+    """Return the expression of o200k and tekken: words also end between lower and upper case."""
     head = r"[^\r\n\p{L}\p{N}]?"
     upper, lower = f"{not_han}[{_UPPER}]", f"{not_han}[{_LOWER}]"
     if not_han:

@@ -1,8 +1,8 @@
-r"""Expressions compiled for the core's matcher (csrc/text/pretokenizer.h).
+r"""Compile pre-tokenizer expressions for the C core's matcher (csrc/text/pretokenizer.h).
 
-The pre-tokenizer expressions need little of the language of regular expressions: characters and
-classes, groups, ``|``, ``? * + {m,n}``, and looking ahead at one class. `to_re` of
-`unicode_classes` gives the same expression to Python's `re`; tests hold one against the other.
+The expressions use a small part of the syntax of regular expressions: characters and classes,
+groups, ``|``, ``? * + {m,n}``, and lookahead of one class. `to_re` of `unicode_classes` compiles
+the same expressions for Python's `re`; tests compare the two.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .unicode_classes import Ranges, code_ranges
 
 __all__ = ["Program", "compile_program"]
 
-#: (program, ranges, class ends): what `_core.Encoder` takes.
+#: (program, ranges, class ends), as `_core.Encoder` takes them.
 Program = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
 
 _CLASS, _REPEAT, _FORK, _JUMP, _LOOK, _NOT_LOOK, _MATCH = range(7)
@@ -26,7 +26,7 @@ _SHORT = {"s": "White_Space", "d": "Nd"}
 _QUANTIFIER = re.compile(r"\?|\*|\+|\{(\d+)(?:,(\d*))?\}")
 _HEX = re.compile(r"\\u([0-9a-f]{4})|\\U([0-9a-f]{8})")
 
-# Positions in a piece of program are relative to its start until it is placed.
+# Targets of forks and jumps count operations from their own, until `compile_program` places them.
 Code = list[tuple[int, ...]]
 
 
@@ -37,7 +37,7 @@ class _Parser:
         self.classes: dict[Ranges, int] = {}
 
     def wrong(self, what: str) -> ValueError:
-        return ValueError(f"{what} at {self.at} of the expression {self.text!r}")
+        return ValueError(f"{what} at character {self.at} of the expression {self.text!r}")
 
     def peek(self) -> str:
         return self.text[self.at : self.at + 1]
@@ -54,7 +54,7 @@ class _Parser:
         return self.classes.setdefault(ranges, len(self.classes))
 
     def escape(self) -> tuple[Ranges, bool]:
-        """Return what a backslash means, and whether it is one character."""
+        """Return the ranges of an escape, and whether it is a single character."""
         match = _HEX.match(self.text, self.at)
         if match:
             self.at = match.end()
@@ -83,7 +83,7 @@ class _Parser:
         return ((code, code),), True
 
     def bracket(self) -> Ranges:
-        """Parse a class from behind its opening bracket."""
+        """Return the ranges of a bracketed class; its opening bracket is already read."""
         negated = self.take("^")
         found: list[tuple[int, int]] = []
         while not self.take("]"):
@@ -123,7 +123,7 @@ class _Parser:
                 raise self.wrong("missing )")
             if look is not None:
                 if len(code) != 1 or code[0][0] != _CLASS:
-                    raise self.wrong("looking ahead takes one class")
+                    raise self.wrong("lookahead takes exactly one class")
                 return [(look, code[0][1])]
         elif self.take("["):
             code = [(_CLASS, self.number(self.bracket()))]
@@ -172,7 +172,7 @@ def _complement(ranges: Ranges) -> Ranges:
 
 
 def compile_program(expression: str) -> Program:
-    r"""Return an expression as the core's matcher takes it.
+    r"""Return an expression compiled for the core's matcher.
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ def compile_program(expression: str) -> Program:
     Raises
     ------
     ValueError
-        If the expression uses what the matcher cannot do.
+        If the expression uses syntax that the matcher does not support.
 
     Examples
     --------

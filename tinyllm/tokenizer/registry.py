@@ -1,4 +1,4 @@
-"""Which tokenizer a file has: one row per `tokenizer.ggml.model`."""
+"""Choose the tokenizer of a file: one row per `tokenizer.ggml.model`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import FormatError, UnsupportedError, wrong
 from ..files.gguf import GGUF
 from ..files.llama2c import read_tokenizer_bin
+from ..files.paths import first_bytes
 from .base import Tokenizer
 from .bpe import BpeTokenizer, Gemma4Tokenizer
 from .rwkv import RwkvTokenizer
@@ -18,7 +19,7 @@ from .wpm import WpmTokenizer
 
 __all__ = ["TOKENIZERS", "load_tokenizer", "tokenizer_from_metadata"]
 
-#: ``tokenizer.ggml.model`` -> class; None is a file that has no tokenizer on purpose.
+#: ``tokenizer.ggml.model`` -> class; None: the file has no tokenizer.
 TOKENIZERS: dict[str, type[Tokenizer] | None] = {
     "llama": SpmTokenizer,
     "gpt2": BpeTokenizer,
@@ -34,17 +35,17 @@ _MODEL = "tokenizer.ggml.model"
 
 
 def tokenizer_from_metadata(metadata: Mapping[str, Any]) -> Tokenizer | None:
-    """Return the tokenizer that a file's metadata describe.
+    """Return the tokenizer that a file's metadata describes.
 
     Parameters
     ----------
     metadata : Mapping
-        Key to Python value, NumPy array or list, as ``tl.GGUF(path).metadata``.
+        Key -> Python value, NumPy array or list, as in ``tl.GGUF(path).metadata``.
 
     Returns
     -------
     Tokenizer or None
-        None when the file has none: `tokenizer.ggml.model` is missing, ``"no_vocab"`` or
+        None if the file has no tokenizer: `tokenizer.ggml.model` is missing, ``"no_vocab"`` or
         ``"none"``.
 
     Raises
@@ -66,7 +67,7 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any]) -> Tokenizer | None:
         raise wrong(_MODEL, model, "a string", shown=repr(model))
     if model not in TOKENIZERS:
         raise UnsupportedError(
-            f"{_MODEL} is {model!r}; this version knows {', '.join(sorted(TOKENIZERS))}"
+            f"{_MODEL} is {model!r}; expected one of {', '.join(sorted(TOKENIZERS))}"
         )
     kind = TOKENIZERS[model]
     return None if kind is None else kind(metadata)
@@ -100,15 +101,14 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     Traceback (most recent call last):
     FileNotFoundError: [Errno 2] No such file or directory: '/no/such/file'
     """
-    with open(path, "rb") as file:
-        magic = file.read(4)
+    magic = first_bytes(path)
     if magic == b"GGUF":
         found = tokenizer_from_metadata(GGUF(path).metadata)
     else:
         found = tokenizer_from_metadata(read_tokenizer_bin(path))
     if found is None:
         raise FormatError(
-            f"{os.fspath(path)} has no tokenizer ({_MODEL} is missing or says none)",
+            f"the file has no tokenizer; expected {_MODEL} to name one",
             path=os.fspath(path),
             field=_MODEL,
         )

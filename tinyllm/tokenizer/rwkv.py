@@ -1,4 +1,4 @@
-"""RWKV "world" tokenizers: the longest token at each place.
+"""RWKV "world" tokenizers: the longest token at each position.
 
 The format is that of https://github.com/BlinkDL/ChatRWKV (`rwkv_vocab_v20230424.txt`); GGUF keeps
 the tokens with backslash escapes, which llama.cpp's `llama_unescape_rwkv_token` undoes.
@@ -31,7 +31,7 @@ def _unescape(text: bytes) -> bytes:
 
 
 class RwkvTokenizer(Tokenizer):
-    r"""Greedy: at each place the longest token.
+    r"""Takes the longest token at each position.
 
     Parameters
     ----------

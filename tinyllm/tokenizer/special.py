@@ -1,4 +1,4 @@
-"""Cutting special tokens out of a text, as llama.cpp's `tokenizer_st_partition` does."""
+"""Find special tokens in a text, as llama.cpp's `tokenizer_st_partition` does."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _BLANKS = b" \t\n\v\f\r"
 
 
 class Partition:
-    """Cut the special tokens of a vocabulary out of texts.
+    """Splits texts at the special tokens of a vocabulary.
 
-    The longest token wins wherever it stands in the text, not the leftmost one; tokens of the
-    same length go by id. Control and unknown tokens are cut only with ``parse_special``,
-    user-defined ones always.
+    Where tokens overlap, the longest one counts, not the leftmost one; of tokens with the same
+    length, the lowest id. Control and unknown tokens are found only with ``parse_special``,
+    user-defined tokens always.
 
     Parameters
     ----------
@@ -36,11 +36,11 @@ class Partition:
         self._vocab = vocab
 
     def __call__(self, text: bytes, parse_special: bool) -> list[bytes | int]:
-        """Return raw fragments (never empty) and ids, in order."""
+        """Return the ids of special tokens and the fragments between them, none of them empty."""
         if not text:
             return []
-        any_of_them, tokens = self._active if parse_special else self._user_defined
-        if any_of_them is None or not any_of_them.search(text):
+        pattern, tokens = self._active if parse_special else self._user_defined
+        if pattern is None or not pattern.search(text):
             return [text]
         taken = bytearray(len(text))
         cuts: list[tuple[int, int, int]] = []
@@ -74,7 +74,7 @@ class Partition:
 
     @property
     def spellings(self) -> list[bytes]:
-        """The special tokens as they stand in a text."""
+        """The texts of the special tokens."""
         return [spelling for spelling, _ in self._active[1]]
 
     @functools.cached_property

@@ -1,7 +1,7 @@
-"""SentencePiece BPE: merges by score, unknown characters as bytes.
+"""SentencePiece BPE: merges by score; unknown characters become bytes.
 
-After llama.cpp's `llm_tokenizer_spm`, which gives the ids of SentencePiece's own `bpe` model
-(https://github.com/google/sentencepiece) from the vocabulary alone.
+Follows llama.cpp's `llm_tokenizer_spm`, which needs only the vocabulary to give the ids of
+SentencePiece's `bpe` model (https://github.com/google/sentencepiece).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CHARACTER = re.compile(rb"[\xc0-\xdf].?|[\xe0-\xef].{0,2}|[\xf0-\xff].{0,3}|.",
 
 
 def characters(text: bytes) -> list[bytes]:
-    r"""Cut bytes into UTF-8 characters by the lead byte alone; bytes that are not UTF-8 stay.
+    r"""Return the UTF-8 characters of a text, split by lead bytes; invalid bytes are kept.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def characters(text: bytes) -> list[bytes]:
 
 
 class SpmTokenizer(Tokenizer):
-    """Spaces become U+2581; neighbours whose union is a token merge, the best score first.
+    """Replaces spaces by U+2581, then merges neighbours that form a token, best score first.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class SpmTokenizer(Tokenizer):
         "bos": 1, "eos": 2, "unk": 0, "add_bos": True, "add_space_prefix": True,
     }  # fmt: skip
 
-    #: Whether the core's loops are used; without, the same ids come from the Python here.
+    #: Whether the C core encodes. If not, the Python code here gives the same ids.
     use_core: ClassVar[bool] = True
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
@@ -74,7 +74,7 @@ class SpmTokenizer(Tokenizer):
             kind="spm",
             tokens=self._vocab.texts,
             weak=self._vocab.is_byte,
-            byte_ids=self._stand_ins,
+            byte_ids=self._byte_fallback,
             scores=self._vocab.scores,
             merges=[],
             splitters=[],
@@ -83,8 +83,8 @@ class SpmTokenizer(Tokenizer):
         )
 
     @functools.cached_property
-    def _stand_ins(self) -> list[int]:
-        """What stands for each byte that no token covers; -1 is nothing."""
+    def _byte_fallback(self) -> list[int]:
+        """The id for each byte of a symbol that is not in the vocabulary; -1 drops the byte."""
         unknown = -1 if self.unk is None else self.unk
         return [unknown if i is None else i for i in self._vocab.byte_ids]
 
@@ -101,8 +101,8 @@ class SpmTokenizer(Tokenizer):
     def _cuts_at_spaces(self) -> bool:
         """Whether no token has U+2581 after another character.
 
-        Then no merge ever crosses the start of a run of U+2581, and words can be merged (and
-        remembered) one by one.
+        If so, no merge crosses the start of a run of U+2581, and words can be merged (and cached)
+        one by one.
         """
         types = self._vocab.types
         return not any(
@@ -138,12 +138,12 @@ class SpmTokenizer(Tokenizer):
             if token is not None:
                 out.append(token)
             else:
-                out += [self._stand_ins[b] for b in symbol if self._stand_ins[b] >= 0]
+                out += [self._byte_fallback[b] for b in symbol if self._byte_fallback[b] >= 0]
         return out
 
     def _explain_fragment(self, text: bytes, after_special: bool) -> list[Step]:
         text = self._normalize(text, after_special)
-        steps = [Step("normalize", text, "spaces are U+2581")]
+        steps = [Step("normalize", text, "spaces become U+2581")]
         for word in self._words(text):
             merges: list[Step] = []
 

@@ -1,4 +1,4 @@
-"""Text from ids as they come."""
+"""Decode token ids to text incrementally."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ __all__ = ["StreamDecoder"]
 
 
 class Pieces(Protocol):
-    """What a `StreamDecoder` asks of a tokenizer."""
+    """The part of a tokenizer that `StreamDecoder` uses."""
 
     @property
     def strips_prefix(self) -> bool:
-        """Whether decoding drops the blank that encoding puts before a text."""
+        """Whether `decode` removes the space that `encode` puts before a text."""
 
     def pieces_bytes(self, ids: Iterable[int] | int, skip_special: bool = False) -> list[bytes]:
-        """Return the bytes that each id stands for."""
+        """Return the bytes of each id."""
 
 
 class StreamDecoder:
-    """Text from ids as they come, never a part of a character.
+    """Decodes ids incrementally, without splitting characters.
 
-    What the calls return, joined, is what `Tokenizer.decode` gives for all ids at once. For one
-    thread at a time.
+    The results of all calls, concatenated, are what `Tokenizer.decode` returns for all ids at
+    once. A decoder must not be used by two threads at the same time.
 
     Parameters
     ----------
     tokenizer : Tokenizer
     skip_special, errors, strip_prefix
-        As in `Tokenizer.decode`; ``strip_prefix=False`` is right for ids that continue a text.
+        As in `Tokenizer.decode`. Use ``strip_prefix=False`` for ids that continue a text.
 
     Examples
     --------
@@ -55,7 +55,7 @@ class StreamDecoder:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors)
 
     def feed(self, ids: Iterable[int] | int) -> str:
-        """Return the text that these ids complete, perhaps ``""``.
+        """Return the text that these ids complete, possibly ``""``.
 
         Parameters
         ----------
@@ -77,7 +77,7 @@ class StreamDecoder:
         return self._decoder.decode(data)
 
     def finish(self) -> str:
-        """Return what is left: with ``errors="replace"`` U+FFFD for an unfinished character.
+        """Return the remaining text: U+FFFD for an incomplete character if ``errors="replace"``.
 
         Returns
         -------

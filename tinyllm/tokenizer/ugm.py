@@ -1,8 +1,8 @@
-"""Unigram: the most probable way to cut a text into tokens.
+"""Unigram: the most probable split of a text into tokens.
 
-Kudo, "Subword Regularization" (2018); the normalization by a compiled character map (an XOR
-compressed double array, XCDA) is SentencePiece's, read as llama.cpp's `llm_tokenizer_ugm` does.
-Sums are float64, as in Hugging Face's `Unigram` and in llama.cpp since 2026.
+Kudo, "Subword Regularization" (2018). Text is normalized with SentencePiece's compiled character
+map (an XOR-compressed compact double array, XCDA), as in llama.cpp's `llm_tokenizer_ugm`. Sums are
+float64, as in Hugging Face's `Unigram` and in llama.cpp since 2026.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CHARSMAP = "tokenizer.ggml.precompiled_charsmap"
 
 
 class UgmTokenizer(Tokenizer):
-    """Viterbi over the tokens' log probabilities.
+    """Finds the most probable tokens with the Viterbi algorithm.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class UgmTokenizer(Tokenizer):
     Raises
     ------
     FormatError
-        If the character map is cut short.
+        If the character map is truncated.
 
     Examples
     --------
@@ -78,8 +78,8 @@ class UgmTokenizer(Tokenizer):
         size = struct.unpack_from("<I", raw)[0] if len(raw) >= 4 else 0
         if len(raw) < 4 or size % 4 or 4 + size > len(raw):
             raise FormatError(
-                f"{_CHARSMAP} has {len(raw)} bytes and a table of {size}; expected the table's "
-                "size, the table (whole 32-bit words) and the replacements",
+                f"{_CHARSMAP} has {len(raw)} bytes and a table of {size} bytes; expected the "
+                "table's size, the table (whole 32-bit words) and the replacements",
                 field=_CHARSMAP,
                 value=len(raw),
                 expected=f"at least {4 + size} bytes",
@@ -89,7 +89,7 @@ class UgmTokenizer(Tokenizer):
     # ---- normalization ----
 
     def _replace(self, text: bytes, at: int) -> tuple[bytes, int]:
-        """Return what stands for the longest known prefix of ``text[at:]``, and its length."""
+        """Return the replacement of the longest known prefix of ``text[at:]``, and its length."""
         if text[at] in self._user_starts:
             for token in self._user_defined:
                 if text.startswith(token, at):
@@ -140,7 +140,7 @@ class UgmTokenizer(Tokenizer):
     # ---- Viterbi ----
 
     def _best_path(self, text: bytes) -> list[tuple[bytes, int | None, float]]:
-        """Return (text, id or None for unknown, score) of each token of the best cut."""
+        """Return (text, id or None if unknown, score) for each token of the best split."""
         size = len(text)
         worst = -float("inf")
         score = [worst] * (size + 1)
@@ -189,13 +189,15 @@ class UgmTokenizer(Tokenizer):
 
     def _explain_fragment(self, text: bytes, after_special: bool) -> list[Step]:
         normal = self._normalize(text)
-        steps = [Step("normalize", normal, "spaces are U+2581")]
+        steps = [Step("normalize", normal, "spaces become U+2581")]
         unknown_before = False
         for part, token, score in self._best_path(normal):
             if token is not None:
                 steps.append(Step("viterbi", part, f"score {score:g}", [token]))
             elif unknown_before or self.unk is None:
-                steps.append(Step("viterbi", part, f"unknown, score {score:g}: joined"))
+                steps.append(
+                    Step("viterbi", part, f"unknown, score {score:g}: joined to the previous")
+                )
             else:
                 steps.append(Step("viterbi", part, f"unknown, score {score:g}", [self.unk]))
             unknown_before = token is None
@@ -214,7 +216,7 @@ def _lead_size(lead: int) -> int:
 
 
 def _character_size(text: bytes, at: int) -> int:
-    """Return the length of the UTF-8 character at a place, 0 if there is none."""
+    """Return the length of the UTF-8 character at a position, or 0 if it is invalid."""
     if text[at] < 0x80:
         return 1
     size = _lead_size(text[at])

@@ -1,7 +1,7 @@
 r"""Unicode properties as character classes of the standard library's `re`.
 
-The pre-tokenizer expressions of models use ``\p{L}``, ``\p{N}`` and so on, which `re` lacks, and
-``\s``, which `re` reads differently (it adds U+001C to U+001F). Both become explicit ranges.
+The pre-tokenizer expressions of models use ``\p{L}``, ``\p{N}`` and so on, which `re` lacks. They
+also use ``\s``, to which `re` adds U+001C to U+001F. Both become explicit ranges.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def code_ranges(name: str) -> Ranges:
     """
     names = [name] if name in RANGES else [n for n in RANGES if len(name) == 1 and n[0] == name]
     if not names:
-        raise KeyError(f"no Unicode property {name!r}; there are {', '.join(RANGES)}")
+        raise KeyError(f"no Unicode property {name!r}; expected one of {', '.join(RANGES)}")
     found = []
     for word in " ".join(RANGES[n] for n in names).split():
         first, _, last = word.partition("-")
@@ -63,7 +63,7 @@ def code_points(*names: str) -> frozenset[str]:
     Parameters
     ----------
     *names : str
-        As for `code_ranges`.
+        As in `code_ranges`.
 
     Returns
     -------
@@ -81,12 +81,12 @@ def code_points(*names: str) -> frozenset[str]:
 
 @functools.cache
 def class_body(name: str) -> str:
-    r"""Return what stands between the brackets of a class of `re`.
+    r"""Return the content of the brackets of a character class of `re`.
 
     Parameters
     ----------
     name : str
-        As for `code_ranges`.
+        As in `code_ranges`.
 
     Returns
     -------
@@ -116,7 +116,7 @@ def to_re(expression: str) -> re.Pattern[str]:
     Parameters
     ----------
     expression : str
-        ``\S`` may not stand inside brackets.
+        ``\S`` is not supported inside brackets.
 
     Returns
     -------

@@ -1,7 +1,7 @@
 """The vocabulary of a GGUF file: texts, types, scores and special ids, checked.
 
-The keys are those of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, the rules by text
-those of llama.cpp's `src/llama-vocab.cpp`.
+The keys are those of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The rules that
+recognize special tokens by their text are those of llama.cpp's `src/llama-vocab.cpp`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["TokenType", "Vocab", "to_bytes", "to_text"]
 
 
 class TokenType(IntEnum):
-    """What a token is, with the numbers of `tokenizer.ggml.token_type`."""
+    """The type of a token, with the values of `tokenizer.ggml.token_type`."""
 
     UNDEFINED = 0
     NORMAL = 1
@@ -36,7 +36,7 @@ class TokenType(IntEnum):
 
 _PREFIX = "tokenizer.ggml."
 
-# attribute -> keys of the file, the first that is there wins ("seperator" is the spec's spelling)
+# attribute -> keys in the file, the first present counts ("seperator" is the spec's spelling)
 _ID_KEYS = {
     "bos": ("bos_token_id",),
     "eos": ("eos_token_id",),
@@ -63,7 +63,7 @@ _END_TEXTS = (
     "<eos>", "</s>",
 )  # fmt: skip
 _NOT_EOT = ("<|eom_id|>", "[EOS]", "<eos>", "</s>", "<|end_of_text|>", "<|calls|>", "<|flush|>")
-# Texts that an ordinary token may have too: these end a generation only if they are control tokens.
+# Ordinary tokens may have these texts, so they end a generation only if they are control tokens.
 _ONLY_IF_CONTROL = ("</s>", "<eos>", "[EOS]", "[EOT]")
 _HARMONY_TEXTS = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")
 _FIM_TEXTS = {
@@ -75,18 +75,18 @@ _FIM_TEXTS = {
     "fim_sep": ("<|file_sep|>",),
 }
 _BYTE_NAMES = [f"<0x{value:02X}>" for value in range(256)]
-# a byte that is not ASCII is no text of its own: it comes as a lone surrogate
+# a single byte above 0x7F is not UTF-8: it is read as a lone surrogate
 _RAW_BYTES = [chr(value if value < 0x80 else 0xDC00 + value) for value in range(256)]
-_SOUGHT = frozenset((*_END_TEXTS, *_HARMONY_TEXTS, *_BYTE_NAMES, *_RAW_BYTES)).union(
+_INDEXED_TEXTS = frozenset((*_END_TEXTS, *_HARMONY_TEXTS, *_BYTE_NAMES, *_RAW_BYTES)).union(
     *_FIM_TEXTS.values()
 )
 _BYTE_TEXT = re.compile("<0x([0-9A-Fa-f]{2})>")
 
 
 def to_bytes(text: str) -> bytes:
-    r"""Return the UTF-8 bytes of a text; bytes hidden as U+DC80 to U+DCFF come back as they were.
+    r"""Return the UTF-8 bytes of a text; U+DC80 to U+DCFF become the bytes that they stand for.
 
-    Other lone surrogates, which UTF-8 cannot spell, become U+FFFD.
+    Other lone surrogates, which UTF-8 cannot encode, become U+FFFD.
 
     Parameters
     ----------
@@ -141,9 +141,9 @@ class Vocab:
     Parameters
     ----------
     metadata : Mapping
-        The file's metadata: key to Python value, NumPy array or list.
+        The file's metadata: key -> Python value, NumPy array or list.
     defaults : Mapping, optional
-        What holds for this kind of tokenizer where the file is silent: special ids by name
+        Values of this kind of tokenizer for keys that the file does not have: special ids by name
         (``"bos"``), flags (``"add_bos"``, ``"add_space_prefix"`` ...).
 
     Raises
@@ -171,10 +171,10 @@ class Vocab:
             raise _wrong(_PREFIX + "tokens", [], "at least one token")
         self.types = self._types()
         self.scores = self._scores()
-        # one pass for all that is looked up by text: vocabularies are long
-        self._places: dict[str, list[int]] = {}
-        for i in [i for i, text in enumerate(self.texts) if text in _SOUGHT]:
-            self._places.setdefault(self.texts[i], []).append(i)
+        # one pass finds all texts that are looked up: vocabularies are large
+        self._ids_of_indexed: dict[str, list[int]] = {}
+        for i in [i for i, text in enumerate(self.texts) if text in _INDEXED_TEXTS]:
+            self._ids_of_indexed.setdefault(self.texts[i], []).append(i)
         self._find_specials()
         for flag in ("add_bos", "add_eos", "add_sep"):
             setattr(self, flag, self.flag(f"{flag}_token", self._defaults.get(flag, False)))
@@ -234,7 +234,7 @@ class Vocab:
         return value
 
     def numbers(self, name: str, convert: type[int] | type[float]) -> list[Any] | None:
-        """Return the array of numbers at ``tokenizer.ggml.<name>``, one per token, or None."""
+        """Return the numbers at ``tokenizer.ggml.<name>``, one per token; None if missing."""
         key = _PREFIX + name
         value = self._metadata.get(key)
         if value is None:
@@ -276,7 +276,7 @@ class Vocab:
     # ---- special tokens ----
 
     def _find_specials(self) -> None:
-        by_text = dict(self._places)
+        by_text = dict(self._ids_of_indexed)
         for text in _ONLY_IF_CONTROL:
             kept = [i for i in by_text.pop(text, ()) if self.types[i] == TokenType.CONTROL]
             if kept:
@@ -300,7 +300,9 @@ class Vocab:
         if self.eom is None and "<|eom_id|>" in by_text:
             self.eom = by_text["<|eom_id|>"][0]
         eog = {i for text in _END_TEXTS for i in by_text.get(text, ())}
-        if "<|return|>" in by_text and "<|call|>" in by_text:  # there <|end|> ends a message only
+        if (
+            "<|return|>" in by_text and "<|call|>" in by_text
+        ):  # in such files <|end|> only ends a message
             eog -= set(by_text.get("<|end|>", ()))
         eog |= {self.eos, self.eot, self.eom, self.fim_pad, self.fim_rep, self.fim_sep}  # type: ignore[arg-type]
         if "<|return|>" in by_text and "<|call|>" in by_text:
@@ -319,11 +321,11 @@ class Vocab:
             index = value.__index__()
             if 0 <= index < len(self.texts):
                 return int(index)
-            # -1 is how some writers say "none"
+            # some writers write -1 for "none"
             if index not in (-1, 0xFFFFFFFF):
                 warnings.warn(
-                    f"{_PREFIX}{key} is {index}; the vocabulary has {len(self.texts)} tokens: "
-                    "ignored",
+                    f"{_PREFIX}{key} is {index}; the vocabulary has {len(self.texts)} tokens; "
+                    "it is ignored",
                     stacklevel=2,
                 )
             return None
@@ -332,7 +334,7 @@ class Vocab:
 
     @functools.cached_property
     def special_ids(self) -> list[int]:
-        """Ids that are cut out of a text before anything else: longest first, then lowest id."""
+        """Ids that are found in a text before it is split: longest first, then lowest id."""
         cut = (TokenType.UNKNOWN, TokenType.CONTROL, TokenType.USER_DEFINED)
         found: dict[str, int] = {}
         for i, kind in enumerate(self.types):
@@ -342,7 +344,7 @@ class Vocab:
 
     @functools.cached_property
     def strip_right(self) -> frozenset[int]:
-        """Special ids that swallow the blanks after them."""
+        """Special ids that remove the whitespace after them."""
         name = self.name.lower()
         if "phi-3" not in name and "phi3" not in name:
             return frozenset()
@@ -351,7 +353,7 @@ class Vocab:
 
     @functools.cached_property
     def strip_left(self) -> frozenset[int]:
-        """Special ids that swallow the blanks before them."""
+        """Special ids that remove the whitespace before them."""
         architecture = self._metadata.get("general.architecture")
         if "modern-bert" in self.name.lower():
             text = "[MASK]"
@@ -368,7 +370,7 @@ class Vocab:
 
     @functools.cached_property
     def id_of_text(self) -> dict[str, int]:
-        """Vocabulary text -> lowest id; a byte token counts only if no other has the text."""
+        """Token text -> lowest id; a byte token counts only if no other token has the text."""
         texts = self.texts
         found = dict(zip(reversed(texts), range(len(texts) - 1, -1, -1), strict=True))
         if len(found) != len(texts):
@@ -390,21 +392,21 @@ class Vocab:
 
     @functools.cached_property
     def byte_ids(self) -> list[int | None]:
-        """What stands for each of the 256 bytes: ``<0xNN>``, else the byte as a text."""
+        """The id for each of the 256 bytes: of ``<0xNN>``, else of the byte as a text."""
         named, raw = self.ids_of(_BYTE_NAMES), self.ids_of(_RAW_BYTES)
         return [b if a is None else a for a, b in zip(named, raw, strict=True)]
 
     def ids_of(self, texts: Iterable[str]) -> list[int | None]:
-        """Return the ids of some of the texts that are looked for in every vocabulary."""
+        """Return the ids of some of the `_INDEXED_TEXTS`; None for a text that no token has."""
         found: list[int | None] = []
         for text in texts:
-            ids = self._places.get(text, [])
+            ids = self._ids_of_indexed.get(text, [])
             others = [i for i in ids if self.types[i] != TokenType.BYTE]
             found.append(next(iter(others or ids), None))
         return found
 
     def byte_value(self, token: int) -> int | None:
-        """Return the value of a byte token, None when its text is not ``<0xNN>``."""
+        """Return the byte of a byte token, or None if its text names no byte."""
         match = _BYTE_TEXT.fullmatch(self.texts[token])
         if match:
             return int(match.group(1), 16)

@@ -2,8 +2,8 @@
 
 Devlin et al., "BERT" (2019); the rules are those of Hugging Face's `BertNormalizer`,
 `BertPreTokenizer` and `WordPiece` (https://github.com/huggingface/tokenizers), which llama.cpp
-only approximates. GGUF spells a token that starts a word with U+2581 and leaves the ``##`` of the
-others away.
+only approximates. In GGUF, tokens that start a word begin with U+2581, and the others have no
+``##``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .vocab import TokenType, to_bytes, to_text
 
 __all__ = ["WpmTokenizer"]
 
-_LONGEST_WORD = 100  # characters; a longer one is unknown
+_LONGEST_WORD = 100  # characters; longer words are unknown
 _CJK = (
     r"\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f\U0002b740-\U0002b81f"
     r"\U0002b920-\U0002ceaf\uf900-\ufaff\U0002f800-\U0002fa1f"
@@ -43,7 +43,7 @@ def _patterns() -> dict[str, re.Pattern[str]]:
 
 
 class WpmTokenizer(Tokenizer):
-    """The text is cleaned and cut into words; of each the longest known starts are taken.
+    """Splits cleaned text into words, and each word into the longest tokens from its start.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ class WpmTokenizer(Tokenizer):
     @functools.cached_property
     def strips_prefix(self) -> bool:
         """As in `Tokenizer`."""
-        return True  # the blank that joins words is before the first one too
+        return True  # decoding puts a space before every word, also the first
 
     @functools.cached_property
     def _tables(self) -> tuple[dict[str, int], dict[str, int], int]:
@@ -97,7 +97,7 @@ class WpmTokenizer(Tokenizer):
         if self._strip_accents:
             string = patterns["accent"].sub("", unicodedata.normalize("NFD", string))
         if self._lowercase:
-            # by character: lower() of a whole text treats a final sigma differently
+            # by character, because lower() of a whole text treats a final sigma differently
             string = string.lower() if string.isascii() else "".join(c.lower() for c in string)
         return patterns["word"].findall(string)
 

@@ -1,1 +1,1 @@
-"""Inner values: their names, where they are kept, how they are changed and saved."""
+"""Inner values of a run: their names, memory, edits and files."""

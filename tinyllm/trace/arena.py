@@ -1,4 +1,4 @@
-"""Where captured values go: one block of memory per tap family, which the kernels write to."""
+"""Memory of captured values: the core writes the taps of a family into one block."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["Arena", "Layout", "Plan"]
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a capture would take, before anything runs.
+    """The shapes and the size of a capture, known before anything runs.
 
     Attributes
     ----------
     shapes : dict of str to tuple of int
-        The shape of every captured tap; of a batch, those of the longest prompt.
+        The shape of every captured tap. For a batch, the shapes are those of the longest prompt.
     nbytes : int
-        Bytes of all of them together (float32), over all prompts.
+        Bytes of all arrays (float32) of all prompts.
 
     Examples
     --------
@@ -35,28 +35,28 @@ class Plan:
     nbytes: int
 
     def __repr__(self) -> str:
-        """Name the number of taps and their size."""
+        """Return the number of taps and their size."""
         return f"<tinyllm.Plan: {len(self.shapes)} taps, {self.nbytes:,} bytes>"
 
 
 @dataclasses.dataclass(frozen=True)
 class _Family:
-    """Taps of one family and one shape, which lie in one block (layers, ...)."""
+    """Taps of one family and one shape, which share a block of shape (layers, ...)."""
 
     taps: tuple[Tap, ...]
-    steps: tuple[int, ...]  # of the taps
+    steps: tuple[int, ...]  # the numbers of the taps' steps
 
     @property
     def tap(self) -> Tap:
         return self.taps[0]
 
     def shape(self, tokens: int, context: int) -> tuple[int, ...]:
-        """The shape of the block for that many tokens in the call, and in the context."""
+        """Return the block's shape for the given number of tokens in the call and the context."""
         return (len(self.taps), *self.tap.shape(tokens, context))
 
 
 class Layout:
-    """How the taps of a capture lie in blocks; made once, used by every call.
+    """The arrangement of captured taps in blocks of memory. Calls can share it.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class Layout:
     def __init__(self, taps: Sequence[Tap]) -> None:
         self.taps = tuple(taps)
         groups: dict[tuple[str, tuple[int, ...]], list[Tap]] = {}
-        for tap in taps:  # layers of different sizes lie apart
+        for tap in taps:  # layers of different sizes get different blocks
             groups.setdefault((tap.family, tap.row), []).append(tap)
         self.families = tuple(
             _Family(tuple(members), tuple(tap.index for tap in members))
@@ -82,26 +82,26 @@ class Layout:
         matrix = [f.tap.matrix for f in self.families]
         self._row_values = sum(v for v, m in zip(values, matrix, strict=True) if not m)
         self._cell_values = sum(v for v, m in zip(values, matrix, strict=True) if m)
-        #: names in the order in which the values come to be
+        #: names in the order of the forward pass
         self.names = [tap.name for tap in taps]
-        #: name -> roles, of those that have some
+        #: name -> roles, for taps with roles
         self.roles = {tap.name: tap.roles for tap in taps if tap.roles}
 
     def nbytes(self, lengths: Sequence[int], contexts: Sequence[int]) -> int:
-        """Bytes that a call takes."""
+        """Return the bytes of a capture, given the tokens of each piece and of its context."""
         rows = sum(lengths)
         cells = sum(a * b for a, b in zip(lengths, contexts, strict=True))
         return 4 * (self._row_values * rows + self._cell_values * cells)
 
     def plan(self, lengths: Sequence[int]) -> Plan:
-        """Shapes and bytes of the traces of fresh contexts."""
+        """Return shapes and bytes of a capture of new contexts with these numbers of tokens."""
         longest = max(lengths, default=0)
         shapes = {tap.name: tap.shape(longest, longest) for tap in self.taps}
         return Plan(shapes, self.nbytes(lengths, lengths))
 
 
 class Views(Mapping[str, Float32]):
-    """The arrays of one piece by name, made when they are asked for."""
+    """The arrays of one piece by name: views of the blocks, made on access."""
 
     def __init__(self, layout: Layout, blocks: Sequence[Float32]) -> None:
         self._layout = layout
@@ -123,11 +123,11 @@ class Views(Mapping[str, Float32]):
 
     @property
     def roles(self) -> Mapping[str, Sequence[str]]:
-        """What the values are for, by name."""
+        """The roles of the values, by name."""
         return self._layout.roles
 
     def stack(self, names: Sequence[str]) -> Float32 | None:
-        """One array of several taps without a copy, if they are all there is of one block."""
+        """Return a view of several taps if they are all taps of one block, else None."""
         number, _ = self._layout.places[names[0]]
         if [tap.name for tap in self._layout.families[number].taps] == list(names):
             return self._blocks[number]
@@ -135,32 +135,32 @@ class Views(Mapping[str, Float32]):
 
 
 class Arena:
-    """The memory of one call.
+    """The memory of the captured values of one call.
 
     Parameters
     ----------
     layout : Layout
     lengths, contexts : sequence of int
-        Tokens of each piece, and in its context once the call is done.
+        Number of tokens of each piece, and of its context after the call.
 
     Raises
     ------
     MemoryError
-        It does not fit; says how large it is. Nothing has run yet.
+        If the values do not fit into memory. The message has their size. Nothing has run yet.
     """
 
     def __init__(self, layout: Layout, lengths: Sequence[int], contexts: Sequence[int]) -> None:
         self.layout = layout
         self.lengths = lengths
         size = layout.nbytes(lengths, contexts)
-        if size > 1 << 24:  # asking the system takes longer than a small call
+        if size > 1 << 24:  # for a small call, asking the system would take too long
             available = _core.memory_available()
             if available < size:
                 raise MemoryError(
                     f"the capture takes {size:,} bytes and {available:,} are available; "
-                    "capture less, or fewer tokens at a time"
+                    "capture fewer taps, or run fewer tokens at a time"
                 )
-        #: what `_core.Model.forward` takes
+        #: for `_core.Model.forward`: (steps, piece or -1 for all pieces, block)
         self.captures: list[tuple[tuple[int, ...], int, Float32]] = []
         self._blocks: list[list[Float32]] = []  # per family: one block, or one per piece
         total = sum(lengths)
@@ -175,7 +175,7 @@ class Arena:
             self._blocks.append(blocks)
 
     def views(self, piece: int) -> Views:
-        """The read-only arrays of one piece, once the call is done."""
+        """Return the read-only arrays of one piece, after the call."""
         start = sum(self.lengths[:piece])
         rows = slice(start, start + self.lengths[piece])
         parts: list[Float32] = []

@@ -1,4 +1,4 @@
-"""Edits, checked against a model and ready to run: what the core calls at an edited tap."""
+"""Edits, checked against a model, and the function that the core calls at an edited tap."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ __all__ = ["Dispatcher", "Program", "Sites"]
 
 
 class Program:
-    """Edits, ready to run on one model.
+    """A list of edits, checked against the taps of one model.
 
     Parameters
     ----------
     taps : sequence of Tap
-        All of the model.
+        All taps of the model.
     edits : Edit or sequence of Edit
     limit : int
         The longest context.
 
     Raises
     ------
-    TypeError, ValueError
-        Something is no edit, or there is no such tap.
+    TypeError
+        If something is not an edit.
+    ValueError
+        If the model has no tap with the name or pattern of an edit.
     """
 
     def __init__(self, taps: Sequence[Tap], edits: Any, limit: int) -> None:
@@ -58,19 +60,24 @@ class Program:
         return bool(self._rows)
 
     @property
+    def edits(self) -> tuple[Edit, ...]:
+        """The edits, in order."""
+        return tuple(edit for edit, _, _ in self._rows)
+
+    @property
     def taps(self) -> dict[str, Tap]:
-        """Every tap that an edit names."""
+        """The taps that the edits change, by name."""
         return {tap.name: tap for _, _, found in self._rows for tap in found}
 
     def sites(self, start: int, length: int, whole: bool) -> Sites:
-        """What to do in one piece: checks every edit.
+        """Check every edit against one piece of a call, and return the changes by step.
 
         Parameters
         ----------
         start, length : int
-            Position of the piece's first token, and its tokens.
+            Position of the piece's first token, and the number of its tokens.
         whole : bool
-            Whether the piece is a whole context, so that a position outside is an error.
+            Whether the piece is a whole context. Then a position outside of it is an error.
         """
         sites: Sites = {}
         piece = Piece(start, length, whole, self._limit)
@@ -84,30 +91,40 @@ class Program:
         return sites
 
 
-#: Number of a step -> what to do there, in order.
+#: The changes of one piece, in order, by the number of the step whose value they change.
 Sites: TypeAlias = dict[int, list[tuple[Site, Change]]]
 
 
 class Dispatcher:
-    """What the core calls at an edited tap.
+    """The function that the core calls at an edited tap.
 
     Parameters
     ----------
     pieces : sequence of Sites
-        For each piece of the call.
+        The changes of each piece of the call.
     lengths : sequence of int
-        Tokens of each piece.
+        Number of tokens of each piece.
     """
 
     def __init__(self, pieces: Sequence[Sites], lengths: Sequence[int]) -> None:
         self._pieces = pieces
         ends = np.cumsum(lengths)
         self._spans = [slice(int(e) - n, int(e)) for e, n in zip(ends, lengths, strict=True)]
-        #: what `_core.Model.forward` takes
+        #: the numbers of the edited steps, for `_core.Model.forward`
         self.edits = tuple(sorted({key for sites in pieces for key in sites}))
 
     def __call__(self, step: int, array: Float32, piece: int) -> None:
-        """Change `array` in place."""
+        """Change the value of a step in place.
+
+        Parameters
+        ----------
+        step : int
+            Number of the step.
+        array : numpy.ndarray of float32
+            The value in one piece, or the rows of all pieces.
+        piece : int
+            The piece, or -1 for the rows of all pieces.
+        """
         if piece >= 0:
             self._run(self._pieces[piece].get(step, ()), array)
             return

@@ -1,19 +1,19 @@
 """Edits: changing inner values while a model runs.
 
-An edit names a tap (or a pattern over layers), what to do to it, and where: `at` selects tokens,
-`head` selects heads. It changes what the next step reads, hence everything that follows and
-nothing before. A list of edits is applied in order, to `Model.trace`, `Session.eval`,
-`Model.generate` and `Model.run_from`; captured values are those after edits.
+An edit has a tap (or a pattern of taps), a change, and a place: `at` selects tokens, `head`
+selects heads. It changes the input of the steps that follow, and nothing before. `Model.trace`,
+`Session.eval`, `Model.generate` and `Model.run_from` take a list of edits and apply them in order.
+Captured values are those after the edits.
 
-Tokens. ``at=None`` is every token of the call. A non-negative number is an absolute position in
-the context; a negative one counts from the end of the call. A list gives several, a slice a
-range. In a whole context (`Model.trace`) a position that is not there is an error. In a session,
-and when generating, a context comes in several calls: there an edit does nothing in the calls
-that do not hold its positions, so that ``at=7`` changes position 7 whenever it comes, and
-``at=-1`` the last token of every call.
+``at=None`` selects every token of the call. A non-negative number is an absolute position in the
+context. A negative number counts from the end of the call. A list selects several tokens, a slice a
+range. In `Model.trace`, a position outside the context is an error. A session, or a generation,
+runs its context in several calls. There, an edit does nothing in a call that does not have its
+positions. So ``at=7`` changes position 7 in the call that has it, and ``at=-1`` changes the last
+token of every call.
 
-A token never sees the ones after it: entries of ``attn_scores`` and ``attn_probs`` beyond that
-stay -inf and 0 whatever an edit writes there.
+Masked entries of ``attn_scores`` and ``attn_probs``, those of later tokens, stay -inf and 0
+whatever an edit writes there.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ __all__ = [
 
 
 class Edit:
-    """One change of one tap, or of several by a pattern.
+    """A change of one tap, or of all taps that match a pattern.
 
-    Made by `tinyllm.set`, `add`, `scale`, `zero`, `mean`, `apply` and `patch`. Immutable; may be
-    used any number of times, with any model that has the tap.
+    Edits are made by `tinyllm.set`, `add`, `scale`, `zero`, `mean`, `apply` and `patch`. They are
+    immutable, and can be used any number of times with any model that has the tap.
 
     Examples
     --------
@@ -69,7 +69,7 @@ class Edit:
         self.tap = tap
         self.at = _checked(kind, "at", at)
         self.head = _checked(kind, "head", head)
-        #: checks the edit at one place and returns what to do there
+        #: checks the edit at one site and returns the change
         self.prepare = prepare
         arguments = [repr(tap)]
         if not isinstance(shown, EllipsisType):
@@ -82,12 +82,12 @@ class Edit:
             raise TypeError(f"{self._text}: tap is None; expected a name or a pattern")
 
     def __repr__(self) -> str:
-        """Show the call that makes it."""
+        """Return the call that makes the edit."""
         return self._text
 
 
 def _integers(value: Any) -> npt.NDArray[np.int64] | None:
-    """A list of integers as an array; None if it is something else."""
+    """Return a list of integers as an array, or None if it is something else."""
     array = np.asarray(value)
     if array.ndim != 1 or not (np.issubdtype(array.dtype, np.integer) or array.size == 0):
         return None
@@ -95,7 +95,7 @@ def _integers(value: Any) -> npt.NDArray[np.int64] | None:
 
 
 def _checked(kind: str, name: str, value: Any) -> Any:
-    """`at` or `head` as None, an int, a slice or an int64 array."""
+    """Return `at` or `head` as None, an int, a slice or an int64 array."""
     if value is None or isinstance(value, slice):
         if isinstance(value, slice) and value.step not in (None, 1):
             raise ValueError(f"tl.{kind}: {name} is {value!r}; expected a slice of step 1")
@@ -111,7 +111,7 @@ def _checked(kind: str, name: str, value: Any) -> Any:
 
 
 def _numbers(kind: str, value: Any) -> Float32:
-    """An argument as float32."""
+    """Return an argument as a float32 array."""
     try:
         array = np.asarray(value)
         if not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
@@ -122,22 +122,22 @@ def _numbers(kind: str, value: Any) -> Float32:
         raise TypeError(
             f"tl.{kind}: the value is {shown_value(value)}; expected real numbers"
         ) from None
-    return np.array(array, np.float32)  # a copy: what the caller does to his later does not count
+    return np.array(array, np.float32)  # a copy, so that the caller may change the argument later
 
 
 # ---- the kinds of edits: one function each ----
 
 
 def set(tap: Capture, value: Any, *, at: Where = None, head: Where = None) -> Edit:
-    """Write values.
+    """Replace values.
 
     Parameters
     ----------
     tap : str, re.Pattern, callable or sequence of them
-        The tap, or a pattern over several.
+        A tap, or a pattern of taps.
     value : array_like of float
-        Broadcast to what `at` and `head` select of the tap, as in ``array[at, head] = value``.
-        Rounded to float32.
+        The new values, rounded to float32. They are broadcast to the entries that `at` and `head`
+        select, as in ``array[at, head] = value``.
     at : int, sequence of int or slice, optional
         Tokens: see `tinyllm.trace.edits`. None: all of the call.
     head : int, sequence of int or slice, optional
@@ -203,14 +203,14 @@ def add(tap: Capture, value: Any, *, at: Where = None, head: Where = None) -> Ed
 
 
 def scale(tap: Capture, factor: Any, *, at: Where = None, head: Where = None) -> Edit:
-    """Multiply by a factor.
+    """Multiply values by a factor.
 
     Parameters
     ----------
     tap, at, head
         As for `tinyllm.set`.
     factor : array_like of float
-        A number, or an array that broadcasts as in `tinyllm.set`.
+        A number, or an array that is broadcast as in `tinyllm.set`.
 
     Returns
     -------
@@ -231,7 +231,7 @@ def scale(tap: Capture, factor: Any, *, at: Where = None, head: Where = None) ->
 
 
 def zero(tap: Capture, *, at: Where = None, head: Where = None) -> Edit:
-    """Write zeros: knock a head or a layer out.
+    """Replace values by zeros, to ablate a head or a layer.
 
     Parameters
     ----------
@@ -257,19 +257,18 @@ def zero(tap: Capture, *, at: Where = None, head: Where = None) -> Edit:
 
 
 def mean(tap: Capture, over: Trace | None = None, *, at: Where = None, head: Where = None) -> Edit:
-    """Replace values by their mean over tokens: a gentler knock-out than `tinyllm.zero`.
+    """Replace values by their mean over tokens (mean ablation).
 
-    Wang et al. 2022, "Interpretability in the Wild" (arXiv:2211.00593), section 2.1, on why
-    means rather than zeros.
+    It disturbs the model less than `tinyllm.zero`: see Wang et al. 2022, "Interpretability in the
+    Wild" (arXiv:2211.00593), section 2.1.
 
     Parameters
     ----------
     tap, at, head
-        As for `tinyllm.set`; not ``attn_scores`` or ``attn_probs``, whose rows are of different
-        lengths.
+        As for `tinyllm.set`. ``attn_scores`` and ``attn_probs`` have no mean over tokens.
     over : Trace, optional
-        The mean over its tokens. None: over the tokens of the call, `at` or not; of a batch,
-        each prompt has its own mean.
+        The trace whose tokens are averaged. Default: all tokens of the call, whatever `at` is. In
+        a batch, each prompt has its own mean.
 
     Returns
     -------
@@ -288,7 +287,9 @@ def mean(tap: Capture, over: Trace | None = None, *, at: Where = None, head: Whe
 
     def prepare(site: Site) -> Change:
         if site.tap.matrix:
-            raise site.fail(ValueError, "rows of attention matrices have no mean over tokens")
+            raise site.fail(
+                ValueError, "attention matrices have no mean over tokens; expected another tap"
+            )
         heads = site.index[1:]
 
         def average(rows: Float32) -> Float32:
@@ -302,7 +303,7 @@ def mean(tap: Capture, over: Trace | None = None, *, at: Where = None, head: Whe
         if rows.shape[1:] != site.full[1:]:
             raise site.fail(
                 ValueError,
-                f"the trace has shape {rows.shape} there; expected (tokens, "
+                f"over has shape {rows.shape} at this tap; expected (tokens, "
                 + ", ".join(map(str, site.full[1:]))
                 + ")",
             )
@@ -318,7 +319,7 @@ def _is_array(heads: tuple[Any, ...]) -> bool:
 
 def _tap_of(site: Site, trace: Trace) -> Float32:
     if site.tap.name not in trace:
-        raise site.fail(ValueError, "the trace has not captured this tap")
+        raise site.fail(ValueError, "the trace does not have this tap; capture it")
     array: Float32 = trace[site.tap.name]
     return array
 
@@ -326,19 +327,20 @@ def _tap_of(site: Site, trace: Trace) -> Float32:
 def apply(
     tap: Capture, function: Callable[..., Any], *, at: Where = None, head: Where = None
 ) -> Edit:
-    """Call a function with the values.
+    """Apply a function to values.
 
     Parameters
     ----------
     tap, at, head
         As for `tinyllm.set`.
     function : callable
-        ``function(array, name)``, or ``function(array)`` if it takes one argument (NumPy's
-        ``tanh`` does). The array is a writable float32 copy of what `at` and `head` select of
-        one prompt; `name` is the tap's. It changes the array in place and returns None, or
-        returns the new values. Called once per tap and call, on the calling thread, in the order
-        in which the values come to be; it may use the model. What it raises ends the run and
-        comes out unchanged; a session is then as before the call.
+        ``function(array, name)``, or ``function(array)`` if it takes one argument, such as
+        ``numpy.tanh``. `array` is a writable float32 copy of the entries that `at` and `head`
+        select in one prompt, and `name` is the name of the tap. The function returns the new
+        values, or changes the array in place and returns None. It is called on the calling
+        thread, once for each tap and prompt of a call, in the order of the forward pass. It may
+        use the model. If it raises, the run ends, the exception propagates unchanged, and a
+        session is as before the call.
 
     Returns
     -------
@@ -366,9 +368,9 @@ def apply(
                 values = np.asarray(result, np.float32)
             except (TypeError, ValueError):
                 raise site.fail(
-                    TypeError, f"the function returned {shown_value(result)}; expected real numbers"
+                    TypeError, f"function returned {shown_value(result)}; expected real numbers"
                 ) from None
-            return site._broadcast(values, region.shape, "what the function returned")
+            return site._broadcast(values, region.shape, "the array that function returned")
 
         return change
 
@@ -388,7 +390,7 @@ def _takes_two(function: Callable[..., Any]) -> bool:
             return True
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             if parameter.default is not parameter.empty and places >= 1:
-                continue  # an optional second argument is the function's own
+                continue  # an optional second argument is not for the name
             places += 1
     return places >= 2
 
@@ -396,20 +398,20 @@ def _takes_two(function: Callable[..., Any]) -> bool:
 def patch(tap: Capture, trace: Trace, *, at: Where = None, head: Where = None) -> Edit:
     """Copy values from another run: activation patching.
 
-    Meng et al. 2022, "Locating and Editing Factual Associations in GPT" (arXiv:2202.05262,
-    causal tracing); Zhang & Nanda 2023 (arXiv:2309.16042) on how to do it well.
+    Causal tracing: Meng et al. 2022, "Locating and Editing Factual Associations in GPT"
+    (arXiv:2202.05262). Best practices: Zhang & Nanda 2023 (arXiv:2309.16042).
 
     Parameters
     ----------
     tap, head
         As for `tinyllm.set`.
     trace : Trace
-        Where the values come from. It must have captured the tap.
+        The run to copy from. It must have captured the tap.
     at : int, sequence of int or slice, optional
-        Tokens. A non-negative position is the same in both runs; a negative one counts from the
-        end of each, so that ``at=-1`` puts the trace's last token at the last of the call. With
-        None the trace must hold every position of the call, except in a session and when
-        generating: there, positions that the trace does not hold are left alone.
+        Tokens. A non-negative position is the same in both runs. A negative one counts from the
+        end of each: ``at=-1`` copies the trace's last token to the last token of the call. With
+        None, the trace must have every position of the call. In a session or a generation,
+        positions that the trace does not have are left unchanged.
 
     Returns
     -------
@@ -437,8 +439,8 @@ def _patched(site: Site, trace: Trace) -> Change:
     if want != have:
         raise site.fail(
             ValueError,
-            f"the trace has shape {theirs.shape} there, the run {site.full}; "
-            "all axes but the tokens must be equal",
+            f"trace has shape {theirs.shape} at this tap; expected {site.full}, apart from axis "
+            f"{axis}, the tokens",
         )
     at = site.at
     if isinstance(at, (int, np.ndarray)):
@@ -446,18 +448,18 @@ def _patched(site: Site, trace: Trace) -> Change:
         if site.chosen is not None:
             positions = positions[site.chosen]
         rows = np.where(positions < 0, positions + n, positions - trace.start)
-        rows = rows[: len(site.rows)]  # none of them if a single one is not in this call
+        rows = rows[: len(site.rows)]  # empty if a single position is not in this call
     else:
         rows = site.rows + site.start - trace.start
-        if isinstance(at, slice) and (at.start or 0) < 0:  # counted from the end of each
+        if isinstance(at, slice) and (at.start or 0) < 0:  # counts from the end of each run
             rows = site.rows - site.length + n
     inside = (rows >= 0) & (rows < n)
     if not inside.all() and (at is not None or site.whole):
         wrong = int(site.rows[~inside][0]) + site.start
         raise site.fail(
             IndexError,
-            f"the trace holds positions {trace.start} to {trace.start + n - 1}, "
-            f"the run wants {wrong}; choose with at=",
+            f"trace has positions {trace.start} to {trace.start + n - 1}; expected position "
+            f"{wrong}, too. Select fewer positions with at=",
         )
     heads = site.index[0] if tap.matrix else (site.index[1] if tap.head_axis else slice(None))
     if isinstance(heads, np.ndarray):

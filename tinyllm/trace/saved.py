@@ -1,4 +1,4 @@
-"""Reading traces from files, each value checked: what `Trace.save` wrote."""
+"""Reading the trace files that `Trace.save` writes, with checks of every value."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _read_config(text: str) -> Config:
         values[field.name] = MappingProxyType(value) if isinstance(value, dict) else value
     config = Config(**values)
     if not 0 < config.layers < 1 << 20:
-        raise bad_field("config.layers", config.layers, "a number of layers")
+        raise bad_field("config.layers", config.layers, f"1 to {(1 << 20) - 1}")
     for name in ("heads", "kv_heads", "ffn_width"):
         value = values.get(name)
         if isinstance(value, tuple) and len(value) != config.layers:
@@ -59,7 +59,7 @@ def _read_config(text: str) -> Config:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a JSON value has a field's type; numbers must be sizes or finite."""
+    """Return whether a JSON value fits a field's type. An int must be a size, a float finite."""
     arguments = typing.get_args(hint)
     origin = typing.get_origin(hint)
     if origin is tuple:
@@ -89,17 +89,17 @@ def read(path: str | os.PathLike[str]) -> Trace:
     Returns
     -------
     Trace
-        Arrays are read when they are used. ``trace.model`` is None; functions that need the
-        weights take ``model=``. A safetensors file is mapped: it must not be changed in place
-        while the trace is in use (`Trace.save` puts a new file in its place).
+        Arrays are read on first use. ``trace.model`` is None, so functions that need the weights
+        take ``model=``. A safetensors file is mapped, and must not be changed in place while the
+        trace is in use. `Trace.save` is safe, because it replaces the file.
 
     Raises
     ------
     tinyllm.FormatError
-        The file holds something else, or is damaged; of ``.npz`` files, damage in an array may
-        only show when it is used.
+        If the file is not a trace, or is damaged. Damage in an array of an ``.npz`` file may be
+        found only when the array is used.
     OSError
-        It cannot be read.
+        If the file cannot be read.
 
     Examples
     --------
@@ -116,34 +116,34 @@ def read(path: str | os.PathLike[str]) -> Trace:
         raise
 
 
-#: A tap of a block; others have names without dots.
+#: The name of a tap in a block. Names of other taps have no dots.
 _IN_BLOCK = re.compile(r"blk\.(0|[1-9][0-9]{0,8})\.([a-z][a-z0-9_.]*)")
 
 
 class _Shapes:
-    """The shapes of taps, as far as the config tells them: some depend on the file's tensors."""
+    """The shapes of taps that follow from a config. Others depend on the model's tensors."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._plans: dict[tuple[int, ...], ForwardPlan | None] = {}
 
     def step(self, name: str) -> Step | None:
-        """The step of a tap; None if only the model's file could tell it."""
+        """Return the step of a tap, or None if it depends on the tensors of the model file."""
         found = _IN_BLOCK.fullmatch(name)
         layer = int(found[1]) if found else 0
         if ALIASES.get(name, name) != name or layer >= self._config.layers:
-            raise bad_field("tap", name, "a tap of such a model")
+            raise bad_field("tap", name, "a tap of a model with this config")
         plan = self._plan(layer)
         try:
             here = f"blk.0.{found[2]}" if found else name
             return plan[here] if plan is not None else None
         except KeyError:
             if not found:
-                raise bad_field("tap", name, "a tap of such a model") from None
+                raise bad_field("tap", name, "a tap of a model with this config") from None
             return None
 
     def _plan(self, layer: int) -> ForwardPlan | None:
-        """The plan of a model of one block, with the sizes of that layer."""
+        """Return the plan of a model with one block of this layer's sizes, or None."""
         sizes = {name: self._config.layer(name, layer) for name in _PER_LAYER}
         key = tuple(sizes.values())
         if key not in self._plans:
@@ -158,7 +158,7 @@ _PER_LAYER = ("heads", "kv_heads", "ffn_width")
 
 
 class _Checked(Mapping[str, Array]):
-    """The arrays of a file, each held against the config and the tokens when it is used."""
+    """The arrays of a file. Each is checked against the config and the tokens on access."""
 
     def __init__(
         self,
@@ -204,17 +204,17 @@ def _trace(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> Trace:
     tokens = read_token_ids(metadata)
     pieces = parse_json(metadata.get("pieces", "null"), "pieces")
     if not isinstance(pieces, list) or not all(isinstance(piece, str) for piece in pieces):
-        raise bad_field("pieces", pieces, "a list of texts")
+        raise bad_field("pieces", pieces, "a list of strings")
     if len(pieces) != len(tokens):
-        raise bad_field("pieces", f"{len(pieces)} texts", f"{len(tokens)}, one per token")
+        raise bad_field("pieces", f"{len(pieces)} strings", f"{len(tokens)}, one per token")
     start = metadata.get("start", "")
     if not (start.isascii() and start.isdigit() and len(start) < 12):
         raise bad_field("start", start, "a position")
     roles = parse_json(metadata.get("roles", "{}"), "roles")
     if not isinstance(roles, dict) or not all(isinstance(r, list) for r in roles.values()):
-        raise bad_field("roles", roles, "an object of lists of texts")
+        raise bad_field("roles", roles, "an object whose values are lists of strings")
     checked = _Checked(arrays, config, len(tokens), roles)
-    if isinstance(arrays, dict):  # mapped, so looking costs nothing
+    if isinstance(arrays, dict):  # a mapped file: all arrays can be checked without reading them
         for name in checked:
             checked[name]
     return Trace(

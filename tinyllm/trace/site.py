@@ -1,4 +1,4 @@
-"""Where an edit applies: which entries of a tap, in one piece of a call."""
+"""`Site`: the entries of a tap that an edit changes, in one piece of a call."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .taps import Tap
 __all__ = ["Change", "Piece", "Site", "Where", "shown_value"]
 
 
-#: What ``at=`` and ``head=`` take.
+#: The type of the arguments ``at=`` and ``head=``.
 Where: TypeAlias = int | slice | Sequence[int] | npt.NDArray[np.integer[Any]] | None
 
-#: From the selected values (a writable copy) and all rows of the piece to the new values; None:
-#: changed in place.
+#: ``change(values, rows)`` gets a writable copy of the selected values, and all rows of the piece.
+#: It returns the new values, or None if it changed the copy in place.
 Change: TypeAlias = Callable[[Float32, Float32], Any]
 
 
 def shown_value(value: Any) -> str:
-    """A value as a message shows it: short."""
+    """Return a short text of a value for a message."""
     if isinstance(value, np.ndarray) and value.size > 4:
         return f"<array {value.shape}>"
     if callable(value):
@@ -40,9 +40,9 @@ class Piece:
     Attributes
     ----------
     start, length : int
-        Position of the first token, and how many there are.
+        Position of the first token, and the number of tokens.
     whole : bool
-        Whether it is a whole context, so that a position outside is an error.
+        Whether the piece is a whole context. Then a position outside of it is an error.
     limit : int
         The longest context.
     """
@@ -54,27 +54,32 @@ class Piece:
 
 
 class Site:
-    """One edit at one tap of one piece: which entries, and of what shape.
+    """The entries that one edit selects at one tap of one piece.
 
     Attributes
     ----------
     label : str
-        What messages call the edit.
+        Name of the edit in messages.
     at : None, int, slice or numpy.ndarray of int64
-        The tokens that the edit names.
+        The tokens that the edit selects.
     tap : Tap
+    full : tuple of int
+        Shape of the piece's array.
     index : tuple
-        Selects the entries in the piece's array; an integer drops its axis, as in NumPy.
+        Index of the selected entries in the piece's array. An integer drops its axis, as in NumPy.
     shape : tuple of int
-        Of ``array[index]``.
+        Shape of ``array[index]``.
+    row_axis : int
+        The token axis of ``array[index]``.
     rows : numpy.ndarray of int64
-        Rows of the piece that are selected.
+        The selected rows of the piece.
     start, length, context : int
-        Position of the piece's first token, its tokens, and those in its context.
+        Position of the piece's first token, number of its tokens, and number of tokens in its
+        context.
     whole : bool
-        Whether the piece is a whole context, so that a position outside is an error.
+        Whether the piece is a whole context. Then a position outside of it is an error.
     chosen : numpy.ndarray of int64 or None
-        If `at` is a list and not all of it is in this call: which entries are.
+        If `at` is a list and the piece has only some of its positions: their indices in `at`.
     """
 
     def __init__(self, label: str, at: Any, head: Any, tap: Tap, piece: Piece) -> None:
@@ -99,7 +104,7 @@ class Site:
         self.row_axis = int(tap.matrix and not isinstance(heads, int))
 
     def fail(self, kind: type[Exception], message: str) -> Exception:
-        """An exception that names the edit and the tap."""
+        """Return an exception whose message begins with the edit."""
         return kind(f"{self.label}: {message}")
 
     def _rows(self, limit: int) -> Any:
@@ -119,12 +124,14 @@ class Site:
             wrong = int(positions[~inside][0])
             raise self.fail(
                 IndexError,
-                f"token {wrong} is not in the call; expected {-n} to -1, or {start} to "
+                f"at holds {wrong}, which is not in the call; expected {-n} to -1, or {start} to "
                 f"{start + n - 1}",
             )
         if (positions >= limit).any():
             wrong = int(positions[positions >= limit][0])
-            raise self.fail(IndexError, f"token {wrong} is beyond the context length of {limit}")
+            raise self.fail(
+                IndexError, f"at holds {wrong}; expected less than the context length, {limit}"
+            )
         if isinstance(at, int):
             return int(rows[0]) if inside[0] else np.empty(0, np.int64)
         if not inside.all():
@@ -136,7 +143,9 @@ class Site:
         if head is None:
             return slice(None)
         if axis is None:
-            raise self.fail(ValueError, f"head is {shown_value(head)}, and this tap has no heads")
+            raise self.fail(
+                ValueError, f"head is {shown_value(head)}; expected None, as this tap has no heads"
+            )
         n = self.full[axis]
         if isinstance(head, slice):
             return slice(*head.indices(n)[:2])
@@ -148,7 +157,7 @@ class Site:
         return int(numbers[0]) % n if isinstance(head, int) else numbers % n
 
     def fit(self, values: Float32, name: str = "the value") -> Float32:
-        """Broadcast values to the selected entries, or raise."""
+        """Return values broadcast to the selected entries, or raise ValueError."""
         shape = self.shape
         if self.chosen is not None and isinstance(self.at, np.ndarray):
             axis = self.row_axis
@@ -162,12 +171,13 @@ class Site:
         except ValueError:
             raise self.fail(
                 ValueError,
-                f"{name} has shape {values.shape}; expected {shape} or what broadcasts to it",
+                f"{name} has shape {values.shape}; expected {shape} or a shape that broadcasts to "
+                "it",
             ) from None
 
 
 def _count(what: Any, size: int) -> int:
-    """Entries that an index selects along an axis; -1 if it drops the axis."""
+    """Return how many entries an index selects along an axis, or -1 if it drops the axis."""
     if isinstance(what, int):
         return -1
     if isinstance(what, slice):
@@ -176,7 +186,7 @@ def _count(what: Any, size: int) -> int:
 
 
 def _outer(rows: Any, heads: Any, tap: Tap) -> tuple[Any, ...]:
-    """Index rows and heads independently of each other."""
+    """Return the index of all pairs of a selected row and a selected head."""
     if isinstance(rows, np.ndarray) and isinstance(heads, np.ndarray):
         if tap.matrix:
             heads = heads[:, np.newaxis]

@@ -1,7 +1,7 @@
-"""Taps: the vocabulary of inner values, and choosing among them by name and pattern.
+"""Taps: the names of inner values, and their selection by name and pattern.
 
-One vocabulary for every architecture: the tap ``X`` is the output of the step that uses the
-weight ``X.weight``, and steps without a weight have plain names.
+The tap ``X`` is the output of the step that uses the weight ``X.weight``. Steps without a weight
+have names of their own, which are the same in every architecture.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from ..architectures.plan import ForwardPlan
 
 __all__ = ["ALIASES", "Capture", "Tap", "all_taps", "is_matrix", "match", "select", "unknown"]
 
-#: What ``capture=`` takes.
+#: The type of the argument ``capture=``.
 Capture: TypeAlias = (
     str | re.Pattern[str] | Callable[[str], object] | Sequence["str | re.Pattern[str]"] | None
 )
 
-#: Other names of a tap.
+#: Other names of taps.
 ALIASES = {"logits": "output"}
 
 
@@ -33,19 +33,19 @@ class Tap:
     Attributes
     ----------
     name, family : str
-        ``"blk.3.attn_q"`` and ``"attn_q"``.
+        For example ``"blk.3.attn_q"`` and ``"attn_q"``.
     index : int
-        The number of its step, by which the core knows it.
+        The number of its step in the plan and in the core.
     layer : int
-        The block; -1 before the blocks, and the number of blocks after them.
+        The block. -1 before the blocks, and the number of blocks after them.
     matrix : bool
-        Whether the axes are (H, T, S) rather than (T, ...).
+        Whether the axes are (H, T, S) instead of (T, ...).
     row : tuple of int
-        The sizes of the axes without T and S.
+        The sizes of the axes except T and S.
     heads : bool
         Whether one of the axes counts heads.
     roles : tuple of str
-        What the value is for: see `ForwardPlan.role`.
+        The roles of the value: see `ForwardPlan.role`.
     """
 
     name: str
@@ -63,12 +63,12 @@ class Tap:
         return (0 if self.matrix else 1) if self.heads else None
 
     def shape(self, tokens: int, context: int) -> tuple[int, ...]:
-        """The shape for that many tokens in the call, and in the context."""
+        """Return the shape for the given number of tokens in the call and in the context."""
         return (*self.row, tokens, context) if self.matrix else (tokens, *self.row)
 
 
 def all_taps(plan: ForwardPlan) -> list[Tap]:
-    """Every tap of a model, in the order in which the values come to be.
+    """Return every tap of a model, in the order of the forward pass.
 
     Parameters
     ----------
@@ -94,33 +94,33 @@ def all_taps(plan: ForwardPlan) -> list[Tap]:
 
 
 def is_matrix(name: str) -> bool:
-    """Whether a tap's axes are (H, T, S): its tokens are on the second axis."""
+    """Return whether a tap is an attention matrix (H, T, S), with its tokens on axis 1."""
     return name.endswith((".attn_scores", ".attn_probs"))
 
 
 def unknown(pattern: object, names: Iterable[str]) -> str:
-    """Say that there is no such name, and which are the nearest."""
+    """Return the message for a name or pattern that fits no tap, with the nearest names."""
     names = list(names)
     near = difflib.get_close_matches(str(pattern), names, n=3, cutoff=0.5)
     if not near and names:
         near = names[:3] + (["..."] if len(names) > 3 else [])
-        return f"no tap is named {pattern!r}; there are {', '.join(near)}"
-    return f"no tap is named {pattern!r}" + (
+        return f"no tap matches {pattern!r}; the taps are {', '.join(near)}"
+    return f"no tap matches {pattern!r}" + (
         f"; the nearest are {', '.join(map(repr, near))}" if near else ""
     )
 
 
 def match(names: Sequence[str], capture: Capture, argument: str = "capture") -> list[str]:
-    """The names that a ``capture=`` argument asks for, in their order.
+    """Return the names that a ``capture=`` argument selects, in the order of `names`.
 
     Parameters
     ----------
     names : sequence of str
     capture : str, re.Pattern, callable or sequence of str and re.Pattern
-        Names, patterns with ``*``, ``?`` and ``[]``, regular expressions (searched), or a
-        function of the name.
+        Names, patterns with ``*``, ``?`` and ``[]``, regular expressions (as in ``re.search``),
+        or a function of the name.
     argument : str
-        What errors call it.
+        Name of the argument in messages.
 
     Returns
     -------
@@ -129,9 +129,9 @@ def match(names: Sequence[str], capture: Capture, argument: str = "capture") -> 
     Raises
     ------
     ValueError
-        A name or pattern fits nothing; the nearest names are given.
+        If a name or pattern matches nothing. The message has the nearest names.
     TypeError
-        It is none of these.
+        If `capture` has another type.
 
     Examples
     --------
@@ -167,7 +167,7 @@ def match(names: Sequence[str], capture: Capture, argument: str = "capture") -> 
 
 
 def select(taps: Sequence[Tap], capture: Capture, argument: str = "capture") -> list[Tap]:
-    """The taps that a ``capture=`` argument asks for; None: all but the attention matrices."""
+    """Return the taps that ``capture=`` selects. None selects all but the attention matrices."""
     if capture is None:
         return [tap for tap in taps if not tap.matrix]
     wanted = set(match([tap.name for tap in taps], capture, argument))

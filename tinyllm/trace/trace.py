@@ -1,4 +1,4 @@
-"""Traces: the inner values of a run, by name, as NumPy arrays."""
+"""`Trace`: the inner values of a run, by name, as NumPy arrays."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ["Source", "Trace"]
 
 
 class Source(Protocol):
-    """What a trace asks of the model that made it; `tinyllm.Model` has it."""
+    """The attributes of a model that traces use. `tinyllm.Model` has them."""
 
     config: Config
     steps: ForwardPlan
@@ -38,23 +38,23 @@ class Source(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Tells models apart: a hash over config and weights."""
+        """A hash of config and weights that identifies the model."""
 
     def pieces(self, ids: npt.NDArray[np.int32]) -> list[str]:
-        """The text of each token."""
+        """Return the text of each token."""
 
     def run_from(
         self, layer: int, resid: npt.ArrayLike, capture: Capture = ..., *, logits: Any = ...
     ) -> Trace:
-        """Run the blocks from one on, from a residual stream."""
+        """Run the blocks from `layer` on, starting from a residual stream."""
 
 
-#: Roles of the residual stream and of what is added to it: what norms are shown of.
+#: Roles of the residual stream and of its summands, whose norms are shown.
 STREAM_ROLES = ("resid_post", "attn_add", "ffn_add")
 
 
 class _Cut(Mapping[str, Float32]):
-    """The arrays of some of the tokens, cut when they are asked for."""
+    """The arrays of a slice of the tokens, sliced on access."""
 
     def __init__(self, whole: Mapping[str, Float32], key: slice) -> None:
         self._whole = whole
@@ -87,7 +87,7 @@ class _Cut(Mapping[str, Float32]):
 
 
 def roles_of(arrays: Mapping[str, Float32]) -> Mapping[str, Sequence[str]]:
-    """What the values are for, by name; empty where nobody knows."""
+    """Return the roles of the values by name. The mapping is empty if they are unknown."""
     roles: Mapping[str, Sequence[str]] = getattr(arrays, "roles", {})
     return roles
 
@@ -99,23 +99,24 @@ def _stack(arrays: Mapping[str, Float32], names: Sequence[str]) -> Float32 | Non
 class Trace(Mapping[str, Float32]):
     """The inner values of one run: a read-only mapping from tap name to array.
 
-    Arrays are float32, read-only, and stay valid when the trace and the model are gone. A slice
-    selects tokens: ``trace[10:20]`` is a trace of tokens 10 to 19. Values are those after edits.
+    Arrays are float32 and read-only. They stay valid after the trace and the model are deleted. A
+    slice selects tokens: ``trace[10:20]`` is a trace of tokens 10 to 19. Values are those after
+    edits.
 
     Attributes
     ----------
     tokens : numpy.ndarray of int32, shape (T,)
         The token ids of the call.
     pieces : list of str
-        Their texts; of ids when the model has no tokenizer.
+        The texts of the tokens, or their ids as text if the model has no tokenizer.
     config : Config
-        The model's.
+        The config of the model.
     start : int
         Position of the first token in its context.
     model : Model or None
-        The model that ran; None when the trace was read from a file.
+        The model that ran. None if the trace was read from a file.
     fingerprint : str or None
-        Of the model, see `Model.fingerprint`.
+        `Model.fingerprint` of the model.
 
     Examples
     --------
@@ -154,12 +155,12 @@ class Trace(Mapping[str, Float32]):
 
     @property
     def logits(self) -> Float32:
-        """The logits that ``logits=`` asked for; all of them when ``output`` was captured.
+        """The logits that ``logits=`` selected, or all of them if ``output`` was captured.
 
         Raises
         ------
         AttributeError
-            The run was not asked for them.
+            If the run kept no logits.
         """
         if self._logits is not None:
             return self._logits
@@ -170,40 +171,47 @@ class Trace(Mapping[str, Float32]):
         )
 
     def keep_logits(self, logits: Float32 | None) -> None:
-        """Set `logits`: for whoever ran the model."""
+        """Set `logits`. For the code that ran the model."""
         self._logits = logits
 
     def __getitem__(self, key: Any) -> Any:
-        """Give the array of a tap, or the trace of a slice of tokens."""
+        """Return the array of a tap, or the trace of a slice of tokens."""
         if isinstance(key, slice):
             return self._slice(key)
         if not isinstance(key, str):
-            raise TypeError(f"a trace is indexed by tap names and slices of tokens, not {key!r}")
+            raise TypeError(f"key is {key!r}; expected the name of a tap or a slice of tokens")
         try:
             return self._arrays[ALIASES.get(key, key)]
         except KeyError:
-            raise KeyError(unknown(key, self._arrays)) from None
+            raise KeyError(self._why_not(key)) from None
+
+    def _why_not(self, key: str) -> str:
+        """Say why the trace does not have a tap: there is none, or it was not captured."""
+        taps = set() if self.model is None else {step.tap for step in self.model.steps}
+        if ALIASES.get(key, key) in taps:
+            return f"{key!r} was not captured; run again with it in capture=, or with capture='*'"
+        return unknown(key, taps or self._arrays)
 
     def __iter__(self) -> Iterator[str]:
-        """Iterate over the names, in the order in which the values came to be."""
+        """Iterate over the names of the captured taps, in the order of the forward pass."""
         return iter(self._arrays)
 
     def __len__(self) -> int:
-        """Count the captured taps."""
+        """Return the number of captured taps."""
         return len(self._arrays)
 
     def __contains__(self, name: object) -> bool:
-        """Whether a tap was captured."""
+        """Return whether a tap was captured."""
         return isinstance(name, str) and ALIASES.get(name, name) in self._arrays
 
-    # two traces are the same only if they are one; comparing arrays takes a tolerance
+    # Traces compare by identity. A comparison of their arrays would need a tolerance.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
     def _slice(self, key: slice) -> Trace:
         first, _, step = key.indices(len(self.tokens))
         if step != 1:
-            raise ValueError(f"a slice of tokens has step 1, not {step}")
+            raise ValueError(f"the step of the slice is {step}; expected 1")
         return Trace(
             self.config,
             self.tokens[key],
@@ -216,21 +224,21 @@ class Trace(Mapping[str, Float32]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays together."""
+        """The size of all arrays in bytes."""
         return sum(array.nbytes for array in self._arrays.values())
 
     def names(self, pattern: Capture = "*") -> list[str]:
-        """The captured names that match a pattern.
+        """Return the captured names that match a pattern.
 
         Parameters
         ----------
         pattern : str, re.Pattern, callable or sequence of them
-            As for ``capture=``.
+            As in ``capture=``.
 
         Returns
         -------
         list of str
-            Empty if there is none.
+            Empty if no name matches.
 
         Examples
         --------
@@ -244,17 +252,18 @@ class Trace(Mapping[str, Float32]):
             return []
 
     def by_role(self, role: str) -> list[str]:
-        """The captured taps that play a role, whatever the architecture calls them.
+        """Return the captured taps with a role. Their names depend on the architecture.
 
         Parameters
         ----------
         role : str
-            As for `ForwardPlan.role`: ``"attn_add"`` is what attention adds to the stream.
+            A role of `ForwardPlan.role`, such as ``"attn_add"``, what attention adds to the
+            residual stream.
 
         Returns
         -------
         list of str
-            From the first block to the last; empty if there is none.
+            From the first block to the last. May be empty.
 
         Examples
         --------
@@ -266,7 +275,7 @@ class Trace(Mapping[str, Float32]):
         return [name for name in self._arrays if role in roles.get(name, ())]
 
     def stack(self, pattern: Capture) -> Float32:
-        """The arrays of all matching taps as one, the first axis being the layer.
+        """Return the arrays of all matching taps as one array, whose first axis is the layer.
 
         Parameters
         ----------
@@ -276,13 +285,13 @@ class Trace(Mapping[str, Float32]):
         Returns
         -------
         numpy.ndarray of float32, shape (layers, T, ...)
-            A view without a copy when it is one tap of all captured layers. (H, T, S) arrays
-            give (layers, H, T, S).
+            For (H, T, S) arrays, (layers, H, T, S). If the pattern matches one tap in all
+            captured layers, this is a view; otherwise it is a copy.
 
         Raises
         ------
         ValueError
-            Nothing matches, or the shapes differ.
+            If no tap matches, or if the shapes differ.
 
         Examples
         --------
@@ -293,40 +302,42 @@ class Trace(Mapping[str, Float32]):
         """
         names = match(list(self._arrays), pattern, "pattern")
         if not names:
-            raise ValueError(f"{pattern!r} matches no tap of this trace")
+            raise ValueError(f"pattern is {pattern!r}; expected one that matches captured taps")
         stack = _stack(self._arrays, names)
         if stack is not None:
             return stack
         arrays = [self._arrays[name] for name in names]
         shapes = sorted({array.shape for array in arrays})
         if len(shapes) > 1:
-            raise ValueError(f"{pattern!r} matches taps of different shapes: {shapes}")
+            raise ValueError(
+                f"pattern {pattern!r} matches taps of shapes {shapes}; expected equal shapes"
+            )
         stacked = np.stack(arrays)
         stacked.flags.writeable = False
         return stacked
 
-    # ---- analysis and files, which live in their own modules ----
+    # ---- analysis and files ----
 
     def head_outputs(self, layer: int, *, model: Source | None = None) -> Float32:
-        """What each head of a layer adds to the residual stream.
+        """Return what each head of a layer adds to the residual stream.
 
         Parameters
         ----------
         layer : int
         model : Model, optional
-            For traces that were read from a file.
+            The model of a trace that was read from a file.
 
         Returns
         -------
         numpy.ndarray of float32, shape (T, H, D)
-            Summed over H (and with ``attn_output.bias`` where there is one) it is the tap
-            ``attn_output``, up to rounding. Elhage et al. 2021, "A Mathematical Framework for
-            Transformer Circuits", section "Attention Heads are Independent and Additive".
+            The sum over H, plus ``attn_output.bias`` if there is one, is the tap ``attn_output``
+            up to rounding. Elhage et al. 2021, "A Mathematical Framework for Transformer
+            Circuits", section "Attention Heads are Independent and Additive".
 
         Raises
         ------
         ValueError
-            ``attn_mix`` of that layer was not captured, or the trace has no model.
+            If ``attn_mix`` of the layer was not captured, or if the trace has no model.
 
         Examples
         --------
@@ -351,12 +362,12 @@ class Trace(Mapping[str, Float32]):
         return out
 
     def source(self, model: Source | None = None) -> Source:
-        """The model of the trace, or the one that is given for it.
+        """Return the model of the trace, or `model` if it is given and is the same model.
 
         Parameters
         ----------
         model : Model, optional
-            For traces that were read from a file.
+            The model of a trace that was read from a file.
 
         Returns
         -------
@@ -365,7 +376,7 @@ class Trace(Mapping[str, Float32]):
         Raises
         ------
         ValueError
-            There is none, or it is another one.
+            If there is no model, or if `model` has another fingerprint than the trace.
 
         Examples
         --------
@@ -379,29 +390,36 @@ class Trace(Mapping[str, Float32]):
                 raise ValueError("the trace was read from a file and has no weights; give model=")
             return self.model
         if self.fingerprint not in (None, model.fingerprint):
-            raise ValueError("model is another one than the one that made the trace")
+            raise ValueError(
+                f"model has the fingerprint {model.fingerprint}; expected {self.fingerprint}, "
+                "that of the model that made the trace"
+            )
         return model
 
     def guesses(
         self, names: Sequence[str], k: int, model: Source | None = None
     ) -> tuple[npt.NDArray[np.int32], Float32, list[list[list[str]]]]:
-        """What the model would predict if residual streams were the last: for `tinyllm.lens`.
+        """Return the predictions of the final norm and output, applied to residual streams.
+
+        `tinyllm.lens` is the public form.
 
         Parameters
         ----------
         names : sequence of str
             Captured taps of shape (T, D).
         k : int
-            How many tokens to keep.
+            Number of tokens to keep for each prediction.
         model : Model, optional
-            For traces that were read from a file.
+            The model of a trace that was read from a file.
 
         Returns
         -------
         ids : numpy.ndarray of int32, shape (len(names), T, k)
-            The most likely tokens, best first.
+            The most likely tokens, in descending order of probability.
         probs : numpy.ndarray of float32, shape (len(names), T, k)
+            Their probabilities.
         pieces : list of list of list of str
+            Their texts.
         """
         source = self.source(model)
         shape = (len(names), len(self.tokens), k)
@@ -415,20 +433,20 @@ class Trace(Mapping[str, Float32]):
         return ids, probs, [[[texts[t] for t in row] for row in layer] for layer in ids.tolist()]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the trace to a file; `tinyllm.read` gives it back.
+        """Write the trace to a file, which `tinyllm.read` reads.
 
         Parameters
         ----------
         path : str or os.PathLike
-            Ends in ``.safetensors`` or ``.npz``. An existing file is replaced once the new one
-            is whole.
+            A name that ends in ``.safetensors`` or ``.npz``. An existing file is replaced when the
+            new one is complete.
 
         Raises
         ------
         ValueError
-            Another ending.
+            If `path` has another ending.
         OSError
-            The file cannot be written.
+            If the file cannot be written.
 
         Examples
         --------
@@ -454,13 +472,22 @@ class Trace(Mapping[str, Float32]):
         write_arrays(path, self, metadata)
 
     def html(self, path: str | os.PathLike[str]) -> None:
-        """Write one self-contained page to click through layers, heads and tokens.
+        """Write a self-contained HTML page for browsing layers, heads and tokens.
+
+        The page needs no network. It shows every captured attention matrix, norms of the residual
+        stream and, if the trace has its model, the logit lens.
 
         Parameters
         ----------
         path : str or os.PathLike
-            The page needs no network. It holds every captured attention matrix, norms of the
-            residual stream and, if the trace has its model, the logit lens.
+            The file to write. An existing file is replaced.
+
+        Raises
+        ------
+        ValueError
+            If there are more than 67,108,864 attention weights, or no tokens.
+        OSError
+            If the file cannot be written.
 
         Examples
         --------
@@ -498,14 +525,14 @@ class Trace(Mapping[str, Float32]):
     # ---- showing ----
 
     def table(self) -> Table:
-        """A table of the taps: name, shape, mean, norm, root mean square, least, largest, bytes.
+        """Return a table of the taps: name, shape, mean, norm, rms, minimum, maximum, bytes.
 
         Returns
         -------
         Table
-            Prints as text, shows as HTML in a notebook. The norm is the root of the sum of all
-            squares. The other numbers are, for arrays of more than 65536 values, those of an
-            even sample. Entries that are not finite do not count.
+            A table that prints as text and shows as HTML in a notebook. The norm is the square
+            root of the sum of all squares. For an array of more than 65,536 values, the other
+            numbers are those of an even sample. Values that are not finite are skipped.
 
         Examples
         --------
@@ -523,7 +550,7 @@ class Trace(Mapping[str, Float32]):
         )
 
     def __repr__(self) -> str:
-        """Summarize: tokens, taps, bytes."""
+        """Return the numbers of tokens, taps and bytes."""
         return (
             f"<tinyllm.Trace: {len(self.tokens)} tokens, {len(self)} taps, {self.nbytes:,} bytes>"
         )

@@ -1,4 +1,4 @@
-/* avx2.h - 256-bit vectors: sixteen lanes are two of them. */
+/* avx2.h - 256-bit vectors, two for sixteen lanes. */
 #ifndef TL_SIMD_AVX2_H
 #define TL_SIMD_AVX2_H
 
@@ -52,7 +52,7 @@ TL_INLINE v16 v16_rint(v16 x) {
     return (v16){_mm256_round_ps(x.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
                  _mm256_round_ps(x.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
-/* lanes 2 j and 2 j + 1 change places */
+/* swaps lanes 2 j and 2 j + 1 */
 TL_INLINE v16 v16_swap_pairs(v16 x) {
     return (v16){_mm256_permute_ps(x.a, 0xb1), _mm256_permute_ps(x.b, 0xb1)};
 }
@@ -65,7 +65,7 @@ TL_INLINE v16 v16_pow2(v16 x) {
                  _mm256_castsi256_ps(_mm256_add_epi32(b, one))};
 }
 
-/* sixteen float64 lanes: only sums */
+/* sixteen float64 lanes, for sums only */
 typedef struct {
     __m256d v[4];
 } d16;
@@ -257,7 +257,7 @@ TL_INLINE v16 v16_from_low_halves(v16i x) {
                  _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1))};
 }
 
-/* Eight rows of eight dwords. */
+/* Transposes eight rows of eight dwords. */
 TL_INLINE void transpose_8(__m256i r[8]) {
     __m256i t[8];
     for (int i = 0; i < 8; i += 4) {
@@ -286,7 +286,7 @@ TL_INLINE void v16i_transpose(v16i x[16]) {
         transpose_8(low);
         transpose_8(high);
         for (int i = 0; i < 8; i++) {
-            // the lanes of the rows 8 to 15 wait where the first half has been read
+            // the second half of the result is kept where the first half was read from
             if (half == 0) {
                 x[i].a = low[i];
                 x[i + 8].a = high[i];
@@ -299,7 +299,7 @@ TL_INLINE void v16i_transpose(v16i x[16]) {
     }
 }
 
-/* The same 32 bytes of 16 rows: x[i] holds their dwords i. */
+/* Loads and transposes 32 bytes of 16 rows: x[i] holds dword i of each row. */
 TL_INLINE void v16i_load_32_bytes(const struct rows *row, size_t at, v16i x[8]) {
     __m256i low[8], high[8];
     for (int i = 0; i < 8; i++) {
@@ -310,7 +310,7 @@ TL_INLINE void v16i_load_32_bytes(const struct rows *row, size_t at, v16i x[8]) 
     transpose_8(high);
     for (int i = 0; i < 8; i++) x[i] = (v16i){low[i], high[i]};
 }
-/* The same for 16 bytes and four dwords. */
+/* Loads and transposes 16 bytes of eight rows: x[i] holds dword i of each row. */
 TL_INLINE void half_load_16_bytes(const struct rows *row, int first, size_t at, __m256i x[4]) {
     __m256i t[4];
     for (int i = 0; i < 4; i++) {

@@ -97,7 +97,7 @@ TL_INLINE void tile_asm_words(v16i *s, const void *w, const void *x, int steps) 
     ASM_WEIGHTS(5)                                                                                 \
     ASM_DIGITS(ASM_ADD, 5)                                                                         \
     ASM_WEIGHTS(6) ASM_DIGITS(ASM_ADD, 6) ASM_WEIGHTS(7) ASM_DIGITS(ASM_ADD, 7)
-/* The first half of the block waits in memory. */
+/* The sums of the first half of the block are kept in memory. */
 #define ASM_HALF(a, b, j, step)                                                                    \
     "vpmaddwd (%[scale]), %%ymm" #a ", %%ymm" #a "\n"                                              \
     "vpmaddwd 32(%[scale]), %%ymm" #b ", %%ymm" #b "\n"                                            \
@@ -121,8 +121,8 @@ TL_INLINE void tile_asm_words(v16i *s, const void *w, const void *x, int steps) 
     "vmovups %%ymm" #a ", 64*" #j "(%[total])\n"                                                   \
     "vmovups %%ymm" #b ", 64*" #j "+32(%[total])\n"
 /*
- * Takes away what the offset 2^shift of 16 weights has added. Sums of weights without offset, at
- * most 32 * 127 * 8, fit in int16, where the sums before wrap around.
+ * Subtracts what the offset 2^shift of 16 weights has added. Before, the sums may have wrapped
+ * around; sums of weights without the offset, at most 32 * 127 * 8, fit in int16.
  */
 #define ASM_OFFSET(a, b, at, shift)                                                                \
     "vpbroadcastd " #at "(%[offsets]), %%ymm14\n"                                                  \
@@ -159,7 +159,7 @@ DEFINE_TILE_FAST(4, ASM_TWO_HALVES(, ))
 DEFINE_TILE_FAST(offset_4, ASM_TWO_HALVES(ASM_OFFSETS_FIRST(2), ASM_OFFSETS_LAST(2)))
 DEFINE_TILE_FAST(offset_32, ASM_TWO_HALVES(ASM_OFFSETS_FIRST(5), ASM_OFFSETS_LAST(5)))
 
-/* Both halves of the block have a scale of their own, or the same. */
+/* Each half of the block has its own scale, or both have the same. */
 TL_INLINE void tile_asm_fast(v16 *total, const void *w, const void *x, const void *scale,
                              const void *other, const void *offsets, const float *factor,
                              const int depth, const int offset) {

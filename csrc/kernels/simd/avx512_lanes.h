@@ -1,5 +1,5 @@
 /*
- * avx512_lanes.h - 512-bit vectors: all but the integer products, in which avx512.h and
+ * avx512_lanes.h - 512-bit vectors: everything except the integer products, in which avx512.h and
  * avx512vnni.h differ.
  */
 #ifndef TL_SIMD_AVX512_LANES_H
@@ -53,7 +53,7 @@ TL_INLINE v16 v16_if_less(v16 x, v16 limit, v16 then, v16 otherwise) {
 TL_INLINE v16 v16_rint(v16 x) {
     return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
-/* lanes 2 j and 2 j + 1 change places */
+/* swaps lanes 2 j and 2 j + 1 */
 TL_INLINE v16 v16_swap_pairs(v16 x) {
     return _mm512_shuffle_ps(x, x, 0xb1);
 }
@@ -63,7 +63,7 @@ TL_INLINE v16 v16_pow2(v16 x) {
     return _mm512_castsi512_ps(_mm512_add_epi32(bits, _mm512_set1_epi32(0x3f800000)));
 }
 
-/* sixteen float64 lanes: only sums */
+/* sixteen float64 lanes, for sums only */
 typedef struct {
     __m512d a, b;
 } d16;
@@ -156,7 +156,7 @@ TL_INLINE __m512i two_32_bytes(const uint8_t *low, const uint8_t *high) {
         _mm256_loadu_si256((const __m256i *)(const void *)high), 1);
 }
 
-/* t[i]: 32 bytes of the rows i and i + 4, t[i + 4] of the rows i + 8 and i + 12. */
+/* Transposes: t[i] holds 32 bytes of rows i and i + 4, t[i + 4] those of rows i + 8 and i + 12. */
 TL_INLINE void v16i_columns_32(__m512i t[8], v16i x[8]) {
     for (int i = 0; i < 8; i += 4) {
         __m512i a = _mm512_unpacklo_epi32(t[i], t[i + 1]);
@@ -174,7 +174,7 @@ TL_INLINE void v16i_columns_32(__m512i t[8], v16i x[8]) {
     }
 }
 
-/* The same 32 bytes of 16 rows: x[i] holds their dwords i. */
+/* Loads and transposes 32 bytes of 16 rows: x[i] holds dword i of each row. */
 TL_INLINE void v16i_load_32_bytes(const struct rows *row, size_t at, v16i x[8]) {
     __m512i t[8];
     for (int i = 0; i < 8; i++) {
@@ -195,7 +195,7 @@ TL_INLINE __m512i four_16_bytes(const uint8_t *a, const uint8_t *b, const uint8_
     return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
 
-/* t[i]: 16 bytes of the rows i, i + 4, i + 8 and i + 12. */
+/* Transposes: t[i] holds 16 bytes of the rows i, i + 4, i + 8 and i + 12. */
 TL_INLINE void v16i_columns_16(const __m512i t[4], v16i x[4]) {
     __m512i a = _mm512_unpacklo_epi32(t[0], t[1]), b = _mm512_unpackhi_epi32(t[0], t[1]);
     __m512i c = _mm512_unpacklo_epi32(t[2], t[3]), d = _mm512_unpackhi_epi32(t[2], t[3]);
@@ -205,7 +205,7 @@ TL_INLINE void v16i_columns_16(const __m512i t[4], v16i x[4]) {
     x[3] = _mm512_unpackhi_epi64(b, d);
 }
 
-/* The same for 16 bytes and four dwords. */
+/* Loads and transposes 16 bytes of 16 rows: x[i] holds dword i of each row. */
 TL_INLINE void v16i_load_16_bytes(const struct rows *row, size_t at, v16i x[4]) {
     __m512i t[4];
     for (int i = 0; i < 4; i++) {

@@ -62,7 +62,7 @@ TL_INLINE v16 v16_if_less(v16 x, v16 limit, v16 then, v16 otherwise) {
 TL_INLINE v16 v16_rint(v16 x) {
     V16_NEON(vrndnq_f32(x.v[i]));
 }
-/* lanes 2 j and 2 j + 1 change places */
+/* swaps lanes 2 j and 2 j + 1 */
 TL_INLINE v16 v16_swap_pairs(v16 x) {
     V16_NEON(vrev64q_f32(x.v[i]));
 }
@@ -72,7 +72,7 @@ TL_INLINE v16 v16_pow2(v16 x) {
         vaddq_s32(vshlq_n_s32(vreinterpretq_s32_f32(x.v[i]), 23), vdupq_n_s32(0x3f800000))));
 }
 
-/* sixteen float64 lanes: only sums */
+/* sixteen float64 lanes, for sums only */
 typedef struct {
     float64x2_t v[8];
 } d16;
@@ -189,7 +189,7 @@ TL_INLINE v16i v16i_dot2(v16i s, v16i w, v16i x) {
 TL_INLINE v16i v16i_dot4(v16i s, v16i w, v16i x) {
     V16I_NEON(vdotq_s32(s.v[i], vreinterpretq_s8_s32(w.v[i]), vreinterpretq_s8_s32(x.v[i])));
 }
-/* Four rows of four dwords. */
+/* Transposes four rows of four dwords. */
 TL_INLINE void transpose_4(int32x4_t r[4]) {
     int32x4_t a = vzip1q_s32(r[0], r[2]), b = vzip2q_s32(r[0], r[2]);
     int32x4_t c = vzip1q_s32(r[1], r[3]), d = vzip2q_s32(r[1], r[3]);
@@ -216,7 +216,7 @@ TL_INLINE void v16i_transpose(v16i x[16]) {
         }
     }
 }
-/* The same 16 bytes of 16 rows: x[i] holds their dwords i. */
+/* Loads and transposes 16 bytes of 16 rows: x[i] holds dword i of each row. */
 TL_INLINE void v16i_load_16_bytes(const struct rows *row, size_t at, v16i x[4]) {
     for (int q = 0; q < 4; q++) {
         int32x4_t part[4];
@@ -226,7 +226,7 @@ TL_INLINE void v16i_load_16_bytes(const struct rows *row, size_t at, v16i x[4]) 
         for (int i = 0; i < 4; i++) x[i].v[q] = part[i];
     }
 }
-/* The same for 32 bytes and eight dwords. */
+/* Loads and transposes 32 bytes of 16 rows: x[i] holds dword i of each row. */
 TL_INLINE void v16i_load_32_bytes(const struct rows *row, size_t at, v16i x[8]) {
     v16i_load_16_bytes(row, at, x);
     v16i_load_16_bytes(row, at + 16, x + 4);

@@ -1,6 +1,6 @@
 /*
- * scalar.h - the reference: sixteen lanes in plain C. No integers: gemm_scalar_template.h needs
- * none.
+ * scalar.h - the reference: sixteen lanes in plain C. There are no integer vectors, because
+ * gemm_scalar_template.h uses plain integers.
  */
 #ifndef TL_SIMD_SCALAR_H
 #define TL_SIMD_SCALAR_H
@@ -65,7 +65,7 @@ TL_INLINE v16 v16_pow2(v16 x) {
     return r;
 }
 
-/* sixteen float64 lanes: only sums */
+/* sixteen float64 lanes, for sums only */
 typedef struct {
     double v[16];
 } d16;
@@ -94,7 +94,7 @@ TL_INLINE v16 v16_load_f16(const void *p) {
         memcpy(&h, q + 2 * i, 2);
         bits = (h & 0x7fffu) << 13;
         memcpy(&r.v[i], &bits, 4);
-        r.v[i] *= 0x1p112f; // exact, for denormals too
+        r.v[i] *= 0x1p112f; // exact, also for subnormal numbers
         memcpy(&bits, &r.v[i], 4);
         bits |= (h & 0x8000u) << 16 | ((h & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0u);
         memcpy(&r.v[i], &bits, 4);

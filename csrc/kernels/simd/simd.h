@@ -3,30 +3,30 @@
  * which docs/numerics.md defines every sum.
  *
  * A kernels_<set>.c includes simd/<set>.h inside its target region, and then the templates, which
- * are written on these names. A lane computes the same correctly rounded operation in every set, so
- * a template has the same bits everywhere. TL_SIMDE: a test build in which
- * tests/c/simde_missing.h, included first, defines the intrinsics.
+ * use these names. A lane computes the same correctly rounded operation in every set, so a template
+ * gives the same bits everywhere. TL_SIMDE: a test build in which tests/c/simde_missing.h, included
+ * first, defines the intrinsics.
  *
  * Facts:
  *   ATTN_QUERIES, ATTN_KEYS   the tile of attention: queries, and vectors of keys
  *   FLOAT_TOKENS              the tile of float weights: tokens
  *   PANEL_VECTORS             the tile of quantized weights: vectors of 16 rows
- *   PREFETCH_BYTES            how far ahead of what is read the memory is asked
- *   Q8_0_OFFSET               what makes the bytes of Q8_0 multipliable; -1: nothing does, so
- *                             Q8_0 is multiplied as int16
+ *   PREFETCH_BYTES            how far ahead of the reads memory is prefetched
+ *   Q8_0_OFFSET               what is added to the bytes of Q8_0 so that they can be multiplied;
+ *                             -1: they cannot, and Q8_0 is multiplied as int16
  *   SCALED_WORDS              whether exact prompts of Q6_K are multiplied as int16 with the
  *                             sub-scales in the weights
  *   TILE_ASM                  defined where tile_asm*() is the inner tile in assembly
  *
  * Types: v16 (float32), d16 (float64, sums only); where there are integers v16i (int32) and v16d
- * (float64) as well. The operations, as scalar.h and avx2.h have them; the less obvious ones:
+ * (float64) as well. Operations: those of scalar.h and avx2.h. The less obvious ones:
  *   v16i_dot2(s, w, x)   s + w0 * x0 + w1 * x1     on pairs of int16
  * For tile_dot4_template.h, on quadruples of bytes, w unsigned (at most 127 + Q8_0_OFFSET):
  *   v16i_dot4(s, w, x)   s + w0 * x0 + ... + w3 * x3
  * For tile_pairs_template.h the same in two steps, w at most 127, with sums of pairs as int16
  * between them:
  *   v16i_mul_bytes(w, x)       w0 * x0 + w1 * x1 | w2 * x2 + w3 * x3
- *   v16i_add_bytes(s, w, x)    s + that
+ *   v16i_add_bytes(s, w, x)    s + v16i_mul_bytes(w, x)
  * All of them are exact as long as the result fits int32.
  *   v16i_low_words(x)    bytes 0 and 1 of every lane as two int16; high_words: bytes 2 and 3
  *   v16i_pairs(x)        lane 2 j: the low halves of the lanes 2 j and 2 j + 1, as int16
@@ -41,13 +41,13 @@
 #include <math.h>
 #include <string.h>
 
-/* Sixteen rows that are read together, and how far ahead lie the rows to read after them. */
+/* Sixteen rows that are read together; the rows to be read next are `ahead` bytes after them. */
 struct rows {
     const uint8_t *at[16];
     size_t ahead;
 };
 
-/* Memory is slow to answer: ask for the next rows a little with every load of these. */
+/* The address of byte `at` of row i. Each call prefetches the same byte of the next rows. */
 TL_INLINE const uint8_t *row_at(const struct rows *rows, int i, size_t at) {
     const uint8_t *p = rows->at[i] + at;
 #if defined(__GNUC__)

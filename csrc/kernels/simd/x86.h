@@ -9,9 +9,9 @@
 #endif
 
 /*
- * A value that has to be in a register at this place. Without it compilers reorder the sums of an
- * unrolled loop, or keep a pointer for every load: far more than there are registers, so that most
- * of them wait in memory.
+ * Forces a value into a register at this place. Otherwise compilers reorder the sums of an unrolled
+ * loop, or keep a pointer for every load. Both need far more registers than there are, so that most
+ * values are spilled to memory.
  */
 #ifdef TL_SIMDE
 #define KEEP(x) (void)(x)
@@ -25,7 +25,7 @@
 #define KEEP_POINTER(p) __asm__("" : "+r"(p))
 #endif
 
-/* t[i]: 16 bytes of the rows i and i + 4 of eight; x[i]: their dwords i. */
+/* Transposes eight rows: t[i] holds 16 bytes of the rows i and i + 4, x[i] dword i of each row. */
 TL_INLINE void columns_of_8(const __m256i t[4], __m256i x[4]) {
     __m256i a = _mm256_unpacklo_epi32(t[0], t[1]), b = _mm256_unpackhi_epi32(t[0], t[1]);
     __m256i c = _mm256_unpacklo_epi32(t[2], t[3]), d = _mm256_unpackhi_epi32(t[2], t[3]);

@@ -1,17 +1,17 @@
 /*
- * fill_panel_template.h - from blocks to panels: the same bytes of 16 rows are transposed as they
- * are stored, and taken apart with one row in each lane.
+ * fill_panel_template.h - unpacks blocks into panels. The same bytes of 16 rows are transposed
+ * first, and then unpacked with one row in each lane.
  *
- * fill_rows takes any chunk; whole chunks of the common types are taken apart here, the rest by
- * fill_any. Block layouts: ggml-common.h of ggml.
+ * fill_rows takes any chunk. Whole chunks of the common types are unpacked with vectors, the others
+ * by fill_any. Block layouts: ggml-common.h of ggml.
  *
  * Needs:   panel_template.h, a tile template
  * Defines: bytes_of, masked, or_masked, byte_at, fill_rows, fill_scaled_words
  */
 
 /*
- * One chunk of 16 rows, any type. `first` is 0 or 16: where in the panel these rows go. A row
- * that is not there repeats the last one; nobody reads its sums.
+ * One chunk of 16 rows, of any type. `first` is 0 or 16: where in the panel these rows go. Rows
+ * beyond the end of the matrix repeat its last one; their sums are not used.
  */
 static void fill_any(const struct tl_type_info *type, const struct rows *row, size_t blocks,
                      size_t first, struct panel *panel) {
@@ -96,7 +96,7 @@ TL_INLINE void fill_header_k4(const struct rows *row, size_t first, struct panel
     for (int g = 0; g < 8; g++) {
         v16i scale = byte_at(scales[g / 4], g % 4, false);
         v16i min = byte_at(mins[g / 4], g % 4, false);
-        // traits.wide: only every other scale is read
+        // these types are `wide` (struct traits), so only every other scale is read
         v16i_store(&p->u.k.scale[2 * g][first], scale_word(scale));
         v16i_store(&p->u.k.min[g][first], twice(min));
         if (g % 2 == 0) {
@@ -151,7 +151,7 @@ TL_INLINE void fill_header_q6(const struct rows *row, size_t first, struct panel
     }
 }
 
-/* Of Q6_K the groups `group` (0 or 1) of the blocks `block` and `block + 2`. */
+/* Q6_K: the groups `group` (0 or 1) of the blocks `block` and `block + 2`. */
 TL_INLINE void fill_q6_groups(struct panel *p, size_t first, const int group, int block, bool odd,
                               const v16i *low, const v16i *high) {
     const int other = block + 2;
@@ -178,7 +178,7 @@ TL_INLINE void fill_q6_k(const struct rows *row, size_t first, struct panel *p) 
     }
 }
 
-/* Four of the groups' sub-scales, one to a byte. */
+/* The sub-scales of four groups, which are the bytes of `scales`, minus the offset. */
 TL_INLINE void fill_scales(struct panel *p, size_t first, int group, v16i scales, int offset) {
     TL_UNROLL(4)
     for (int j = 0; j < 4; j++) {
@@ -189,7 +189,7 @@ TL_INLINE void fill_scales(struct panel *p, size_t first, int group, v16i scales
 
 TL_INLINE void fill_q2_k(const struct rows *row, size_t first, struct panel *p) {
     v16i x[8];
-    v16i_load_16_bytes(row, 68, x); // the last are d and dmin
+    v16i_load_16_bytes(row, 68, x); // the last dword is d and dmin
     v16_store(&p->u.k.d[first], v16_from_low_halves(x[3]));
     v16_store(&p->u.k.dmin[first], v16_from_low_halves(v16i_srl(x[3], 16)));
     v16i_load_16_bytes(row, 0, x);
@@ -217,7 +217,7 @@ TL_INLINE void fill_q2_k(const struct rows *row, size_t first, struct panel *p) 
 
 TL_INLINE void fill_q3_k(const struct rows *row, size_t first, struct panel *p) {
     v16i x[8], high[8], low[3];
-    v16i_load_16_bytes(row, 94, x); // two bytes of values, twelve of scales, d
+    v16i_load_16_bytes(row, 94, x); // 2 bytes of values, 12 of scales, then d
     v16_store(&p->u.k.d[first], v16_from_low_halves(v16i_srl(x[3], 16)));
     for (int i = 0; i < 3; i++) {
         low[i] = v16i_or_and(v16i_srl(x[i], 16), v16i_sll(x[i + 1], 16), v16i_set1(-1));
@@ -234,7 +234,7 @@ TL_INLINE void fill_q3_k(const struct rows *row, size_t first, struct panel *p) 
         for (int i = 0; i < 8; i++) {
             TL_UNROLL(4)
             for (int j = 0; j < 4; j++) {
-                v16i third = v16i_sll(masked(high[i], 1 << j), 2); // to the bits 2 to 5
+                v16i third = v16i_sll(masked(high[i], 1 << j), 2); // now in the bits 2 to 5
                 v16i q = or_masked(masked(v16i_srl(x[i], 2 * j), 0x03), v16i_srl(third, j), 0x04);
                 v16i_store(&p->weights[32 * half + 8 * j + i][first], q);
             }
@@ -256,7 +256,7 @@ TL_INLINE void fill_q8_0(const struct rows *row, size_t first, struct panel *p) 
     }
 }
 #else
-/* int16, two of a row in each lane */
+/* Q8_0 as int16, two values of a row in each lane. */
 TL_INLINE void fill_q8_0(const struct rows *row, size_t first, struct panel *p) {
     for (size_t b = 0; b < 8; b++) {
         v16i x[8];
@@ -270,7 +270,7 @@ TL_INLINE void fill_q8_0(const struct rows *row, size_t first, struct panel *p) 
 }
 #endif
 
-/* Nibbles of blocks of 32: `bytes` per block, the values in its last 16. */
+/* Q4_0 and Q4_1, and the nibbles of Q5_0 and Q5_1: the last 16 of the `bytes` of each block. */
 TL_INLINE void fill_nibbles_32(const struct rows *row, const size_t bytes, const bool has_min,
                                size_t first, struct panel *p) {
     for (size_t b = 0; b < 8; b++) {
@@ -286,7 +286,7 @@ TL_INLINE void fill_nibbles_32(const struct rows *row, const size_t bytes, const
     }
 }
 
-/* One bit for each value of the 32: dword i of the result has the bits 4 i to 4 i + 3 << 4. */
+/* Q5_0 and Q5_1: adds the fifth bits, one for each of the 32 values of a block. */
 TL_INLINE void fill_fives_32(const struct rows *row, const size_t bytes, const bool has_min,
                              size_t first, struct panel *p) {
     fill_nibbles_32(row, bytes, has_min, first, p);
@@ -295,7 +295,7 @@ TL_INLINE void fill_fives_32(const struct rows *row, const size_t bytes, const b
         for (int r = 0; r < 16; r++) memcpy(&bits[r], row->at[r] + bytes * b + bytes - 20, 4);
         v16i high = v16i_load(bits);
         for (size_t i = 0; i < 8; i++) {
-            // the lowest four bits to the bits 4 of the four bytes
+            // moves the lowest four bits to bit 0 of four bytes, and then to bit 4
             v16i four = v16i_and(high, v16i_set1(0x0f));
             v16i spread = v16i_mul(four, v16i_set1(0x00204081));
             int32_t *out = &p->weights[8 * b + i][first];
@@ -306,10 +306,10 @@ TL_INLINE void fill_fives_32(const struct rows *row, const size_t bytes, const b
     }
 }
 
-/* A panel of Q6_K in bytes becomes one of words: weights times sub-scales. */
+/* Turns a panel of Q6_K in bytes into one in words: weights times sub-scales. */
 TL_INLINE void fill_scaled_words(size_t first, struct panel *p) {
 #if SCALED_WORDS
-    for (int i = 63; i >= 0; i--) { // the words take the place of the bytes after them
+    for (int i = 63; i >= 0; i--) { // backwards, because words overwrite the bytes after theirs
         const v16i scale = v16i_load(&p->u.k.scale[i / 4][first]);
         v16i x = v16i_load(&p->weights[i][first]);
         v16i part[2] = {v16i_low_words(x), v16i_high_words(x)};
@@ -318,11 +318,11 @@ TL_INLINE void fill_scaled_words(size_t first, struct panel *p) {
         }
     }
 #else
-    (void)first, (void)p; // see scaled_words
+    (void)first, (void)p; // never called, see scaled_words
 #endif
 }
 
-/* A chunk of sixteen rows into the panel. */
+/* Unpacks a chunk of sixteen rows into the panel. */
 TL_INLINE void fill_rows(const struct tl_type_info *type, const struct rows *row, size_t blocks,
                          size_t first, struct panel *panel) {
     const bool whole = blocks * (size_t)type->items == TL_CHUNK;

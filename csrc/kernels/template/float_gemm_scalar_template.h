@@ -17,7 +17,7 @@ static void pack_float_tile(const float *x, size_t cols, size_t token, float *pa
     (void)x, (void)cols, (void)token, (void)packed;
 }
 
-/* Row by row as well, but the weights of a superchunk are converted once for all tokens. */
+/* Works row by row too, but converts the weights of a superchunk once for all tokens. */
 TL_INLINE void float_gemm(const struct tl_matrix *w, enum float_type type, size_t row0, size_t row1,
                           const float *packed, size_t tokens, float *y, size_t y_stride,
                           float *scratch) {

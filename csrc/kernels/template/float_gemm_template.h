@@ -7,7 +7,7 @@
 
 #define FLOAT_IN_TILES true
 #define FLOAT_ROWS 16
-#define LANE_PAD 16 // keeps the lanes of a panel from falling on the same sets of the L1 cache
+#define LANE_PAD 16 // keeps the lanes of a panel from mapping to the same sets of the L1 cache
 
 /* Bytes of a panel, and then the sums (tokens, FLOAT_ROWS). */
 TL_INLINE size_t float_scratch(size_t tokens) {
@@ -34,8 +34,8 @@ static void pack_float_tile(const float *x, size_t cols, size_t token, float *pa
 }
 
 /*
- * The columns [k0, k0 + steps * 16) of FLOAT_ROWS rows as (lane, step, row). A row that is not
- * there repeats the last one; nobody reads its sums.
+ * The columns [k0, k0 + steps * 16) of FLOAT_ROWS rows as (lane, step, row). Rows beyond the end of
+ * the matrix repeat its last one; their sums are not used.
  */
 TL_INLINE void float_panel(const struct tl_matrix *w, enum float_type type, size_t row, size_t rows,
                            size_t k0, size_t steps, float *panel) {

@@ -8,7 +8,7 @@
 
 #define SUPERCHUNK 4096 // float weights: columns between two additions of the lanes to y
 
-/* Rows of floats that are multiplied side by side with few tokens. */
+/* Rows of float weights that are multiplied at the same time if there are few tokens. */
 #define FLOAT_CHAINS 4
 
 enum float_type { FLOAT_F32, FLOAT_F16, FLOAT_BF16 };
@@ -43,8 +43,8 @@ TL_INLINE float add_lanes(float y, v16 s) {
 }
 
 /*
- * Rows times one token. The sum of a row is one chain of additions; several rows are several
- * chains, and each reads a stretch of memory of its own.
+ * Rows times one token. The sum of a row is one chain of dependent additions, so several rows run
+ * at the same time.
  */
 TL_INLINE void float_rows(const uint8_t *const *row, const size_t rows, enum float_type type,
                           size_t cols, const float *x, float *sum) {

@@ -1,6 +1,6 @@
 /*
  * format_template.h - what all matmuls of a set share: the formats of packed activations, how
- * activations are rounded (docs/numerics.md, section 1), and reading ahead.
+ * activations are rounded (docs/numerics.md, section 1), and prefetching.
  *
  * Needs:   nothing but simd/<set>.h
  * Defines: enum matmul_format, TOKENS_AT_ONCE, size_product, round_up, chunk_scale, FAST_LIMIT,
@@ -22,7 +22,7 @@ enum matmul_format {
     FORMAT_FAST_WORD_TILE, // the same, FAST_TOKENS tokens side by side
 };
 
-/* Tokens that share one pass over a panel: bounds the scratch memory. */
+/* At most this many tokens share one pass over a panel, which limits the scratch memory. */
 #define TOKENS_AT_ONCE 768 // a multiple of all tiles
 
 /* a * b * c, or SIZE_MAX, which no allocation grants. */
@@ -38,9 +38,9 @@ static size_t round_up(size_t n, size_t to) {
 /* ---- activations as 24-bit integers ---- */
 
 /*
- * The scale of a chunk: dx, and the power of two that turns its activations into the numbers that
- * are rounded to X. `largest` is the maximum of the bits without the sign. A chunk with a NaN or
- * an infinity has dx = NaN, and then X is all zeros.
+ * The scale dx of a chunk, and in *factor the power of two by which its activations are multiplied
+ * before they are rounded to X. `largest` is the maximum of their bits without the sign. A chunk
+ * with a NaN or an infinity has dx = NaN, and then X is all zeros.
  */
 static double chunk_scale(uint32_t largest, float *factor) {
     uint32_t exponent = (largest + 0x010101u) >> 23, factor_bits;
@@ -62,16 +62,16 @@ static double chunk_scale(uint32_t largest, float *factor) {
 #define FAST_LIMIT 127
 #define FAST_TRIES 8
 #define FAST_LIMIT_WORDS 32000.0f
-#define FAST_LEAST 0x1p-100f // a block that does not reach it is all zeros
+#define FAST_LEAST 0x1p-100f // a block with only smaller values becomes all zeros
 
-/* What a sum of squared errors in steps of largest / limit counts for. */
+/* Weight of a sum of squared errors in steps of largest / limit, to compare different limits. */
 TL_INLINE float fast_weight(int limit) {
     return (float)(FAST_LIMIT * FAST_LIMIT) / (float)(limit * limit);
 }
 
-/* ---- reading ahead ---- */
+/* ---- prefetching ---- */
 
-/* Asks the memory for bytes that will be read soon, into the second-level cache. */
+/* Prefetches n bytes into the second-level cache. */
 TL_INLINE void prefetch_bytes(const uint8_t *p, size_t n) {
 #if defined(__GNUC__)
     for (size_t i = 0; i < n; i += 64) __builtin_prefetch(p + i, 0, 2);
@@ -80,14 +80,15 @@ TL_INLINE void prefetch_bytes(const uint8_t *p, size_t n) {
 #endif
 }
 
-/* The first of these rows, for a loop that takes one after the other. */
+/* Prefetches the first rows, for a loop that reads the rows in order. */
 static void prefetch_rows(const struct tl_matrix *w, size_t row0, size_t row1) {
     prefetch_bytes(w->data + row0 * w->row_bytes, TL_MIN(row1 - row0, TL_ROW_STEP) * w->row_bytes);
 }
 
 /*
- * Where there are no dot products of bytes, and only two products of a six-bit weight fit into
- * int16, exact prompts of Q6_K are faster as int16 with the sub-scales multiplied in.
+ * Whether exact prompts multiply a type as int16 with the sub-scales multiplied into the weights.
+ * That is faster for Q6_K where there are no dot products of bytes, because only two products of a
+ * six-bit weight fit into int16.
  */
 static bool scaled_words(const struct tl_type_info *type) {
     return SCALED_WORDS && type == tl_type_find(TL_TYPE_Q6_K);

@@ -72,7 +72,7 @@ TL_INLINE void tile_add_k(const struct panel *panel, struct record x, const int 
     }
 }
 
-/* The same where the sub-scales are in the weights; no minima. */
+/* Like tile_add_k, for weights that include the sub-scales; there are no minima. */
 TL_INLINE void tile_add_scaled_words(const struct panel *panel, struct record x, const int tokens,
                                      double *sums) {
     tile_sums s;

@@ -1,6 +1,6 @@
 /*
- * gemm_fast_template.h - fast mode: a tile times a panel. Sums are float32, one block of 32 after
- * the other (docs/numerics.md, section 4).
+ * gemm_fast_template.h - fast mode: a tile times a panel. The sums are float32, and blocks of 32
+ * are added one after another (docs/numerics.md, section 4).
  *
  * Needs:   pack_fast_template.h, a tile template; TILE_ASM: tile_asm_fast
  * Defines: fast_add_k, fast_add_32

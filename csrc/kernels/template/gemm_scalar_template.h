@@ -1,5 +1,5 @@
 /*
- * gemm_scalar_template.h - quantized weights as docs/numerics.md section 1 writes them down.
+ * gemm_scalar_template.h - matmuls of quantized weights, exactly as docs/numerics.md defines them.
  *
  * A chunk of a row is unpacked once and used for all tokens. Every other set must give the bits
  * of this file.
@@ -14,8 +14,8 @@ static bool int_in_bytes(const struct tl_type_info *type) {
 }
 
 /*
- * A chunk of one packed token: X = 4096 * high + low, because compilers know how to add products of
- * int16; `block` and `group` are sums of X over 32 and 16 values.
+ * A chunk of one packed token: X = 4096 * high + low, because compilers vectorize sums of products
+ * of int16. `block` and `group` are sums of X over 32 and 16 values.
  */
 struct int_chunk {
     int16_t low[TL_CHUNK];  // -2048 .. 2047; all of X in fast mode
@@ -123,7 +123,7 @@ static size_t int_scratch(enum matmul_format format, size_t cols, size_t tokens)
     return tokens * sizeof(double);
 }
 
-/* The sum of w_k x_k over n <= 128 values, |w| <= 4096: any order will do, none overflows. */
+/* The sum of w_k x_k over n <= 128 values, |w| <= 4096, which cannot overflow in any order. */
 TL_INLINE int32_t dot_words(const int16_t *w, const int16_t *x, const int n) {
     int32_t sum = 0;
     for (int k = 0; k < n; k++) sum += w[k] * x[k];
@@ -155,7 +155,7 @@ static double add_chunk_32(const struct tl_chunk *c, const int16_t *w, const str
     return fma((double)u, x->dx, sum);
 }
 
-/* Fast mode, one chunk: float32 sums, a block of 32 after the other. */
+/* Fast mode, one chunk: float32 sums, one block of 32 after another. */
 static float fast_chunk_k(const struct tl_chunk *c, const struct tl_type_info *type,
                           const int16_t *w, const struct int_chunk *x, float sum) {
     const bool wide = type == tl_type_find(TL_TYPE_Q4_K) || type == tl_type_find(TL_TYPE_Q5_K);

@@ -21,7 +21,7 @@ TL_INLINE void pack_tokens(const enum layout layout, const size_t tile, const fl
     const size_t chunks = round_up(cols, TL_CHUNK) / TL_CHUNK;
     const bool bytes = layout_in_bytes(layout);
     const float zero[TL_CHUNK] = {0};
-    // whoever packs the last token also fills the last tile
+    // the call that packs the last token also fills the last tile with zeros
     size_t end = last == tokens ? round_up(tokens, tile) : last;
     for (size_t t = first; t < end; t++) {
         for (size_t c = 0; c < chunks; c++) {

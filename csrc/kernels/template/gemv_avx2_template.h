@@ -2,8 +2,8 @@
  * gemv_avx2_template.h - quantized weights times one token, eight rows at a time.
  *
  * The bytes of eight rows are transposed in registers, so that each 32-bit lane has one row, and
- * multiplied at once; nothing is stored, and no sum runs across lanes. Sums of bytes stay in int16
- * for as long as they fit. All sums of integers are exact, so the results are those of the panels.
+ * then multiplied. Nothing is stored, and no sum runs across lanes. Sums of bytes stay in int16 as
+ * long as they fit. All sums of integers are exact, so the results are those of the panels.
  * Block layouts: ggml-common.h of ggml.
  *
  * Needs:   simd/x86.h, pack_template.h, pack_fast_template.h, gemv_lanes_template.h
@@ -22,7 +22,7 @@ struct gemv_chunk {
         int8_t bytes[3][TL_CHUNK];
         int16_t words[2][TL_CHUNK];
     } digit;
-    // see gemv_nibbles: of each pair of blocks, for the low nibbles and the high
+    // of each pair of blocks, for the low and the high nibbles: see gemv_nibbles
     int32_t seams[3][8];
     int32_t sum16[8][2]; // int16 pairs: sums of 16 values; exact: their low 14 bits, and the rest
     int32_t sum32[4][2]; // exact: the same for sums of 32 values, low 15 bits
@@ -38,7 +38,7 @@ struct lanes {
     size_t stride, stride3;
 };
 
-/* What eight rows have come to. */
+/* The sums of eight rows. */
 struct gemv_sums {
     __m256d low, high; // exact: the rows 0 to 3 and 4 to 7
     __m256 y;          // fast
@@ -46,14 +46,14 @@ struct gemv_sums {
 
 /* ---- activations ---- */
 
-/* The integers X of a chunk into their places. */
+/* Stores the integers X of a chunk as digits, and their sums. */
 static void gemv_put(const bool bytes, const int planes, const int32_t X[TL_CHUNK],
                      struct gemv_chunk *out) {
     int32_t sum[16];
     for (int k = 0; k < TL_CHUNK; k++) {
         int32_t x = X[k];
         if (bytes && planes == 3) {
-            // v16i_quads: the middle of every digit is zero
+            // as in v16i_quads, digits are from -128 to 127
             uint32_t digits = (uint32_t)(x + 0x808080) ^ 0x808080u;
             for (int p = 0; p < 3; p++) out->digit.bytes[p][k] = (int8_t)(digits >> 8 * p & 0xff);
         } else if (bytes) {
@@ -160,7 +160,7 @@ TL_INLINE __m256i set_int(int32_t x) {
 TL_INLINE struct lanes lanes_at(const uint8_t *p, size_t stride) {
     struct lanes row = {p, p + 4 * stride, stride, 3 * stride};
 #if defined(__GNUC__)
-    // compilers like to keep a pointer for every load, far more than there are registers
+    // otherwise compilers keep a pointer for every load, far more than there are registers
     __asm__("" : "+r"(row.low), "+r"(row.high), "+r"(row.stride), "+r"(row.stride3));
 #endif
     return row;
@@ -171,7 +171,7 @@ TL_INLINE const uint8_t *lanes_row(struct lanes row, const int i) {
     return i % 4 == 3 ? p + row.stride3 : p + (size_t)(i % 4) * row.stride;
 }
 
-/* The same 16 bytes of the eight rows: x[i] holds their dwords i. */
+/* Loads and transposes 16 bytes of the eight rows: x[i] holds dword i of each row. */
 TL_INLINE void lanes_load(struct lanes row, size_t at, __m256i x[4]) {
     __m256i t[4];
     TL_UNROLL(4)
@@ -198,7 +198,7 @@ TL_INLINE void from_halves(__m256i x, __m256 *low, __m256 *high) {
     *high = _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1));
 }
 
-/* x >> n (n of 16 bits, upwards if negative), the bits of `mask` of every byte. */
+/* x >> n in 16-bit units (x << -n if n is negative), and then the bits of `mask` of every byte. */
 TL_INLINE __m256i bits_of(__m256i x, const int n, const int mask) {
     if (n > 0) x = _mm256_srli_epi16(x, n);
     if (n < 0) x = _mm256_slli_epi16(x, -n);
@@ -223,7 +223,7 @@ TL_INLINE __m256 byte_as_float(__m256i x, const int i) {
     return _mm256_cvtepi32_ps(x);
 }
 
-/* a[plane] += weights times four digits; `first`: instead of adding */
+/* a[p] += weights times four digits of plane p; `first`: sets a[p] instead */
 TL_INLINE void gemv_dot(const int planes, __m256i *a, __m256i w, const int8_t *x,
                         const size_t plane, const bool first) {
     TL_UNROLL(3)
@@ -236,7 +236,7 @@ TL_INLINE void gemv_dot(const int planes, __m256i *a, __m256i w, const int8_t *x
     }
 }
 
-/* The exact integers sum 65536 digit[2] + 256 digit[1] + digit[0] in float64; half of the rows. */
+/* The exact integers 65536 high + 256 middle + low in float64, for half of the rows. */
 TL_INLINE __m256d three_digits(__m128i low, __m128i middle, __m128i high) {
     __m256d t =
         _mm256_fmadd_pd(_mm256_cvtepi32_pd(middle), _mm256_set1_pd(256), _mm256_cvtepi32_pd(low));
@@ -253,14 +253,14 @@ TL_INLINE __m256d doubles_of(__m256 x, const int half) {
 
 /* ---- K types ---- */
 
-/* Eight chunks: their scales, and sums that are to be multiplied by them. */
+/* One chunk of each row: the scales, and the sums that d multiplies at the end. */
 struct gemv_k {
     __m256 d, dmin;
     __m256i scale[4], min[4]; // bytes: of groups of 16, four to a vector; Q4_K and Q5_K: of 32
     __m256i sum[8];           // exact: of each digit; fast: of each block
 };
 
-/* A group (Q4_K, Q5_K: a block) or a part of it ends. */
+/* Called after a group (Q4_K, Q5_K: a block) or a part of it: adds its sums times the sub-scale. */
 TL_INLINE void gemv_end(const int planes, struct gemv_k *k, const __m256i *a, __m256i scale,
                         const int block) {
     TL_UNROLL(3)
@@ -311,7 +311,7 @@ TL_INLINE __m256i gemv_scale(const struct gemv_k *k, const int group, const bool
     return bytes_as_words(k->scale[group / 4], group % 4, group % 4, sign);
 }
 
-/* Q2_K and Q3_K: two bits, and a third. */
+/* Q2_K, and Q3_K, which has a third bit. */
 TL_INLINE void gemv_k2(const bool third, const int planes, struct lanes row,
                        const struct gemv_chunk *x, struct gemv_k *k) {
     __m256i top[4];
@@ -388,7 +388,7 @@ TL_INLINE void gemv_k6(const int planes, struct lanes row, const struct gemv_chu
                     if (i % 2 == 0) continue;
                     gemv_end(planes, k, low, gemv_scale(k, 2 * block + g, true), block);
                     gemv_end(planes, k, high, gemv_scale(k, 2 * block + 4 + g, true), block + 2);
-                    // else gcc holds back the additions, with more in memory than the sums
+                    // otherwise gcc delays the additions and spills registers
                     for (int p = 0; planes == 3 && p < 3; p++) KEEP(k->sum[p]);
                 }
             }
@@ -488,7 +488,8 @@ TL_INLINE void gemv_k_chunk(const enum tl_type id, const bool fast, struct lanes
 
 /* ---- types of 32 ---- */
 
-/* A block ends. sum: of each digit; u: exact mode, the chunk's blocks before; fast, y. */
+/* Called after a block: adds it to *u, the sum of its chunk in exact mode, of its row in fast mode.
+   sum: of each digit. */
 TL_INLINE void gemv_block_end(const struct traits traits, const bool fast, const __m256i *sum,
                               __m256 d, __m256 m, const struct gemv_chunk *x, int block,
                               __m256 *u) {
@@ -529,8 +530,8 @@ TL_INLINE __m256i fifth_bits(__m256i x, const int i, const int j) {
 }
 
 /*
- * The sums of one block of nibbles. `seam`: its bytes begin in the middle of a dword; q[0] holds
- * the last two bytes, and then the first two.
+ * The sums of one block of nibbles. `seam`: its bytes begin in the middle of a dword. Then q[0]
+ * holds its last two bytes and its first two, and x->seams the digits for them.
  */
 TL_INLINE void gemv_nibbles(const bool seam, const bool five, const int planes, const __m256i q[4],
                             __m256i fifth, const struct gemv_chunk *x, int block, __m256i *sum) {
@@ -559,7 +560,8 @@ TL_INLINE void gemv_nibbles(const bool seam, const bool five, const int planes, 
     }
 }
 
-/* Q4_0, Q4_1, Q5_0, Q5_1. Eight blocks are 9 to 12 times 16 bytes; two are as many dwords. */
+/* Q4_0, Q4_1, Q5_0, Q5_1. Eight blocks are 9 to 12 times 16 bytes; a pair of blocks is 9 to 12
+   dwords. */
 TL_INLINE __m256 gemv_nibbles_chunk(const enum tl_type id, const bool fast, struct lanes row,
                                     const struct gemv_chunk *x, __m256 u) {
     const struct traits traits = traits_of(id);
@@ -594,7 +596,7 @@ TL_INLINE __m256 gemv_nibbles_chunk(const enum tl_type id, const bool fast, stru
     return u;
 }
 
-/* Lane r of each half of the result: the sum of that half of x[r]. */
+/* Lane r of each half of the result is the sum of that half of x[r]. */
 TL_INLINE __m256i sum_halves(const __m256i x[4]) {
     const __m256i a =
         _mm256_add_epi32(_mm256_unpacklo_epi32(x[0], x[1]), _mm256_unpackhi_epi32(x[0], x[1]));
@@ -603,7 +605,7 @@ TL_INLINE __m256i sum_halves(const __m256i x[4]) {
     return _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
 }
 
-/* From that of the rows 0 to 3 and of the rows 4 to 7 the sums of all rows. */
+/* The sums of eight rows, from sum_halves of the rows 0 to 3 and of the rows 4 to 7. */
 TL_INLINE __m256 sum_rows(const __m256i x[2]) {
     return _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_permute2x128_si256(x[0], x[1], 0x20),
                                                _mm256_permute2x128_si256(x[0], x[1], 0x31)));
@@ -621,7 +623,7 @@ TL_INLINE __m256 gemv_q8_0_chunk(const bool fast, struct lanes row, const struct
         for (int p = 0; p < planes; p++) {
             digit[p][0] = load_256(x->digit.words[p] + 32 * b);
             digit[p][1] = load_256(x->digit.words[p] + 32 * b + 16);
-            KEEP(digit[p][0]); // in registers: loads are scarce
+            KEEP(digit[p][0]); // in registers, because loads limit this loop
             KEEP(digit[p][1]);
         }
         TL_UNROLL(2)
@@ -686,7 +688,7 @@ TL_INLINE void gemv_rows(const enum tl_type id, const bool fast, const struct tl
                 const size_t size = TL_MIN(w->row_bytes - at, chunk_bytes);
                 struct lanes lanes = lanes_at(src + at, stride);
                 uint8_t copy[GEMV_LANES][GEMV_CHUNK_BYTES];
-                if (n < GEMV_LANES || size < chunk_bytes) { // what is not there is zero
+                if (n < GEMV_LANES || size < chunk_bytes) { // missing rows and columns are zero
                     memset(copy, 0, sizeof(copy));
                     for (size_t r = 0; r < n; r++) memcpy(copy[r], src + r * stride + at, size);
                     lanes = lanes_at(copy[0], sizeof(copy[0]));

@@ -1,5 +1,5 @@
 /*
- * gemv_panel_template.h - quantized weights times one token, as a tile of one.
+ * gemv_panel_template.h - quantized weights times one token, which is a tile of one.
  *
  * Needs:   gemm_template.h
  * Defines: gemv_pack_bytes, gemv_pack, gemv_scratch, gemv_matmul, gemv_prefetch

@@ -1,10 +1,10 @@
 /*
  * gemv_vnni_template.h - quantized weights times one token, sixteen rows at a time.
  *
- * The weights are multiplied as they come out of the transposition, and never stored. `digits` is
- * a constant, three in exact mode and one in fast mode. The integers and the order of the float
- * operations are those of tile_add_k, tile_add_32, fast_add_k and fast_add_32, so the result is
- * theirs. Block layouts: ggml-common.h of ggml.
+ * The weights are multiplied right after the transposition, and never stored. `digits` is a
+ * constant, three in exact mode and one in fast mode. The integers and the order of the float
+ * operations are those of tile_add_k, tile_add_32, fast_add_k and fast_add_32, so the results are
+ * the same. Block layouts: ggml-common.h of ggml.
  *
  * Needs:   simd/avx512vnni.h, fill_panel_template.h, gemm_exact_template.h, gemm_template.h,
  *          gemv_lanes_template.h
@@ -16,11 +16,11 @@
 
 #define GEMV_LANES 16
 
-/* Sixteen rows, and how far from what is read lies what to ask for. */
+/* Sixteen rows. */
 struct row_group {
     const uint8_t *first;
-    size_t bytes; // from one to the next
-    size_t ahead;
+    size_t bytes; // from one row to the next
+    size_t ahead; // how far ahead of the reads to prefetch
 };
 
 TL_INLINE void group_load_32(const struct row_group *rows, size_t at, v16i x[8]) {
@@ -47,7 +47,7 @@ TL_INLINE void group_load_16(const struct row_group *rows, size_t at, v16i x[4])
     v16i_columns_16(t, x);
 }
 
-/* A line of each row. */
+/* Prefetches a cache line of each row. */
 TL_INLINE void group_prefetch(const struct row_group *rows, size_t at) {
     const uint8_t *p = rows->first + at + rows->ahead;
     KEEP_POINTER(p);
@@ -63,7 +63,7 @@ struct gemv_token {
     struct fast_record fast;
     const int32_t *x;      // digits
     const int32_t *groups; // their sums over groups of 16
-    const int32_t *starts; // what the weights' offset adds to the sums of each group, negative
+    const int32_t *starts; // minus what the weights' offset adds to the sums of each group
 };
 
 /* The sums of a chunk of a K type, each block of 32 times its sub-scales. */
@@ -86,7 +86,7 @@ TL_INLINE struct gemv_token gemv_token_at(const void *packed, const int digits, 
     return t;
 }
 
-/* The sums of the digits that a group of weights begins with. */
+/* Sets the sums with which a group of weights begins. */
 TL_INLINE void gemv_begin(v16i s[MAX_DIGITS], const int digits, const int32_t *starts) {
     for (int p = 0; p < digits; p++) s[p] = v16i_set1(starts != NULL ? starts[p] : 0);
 }
@@ -99,7 +99,7 @@ TL_INLINE void gemv_scale(v16i s[MAX_DIGITS], const int digits, v16i scale) {
     for (int p = 0; p < digits; p++) s[p] = v16i_mul(s[p], scale);
 }
 
-/* A block of 32 is complete. */
+/* Called after a block of 32: adds its sums to those of the chunk. */
 TL_INLINE void gemv_end_block(struct gemv_sums *sums, const int digits, const v16i s[MAX_DIGITS],
                               const int block) {
     if (digits == 1) {
@@ -108,11 +108,11 @@ TL_INLINE void gemv_end_block(struct gemv_sums *sums, const int digits, const v1
     }
     for (int p = 0; p < digits; p++) {
         sums->exact[p] = v16i_add(sums->exact[p], s[p]);
-        KEEP_512(sums->exact[p]); // else gcc adds them all at the end, and keeps them in memory
+        KEEP_512(sums->exact[p]); // otherwise gcc adds them all at the end and spills them
     }
 }
 
-/* The chunk is. */
+/* Called after the last block of a chunk: adds its sums to the rows. */
 TL_INLINE void gemv_end_chunk(const struct gemv_sums *sums, const int digits,
                               const struct gemv_token *t, v16 d, v16d *exact, v16 *fast) {
     if (digits == 1) {
@@ -127,16 +127,17 @@ TL_INLINE void gemv_end_chunk(const struct gemv_sums *sums, const int digits,
     }
 }
 
-/* Byte i of every lane, and the bytes i and j as int16. */
+/* Byte i of every lane. */
 TL_INLINE v16i one_byte(v16i x, const int i) {
     return v16i_choose_bytes(x, 0x80808000u | (uint32_t)i);
 }
 
+/* The bytes i and j of every lane, as int16. */
 TL_INLINE v16i two_bytes(v16i x, const int i, const int j) {
     return v16i_choose_bytes(x, 0x80008000u | (uint32_t)i | (uint32_t)j << 16);
 }
 
-/* Minus dmin times the minima of the blocks times the sums of activations; min[b]: int16 pairs. */
+/* Subtracts dmin * minima * sums of the activations; min[b]: the minima as int16 pairs. */
 TL_INLINE void gemv_minima(const int digits, const bool wide, const struct gemv_token *t, v16 dmin,
                            const v16i min[8], v16d *exact, v16 *fast) {
     if (digits == 1) {
@@ -163,7 +164,7 @@ TL_INLINE void gemv_minima(const int digits, const bool wide, const struct gemv_
     }
 }
 
-/* x * 2^n, whole lanes. */
+/* x << n in whole lanes, or x >> -n if n is negative. */
 TL_INLINE v16i shifted(v16i x, const int n) {
     return n < 0 ? v16i_srl(x, (unsigned)-n) : n > 0 ? v16i_sll(x, (unsigned)n) : x;
 }
@@ -211,13 +212,13 @@ TL_INLINE void gemv_k4(const bool five, const struct row_group *rows, size_t at,
     gemv_minima(digits, true, t, v16_from_low_halves(v16i_srl(header[0], 16)), min, exact, fast);
 }
 
-/* Q2_K and Q3_K: two bits, and a third. */
+/* Q2_K, and Q3_K, which has a third bit. */
 TL_INLINE void gemv_k2(const bool three, const struct row_group *rows, size_t at, const int digits,
                        const struct gemv_token *t, v16d *exact, v16 *fast) {
     struct gemv_sums sums;
     v16i tail[4], scales[4], mins[4], third[8];
     gemv_begin(sums.exact, digits, NULL);
-    if (three) { // two bytes of values, 12 of scales, d
+    if (three) { // 2 bytes of values, 12 of scales, then d
         v16i s[3];
         group_load_16(rows, at + 94, tail);
         group_load_32(rows, at, third);
@@ -320,12 +321,13 @@ TL_INLINE void gemv_k6(const struct row_group *rows, size_t at, const int digits
 
 /* ---- types of 32 ---- */
 
-/* The dwords of a chunk of 16 rows, eight more whenever they are needed. */
+/* The first n dwords of a chunk of 16 rows, which are loaded when they are needed. */
 struct columns {
     v16i x[72];
     int n;
 };
 
+/* Loads the next four or eight dwords, unless n are loaded. */
 TL_INLINE void columns_need(struct columns *c, const struct row_group *rows, size_t at,
                             const int bytes, const int n) {
     if (n <= c->n) return;
@@ -338,7 +340,7 @@ TL_INLINE void columns_need(struct columns *c, const struct row_group *rows, siz
     }
 }
 
-/* Four bytes from an even place: blocks begin in the middle of a dword, too. */
+/* Four bytes that begin at half a dword: a block can begin in the middle of a dword. */
 TL_INLINE v16i columns_dword(const struct columns *c, const int half) {
     if (half % 2 == 0) return c->x[half / 2];
     return v16i_join_halves(c->x[half / 2], c->x[half / 2 + 1]);
@@ -369,12 +371,12 @@ TL_INLINE struct block_shape block_shape_of(enum tl_type id) {
     }
 }
 
-/* Each of four bits to bit 4 of a byte. */
+/* Spreads four bits: bit i of the index is bit 4 of byte i. */
 static const int32_t spread[16] = {
     0x00000000, 0x00000010, 0x00001000, 0x00001010, 0x00100000, 0x00100010, 0x00101000, 0x00101010,
     0x10000000, 0x10000010, 0x10001000, 0x10001010, 0x10100000, 0x10100010, 0x10101000, 0x10101010};
 
-/* Block b: `u` is the chunk's sum in exact mode and the row's in fast mode. */
+/* Adds block b to *u, the sum of its chunk in exact mode, of its row in fast mode. */
 TL_INLINE void gemv_block_32(enum tl_type id, const struct row_group *rows, size_t at,
                              struct columns *c, const int digits, const struct gemv_token *t,
                              const int b, v16 *u) {
@@ -384,7 +386,7 @@ TL_INLINE void gemv_block_32(enum tl_type id, const struct row_group *rows, size
     const bool offset = traits_of(id).offset != 0;
     v16i s[2][MAX_DIGITS], fifths = v16i_set1(0);
     columns_need(c, rows, at, 8 * shape.bytes, (end + 1) / 2);
-    // 34 bytes may take two loads; a loop would hide from gcc what is constant
+    // 34 bytes may need two loads; in a loop gcc would not see the constants
     columns_need(c, rows, at, 8 * shape.bytes, (end + 1) / 2);
     const v16 d = columns_half(c, begin);
     if (shape.bits == 5) fifths = columns_dword(c, values - 2);
@@ -424,7 +426,7 @@ TL_INLINE void gemv_32(enum tl_type id, const struct row_group *rows, size_t at,
     const int bytes = 8 * block_shape_of(id).bytes;
     struct columns c = {.n = 0};
     v16 u = digits == 1 ? *fast : v16_set1(0);
-    // one by one, so that every number of a block is a constant
+    // not a loop, so that every block number is a constant
 #define BLOCK(b)                                                                                   \
     if (64 * (b) < bytes) group_prefetch(rows, at + 64 * (b));                                     \
     gemv_block_32(id, rows, at, &c, digits, t, b, &u)
@@ -523,7 +525,7 @@ TL_INLINE void gemv_rows(enum tl_type id, const int digits, const struct tl_matr
                 struct gemv_token t = gemv_token_at(packed, digits, c);
                 uint8_t copy[GEMV_LANES][MAX_CHUNK_BYTES];
                 t.starts = starts + c * groups;
-                if (n < GEMV_LANES || size < bytes) { // what is not there is zero
+                if (n < GEMV_LANES || size < bytes) { // missing rows and columns are zero
                     const struct row_group copied = {copy[0], sizeof(copy[0]), 0};
                     memset(copy, 0, sizeof(copy));
                     for (size_t r = 0; r < n; r++) {

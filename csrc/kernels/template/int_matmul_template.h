@@ -1,5 +1,6 @@
 /*
- * int_matmul_template.h - quantized weights: by the format of the activations to gemv or gemm.
+ * int_matmul_template.h - matmuls of quantized weights: the format of the activations chooses gemv
+ * or gemm.
  *
  * Needs:   gemm_template.h, a gemv template
  * Defines: int_pack_bytes, int_pack, int_scratch, int_matmul, int_prefetch

@@ -1,12 +1,12 @@
 /*
- * matmul_template.h - the matmul entries of struct tl_kernels: each matrix finds its loop.
+ * matmul_template.h - the matmul entries of struct tl_kernels: they choose the loop for a matrix.
  *
  * Needs:   format_template.h, a float_gemm template, and the int_* functions of
  *          gemm_scalar_template.h or int_matmul_template.h
  * Defines: matmul_init
  */
 
-/* From this many tokens on a matrix of floats is unpacked into panels first. */
+/* From this many tokens on, a matrix of floats is unpacked into panels first. */
 #define FLOAT_TILE_MIN 12
 
 /* One copy of a loop for each float type, so that the type is a constant inside. */
@@ -63,7 +63,7 @@ static void matmul_pack(int format, const float *x, size_t cols, size_t tokens, 
         break;
     case FORMAT_FLOAT_TILE:
         for (size_t t = first; t < last; t++) pack_float_tile(x + t * cols, cols, t, packed);
-        // whoever packs the last token also fills the last tile
+        // the call that packs the last token also fills the last tile
         for (size_t t = tokens; last == tokens && t % FLOAT_TOKENS != 0; t++) {
             pack_float_tile(NULL, cols, t, packed);
         }

@@ -1,8 +1,8 @@
 /*
  * ops_template.h - the forward pass besides the matmuls: norm, activation, RoPE, attention.
  *
- * What is computed, in which order and with which rounding is docs/numerics.md section 3; the
- * loops here are that text on sixteen lanes.
+ * docs/numerics.md section 3 defines what is computed, in which order and with which rounding. The
+ * loops here do that on sixteen lanes.
  *
  * Needs:   simd/<set>.h
  * Defines: ops_init
@@ -114,7 +114,7 @@ static void op_rope_halves(const float *x, float *y, size_t heads, size_t head_s
 
 /* ---- attention ---- */
 
-/* Scores of some queries against 16 * N keys: one chain over the head's values each. */
+/* Scores of some queries against 16 * N keys: each is one chain of additions over the head. */
 TL_INLINE void scores_tile(const int queries, const int N, const float *q, const float *panel,
                            size_t head_size, v16 scale, float *scores, size_t stride) {
     v16 acc[ATTN_QUERIES][4];
@@ -147,7 +147,7 @@ static void op_attn_scores(const float *q, size_t queries, const float *const *b
                            size_t head_size, size_t keys, float scale, float *scores,
                            size_t stride) {
     const v16 s = v16_set1(scale);
-    for (size_t k = 0; k < keys; k += 16 * ATTN_KEYS) { // these keys stay in the first cache
+    for (size_t k = 0; k < keys; k += 16 * ATTN_KEYS) { // these keys stay in the first-level cache
         const float *panel = blocks[k / TL_BLOCK] + k % TL_BLOCK * head_size;
         size_t i = 0;
         for (; i + ATTN_QUERIES <= queries; i += ATTN_QUERIES) {
@@ -208,8 +208,8 @@ static void op_attn_softmax(const float *scores, size_t n, float *probs) {
 }
 
 /*
- * Values times probabilities for 16 * N columns: a chain per block in the order of the keys, the
- * blocks added. Query i sees the first keys - (queries - 1 - i) * step keys.
+ * Values times probabilities for 16 * N columns: one chain of additions per block, in the order of
+ * the keys; then the blocks are added. Query i sees the first keys - (queries - 1 - i) * step keys.
  */
 TL_INLINE void mix_tile(const int queries, const int N, const float *probs, size_t probs_stride,
                         size_t step, size_t keys, const float *const *blocks, size_t value_stride,

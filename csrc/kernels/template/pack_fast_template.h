@@ -36,9 +36,10 @@ TL_INLINE v16 v16_from_bits(v16i x) {
 }
 
 /*
- * What to multiply the blocks of a chunk with before they are rounded: of the scales that take the
- * largest value to one of the limits, the one with the least sum of squared errors. x[k] holds
- * value k of each half of a block: lanes 2 b and 2 b + 1 are block b. base is 128 / the largest.
+ * The factors by which the blocks of a chunk are multiplied before they are rounded. Each is the
+ * one with the least sum of squared errors among those that map the largest value to one of the
+ * limits. x[k] holds value k of each half of a block: lanes 2 b and 2 b + 1 are block b. base is
+ * 128 / the largest value.
  */
 TL_INLINE v16 fast_factor(const v16 x[16], v16 base) {
     v16 best = v16_set1(INFINITY), factor = v16_set1(0);
@@ -91,7 +92,7 @@ TL_INLINE void fast_round(const bool bytes, const float *values, size_t n, v16i 
     }
     most = v16_from_bits(largest);
     most = v16_from_bits(v16i_max(largest, v16i_bits(v16_swap_pairs(most))));
-    // all is zero in a block with a NaN or an infinity
+    // a block with a NaN or an infinity becomes all zeros
     for (int k = 0; k < 16; k++) x[k] = v16_if_less(most, infinity, x[k], zero);
     base = v16_if_less(most, v16_set1(FAST_LEAST), zero, v16_div(v16_set1(128), most));
     base = v16_if_less(most, infinity, base, zero);

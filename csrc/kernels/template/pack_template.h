@@ -57,7 +57,8 @@ static double round_chunk(const float *x, size_t n, v16i X[16]) {
     return dx;
 }
 
-/* Pairs of int16: the lowest `bits` of two numbers as signed numbers, and what is above. */
+/* Splits two numbers: out[0] is a pair of int16, their lowest `bits` as signed numbers; out[1] is
+   the pair of what remains above. */
 static void split_pair(int32_t a, int32_t b, int bits, int32_t out[2]) {
     const int32_t half = 1 << (bits - 1), high_a = (a + half) >> bits, high_b = (b + half) >> bits;
     const int32_t low_a = a - high_a * (1 << bits), low_b = b - high_b * (1 << bits);
@@ -65,7 +66,7 @@ static void split_pair(int32_t a, int32_t b, int bits, int32_t out[2]) {
     out[1] = (high_a & 0xffff) | (int32_t)((uint32_t)high_b << 16);
 }
 
-/* The digits of X into their places, and what else the loops need to know of them. */
+/* Stores the digits of X in the record, and the sums that the loops need. */
 TL_INLINE void pack_record(const bool bytes, const v16i X[16], double dx, const size_t tile,
                            size_t slot, struct record r) {
     const size_t planes = (size_t)planes_of(bytes), width = tile * planes;

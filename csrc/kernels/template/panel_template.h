@@ -8,7 +8,7 @@
  * every loop:
  *   bytes   X = 65536 p2 + 256 p1 + p0, int8 digits times uint8 weights (q + an offset)
  *   words   X = 4096 h + l, int16 digits times int16 weights
- * All of that is exact, so how it is cut does not show in the result.
+ * Both are exact, so they give the same result.
  *
  * Needs:   format_template.h
  * Defines: PANEL_ROWS, PANEL_CHUNKS, BYTE_TOKENS, WORD_TOKENS, FAST_TOKENS, TILE_TOKENS,
@@ -56,12 +56,12 @@ struct panel {
     } u;
 };
 
-/* What the loops below need to know of a type; constants wherever speed matters. */
+/* What the loops need to know about a type; constants wherever speed matters. */
 struct traits {
     bool has_min;
     bool wide;  // the sub-scales of two neighbouring groups of 16 are the same
     int offset; // q + offset is not negative
-    int depth;  // so many times two products of a weight and a digit fit in int16
+    int depth;  // how many pairs of products (weight times digit) add up within int16
 };
 
 static enum tl_type type_id(const struct tl_type_info *type) {
@@ -97,7 +97,7 @@ static bool int_in_bytes(const struct tl_type_info *type) {
     return Q8_0_OFFSET >= 0 || type_id(type) != TL_TYPE_Q8_0;
 }
 
-/* The same int16 twice, from an int32. */
+/* An int16 from an int32, in both halves of the lane. */
 TL_INLINE v16i twice(v16i x) {
     return v16i_or_and(v16i_sll(x, 16), x, v16i_set1(0xffff));
 }

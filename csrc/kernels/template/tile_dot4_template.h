@@ -5,9 +5,9 @@
  * Defines: TILE_STARTS, scale_word, scale_word_of, sum_of_bytes, scale_offsets, tile_bytes
  */
 
-#define TILE_STARTS true // dot products start from what the offset of the weights adds to them
+#define TILE_STARTS true // dot products start from minus what the offset of the weights adds
 
-/* How the sub-scales are kept: as int32, to multiply. */
+/* How sub-scales are stored: as int32 factors. */
 TL_INLINE v16i scale_word(v16i scale) {
     return scale;
 }
@@ -43,7 +43,7 @@ TL_INLINE void tile_bytes(tile_sums s, const int32_t (*weights)[PANEL_ROWS], con
     tile_sums part;
     (void)depth;
     tile_set(part, width, start);
-    if (width == TILE_DIGITS) { // rolled up, gcc copies all the sums in every round
+    if (width == TILE_DIGITS) { // unless it is unrolled, gcc copies all sums in every round
         TL_UNROLL(8)
         for (int i = 0; i < steps; i++) tile_dots(part, weights[i], x + i * width, width);
     } else {

@@ -7,7 +7,7 @@
 
 #define TILE_STARTS false
 
-/* How the sub-scales are kept: as int16 twice, to multiply sums of pairs. */
+/* How sub-scales are stored: as int16, twice, to multiply sums of pairs. */
 TL_INLINE v16i scale_word(v16i scale) {
     return twice(scale);
 }
@@ -23,8 +23,8 @@ TL_INLINE v16i sum_of_bytes(v16i x) {
 }
 
 /*
- * The dot products cannot start from what the offset adds: it is taken away like a minimum,
- * min = offset * scale, in pairs.
+ * In this layout dot products cannot start from minus what the offset adds. It is subtracted like a
+ * minimum instead: min = offset * scale, in pairs.
  */
 static void scale_offsets(const struct tl_type_info *type, size_t first, struct panel *panel) {
     const int offset = traits_of(type_id(type)).offset;

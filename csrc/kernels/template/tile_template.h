@@ -5,7 +5,7 @@
  * Defines: tile_sums, tile_set, tile_words, tile_starts
  */
 
-/* Sums of a tile: of each of its digits. */
+/* The sums of a tile, for each of its digits. */
 typedef v16i tile_sums[PANEL_VECTORS][TILE_DIGITS];
 
 /* s = start[j] in every row, or zero */
@@ -38,8 +38,8 @@ TL_INLINE void tile_words(tile_sums s, const int32_t (*weights)[PANEL_ROWS], con
 }
 
 /*
- * What `offset` adds to the dot products of each group of 16 values, or block of 32, with the
- * opposite sign: where they start.
+ * Computes where dot products start: at minus what `offset` adds to those of each group of 16
+ * values, or of each block of 32.
  */
 TL_INLINE void tile_starts(const int32_t *groups, const int width, const int offset,
                            const bool blocks, int32_t *starts) {
