@@ -302,7 +302,7 @@ def dynamic_temperature(
     return temperature(candidates, context, low + (high - low) * part)
 
 
-# ---- by what came before ----
+# ---- by history ----
 
 
 def _last(history: Sequence[int], count: int) -> list[int]:

@@ -26,7 +26,7 @@ _SHORT = {"s": "White_Space", "d": "Nd"}
 _QUANTIFIER = re.compile(r"\?|\*|\+|\{(\d+)(?:,(\d*))?\}")
 _HEX = re.compile(r"\\u([0-9a-f]{4})|\\U([0-9a-f]{8})")
 
-# Targets of forks and jumps count operations from their own, until `compile_program` places them.
+# Targets of forks and jumps are offsets in operations; `compile_program` makes them absolute.
 Code = list[tuple[int, ...]]
 
 
