@@ -1,4 +1,4 @@
-"""Open a GGUF language model, run it on the CPU, and read every number inside as NumPy.
+"""Open a GGUF language model, run it on the CPU, and read its inner values as NumPy arrays.
 
 Start with `load`:
 
@@ -16,8 +16,8 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-#: Public names, and where each lives: imported when first used, so that `import tinyllm` is quick.
-#: `__init__.pyi` says the same to type checkers.
+#: Public names and their modules. They are imported on first use, so that `import tinyllm` is fast.
+#: `__init__.pyi` has the same names for type checkers.
 _HOMES = {
     "CPU": "runtime.machine",
     "Config": "architectures.config",
@@ -63,7 +63,7 @@ _HOMES = {
 __all__ = [*_HOMES, "__version__"]
 
 
-#: Modules that are used by name, as in ``tl.plot.attention``.
+#: Public modules, as in ``tl.plot.attention``. They are also imported on first use.
 _MODULES = ("chat", "errors", "grammar", "plot", "reference", "tokenizer")
 
 

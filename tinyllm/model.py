@@ -1,4 +1,4 @@
-"""`load` and `Model`: the pleasant face of the core."""
+"""`load` and `Model`: the public interface for running models."""
 
 from __future__ import annotations
 
@@ -41,30 +41,33 @@ def load(
     max_context: int | None = None,
     strict: bool = True,
 ) -> Model:
-    """Open a model, ready to run.
+    """Open a model file and return the model.
 
     Parameters
     ----------
     path : str, os.PathLike or bytes-like
-        A GGUF file (the first of its shards if it is split), a llama2.c checkpoint, or the bytes
-        of one. ``"demo"`` is the small model that ships in the package; a file of that name is
-        ``"./demo"``.
+        The path or contents of a GGUF file or a llama2.c checkpoint. For a GGUF model that is
+        split into several files, the path of the first. ``"demo"`` is the small model that ships
+        in the package. A file of that name is ``"./demo"``.
     mode : str
-        ``"exact"``: weights at their exact value, activations not rounded; the same bits
-        whatever the number of threads, the split of the prompt, what is captured, and the CPU.
-        ``"fast"``: activations are rounded before each matmul with quantized weights, as
-        llama.cpp does, but finer; the same bits on one CPU whatever the number of threads.
+        ``"exact"``: weights have their exact values, and activations are not rounded. The bits of
+        a result do not depend on the number of threads, the way a prompt is split into calls, the
+        captured taps, or the CPU. ``"fast"``: activations are rounded before each matmul with
+        quantized weights, as in llama.cpp, but less coarsely. On one CPU, the bits do not depend
+        on the number of threads.
     threads : int, optional
-        At most this many threads; None takes the physical cores that this process may use.
+        Largest number of threads. Default: the number of physical cores that this process may
+        use.
     tokenizer : str, os.PathLike or Tokenizer, optional
-        Use this one instead of the file's own: a GGUF file, or llama2.c's ``tokenizer.bin``.
+        A tokenizer that replaces the file's own. A path leads to a GGUF file, or to a
+        ``tokenizer.bin`` of llama2.c.
     mmap : bool
-        False reads the file into memory instead of mapping it.
+        If False, the file is read into memory instead of mapped.
     max_context : int, optional
-        Longest context, instead of the file's own.
+        The longest context. Default: the context length in the file.
     strict : bool
-        False loads a file whose tensors are not all used, with a warning that names them: the
-        results are then those of another model.
+        If True, a file with tensors that the architecture does not use is an error. If False, such
+        a file causes a warning, and results may be wrong.
 
     Returns
     -------
@@ -73,11 +76,11 @@ def load(
     Raises
     ------
     OSError
-        The file cannot be opened.
+        If the file cannot be opened.
     tinyllm.FormatError
-        The file is malformed, or its parts do not fit together.
+        If the file is malformed, or its parts do not fit together.
     tinyllm.UnsupportedError
-        The file is right, but this version does not run such a model.
+        If the file is valid, but this version does not support the model.
 
     Examples
     --------
@@ -101,7 +104,7 @@ def load(
         if len(tok) > config.vocab_size:
             raise FormatError(
                 f"the tokenizer has {len(tok)} tokens; expected at most {config.vocab_size}, "
-                "the model's",
+                "the size of the model's vocabulary",
                 field="tokenizer",
                 value=len(tok),
                 expected=f"at most {config.vocab_size}",
@@ -121,27 +124,29 @@ def load(
 
 
 class Model(Runner):
-    """A model, ready to run. Made by `load`.
+    """A model that `load` opened.
 
-    Immutable and safe to share between threads; each call makes its own session.
+    A model is immutable, and threads can share it. Each call has its own session.
 
     Attributes
     ----------
     config : Config
         The numbers that define the model.
     steps : ForwardPlan
-        Every step of the forward pass: what it reads, its weights, its numbers and where they
-        come from. It prints as a table.
+        Every step of the forward pass, with its inputs, its weights, and its numbers and their
+        sources. It prints as a table.
     weights : mapping of str to Weight
-        Every tensor of the file by name, in the file's order.
+        The tensors of the file by name, in file order.
     metadata : mapping
-        The file's metadata.
+        The metadata of the file.
     tokenizer : Tokenizer or None
-        None when the file has none; token ids still work.
+        The tokenizer. Without one, prompts must be token ids.
     threads : int
-        At most this many threads are used.
+        Largest number of threads.
+    path : str or None
+        The path of the file. None if the model was loaded from bytes.
     core : tinyllm._core.Model
-        The model in C.
+        The model in the C core.
 
     Examples
     --------
@@ -152,7 +157,7 @@ class Model(Runner):
     """
 
     def session(self, path: str | os.PathLike[str] | None = None) -> Session:
-        """Start a context, empty or as `Session.save` left it.
+        """Return a new session, empty or from a file.
 
         Parameters
         ----------
@@ -166,9 +171,9 @@ class Model(Runner):
         Raises
         ------
         tinyllm.FormatError
-            The file is no session of this model, or is damaged.
+            If the file is not a session of this model, or is damaged.
         OSError
-            It cannot be read.
+            If the file cannot be read.
 
         Examples
         --------
@@ -197,45 +202,46 @@ class Model(Runner):
         capture: Capture = None,
         edits: Any = (),
     ) -> Any:
-        """Continue a prompt, or several together.
+        """Generate a continuation of a prompt, or of each prompt in a batch.
 
         Parameters
         ----------
         prompt : str, bytes, ids, or a list of them
-            A list of texts, lists or arrays is a batch, as in `trace`: run together, never
-            padded, each with the result that it has alone.
+            A list of texts, lists or arrays is a batch, as in `trace`. The prompts of a batch run
+            together without padding, and each has the result that it would have alone.
         max_tokens : int, optional
-            Stop after this many new tokens; None goes on until the model ends its text or the
+            Largest number of new tokens. Default: generate until the model ends the text or the
             context is full.
         temperature : float
-            0 takes the most likely token each time.
+            0 always takes the most likely token.
         top_k, top_p : int, float
-            Draw among the `top_k` most likely tokens (0: all), and of these among the fewest
-            whose probabilities reach `top_p`.
+            Draw from the `top_k` most likely tokens (0: all), and of these from the smallest set
+            whose probabilities add up to at least `top_p`.
         seed : int, or list of int, optional
-            The same seed gives the same text on every machine and with any number of threads.
-            One int is the seed of every prompt of a list. None draws one for each prompt; it is
-            in the result.
+            The same seed gives the same text on every machine and with any number of threads. One
+            int is the seed of every prompt in a batch. By default, each prompt gets a random
+            seed, which is in its result.
         sampler : Sampler, optional
-            Takes the place of `temperature`, `top_k`, `top_p` and `seed`.
+            Replaces `temperature`, `top_k`, `top_p` and `seed`.
         grammar : Grammar, optional
-            The text will be one that the grammar accepts: what does not fit cannot be drawn, and
-            the end of the text only where it is complete. Only `max_tokens`, a stop string or the
-            end of the context can cut it off before; see `Generation.complete`.
+            The text must be accepted by this grammar. Only tokens that fit can be drawn, and the
+            text can end only where it is complete. `max_tokens`, a stop string or the end of the
+            context can still cut it off: see `Generation.complete`.
         stop : str or sequence of str
-            End the text before the first of these, wherever tokens begin and end.
+            The text ends before the first occurrence of one of these strings, even if it begins
+            or ends inside a token.
         stop_ids : int or sequence of int
-            End the text at these tokens too.
+            Token ids that end the text, in addition to those of the model.
         min_tokens : int
-            Before so many tokens neither the model nor `stop_ids` may end the text.
+            Smallest number of tokens before the model or `stop_ids` can end the text.
         logprobs : int, optional
-            Keep the probability of each token, and the so many most probable others.
+            Keep the log-probability of each token, and of this many most likely alternatives.
         capture : str, re.Pattern, callable, or sequence of str and re.Pattern, optional
-            Keep inner values: one trace per step in `Generation.traces`, the first of the whole
-            prompt. None: nothing.
+            The taps to capture. `Generation.traces` has one trace per step; the first is that of
+            the whole prompt. Default: none.
         edits : Edit or sequence of Edit
-            Changes on the way, as in `trace`: in each step, those of its positions; ``at=-1``
-            is the last token of every step.
+            Changes of inner values, as in `trace`. Each step applies the edits of its positions.
+            ``at=-1`` is the last token of every step.
 
         Returns
         -------
@@ -244,9 +250,9 @@ class Model(Runner):
         Raises
         ------
         ValueError
-            The prompt cannot run, or an argument is out of range.
+            If the prompt cannot run, or an argument is out of range.
         tinyllm.Error
-            The vocabulary has no token for what the grammar expects.
+            If the vocabulary has no token that the grammar allows.
 
         Examples
         --------
@@ -283,7 +289,7 @@ class Model(Runner):
         min_tokens: int = 0,
         edits: Any = (),
     ) -> Iterator[str]:
-        """Continue a prompt, piece by piece.
+        """Generate a continuation of a prompt and yield its text piece by piece.
 
         Parameters
         ----------
@@ -295,8 +301,8 @@ class Model(Runner):
         Yields
         ------
         str
-            Text as it comes; never a part of a character, and never what may still become a stop
-            string. Joined, it is `Generation.text`.
+            New text, in whole characters. Text that may be the beginning of a stop string is held
+            back. The pieces joined are `Generation.text`.
 
         Examples
         --------
@@ -335,50 +341,52 @@ class Model(Runner):
         parse_content: bool = True,
         session: Session | None = None,
     ) -> Any:
-        """Answer the last message of a conversation, or of several together.
+        """Generate the answer to a conversation, or to each conversation in a batch.
 
-        The conversation becomes text by the file's chat template, and ids by
-        `Tokenizer.encode_chat`. The answer ends at any token that ends a generation or a turn
-        (`eog_ids`).
+        The chat template of the file turns the conversation into text, and
+        `Tokenizer.encode_chat` turns the text into ids. The answer ends at a token that ends a
+        generation or a turn (`eog_ids`).
 
         Parameters
         ----------
         messages : sequence of Mapping, or a list of such sequences
-            ``{"role": "user", "content": "..."}`` and so on. Several conversations are a batch,
-            each with the answer that it gets alone.
+            ``{"role": "user", "content": "..."}`` and so on. Several conversations are a batch.
+            Each gets the answer that it would get alone.
         tools : sequence of (dict or callable), optional
-            JSON schemas or annotated Python functions, for templates that know tools. A call is
-            text in the answer, in the model's own notation.
+            JSON schemas or annotated Python functions, for templates that support tools. A tool
+            call is text in the answer, in the notation of the model.
         max_tokens, temperature, top_k, top_p, seed, sampler, grammar, stop, stop_ids, min_tokens
             As for `generate`.
         logprobs, capture, edits
             As for `generate`.
         template : str, optional
-            Instead of the file's default: the name of one of its templates, Jinja2 source, or
-            ``"chatml"`` or ``"plain"`` (`tinyllm.chat.TEMPLATES`), whose stop strings are added
-            to `stop`.
+            A template that replaces the file's default: the name of a template in the file,
+            Jinja2 source, or ``"chatml"`` or ``"plain"`` (`tinyllm.chat.TEMPLATES`). The stop
+            strings of these two are added to `stop`.
         variables : Mapping, optional
-            What else the template uses, such as ``{"enable_thinking": False}``.
+            Further variables of the template, such as ``{"enable_thinking": False}``.
         parse_content : bool
-            False: special tokens in messages are plain text; see `Tokenizer.encode_chat`.
+            If False, special tokens in messages are plain text: see `Tokenizer.encode_chat`.
         session : Session, optional
-            Go on in this context: what it shares with the beginning of the conversation is not
-            run again (nor captured, nor edited), what it does not share is forgotten. Afterwards
-            it holds conversation and answer. Pass the same one again for the next turn.
+            A session to continue. The tokens that it shares with the beginning of the conversation
+            do not run again, so they are neither captured nor edited. Its other tokens are
+            removed. Afterwards it has the conversation and the answer, and can be passed again
+            for the next turn.
 
         Returns
         -------
         Generation, or list of Generation for several conversations
-            The text is as `generate` gives it: it may begin with a blank.
+            The text may begin with a space.
 
         Raises
         ------
         tinyllm.chat.ChatTemplateError
-            The file has no template and none is given, or the template fails.
+            If there is no template, or if the template fails.
         ImportError
-            Jinja2 is not installed; the message says how to.
+            If Jinja2 is not installed. The message has instructions.
         ValueError, TypeError, tinyllm.Error
-            As for `generate`; or the file has no tokenizer, or `session` is not of this model.
+            As for `generate`. Also if the model has no tokenizer, or if `session` belongs to
+            another model.
 
         Examples
         --------
@@ -422,7 +430,7 @@ class Model(Runner):
         parse_content: bool = True,
         session: Session | None = None,
     ) -> Iterator[str]:
-        """Answer the last message of a conversation, piece by piece.
+        """Generate the answer to a conversation and yield its text piece by piece.
 
         Parameters
         ----------
@@ -436,7 +444,7 @@ class Model(Runner):
         Yields
         ------
         str
-            As `stream` does. Joined, it is the text that `chat` gives.
+            New text, as in `stream`. The pieces joined are the text that `chat` returns.
 
         Examples
         --------
@@ -466,38 +474,39 @@ class Model(Runner):
         stop_ids: Any = (),
         min_tokens: int = 0,
     ) -> list[Generation]:
-        """Find continuations of high probability.
+        """Return continuations of high probability, found by beam search.
 
-        In each step every beam is continued with every token, and the best `beams` of these that
-        do not end the text go on. Those that end it are kept aside if they are among the best
-        `beams` of all (as in Hugging Face's search); the search is over when none of the beams
-        can still become better than they are.
+        Each step extends every beam by every token. The best `beams` extensions that do not end
+        the text become the next beams. Extensions that end the text are finished, and are kept if
+        they are among the best `beams` of all extensions, as in Hugging Face's search. The search
+        ends when no beam can become better than the finished texts.
 
         Parameters
         ----------
         prompt : str, bytes or ids
         beams : int
-            How many continuations to keep, 1 or more. 1 is greedy.
+            Number of beams, at least 1. With 1, the search is greedy.
         max_tokens : int, optional
-            None: as far as the context goes.
+            Largest number of new tokens. Default: until the context is full.
         length_penalty : float
-            Texts are ranked by log-probability / length ** length_penalty, the length in tokens
-            with the end; 0 ranks by log-probability, 1 (Hugging Face's default) by its mean.
+            Texts are ranked by log-probability / length ** length_penalty. The length is in
+            tokens and includes the end token. 0 ranks by log-probability, 1 (Hugging Face's
+            default) by its mean.
         grammar, stop_ids, min_tokens
             As for `generate`.
 
         Returns
         -------
         list of Generation
-            At most `beams`, the best first; `Generation.score` is the log-probability under the
-            model, of the end too if the model ended the text.
+            At most `beams` texts, the best first. `Generation.score` is the log-probability of the
+            text, including its end token if the model ended it.
 
         Raises
         ------
         ValueError
-            An argument is out of range.
+            If an argument is out of range.
         tinyllm.Error
-            The vocabulary has no token for what the grammar expects.
+            If the vocabulary has no token that the grammar allows.
 
         Examples
         --------
@@ -513,12 +522,12 @@ class Model(Runner):
         return beam_search(self, prompt, beams, options, length_penalty)
 
     def score(self, text: Any) -> Any:
-        """How probable the model thinks each token of a text.
+        """Return the log-probability of each token of a text.
 
         Parameters
         ----------
         text : str, bytes, ids, or a list of them
-            At least two tokens; at most the context and one.
+            At least two tokens, and at most one more than the context length.
 
         Returns
         -------
@@ -527,7 +536,7 @@ class Model(Runner):
         Raises
         ------
         ValueError
-            The text is too short or too long.
+            If the text is too short or too long.
 
         Examples
         --------
@@ -547,23 +556,26 @@ class Model(Runner):
         window: int | None = None,
         method: str = "llama.cpp",
     ) -> Perplexity:
-        """Perplexity of a text; the two ways to cut it into windows give different numbers.
+        """Return the perplexity of a text.
+
+        The text is cut into windows. The two methods give different numbers.
 
         Parameters
         ----------
         text : str, bytes or ids
         stride : int, optional
-            Tokens from one window to the next, for method ``"hf"``. None: half a window.
+            Number of tokens from the start of one window to the next, for method ``"hf"``.
+            Default: half a window.
         window : int, optional
-            Tokens of a window. None: 512 for ``"llama.cpp"`` (its default context), the model's
-            context for ``"hf"``.
+            Number of tokens in a window. Default: 512 for ``"llama.cpp"`` (its default context),
+            and the model's context for ``"hf"``.
         method : str
-            ``"llama.cpp"``: as its ``llama-perplexity`` prints it. Windows do not overlap; in
-            each, BOS takes the place of the first token if the file asks for BOS, and only the
-            second half is scored. What is left at the end is not used; there must be two windows.
+            ``"llama.cpp"``: as in ``llama-perplexity``. Windows do not overlap. In each, only the
+            second half is scored, and BOS replaces the first token if the file specifies BOS. An
+            incomplete window at the end is not used. There must be at least two windows.
             ``"hf"``: as in Hugging Face's guide to the perplexity of fixed-length models. Windows
-            overlap; in each, the tokens that the one before had not are scored, and their mean
-            counts for one token less than they are.
+            overlap. In each, only the tokens that were not in the previous window are scored.
+            Their mean has the weight of their number minus one.
 
         Returns
         -------
@@ -572,7 +584,7 @@ class Model(Runner):
         Raises
         ------
         ValueError
-            The text is too short, or an argument is out of range.
+            If the text is too short, or if an argument is out of range.
 
         Examples
         --------
@@ -589,7 +601,7 @@ class Model(Runner):
     # ---- showing ----
 
     def table(self) -> Table:
-        """A table of what the model is.
+        """Return a table of the properties of the model.
 
         Returns
         -------
@@ -621,7 +633,7 @@ class Model(Runner):
         return Table(("what", "value"), rows)
 
     def __repr__(self) -> str:
-        """Name architecture, size and file."""
+        """Return architecture, size and file."""
         c = self.config
         return (
             f"<tinyllm.Model: {c.architecture}, {c.layers} layers of width {c.width}, "

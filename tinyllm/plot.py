@@ -1,8 +1,7 @@
-"""Pictures of traces and weights, with matplotlib (``pip install matplotlib``).
+"""Plots of traces and weights, with matplotlib (``pip install matplotlib``).
 
-Each function draws into `ax`, or into a figure of its own, and returns the Axes. matplotlib is
-imported when the first one is called; without a display it draws into memory, and
-``ax.figure.savefig(path)`` writes a file.
+Each function draws into `ax`, or into a new figure, and returns the Axes. matplotlib is imported
+by the first call. ``ax.figure.savefig(path)`` writes a file, and needs no display.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = ["attention", "attribution", "grid", "lens", "norms", "weights"]
 
-#: Labels are left out where there are more than this.
+#: Largest number of labels on an axis. Axes with more tokens have no labels.
 _LABELS = 64
 
-#: Where a block of a type keeps the float16 factor of its values (ggml-common.h of ggml).
+#: Offset in bytes of the float16 scale in a block of each type (ggml-common.h of ggml).
 _SCALES = {
     "Q4_0": 0,
     "Q4_1": 0,
@@ -62,7 +61,7 @@ def _axes(ax: Any, width: float, height: float) -> Any:
 
 
 def _label(text: str) -> str:
-    """A token as a label: blanks to be seen, nothing that matplotlib reads as mathematics."""
+    """Return a short label of a token, with visible spaces and without matplotlib's math text."""
     shown = repr(text)[1:-1].replace(" ", "·")
     shown = "".join(c if c.isprintable() and ord(c) < 0x2000 else "□" for c in shown)
     return (shown if len(shown) <= 9 else shown[:8] + "…").replace("$", r"\$")
@@ -82,30 +81,30 @@ def _token_ticks(ax: Any, tokens: Sequence[str], axis: str) -> None:
 def attention(
     trace: Trace, layer: int, head: int | None = None, *, ax: Any = None, cmap: str = "Blues"
 ) -> Any:
-    """Attention patterns of a layer: who looks at whom.
+    """Plot the attention matrices of a layer. Rows are queries, columns are keys.
 
     Parameters
     ----------
     trace : Trace
-        With ``attn_probs`` of that layer captured.
+        A trace with ``attn_probs`` of the layer.
     layer : int
     head : int, optional
-        Only this one. None: all, side by side.
+        The head to plot. Default: all heads, side by side.
     ax : matplotlib.axes.Axes, optional
     cmap : str
-        Name of a matplotlib colour map.
+        Name of a matplotlib colormap.
 
     Returns
     -------
     matplotlib.axes.Axes
-        With several heads, each has an inset of it (``ax.child_axes``).
+        If all heads are plotted, each has an inset (``ax.child_axes``).
 
     Raises
     ------
     ValueError
-        ``attn_probs`` was not captured.
+        If ``attn_probs`` was not captured.
     IndexError
-        There is no such layer or head.
+        If `layer` or `head` is out of range.
 
     Examples
     --------
@@ -123,7 +122,7 @@ def attention(
     if head is not None:
         head = index("head", head, count)
     keys = list(trace.pieces)
-    if probs.shape[2] != len(keys):  # tokens before this call
+    if probs.shape[2] != len(keys):  # the context has tokens from before the call
         keys = [""] * (probs.shape[2] - len(keys)) + keys
     if head is not None:
         ax = _axes(ax, 5, 5)
@@ -165,13 +164,15 @@ def grid(
     title: str = "",
     ax: Any = None,
 ) -> Any:
-    """A table of numbers as colours, zero white: for `tinyllm.patch_sweep` and head scores.
+    """Plot a table of numbers as colors, such as the result of `tinyllm.patch_sweep`.
+
+    Zero is white.
 
     Parameters
     ----------
     values : array_like of float, shape (rows, columns)
     rows, columns : sequence of str, optional
-        Labels; token texts may be given as they are.
+        Labels, for example the texts of tokens.
     title : str
     ax : matplotlib.axes.Axes, optional
 
@@ -182,7 +183,7 @@ def grid(
     Raises
     ------
     ValueError
-        `values` is no table, or the labels are not as many.
+        If `values` does not have two axes, or if there are too many or too few labels.
 
     Examples
     --------
@@ -217,20 +218,20 @@ def lens(
     model: Model | None = None,
     ax: Any = None,
 ) -> Any:
-    """The logit lens: each layer's best guess for the next token, written into its cell.
+    """Plot the logit lens: the most likely next token of each layer at each token.
 
     Parameters
     ----------
     result : Lens or Trace
-        What `tinyllm.lens` gave, or a trace to give to it.
+        The result of `tinyllm.lens`, or a trace that is passed to it.
     taps, model
-        For a trace: as for `tinyllm.lens`.
+        Arguments of `tinyllm.lens`, if `result` is a trace.
     ax : matplotlib.axes.Axes, optional
 
     Returns
     -------
     matplotlib.axes.Axes
-        Colour is the probability of the guess; the last layer is on top.
+        The color is the probability of the token. The last layer is at the top.
 
     Examples
     --------
@@ -264,23 +265,23 @@ def lens(
 
 
 def norms(trace: Trace, *, ax: Any = None) -> Any:
-    """How large the residual stream and what is added to it are, layer by layer.
+    """Plot the norms of the residual stream, and of what each branch adds to it, by layer.
 
     Parameters
     ----------
     trace : Trace
-        With any of ``resid_post``, ``attn_output``, ``ffn_down`` captured.
+        A trace with ``resid_post``, ``attn_output`` or ``ffn_down``.
     ax : matplotlib.axes.Axes, optional
 
     Returns
     -------
     matplotlib.axes.Axes
-        The mean over tokens of the Euclidean norm, and the range from the least to the largest.
+        Lines are means of the Euclidean norm over tokens, and bands are its ranges.
 
     Raises
     ------
     ValueError
-        None of them was captured.
+        If none of these taps was captured.
 
     Examples
     --------
@@ -289,7 +290,7 @@ def norms(trace: Trace, *, ax: Any = None) -> Any:
     """
     found = {role: trace.by_role(role) for role in STREAM_ROLES}
     if not any(found.values()):
-        raise ValueError("plot.norms needs resid_post, or what is added to it; capture it")
+        raise ValueError("plot.norms needs resid_post, attn_output or ffn_down; capture one")
     ax = _axes(ax, 6, 3.6)
     for names in found.values():
         if not names:
@@ -317,17 +318,19 @@ def attribution(
     ax: Any = None,
     **options: Any,
 ) -> Any:
-    """Where a logit comes from: its largest parts as bars.
+    """Plot the largest contributions to a logit as bars.
 
     Parameters
     ----------
     result : Attribution or Trace
-        What `tinyllm.attribution` gave, or a trace to give to it.
+        The result of `tinyllm.attribution`, or a trace that is passed to it.
     token : int or str, optional
-        For a trace: whose logit. `options` go on to `tinyllm.attribution`.
+        The token of the logit. Required if `result` is a trace.
     top : int
-        How many parts.
+        Number of bars.
     ax : matplotlib.axes.Axes, optional
+    **options
+        Further arguments of `tinyllm.attribution`, if `result` is a trace.
 
     Returns
     -------
@@ -341,7 +344,7 @@ def attribution(
     """
     if isinstance(result, Trace):
         if token is None:
-            raise TypeError("plot.attribution of a trace needs token=")
+            raise TypeError("token is None; expected a token id or its text for a trace")
         result = _attribution(result, token, **options)
     order = np.argsort(-abs(result.values), kind="stable")[:top]
     ax = _axes(ax, 6, 1 + 0.24 * len(order))
@@ -357,24 +360,25 @@ def attribution(
 
 
 def weights(weight: Weight, *, ax: Any = None) -> Any:
-    """A weight: a histogram of each row's values, and the scales of its blocks beside it.
+    """Plot a histogram of the values of each row of a weight, and the scales of its blocks.
 
     Parameters
     ----------
     weight : Weight
-        Of a matrix with more rows than fit, an even choice of 256 is shown.
+        Of more than 256 rows, 256 evenly spaced rows are shown.
     ax : matplotlib.axes.Axes, optional
 
     Returns
     -------
     matplotlib.axes.Axes
-        Darker is more values. For quantized types ggml's factor of each block (of 32 or 256
-        values) is in an inset on the right: its mean size in each row, and its range.
+        Darker cells have more values. For quantized types, an inset on the right shows the
+        absolute scale of the blocks (of 32 or 256 values) in each row: the mean as a line, the
+        range as a band.
 
     Raises
     ------
     TypeError
-        `weight` is no Weight.
+        If `weight` is not a Weight.
 
     Examples
     --------
@@ -413,7 +417,7 @@ def weights(weight: Weight, *, ax: Any = None) -> Any:
 
 
 def _block_scales(weight: Weight, rows: npt.NDArray[np.int64]) -> Float64 | None:
-    """The size of each block's factor, shape (rows, blocks); None for types without one."""
+    """Return each block's absolute scale, shape (rows, blocks), or None for types without one."""
     from ._core import tensor_types
 
     if weight.type not in _SCALES or len(weight.shape) < 2:

@@ -210,7 +210,7 @@ def test_the_page_lives_in_a_browser(browser, trace, tmp_path):
     assert np.allclose(alpha, trace["blk.2.attn_probs"][3, 4], atol=0.01)
     # a click into the picture chooses the row; the pointer shows the value
     browser.click("#large", 0.6)
-    assert "looks at" in browser.value("document.querySelector('#under').textContent")
+    assert "attends to" in browser.value("document.querySelector('#under').textContent")
     assert browser.value("document.querySelector('#token').textContent").startswith("token 3")
     guesses = browser.value(
         "[...document.querySelectorAll('#lens tr:last-child .guess')].map(e => e.textContent)"

@@ -131,7 +131,7 @@ def test_grid(plt, trace):
         (lambda t: tl.plot.attention(t, 0, ax=3), TypeError, "ax is 3"),
         (lambda t: tl.plot.norms(t.model.trace(IDS, "output")), ValueError, "resid_post"),
         (lambda t: tl.plot.attention(t.model.trace(IDS), 0), ValueError, "blk.0.attn_probs"),
-        (lambda t: tl.plot.attribution(t), TypeError, "token="),
+        (lambda t: tl.plot.attribution(t), TypeError, "token is None"),
         (lambda t: tl.plot.weights(t["output"]), TypeError, "expected a tinyllm.Weight"),
         (lambda t: tl.plot.grid([1, 2]), ValueError, "(rows, columns)"),
         (lambda t: tl.plot.grid([[1, 2]], columns=["a"]), ValueError, "columns has 1 labels"),

@@ -278,7 +278,7 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Conf
     epsilon = read.number("attention.layer_norm_rms_epsilon")
     if not 0 <= epsilon < 1:
         raise wrong(
-            read.prefix + "attention.layer_norm_rms_epsilon", epsilon, "a number from 0 to 1"
+            read.prefix + "attention.layer_norm_rms_epsilon", epsilon, "at least 0 and less than 1"
         )
     base = read.number("rope.freq_base", 10000.0)
     if not base > 0:

@@ -71,7 +71,9 @@ def _ids(model: Runner, text: Any) -> Ids:
         raise ValueError("text has one token; expected at least two")
     if ids.min() < 0 or ids.max() >= size:
         wrong = int(ids.min() if ids.min() < 0 else ids.max())
-        raise ValueError(f"text holds the token id {wrong}; expected 0 to {size - 1}")
+        raise ValueError(
+            f"text holds the token id {wrong}; expected 0 to {size - 1}, the vocabulary"
+        )
     return ids
 
 

@@ -150,7 +150,7 @@ def rope_frequencies(
         return frequencies / factor, attn_factor
 
     def pair_with(rotations: float) -> float:
-        """Return the j, not rounded, of the pair with so many rotations in the context."""
+        """Return the index j, not rounded, of the pair with this number of rotations."""
         period = original_context_length / (rotations * 2 * math.pi)
         return n * math.log(period) / (2 * math.log(base))
 

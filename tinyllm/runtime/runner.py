@@ -168,7 +168,7 @@ class Runner:
         for number in edits:
             step = self.steps[number]
             if step.op == "scores":
-                needed |= {number, number + 1}  # the softmax follows
+                needed |= {number, number + 1}  # the core requires that softmax follows
             elif step.op == "softmax":
                 needed |= {number - 1, number}
             elif number == len(self.steps) - 1:

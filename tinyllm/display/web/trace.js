@@ -1,12 +1,12 @@
 "use strict";
-// Shows a trace: tokens on top; attention of a layer and a head; norms and the logit lens of a token.
-// Data comes from a file nobody vouches for: it becomes text nodes and pixels, never markup.
+// Shows a trace: its tokens, the attention of a layer, and norms and logit lens of a token.
+// The data may come from an untrusted file. It becomes text nodes and pixels, never markup.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const count = data.pieces.length;
   const layers = Object.keys(data.attention).map(Number).sort((a, b) => a - b);
   const state = { layer: layers.length ? layers[0] : null, head: 0, token: count - 1 };
-  let hovered = null; // the token under the pointer, looked from until the pointer leaves
+  let hovered = null; // the token under the pointer, or null
 
   function make(tag, parent, className, text) {
     const element = document.createElement(tag);
@@ -101,7 +101,7 @@
     const keys = data.attention[state.layer].keys;
     const value = probs(state.layer)[(state.head * count + row) * keys + column] / 255;
     under.textContent =
-      `${visible(data.pieces[row])} looks at ${nameOf(column, keys)}: ${value.toFixed(2)}`;
+      `${visible(data.pieces[row])} attends to ${nameOf(column, keys)}: ${value.toFixed(2)}`;
   });
   large.addEventListener("click", (event) => show({ token: cell(event)[0] }));
 
@@ -161,7 +161,7 @@
       });
     }
     if (!data.lens) return;
-    make("h2", side, "", "logit lens: what each layer would say next");
+    make("h2", side, "", "logit lens: most likely next token of each layer");
     const table = make("table", side);
     table.id = "lens";
     data.lens.names.forEach((name, i) => {
