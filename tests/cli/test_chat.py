@@ -97,10 +97,10 @@ def test_a_full_context_is_told_and_the_program_goes_on(tmp_path):
     path = tmp_path / "talk.json"
     lines = ["To be, or not to be " * 30, "Hm", "word " * 2000, f"/save {path}", "/reset", "Hi"]
     status, out, err = piped(*PLAIN, "-n", "500", text="\n".join(lines))
-    assert status == 0, err
-    assert "the context is full" in err
-    assert "tokens of at most 512; /reset starts a new one" in err
-    assert "your message was removed" in err
+    assert status == 2, err
+    assert "the context is full: the prompt has" in err
+    assert "context length of 512" in err
+    assert "/reset starts a new" in err
     assert all("word" not in m["content"] for m in json.loads(path.read_text()))
     assert out.strip()
     assert err.index("your message was removed") < err.index("started a new conversation")

@@ -178,6 +178,7 @@ def checked_messages(messages: Any) -> Sequence[Mapping[str, Any]]:
     """
     if isinstance(messages, str | bytes | Mapping):
         raise TypeError(f"messages is {type(messages).__name__}; expected a list of messages")
+    messages = list(messages)
     for i, message in enumerate(messages):
         if not isinstance(message, Mapping):
             raise TypeError(
@@ -229,7 +230,7 @@ def render_chat(
     ...             [{"role": "user", "content": "Hi"}])
     'user: Hi\n'
     """
-    checked_messages(messages)
+    messages = checked_messages(messages)
     return render(
         source,
         {

@@ -14,6 +14,7 @@ from ..errors import Error
 from ..generation.options import Chain, ChatOptions, Options, Request
 from ..generation.request import chat_stepper
 from ..generation.result import Generation
+from ..generation.stepper import PromptTooLong
 from ..model import Model
 
 __all__ = ["Chat", "history_file", "talk"]
@@ -91,6 +92,10 @@ class Chat:
         self.messages.append({"role": "user", "content": text})
         try:
             answer, why = self._answer()
+        except PromptTooLong as error:
+            self.messages.pop()
+            self._fail(f"the context is full: {error}; /reset starts a new conversation")
+            return
         except (Error, ValueError, TypeError, MemoryError) as error:
             self.messages.pop()
             self._fail(" ".join(str(error).split()) or type(error).__name__)

@@ -69,7 +69,8 @@ class Options:
             if value is None and name != "min_tokens":
                 continue
             ranged(name, value, 0)
-        strings = _strings(stop)
+        strings = _strings(() if stop is None else stop)
+        stop_ids = () if stop_ids is None else stop_ids
         numbers = [stop_ids] if hasattr(stop_ids, "__index__") else list(stop_ids)
         size = model.config.vocab_size
         for i, token in enumerate(numbers):

@@ -106,6 +106,8 @@ def _stepper(
     sessions: Sequence[Session | None] | None = None,
 ) -> Stepper:
     samplers = request.chain.samplers(len(prompts))
+    for sampler in samplers:
+        sampler.check_ids(model.config.vocab_size)
     names = [f"prompt {i}" if len(prompts) > 1 else "the prompt" for i in range(len(prompts))]
     ids = [token_ids(p, model.tokenizer, n) for p, n in zip(prompts, names, strict=True)]
     layout = None if request.capture is None else model.layout(request.capture)

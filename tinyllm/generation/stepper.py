@@ -25,7 +25,7 @@ from .result import Generation, Logprobs, Timings
 if TYPE_CHECKING:
     from ..grammar.grammar import Constraint
 
-__all__ = ["Stepper", "StopFinder", "allowed_tokens"]
+__all__ = ["PromptTooLong", "Stepper", "StopFinder", "allowed_tokens"]
 
 
 def allowed_tokens(
@@ -39,8 +39,11 @@ def allowed_tokens(
         allowed = np.zeros(model.config.vocab_size, np.bool_)
         allowed[: mask.size] = mask
         allowed[ends] = constraint.is_complete(state)
-    if drawn < options.min_tokens:
+    tokens = model.config.vocab_size if model.tokenizer is None else len(model.tokenizer)
+    if drawn < options.min_tokens or tokens < model.config.vocab_size:
         allowed = np.ones(model.config.vocab_size, np.bool_) if allowed is None else allowed
+        allowed[tokens:] = False  # rows of the embedding that only fill it up have no token
+    if drawn < options.min_tokens and allowed is not None:
         allowed[ends] = False
     return allowed
 
@@ -91,6 +94,10 @@ class StopFinder:
         return held
 
 
+class PromptTooLong(ValueError):
+    """A prompt that the context does not hold."""
+
+
 class _Run:
     """The state of one prompt's generation."""
 
@@ -102,6 +109,12 @@ class _Run:
         options: Options,
         session: Session | None,
     ) -> None:
+        limit = model.core.config["max_context"]
+        if len(prompt) > limit:
+            raise PromptTooLong(
+                f"the prompt has {len(prompt)} tokens, which go beyond the context length of "
+                f"{limit}; load with a larger max_context to allow it"
+            )
         self.model, self.prompt, self.sampler, self.options = model, prompt, sampler, options
         self.session = Session(model) if session is None else session
         self.tokens = prompt  # the tokens to run next

@@ -6,7 +6,7 @@ The samplers are in `tinyllm.sampling.samplers`, the random numbers in `tinyllm.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..base.checks import integer
 from .philox import new_seed, uniform
-from .samplers import SAMPLERS, Candidates, Context, sampler
+from .samplers import BY_ID, SAMPLERS, Candidates, Context, ids_of, sampler
 
 __all__ = ["SAMPLERS", "Candidates", "Context", "Draw", "Sampler", "SamplerExplanation", "sampler"]
 
@@ -170,6 +170,32 @@ class Sampler:
         Sampler(temperature=1.0, top_k=50, top_p=1.0, seed=1)
         """
         return cls(temperature=1.0, top_k=50, top_p=1.0, seed=seed)
+
+    def check_ids(self, size: int) -> None:
+        """Raise if the chain names an id that a vocabulary does not have.
+
+        Parameters
+        ----------
+        size : int
+            Of the vocabulary.
+
+        Raises
+        ------
+        ValueError
+            If an id of ``logit_bias``, ``banned``, ``allowed`` or ``forced`` is out of range.
+
+        Examples
+        --------
+        >>> Sampler(banned=[3, 4000]).check_ids(1024)
+        Traceback (most recent call last):
+        ValueError: banned holds the id 4000; the vocabulary has 1024 tokens
+        """
+        for name, arguments in self.chain:
+            for token in ids_of(name, next(iter(arguments.values()))) if name in BY_ID else ():
+                if not 0 <= token < size:
+                    raise ValueError(
+                        f"{name} holds the id {token}; the vocabulary has {size} tokens"
+                    )
 
     def explain(
         self, logits: ArrayLike, step: int = 0, history: Sequence[int] = (), top: int = 5
@@ -344,6 +370,8 @@ def _arguments(name: str, value: Any) -> dict[str, Any]:
     if name not in SAMPLERS:
         raise ValueError(f"no sampler {name!r}; expected one of {', '.join(sorted(SAMPLERS))}")
     names = list(inspect.signature(SAMPLERS[name]).parameters)[2:]
+    if isinstance(value, Iterator):  # it can be read only once, and every token reads it
+        value = list(value)
     if not isinstance(value, Mapping) or not value or not set(value) <= set(names):
         return {names[0]: value}
     return dict(value)

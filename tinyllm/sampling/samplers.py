@@ -147,6 +147,7 @@ def _check(ok: bool, name: str, value: object, expected: str) -> None:
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         raise TypeError(f"{name} is {value!r}; expected a number")
+    _check(not np.isnan(value), name, value, "a number")
     return float(value)
 
 
@@ -329,7 +330,7 @@ def repeat_penalty(
     The value 1 changes nothing. Keskar et al., "CTRL" (2019).
     """
     value = _number("repeat_penalty", value)
-    _check(value > 0, "repeat_penalty", value, "a number > 0")
+    _check(0 < value < np.inf, "repeat_penalty", value, "a finite number > 0")
     seen = _counts(candidates, _last(context.history, last_n)) > 0
     if value == 1 or not seen.any():
         return candidates
@@ -433,14 +434,51 @@ def logit_bias(candidates: Candidates, context: Context, biases: Mapping[int, fl
     """Add a value to the logits of some ids; -inf excludes an id."""
     if not isinstance(biases, Mapping):
         raise TypeError(f"logit_bias is {biases!r}; expected a mapping of ids to numbers")
-    for token, bias in biases.items():
+    ids = ids_of("logit_bias", biases)
+    for token, bias in zip(ids, biases.values(), strict=True):
         name = f"logit_bias[{token}]"
         _check(_number(name, bias) < np.inf, name, bias, "a number below inf")
     logits = candidates.logits.copy()
-    for token, bias in biases.items():
+    for token, bias in zip(ids, biases.values(), strict=True):
         logits[candidates.ids == token] += float(bias)
     changed = candidates.with_logits(logits)
     return candidates if context.trial else _possible("logit_bias", changed)
+
+
+#: Samplers whose argument names tokens by id.
+BY_ID = ("logit_bias", "banned", "allowed", "forced")
+
+
+def ids_of(name: str, value: Any) -> list[int]:
+    """Return the ids that the argument of one of the samplers `BY_ID` names.
+
+    Parameters
+    ----------
+    name : str
+        The name of the sampler.
+    value : iterable of int, or mapping from ids
+        Keys of a mapping may be texts of digits, as JSON writes them.
+
+    Returns
+    -------
+    list of int
+
+    Raises
+    ------
+    TypeError
+        If something in it is not an id.
+
+    Examples
+    --------
+    >>> ids_of("logit_bias", {"198": -1.0, 7: 2.0})
+    [198, 7]
+    """
+    if isinstance(value, Mapping):
+        value = [
+            int(key) if isinstance(key, str) and key.isascii() and key.isdigit() else key
+            for key in value
+        ]
+    return [int(token) for token in _id_list(name, value)]
 
 
 def _id_list(name: str, value: Any) -> NDArray[np.int64]:
