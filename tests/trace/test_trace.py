@@ -360,5 +360,5 @@ def test_a_tap_that_was_not_captured_is_not_called_unknown(model):
     trace = model.trace(IDS, "output")
     with pytest.raises(KeyError, match=r"'blk\.0\.attn_probs' was not captured"):
         trace["blk.0.attn_probs"]
-    with pytest.raises(KeyError, match=r"no tap is named 'blk\.0\.attn_prob'; the nearest are"):
+    with pytest.raises(KeyError, match=r"no tap matches 'blk\.0\.attn_prob'; the nearest are"):
         trace["blk.0.attn_prob"]
