@@ -1,4 +1,4 @@
-"""What can be opened as a file: paths of regular files, and nothing that would block or mislead."""
+"""Checks of paths: only regular files are opened, because pipes and devices may never end."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ __all__ = ["first_bytes", "regular_file"]
 
 
 def regular_file(path: Any, name: str = "path") -> str:
-    """Check that a path can be opened and read to its end.
+    """Return a path as a str, checked to be that of a regular file.
 
     Parameters
     ----------
     path : str, bytes or os.PathLike
     name : str
-        What the message calls it.
+        Name of the argument in the message.
 
     Returns
     -------
@@ -26,10 +26,10 @@ def regular_file(path: Any, name: str = "path") -> str:
     Raises
     ------
     TypeError
-        It is not a path. Integers are refused: Python's `open` takes them for descriptors of
-        open files, and closes those.
+        If `path` is not a path. Integers are refused, because Python's `open` would treat them as
+        file descriptors, and close them.
     OSError
-        There is no such file, or it is a pipe or a device, which may never end.
+        If the file does not exist, or is a folder, a pipe or a device.
 
     Examples
     --------
@@ -50,7 +50,7 @@ def regular_file(path: Any, name: str = "path") -> str:
 
 
 def first_bytes(path: Any, count: int = 4) -> bytes:
-    """Return how a file begins, which tells its format.
+    """Return the first bytes of a file, which tell its format.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def first_bytes(path: Any, count: int = 4) -> bytes:
     Returns
     -------
     bytes
-        Fewer than `count` if the file is shorter.
+        At most `count` bytes, fewer if the file is shorter.
 
     Raises
     ------

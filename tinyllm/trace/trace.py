@@ -186,7 +186,7 @@ class Trace(Mapping[str, Float32]):
             raise KeyError(self._why_not(key)) from None
 
     def _why_not(self, key: str) -> str:
-        """Say why the trace does not have a tap: there is none, or it was not captured."""
+        """Return the message for a missing tap: the model has none, or it was not captured."""
         taps = set() if self.model is None else {step.tap for step in self.model.steps}
         if ALIASES.get(key, key) in taps:
             return f"{key!r} was not captured; run again with it in capture=, or with capture='*'"
