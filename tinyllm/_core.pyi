@@ -74,7 +74,7 @@ class Model:
         tokens: tuple[npt.NDArray[np.int32], ...],
         rows: npt.ArrayLike,
         *,
-        threads: int,
+        threads: int = 1,
         captures: tuple[tuple[tuple[int, ...], int, npt.NDArray[np.float32]], ...] = (),
         edits: tuple[int, ...] = (),
         edit: Callable[[int, npt.NDArray[np.float32], int], object] | None = None,

@@ -20,6 +20,9 @@
    core from other processes. */
 #define SPINS 1000
 
+/* How long the end of the process waits for a region that is running. */
+#define SHUTDOWN_NS 2000000000u
+
 /*
  * A thread claims a task by one compare-and-swap of the ticket. The ticket holds everything that a
  * claim depends on, so a late thread can never claim a task of a job that it has not seen: 24 bits
@@ -164,7 +167,12 @@ int tl_pool_run(int threads, size_t tasks, tl_task_fn *fn, void *arg, int (*poll
 
 void tl_pool_shutdown(void) {
     if (atomic_load(&pool.process) != tl_process_id()) return;
-    while (atomic_flag_test_and_set(&pool.taken)) tl_thread_yield();
+    // A thread that the interpreter ended within a region never gives the pool back. The process
+    // is about to exit, so its threads may be left to the system.
+    for (const uint64_t start = tl_clock_ns(); atomic_flag_test_and_set(&pool.taken);) {
+        if (tl_clock_ns() - start > SHUTDOWN_NS) return;
+        tl_thread_yield();
+    }
     atomic_store(&pool.quit, true);
     atomic_store(&pool.limit, 0);
     publish(0);

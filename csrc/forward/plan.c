@@ -148,7 +148,7 @@ static void link_regions(struct tl_plan *p) {
  * keeps the input alive.
  */
 static bool link_slots(struct tl_plan *p) {
-    size_t *region = calloc(p->n * 2, sizeof(size_t)), *last = region + p->n;
+    size_t *region = calloc(p->n, sizeof(size_t)), *last = calloc(p->n, sizeof(size_t));
     size_t *busy = calloc(p->n, sizeof(size_t)); // the region in which each slot is read last
     const bool ok =
         region != NULL && busy != NULL && (p->slots = calloc(p->n, sizeof(*p->slots))) != NULL;
@@ -175,6 +175,7 @@ static bool link_slots(struct tl_plan *p) {
         busy[best] = last[i];
     }
     free(region);
+    free(last);
     free(busy);
     return ok;
 }

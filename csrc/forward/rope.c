@@ -8,7 +8,9 @@
 
 #include "base/math64.h"
 
+#include <float.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 /* The numbers of a rope step. */
@@ -105,6 +107,13 @@ int rope_check(const struct tl_op_check *c, struct tl_step *s) {
     if (c->spec->weights[0] != NULL) {
         TL_TRY(tl_weights_vector(c->weights, c->spec->weights[0], rope->rotated / 2, &divisors,
                                  c->err));
+    }
+    for (size_t j = 0; divisors != NULL && j < rope->rotated / 2; j++) {
+        char value[40];
+        if (divisors[j] > 0 && divisors[j] <= FLT_MAX) continue;
+        snprintf(value, sizeof(value), "%g at %zu", (double)divisors[j], j);
+        tl_free(divisors);
+        return tl_fail_format(c->err, c->spec->weights[0], UINT64_MAX, value, "positive numbers");
     }
     rope->frequency = tl_alloc(rope->rotated / 2 * sizeof(double));
     if (rope->frequency == NULL) {

@@ -17,6 +17,12 @@ int tl_weights_init(struct tl_weights *w, const struct tl_tensor *tensors, size_
     if (w->sorted == NULL) return tl_fail(err, TL_ENOMEM, "no memory for a list of %zu tensors", n);
     for (size_t i = 0; i < n; i++) w->sorted[i] = &tensors[i];
     qsort(w->sorted, n, sizeof(*w->sorted), by_name);
+    for (size_t i = 1; i < n; i++) {
+        const char *name = w->sorted[i]->name;
+        if (name[0] == 0 || strcmp(w->sorted[i - 1]->name, name) != 0) continue;
+        tl_weights_free(w);
+        return tl_fail(err, TL_EARG, "two tensors are named '%s'; expected one", name);
+    }
     return TL_OK;
 }
 

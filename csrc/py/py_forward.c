@@ -141,10 +141,19 @@ static bool read_pieces(struct arguments *a, PyObject *model) {
     }
     for (size_t i = 0; i < a->n_pieces; i++) {
         PyObject *session = PyTuple_GetItem(a->sessions, (Py_ssize_t)i);
-        PyObject *array = tlpy_array_from(PyTuple_GetItem(a->tokens, (Py_ssize_t)i), TLPY_I32);
-        a->token_arrays[i] = array;
-        if (array == NULL) return false;
-        a->pieces[i].tokens = tlpy_array_read(array, &a->pieces[i].n);
+        PyObject *given = tlpy_array_from(PyTuple_GetItem(a->tokens, (Py_ssize_t)i), TLPY_I32);
+        const void *ids = given != NULL ? tlpy_array_read(given, &a->pieces[i].n) : NULL;
+        void *copy = NULL;
+        // a copy, which nobody can change between the check of the ids and their use
+        if (given != NULL) {
+            a->token_arrays[i] = tlpy_array_new(TLPY_I32, 1, &a->pieces[i].n, &copy);
+        }
+        if (copy != NULL && a->pieces[i].n > 0) {
+            memcpy(copy, ids, a->pieces[i].n * sizeof(int32_t));
+        }
+        Py_XDECREF(given);
+        if (a->token_arrays[i] == NULL) return false;
+        a->pieces[i].tokens = copy;
         a->total += a->pieces[i].n;
         a->pieces[i].session = tlpy_session_enter(session, model);
         if (a->pieces[i].session == NULL) return false;
@@ -154,10 +163,17 @@ static bool read_pieces(struct arguments *a, PyObject *model) {
 }
 
 /* The step of that number, if it has a value to capture or edit; else NULL with an exception. */
-static const struct tl_step *step_of(const struct tl_plan *plan, PyObject *number, const char *what,
-                                     Py_ssize_t i) {
+static const struct tl_step *step_of(const struct arguments *a, const struct tl_plan *plan,
+                                     PyObject *number, const char *what, Py_ssize_t i) {
+    const size_t first = a->resid != Py_None ? plan->first[a->first_layer] : 0;
     const Py_ssize_t step = PyNumber_AsSsize_t(number, PyExc_OverflowError);
     if (step == -1 && PyErr_Occurred()) return NULL;
+    if (step >= 0 && (size_t)step < first) {
+        PyErr_Format(PyExc_ValueError,
+                     "%s[%zd]: step %zd does not run in a call that begins with %zu", what, i, step,
+                     first);
+        return NULL;
+    }
     if (step < 0 || (size_t)step >= plan->n || plan->steps[step].value == TL_VALUE_NONE) {
         PyErr_Format(PyExc_ValueError, "%s[%zd]: step %zd has no value; the plan has %zu steps",
                      what, i, step, plan->n);
@@ -168,14 +184,16 @@ static const struct tl_step *step_of(const struct tl_plan *plan, PyObject *numbe
 
 /* captures[i]: (numbers of steps, piece or -1, one array for all of them). */
 static bool read_capture(struct arguments *a, const struct tl_plan *plan, Py_ssize_t i) {
-    PyObject *steps, *array;
+    PyObject *capture = PyTuple_GetItem(a->captures, i), *steps, *array;
     Py_ssize_t piece;
     size_t left;
     float *data;
-    if (!PyArg_ParseTuple(PyTuple_GetItem(a->captures, i), "O!nO", &PyTuple_Type, &steps, &piece,
-                          &array)) {
+    if (!PyTuple_Check(capture)) {
+        PyErr_Format(PyExc_TypeError, "captures[%zd] is %.100s; expected a tuple", i,
+                     Py_TYPE(capture)->tp_name);
         return false;
     }
+    if (!PyArg_ParseTuple(capture, "O!nO", &PyTuple_Type, &steps, &piece, &array)) return false;
     if (piece >= (Py_ssize_t)a->n_pieces) {
         PyErr_Format(PyExc_ValueError, "captures[%zd]: piece is %zd; expected a number below %zu",
                      i, piece, a->n_pieces);
@@ -184,8 +202,9 @@ static bool read_capture(struct arguments *a, const struct tl_plan *plan, Py_ssi
     data = tlpy_array_data(array, TLPY_F32, "a capture", &left);
     if (data == NULL) return false;
     for (Py_ssize_t j = 0; j < PyTuple_Size(steps); j++) {
-        const struct tl_step *s = step_of(plan, PyTuple_GetItem(steps, j), "captures", i);
+        const struct tl_step *s = step_of(a, plan, PyTuple_GetItem(steps, j), "captures", i);
         const struct tl_piece *p = piece >= 0 ? &a->pieces[piece] : NULL;
+        float **cell;
         size_t count;
         if (s == NULL) return false;
         if ((s->value == TL_VALUE_MATRIX) != (p != NULL)) {
@@ -196,11 +215,14 @@ static bool read_capture(struct arguments *a, const struct tl_plan *plan, Py_ssi
         }
         count = value_count(s, p != NULL ? p->n : a->total, p ? p->session->n + p->n : 0);
         if (count > left) break;
-        if (p != NULL) {
-            a->matrices[(size_t)piece * plan->n_matrices + s->number] = data;
-        } else {
-            a->arrays[s - plan->steps] = data;
+        cell = p != NULL ? &a->matrices[(size_t)piece * plan->n_matrices + s->number]
+                         : &a->arrays[s - plan->steps];
+        if (*cell != NULL) {
+            PyErr_Format(PyExc_ValueError, "captures[%zd]: step %zd is captured already", i,
+                         s - plan->steps);
+            return false;
         }
+        *cell = data;
         left -= count;
         data += count;
         if (j + 1 == PyTuple_Size(steps) && left == 0) return true;
@@ -246,7 +268,7 @@ static bool read_captures(struct arguments *a, const struct tl_plan *plan) {
         a->pieces[i].matrices = a->matrices + i * plan->n_matrices;
     }
     for (Py_ssize_t i = 0; i < PyTuple_Size(a->edits); i++) {
-        const struct tl_step *s = step_of(plan, PyTuple_GetItem(a->edits, i), "edits", i);
+        const struct tl_step *s = step_of(a, plan, PyTuple_GetItem(a->edits, i), "edits", i);
         if (s == NULL) return false;
         if (!can_edit(a, plan, s)) {
             PyErr_Format(PyExc_ValueError,
@@ -283,7 +305,7 @@ static bool read_rows(struct arguments *a) {
 }
 
 const char tlpy_forward_doc[] = PyDoc_STR(
-    "forward($self, /, sessions, tokens, rows, *, threads, captures=(), edits=(), edit=None,\n"
+    "forward($self, /, sessions, tokens, rows, *, threads=1, captures=(), edits=(), edit=None,\n"
     "        first_layer=0, resid=None, progress=None)\n"
     "--\n"
     "\n"
@@ -312,7 +334,8 @@ const char tlpy_forward_doc[] = PyDoc_STR(
     "edit : callable, optional\n"
     "    ``edit(step, array, piece)`` changes the array in place.\n"
     "first_layer, resid : int and float32 array, shape (T, D), optional\n"
-    "    Start at this layer from this residual stream instead of the embedding.\n"
+    "    Start at this layer from this residual stream instead of the embedding. The caches of the\n"
+    "    layers before it get no keys, so the sessions can be used for nothing else afterwards.\n"
     "progress : callable, optional\n"
     "    ``progress(fraction)``, called now and then during a long call.\n"
     "\n"

@@ -168,7 +168,8 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     struct tl_tensor *tensors = NULL;
     struct tl_error err;
     tlpy_state *st = PyType_GetModuleState(type);
-    Py_ssize_t layers, max_context;
+    struct tl_plan *plan = NULL;
+    Py_ssize_t layers = 0, max_context = 0;
     int status, fast = 0;
 
     if (names == NULL) return NULL;
@@ -176,26 +177,35 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
                                      &given_weights, &layers, &max_context, &fast)) {
         goto done;
     }
+    if (layers < 1 || max_context < 1) {
+        PyErr_Format(PyExc_ValueError,
+                     "layers is %zd and max_context is %zd; expected at least 1 each", layers,
+                     max_context);
+        goto done;
+    }
     steps = PySequence_Tuple(given_steps);
     weights = steps != NULL ? PySequence_Tuple(given_weights) : NULL;
     specs = weights != NULL ? read_steps(steps) : NULL;
     tensors = specs != NULL ? read_weights(st, weights, names) : NULL;
-    self = tensors != NULL ? (model_object *)PyType_GenericAlloc(type, 0) : NULL;
-    if (self == NULL) goto done;
-    self->weights = Py_NewRef(weights);
+    if (tensors == NULL) goto done;
     {
-        const struct tl_plan_options options = {.layers = layers < 0 ? 0 : (size_t)layers,
-                                                .max_context =
-                                                    max_context < 0 ? 0 : (size_t)max_context,
-                                                .fast = fast != 0};
+        const struct tl_plan_options options = {
+            .layers = (size_t)layers, .max_context = (size_t)max_context, .fast = fast != 0};
         const size_t n = (size_t)PyTuple_Size(steps), n_tensors = (size_t)PyTuple_Size(weights);
         Py_BEGIN_ALLOW_THREADS
-        status = tl_plan_new(&options, specs, n, tensors, n_tensors, &self->plan, &err);
+        status = tl_plan_new(&options, specs, n, tensors, n_tensors, &plan, &err);
         Py_END_ALLOW_THREADS
     }
     if (status != TL_OK) {
         tlpy_raise(st, &err);
-        Py_CLEAR(self);
+        goto done;
+    }
+    self = (model_object *)PyType_GenericAlloc(type, 0);
+    if (self == NULL) {
+        tl_plan_free(plan);
+    } else {
+        self->plan = plan;
+        self->weights = Py_NewRef(weights);
     }
 done:
     PyMem_Free(tensors);

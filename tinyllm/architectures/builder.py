@@ -188,6 +188,7 @@ class Builder:
             )
         if kind == "yarn" and scaling.get("ext_factor") == 0:  # as in ggml's rope_yarn
             kind = "linear"
+            del scaling["ext_factor"]
         used = {"linear": ("factor",), "yarn": _YARN}.get(kind or "", ())
         numbers = [
             Number("layout", _ROPE_LAYOUTS[self.arch.rope], f"row: {self.arch.rope}"),
@@ -196,7 +197,9 @@ class Builder:
             self.number("scaling", _ROPE_SCALINGS[kind], "rope.scaling.type", "rule: none"),
         ]
         for name, (key, default) in _SCALING_NUMBERS.items():
-            value = scaling.get(name) or default or c.context_length
+            value = scaling.get(name)
+            if value is None:
+                value = c.context_length if default is None else default
             number = self.number(name, value, f"rope.scaling.{key}", "rule")
             if name not in used and not (name == "attn_factor" and value != default):
                 number = number._replace(source=UNUSED)

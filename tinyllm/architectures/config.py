@@ -190,6 +190,8 @@ def _rope_scaling(read: _Reader, context_length: int) -> Mapping[str, Any] | Non
     attn_factor = read.number(
         "rope.scaling.attn_factor", read.number("rope.scaling.yarn_attn_factor", 1.0)
     )
+    if not attn_factor > 0:
+        raise wrong(read.prefix + "rope.scaling.attn_factor", attn_factor, "a positive number")
     if factor < 0:
         raise wrong(read.prefix + "rope.scaling.factor", factor, "a positive number")
     if kind == "none" or (kind == "linear" and factor in (0.0, 1.0)):
@@ -202,6 +204,14 @@ def _rope_scaling(read: _Reader, context_length: int) -> Mapping[str, Any] | Non
         raise UnsupportedError(
             f"{read.prefix}rope.scaling.type is {kind!r}; this version supports none, linear, yarn"
         )
+    yarn = {
+        "beta_fast": read.number("rope.scaling.yarn_beta_fast", 32.0),
+        "beta_slow": read.number("rope.scaling.yarn_beta_slow", 1.0),
+        "ext_factor": read.number("rope.scaling.yarn_ext_factor", 1.0),
+    }
+    for name, value in yarn.items():
+        if value < 0 or (value == 0 and name != "ext_factor"):
+            raise wrong(f"{read.prefix}rope.scaling.yarn_{name}", value, "a positive number")
     return MappingProxyType(
         {
             "type": kind,
@@ -209,9 +219,7 @@ def _rope_scaling(read: _Reader, context_length: int) -> Mapping[str, Any] | Non
             "original_context_length": read.integer(
                 "rope.scaling.original_context_length", context_length, _LONGEST
             ),
-            "beta_fast": read.number("rope.scaling.yarn_beta_fast", 32.0),
-            "beta_slow": read.number("rope.scaling.yarn_beta_slow", 1.0),
-            "ext_factor": read.number("rope.scaling.yarn_ext_factor", 1.0),
+            **yarn,
             "attn_factor": attn_factor,
         }
     )

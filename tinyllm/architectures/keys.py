@@ -26,12 +26,20 @@ _DESCRIPTIVE = frozenset(
 )
 
 
+def _numbers(value: Any) -> np.ndarray[Any, Any]:
+    """Return the numbers of a value; NaN, which equals nothing, if it is not made of numbers."""
+    try:
+        return np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        return np.array(np.nan)
+
+
 def _zero(value: Any, context: int) -> bool:
-    return not np.any(value)
+    return bool(np.all(_numbers(value) == 0))
 
 
 def _one(value: Any, context: int) -> bool:
-    return bool(np.all(np.asarray(value) == 1))
+    return bool(np.all(_numbers(value) == 1))
 
 
 def _unset_or_one(value: Any, context: int) -> bool:
@@ -39,7 +47,7 @@ def _unset_or_one(value: Any, context: int) -> bool:
 
 
 def _at_least_context(value: Any, context: int) -> bool:
-    return _zero(value, context) or bool(np.all(np.asarray(value) >= context))
+    return _zero(value, context) or bool(np.all(_numbers(value) >= context))
 
 
 #: Keys that change results, each with a test for values that change nothing. A row that ends with
@@ -130,5 +138,5 @@ def check_keys(
             f"the file has keys that this version does not know: {', '.join(unknown[:5])}"
             + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
             + "; the results may be wrong",
-            stacklevel=2,
+            stacklevel=5,  # who called tl.load
         )

@@ -88,7 +88,8 @@ class Step:
         -------
         float64 array
         """
-        # Rounded to float32, as in a file: 1e-5 becomes 9.99999974737875e-06.
+        # A file stores these numbers as float32 (1e-5 is 9.99999974737875e-06), and the core
+        # uses the ones that follow from a rule as float32 too.
         numbers = {n.name: float(np.float32(n.value)) for n in self.step.numbers}
         value: Float64 = OPS[self.step.op](*arrays, **numbers)
         return value
