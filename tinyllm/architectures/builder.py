@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
@@ -60,7 +61,7 @@ class Builder:
         self.layer = -1
         self._tensors = tensors
         self._metadata = metadata
-        self._by_tap: dict[str, Step] = {}
+        self._numbers: dict[str, int] = {}
 
     # ---- names and numbers ----
 
@@ -87,18 +88,18 @@ class Builder:
         """Append a step and return its tap."""
         step = Step(self.name(tap), op, self.layer, reads, **more)
         self.steps.append(step)
-        self._by_tap[step.tap] = step
+        self._numbers[step.tap] = len(self.steps) - 1
         return step.tap
 
     def give_role(self, tap: str, role: str) -> str:
         """Add a role to a value and return its tap."""
-        step = dataclasses.replace(self._by_tap[tap], roles=(*self._by_tap[tap].roles, role))
-        self.steps[self.steps.index(self._by_tap[tap])] = self._by_tap[tap] = step
+        i = self._numbers[tap]
+        self.steps[i] = dataclasses.replace(self.steps[i], roles=(*self.steps[i].roles, role))
         return tap
 
     def shape(self, tap: str) -> tuple[int, ...]:
         """Return the shape of a value without its token axis."""
-        return self._by_tap[tap].shape
+        return self.steps[self._numbers[tap]].shape
 
     def embed(self) -> str:
         """Add the look-up of the tokens' embeddings."""
@@ -173,11 +174,12 @@ class Builder:
             tap,
             (x, "positions"),
             weights=("rope_freqs.weight" if "rope_freqs.weight" in self._tensors else None,),
-            numbers=self._rope_numbers(),
+            numbers=self._rope_numbers,
             shape=self.shape(x),
             heads=True,
         )
 
+    @functools.cached_property
     def _rope_numbers(self) -> tuple[Number, ...]:
         c = self.config
         scaling = dict(c.rope_scaling or {})

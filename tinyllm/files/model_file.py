@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from .._core import Weight
 from .gguf import GGUF
-from .llama2c import read_llama2c
 from .paths import first_bytes
 
 __all__ = ["DEMO", "ModelFile", "open_file"]
@@ -57,6 +56,8 @@ def open_file(source: Any, mmap: bool = True) -> ModelFile:
     else:
         magic = _buffer_start(source)
     if magic[:4] != b"GGUF" and _is_llama2c(path, magic):
+        from .llama2c import read_llama2c
+
         metadata, weights = read_llama2c(source, mmap=mmap)
         return ModelFile({**metadata, "tinyllm.source": "llama2.c"}, weights, path)
     file_ = GGUF(source, mmap=mmap)

@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from .. import _core
 from ..architectures.config import Config
-from ..architectures.fingerprint import fingerprint
 from ..architectures.plan import ForwardPlan
 from ..base.checks import index, integer
 from ..base.numeric import Float32
@@ -203,6 +202,8 @@ class Runner:
     @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of config and weights that identifies the model."""
+        from ..architectures.fingerprint import fingerprint
+
         return fingerprint(self.config, self.weights)
 
     def logits(self, prompt: Any, *, edits: Any = ()) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +16,6 @@ from ..base.numeric import Float32, best, log_softmax
 from ..display.histogram import sample, spark, statistics
 from ..display.table import Markup, Table, escape
 from ..errors import FormatError
-from ..trace.edits import Edit
 from ..trace.taps import Capture
 from ..trace.trace import Trace
 from .prompt import Rows, token_ids
@@ -25,6 +23,7 @@ from .runner import Runner
 
 if TYPE_CHECKING:
     from ..files.arrays import Array
+    from ..trace.edits import Edit
 
 __all__ = ["Session"]
 
@@ -189,6 +188,8 @@ class Session:
         >>> model.session("context.safetensors").tokens == session.tokens
         True
         """
+        import json
+
         from ..files.arrays import write_arrays
 
         arrays: dict[str, Array] = {}

@@ -8,7 +8,6 @@ from typing import Any
 
 from ..errors import FormatError, UnsupportedError, wrong
 from ..files.gguf import GGUF
-from ..files.llama2c import read_tokenizer_bin
 from ..files.paths import first_bytes
 from .base import Tokenizer
 from .bpe import BpeTokenizer, Gemma4Tokenizer
@@ -105,6 +104,8 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     if magic == b"GGUF":
         found = tokenizer_from_metadata(GGUF(path).metadata)
     else:
+        from ..files.llama2c import read_tokenizer_bin
+
         found = tokenizer_from_metadata(read_tokenizer_bin(path))
     if found is None:
         raise FormatError(

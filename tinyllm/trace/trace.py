@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,14 +11,12 @@ import numpy.typing as npt
 
 from .._core import Weight
 from ..architectures.config import Config
-from ..architectures.fingerprint import config_values
 from ..architectures.plan import ForwardPlan
 from ..base.checks import index
 from ..base.numeric import Float32, softmax
 from ..display.histogram import sample, statistics
 from ..display.table import Table
 from ..display.taps import taps_html
-from ..files.atomic import write_atomically
 from .arena import Views
 from .taps import ALIASES, Capture, is_matrix, match, unknown
 
@@ -456,6 +453,9 @@ class Trace(Mapping[str, Float32]):
         >>> bool((tinyllm.read("run.safetensors")["output"] == t["output"]).all())
         True
         """
+        import json
+
+        from ..architectures.fingerprint import config_values
         from ..files.arrays import write_arrays
 
         metadata = {
@@ -494,6 +494,8 @@ class Trace(Mapping[str, Float32]):
         >>> import tinyllm
         >>> tinyllm.load().trace("ROMEO:", "*").html("trace.html")
         """
+        from ..files.atomic import write_atomically
+
         text = self._page().html().encode()
         write_atomically(path, lambda file: file.write(text))
 
