@@ -106,7 +106,10 @@ class SpmTokenizer(Tokenizer):
         """
         types = self._vocab.types
         return not any(
-            types[i] not in (TokenType.CONTROL, TokenType.UNKNOWN) and "▁" in text.lstrip("▁")
+            # the quickest test first: few tokens pass it
+            "▁" in text[1:]
+            and "▁" in text.lstrip("▁")
+            and types[i] not in (TokenType.CONTROL, TokenType.UNKNOWN)
             for i, text in enumerate(self._vocab.texts)
         )
 
