@@ -90,6 +90,7 @@ static uint64_t next_random(uint64_t *state) {
 
 static struct tl_tensor tensors[MOST_TENSORS];
 static size_t n_tensors;
+static bool good_factors; // the tensor "factors" has only positive numbers
 
 /* Small finite numbers, or any bits at all. */
 static void fill(const struct tl_type_info *type, uint8_t *data, size_t bytes, bool wild) {
@@ -172,7 +173,11 @@ static void make_tensors(const struct sizes *s) {
     tensor("q_bias", PICK(vector_types), 0, q);
     tensor("k_bias", PICK(vector_types), 0, k);
     tensor("v_bias", PICK(vector_types), 0, v);
-    tensor("factors", PICK(vector_types), 0, s->key_size / 2);
+    tensor("factors", TL_TYPE_F32, 0, s->key_size / 2);
+    good_factors = below(8) != 7; // the others may be zero, negative or NaN, and are refused
+    for (size_t i = 0; good_factors && i < s->key_size / 2; i++) {
+        ((float *)(void *)(uintptr_t)tensors[n_tensors - 1].data)[i] = 1 + (float)(i % 7);
+    }
     tensor("integers", TL_TYPE_I32, s->vocab, d); // readable, but not runnable
     tensor("opaque", TL_TYPE_Q8_K, s->vocab, 256);
     tensor("square", PICK(matrix_types), d, d);
@@ -670,7 +675,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     for (size_t i = 0; i < changes; i++) change(&s);
     status = tl_plan_new(&options, steps, n_steps, tensors, n_tensors, &p, &err);
     must((status == TL_OK) == (p != NULL) && (p != NULL || err.text[0] != 0), "no plan, no error");
-    must(p != NULL || !right || changes > 0, "a right plan is refused");
+    must(p != NULL || !right || changes > 0 || (s.factors && !good_factors),
+         "a right plan is refused");
     runs++;
     if (p != NULL) {
         accepted++;
