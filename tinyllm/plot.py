@@ -20,7 +20,7 @@ from .analysis.lens import lens as _lens
 from .base.checks import index
 from .base.numeric import Float64
 from .trace.taps import Capture
-from .trace.trace import STREAM_ROLES, Trace
+from .trace.trace import Trace
 
 if TYPE_CHECKING:
     from .model import Model
@@ -288,18 +288,12 @@ def norms(trace: Trace, *, ax: Any = None) -> Any:
     >>> import tinyllm as tl
     >>> ax = tl.plot.norms(tl.load().trace("ROMEO:"))  # doctest: +SKIP
     """
-    found = {role: trace.by_role(role) for role in STREAM_ROLES}
-    if not any(found.values()):
+    found = trace.stream_norms()
+    if not found:
         raise ValueError("plot.norms needs resid_post, attn_output or ffn_down; capture one")
     ax = _axes(ax, 6, 3.6)
-    for names in found.values():
-        if not names:
-            continue
-        family = names[0].split(".", 2)[2]
-        layers = [int(name.split(".")[1]) for name in names]
-        values = np.array(
-            [np.linalg.norm(trace[name].astype(np.float64), axis=1) for name in names]
-        )
+    for family, (layers, rows) in found.items():
+        values = np.array(rows)
         ax.plot(layers, values.mean(axis=1), marker="o", markersize=3, label=family)
         ax.fill_between(layers, values.min(axis=1), values.max(axis=1), alpha=0.15)
     ax.locator_params(axis="x", integer=True)

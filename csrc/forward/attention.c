@@ -366,10 +366,6 @@ int cache_run(struct run *r, const struct tl_step *s) {
 
 /* ---- checks ---- */
 
-static int wrong(const struct tl_op_check *c, const char *what) {
-    return tl_fail(c->err, TL_EARG, "step %zu (%s): %s", c->plan->n, c->spec->op, what);
-}
-
 /* reads: keys (K, Dh), values (K, Dv); no value. */
 int cache_check(const struct tl_op_check *c, struct tl_step *s) {
     struct tl_plan *p = c->plan;
@@ -378,7 +374,7 @@ int cache_check(const struct tl_op_check *c, struct tl_step *s) {
     size_t keys, values;
     if (k->value != TL_VALUE_ROWS || k->n_axes != 2 || v->value != TL_VALUE_ROWS ||
         v->n_axes != 2 || k->axes[0] != v->axes[0]) {
-        return wrong(c, "its keys and values do not match; expected (K, Dh) and (K, Dv)");
+        return tl_op_wrong(c, "its keys and values do not match; expected (K, Dh) and (K, Dv)");
     }
     *cache =
         (struct tl_cache){.kv_heads = k->axes[0], .key_size = k->axes[1], .value_size = v->axes[1]};
@@ -386,7 +382,7 @@ int cache_check(const struct tl_op_check *c, struct tl_step *s) {
     if (!tl_mul_size(cache->kv_heads * TL_BLOCK * sizeof(float), cache->key_size, &keys) ||
         !tl_mul_size(cache->kv_heads * TL_BLOCK * sizeof(float), cache->value_stride, &values) ||
         !tl_add_size(keys, values, &cache->block_bytes)) {
-        return wrong(c, "its keys and values are too large");
+        return tl_op_wrong(c, "its keys and values are too large");
     }
     cache->keys_bytes = keys;
     s->value = TL_VALUE_NONE;
@@ -399,11 +395,13 @@ int scores_check(const struct tl_op_check *c, struct tl_step *s) {
     struct tl_plan *p = c->plan;
     const struct tl_step *q = &p->steps[s->in[0]], *cache = &p->steps[s->in[1]];
     const struct tl_cache *keys;
-    if (cache->op != TL_OP_CACHE) return wrong(c, "its second read is wrong; expected a cache");
+    if (cache->op != TL_OP_CACHE)
+        return tl_op_wrong(c, "its second read is wrong; expected a cache");
     keys = &p->caches[cache->number];
     if (q->value != TL_VALUE_ROWS || q->n_axes != 2 || q->axes[1] != keys->key_size ||
         q->axes[0] % keys->kv_heads != 0) {
-        return wrong(c, "its queries do not match its cache; expected (H, Dh), H a multiple of K");
+        return tl_op_wrong(
+            c, "its queries do not match its cache; expected (H, Dh), H a multiple of K");
     }
     if (!(s->numbers[0] > 0 && s->numbers[0] <= 1e30)) {
         return tl_fail(c->err, TL_EARG,
@@ -421,7 +419,7 @@ int scores_check(const struct tl_op_check *c, struct tl_step *s) {
 int softmax_check(const struct tl_op_check *c, struct tl_step *s) {
     struct tl_plan *p = c->plan;
     if (s->in[0] + 1 != p->n || p->steps[s->in[0]].op != TL_OP_SCORES) {
-        return wrong(c, "its read is wrong; expected the scores before it");
+        return tl_op_wrong(c, "its read is wrong; expected the scores before it");
     }
     s->value = TL_VALUE_MATRIX;
     s->axes[0] = p->steps[s->in[0]].axes[0];
@@ -435,7 +433,7 @@ int mix_check(const struct tl_op_check *c, struct tl_step *s) {
     struct tl_plan *p = c->plan;
     const struct tl_step *probs = &p->steps[s->in[0]];
     if (s->in[0] + 1 != p->n || probs->op != TL_OP_SOFTMAX || probs[-1].in[1] != s->in[1]) {
-        return wrong(c, "its reads are wrong; expected the probs before it and their cache");
+        return tl_op_wrong(c, "its reads are wrong; expected the probs before it and their cache");
     }
     s->value = TL_VALUE_ROWS;
     s->axes[0] = probs->axes[0];

@@ -20,7 +20,7 @@ static const struct tl_step *read_of(const struct tl_op_check *c, const struct t
     return &c->plan->steps[s->in[i]];
 }
 
-static int wrong(const struct tl_op_check *c, const char *what) {
+int tl_op_wrong(const struct tl_op_check *c, const char *what) {
     return tl_fail(c->err, TL_EARG, "step %zu (%s): %s", c->plan->n, c->spec->op, what);
 }
 
@@ -38,7 +38,7 @@ static int size_of(const struct tl_op_check *c, const struct tl_step *s, int i, 
 
 static int name_of(const struct tl_op_check *c, int i, const char **name) {
     *name = c->spec->weights[i];
-    return *name != NULL ? TL_OK : wrong(c, "its weight is None; expected a name");
+    return *name != NULL ? TL_OK : tl_op_wrong(c, "its weight is None; expected a name");
 }
 
 static void take_shape(struct tl_step *s, const struct tl_step *from, int n_axes) {
@@ -106,7 +106,7 @@ static int embed_run(struct run *r, const struct tl_step *s) {
 /* reads: x; value as x. */
 static int same_check(const struct tl_op_check *c, struct tl_step *s) {
     const struct tl_step *x = read_of(c, s, 0);
-    if (x->value != TL_VALUE_ROWS) return wrong(c, "its read has no rows; expected (T, ...)");
+    if (x->value != TL_VALUE_ROWS) return tl_op_wrong(c, "its read has no rows; expected (T, ...)");
     take_shape(s, x, x->n_axes);
     return TL_OK;
 }
@@ -131,7 +131,7 @@ static int same_run(struct run *r, const struct tl_step *s) {
 static int norm_scale_check(const struct tl_op_check *c, struct tl_step *s) {
     const struct tl_step *x = read_of(c, s, 0);
     if (x->value != TL_VALUE_ROWS || x->n_axes == 0) {
-        return wrong(c, "its read has no vectors; expected (T, ..., n)");
+        return tl_op_wrong(c, "its read has no vectors; expected (T, ..., n)");
     }
     if (!(s->numbers[0] >= 0 && s->numbers[0] < 1)) {
         return tl_fail(c->err, TL_EARG,
@@ -149,7 +149,8 @@ static int norm_check(const struct tl_op_check *c, struct tl_step *s) {
     if (x->value != TL_VALUE_ROWS || x->n_axes == 0 || scale->value != TL_VALUE_ROWS ||
         scale->n_axes != x->n_axes - 1 ||
         memcmp(scale->axes, x->axes, (size_t)scale->n_axes * sizeof(*x->axes)) != 0) {
-        return wrong(c, "its scale does not match its value; expected the shape without last axis");
+        return tl_op_wrong(
+            c, "its scale does not match its value; expected the shape without last axis");
     }
     TL_TRY(name_of(c, 0, &name));
     take_shape(s, x, x->n_axes);
@@ -212,7 +213,7 @@ static int linear_check(const struct tl_op_check *c, struct tl_step *s) {
     const struct tl_step *x = read_of(c, s, 0);
     const char *name;
     size_t heads = 0, size = 0, rows;
-    if (x->value != TL_VALUE_ROWS) return wrong(c, "its read has no rows; expected (T, ...)");
+    if (x->value != TL_VALUE_ROWS) return tl_op_wrong(c, "its read has no rows; expected (T, ...)");
     TL_TRY(name_of(c, 0, &name));
     TL_TRY(size_of(c, s, 0, 0, &heads));
     TL_TRY(size_of(c, s, 1, 1, &size));
@@ -230,7 +231,8 @@ static int linear_check(const struct tl_op_check *c, struct tl_step *s) {
 /* reads: a, b of one shape; value a + b. */
 static int add_check(const struct tl_op_check *c, struct tl_step *s) {
     const struct tl_step *a = read_of(c, s, 0), *b = read_of(c, s, 1);
-    if (!same_shape(a, b)) return wrong(c, "its reads differ in shape; expected the same shape");
+    if (!same_shape(a, b))
+        return tl_op_wrong(c, "its reads differ in shape; expected the same shape");
     take_shape(s, a, a->n_axes);
     return TL_OK;
 }

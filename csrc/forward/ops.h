@@ -33,6 +33,9 @@ struct tl_op_info {
     int (*back)(struct run *r, const struct tl_step *s);
 };
 
+/* Fails with TL_EARG and a message that names the step and its op. */
+int tl_op_wrong(const struct tl_op_check *c, const char *what);
+
 extern const struct tl_op_info tl_ops[TL_OP_COUNT];
 
 #endif

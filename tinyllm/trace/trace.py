@@ -13,7 +13,7 @@ from .._core import Weight
 from ..architectures.config import Config
 from ..architectures.plan import ForwardPlan
 from ..base.checks import index
-from ..base.numeric import Float32, softmax
+from ..base.numeric import Float32, Float64, softmax
 from ..display.histogram import sample, statistics
 from ..display.table import Table
 from ..display.taps import taps_html
@@ -271,6 +271,29 @@ class Trace(Mapping[str, Float32]):
         roles = roles_of(self._arrays)
         return [name for name in self._arrays if role in roles.get(name, ())]
 
+    def stream_norms(self) -> dict[str, tuple[list[int], list[Float64]]]:
+        """Return how large the residual stream is, and what each branch adds to it.
+
+        Returns
+        -------
+        dict of str to (list of int, list of float64 arrays)
+            By the family of the tap, ``"resid_post"``: the blocks where it was captured, and for
+            each the Euclidean norms, shape (T,).
+
+        Examples
+        --------
+        >>> import tinyllm
+        >>> list(tinyllm.load().trace("ROMEO:").stream_norms())
+        ['resid_post', 'attn_output', 'ffn_down']
+        """
+        norms = {}
+        for role in STREAM_ROLES:
+            found = self.by_role(role)
+            if found:
+                rows = [np.linalg.norm(self[name].astype(np.float64), axis=1) for name in found]
+                norms[found[0].split(".", 2)[2]] = ([int(n.split(".")[1]) for n in found], rows)
+        return norms
+
     def stack(self, pattern: Capture) -> Float32:
         """Return the arrays of all matching taps as one array, whose first axis is the layer.
 
@@ -502,12 +525,6 @@ class Trace(Mapping[str, Float32]):
     def _page(self) -> Page:
         from ..display.page import Guesses, Page
 
-        norms = {}
-        for role in STREAM_ROLES:
-            found = self.by_role(role)
-            if found:
-                rows = [np.linalg.norm(self[name].astype(np.float64), axis=1) for name in found]
-                norms[found[0].split(".", 2)[2]] = ([int(n.split(".")[1]) for n in found], rows)
         attention = {name.split(".")[1]: self[name] for name in self.by_role("attn_probs")}
         page = Page(
             f"{self.config.architecture}, {self.config.layers} layers",
@@ -516,7 +533,7 @@ class Trace(Mapping[str, Float32]):
             self.tokens.tolist(),
             self.pieces,
             attention,
-            norms,
+            self.stream_norms(),
         )
         names = self.by_role("resid_post")
         if self.model is not None and names:
