@@ -77,7 +77,7 @@ static size_t task_row(const struct run *r, const struct matmul *m, size_t task)
 static void matmul_task(const struct group *g, const struct matmul *m, size_t task, int thread) {
     const struct run *r = g->r;
     const struct tl_matrix *w = &m->step->matrix;
-    const float *bias = m->step->vector;
+    const float *bias = m->step->vectors[1];
     const size_t row0 = task_row(r, m, task), row1 = TL_MIN(row0 + m->rows_per_task, w->rows);
     if (row0 >= row1) return;
     r->k->matmul(w, g->pack.format, row0, row1, packed_of(g, thread), g->pack.tokens, m->y, w->rows,

@@ -154,7 +154,7 @@ static int norm_check(const struct tl_op_check *c, struct tl_step *s) {
     }
     TL_TRY(name_of(c, 0, &name));
     take_shape(s, x, x->n_axes);
-    return tl_weights_vector(c->weights, name, x->axes[x->n_axes - 1], &s->vector, c->err);
+    return tl_weights_vector(c->weights, name, x->axes[x->n_axes - 1], &s->vectors[0], c->err);
 }
 
 struct norm {
@@ -194,7 +194,7 @@ static int norm_run(struct run *r, const struct tl_step *s) {
     const size_t n = s->axes[s->n_axes - 1];
     const struct norm a = {.x = pass_in(r, s, 0),
                            .scales = pass_in(r, s, 1),
-                           .weight = s->vector,
+                           .weight = s->vectors[0],
                            .y = pass_out(r, s),
                            .groups = s->width / n,
                            .n = n};
@@ -223,7 +223,7 @@ static int linear_check(const struct tl_op_check *c, struct tl_step *s) {
     if (heads > 0) s->axes[s->n_axes++] = heads;
     s->axes[s->n_axes++] = size;
     if (c->spec->weights[1] == NULL) return TL_OK;
-    return tl_weights_vector(c->weights, c->spec->weights[1], rows, &s->vector, c->err);
+    return tl_weights_vector(c->weights, c->spec->weights[1], rows, &s->vectors[1], c->err);
 }
 
 /* ---- add, act: elementwise ---- */

@@ -280,7 +280,9 @@ int tl_plan_new(const struct tl_plan_options *options, const struct tl_step_spec
 
 void tl_plan_free(struct tl_plan *p) {
     if (p == NULL) return;
-    for (size_t i = 0; i < p->n; i++) tl_free(p->steps[i].vector);
+    for (size_t i = 0; i < p->n; i++) {
+        for (int j = 0; j < TL_STEP_WEIGHTS; j++) tl_free(p->steps[i].vectors[j]);
+    }
     for (size_t i = 0; i < p->n_ropes; i++) tl_free(p->ropes[i].frequency);
     free(p->steps);
     free(p->caches);

@@ -32,10 +32,10 @@ enum tl_op {
     TL_OP_COUNT,
 };
 
-#define TL_STEP_READS 3
-#define TL_STEP_WEIGHTS 2
-#define TL_STEP_NUMBERS 10
-#define TL_STEP_AXES 2
+#define TL_STEP_READS 5
+#define TL_STEP_WEIGHTS 3
+#define TL_STEP_NUMBERS 12
+#define TL_STEP_AXES 3
 
 /* At most this many consecutive matmuls of one input run as one parallel region. */
 #define TL_MAX_GROUP 8
@@ -66,8 +66,8 @@ struct tl_step {
     int layer;
     size_t in[TL_STEP_READS];
     int n_in;
-    struct tl_matrix matrix; // type NULL where the op has none
-    float *vector;           // owns; NULL where the op has none
+    struct tl_matrix matrix;         // type NULL where the op has none
+    float *vectors[TL_STEP_WEIGHTS]; // owns; NULL where weight i is no vector, or is left out
     double numbers[TL_STEP_NUMBERS];
 
     enum tl_value value;

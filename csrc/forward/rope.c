@@ -64,7 +64,7 @@ static bool same_rope(const struct tl_rope *a, const struct tl_rope *b) {
 
 /* reads: x (heads, size); weights: divisors (rotated / 2) or None; numbers: above; value as x. */
 int rope_check(const struct tl_op_check *c, struct tl_step *s) {
-    static const char *const names[TL_STEP_NUMBERS] = {
+    static const char *const names[MAGNITUDE + 1] = {
         [BASE] = "the base",
         [FACTOR] = "the scaling factor",
         [ORIGINAL_CONTEXT] = "the original context",
@@ -98,7 +98,7 @@ int rope_check(const struct tl_op_check *c, struct tl_step *s) {
                        "head size, %zu",
                        p->n, numbers[ROTATED], x->axes[1]);
     }
-    for (int i = 0; i < TL_STEP_NUMBERS; i++) {
+    for (int i = 0; i <= MAGNITUDE; i++) {
         if (names[i] == NULL || (numbers[i] > 0 && numbers[i] <= 1e30)) continue;
         return tl_fail(c->err, TL_EARG, "step %zu (rope): %s is %g; expected a positive number",
                        p->n, names[i], numbers[i]);
