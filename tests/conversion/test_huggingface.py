@@ -53,10 +53,65 @@ CHECKPOINTS = {
     "stablelm": "stablelm",
     "cohere": "command-r",
     "cohere2": "cohere2",
+    "mixtral": "llama",
+    "qwen2moe": "qwen2moe",
+    "qwen3moe": "qwen3moe",
+    "olmoe": "olmoe",
+    "granitemoe": "granitemoe",
+    "granitemoe_shared": "granitemoe",
+    "gptoss": "gpt-oss",
+    "lfm2": "lfm2",
+    "qwen3next": "qwen3next",
+    "qwen35": "qwen35",
+    "qwen35moe": "qwen35moe",
+    "gemma4": "gemma4",
+    "gemma4_e": "gemma4",
+    "gemma4_moe": "gemma4",
+    "bert": "bert",
+    "bert_rank": "bert",
+    "nomic_bert": "nomic-bert",
+    "embeddinggemma": "gemma-embedding",
 }
 
-#: Tensors of a checkpoint that gguf's map does not know: buffers, and other parts of the model.
-LEFT_OUT = re.compile(r"(model\.)?visual\.")
+#: Tensors of a checkpoint that no GGUF file has: other parts of the model.
+LEFT_OUT = re.compile(r"(model\.)?visual\.|pooler\.")  # a pooler without a classifier
+
+#: Names that gguf's map does not know, because llama.cpp's converter handles them in code.
+IN_CODE = {
+    r"block_sparse_moe\.input_linear\.weight": ("ffn_gate_exps.weight", "ffn_up_exps.weight"),
+    r"shared_mlp\.input_linear\.weight": ("ffn_gate_shexp.weight", "ffn_up_shexp.weight"),
+    r"mlp\.experts\.gate_up_proj": ("ffn_gate_exps.weight", "ffn_up_exps.weight"),
+    r"mlp\.experts\.gate_up_proj_bias": ("ffn_gate_exps.bias", "ffn_up_exps.bias"),
+    r"mlp\.experts\.down_proj": ("ffn_down_exps.weight",),
+    r"mlp\.experts\.down_proj_bias": ("ffn_down_exps.bias",),
+    r"self_attn\.sinks": ("attn_sinks.weight",),
+    r"linear_attn\.in_proj_qkvz\.weight": ("attn_qkv.weight", "attn_gate.weight"),
+    r"linear_attn\.dt_bias": ("ssm_dt.bias",),
+    r"layer_scalar": ("layer_output_scale.weight",),
+    r"router\.scale": ("ffn_gate_inp.scale",),
+    r"router\.per_expert_scale": ("ffn_down_exps.scale",),
+    r"experts\.gate_up_proj": ("ffn_gate_up_exps.weight",),
+    r"experts\.down_proj": ("ffn_down_exps.weight",),
+}
+CLASSIFIER = {"pooler.dense": "cls", "classifier": "cls.output"}
+
+
+def gguf_names(source, names):
+    """Return the GGUF names of a tensor of a checkpoint, by gguf's map and the list above."""
+    plain = source.replace("model.language_model.", "model.").removeprefix("bert.")
+    plain = re.sub(r"\.experts\.\d+\.", ".experts.", plain)
+    if re.match(r"(layers|norm|embed_tokens)\b", plain):
+        plain = f"model.{plain}"
+    if block := re.fullmatch(r"model\.layers\.(\d+)\.(.+)", plain):
+        for pattern, found in IN_CODE.items():
+            if re.fullmatch(pattern, block[2]):
+                return [f"blk.{block[1]}.{name}" for name in found]
+    stem, _, suffix = plain.rpartition(".")
+    if stem in CLASSIFIER:
+        return [f"{CLASSIFIER[stem]}.{suffix}"]
+    ours = names.get_name(plain, try_suffixes=(".weight", ".bias"))
+    assert ours is not None, source
+    return [ours]
 
 
 def sources(name):
@@ -90,17 +145,11 @@ def test_names_are_those_of_ggufs_map(name):
     metadata, tensors = read_checkpoint(data.path("hf", name))
     layers = metadata[f"{metadata['general.architecture']}.block_count"]
     names = gguf.get_tensor_name_map(architecture(metadata["general.architecture"]), layers)
-    found = {}
-    for source in sources(name):
-        if LEFT_OUT.match(source):
-            continue
-        plain = source.replace("model.language_model.", "model.")
-        plain = re.sub(r"\.experts\.\d+\.", ".experts.", plain)
-        ours = names.get_name(plain, try_suffixes=(".weight", ".bias"))
-        assert ours is not None, source
-        found.setdefault(ours, []).append(source)
+    theirs = (source for source in sources(name) if not LEFT_OUT.match(source))
+    found = {ours for source in theirs for ours in gguf_names(source, names)}
     computed = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}
-    assert set(found) == set(tensors) - computed
+    computed |= {"dense_2.weight", "dense_3.weight"}  # from other files
+    assert found == set(tensors) - computed
 
 
 # ---- shapes and keys ----
@@ -111,26 +160,31 @@ def test_shapes_agree_with_the_keys(name):
     metadata, tensors = read_checkpoint(data.path("hf", name))
     prefix = metadata["general.architecture"]
     keys = {key.removeprefix(f"{prefix}."): value for key, value in metadata.items()}
+    if np.ndim(keys["attention.head_count_kv"]) or any(key.startswith("ssm.") for key in keys):
+        pytest.skip("its layers differ")
     size = keys["attention.key_length"]
     queries, keyed = (keys[f"attention.head_count{end}"] * size for end in ("", "_kv"))
     width, ffn = keys["embedding_length"], keys["feed_forward_length"]
     shapes = {
-        "token_embd": {(keys["vocab_size"], width)},
-        "output": {(keys["vocab_size"], width)},
-        "attn_q": {(queries, width)},
-        "attn_k": {(keyed, width)},
-        "attn_v": {(keyed, width)},
-        "attn_qkv": {(queries + 2 * keyed, width)},
-        "attn_output": {(width, queries)},
-        "ffn_up": {(ffn, width), (2 * ffn, width)},
-        "ffn_down": {(width, ffn)},
-        "attn_norm": {(width,)},
+        r"token_embd": [(keys["vocab_size"], width)],
+        r"output": [(keys["vocab_size"], width)],
+        r"blk\.\d+\.attn_q": [(queries, width)],
+        r"blk\.\d+\.attn_[kv]": [(keyed, width)],
+        r"blk\.\d+\.attn_qkv": [(queries + 2 * keyed, width)],
+        r"blk\.\d+\.attn_output": [(width, queries)],
+        r"blk\.\d+\.ffn_up": [(ffn, width), (2 * ffn, width)],
+        r"blk\.\d+\.ffn_down": [(width, ffn)],
+        r"blk\.\d+\.attn_norm": [(width,)],
     }
+    if "gemma4.attention.key_length_swa" in metadata:  # every second layer
+        shapes = {"token_embd": shapes["token_embd"]}
+    checked = set()
     for tensor, array in tensors.items():
-        stem = tensor.removesuffix(".weight").split(".")[-1]
-        assert array.dtype == np.float32
-        if tensor.endswith(".weight") and stem in shapes:
-            assert array.shape in shapes[stem], tensor
+        for pattern, allowed in shapes.items():
+            if re.fullmatch(rf"{pattern}\.weight", tensor):
+                assert array.shape in allowed, tensor
+                checked.add(pattern)
+    assert "token_embd" in checked
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
@@ -151,6 +205,11 @@ def keys_of(name, *wanted):
     prefix = metadata["general.architecture"]
     found = {key.removeprefix(f"{prefix}."): value for key, value in metadata.items()}
     return {key: found.get(key) for key in wanted} if wanted else found
+
+
+def test_tensors_are_float32():
+    _, tensors = read_checkpoint(data.path("hf", "llama"))
+    assert {array.dtype for array in tensors.values()} == {np.dtype(np.float32)}
 
 
 def test_a_window_is_written_with_a_pattern_only_where_it_is_not_the_usual_one():
@@ -340,6 +399,204 @@ def test_llama_31s_factors():
         1.0 if t > 4 else 8.0 if t < 1 else 1 / ((1 - (t - 1) / 3) / 8 + (t - 1) / 3) for t in turns
     ]
     np.testing.assert_allclose(tensors["rope_freqs.weight"], want, 1e-6)
+
+
+def test_experts_are_stacked():
+    theirs = sources("mixtral")
+    _, tensors = read_checkpoint(data.path("hf", "mixtral"))
+    for ours, source in {"gate": "w1", "down": "w2", "up": "w3"}.items():
+        got = tensors[f"blk.1.ffn_{ours}_exps.weight"]
+        for i in range(4):
+            name = f"model.layers.1.block_sparse_moe.experts.{i}.{source}.weight"
+            np.testing.assert_array_equal(got[i], theirs[name])
+
+
+def test_rows_of_gate_and_up_alternate_in_gpt_oss():
+    theirs = sources("gptoss")
+    _, tensors = read_checkpoint(data.path("hf", "gptoss"))
+    both = theirs["model.layers.0.mlp.experts.gate_up_proj"]
+    bias = theirs["model.layers.0.mlp.experts.gate_up_proj_bias"]
+    for i, kind in enumerate(("gate", "up")):
+        got = tensors[f"blk.0.ffn_{kind}_exps.weight"]
+        assert got.shape == (4, 112, 80)
+        for expert, row in np.ndindex(4, 112):
+            np.testing.assert_array_equal(got[expert, row], both[expert, :, 2 * row + i])
+        np.testing.assert_array_equal(tensors[f"blk.0.ffn_{kind}_exps.bias"], bias[:, i::2])
+    np.testing.assert_array_equal(
+        tensors["blk.0.ffn_down_exps.weight"][1],
+        theirs["model.layers.0.mlp.experts.down_proj"][1].T,
+    )
+
+
+def test_fused_experts_are_split():
+    theirs = sources("granitemoe_shared")
+    _, tensors = read_checkpoint(data.path("hf", "granitemoe_shared"))
+    both = theirs["model.layers.0.block_sparse_moe.input_linear.weight"]
+    np.testing.assert_array_equal(tensors["blk.0.ffn_gate_exps.weight"], both[:, :14])
+    np.testing.assert_array_equal(tensors["blk.0.ffn_up_exps.weight"], both[:, 14:])
+    both = theirs["model.layers.0.shared_mlp.input_linear.weight"]
+    np.testing.assert_array_equal(tensors["blk.0.ffn_up_shexp.weight"], both[18:])
+
+
+def test_one_missing_expert_is_an_error(tmp_path):
+    folder = shutil.copytree(data.path("hf", "mixtral"), tmp_path / "m")
+    arrays = dict(read_arrays(folder / "model.safetensors")[0])
+    del arrays["model.layers.1.block_sparse_moe.experts.2.w1.weight"]
+    write_arrays(folder / "model.safetensors", arrays, {})
+    with pytest.raises(tl.FormatError, match=r"blk\.1\.ffn_gate_exps\.weight"):
+        read_checkpoint(folder)
+
+
+def test_keys_of_experts():
+    found = keys_of("qwen2moe")
+    assert found["expert_count"] == 6
+    assert found["expert_used_count"] == 2
+    assert found["expert_feed_forward_length"] == 48
+    assert found["expert_shared_feed_forward_length"] == 80
+    assert "expert_weights_norm" not in found  # llama.cpp's rule is the checkpoint's
+    assert keys_of("gptoss", "expert_feed_forward_length") == {"expert_feed_forward_length": 112}
+
+
+def value_head(h):
+    """Head h of Qwen 3.5 in GGUF, as a head of the checkpoint: 2 key heads, 2 values for each."""
+    return (h % 2) * 2 + h // 2
+
+
+def test_value_heads_of_qwen35_are_in_the_order_of_key_heads():
+    theirs = sources("qwen35")
+    _, tensors = read_checkpoint(data.path("hf", "qwen35"))
+    ours = {name.removeprefix("blk.0."): array for name, array in tensors.items()}
+    source = "model.layers.0.linear_attn"
+    qkv, conv = theirs[f"{source}.in_proj_qkv.weight"], theirs[f"{source}.conv1d.weight"][:, 0]
+    np.testing.assert_array_equal(ours["attn_qkv.weight"][:32], qkv[:32])
+    for h in range(4):
+        mine, other = slice(8 * h, 8 * h + 8), slice(8 * value_head(h), 8 * value_head(h) + 8)
+        np.testing.assert_array_equal(ours["attn_qkv.weight"][32:][mine], qkv[32:][other])
+        np.testing.assert_array_equal(ours["ssm_conv1d.weight"][32:][mine], conv[32:][other])
+        np.testing.assert_array_equal(
+            ours["attn_gate.weight"][mine], theirs[f"{source}.in_proj_z.weight"][other]
+        )
+        np.testing.assert_array_equal(
+            ours["ssm_out.weight"][:, mine], theirs[f"{source}.out_proj.weight"][:, other]
+        )
+        pairs = {"ssm_alpha.weight": "in_proj_a.weight", "ssm_beta.weight": "in_proj_b.weight"}
+        for name, other_name in {**pairs, "ssm_dt.bias": "dt_bias"}.items():
+            np.testing.assert_array_equal(
+                ours[name][h], theirs[f"{source}.{other_name}"][value_head(h)]
+            )
+        decay = -math.exp(theirs[f"{source}.A_log"][value_head(h)])
+        assert math.isclose(ours["ssm_a"][h], decay, rel_tol=1e-6)
+    np.testing.assert_array_equal(ours["ssm_norm.weight"], theirs[f"{source}.norm.weight"])
+
+
+def test_qwen3next_keeps_the_order_of_heads_but_not_of_groups():
+    theirs = sources("qwen3next")
+    _, tensors = read_checkpoint(data.path("hf", "qwen3next"))
+    fused = theirs["model.layers.0.linear_attn.in_proj_qkvz.weight"]  # 2 groups of 8, 8, 16, 16
+    for group in range(2):
+        q, k, v, z = np.split(fused[48 * group : 48 * group + 48], [8, 16, 32])
+        qkv = tensors["blk.0.attn_qkv.weight"]
+        np.testing.assert_array_equal(qkv[8 * group : 8 * group + 8], q)
+        np.testing.assert_array_equal(qkv[16 + 8 * group : 24 + 8 * group], k)
+        np.testing.assert_array_equal(qkv[32 + 16 * group : 48 + 16 * group], v)
+        np.testing.assert_array_equal(
+            tensors["blk.0.attn_gate.weight"][16 * group : 16 * group + 16], z
+        )
+    np.testing.assert_array_equal(
+        tensors["blk.0.ssm_conv1d.weight"], theirs["model.layers.0.linear_attn.conv1d.weight"][:, 0]
+    )
+    np.testing.assert_array_equal(
+        tensors["blk.0.ssm_norm.weight"], theirs["model.layers.0.linear_attn.norm.weight"]
+    )
+
+
+def test_keys_of_the_delta_net():
+    found = keys_of("qwen35")
+    want = {"conv_kernel": 4, "state_size": 8, "group_count": 2, "time_step_rank": 4}
+    for key, value in {**want, "inner_size": 32}.items():
+        assert found[f"ssm.{key}"] == value
+    assert found["full_attention_interval"] == 4
+    assert found["rope.dimension_count"] == 6
+    assert found["rope.dimension_sections"].tolist() == [1, 1, 1, 0]
+
+
+def test_lfm2_has_heads_where_there_is_attention():
+    found = keys_of("lfm2")
+    assert found["attention.head_count_kv"].tolist() == [0, 0, 1, 0]
+    assert found["shortconv.l_cache"] == 3
+    _, tensors = read_checkpoint(data.path("hf", "lfm2"))
+    assert tensors["blk.0.shortconv.conv.weight"].shape == (80, 3)
+    assert "output_norm.weight" not in tensors  # llama.cpp knows it as token_embd_norm
+
+
+def test_layers_of_gemma4_differ():
+    found = keys_of("gemma4")
+    assert (found["attention.key_length"], found["attention.key_length_swa"]) == (16, 12)
+    assert (found["rope.dimension_count"], found["rope.dimension_count_swa"]) == (16, 12)
+    assert found["attention.head_count_kv"].tolist() == [2, 1, 2, 1]
+    assert found["attention.sliding_window_pattern"] == [True, False, True, False]
+    _, tensors = read_checkpoint(data.path("hf", "gemma4"))
+    want = np.float32([1, 1, *6 * [1e30]])  # a quarter of 8 frequencies turns
+    np.testing.assert_array_equal(tensors["rope_freqs.weight"], want)
+    found = keys_of("gemma4_e")
+    assert found["attention.shared_kv_layers"] == 2
+    assert found["feed_forward_length"].tolist() == [28, 28, 28, 56, 56]
+    assert found["embedding_length_per_layer_input"] == 6
+    assert keys_of("gemma4_moe", "expert_used_count") == {"expert_used_count": 3}
+
+
+def test_a_classifier_keeps_its_pooler():
+    _, tensors = read_checkpoint(data.path("hf", "bert"))
+    assert not [name for name in tensors if name.startswith("cls")]
+    found = keys_of("bert_rank")
+    assert (found["pooling_type"], found["classifier.output_labels"]) == (4, ["LABEL_0"])
+    theirs = sources("bert_rank")
+    _, tensors = read_checkpoint(data.path("hf", "bert_rank"))
+    np.testing.assert_array_equal(tensors["cls.weight"], theirs["bert.pooler.dense.weight"])
+    np.testing.assert_array_equal(tensors["cls.output.bias"], theirs["classifier.bias"])
+
+
+def test_roberta_counts_positions_from_the_padding_on(tmp_path):
+    folder = shutil.copytree(data.path("hf", "bert"), tmp_path / "bert")
+    rewrite(folder, lambda v: v.update(architectures=["RobertaModel"], pad_token_id=1))
+    metadata, tensors = read_checkpoint(folder)
+    theirs = sources("bert")["embeddings.position_embeddings.weight"]
+    np.testing.assert_array_equal(tensors["position_embd.weight"], theirs[2:])
+    assert metadata["bert.context_length"] == 126
+
+
+def test_old_names_of_norms(tmp_path):
+    folder = shutil.copytree(data.path("hf", "bert"), tmp_path / "bert")
+    arrays = dict(read_arrays(folder / "model.safetensors")[0])
+    old = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): array
+        for name, array in arrays.items()
+    }
+    assert old.keys() != arrays.keys()
+    write_arrays(folder / "model.safetensors", old, {})
+    same(read_checkpoint(folder), read_checkpoint(data.path("hf", "bert")))
+
+
+def test_modules_of_sentence_transformers(tmp_path):
+    found = keys_of("embeddinggemma")
+    assert found["pooling_type"] == 1
+    assert found["attention.sliding_window"] == 16
+    assert (found["dense_2_feat_in"], found["dense_2_feat_out"]) == (24, 72)
+    assert (found["dense_3_feat_in"], found["dense_3_feat_out"]) == (72, 24)
+    _, tensors = read_checkpoint(data.path("hf", "embeddinggemma"))
+    assert tensors["dense_2.weight"].shape == (72, 24)
+    folder = shutil.copytree(data.path("hf", "embeddinggemma"), tmp_path / "e")
+    path = folder / "1_Pooling" / "config.json"
+    values = json.loads(path.read_text("utf-8"))
+    values["pooling_mode_mean_tokens"] = False
+    for name, number in (("cls_token", 2), ("lasttoken", 3)):
+        path.write_text(json.dumps(values | {f"pooling_mode_{name}": True}), "utf-8")
+        assert read_checkpoint(folder)[0]["gemma-embedding.pooling_type"] == number
+    path.write_text(json.dumps(values | {"pooling_mode_max_tokens": True}), "utf-8")
+    with pytest.raises(tl.UnsupportedError, match="max_tokens"):
+        read_checkpoint(folder)
 
 
 # ---- the folder ----

@@ -7,7 +7,6 @@ tokens (multi-token prediction) are left out.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -20,9 +19,11 @@ from ..base.numeric import Float32
 from ..errors import FormatError, UnsupportedError, wrong
 from ..files.arrays import StoredArray, parse_json, read_safetensors
 from .config import CheckpointConfig, read_checkpoint_config
+from .family import Family, To
 from .keys import common_keys, rope_factors
 from .layouts import Change
-from .table import FAMILIES, Family, To
+from .sentence_transformers import read_modules
+from .table import FAMILIES
 
 __all__ = ["Checkpoint", "Converted", "open_checkpoint", "read_checkpoint"]
 
@@ -37,8 +38,10 @@ _PREFIXES = (
     "transformer.",
     "gpt_neox.",
     "backbone.",
+    "bert.",
+    "roberta.",
 )
-_BLOCK = re.compile(r"(?:layers|h|blocks)\.(\d+)\.(.+)")
+_BLOCK = re.compile(r"(?:encoder\.)?(?:layers?|h|blocks?)\.(\d+)\.(.+)")
 
 #: Tensors that are no part of a language model, and buffers that are computed.
 _OTHER_PARTS = re.compile(
@@ -155,15 +158,38 @@ def open_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
     keys = common_keys(config, family.rope)
     for more in family.keys:
         keys.update(more(config))
+    modules = read_modules(path)
+    if modules.pooling is not None:
+        keys["pooling_type"] = modules.pooling
+    dense = _dense(modules.dense, name, family)
+    for prefix, tensor in dense.items():
+        keys[f"{prefix}_feat_out"], keys[f"{prefix}_feat_in"] = tensor.shape
     metadata = {
         "general.architecture": name,
         "general.type": "model",
         "general.name": path.resolve().name,
-        **{f"{name}.{key}": value for key, value in keys.items() if value is not None},
+        **{_full(name, key): value for key, value in keys.items() if value is not None},
     }
     tensors = {name: _computed(array) for name, array in _factors(config, family).items()}
     tensors.update(_tensors(stored, config, family))
+    tensors.update((f"{prefix}.weight", tensor) for prefix, tensor in dense.items())
     return Checkpoint(metadata, tensors)
+
+
+def _full(name: str, key: str) -> str:
+    return key if key.startswith("tokenizer.") else f"{name}.{key}"
+
+
+def _dense(layers: list[StoredArray], name: str, family: Family) -> dict[str, Converted]:
+    """Return the linear layers after the pooling: GGUF has two of them, 2 and 3."""
+    if len(layers) > (2 if family.dense else 0):
+        raise UnsupportedError(
+            f"the checkpoint has {len(layers)} linear layers after its pooling; GGUF's {name} has "
+            f"{'at most two' if family.dense else 'none'}"
+        )
+    return {
+        f"dense_{i}": _unchanged(array, f"dense_{i}") for i, array in enumerate(layers, start=2)
+    }
 
 
 # ---- the files ----
@@ -244,6 +270,11 @@ def _computed(array: Float32) -> Converted:
     return Converted(array.shape, "F32", lambda: array)
 
 
+def _unchanged(array: StoredArray, source: str) -> Converted:
+    part = _Part(source, (), None)
+    return Converted(array.shape, array.dtype, lambda: _read(part, array, None))
+
+
 # ---- the tensors ----
 
 
@@ -268,7 +299,10 @@ def _tensors(
         if layer is not None and layer >= layers:
             continue  # multi-token prediction
         pattern, numbers = _numbered(name)
-        if pattern in family.skipped:
+        if any(
+            pattern.startswith(name) if name.endswith(".") else pattern == name
+            for name in family.skipped
+        ):
             continue
         targets = _targets(pattern, family)
         if not targets:
@@ -285,6 +319,8 @@ def _tensors(
         )
     if config.get("tie_word_embeddings"):
         parts.pop("output.weight", None)
+    for name in family.dropped(config) if family.dropped else ():
+        parts.pop(name, None)
     _check_layers(parts, layers)
     return {name: _converted(name, group, stored, config) for name, group in parts.items()}
 
@@ -293,6 +329,10 @@ def _split(source: str) -> tuple[int | None, str]:
     """Return the layer of a tensor, if it has one, and its name without prefixes."""
     prefix = next((prefix for prefix in _PREFIXES if source.startswith(prefix)), "")
     name = source.removeprefix(prefix)
+    if name.endswith((".gamma", ".beta")):  # TensorFlow's names of a norm's weight and bias
+        name = name.removesuffix(".gamma").removesuffix(".beta") + (
+            ".weight" if name.endswith(".gamma") else ".bias"
+        )
     match = _BLOCK.fullmatch(name)
     return (int(match[1]), match[2]) if match else (None, name)
 
@@ -342,7 +382,7 @@ def _converted(
             + ("the numbers from 0 on, each once" if stack else "one"),
             field=name,
         )
-    shapes = {_shape(part, stored[part.source]) for part in parts}
+    shapes = {_shape(part, stored[part.source], config) for part in parts}
     if len(shapes) > 1:
         raise wrong(f"the tensors of {name}", f"of shapes {shapes}", "of one shape")
     shape = shapes.pop()
@@ -350,32 +390,34 @@ def _converted(
 
     def read() -> Float32:
         if not stack:
-            return _read(parts[0], stored, config)
+            return _read(parts[0], stored[parts[0].source], config)
         result = np.empty((len(parts), *shape), np.float32)
         for i, part in enumerate(parts):
-            result[i] = _read(part, stored, config)
+            result[i] = _read(part, stored[part.source], config)
         return result
 
     full = (len(parts), *shape) if stack else shape
     return Converted(full, kinds.pop() if len(kinds) == 1 else "F32", read)
 
 
-def _shape(part: _Part, array: StoredArray) -> tuple[int, ...]:
+def _shape(part: _Part, array: StoredArray, config: CheckpointConfig) -> tuple[int, ...]:
+    if part.change is None:
+        return array.shape
     try:
-        return array.shape if part.change is None else part.change.shape(array.shape)
+        return part.change.shape(array.shape, config)
     except (FormatError, IndexError) as error:
         raise wrong(part.source, f"of shape {array.shape}", str(error)) from None
 
 
-def _read(part: _Part, stored: Mapping[str, StoredArray], config: CheckpointConfig) -> Float32:
-    array = stored[part.source].read()
+def _read(part: _Part, stored: StoredArray, config: CheckpointConfig | None) -> Float32:
+    array = stored.read()
     if array.dtype.kind != "f":
         raise wrong(f"dtype of {part.source}", array.dtype, "a floating-point number")
     array = array.astype(np.float32, copy=False)
-    if part.change is not None:
+    if part.change is not None and config is not None:
         array = np.ascontiguousarray(part.change.apply(array, config))
-    if array.shape != _shape(part, stored[part.source]):
-        size = math.prod(_shape(part, stored[part.source]))
-        raise wrong(part.source, f"{array.size} values", f"{size}")
+        expected = _shape(part, stored, config)
+        if array.shape != expected:
+            raise wrong(part.source, f"of shape {array.shape} when changed", f"{expected}")
     result: Float32 = array
     return result

@@ -8,6 +8,7 @@ also reads says it: ``attention.scale``, ``attention.sliding_window``, ``rope.sc
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -58,13 +59,14 @@ def common_keys(config: CheckpointConfig, rope: bool = True) -> Keys:
         "block_count": config.layers,
         "context_length": config.integer(*_CONTEXT),
         "embedding_length": config.width,
-        "feed_forward_length": config.integer(*_FFN, default=4 * config.width),
         "attention.head_count": config.heads,
         "attention.head_count_kv": config.kv_heads,
         "attention.key_length": config.head_size,
         "attention.value_length": config.head_size,
         "vocab_size": config.integer("vocab_size"),
     }
+    if config.get(*_FFN) is not None:
+        keys["feed_forward_length"] = config.integer(*_FFN)
     if config.get("rms_norm_eps", "norm_eps") is not None:
         keys["attention.layer_norm_rms_epsilon"] = config.number("rms_norm_eps", "norm_eps")
     names = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
@@ -186,22 +188,29 @@ def rope_factors(config: CheckpointConfig) -> dict[str, Float32]:
     -------
     dict of str to numpy.ndarray
         ``rope_freqs.weight`` for Llama 3.1's scaling, ``rope_factors_long.weight`` and
-        ``rope_factors_short.weight`` for longrope, else empty.
+        ``rope_factors_short.weight`` for longrope, ``rope_freqs.weight`` with very large
+        divisors for the part that Gemma 4 does not rotate, else empty.
     """
     rope = config.rope()
     size = int(config.head_size * rope.rotated)
+    if rope.type == "proportional":
+        whole = config.integer("global_head_dim", default=config.head_size) // 2
+        rotated = int(whole * rope.rotated)
+        factors = np.full(whole, 1e30, np.float32)  # such frequencies turn nothing
+        factors[:rotated] = 1
+        return {"rope_freqs.weight": factors}
     if rope.type == "llama3":
         return {"rope_freqs.weight": _llama3_factors(rope, size)}
     if rope.type not in ("longrope", "su"):
         return {}
-    factors = {}
+    found = {}
     for kind in ("long", "short"):
         values = rope.get(f"{kind}_factor")
         if not isinstance(values, list) or len(values) != size // 2:
             expected = f"a list of {size // 2} numbers"
             raise wrong(f"{kind}_factor of rope_parameters", values, expected)
-        factors[f"rope_factors_{kind}.weight"] = np.array(values, np.float32)
-    return factors
+        found[f"rope_factors_{kind}.weight"] = np.array(values, np.float32)
+    return found
 
 
 def _llama3_factors(rope: Rope, size: int) -> Float32:
@@ -269,13 +278,41 @@ def attention_scale(config: CheckpointConfig) -> Keys:
 
 # ---- experts ----
 
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+_USED = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts")
 
-def experts(config: CheckpointConfig) -> Keys:
-    """Return the number of experts, and how many each token uses."""
-    count = config.get("num_local_experts", "num_experts", "n_routed_experts")
-    if count is None:
-        return {}
-    return {
-        "expert_count": config.integer("num_local_experts", "num_experts", "n_routed_experts"),
-        "expert_used_count": config.integer("num_experts_per_tok", "num_experts_per_token"),
-    }
+
+def experts(usual_norm: bool | None = None) -> Callable[[CheckpointConfig], Keys]:
+    """Return a function that gives the keys of experts.
+
+    Parameters
+    ----------
+    usual_norm : bool, optional
+        Whether llama.cpp divides the weights of the chosen experts by their sum in this
+        architecture. The key is written where the checkpoint does the opposite.
+
+    Returns
+    -------
+    callable
+    """
+
+    def keys(config: CheckpointConfig) -> Keys:
+        if not config.get(*_EXPERTS):
+            return {}
+        found: Keys = {
+            "expert_count": config.integer(*_EXPERTS),
+            "expert_used_count": config.integer(*_USED),
+        }
+        sizes = {
+            "expert_feed_forward_length": "moe_intermediate_size",
+            "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
+        }
+        for ours, theirs in sizes.items():
+            if config.get(theirs) is not None:
+                found[ours] = config.integer(theirs)
+        norm = config.get("norm_topk_prob")
+        if usual_norm is not None and norm is not None and bool(norm) != usual_norm:
+            found["expert_weights_norm"] = bool(norm)
+        return found
+
+    return keys

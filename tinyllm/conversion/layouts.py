@@ -19,15 +19,20 @@ from .config import CheckpointConfig
 __all__ = [
     "Change",
     "Count",
+    "Shape",
     "columns",
     "heads",
     "kv_heads",
+    "negative_exp",
     "permuted",
     "plus_one",
     "rows",
+    "squeezed",
     "then",
+    "tiled",
     "transposed",
     "ungrouped",
+    "without_first",
 ]
 
 Shape = tuple[int, ...]
@@ -42,11 +47,11 @@ class Change(NamedTuple):
     apply : callable
         From the array and the config to the changed array.
     shape : callable
-        From the shape to the changed shape.
+        From the shape and the config to the changed shape.
     """
 
     apply: Callable[[Array, CheckpointConfig], Array]
-    shape: Callable[[Shape], Shape] = lambda shape: shape
+    shape: Callable[[Shape, CheckpointConfig], Shape] = lambda shape, config: shape
 
 
 def heads(config: CheckpointConfig) -> int:
@@ -159,7 +164,7 @@ def rows(index: int, parts: int, axis: int = 0) -> Change:
     array([3, 4, 5])
     """
 
-    def shape(old: Shape) -> Shape:
+    def shape(old: Shape, config: CheckpointConfig) -> Shape:
         new = list(old)
         new[axis] = _divided(old[axis], parts, "the number of rows of a fused tensor")
         return tuple(new)
@@ -170,7 +175,7 @@ def rows(index: int, parts: int, axis: int = 0) -> Change:
 def columns(index: int, step: int) -> Change:
     """Take every `step`-th value of the last axis, beginning with `index`."""
 
-    def shape(old: Shape) -> Shape:
+    def shape(old: Shape, config: CheckpointConfig) -> Shape:
         return (*old[:-1], _divided(old[-1], step, "the last size of an interleaved tensor"))
 
     return Change(lambda array, config: array[..., index::step], shape)
@@ -179,8 +184,17 @@ def columns(index: int, step: int) -> Change:
 #: Swap the last two axes of a matrix. Vectors stay as they are.
 transposed = Change(
     lambda array, config: array.swapaxes(-1, -2) if array.ndim > 1 else array,
-    lambda shape: (*shape[:-2], *shape[:-3:-1]),
+    lambda shape, config: (*shape[:-2], *shape[:-3:-1]),
 )
+
+#: Drop the second axis, of size 1: the kernels of depthwise convolutions.
+squeezed = Change(
+    lambda array, config: array.reshape(array.shape[0], *array.shape[2:]),
+    lambda shape, config: (shape[0], *shape[2:]) if shape[1] == 1 else shape,
+)
+
+#: From the logarithm of a decay to the decay with its sign.
+negative_exp = Change(lambda array, config: -np.exp(array))
 
 #: Add 1: the weights of norms that are stored minus 1.
 plus_one = Change(lambda array, config: array + np.float32(1))
@@ -194,9 +208,59 @@ def then(*changes: Change) -> Change:
             array = change.apply(array, config)
         return array
 
-    def shape(old: Shape) -> Shape:
+    def shape(old: Shape, config: CheckpointConfig) -> Shape:
         for change in changes:
-            old = change.shape(old)
+            old = change.shape(old, config)
         return old
 
     return Change(apply, shape)
+
+
+def without_first(count: Count) -> Change:
+    """Drop the first rows."""
+
+    def shape(old: Shape, config: CheckpointConfig) -> Shape:
+        return (max(old[0] - count(config), 0), *old[1:])
+
+    return Change(lambda array, config: array[count(config) :], shape)
+
+
+def tiled(groups: Count, parts: Count, before: Count, axis: int = 0) -> Change:
+    """Reorder heads from the parts of group 0, of group 1 and so on to all first parts, all second.
+
+    Parameters
+    ----------
+    groups : callable
+        Gives the number of groups from the config.
+    parts : callable
+        Gives the number of heads in a group.
+    before : callable
+        Gives the number of rows before the heads, which stay in place.
+    axis : int
+        The axis of the heads.
+
+    Returns
+    -------
+    Change
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tinyllm.conversion.config import CheckpointConfig
+    >>> from tinyllm.conversion.layouts import tiled
+    >>> two, three, none = lambda config: 2, lambda config: 3, lambda config: 0
+    >>> tiled(two, three, none).apply(np.arange(6), CheckpointConfig({}))
+    array([0, 3, 1, 4, 2, 5])
+    """
+
+    def apply(array: Array, config: CheckpointConfig) -> Array:
+        moved = np.moveaxis(array, axis, 0)
+        first = before(config)
+        size = _divided(
+            moved.shape[0] - first, groups(config) * parts(config), "the number of rows of heads"
+        )
+        heads = moved[first:].reshape(groups(config), parts(config), size, *moved.shape[1:])
+        turned = heads.swapaxes(0, 1).reshape(-1, *moved.shape[1:])
+        return np.moveaxis(np.concatenate([moved[:first], turned]), 0, axis)
+
+    return Change(apply)
