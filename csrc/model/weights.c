@@ -49,25 +49,39 @@ static int missing(const char *name, struct tl_error *err) {
 }
 
 /* Shapes in messages are in NumPy's order, rows first. */
-static int wrong_shape(const struct tl_tensor *t, size_t rows, size_t cols, struct tl_error *err) {
-    char shape[100] = "", field[130];
+static int wrong_shape(const struct tl_tensor *t, const size_t *axes, int n_axes,
+                       struct tl_error *err) {
+    char shape[100] = "", expected[100] = "", field[130];
     size_t used = 0;
     snprintf(field, sizeof(field), "the shape of tensor '%.90s'", t->name);
     for (int i = t->n_dims - 1; i >= 0 && used < sizeof(shape); i--) {
         used += (size_t)snprintf(shape + used, sizeof(shape) - used, "%s%llu",
                                  i == t->n_dims - 1 ? "" : ", ", (unsigned long long)t->dims[i]);
     }
-    if (rows == 0) return tl_fail_format(err, field, UINT64_MAX, shape, "%zu", cols);
-    return tl_fail_format(err, field, UINT64_MAX, shape, "%zu, %zu", rows, cols);
+    used = 0;
+    for (int i = 0; i < n_axes && used < sizeof(expected); i++) {
+        used += (size_t)snprintf(expected + used, sizeof(expected) - used, "%s%zu",
+                                 i == 0 ? "" : ", ", axes[i]);
+    }
+    return tl_fail_format(err, field, UINT64_MAX, shape, "%s", expected);
 }
 
-int tl_weights_vector(const struct tl_weights *w, const char *name, size_t n, float **out,
-                      struct tl_error *err) {
+static bool has_shape(const struct tl_tensor *t, const size_t *axes, int n_axes) {
+    if (t->n_dims != n_axes) return false;
+    for (int i = 0; i < n_axes; i++) {
+        if (t->dims[n_axes - 1 - i] != axes[i]) return false;
+    }
+    return true;
+}
+
+int tl_weights_array(const struct tl_weights *w, const char *name, const size_t *axes, int n_axes,
+                     float **out, struct tl_error *err) {
     const struct tl_tensor *t = tl_weights_find(w, name);
-    size_t bytes;
+    size_t bytes, n = 1;
     *out = NULL;
     if (t == NULL) return missing(name, err);
-    if (t->n_dims != 1 || t->dims[0] != n) return wrong_shape(t, 0, n, err);
+    if (!has_shape(t, axes, n_axes)) return wrong_shape(t, axes, n_axes, err);
+    for (int i = 0; i < n_axes; i++) n *= axes[i]; // the tensor's bytes have been counted
     if (t->type->kind < TL_KIND_ARRAY) {
         return tl_fail(err, TL_ENOSUP, "tensor '%s' has type %s, which cannot be read as numbers",
                        name, t->type->name);
@@ -78,19 +92,23 @@ int tl_weights_vector(const struct tl_weights *w, const char *name, size_t n, fl
     return TL_OK;
 }
 
+int tl_weights_vector(const struct tl_weights *w, const char *name, size_t n, float **out,
+                      struct tl_error *err) {
+    return tl_weights_array(w, name, &n, 1, out, err);
+}
+
 int tl_weights_matrix(const struct tl_weights *w, const char *name, size_t rows, size_t cols,
                       struct tl_matrix *out, struct tl_error *err) {
     const struct tl_tensor *t = tl_weights_find(w, name);
+    const size_t axes[2] = {rows, cols};
     if (t == NULL) return missing(name, err);
-    if (t->n_dims != 2 || t->dims[0] != cols || t->dims[1] != rows) {
-        return wrong_shape(t, rows, cols, err);
-    }
+    if (!has_shape(t, axes, 2)) return wrong_shape(t, axes, 2, err);
     if (t->type->kind < TL_KIND_FLOAT) {
         return tl_fail(err, TL_ENOSUP,
                        "tensor '%s' has type %s, which tinyllm cannot run; convert it to F32", name,
                        t->type->name);
     }
     *out = (struct tl_matrix){.type = t->type, .data = t->data, .rows = rows, .cols = cols};
-    if (!tl_type_row_bytes(t->type, cols, &out->row_bytes)) return wrong_shape(t, rows, cols, err);
+    if (!tl_type_row_bytes(t->type, cols, &out->row_bytes)) return wrong_shape(t, axes, 2, err);
     return TL_OK;
 }

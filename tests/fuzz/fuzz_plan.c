@@ -28,7 +28,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-#define MOST_STEPS 96
+#define MOST_STEPS 160
 #define MOST_TENSORS 24
 #define MOST_TOKENS 1100
 
@@ -173,6 +173,7 @@ static void make_tensors(const struct sizes *s) {
     tensor("q_bias", PICK(vector_types), 0, q);
     tensor("k_bias", PICK(vector_types), 0, k);
     tensor("v_bias", PICK(vector_types), 0, v);
+    tensor("sinks", TL_TYPE_F32, 0, s->heads);
     tensor("factors", TL_TYPE_F32, 0, s->key_size / 2);
     good_factors = below(8) != 7; // the others may be zero, negative or NaN, and are refused
     for (size_t i = 0; good_factors && i < s->key_size / 2; i++) {
@@ -206,8 +207,34 @@ static size_t linear(int layer, size_t x, const char *w, const char *b, size_t h
 
 static size_t norm(int layer, size_t x, const char *w) {
     const size_t scale =
-        push("norm_scale", layer, (struct tl_step_spec){.reads = {x}, .numbers = {1e-5}});
+        push("norm_scale", layer, (struct tl_step_spec){.reads = {x}, .numbers = {1e-5, 0, 1}});
     return push("norm", layer, (struct tl_step_spec){.reads = {x, scale}, .weights = {w}});
+}
+
+static size_t layer_norm(int layer, size_t x) {
+    const size_t mean = push("norm_mean", layer, (struct tl_step_spec){.reads = {x}});
+    const size_t scale =
+        push("layer_scale", layer, (struct tl_step_spec){.reads = {x, mean}, .numbers = {1e-5}});
+    return push("layer_norm", layer,
+                (struct tl_step_spec){.reads = {x, mean, scale},
+                                      .weights = {"norm", below(2) == 0 ? "norm" : NULL}});
+}
+
+/* Functions, factors, and halves of a value that are put together again. */
+static size_t elementwise(int layer, size_t x, size_t width) {
+    const double half = (double)(width / 2);
+    size_t a, b;
+    x = push("unary", layer,
+             (struct tl_step_spec){.reads = {x}, .numbers = {(double)below(TL_FN_OAI), 1.5}});
+    x = push("scale", layer,
+             (struct tl_step_spec){.reads = {x}, .weights = {"norm"}, .numbers = {(double)width}});
+    if (width % 2 != 0) return x;
+    a = push("slice", layer, (struct tl_step_spec){.reads = {x}, .numbers = {0, 0, half}});
+    b = push("slice", layer, (struct tl_step_spec){.reads = {x}, .numbers = {0, half, half}});
+    a = two("add", layer, a, b);
+    a = push("norm_scale", layer,
+             (struct tl_step_spec){.reads = {a}, .numbers = {1e-5, (double)below(2), 1}});
+    return push("act", layer, (struct tl_step_spec){.reads = {a, x}, .numbers = {4}});
 }
 
 static size_t rope(int layer, size_t x, const struct sizes *s, bool halves) {
@@ -229,23 +256,33 @@ static size_t block(int layer, size_t x, const struct sizes *s) {
     const bool halves = below(2) != 0;
     size_t y, q, k, v, cache, gate;
     x = push("same", layer, (struct tl_step_spec){.reads = {x}});
-    y = norm(layer, x, "norm");
+    y = below(4) == 3 ? layer_norm(layer, x) : norm(layer, x, "norm");
     q = linear(layer, y, "q", bias[0], s->heads, s->key_size);
     k = linear(layer, y, "k", bias[1], s->kv_heads, s->key_size);
     v = linear(layer, y, "v", bias[2], s->kv_heads, s->value_size);
     if (below(4) == 3) q = norm(layer, q, "q_norm");
     q = rope(layer, q, s, halves);
+    if (below(8) == 7) {
+        q = push("temper", layer, (struct tl_step_spec){.reads = {q}, .numbers = {0.5, 3, 1}});
+    }
     k = rope(layer, k, s, halves);
     cache = two("cache", layer, k, v);
-    y = push("scores", layer, (struct tl_step_spec){.reads = {q, cache}, .numbers = {0.25}});
-    y = push("softmax", layer, (struct tl_step_spec){.reads = {y}});
+    y = push("scores", layer,
+             (struct tl_step_spec){.reads = {q, cache},
+                                   .numbers = {0.25, (double)below(below(4) == 3 ? 5 : 3),
+                                               (double)(1 + below(9)), below(3) == 2 ? 5.0 : 0.0}});
+    y = push("softmax", layer,
+             (struct tl_step_spec){.reads = {y}, .weights = {below(4) == 3 ? "sinks" : NULL}});
     y = two("mix", layer, y, cache);
     y = linear(layer, y, "out", NULL, 0, s->width);
+    if (below(4) == 3) y = elementwise(layer, y, s->width);
     x = two("add", layer, x, y);
     y = norm(layer, x, "norm");
     gate = linear(layer, y, "gate", NULL, 0, s->ffn);
     y = linear(layer, y, "up", NULL, 0, s->ffn);
-    y = two("act", layer, gate, y);
+    y = push(
+        "act", layer,
+        (struct tl_step_spec){.reads = {gate, y}, .numbers = {(double)below(TL_FN_COUNT), 1.5, 2}});
     y = linear(layer, y, "down", NULL, 0, s->width);
     return two("add", layer, x, y);
 }
@@ -354,6 +391,11 @@ static void change(const struct sizes *s) {
 
 /* ---- running ---- */
 
+/* Floats per row of the last value. */
+static size_t width_of(const struct tl_plan *p) {
+    return p->steps[p->n - 1].width;
+}
+
 /* What is looked at during a call, and where it starts. */
 struct look {
     bool captured[MOST_STEPS], edited[MOST_STEPS];
@@ -432,7 +474,7 @@ static float *eval(const struct tl_plan *p, struct tl_piece *pieces, size_t n_pi
     struct tl_call call = {.threads = threads,
                            .rows = rows,
                            .n_rows = n_rows,
-                           .logits = array(n_rows * p->vocab_size + 1, sizeof(float)),
+                           .logits = array(n_rows * width_of(p) + 1, sizeof(float)),
                            .edit = edit,
                            .edit_user = &e,
                            .poll = poll,
@@ -482,7 +524,7 @@ struct truth {
 
 static void expect(const struct truth *t, float *logits, const size_t *rows, size_t n, size_t first,
                    const char *what) {
-    const size_t vocab = t->p->vocab_size;
+    const size_t vocab = width_of(t->p);
     must(logits != NULL, what);
     for (size_t i = 0; i < n; i++) {
         must(same_floats(logits + i * vocab, t->logits + (first + rows[i]) * vocab, vocab), what);
@@ -570,7 +612,8 @@ static void run_parts(struct truth *t) {
 
 /* Two sessions at once: one that holds tokens already, one that begins. */
 static void run_batch(struct truth *t) {
-    const size_t held = below(t->n), n = t->n - held, m = 1 + below(t->n), vocab = t->p->vocab_size;
+    const size_t held = t->p->whole ? 0 : below(t->n), n = t->n - held;
+    const size_t m = t->p->whole ? t->n : 1 + below(t->n), vocab = width_of(t->p);
     struct tl_piece pieces[2] = {{session(t->p, NULL), t->tokens, held, NULL},
                                  {session(t->p, NULL), t->tokens, m, NULL}};
     struct look l = {0};
@@ -649,7 +692,7 @@ static void run_plan(struct tl_plan *p) {
         run_batch(&t);
         run_other_set(&t);
     }
-    run_parts(&t);
+    if (!p->whole) run_parts(&t);
     run_wrong_calls(p);
     look_free(&t.all);
     free(t.logits);

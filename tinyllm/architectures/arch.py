@@ -88,8 +88,9 @@ class Arch:
         Whether a token sees only itself and earlier tokens.
     zeros : bool
         Whether 0 kv heads or a feed-forward width of 0 mean that a block has none.
-    required : tuple of str
-        Norms that the file must have, besides those that the other fields demand.
+    required, optional : tuple of str
+        Norms, embeddings and sinks that the file must have, and that it may have, besides those
+        that the other fields demand.
     classes : tuple of str
         Class names in Hugging Face checkpoints.
     experimental : bool
@@ -118,5 +119,6 @@ class Arch:
     causal: bool = True
     zeros: bool = False
     required: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     experimental: bool = False

@@ -25,6 +25,8 @@ from .reader import Reader
 
 __all__ = ["ARCHITECTURES", "find", "make_plan", "read_model"]
 
+QK_NORMS = ("attn_q_norm", "attn_k_norm")
+
 LLAMA = Arch(
     block=serial,
     mixer=attention,
@@ -34,10 +36,12 @@ LLAMA = Arch(
 )
 HALVES = dataclasses.replace(LLAMA, rope="halves", classes=())
 QWEN2 = dataclasses.replace(HALVES, biases=("attn_q", "attn_k", "attn_v"))
-QWEN3 = dataclasses.replace(HALVES, required=("attn_q_norm", "attn_k_norm"))
+QWEN3 = dataclasses.replace(HALVES, required=QK_NORMS)
 GEMMA = dataclasses.replace(HALVES, act="gelu_tanh", embed_scale="sqrt_width")
 GPT = dataclasses.replace(HALVES, norm="layer", ffn=plain, act="gelu_tanh")
-COHERE = dataclasses.replace(LLAMA, norm="layer", block=parallel, qk_norm="heads", classes=())
+COHERE = dataclasses.replace(
+    LLAMA, norm="layer", block=parallel, qk_norm="heads", optional=QK_NORMS, classes=()
+)
 
 
 def _scale_by_width(layers: int) -> Callable[[Builder], float]:
@@ -76,7 +80,7 @@ ARCHITECTURES: dict[str, Arch] = {
         post_norms=True,
         window=Window(every=6, base=10000.0, scaled=False),
         scale=_scale_by_width(62),
-        required=("attn_q_norm", "attn_k_norm"),
+        required=QK_NORMS,
         classes=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
     ),
     "phi3": dataclasses.replace(HALVES, ffn=fused, classes=("Phi3ForCausalLM",)),
@@ -98,10 +102,12 @@ ARCHITECTURES: dict[str, Arch] = {
         post_norms=True,
         qk_norm="row",
         window=Window(every=4, scaled=False),
-        required=("attn_q_norm", "attn_k_norm"),
+        required=QK_NORMS,
         classes=("Olmo2ForCausalLM", "Olmo3ForCausalLM"),
     ),
-    "gpt2": dataclasses.replace(GPT, rope="none", classes=("GPT2LMHeadModel",)),
+    "gpt2": dataclasses.replace(
+        GPT, rope="none", required=("position_embd",), classes=("GPT2LMHeadModel",)
+    ),
     "gptneox": dataclasses.replace(
         GPT,
         act="gelu",
@@ -111,7 +117,11 @@ ARCHITECTURES: dict[str, Arch] = {
     ),
     "phi2": dataclasses.replace(GPT, block=parallel, classes=("PhiForCausalLM",)),
     "falcon": dataclasses.replace(
-        GPT, act="gelu", block=parallel, classes=("FalconForCausalLM", "RWForCausalLM")
+        GPT,
+        act="gelu",
+        block=parallel,
+        optional=("attn_norm_2",),
+        classes=("FalconForCausalLM", "RWForCausalLM"),
     ),
     "starcoder2": dataclasses.replace(GPT, classes=("Starcoder2ForCausalLM",)),
     "stablelm": dataclasses.replace(
@@ -119,6 +129,7 @@ ARCHITECTURES: dict[str, Arch] = {
         norm="layer",
         block=parallel_by_norms,
         qk_norm="heads",
+        optional=("ffn_norm", *QK_NORMS),
         classes=("StableLmForCausalLM",),
     ),
     "command-r": dataclasses.replace(COHERE, classes=("CohereForCausalLM",)),
