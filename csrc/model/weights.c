@@ -48,8 +48,9 @@ static int missing(const char *name, struct tl_error *err) {
     return tl_fail_format(err, field, UINT64_MAX, "missing", "the model to have it");
 }
 
-/* Shapes in messages are in NumPy's order, rows first. */
-static int wrong_shape(const struct tl_tensor *t, size_t rows, size_t cols, struct tl_error *err) {
+/* Shapes in messages are in NumPy's order, rows first. The expected one has `n` axes. */
+static int wrong_shape(const struct tl_tensor *t, int n, size_t experts, size_t rows, size_t cols,
+                       struct tl_error *err) {
     char shape[100] = "", field[130];
     size_t used = 0;
     snprintf(field, sizeof(field), "the shape of tensor '%.90s'", t->name);
@@ -57,40 +58,83 @@ static int wrong_shape(const struct tl_tensor *t, size_t rows, size_t cols, stru
         used += (size_t)snprintf(shape + used, sizeof(shape) - used, "%s%llu",
                                  i == t->n_dims - 1 ? "" : ", ", (unsigned long long)t->dims[i]);
     }
-    if (rows == 0) return tl_fail_format(err, field, UINT64_MAX, shape, "%zu", cols);
-    return tl_fail_format(err, field, UINT64_MAX, shape, "%zu, %zu", rows, cols);
+    if (n == 1) return tl_fail_format(err, field, UINT64_MAX, shape, "%zu", cols);
+    if (n == 2) return tl_fail_format(err, field, UINT64_MAX, shape, "%zu, %zu", rows, cols);
+    return tl_fail_format(err, field, UINT64_MAX, shape, "%zu, %zu, %zu", experts, rows, cols);
+}
+
+/* The values of a tensor (rows, cols), whose shape has been checked. */
+static int read_floats(const struct tl_tensor *t, size_t rows, size_t cols, float **out,
+                       struct tl_error *err) {
+    size_t bytes, row_bytes;
+    if (t->type->kind < TL_KIND_ARRAY || !tl_type_row_bytes(t->type, cols, &row_bytes)) {
+        return tl_fail(err, TL_ENOSUP, "tensor '%s' has type %s, which cannot be read as numbers",
+                       t->name, t->type->name);
+    }
+    if (tl_mul_size(cols, sizeof(float), &bytes) && tl_mul_size(bytes, rows, &bytes)) {
+        *out = tl_alloc(bytes);
+    }
+    if (*out == NULL) return tl_fail(err, TL_ENOMEM, "no memory for tensor '%s'", t->name);
+    for (size_t i = 0; i < rows; i++) {
+        tl_type_to_f32(t->type, t->data + i * row_bytes, *out + i * cols, cols);
+    }
+    return TL_OK;
 }
 
 int tl_weights_vector(const struct tl_weights *w, const char *name, size_t n, float **out,
                       struct tl_error *err) {
     const struct tl_tensor *t = tl_weights_find(w, name);
-    size_t bytes;
     *out = NULL;
     if (t == NULL) return missing(name, err);
-    if (t->n_dims != 1 || t->dims[0] != n) return wrong_shape(t, 0, n, err);
-    if (t->type->kind < TL_KIND_ARRAY) {
-        return tl_fail(err, TL_ENOSUP, "tensor '%s' has type %s, which cannot be read as numbers",
-                       name, t->type->name);
+    if (t->n_dims != 1 || t->dims[0] != n) return wrong_shape(t, 1, 0, 0, n, err);
+    return read_floats(t, 1, n, out, err);
+}
+
+int tl_weights_table(const struct tl_weights *w, const char *name, size_t rows, size_t cols,
+                     float **out, struct tl_error *err) {
+    const struct tl_tensor *t = tl_weights_find(w, name);
+    *out = NULL;
+    if (t == NULL) return missing(name, err);
+    if (t->n_dims != 2 || t->dims[0] != cols || t->dims[1] != rows) {
+        return wrong_shape(t, 2, 0, rows, cols, err);
     }
-    if (tl_mul_size(n, sizeof(float), &bytes)) *out = tl_alloc(bytes);
-    if (*out == NULL) return tl_fail(err, TL_ENOMEM, "no memory for tensor '%s'", name);
-    tl_type_to_f32(t->type, t->data, *out, n);
+    return read_floats(t, rows, cols, out, err);
+}
+
+/* A matrix with all rows of a tensor, whose shape has been checked. */
+static int take_matrix(const struct tl_tensor *t, size_t rows, size_t cols, struct tl_matrix *out,
+                       struct tl_error *err) {
+    if (t->type->kind < TL_KIND_FLOAT) {
+        return tl_fail(err, TL_ENOSUP,
+                       "tensor '%s' has type %s, which tinyllm cannot run; convert it to F32",
+                       t->name, t->type->name);
+    }
+    *out = (struct tl_matrix){.type = t->type, .data = t->data, .rows = rows, .cols = cols};
+    if (!tl_type_row_bytes(t->type, cols, &out->row_bytes)) {
+        return wrong_shape(t, 2, 0, rows, cols, err);
+    }
     return TL_OK;
 }
 
 int tl_weights_matrix(const struct tl_weights *w, const char *name, size_t rows, size_t cols,
                       struct tl_matrix *out, struct tl_error *err) {
     const struct tl_tensor *t = tl_weights_find(w, name);
+    bool right;
     if (t == NULL) return missing(name, err);
-    if (t->n_dims != 2 || t->dims[0] != cols || t->dims[1] != rows) {
-        return wrong_shape(t, rows, cols, err);
+    right = t->n_dims == 2 && t->dims[0] == cols && t->dims[1] == rows;
+    right |= rows == 1 && t->n_dims == 1 && t->dims[0] == cols; // one row, stored as a vector
+    if (!right) return wrong_shape(t, 2, 0, rows, cols, err);
+    return take_matrix(t, rows, cols, out, err);
+}
+
+int tl_weights_experts(const struct tl_weights *w, const char *name, size_t experts, size_t rows,
+                       size_t cols, struct tl_matrix *out, struct tl_error *err) {
+    const struct tl_tensor *t = tl_weights_find(w, name);
+    size_t all;
+    if (t == NULL) return missing(name, err);
+    if (t->n_dims != 3 || t->dims[0] != cols || t->dims[1] != rows || t->dims[2] != experts ||
+        !tl_mul_size(experts, rows, &all)) {
+        return wrong_shape(t, 3, experts, rows, cols, err);
     }
-    if (t->type->kind < TL_KIND_FLOAT) {
-        return tl_fail(err, TL_ENOSUP,
-                       "tensor '%s' has type %s, which tinyllm cannot run; convert it to F32", name,
-                       t->type->name);
-    }
-    *out = (struct tl_matrix){.type = t->type, .data = t->data, .rows = rows, .cols = cols};
-    if (!tl_type_row_bytes(t->type, cols, &out->row_bytes)) return wrong_shape(t, rows, cols, err);
-    return TL_OK;
+    return take_matrix(t, all, cols, out, err);
 }

@@ -39,8 +39,16 @@ bool tl_weights_has_size(const struct tl_weights *w, const char *name, size_t n)
 int tl_weights_vector(const struct tl_weights *w, const char *name, size_t n, float **out,
                       struct tl_error *err);
 
+/* Reads the tensor `name` (rows, cols) as float32 values; tl_free frees *out. */
+int tl_weights_table(const struct tl_weights *w, const char *name, size_t rows, size_t cols,
+                     float **out, struct tl_error *err);
+
 /* Finds the tensor `name` as a matrix of a type that matmul accepts; *out borrows its data. */
 int tl_weights_matrix(const struct tl_weights *w, const char *name, size_t rows, size_t cols,
                       struct tl_matrix *out, struct tl_error *err);
+
+/* The same for a tensor (experts, rows, cols): *out has all its rows, one expert after another. */
+int tl_weights_experts(const struct tl_weights *w, const char *name, size_t experts, size_t rows,
+                       size_t cols, struct tl_matrix *out, struct tl_error *err);
 
 #endif
