@@ -80,6 +80,11 @@ class Arch:
         ``"sqrt_width"``: the embedding is multiplied by the square root of the width.
     logit_scale : str
         What the key ``logit_scale`` does: ``"times"`` or ``"over"``.
+    routing : str
+        Where the weights of the chosen experts come from, if the file does not state it:
+        ``"softmax"``, ``"sigmoid"`` or ``"softmax_of_chosen"``.
+    normalize : bool
+        Whether these weights are divided by their sum, if the file does not state it.
     caps : tuple of float
         Soft caps of attention scores and of logits, if the file states none. 0 for no cap.
     rounded : bool
@@ -89,7 +94,7 @@ class Arch:
     zeros : bool
         Whether 0 kv heads or a feed-forward width of 0 mean that a block has none.
     required : tuple of str
-        Norms that the file must have, besides those that the other fields demand.
+        Norms and sinks that the file must have, besides those that the other fields demand.
     classes : tuple of str
         Class names in Hugging Face checkpoints.
     experimental : bool
@@ -113,6 +118,8 @@ class Arch:
     scale: Callable[..., float] | None = None
     embed_scale: str = ""
     logit_scale: str = "times"
+    routing: str = "softmax"
+    normalize: bool = True
     caps: tuple[float, float] = (0.0, 0.0)
     rounded: bool = True
     causal: bool = True

@@ -98,9 +98,9 @@ class Builder:
         """Return the name of a tensor of the current block, or None if the file has none."""
         return self.name(tensor) if self.name(tensor) in self._tensors else None
 
-    def has(self, norm: str) -> bool:
-        """Whether the current block has a norm: the file has it, or the architecture demands it."""
-        return self.optional(f"{norm}.weight") is not None or norm in self.arch.required
+    def has(self, part: str) -> bool:
+        """Whether the current block has a norm or sinks: in the file, or by the architecture."""
+        return self.optional(f"{part}.weight") is not None or part in self.arch.required
 
     # ---- steps ----
 
@@ -444,7 +444,7 @@ class Builder:
             "softmax",
             "attn_probs",
             (scores,),
-            weights=(self.optional("attn_sinks.weight"),),
+            weights=(self.name("attn_sinks.weight") if self.has("attn_sinks") else None,),
             shape=(heads,),
             heads=True,
             matrix=True,
