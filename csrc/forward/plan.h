@@ -36,6 +36,11 @@ enum tl_op {
     TL_OP_ACT,
     TL_OP_UNARY,
     TL_OP_SCALE,
+    TL_OP_ROUTE_PROBS,
+    TL_OP_ROUTE_IDS,
+    TL_OP_ROUTE_WEIGHTS,
+    TL_OP_EXPERTS,
+    TL_OP_WEIGHTED_SUM,
     TL_OP_COUNT,
 };
 

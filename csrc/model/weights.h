@@ -47,4 +47,8 @@ int tl_weights_vector(const struct tl_weights *w, const char *name, size_t n, fl
 int tl_weights_matrix(const struct tl_weights *w, const char *name, size_t rows, size_t cols,
                       struct tl_matrix *out, struct tl_error *err);
 
+/* The same for a tensor (experts, rows, cols): *out has all its rows, one expert after another. */
+int tl_weights_experts(const struct tl_weights *w, const char *name, size_t experts, size_t rows,
+                       size_t cols, struct tl_matrix *out, struct tl_error *err);
+
 #endif

@@ -28,8 +28,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-#define MOST_STEPS 160
-#define MOST_TENSORS 24
+#define MOST_STEPS 200
+#define MOST_TENSORS 48
 #define MOST_TOKENS 1100
 
 static uint64_t runs, accepted; // so far
@@ -125,6 +125,15 @@ static void tensor(const char *name, enum tl_type wanted, size_t rows, size_t co
         .name = name, .type = type, .n_dims = rows ? 2 : 1, .dims = {cols, rows}, .data = data};
 }
 
+/* The same for a tensor (experts, rows, cols). */
+static void stack(const char *name, enum tl_type wanted, size_t experts, size_t rows, size_t cols) {
+    struct tl_tensor *t = &tensors[n_tensors];
+    tensor(name, wanted, experts * rows, cols);
+    t->n_dims = 3;
+    t->dims[1] = rows;
+    t->dims[2] = experts;
+}
+
 static const enum tl_type matrix_types[] = {TL_TYPE_F32,  TL_TYPE_F32,  TL_TYPE_F32,  TL_TYPE_F16,
                                             TL_TYPE_BF16, TL_TYPE_Q4_0, TL_TYPE_Q4_1, TL_TYPE_Q5_0,
                                             TL_TYPE_Q5_1, TL_TYPE_Q8_0, TL_TYPE_Q2_K, TL_TYPE_Q3_K,
@@ -135,13 +144,14 @@ static const enum tl_type vector_types[] = {TL_TYPE_F32, TL_TYPE_F32, TL_TYPE_F1
 
 struct sizes {
     size_t layers, width, heads, kv_heads, key_size, value_size, ffn, vocab;
+    size_t experts, used, groups; // 0 experts: none
     bool biases, tied, factors;
 };
 
 static struct sizes choose_sizes(void) {
     static const size_t widths[] = {32, 256, 8, 64, 33}, groups[] = {1, 2, 3, 8, 60},
                         heads[] = {2, 4, 8, 16, 20, 32}, inner[] = {32, 256, 40, 1},
-                        vocabs[] = {33, 64, 3, 32};
+                        vocabs[] = {33, 64, 3, 32}, counts[] = {4, 8, 1, 5, 20};
     struct sizes s = {.layers = 1 + below(3), .width = PICK(widths), .kv_heads = 1 + below(3)};
     s.heads = s.kv_heads * PICK(groups);
     s.key_size = PICK(heads);
@@ -152,6 +162,11 @@ static struct sizes choose_sizes(void) {
     s.biases = below(2) != 0;
     s.tied = below(4) == 3;
     s.factors = below(4) == 3;
+    if (below(2) != 0) {
+        s.experts = PICK(counts);
+        s.used = below(3) == 0 ? s.experts : 1 + below(s.experts);
+        s.groups = s.experts % 4 == 0 ? 1 + 3 * below(2) : 1;
+    }
     return s;
 }
 
@@ -178,6 +193,18 @@ static void make_tensors(const struct sizes *s) {
     good_factors = below(8) != 7; // the others may be zero, negative or NaN, and are refused
     for (size_t i = 0; good_factors && i < s->key_size / 2; i++) {
         ((float *)(void *)(uintptr_t)tensors[n_tensors - 1].data)[i] = 1 + (float)(i % 7);
+    }
+    if (s->experts > 0) {
+        const enum tl_type type = PICK(matrix_types);
+        tensor("router", PICK(matrix_types), s->experts, d);
+        tensor("router_bias", PICK(vector_types), 0, s->experts);
+        stack("gate_exps", type, s->experts, s->ffn, d);
+        stack("up_exps", below(4) == 0 ? PICK(matrix_types) : type, s->experts, s->ffn, d);
+        stack("gate_up_exps", PICK(matrix_types), s->experts, 2 * s->ffn, d);
+        stack("down_exps", PICK(matrix_types), s->experts, d, s->ffn);
+        tensor("gate_exps_bias", PICK(vector_types), s->experts, s->ffn);
+        tensor("gate_up_exps_bias", PICK(vector_types), s->experts, 2 * s->ffn);
+        tensor("exps_scale", PICK(vector_types), 0, s->experts);
     }
     tensor("integers", TL_TYPE_I32, s->vocab, d); // readable, but not runnable
     tensor("opaque", TL_TYPE_Q8_K, s->vocab, 256);
@@ -250,6 +277,43 @@ static size_t two(const char *op, int layer, size_t a, size_t b) {
     return push(op, layer, (struct tl_step_spec){.reads = {a, b}});
 }
 
+static size_t experts(int layer, size_t x, size_t ids, const char *w, const char *bias,
+                      const char *scale, size_t size, size_t first, size_t rows) {
+    return push("experts", layer,
+                (struct tl_step_spec){.reads = {x, ids},
+                                      .weights = {w, bias, scale},
+                                      .numbers = {(double)size, (double)first, (double)rows}});
+}
+
+/* A mixture of experts, with any of what the ops can do. */
+static size_t mixture(int layer, size_t x, const struct sizes *s) {
+    const bool fused = below(2) != 0, softmax = below(4) == 3;
+    const char *bias = s->biases ? fused ? "gate_up_exps_bias" : "gate_exps_bias" : NULL;
+    const char *scale = below(4) == 3 ? "exps_scale" : NULL;
+    const double size = (double)(s->experts / s->groups);
+    const double groups = (double)(s->used + (size_t)size - 1) / size; // that must be used
+    size_t probs = linear(layer, x, "router", NULL, 0, s->experts), ids, weights, gate, up;
+    if (!softmax) {
+        probs = push("route_probs", layer,
+                     (struct tl_step_spec){.reads = {probs}, .numbers = {(double)below(2)}});
+    }
+    ids = push("route_ids", layer,
+               (struct tl_step_spec){.reads = {probs},
+                                     .weights = {below(2) != 0 ? "router_bias" : NULL},
+                                     .numbers = {(double)s->used, (double)s->groups, floor(groups),
+                                                 size > 1 ? 1 + (double)below(2) : 1}});
+    weights = push("route_weights", layer,
+                   (struct tl_step_spec){.reads = {probs, ids},
+                                         .numbers = {!softmax && below(2) != 0, softmax, 1.5}});
+    gate = experts(layer, x, ids, fused ? "gate_up_exps" : "gate_exps", bias, scale, s->ffn, 0,
+                   fused ? 2 * s->ffn : s->ffn);
+    up = experts(layer, x, ids, fused ? "gate_up_exps" : "up_exps", bias, NULL, s->ffn,
+                 fused ? s->ffn : 0, fused ? 2 * s->ffn : s->ffn);
+    gate = two("act", layer, gate, up);
+    gate = experts(layer, gate, ids, "down_exps", NULL, scale, s->width, 0, s->width);
+    return two("weighted_sum", layer, gate, weights);
+}
+
 static size_t block(int layer, size_t x, const struct sizes *s) {
     const char *const *bias = s->biases ? (const char *const[]){"q_bias", "k_bias", "v_bias"}
                                         : (const char *const[]){NULL, NULL, NULL};
@@ -278,6 +342,11 @@ static size_t block(int layer, size_t x, const struct sizes *s) {
     if (below(4) == 3) y = elementwise(layer, y, s->width);
     x = two("add", layer, x, y);
     y = norm(layer, x, "norm");
+    if (s->experts > 0) {
+        gate = mixture(layer, y, s);
+        if (below(2) == 0) return two("add", layer, x, gate);
+        x = two("add", layer, x, gate); // and a shared expert
+    }
     gate = linear(layer, y, "gate", NULL, 0, s->ffn);
     y = linear(layer, y, "up", NULL, 0, s->ffn);
     y = push(

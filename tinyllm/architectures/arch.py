@@ -80,6 +80,11 @@ class Arch:
         ``"sqrt_width"``: the embedding is multiplied by the square root of the width.
     logit_scale : str
         What the key ``logit_scale`` does: ``"times"`` or ``"over"``.
+    routing : str
+        Where the weights of the chosen experts come from, if the file does not state it:
+        ``"softmax"``, ``"sigmoid"`` or ``"softmax_of_chosen"``.
+    normalize : bool
+        Whether these weights are divided by their sum, if the file does not state it.
     caps : tuple of float
         Soft caps of attention scores and of logits, if the file states none. 0 for no cap.
     rounded : bool
@@ -114,6 +119,8 @@ class Arch:
     scale: Callable[..., float] | None = None
     embed_scale: str = ""
     logit_scale: str = "times"
+    routing: str = "softmax"
+    normalize: bool = True
     caps: tuple[float, float] = (0.0, 0.0)
     rounded: bool = True
     causal: bool = True

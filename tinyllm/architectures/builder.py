@@ -99,7 +99,7 @@ class Builder:
         return self.name(tensor) if self.name(tensor) in self._tensors else None
 
     def has(self, part: str) -> bool:
-        """Whether the model has a part: the architecture demands it, or allows it and it is there."""
+        """Whether the model has a part: demanded by the row, or allowed and in the file."""
         there = self.optional(f"{part}.weight") is not None
         return part in self.arch.required or (there and part in self.arch.optional)
 

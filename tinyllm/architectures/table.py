@@ -17,6 +17,7 @@ from .arch import Arch, Window
 from .blocks import model, parallel, parallel_by_key, parallel_by_norms, serial
 from .builder import Builder
 from .config import Config, read_config
+from .experts import experts, experts_with_gated_shared, gated_or_experts
 from .feed_forward import fused, gated, plain
 from .keys import check_keys
 from .mixers import attention
@@ -32,15 +33,20 @@ LLAMA = Arch(
     mixer=attention,
     ffn=gated,
     rope="pairs",
-    classes=("LlamaForCausalLM", "MistralForCausalLM"),
 )
-HALVES = dataclasses.replace(LLAMA, rope="halves", classes=())
+HALVES = dataclasses.replace(LLAMA, rope="halves")
+GRANITE = dataclasses.replace(
+    LLAMA,
+    rotated=lambda b: b.keys.flag("rope.scaling.finetuned", True),
+    logit_scale="over",
+    classes=("GraniteForCausalLM",),
+)
 QWEN2 = dataclasses.replace(HALVES, biases=("attn_q", "attn_k", "attn_v"))
 QWEN3 = dataclasses.replace(HALVES, required=QK_NORMS)
 GEMMA = dataclasses.replace(HALVES, act="gelu_tanh", embed_scale="sqrt_width")
 GPT = dataclasses.replace(HALVES, norm="layer", ffn=plain, act="gelu_tanh")
 COHERE = dataclasses.replace(
-    LLAMA, norm="layer", block=parallel, qk_norm="heads", optional=QK_NORMS, classes=()
+    LLAMA, norm="layer", block=parallel, qk_norm="heads", optional=QK_NORMS
 )
 
 
@@ -57,8 +63,14 @@ def _scale_by_width(layers: int) -> Callable[[Builder], float]:
 
 #: The rows, by ``general.architecture``.
 ARCHITECTURES: dict[str, Arch] = {
-    "llama": LLAMA,
-    "mistral3": dataclasses.replace(LLAMA, classes=("Ministral3ForCausalLM",)),
+    "llama": dataclasses.replace(
+        LLAMA,
+        ffn=gated_or_experts,
+        classes=("LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM"),
+    ),
+    "mistral3": dataclasses.replace(
+        LLAMA, ffn=gated_or_experts, classes=("Ministral3ForCausalLM",)
+    ),
     "qwen2": dataclasses.replace(QWEN2, classes=("Qwen2ForCausalLM",)),
     "qwen2vl": dataclasses.replace(
         QWEN2,
@@ -84,12 +96,7 @@ ARCHITECTURES: dict[str, Arch] = {
         classes=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
     ),
     "phi3": dataclasses.replace(HALVES, ffn=fused, classes=("Phi3ForCausalLM",)),
-    "granite": dataclasses.replace(
-        LLAMA,
-        rotated=lambda b: b.keys.flag("rope.scaling.finetuned", True),
-        logit_scale="over",
-        classes=("GraniteForCausalLM",),
-    ),
+    "granite": GRANITE,
     "smollm3": dataclasses.replace(
         LLAMA, rotated=lambda b: (b.layer + 1) % 4 != 0, classes=("SmolLM3ForCausalLM",)
     ),
@@ -138,6 +145,39 @@ ARCHITECTURES: dict[str, Arch] = {
         window=Window(every=4),
         rotated=lambda b: b.local,
         classes=("Cohere2ForCausalLM",),
+    ),
+    "qwen2moe": dataclasses.replace(
+        QWEN2,
+        ffn=experts_with_gated_shared,
+        normalize=False,
+        classes=("Qwen2MoeForCausalLM",),
+    ),
+    "qwen3moe": dataclasses.replace(QWEN3, ffn=experts, classes=("Qwen3MoeForCausalLM",)),
+    "qwen3vlmoe": dataclasses.replace(
+        QWEN3, ffn=experts, classes=("Qwen3VLMoeForConditionalGeneration",)
+    ),
+    "olmoe": dataclasses.replace(
+        QWEN3, ffn=experts, qk_norm="row", normalize=False, classes=("OlmoeForCausalLM",)
+    ),
+    "granitemoe": dataclasses.replace(
+        GRANITE,
+        ffn=experts,
+        classes=("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"),
+    ),
+    "gpt-oss": dataclasses.replace(
+        HALVES,
+        ffn=experts,
+        ffn_norm="post_attention_norm",
+        act="swiglu_oai",
+        window=Window(every=2),
+        rounded=False,
+        routing="softmax_of_chosen",
+        biases=(
+            *("attn_q", "attn_k", "attn_v", "attn_output"),
+            *("ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"),
+        ),
+        required=("attn_sinks",),
+        classes=("GptOssForCausalLM",),
     ),
 }
 
