@@ -9,6 +9,7 @@
 #include "forward/attention.h"
 #include "forward/linear.h"
 #include "forward/pass.h"
+#include "forward/recurrent.h"
 #include "forward/rope.h"
 
 #include <math.h>
@@ -292,4 +293,7 @@ const struct tl_op_info tl_ops[TL_OP_COUNT] = {
     [TL_OP_MIX] = {"mix", 2, 0, 0, TL_SCOPE_CONTEXT, mix_check, NULL, NULL},
     [TL_OP_ADD] = {"add", 2, 0, 0, TL_SCOPE_ROW, add_check, add_run, NULL},
     [TL_OP_ACT] = {"act", 2, 0, 1, TL_SCOPE_ROW, act_check, act_run, NULL},
+    [TL_OP_CONV] = {"conv", 1, 2, 1, TL_SCOPE_CONTEXT, conv_check, conv_run, NULL},
+    [TL_OP_DECAY] = {"decay", 1, 2, 0, TL_SCOPE_ROW, decay_check, decay_run, NULL},
+    [TL_OP_DELTA] = {"delta", 5, 0, 2, TL_SCOPE_CONTEXT, delta_check, delta_run, NULL},
 };
