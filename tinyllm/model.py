@@ -96,7 +96,7 @@ def load(
         ranged("max_context", max_context, 1)
     source: Any = DEMO if isinstance(path, str) and path == "demo" else path
     file = open_file(source, mmap)
-    config, steps = read_model(file.metadata, file.weights, strict)
+    config, steps = read_model(file.metadata, file.weights, strict, max_context)
     if tokenizer is None:
         tok = tokenizer_from_metadata(file.metadata)
     else:

@@ -15,6 +15,23 @@
 #include <math.h>
 #include <string.h>
 
+/* The numbers of a scores step. */
+enum {
+    FACTOR,
+    MASK, // enum mask
+    SIZE, // of a window or chunk
+    CAP,  // c tanh(score / c); 0: none
+};
+
+/* The keys that the query at position p sees, of a context of n positions. */
+enum mask {
+    MASK_CAUSAL,    // up to p
+    MASK_WINDOW,    // the last `size` ones up to p
+    MASK_CHUNK,     // from the last multiple of `size` up to p
+    MASK_SYMMETRIC, // at most size / 2 away from p
+    MASK_NONE,      // all
+};
+
 enum stage { STAGE_SCORES = 1, STAGE_SOFTMAX = 2, STAGE_MIX = 4, STAGE_ALL = 7 };
 
 /* What all tasks of one attention region share. */
@@ -25,6 +42,7 @@ struct attention {
     size_t cache_number;
     size_t heads;
     float scale;
+    float cap;      // soft cap of the scores; 0: none
     const float *q; // (n, H, Dh)
     float *mix;     // (n, H, Dv)
     int stages;
@@ -38,13 +56,40 @@ static struct attention attention_of(struct run *r, const struct tl_step *s) {
                               .cache = &r->p->caches[cache->number],
                               .cache_number = cache->number,
                               .heads = s->axes[0],
-                              .scale = (float)s->numbers[0],
+                              .scale = (float)s->numbers[FACTOR],
+                              .cap = (float)s->numbers[CAP],
                               .stages = STAGE_ALL};
 }
 
 /* The array that captures scores or probs of a piece; NULL if they are not captured. */
 static float *matrix_of(const struct tl_piece *p, const struct tl_step *s) {
     return p->matrices != NULL ? p->matrices[s->number] : NULL;
+}
+
+/* The keys that a query sees, in a context of n positions once the call is complete. */
+static struct tl_range seen_from(const struct attention *a, size_t position, size_t n) {
+    const size_t size = (size_t)a->scores->numbers[SIZE], half = size / 2, end = position + 1;
+    switch ((enum mask)a->scores->numbers[MASK]) {
+    case MASK_WINDOW:
+        return (struct tl_range){end > size ? end - size : 0, end};
+    case MASK_CHUNK:
+        return (struct tl_range){position / size * size, end};
+    case MASK_SYMMETRIC:
+        return (struct tl_range){position > half ? position - half : 0, TL_MIN(n, end + half)};
+    case MASK_NONE:
+        return (struct tl_range){0, n};
+    default:
+        return (struct tl_range){0, end};
+    }
+}
+
+/* The logit of attending to no key, of a head. */
+static float sink_of(const struct attention *a, size_t head) {
+    return a->softmax->vectors[0] != NULL ? a->softmax->vectors[0][head] : -INFINITY;
+}
+
+static void cap_scores(const struct attention *a, float *scores, size_t n) {
+    if (a->cap > 0) a->r->k->unary(TL_FN_SOFT_CAP, a->cap, scores, scores, n);
 }
 
 /* How many heads of a single token a task takes: those that share a kv head, or fewer if otherwise
@@ -79,20 +124,21 @@ size_t attention_scratch(const struct run *r) {
            2 * (r->max_keys / TL_BLOCK) * sizeof(float *);
 }
 
-/* Writes one row of captured scores: -inf where the query does not see the key. */
-static void store_scores(float *row, const float *scores, size_t visible, size_t all) {
-    memcpy(row, scores, visible * sizeof(float));
-    for (size_t j = visible; j < all; j++) row[j] = -INFINITY;
+/* Writes one row of captured scores, from those of the keys that the query sees: -inf elsewhere. */
+static void store_scores(float *row, const float *scores, struct tl_range seen, size_t all) {
+    for (size_t j = 0; j < seen.first; j++) row[j] = -INFINITY;
+    memcpy(row + seen.first, scores, (seen.end - seen.first) * sizeof(float));
+    for (size_t j = seen.end; j < all; j++) row[j] = -INFINITY;
 }
 
-/* Lists the blocks that hold the positions before `end`, for one kv head. */
-static void list_blocks(const struct attention *a, const struct span *s, size_t kv, size_t end,
-                        const float **keys, const float **values) {
+/* Lists the blocks that hold positions of a range, for one kv head. */
+static void list_blocks(const struct attention *a, const struct span *s, size_t kv,
+                        struct tl_range range, const float **keys, const float **values) {
     const struct tl_cache *c = a->cache;
-    for (size_t b = 0; b * TL_BLOCK < end; b++) {
-        keys[b] =
+    for (size_t b = range.first / TL_BLOCK; b * TL_BLOCK < range.end; b++) {
+        *keys++ =
             tl_session_keys(s->piece->session, a->cache_number, b) + kv * c->key_size * TL_BLOCK;
-        values[b] = tl_session_values(s->piece->session, a->cache_number, b) +
+        *values++ = tl_session_values(s->piece->session, a->cache_number, b) +
                     kv * c->value_stride * TL_BLOCK;
     }
 }
@@ -114,6 +160,26 @@ static struct queries queries_of(const struct attention *a, const struct span *s
         .head = task / tiles, .first = first, .n = TL_MIN(tile, s->n - first), .tokens = 1};
 }
 
+/*
+ * Probabilities of one query, of the keys from `base` on. `scores` is scratch; `from` holds the
+ * scores, in `scores` or elsewhere.
+ */
+static void softmax_row(const struct attention *a, const float *from, float *scores,
+                        struct tl_range seen, size_t base, float sink, float *to) {
+    // sums are defined by blocks of positions, so the first block begins before the first key
+    const size_t first = seen.first / TL_BLOCK * TL_BLOCK, at = first - base;
+    if (first < seen.first) {
+        float *row = scores + at;
+        for (size_t j = first; j < seen.first; j++) row[j - first] = -INFINITY;
+        if (from != scores) {
+            memcpy(row + (seen.first - first), from + (seen.first - base),
+                   (seen.end - seen.first) * sizeof(float));
+        }
+        from = scores;
+    }
+    a->r->k->attn_softmax(from + at, seen.end - first, sink, to + at);
+}
+
 static void attention_task(void *arg, size_t task, int thread) {
     const struct attention *a = arg;
     struct run *r = a->r;
@@ -126,18 +192,25 @@ static void attention_task(void *arg, size_t task, int thread) {
     float *scores = (float *)(void *)(values + r->max_keys / TL_BLOCK);
     float *padded = scores + r->tile * stride, *gathered = padded + r->tile * c->value_stride;
     const size_t row_q = a->heads * c->key_size, row_mix = a->heads * c->value_size;
+    struct tl_range seen[MAX_QUERIES], any = {SIZE_MAX, 0}; // any: by any of the queries
+    size_t base;
 
     while (s + 1 < r->spans + r->n_spans && task >= s[1].first_task) s++;
     const struct queries t = queries_of(a, s, task - s->first_task);
     const size_t context = s->position - s->done + s->piece->n; // once the whole piece has run
-    const size_t last = s->position + t.first + (s->n == 1 ? 1 : t.n);   // keys of the last query
     const size_t tap_row = context * (t.tokens + t.heads * s->piece->n); // between queries
     const size_t tap_at = (t.head * s->piece->n + s->done + t.first) * context;
     float *tap_scores = matrix_of(s->piece, a->scores);
     float *tap_probs = matrix_of(s->piece, a->softmax);
     if (tap_scores != NULL) tap_scores += tap_at;
     if (tap_probs != NULL) tap_probs += tap_at;
-    list_blocks(a, s, t.head / (a->heads / c->kv_heads), last, keys, values);
+    for (size_t i = 0; i < t.n; i++) {
+        seen[i] = seen_from(a, s->position + t.first + i * t.tokens, context);
+        any.first = TL_MIN(any.first, seen[i].first);
+        any.end = TL_MAX(any.end, seen[i].end);
+    }
+    base = any.first / TL_BLOCK * TL_BLOCK; // scores and probs in scratch begin here
+    list_blocks(a, s, t.head / (a->heads / c->kv_heads), any, keys, values);
     if (a->stages & STAGE_SCORES) {
         const float *q = a->q + (s->row + t.first) * row_q + t.head * c->key_size;
         if (t.tokens > 0) {
@@ -146,35 +219,36 @@ static void attention_task(void *arg, size_t task, int thread) {
             }
             q = gathered;
         }
-        r->k->attn_scores(q, t.n, keys, c->key_size, last, a->scale, scores, stride);
-        for (size_t i = 0; tap_scores != NULL && i < t.n; i++) {
-            store_scores(tap_scores + i * tap_row, scores + i * stride,
-                         last - (t.n - 1 - i) * t.tokens, context);
+        r->k->attn_scores(q, t.n, keys, c->key_size, any.end - base, a->scale, scores, stride);
+        for (size_t i = 0; i < t.n; i++) {
+            float *row = scores + i * stride + (seen[i].first - base);
+            cap_scores(a, row, seen[i].end - seen[i].first);
+            if (tap_scores != NULL) store_scores(tap_scores + i * tap_row, row, seen[i], context);
         }
     }
     if (a->stages & STAGE_SOFTMAX) {
         const bool staged = a->stages != STAGE_ALL;
         for (size_t i = 0; i < t.n; i++) {
-            const size_t visible = last - (t.n - 1 - i) * t.tokens;
-            const float *from = staged ? tap_scores + i * tap_row : scores + i * stride;
-            float *to = tap_probs != NULL ? tap_probs + i * tap_row : scores + i * stride;
-            r->k->attn_softmax(from, visible, to);
-            if (tap_probs != NULL) {
-                memset(to + visible, 0, (context - visible) * sizeof(float));
-            }
+            float *row = scores + i * stride, *tap = tap_probs;
+            if (tap != NULL) tap += i * tap_row;
+            softmax_row(a, staged ? tap_scores + i * tap_row + base : row, row, seen[i], base,
+                        sink_of(a, t.head + i * t.heads), tap != NULL ? tap + base : row);
+            if (tap == NULL) continue;
+            memset(tap, 0, seen[i].first * sizeof(float));
+            memset(tap + seen[i].end, 0, (context - seen[i].end) * sizeof(float));
         }
     }
     if (a->stages & STAGE_MIX) {
-        const float *probs = tap_probs != NULL ? tap_probs : scores;
+        const float *probs = tap_probs != NULL ? tap_probs + base : scores;
         const size_t probs_stride = tap_probs != NULL ? tap_row : stride;
         const size_t mix_row = t.tokens > 0 ? row_mix : c->value_size;
         float *mix = a->mix + (s->row + t.first) * row_mix + t.head * c->value_size;
+        for (size_t i = 0; i < t.n; i++) seen[i].first -= base, seen[i].end -= base;
         if (c->value_size == c->value_stride) {
-            r->k->attn_mix(probs, probs_stride, t.n, t.tokens, last, values, c->value_stride, mix,
-                           mix_row);
+            r->k->attn_mix(probs, probs_stride, t.n, seen, values, c->value_stride, mix, mix_row);
         } else {
-            r->k->attn_mix(probs, probs_stride, t.n, t.tokens, last, values, c->value_stride,
-                           padded, c->value_stride);
+            r->k->attn_mix(probs, probs_stride, t.n, seen, values, c->value_stride, padded,
+                           c->value_stride);
             for (size_t i = 0; i < t.n; i++) {
                 memcpy(mix + i * mix_row, padded + i * c->value_stride,
                        c->value_size * sizeof(float));
@@ -200,12 +274,15 @@ static int edit_matrix(struct run *r, const struct tl_step *s) {
 #define SPLIT_BLOCKS 4     // with fewer, the extra regions cost more than splitting saves
 #define TASKS_PER_THREAD 4 // small tasks, so that a slow thread is not waited for long
 
-/* What all tasks of a split token share. */
+/* What all tasks of a split token share. Keys and blocks count from the block of the first key that
+   the token sees. */
 struct split {
     struct attention a;
-    size_t keys, parts; // of each kv head
-    float *scores;      // (heads, scores_stride)
-    float *partial;     // (blocks, heads, value_stride)
+    struct tl_range seen; // of positions
+    size_t keys, first;   // how many, and the first one that is seen
+    size_t parts;         // of each kv head
+    float *scores;        // (heads, scores_stride)
+    float *partial;       // (blocks, heads, value_stride)
 };
 
 /* Into how many parts the blocks of a kv head are split; 1: not split. */
@@ -245,7 +322,7 @@ static struct part part_of(const struct split *p, size_t task, int thread) {
     part.key_blocks = (const float **)(void *)(r->scratch + (size_t)thread * r->thread_bytes);
     part.value_blocks = part.key_blocks + r->max_keys / TL_BLOCK;
     part.keys = TL_MIN(part.end * TL_BLOCK, p->keys) - part.first * TL_BLOCK;
-    list_blocks(&p->a, r->spans, part.kv, p->keys, part.key_blocks, part.value_blocks);
+    list_blocks(&p->a, r->spans, part.kv, p->seen, part.key_blocks, part.value_blocks);
     return part;
 }
 
@@ -254,16 +331,18 @@ static void split_scores_task(void *arg, size_t task, int thread) {
     const struct tl_cache *c = p->a.cache;
     const struct part part = part_of(p, task, thread);
     const size_t n = p->a.heads / c->kv_heads, stride = scores_stride(p->a.r);
+    float *scores = p->scores + part.kv * n * stride + part.first * TL_BLOCK;
     p->a.r->k->attn_scores(p->a.q + part.kv * n * c->key_size, n, part.key_blocks + part.first,
-                           c->key_size, part.keys, p->a.scale,
-                           p->scores + part.kv * n * stride + part.first * TL_BLOCK, stride);
+                           c->key_size, part.keys, p->a.scale, scores, stride);
+    for (size_t i = 0; i < n; i++) cap_scores(&p->a, scores + i * stride, part.keys);
 }
 
 static void split_softmax_task(void *arg, size_t head, int thread) {
     const struct split *p = arg;
     float *row = p->scores + head * scores_stride(p->a.r);
     (void)thread;
-    p->a.r->k->attn_softmax(row, p->keys, row);
+    for (size_t j = 0; j < p->first; j++) row[j] = -INFINITY;
+    p->a.r->k->attn_softmax(row, p->keys, sink_of(&p->a, head), row);
 }
 
 static void split_mix_task(void *arg, size_t task, int thread) {
@@ -273,10 +352,18 @@ static void split_mix_task(void *arg, size_t task, int thread) {
     const size_t n = p->a.heads / c->kv_heads, stride = scores_stride(p->a.r);
     for (size_t b = part.first; b < part.end; b++) {
         const size_t at = b * TL_BLOCK;
-        p->a.r->k->attn_mix(
-            p->scores + part.kv * n * stride + at, stride, n, 0,
-            TL_MIN(p->keys - at, (size_t)TL_BLOCK), part.value_blocks + b, c->value_stride,
-            p->partial + (b * p->a.heads + part.kv * n) * c->value_stride, c->value_stride);
+        struct tl_range seen[MAX_QUERIES];
+        for (size_t i = 0; i < n; i += MAX_QUERIES) {
+            const size_t some = TL_MIN(n - i, (size_t)MAX_QUERIES), head = part.kv * n + i;
+            for (size_t j = 0; j < some; j++) {
+                seen[j].first = TL_MAX(p->first, at) - at;
+                seen[j].end = TL_MIN(p->keys - at, (size_t)TL_BLOCK);
+            }
+            p->a.r->k->attn_mix(p->scores + head * stride + at, stride, some, seen,
+                                part.value_blocks + b, c->value_stride,
+                                p->partial + (b * p->a.heads + head) * c->value_stride,
+                                c->value_stride);
+        }
     }
 }
 
@@ -291,9 +378,11 @@ static void split_sum_task(void *arg, size_t head, int thread) {
     memcpy(p->a.mix + head * c->value_size, sum, c->value_size * sizeof(float));
 }
 
-static int split_run(const struct attention *a, size_t parts) {
+static int split_run(const struct attention *a, struct tl_range seen, size_t parts) {
     struct run *r = a->r;
-    struct split p = {.a = *a, .parts = parts, .keys = r->spans[0].position + 1};
+    const size_t base = seen.first / TL_BLOCK * TL_BLOCK;
+    struct split p = {
+        .a = *a, .parts = parts, .seen = seen, .keys = seen.end - base, .first = seen.first - base};
     p.scores = r->shared;
     p.partial = p.scores + a->heads * scores_stride(r);
     TL_TRY(pass_tasks(r, a->cache->kv_heads * parts, split_scores_task, &p));
@@ -308,13 +397,15 @@ int attention_run(struct run *r, const struct tl_step *s) {
     struct attention a = attention_of(r, s);
     const bool staged = pass_edited(r, a.scores) || pass_edited(r, a.softmax);
     const struct tl_piece *first = r->spans[0].piece;
-    const size_t parts = parts_of(&a, r->spans[0].position + 1);
+    const size_t position = r->spans[0].position;
+    const struct tl_range seen = seen_from(&a, position, position + 1); // by a single token
+    const size_t parts = parts_of(&a, seen.end - seen.first / TL_BLOCK * TL_BLOCK);
     size_t tasks = 0;
     a.q = pass_in(r, s, 0);
     a.mix = pass_out(r, s + 2);
     if (parts > 1 && !staged && matrix_of(first, a.scores) == NULL &&
         matrix_of(first, a.softmax) == NULL) {
-        TL_TRY(split_run(&a, parts));
+        TL_TRY(split_run(&a, seen, parts));
         return pass_done(r, s + 2, a.mix);
     }
     for (size_t i = 0; i < r->n_spans; i++) {
@@ -390,11 +481,12 @@ int cache_check(const struct tl_op_check *c, struct tl_step *s) {
     return TL_OK;
 }
 
-/* reads: queries (H, Dh), a cache; numbers: the factor of the scores; value (H, T, S). */
+/* reads: queries (H, Dh), a cache; numbers: the first enum of this file; value (H, T, S). */
 int scores_check(const struct tl_op_check *c, struct tl_step *s) {
     struct tl_plan *p = c->plan;
     const struct tl_step *q = &p->steps[s->in[0]], *cache = &p->steps[s->in[1]];
     const struct tl_cache *keys;
+    size_t size;
     if (cache->op != TL_OP_CACHE)
         return tl_op_wrong(c, "its second read is wrong; expected a cache");
     keys = &p->caches[cache->number];
@@ -403,11 +495,21 @@ int scores_check(const struct tl_op_check *c, struct tl_step *s) {
         return tl_op_wrong(
             c, "its queries do not match its cache; expected (H, Dh), H a multiple of K");
     }
-    if (!(s->numbers[0] > 0 && s->numbers[0] <= 1e30)) {
+    if (!(s->numbers[FACTOR] > 0 && s->numbers[FACTOR] <= 1e30)) {
         return tl_fail(c->err, TL_EARG,
                        "step %zu (scores): its factor is %g; expected a positive number", p->n,
-                       s->numbers[0]);
+                       s->numbers[FACTOR]);
     }
+    TL_TRY(op_number(c, s, MASK, MASK_CAUSAL, MASK_NONE));
+    TL_TRY(op_size(c, s, MASK, 0, &size));
+    TL_TRY(op_number(c, s, SIZE, 0, 1 << 30));
+    TL_TRY(op_number(c, s, CAP, 0, 1e30));
+    if (s->numbers[SIZE] != floor(s->numbers[SIZE]) ||
+        (s->numbers[SIZE] == 0 &&
+         (s->numbers[MASK] == MASK_WINDOW || s->numbers[MASK] == MASK_CHUNK))) {
+        return tl_op_wrong(c, "its window is not a positive whole number");
+    }
+    if (s->numbers[MASK] == MASK_SYMMETRIC || s->numbers[MASK] == MASK_NONE) p->whole = true;
     s->value = TL_VALUE_MATRIX;
     s->axes[0] = q->axes[0];
     s->n_axes = 1;
@@ -415,7 +517,7 @@ int scores_check(const struct tl_op_check *c, struct tl_step *s) {
     return TL_OK;
 }
 
-/* reads: the scores of the step before; value (H, T, S). */
+/* reads: the scores of the step before; weights: sinks (H) or None; value (H, T, S). */
 int softmax_check(const struct tl_op_check *c, struct tl_step *s) {
     struct tl_plan *p = c->plan;
     if (s->in[0] + 1 != p->n || p->steps[s->in[0]].op != TL_OP_SCORES) {
@@ -425,7 +527,7 @@ int softmax_check(const struct tl_op_check *c, struct tl_step *s) {
     s->axes[0] = p->steps[s->in[0]].axes[0];
     s->n_axes = 1;
     s->number = p->n_matrices++;
-    return TL_OK;
+    return op_vector(c, s, 0, s->axes[0]);
 }
 
 /* reads: the probs of the step before, the cache that its scores read; value (H, Dv). */

@@ -5,6 +5,9 @@
 #include "forward/ops.h"
 #include "forward/pass.h"
 
+/* Queries per task at most. */
+#define MAX_QUERIES 48
+
 int cache_check(const struct tl_op_check *c, struct tl_step *s);
 int scores_check(const struct tl_op_check *c, struct tl_step *s);
 int softmax_check(const struct tl_op_check *c, struct tl_step *s);

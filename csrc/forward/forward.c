@@ -56,17 +56,18 @@ static void gather(struct run *r, size_t at, const size_t *rows, size_t count) {
  * rows, and from there on only on the rows whose logits are wanted.
  */
 static int run_last_steps(struct run *r) {
-    const size_t first = r->p->first[r->p->layers], vocab = r->p->vocab_size, n = r->n;
+    const size_t first = r->p->first[r->p->layers], n = r->n;
+    const size_t width = r->p->steps[r->p->n - 1].width;
     const size_t cut = watched_end(r, first);
     size_t wanted, count;
     workspace_wanted(r, r->row0, n, &wanted, &count);
     const size_t *rows = r->call->rows + wanted;
-    r->logits = r->call->logits + wanted * vocab;
+    r->logits = r->call->logits + wanted * width;
     TL_TRY(run_steps(r, first, cut));
     if (cut == r->p->n) {
         for (size_t i = 0; i < count; i++) {
-            memcpy(r->logits + i * vocab, r->values[r->p->n - 1] + (rows[i] - r->row0) * vocab,
-                   vocab * sizeof(float));
+            memcpy(r->logits + i * width, r->values[r->p->n - 1] + (rows[i] - r->row0) * width,
+                   width * sizeof(float));
         }
         return TL_OK;
     }
@@ -126,6 +127,11 @@ static int check_pieces(struct run *r) {
                            "%zu tokens after %zu go beyond the context length of %zu; load with a "
                            "larger max_context to allow it",
                            p->n, p->session->n, limit);
+        }
+        if (r->p->whole && p->session->n > 0) {
+            return tl_fail(r->err, TL_EARG,
+                           "a session of this model cannot be continued, because each token sees "
+                           "the later ones; expected all tokens in one call");
         }
         for (size_t t = 0; t < p->n; t++) {
             if (p->tokens[t] < 0 || (size_t)p->tokens[t] >= vocab) {

@@ -6,6 +6,8 @@
  */
 #include "forward/linear.h"
 
+#include <string.h>
+
 /* Multiplications of one task at most. Ctrl-C waits until the running tasks end, so they are kept
    short enough that the delay is not noticed. */
 #define TASK_WORK 30000000
@@ -77,15 +79,15 @@ static size_t task_row(const struct run *r, const struct matmul *m, size_t task)
 static void matmul_task(const struct group *g, const struct matmul *m, size_t task, int thread) {
     const struct run *r = g->r;
     const struct tl_matrix *w = &m->step->matrix;
-    const float *bias = m->step->vectors[1];
+    const float *bias = m->step->vectors[1], *scale = m->step->vectors[2];
     const size_t row0 = task_row(r, m, task), row1 = TL_MIN(row0 + m->rows_per_task, w->rows);
     if (row0 >= row1) return;
     r->k->matmul(w, g->pack.format, row0, row1, packed_of(g, thread), g->pack.tokens, m->y, w->rows,
                  r->scratch + (size_t)thread * r->thread_bytes);
-    if (bias == NULL) return;
-    for (size_t t = 0; t < g->pack.tokens; t++) {
+    for (size_t t = 0; t < g->pack.tokens && (bias != NULL || scale != NULL); t++) {
         float *y = m->y + t * w->rows + row0;
-        r->k->add(y, bias + row0, y, row1 - row0);
+        if (scale != NULL) r->k->unary(TL_FN_SCALE, scale[0], y, y, row1 - row0);
+        if (bias != NULL) r->k->add(y, bias + row0, y, row1 - row0);
     }
 }
 
@@ -148,4 +150,46 @@ void linear_plan(struct run *r, const struct tl_step *s, size_t rows) {
     size_t *bytes = rows == 1 ? &r->pack_one_bytes : &r->pack_bytes;
     *bytes = TL_MAX(*bytes, r->k->pack_bytes(format, w->cols, rows));
     r->thread_bytes = TL_MAX(r->thread_bytes, r->k->scratch(w, format, rows));
+}
+
+/* ---- check ---- */
+
+/*
+ * reads: x; weights: (rows, values of x), bias (rows) or None, scale (1) or None; numbers: heads,
+ * size, first row, rows of the tensor.
+ * The matrix has heads * size rows and the value is (heads, size); with 0 heads it has `size` rows
+ * and the value is (size). It is the rows of the tensor from the first row on; 0 rows of the
+ * tensor: the tensor has no others. A bias has a value per row of the matrix or of the tensor.
+ */
+int linear_check(const struct tl_op_check *c, struct tl_step *s) {
+    const struct tl_step *x = op_read(c, s, 0);
+    const char *name;
+    size_t heads = 0, size = 0, first = 0, all = 0, rows;
+    TL_TRY(op_rows(c, s, 0, 0));
+    TL_TRY(op_name(c, 0, &name));
+    TL_TRY(op_size(c, s, 0, 0, &heads));
+    TL_TRY(op_size(c, s, 1, 1, &size));
+    TL_TRY(op_size(c, s, 2, 0, &first));
+    TL_TRY(op_size(c, s, 3, 0, &all));
+    rows = TL_MAX(heads, 1) * size;
+    if (all == 0) all = rows;
+    if (first + rows > all) {
+        return tl_fail(c->err, TL_EARG,
+                       "step %zu (linear): %zu rows from %zu on; expected at most %zu in all",
+                       c->plan->n, rows, first, all);
+    }
+    TL_TRY(tl_weights_matrix(c->weights, name, all, x->width, &s->matrix, c->err));
+    s->matrix.data += first * s->matrix.row_bytes;
+    s->matrix.rows = rows;
+    s->value = TL_VALUE_ROWS;
+    if (heads > 0) s->axes[s->n_axes++] = heads;
+    s->axes[s->n_axes++] = size;
+    TL_TRY(op_vector(c, s, 2, 1));
+    name = c->spec->weights[1];
+    if (name == NULL || all == rows || !tl_weights_has_size(c->weights, name, all)) {
+        return op_vector(c, s, 1, rows);
+    }
+    TL_TRY(op_vector(c, s, 1, all));
+    memmove(s->vectors[1], s->vectors[1] + first, rows * sizeof(float));
+    return TL_OK;
 }

@@ -2,7 +2,10 @@
 #ifndef TL_LINEAR_H
 #define TL_LINEAR_H
 
+#include "forward/ops.h"
 #include "forward/pass.h"
+
+int linear_check(const struct tl_op_check *c, struct tl_step *s);
 
 /* Runs the linear steps of one region. */
 int linear_run(struct run *r, const struct tl_step *s);

@@ -19,16 +19,23 @@
 enum tl_op {
     TL_OP_EMBED,
     TL_OP_SAME,
+    TL_OP_SLICE,
     TL_OP_NORM_SCALE,
     TL_OP_NORM,
+    TL_OP_NORM_MEAN,
+    TL_OP_LAYER_SCALE,
+    TL_OP_LAYER_NORM,
     TL_OP_LINEAR,
     TL_OP_ROPE,
+    TL_OP_TEMPER,
     TL_OP_CACHE,
     TL_OP_SCORES,
     TL_OP_SOFTMAX,
     TL_OP_MIX,
     TL_OP_ADD,
     TL_OP_ACT,
+    TL_OP_UNARY,
+    TL_OP_SCALE,
     TL_OP_CONV,
     TL_OP_DECAY,
     TL_OP_DELTA,
@@ -114,7 +121,8 @@ struct tl_plan {
     size_t layers;
     size_t max_context; // positions beyond it are an error
     size_t width;       // D, of the embedding
-    size_t vocab_size;  // V, rows of the embedding and width of the last step
+    size_t vocab_size;  // V, rows of the embedding
+    bool whole;         // a token sees later ones: a context is one call
 
     struct tl_step *steps;
     size_t n;

@@ -73,26 +73,17 @@ static int read_taps(const struct tl_op_check *c, const char *name, size_t chann
 
 /* reads: x; weights: (values of x, taps), bias (values of x) or NULL; numbers: taps; value as x. */
 int conv_check(const struct tl_op_check *c, struct tl_step *s) {
-    const struct tl_step *x = &c->plan->steps[s->in[0]];
-    const double taps = s->numbers[0];
-    size_t axes[2];
-    if (x->value != TL_VALUE_ROWS || x->width == 0) {
-        return tl_op_wrong(c, "its read has no rows; expected (T, ...)");
-    }
-    if (!(taps >= 2 && taps <= MAX_TAPS) || taps != floor(taps)) {
-        return tl_fail(c->err, TL_EARG, "step %zu (conv): it has %g taps; expected 2 to %d",
-                       c->plan->n, taps, MAX_TAPS);
-    }
-    if (c->spec->weights[0] == NULL) return tl_op_wrong(c, "its weight is None; expected a name");
-    TL_TRY(read_taps(c, c->spec->weights[0], x->width, (size_t)taps, &s->vectors[0]));
-    if (c->spec->weights[1] != NULL) {
-        TL_TRY(
-            tl_weights_vector(c->weights, c->spec->weights[1], x->width, &s->vectors[1], c->err));
-    }
-    s->value = TL_VALUE_ROWS;
-    s->n_axes = x->n_axes;
-    memcpy(s->axes, x->axes, sizeof(s->axes));
-    axes[0] = (size_t)taps - 1;
+    const struct tl_step *x = op_read(c, s, 0);
+    const char *name;
+    size_t taps, axes[2];
+    TL_TRY(op_rows(c, s, 0, 0));
+    TL_TRY(op_number(c, s, 0, 2, MAX_TAPS));
+    TL_TRY(op_size(c, s, 0, 2, &taps));
+    TL_TRY(op_name(c, 0, &name));
+    TL_TRY(read_taps(c, name, x->width, taps, &s->vectors[0]));
+    TL_TRY(op_vector(c, s, 1, x->width));
+    op_shape(s, x, x->n_axes);
+    axes[0] = taps - 1;
     axes[1] = x->width;
     return add_state(c, s, axes, 2);
 }
@@ -159,18 +150,14 @@ int conv_run(struct run *r, const struct tl_step *s) {
 
 /* reads: alpha; weights: ssm_a, ssm_dt, both (values of alpha); value as alpha. */
 int decay_check(const struct tl_op_check *c, struct tl_step *s) {
-    const struct tl_step *x = &c->plan->steps[s->in[0]];
-    if (x->value != TL_VALUE_ROWS) return tl_op_wrong(c, "its read has no rows; expected (T, ...)");
+    const struct tl_step *x = op_read(c, s, 0);
+    TL_TRY(op_rows(c, s, 0, 0));
     for (int i = 0; i < 2; i++) {
-        if (c->spec->weights[i] == NULL) {
-            return tl_op_wrong(c, "a weight is None; expected two names");
-        }
-        TL_TRY(
-            tl_weights_vector(c->weights, c->spec->weights[i], x->width, &s->vectors[i], c->err));
+        const char *name;
+        TL_TRY(op_name(c, i, &name));
+        TL_TRY(op_vector(c, s, i, x->width));
     }
-    s->value = TL_VALUE_ROWS;
-    s->n_axes = x->n_axes;
-    memcpy(s->axes, x->axes, sizeof(s->axes));
+    op_shape(s, x, x->n_axes);
     return TL_OK;
 }
 
@@ -208,41 +195,25 @@ enum { TILED, FACTOR };
  * finds its key head (0: head / (Hv / Hk), 1: head % Hk), the factor of the result; value (Hv, Dv).
  */
 int delta_check(const struct tl_op_check *c, struct tl_step *s) {
-    const struct tl_step *reads[5];
+    const struct tl_step *q = op_read(c, s, QUERIES), *k = op_read(c, s, KEYS);
+    const struct tl_step *v = op_read(c, s, VALUES);
     size_t axes[3];
-    for (int i = 0; i < 5; i++) {
-        reads[i] = &c->plan->steps[s->in[i]];
-        if (reads[i]->value != TL_VALUE_ROWS) {
-            return tl_op_wrong(c, "a read has no rows; expected (T, ...)");
-        }
-    }
-    if (reads[KEYS]->n_axes != 2 || reads[VALUES]->n_axes != 2 || reads[QUERIES]->n_axes != 2 ||
-        reads[KEYS]->axes[0] != reads[QUERIES]->axes[0] ||
-        reads[KEYS]->axes[1] != reads[QUERIES]->axes[1] ||
-        reads[VALUES]->axes[0] % reads[KEYS]->axes[0] != 0) {
+    for (int i = QUERIES; i <= BETA; i++) TL_TRY(op_rows(c, s, i, 0));
+    if (k->n_axes != 2 || v->n_axes != 2 || !op_same_shape(q, k) || v->axes[0] % k->axes[0] != 0) {
         return tl_op_wrong(c, "its queries, keys and values do not match; expected (Hk, Dk) twice "
                               "and (Hv, Dv), Hv a multiple of Hk");
     }
-    if (reads[DECAY]->width != reads[VALUES]->axes[0] ||
-        reads[BETA]->width != reads[VALUES]->axes[0]) {
+    if (op_read(c, s, DECAY)->width != v->axes[0] || op_read(c, s, BETA)->width != v->axes[0]) {
         return tl_op_wrong(c, "its decay or beta does not match its values; expected one per head");
     }
     if (s->numbers[TILED] != 0 && s->numbers[TILED] != 1) {
-        return tl_fail(c->err, TL_EARG,
-                       "step %zu (delta): the order of its heads is %g; expected 0 or 1",
-                       c->plan->n, s->numbers[TILED]);
+        return tl_op_wrong(c, "the order of its heads is neither 0 nor 1");
     }
-    if (!(s->numbers[FACTOR] > 0 && s->numbers[FACTOR] <= 1e30)) {
-        return tl_fail(c->err, TL_EARG,
-                       "step %zu (delta): its factor is %g; expected a positive number", c->plan->n,
-                       s->numbers[FACTOR]);
-    }
-    s->value = TL_VALUE_ROWS;
-    s->n_axes = 2;
-    memcpy(s->axes, reads[VALUES]->axes, 2 * sizeof(*s->axes));
-    axes[0] = s->axes[0];
-    axes[1] = reads[KEYS]->axes[1];
-    axes[2] = s->axes[1];
+    TL_TRY(op_number(c, s, FACTOR, 1e-30, 1e30));
+    op_shape(s, v, 2);
+    axes[0] = v->axes[0];
+    axes[1] = k->axes[1];
+    axes[2] = v->axes[1];
     return add_state(c, s, axes, 3);
 }
 

@@ -25,6 +25,7 @@ enum {
     BETA_SLOW,        //
     EXT_FACTOR,       // YaRN: weight of the unscaled frequencies where they are kept
     MAGNITUDE,        // multiplies cos and sin
+    ROUNDED,          // YaRN: whether the range of interpolated pairs is rounded outwards, 0 or 1
 };
 
 enum scaling { SCALING_NONE, SCALING_LINEAR, SCALING_YARN };
@@ -38,8 +39,9 @@ static void frequencies(const double *numbers, const float *divisors, struct tl_
     if (numbers[SCALING] == SCALING_YARN) {
         // the pairs that turn beta_fast and beta_slow times within the original context
         const double context = numbers[ORIGINAL_CONTEXT];
-        low = floor(n * tl_log(context / (numbers[BETA_FAST] * 2 * pi)) / (2 * log_base));
-        high = ceil(n * tl_log(context / (numbers[BETA_SLOW] * 2 * pi)) / (2 * log_base));
+        low = n * tl_log(context / (numbers[BETA_FAST] * 2 * pi)) / (2 * log_base);
+        high = n * tl_log(context / (numbers[BETA_SLOW] * 2 * pi)) / (2 * log_base);
+        if (numbers[ROUNDED] != 0) low = floor(low), high = ceil(high);
         low = TL_MAX(low, 0.0);
         high = TL_MIN(high, n - 1);
         rope->magnitude *= 1.0 + 0.1 * tl_log(factor);

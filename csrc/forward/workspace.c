@@ -10,7 +10,6 @@
 
 /* Bytes for the scores of one attention task: about what fits the second-level cache. */
 #define SCORES_BYTES ((size_t)256 << 10)
-#define MAX_QUERIES 48
 
 /* Cuts buffers from one block of memory, one after another. */
 struct carver {
@@ -90,7 +89,7 @@ int workspace_plan(struct run *r, size_t *bytes) {
     size_t planned = 0, planned_count = 0;
     r->max_keys = (r->max_keys + TL_BLOCK - 1) / TL_BLOCK * TL_BLOCK;
     r->tile = TL_MIN(TL_MAX(SCORES_BYTES / (r->max_keys * sizeof(float)), (size_t)1), MAX_QUERIES);
-    r->chunk = r->call->edits != NULL ? r->rows : TL_MIN(r->rows, CHUNK_ROWS);
+    r->chunk = r->call->edits != NULL || r->p->whole ? r->rows : TL_MIN(r->rows, CHUNK_ROWS);
     for (size_t row0 = 0; row0 < r->rows; row0 += r->chunk) {
         const size_t n = TL_MIN(r->chunk, r->rows - row0);
         size_t first, count;

@@ -72,6 +72,27 @@ struct tl_delta {
     float decay, beta, factor;
 };
 
+/* Indices from first to end - 1. */
+struct tl_range {
+    size_t first, end;
+};
+
+/* Functions of one value. */
+enum tl_function {
+    TL_FN_IDENTITY,
+    TL_FN_SILU,
+    TL_FN_GELU_TANH, // the approximation of GELU with tanh
+    TL_FN_GELU_ERF,  // GELU
+    TL_FN_SIGMOID,
+    TL_FN_RELU,
+    TL_FN_RELU2,    // the square of RELU
+    TL_FN_SOFT_CAP, // p tanh(x / p); p is the parameter
+    TL_FN_CLAMP,    // -p, x or p
+    TL_FN_SCALE,    // p x
+    TL_FN_OAI,      // gated only: g sigmoid(alpha g) (u + 1), g at most `limit`, |u| too
+    TL_FN_COUNT,
+};
+
 struct tl_kernels {
     const char *name; // "scalar", "avx2", ...
 
@@ -104,11 +125,26 @@ struct tl_kernels {
 
     // the rest of the forward pass: ops_template.h, docs/numerics.md section 3
 
-    /* RMS norm in two steps: 1 / rms, then y = x * scale * weight. */
-    float (*norm_scale)(const float *x, size_t n, float epsilon);
+    /*
+     * Norms in steps; a weight or bias may be NULL.
+     *   norm_scale   1 / sqrt(sum of x^2 / divisor + epsilon); divisor n: RMS norm, 1: L2 norm
+     *   norm_apply   x * scale * weight
+     *   norm_mean    the mean
+     *   layer_scale  1 / sqrt(mean of (x - mean)^2 + epsilon)
+     *   layer_apply  (x - mean) * scale * weight + bias
+     */
+    float (*norm_scale)(const float *x, size_t n, double divisor, float epsilon);
     void (*norm_apply)(const float *x, const float *weight, size_t n, float scale, float *y);
+    float (*norm_mean)(const float *x, size_t n);
+    float (*layer_scale)(const float *x, size_t n, float mean, float epsilon);
+    void (*layer_apply)(const float *x, const float *weight, const float *bias, size_t n,
+                        float mean, float scale, float *y);
     void (*add)(const float *a, const float *b, float *y, size_t n); // y may be a or b
-    void (*silu_mul)(const float *gate, const float *up, float *y, size_t n);
+    /* y = f(x); y may be x. */
+    void (*unary)(enum tl_function f, float parameter, const float *x, float *y, size_t n);
+    /* y = f(gate) * up; y may be one of the two. */
+    void (*gated)(enum tl_function f, float alpha, float limit, const float *gate, const float *up,
+                  float *y, size_t n);
     /*
      * x, y: (heads, head_size); cos_sin: (rot / 2, 2). Which values form a pair:
      *   rope_pairs   values 2j and 2j + 1, for 2j < rot
@@ -120,21 +156,21 @@ struct tl_kernels {
                         const float *cos_sin);
 
     /*
-     * Attention of `queries` queries over one head of keys and values. Query i sees the first
-     * keys - (queries - 1 - i) * step of them: step 1 for consecutive tokens, 0 for heads of one
-     * token. blocks[b] holds positions b * TL_BLOCK ... : keys as (TL_BLOCK / 16, head_size, 16),
-     * values as (TL_BLOCK, value_stride), value_stride a multiple of 16 and zero-padded.
-     *   attn_scores   q: (queries, head_size); scores[i * stride + j] for j < keys rounded up to
-     *                 TL_BLOCK; scores of keys that the query does not see are undefined
-     *   attn_softmax  one query, its n visible keys; probs may be scores
+     * Attention of `queries` queries over one head of keys and values. Query i sees the keys
+     * seen[i].first to seen[i].end - 1. blocks[b] holds positions b * TL_BLOCK ... : keys as
+     * (TL_BLOCK / 16, head_size, 16), values as (TL_BLOCK, value_stride), value_stride a multiple
+     * of 16 and zero-padded. attn_scores   q: (queries, head_size); scores[i * stride + j] for j <
+     * keys rounded up to TL_BLOCK; scores of keys that the query does not see are undefined
+     *   attn_softmax  one query, n keys, those that it does not see with the score -inf; `sink` is
+     *                 the score of no key, -inf without one; probs may be scores
      *   attn_mix      mix: (queries, mix_stride), all value_stride columns are written
      */
     void (*attn_scores)(const float *q, size_t queries, const float *const *blocks,
                         size_t head_size, size_t keys, float scale, float *scores, size_t stride);
-    void (*attn_softmax)(const float *scores, size_t n, float *probs);
-    void (*attn_mix)(const float *probs, size_t probs_stride, size_t queries, size_t step,
-                     size_t keys, const float *const *blocks, size_t value_stride, float *mix,
-                     size_t mix_stride);
+    void (*attn_softmax)(const float *scores, size_t n, float sink, float *probs);
+    void (*attn_mix)(const float *probs, size_t probs_stride, size_t queries,
+                     const struct tl_range *seen, const float *const *blocks, size_t value_stride,
+                     float *mix, size_t mix_stride);
 
     // mixers with a state: recurrent_template.h
 

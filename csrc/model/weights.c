@@ -37,6 +37,11 @@ const struct tl_tensor *tl_weights_find(const struct tl_weights *w, const char *
     return hit != NULL ? *hit : NULL;
 }
 
+bool tl_weights_has_size(const struct tl_weights *w, const char *name, size_t n) {
+    const struct tl_tensor *t = tl_weights_find(w, name);
+    return t != NULL && t->n_dims == 1 && t->dims[0] == n;
+}
+
 static int missing(const char *name, struct tl_error *err) {
     char field[130];
     snprintf(field, sizeof(field), "tensor '%.90s'", name);

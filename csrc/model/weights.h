@@ -32,6 +32,9 @@ void tl_weights_free(struct tl_weights *w);
 /* The tensor of that name, or NULL. */
 const struct tl_tensor *tl_weights_find(const struct tl_weights *w, const char *name);
 
+/* Whether the tensor `name` is there and is a vector of n values. */
+bool tl_weights_has_size(const struct tl_weights *w, const char *name, size_t n);
+
 /* Reads the tensor `name` as n float32 values; tl_free frees *out. */
 int tl_weights_vector(const struct tl_weights *w, const char *name, size_t n, float **out,
                       struct tl_error *err);

@@ -368,7 +368,7 @@ PyObject *tlpy_forward(PyObject *model, PyObject *args, PyObject *kwargs) {
     struct tl_call call = {0};
     struct tl_error err;
     PyObject *logits = NULL, *empty = PyTuple_New(0);
-    size_t shape[2] = {0, plan->vocab_size}, resid_size = 0;
+    size_t shape[2] = {0, plan->steps[plan->n - 1].width}, resid_size = 0;
     void *data;
     int status;
 

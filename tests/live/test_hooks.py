@@ -68,15 +68,8 @@ def test_the_taps_are_those_of_hugging_faces_modules(name, tmp_path):
     for i in range(model.config.layers):
         at, ours = f"model.layers.{i}", f"blk.{i}"
         h, k = model.config.layer("heads", i), model.config.layer("kv_heads", i)
-        if name == "phi3":  # its matrices are fused
-            size = model.config.head_size
-            q, keys, values = np.split(
-                seen[f"{at}.self_attn.qkv_proj.out"], [h * size, (h + k) * size], axis=2
-            )
-            gate, up = np.split(seen[f"{at}.mlp.gate_up_proj.out"], 2, axis=2)
-        else:
-            q, keys, values = (seen[f"{at}.self_attn.{kind}_proj.out"] for kind in "qkv")
-            gate, up = (seen[f"{at}.mlp.{kind}_proj.out"] for kind in ("gate", "up"))
+        q, keys, values = (seen[f"{at}.self_attn.{kind}_proj.out"] for kind in "qkv")
+        gate, up = (seen[f"{at}.mlp.{kind}_proj.out"] for kind in ("gate", "up"))
         want |= {
             f"{ours}.resid_pre": seen[f"{at}.input_layernorm.in"][0],
             f"{ours}.attn_norm": seen[f"{at}.input_layernorm.out"][0],

@@ -147,7 +147,7 @@ def test_epsilon_and_rope_base_are_the_stored_float32():
 
 
 def test_silu_mul():
-    y = reference.silu_mul(np.array([[0.0, 1.0, -1.0]]), np.array([[5.0, 2.0, 3.0]]))
+    y = reference.gated(np.array([[0.0, 1.0, -1.0]]), np.array([[5.0, 2.0, 3.0]]))
     e = math.e
     np.testing.assert_allclose(y, [[0, 2 * e / (e + 1), -3 / (1 + e)]], rtol=1e-15)
 

@@ -6,7 +6,32 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Arch"]
+__all__ = ["Arch", "Window"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """Sliding windows: which blocks have one, and what else differs in these blocks.
+
+    Keys of the file win over these defaults.
+
+    Attributes
+    ----------
+    every : int
+        Every `every`-th block is global; the others are local, which means that they have a
+        window. 1: all blocks are global. 0: all are local if the file states a window.
+    size : int
+        Positions in a window. 0: as the file states; without a key there are no windows.
+    base : float
+        RoPE's base in local blocks. 0: as in global blocks.
+    scaled : bool
+        Whether RoPE's scaling applies to local blocks.
+    """
+
+    every: int = 0
+    size: int = 0
+    base: float = 0.0
+    scaled: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +39,7 @@ class Arch:
     """The properties of an architecture that a model file does not state.
 
     Everything else is read from the keys and tensors of the file: sizes, RoPE's base and scaling,
-    and whether biases and an output matrix exist.
+    and whether optional biases, norms and an output matrix exist.
 
     Attributes
     ----------
@@ -26,16 +51,79 @@ class Arch:
         Builds the feed-forward network. See `feed_forward`.
     rope : str
         Which two values of a head are rotated together: ``"pairs"`` (2j and 2j + 1), or
-        ``"halves"`` (j and j + n/2).
+        ``"halves"`` (j and j + n/2). ``"none"``: there is no RoPE.
+    rotated : callable
+        Takes a `Builder`. Whether its current block has RoPE.
     biases : tuple of str
         Linear steps that must have a bias. Other linear steps use a bias if the file has one.
+    norm : str
+        ``"rms"`` or ``"layer"`` (LayerNorm).
+    norm_weights : bool
+        Whether norms have weights.
+    pre_norms : bool
+        Whether each branch begins with a norm.
+    post_norms : bool
+        Whether each branch ends with a norm, ``post_attention_norm`` and ``post_ffw_norm``.
+    ffn_norm : str
+        The name of the norm before the feed-forward network.
+    output_norm : str
+        The name of the norm after the blocks.
+    qk_norm : str
+        What a norm of queries and keys covers, if the file has one: ``"head"``, or ``"row"`` (all
+        heads). ``"heads"``: a head, with a LayerNorm whose weights differ between heads.
+    act : str
+        The activation, one of `plan.FUNCTIONS`.
+    window : Window
+        Sliding windows.
+    scale : callable or None
+        Takes a `Builder`. The factor of attention scores, if the file states none; None for
+        1 / sqrt(head size).
+    embed_scale : str
+        ``"sqrt_width"``: the embedding is multiplied by the square root of the width.
+    logit_scale : str
+        What the key ``logit_scale`` does: ``"times"`` or ``"over"``.
+    caps : tuple of float
+        Soft caps of attention scores and of logits, if the file states none. 0 for no cap.
+    rounded : bool
+        Whether YaRN rounds the range of pairs that it interpolates.
+    causal : bool
+        Whether a token sees only itself and earlier tokens.
+    zeros : bool
+        Whether 0 kv heads or a feed-forward width of 0 mean that a block has none.
+    tiled : bool
+        Whether value head h of a delta net uses key head h mod their number. If not, consecutive
+        value heads share a key head.
+    required : tuple of str
+        Norms that the file must have, besides those that the other fields demand.
     classes : tuple of str
         Class names in Hugging Face checkpoints.
+    experimental : bool
+        Whether no other implementation has confirmed the results. Loading warns of it.
     """
 
     block: Callable[..., Any]
     mixer: Callable[..., Any]
     ffn: Callable[..., Any]
     rope: str
+    rotated: Callable[..., bool] = lambda b: True
     biases: tuple[str, ...] = ()
+    norm: str = "rms"
+    norm_weights: bool = True
+    pre_norms: bool = True
+    post_norms: bool = False
+    ffn_norm: str = "ffn_norm"
+    output_norm: str = "output_norm"
+    qk_norm: str = "head"
+    act: str = "silu"
+    window: Window = Window()
+    scale: Callable[..., float] | None = None
+    embed_scale: str = ""
+    logit_scale: str = "times"
+    caps: tuple[float, float] = (0.0, 0.0)
+    rounded: bool = True
+    causal: bool = True
+    zeros: bool = False
+    tiled: bool = False
+    required: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    experimental: bool = False

@@ -4,27 +4,70 @@ from __future__ import annotations
 
 from .builder import Builder
 
-__all__ = ["model", "serial"]
+__all__ = ["model", "parallel", "parallel_by_key", "parallel_by_norms", "serial"]
 
 
 def serial(b: Builder, x: str) -> str:
     """Build y = x + mixer(norm(x)), then y + ffn(norm(y)). (T, D) -> (T, D).
 
-    This is the block of Llama, Touvron et al. 2023 (arXiv:2302.13971).
+    This is the block of Llama, Touvron et al. 2023 (arXiv:2302.13971). A branch may also end with a
+    norm, and may have a factor.
     """
     x = b.same("resid_pre", x)
-    mixed = b.arch.mixer(b, b.norm("attn_norm", x, "attn_input"))
+    mixed = b.arch.mixer(b, _before(b, "attn_norm", x, "attn_input"))
+    mixed = b.residual("attn", _after(b, "post_attention_norm", mixed))
     middle = b.add("resid_mid", x, b.give_role(mixed, "attn_add"))
-    out = b.arch.ffn(b, b.norm("ffn_norm", middle, "ffn_input"))
+    out = b.arch.ffn(b, _before(b, b.arch.ffn_norm, middle, "ffn_input"))
+    out = b.residual("ffn", _after(b, "post_ffw_norm", out))
     return b.add("resid_post", middle, b.give_role(out, "ffn_add"), "resid_post")
+
+
+def parallel(b: Builder, x: str) -> str:
+    """Build x + (mixer(norm(x)) + ffn(norm(x))). (T, D) -> (T, D).
+
+    Wang and Komatsuzaki 2021, GPT-J (github.com/kingoflolz/mesh-transformer-jax). The branches
+    read one norm, or the feed-forward network has ``ffn_norm``, or attention has ``attn_norm_2``.
+    """
+    x = b.same("resid_pre", x)
+    first = b.norm("attn_norm", x, "attn_input")
+    attn_input = ffn_input = first
+    if b.has("attn_norm_2"):
+        attn_input = b.norm("attn_norm_2", x, "attn_input")
+    if b.has(b.arch.ffn_norm):
+        ffn_input = b.norm(b.arch.ffn_norm, x, "ffn_input")
+    else:
+        b.give_role(ffn_input, "ffn_input")
+    mixed = b.give_role(b.residual("attn", b.arch.mixer(b, attn_input)), "attn_add")
+    out = b.give_role(b.residual("ffn", b.arch.ffn(b, ffn_input)), "ffn_add")
+    return b.add("resid_post", x, b.add("branches", mixed, out), "resid_post")
+
+
+def parallel_by_key(b: Builder, x: str) -> str:
+    """Build a parallel block, unless ``use_parallel_residual`` is false. (T, D) -> (T, D)."""
+    return (parallel if b.keys.flag("use_parallel_residual", True) else serial)(b, x)
+
+
+def parallel_by_norms(b: Builder, x: str) -> str:
+    """Build a serial block, or a parallel one if the file has one norm only. (T, D) -> (T, D)."""
+    return (serial if b.has("ffn_norm") else parallel)(b, x)
+
+
+def _before(b: Builder, tap: str, x: str, role: str) -> str:
+    """Add the norm at the begin of a branch, if the architecture has one."""
+    return b.norm(tap, x, role) if b.arch.pre_norms else b.give_role(x, role)
+
+
+def _after(b: Builder, tap: str, x: str) -> str:
+    """Add the norm at the end of a branch, if the architecture has one."""
+    return b.norm(tap, x) if b.arch.post_norms else x
 
 
 def model(b: Builder) -> None:
     """Build a whole model: embedding, blocks, final norm and logits."""
     c = b.config
-    x = b.embed()
+    x = b.embedding()
     for b.layer in range(c.layers):
         x = b.arch.block(b, x)
     b.layer = c.layers
-    x = b.norm("output_norm", x, "final_norm")
+    x = b.norm(b.arch.output_norm, x, "final_norm")
     b.output(x)

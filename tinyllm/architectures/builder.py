@@ -5,18 +5,22 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
-from ..errors import UnsupportedError
+import numpy as np
+
+from ..errors import UnsupportedError, wrong
 from .arch import Arch
 from .config import Config
-from .plan import UNUSED, Number, Step
+from .plan import FUNCTIONS, UNUSED, Number, Step
+from .reader import LONGEST, Reader
 
 __all__ = ["Builder"]
 
 _ROPE_LAYOUTS = {"pairs": 0, "halves": 1}
 _ROPE_SCALINGS = {None: 0, "none": 0, "linear": 1, "yarn": 2}
+_MASKS = {"causal": 0, "window": 1, "chunk": 2, "symmetric": 3, "none": 4}
 
 #: Numbers of RoPE scaling: key under ``rope.scaling``, and default (None: the context length).
 _SCALING_NUMBERS: dict[str, tuple[str, float | None]] = {
@@ -42,8 +46,10 @@ class Builder:
     arch : Arch
     tensors : container of str
         Names of the file's tensors. They decide which optional parts there are.
-    metadata : mapping
-        The file's keys, which are the sources of numbers.
+    keys : Reader
+        Reads the file's keys, which are the sources of numbers.
+    max_context : int
+        The longest context that the model is loaded for. 0: that of the config.
 
     Attributes
     ----------
@@ -53,14 +59,20 @@ class Builder:
     """
 
     def __init__(
-        self, config: Config, arch: Arch, tensors: Container[str], metadata: Mapping[str, Any]
+        self,
+        config: Config,
+        arch: Arch,
+        tensors: Container[str],
+        keys: Reader,
+        max_context: int = 0,
     ) -> None:
         self.config = config
         self.arch = arch
+        self.max_context = max_context or config.context_length
+        self.keys = keys
         self.steps: list[Step] = []
         self.layer = -1
         self._tensors = tensors
-        self._metadata = metadata
         self._numbers: dict[str, int] = {}
 
     # ---- names and numbers ----
@@ -75,12 +87,20 @@ class Builder:
 
     def number(self, name: str, value: float, key: str | None = None, rule: str = "") -> Number:
         """Return a number whose source is `key` if the file has this key, else `rule`."""
-        full = f"{self.config.architecture}.{key}"
-        return Number(name, float(value), full if key and full in self._metadata else rule)
+        full = f"{self.keys.prefix}{key}"
+        return Number(name, float(value), full if key and full in self.keys.metadata else rule)
+
+    def key(self, name: str, key: str, default: float, rule: str = "row") -> Number:
+        """Return a number that a key of the file states, or the default."""
+        return self.number(name, self.keys.number(key, default), key, rule if default else "")
 
     def optional(self, tensor: str) -> str | None:
         """Return the name of a tensor of the current block, or None if the file has none."""
         return self.name(tensor) if self.name(tensor) in self._tensors else None
+
+    def has(self, norm: str) -> bool:
+        """Whether the current block has a norm: the file has it, or the architecture demands it."""
+        return self.optional(f"{norm}.weight") is not None or norm in self.arch.required
 
     # ---- steps ----
 
@@ -101,70 +121,199 @@ class Builder:
         """Return the shape of a value without its token axis."""
         return self.steps[self._numbers[tap]].shape
 
-    def embed(self) -> str:
-        """Add the look-up of the tokens' embeddings."""
-        c = self.config
+    def embedding(self) -> str:
+        """Add the look-up of the tokens' embeddings, and what the model does to them."""
+        x = self.embed("token_embd", self.config.vocab_size)
+        default = math.sqrt(self.config.width) if self.arch.embed_scale == "sqrt_width" else 1.0
+        factor = self.key("parameter", "embedding_scale", default, "rule: sqrt(width)")
+        if factor.value not in (0.0, 1.0):
+            x = self.unary("embd_scaled", "scale", x, factor)
+        if self.optional("position_embd.weight"):
+            positions = self.embed("position_embd", self.config.context_length, index=1)
+            x = self.add("embd", x, positions)
+        return self.give_role(x, "embedding")
+
+    def embed(self, tap: str, rows: int, index: int = 0) -> str:
+        """Add a row of ``tap.weight`` for each token.
+
+        `index` 0: the token's own row, 1: that of its position, 2: the first row.
+        """
+        chosen = ("row of the token", "row of the position", "the first row")[index]
         return self.add_step(
             "embed",
-            "token_embd",
-            ("tokens",),
-            weights=("token_embd.weight",),
+            tap,
+            ("positions" if index == 1 else "tokens",),
+            weights=(f"{tap}.weight",),
             numbers=(
-                self.number("vocabulary", c.vocab_size, rule="rows of token_embd.weight"),
-                self.number("width", c.width, "embedding_length"),
+                self.number("vocabulary", rows, rule=f"rows of {tap}.weight"),
+                self.number("width", self.config.width, "embedding_length"),
+                Number("index", index, UNUSED if index == 0 else chosen),
             ),
-            shape=(c.width,),
-            roles=("embedding",),
+            shape=(self.config.width,),
         )
 
     def same(self, tap: str, x: str) -> str:
         """Add a second name for a value. The name is also its role."""
         return self.add_step("same", tap, (x,), shape=self.shape(x), roles=(tap,))
 
-    def norm(self, tap: str, x: str, role: str) -> str:
-        """Add RMSNorm over the last axis in two steps: the factor 1 / rms, and the norm."""
-        *leading, _ = self.shape(x)
-        epsilon = self.number(
-            "epsilon", self.config.norm_epsilon, "attention.layer_norm_rms_epsilon"
+    def cut(self, tap: str, x: str, axis: int, first: int, size: int, role: str = "") -> str:
+        """Add a part of an axis of a value. Axis 0 is the first one after T."""
+        shape = list(self.shape(x))
+        shape[axis] = size
+        return self.add_step(
+            "slice",
+            tap,
+            (x,),
+            numbers=(
+                Number("axis", axis, ""),
+                Number("first", first, ""),
+                Number("size", size, ""),
+            ),
+            shape=tuple(shape),
+            heads=self.step(x).heads,
+            roles=(role,) if role else (),
         )
+
+    def step(self, tap: str) -> Step:
+        """Return the step that computes a value."""
+        return self.steps[self._numbers[tap]]
+
+    def norm(self, tap: str, x: str, role: str = "", *, kind: str = "", covers: int = 1) -> str:
+        """Add RMSNorm or LayerNorm in two or three steps: statistics, and the norm.
+
+        Parameters
+        ----------
+        tap : str
+            The name of the norm; ``tap.weight`` is its weight.
+        x : str
+        role : str
+        kind : str
+            ``"rms"``, ``"layer"`` or ``"row"``: RMSNorm over all axes of x. Default: that of the
+            architecture.
+        covers : int
+            How many of the last axes the weight covers, for RMSNorm and LayerNorm.
+        """
+        kind = kind or self.arch.norm
+        shape = self.shape(x)
+        key = f"attention.layer_norm_{'rms_' if self.arch.norm == 'rms' else ''}epsilon"
+        epsilon = self.number("epsilon", self.config.norm_epsilon, key)
+        roles = {name: (f"{role}_{name}",) if role else () for name in ("mean", "scale")}
+        weight = self.name(f"{tap}.weight") if self.arch.norm_weights else None
+        axes = Number("axes", 0 if covers == 1 else covers, UNUSED if covers == 1 else "row")
+        more: dict[str, Any] = {
+            "numbers": (axes,),
+            "shape": shape,
+            "heads": self.step(x).heads,
+            "roles": (role,) if role else (),
+        }
+        if kind == "layer":
+            mean = self.add_step(
+                "norm_mean", f"{tap}_mean", (x,), shape=shape[:-1], roles=roles["mean"]
+            )
+            scale = self.add_step(
+                "layer_scale",
+                f"{tap}_scale",
+                (x, mean),
+                numbers=(epsilon,),
+                shape=shape[:-1],
+                roles=roles["scale"],
+            )
+            bias = self.optional(f"{tap}.bias")
+            weights = (weight, self.name(f"{tap}.bias") if tap in self.arch.biases else bias)
+            return self.add_step("layer_norm", tap, (x, mean, scale), weights=weights, **more)
+        over = len(shape) if kind == "row" else 1
         scale = self.add_step(
             "norm_scale",
             f"{tap}_scale",
             (x,),
-            numbers=(epsilon,),
-            shape=tuple(leading),
-            roles=(f"{role}_scale",),
+            numbers=(
+                epsilon,
+                Number("kind", 0, UNUSED),
+                Number("axes", over, UNUSED if over == 1 else "row"),
+            ),
+            shape=shape[:-over],
+            heads=self.step(x).heads and over == 1,
+            roles=roles["scale"],
         )
-        return self.add_step(
-            "norm",
-            tap,
-            (x, scale),
-            weights=(self.name(f"{tap}.weight"),),
-            shape=self.shape(x),
-            roles=(role,) if role else (),
-        )
+        return self.add_step("norm", tap, (x, scale), weights=(weight,), **more)
+
+    def head_norm(self, tap: str, x: str) -> str:
+        """Add the norm of queries or keys, if the file has one or the architecture demands it."""
+        if not self.has(tap):
+            return x
+        kind = {"head": "rms", "row": "row", "heads": "layer"}[self.arch.qk_norm]
+        return self.norm(tap, x, kind=kind, covers=2 if self.arch.qk_norm == "heads" else 1)
 
     def linear(
-        self, tap: str, x: str, size: Number, heads: Number | None = None, role: str = ""
+        self,
+        tap: str,
+        x: str,
+        size: Number,
+        heads: Number | None = None,
+        role: str = "",
+        part: tuple[str, int, int] | None = None,
     ) -> str:
         """Add a product with ``tap.weight`` plus ``tap.bias``, of shape (size,) or (heads, size).
 
-        The bias is added if the file has it, or if the architecture demands it.
+        The bias is added if the file has it, or if the architecture demands it. A factor
+        ``tap.scale`` is used if the file has it. `part` names another tensor: its name without
+        ``.weight``, the first row, and how many rows it has in all.
         """
-        bias = self.optional(f"{tap}.bias")
-        if tap in self.arch.biases:
-            bias = self.name(f"{tap}.bias")
+        stem, first, rows = part or (tap, 0, 0)
+        bias = self.optional(f"{tap}.bias") or self.optional(f"{stem}.bias")
+        if bias is None and tap in self.arch.biases:
+            bias = self.name(f"{stem}.bias")
         flat = Number("heads", 0, UNUSED)
         axes = (size,) if heads is None else (heads, size)
+        source = f"part of {stem}.weight" if part else UNUSED
         return self.add_step(
             "linear",
             tap,
             (x,),
-            weights=(self.name(f"{tap}.weight"), bias),
-            numbers=(heads or flat, size),
+            weights=(self.name(f"{stem}.weight"), bias, self.optional(f"{stem}.scale")),
+            numbers=(
+                heads or flat,
+                size,
+                Number("first", first, source),
+                Number("rows", rows, source),
+            ),
             shape=tuple(int(axis.value) for axis in axes),
             heads=heads is not None,
             roles=(role,) if role else (),
+        )
+
+    # ---- positions ----
+
+    @property
+    def local(self) -> bool:
+        """Whether the current block sees only a window."""
+        return self._windows[0] > 0 and self._windows[1][self.layer]
+
+    @functools.cached_property
+    def _windows(self) -> tuple[int, tuple[bool, ...]]:
+        """The size of a window (0: none), and which blocks are local."""
+        layers, row = self.config.layers, self.arch.window
+        key = "attention.sliding_window"
+        size = self.keys.integer(key, row.size, most=LONGEST, least=0)
+        pattern = f"{key}_pattern"
+        if isinstance(self.keys.metadata.get(self.keys.prefix + pattern), (int, np.integer)):
+            every = self.keys.integer(pattern, least=0)
+        elif self.keys.prefix + pattern in self.keys.metadata:
+            return size, self.keys.flags(pattern, layers)
+        else:
+            every = row.every
+        return size, tuple(every == 0 or layer % every < every - 1 for layer in range(layers))
+
+    def mask(self) -> tuple[Number, Number]:
+        """Return the numbers of the mask and the window of the current block."""
+        causal = self.arch.causal and self.keys.flag("attention.causal", True)
+        size = self._windows[0] if self.local else 0
+        kind = ("causal" if causal else "none", "window" if causal else "symmetric")[size > 0]
+        if kind == "causal":
+            return Number("mask", 0, UNUSED), Number("window", 0, UNUSED)
+        window = self.number("window", size, "attention.sliding_window", "row")
+        return Number("mask", _MASKS[kind], kind), window if size else window._replace(
+            source=UNUSED
         )
 
     def rope(self, tap: str, x: str) -> str:
@@ -173,16 +322,33 @@ class Builder:
             "rope",
             tap,
             (x, "positions"),
-            weights=("rope_freqs.weight" if "rope_freqs.weight" in self._tensors else None,),
-            numbers=self._rope_numbers,
+            weights=(self._rope_factors,),
+            numbers=self._rope_numbers(self.local),
             shape=self.shape(x),
             heads=True,
         )
 
     @functools.cached_property
-    def _rope_numbers(self) -> tuple[Number, ...]:
+    def _rope_factors(self) -> str | None:
+        """The tensor that divides the frequencies. There may be one for long contexts."""
+        original = (self.config.rope_scaling or {}).get("original_context_length")
+        if original is None:
+            original = self.keys.integer(
+                "rope.scaling.original_context_length", self.config.context_length, most=LONGEST
+            )
+        length = "long" if self.max_context > original else "short"
+        names = (f"rope_factors_{length}.weight", "rope_freqs.weight")
+        return next((name for name in names if name in self._tensors), None)
+
+    @functools.cache  # noqa: B019 (a builder lives for one plan)
+    def _rope_numbers(self, local: bool) -> tuple[Number, ...]:
         c = self.config
         scaling = dict(c.rope_scaling or {})
+        base = self.number("base", c.rope_base, "rope.freq_base", "rule")
+        if local and self.arch.window.base:
+            base = self.key("base", "rope.freq_base_swa", self.arch.window.base)
+        if local and not self.arch.window.scaled:
+            scaling = {}
         kind = scaling.get("type")
         if kind not in _ROPE_SCALINGS:
             raise UnsupportedError(
@@ -191,11 +357,12 @@ class Builder:
         if kind == "yarn" and scaling.get("ext_factor") == 0:  # as in ggml's rope_yarn
             kind = "linear"
             del scaling["ext_factor"]
+        self._check_sections()
         used = {"linear": ("factor",), "yarn": _YARN}.get(kind or "", ())
         numbers = [
             Number("layout", _ROPE_LAYOUTS[self.arch.rope], f"row: {self.arch.rope}"),
             self.number("rotated", c.rope_dimension, "rope.dimension_count", "rule: head size"),
-            self.number("base", c.rope_base, "rope.freq_base", "rule"),
+            base,
             self.number("scaling", _ROPE_SCALINGS[kind], "rope.scaling.type", "rule: none"),
         ]
         for name, (key, default) in _SCALING_NUMBERS.items():
@@ -206,7 +373,45 @@ class Builder:
             if name not in used and not (name == "attn_factor" and value != default):
                 number = number._replace(source=UNUSED)
             numbers.append(number)
-        return tuple(numbers)
+        source = "row" if kind == "yarn" and not self.arch.rounded else UNUSED
+        return (*numbers, Number("rounded", self.arch.rounded, source))
+
+    def _check_sections(self) -> None:
+        """Check that a text has the same rotation with the sections of M-RoPE as without.
+
+        The positions of a text are equal in the first three sections (Wang et al. 2024, Qwen2-VL,
+        arXiv:2409.12191).
+        """
+        name = "rope.dimension_sections"
+        sections = self.keys.integers(name, None)
+        pairs = self.config.rope_dimension // 2
+        if sections and any(sections) and sum(sections[:3]) != pairs:
+            raise wrong(
+                f"{self.keys.prefix}{name}", sections, f"numbers of which three add up to {pairs}"
+            )
+
+    def temper(self, tap: str, x: str) -> str:
+        """Add the factor of queries that grows with the position, if the file states one."""
+        slope = self.key("slope", "attention.temperature_scale", 0.0)
+        if not slope.value:
+            return x
+        original = (self.config.rope_scaling or {}).get("original_context_length", 0)
+        length = self.key("length", "attention.temperature_length", original, "rule: as YaRN")
+        if not length.value > 0:
+            raise wrong(
+                f"{self.keys.prefix}attention.temperature_length", length.value, "a positive number"
+            )
+        offset = self.key("offset", "attention.temperature_offset", 0.0)
+        return self.add_step(
+            "temper",
+            tap,
+            (x, "positions"),
+            numbers=(slope, length, offset),
+            shape=self.shape(x),
+            heads=self.step(x).heads,
+        )
+
+    # ---- attention ----
 
     def cache(self, keys: str, values: str) -> None:
         """Add the step that stores keys and values in the cache for later tokens."""
@@ -215,13 +420,21 @@ class Builder:
     def attend(self, queries: str, keys: str, values: str) -> str:
         """Add attention in three steps: scores, probabilities, and the weighted sum of values."""
         heads, size = self.shape(queries)
-        own = self.config.attention_scale
-        scale = own or 1 / math.sqrt(size)
+        scale, rule = 1 / math.sqrt(size), "rule: 1/sqrt(head size)"
+        if self.arch.scale is not None:
+            scale, rule = self.arch.scale(self), "row"
+        cap = self.key("cap", "attn_logit_softcapping", self.arch.caps[0])
         scores = self.add_step(
             "scores",
             "attn_scores",
             (queries, keys),
-            numbers=(self.number("factor", scale, "attention.scale", "rule: 1/sqrt(head size)"),),
+            numbers=(
+                self.number(
+                    "factor", self.config.attention_scale or scale, "attention.scale", rule
+                ),
+                *self.mask(),
+                cap if cap.value else cap._replace(source=UNUSED),
+            ),
             shape=(heads,),
             heads=True,
             matrix=True,
@@ -231,6 +444,7 @@ class Builder:
             "softmax",
             "attn_probs",
             (scores,),
+            weights=(self.optional("attn_sinks.weight"),),
             shape=(heads,),
             heads=True,
             matrix=True,
@@ -249,26 +463,77 @@ class Builder:
         """Add the sum of two values."""
         return self.add_step("add", tap, (x, y), shape=self.shape(x), roles=(role,) if role else ())
 
-    def act(self, tap: str, gate: str, up: str) -> str:
-        """Add the gated activation silu(gate) * up."""
-        silu = Number("function", 0, "row: silu")
+    def residual(self, branch: str, x: str) -> str:
+        """Add the factor of a branch, if the file states one."""
+        factor = self.key("parameter", "residual_scale", 1.0)
+        if factor.value in (0.0, 1.0):
+            return x
+        return self.unary(f"{branch}_scaled", "scale", x, factor)
+
+    def unary(
+        self, tap: str, function: str, x: str, parameter: Number | None = None, role: str = ""
+    ) -> str:
+        """Add a function of each value, one of `FUNCTIONS`."""
         return self.add_step(
-            "act", tap, (gate, up), numbers=(silu,), shape=self.shape(gate), roles=("ffn_hidden",)
+            "unary",
+            tap,
+            (x,),
+            numbers=(
+                Number("function", FUNCTIONS.index(function), function),
+                (parameter or Number("parameter", 0, UNUSED))._replace(name="parameter"),
+            ),
+            shape=self.shape(x),
+            heads=self.step(x).heads,
+            roles=(role,) if role else (),
+        )
+
+    def act(
+        self, tap: str, gate: str, up: str, role: str = "ffn_hidden", function: str = ""
+    ) -> str:
+        """Add the gated activation f(gate) * up. Default: that of the architecture."""
+        function = function or self.arch.act
+        oai = function == "swiglu_oai"
+        return self.add_step(
+            "act",
+            tap,
+            (gate, up),
+            numbers=(
+                Number("function", FUNCTIONS.index(function), f"row: {function}"),
+                Number("alpha", 1.702 if oai else 0, "row" if oai else UNUSED),
+                Number("limit", 7 if oai else 0, "row" if oai else UNUSED),
+            ),
+            shape=self.shape(up),
+            heads=self.step(up).heads,
+            roles=(role,) if role else (),
         )
 
     def output(self, x: str) -> str:
         """Add the logits. Without ``output.weight`` in the file, the matrix is the embedding."""
         tied = self.optional("output.weight") is None
         size = self.number("size", self.config.vocab_size, rule="rows of token_embd.weight")
-        return self.add_step(
+        x = self.add_step(
             "linear",
             "output",
             (x,),
             weights=(
                 "token_embd.weight" if tied else "output.weight",
-                None if tied else self.optional("output.bias"),
+                self.optional("output.bias"),
+                self.optional("token_embd.scale" if tied else "output.scale"),
             ),
-            numbers=(Number("heads", 0, UNUSED), size),
+            numbers=(
+                Number("heads", 0, UNUSED),
+                size,
+                Number("first", 0, UNUSED),
+                Number("rows", 0, UNUSED),
+            ),
             shape=(self.config.vocab_size,),
-            roles=("logits",),
         )
+        factor = self.key("parameter", "logit_scale", 1.0)
+        if factor.value not in (0.0, 1.0):
+            if self.arch.logit_scale == "over":
+                factor = factor._replace(value=1 / factor.value)
+            x = self.unary("output_scaled", "scale", x, factor)
+        cap = self.key("parameter", "final_logit_softcapping", self.arch.caps[1])
+        if cap.value:
+            x = self.unary("output_capped", "soft_cap", x, cap)
+        return self.give_role(x, "logits")

@@ -8,15 +8,11 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
 from ..errors import FormatError, UnsupportedError, wrong
-from .keys import check_keys
+from .arch import Arch
+from .reader import LONGEST, Reader
 
 __all__ = ["Config", "read_config"]
-
-#: The core's limits: the largest size of a vector, and the longest context.
-_MOST_VALUES, _LONGEST = 1 << 24, 1 << 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,71 +115,7 @@ def _remade(values: dict[str, Any]) -> Config:
     return Config(**{**values, "rope_scaling": read_only})
 
 
-class _Reader:
-    """Typed access to the keys ``<architecture>.<name>``. Errors name the key."""
-
-    def __init__(self, metadata: Mapping[str, Any], architecture: str) -> None:
-        self.metadata = metadata
-        self.prefix = architecture + "."
-        self.used: set[str] = set()
-
-    def _get(self, name: str, kind: str, convert: Callable[[Any], Any], default: Any) -> Any:
-        key = self.prefix + name
-        self.used.add(name)
-        if key not in self.metadata:
-            if default is not ...:
-                return default
-            raise FormatError(f"{key} is missing; expected {kind}", field=key, expected=kind)
-        value = self.metadata[key]
-        result = convert(value)
-        if result is None:
-            raise FormatError(
-                f"{key} is {value!r:.80}; expected {kind}", field=key, value=value, expected=kind
-            )
-        return result
-
-    def integer(self, name: str, default: Any = ..., most: int = _MOST_VALUES) -> Any:
-        def convert(value: Any) -> int | None:
-            return _positive_integer(value, most)
-
-        return self._get(name, f"a positive integer up to {most}", convert, default)
-
-    def number(self, name: str, default: Any = ...) -> Any:
-        return self._get(name, "a finite number", _finite, default)
-
-    def text(self, name: str, default: Any = ...) -> Any:
-        return self._get(name, "text", lambda v: v if isinstance(v, str) else None, default)
-
-    def per_layer(self, name: str, layers: int, default: Any = ...) -> Any:
-        """Return one integer, or a tuple with one per layer if they differ."""
-
-        def convert(value: Any) -> Any:
-            if not isinstance(value, (np.ndarray, list, tuple)):
-                return _positive_integer(value)
-            values = tuple(_positive_integer(v) for v in value)
-            if len(values) != layers or None in values:
-                return None
-            return values[0] if len(set(values)) == 1 else values
-
-        kind = f"a positive integer up to {_MOST_VALUES}, or {layers} of them, one per layer"
-        return self._get(name, kind, convert, default)
-
-
-def _positive_integer(value: Any, most: int = _MOST_VALUES) -> int | None:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        return None
-    return int(value) if 0 < value <= most else None
-
-
-def _finite(value: Any) -> float | None:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(
-        value, (int, float, np.integer, np.floating)
-    ):
-        return None
-    return float(value) if math.isfinite(value) else None
-
-
-def _rope_scaling(read: _Reader, context_length: int) -> Mapping[str, Any] | None:
+def _rope_scaling(read: Reader, context_length: int) -> Mapping[str, Any] | None:
     """Return the RoPE scaling, read as in llama.cpp (llama-model.cpp, load_hparams)."""
     kind = read.text("rope.scaling.type", "linear")
     factor = read.number("rope.scaling.factor", read.number("rope.scale_linear", 0.0))
@@ -194,6 +126,8 @@ def _rope_scaling(read: _Reader, context_length: int) -> Mapping[str, Any] | Non
         raise wrong(read.prefix + "rope.scaling.attn_factor", attn_factor, "a positive number")
     if factor < 0:
         raise wrong(read.prefix + "rope.scaling.factor", factor, "a positive number")
+    if kind == "longrope":  # its factors are tensors
+        kind, factor = "linear", 1.0
     if kind == "none" or (kind == "linear" and factor in (0.0, 1.0)):
         if attn_factor == 1.0:
             return None
@@ -202,8 +136,14 @@ def _rope_scaling(read: _Reader, context_length: int) -> Mapping[str, Any] | Non
         return MappingProxyType({"type": kind, "factor": factor, "attn_factor": attn_factor})
     if kind != "yarn":
         raise UnsupportedError(
-            f"{read.prefix}rope.scaling.type is {kind!r}; this version supports none, linear, yarn"
+            f"{read.prefix}rope.scaling.type is {kind!r}; this version supports none, linear, "
+            "longrope, yarn"
         )
+    multiplier = read.number("rope.scaling.yarn_log_multiplier", 0.0)
+    if multiplier < 0:
+        raise wrong(read.prefix + "rope.scaling.yarn_log_multiplier", multiplier, "at least 0")
+    if multiplier and factor > 1:  # mscale_all_dim of Hugging Face
+        attn_factor /= 1 + 0.1 * multiplier * math.log(factor)
     yarn = {
         "beta_fast": read.number("rope.scaling.yarn_beta_fast", 32.0),
         "beta_slow": read.number("rope.scaling.yarn_beta_slow", 1.0),
@@ -217,7 +157,7 @@ def _rope_scaling(read: _Reader, context_length: int) -> Mapping[str, Any] | Non
             "type": kind,
             "factor": factor or 1.0,
             "original_context_length": read.integer(
-                "rope.scaling.original_context_length", context_length, _LONGEST
+                "rope.scaling.original_context_length", context_length, LONGEST
             ),
             **yarn,
             "attn_factor": attn_factor,
@@ -225,17 +165,18 @@ def _rope_scaling(read: _Reader, context_length: int) -> Mapping[str, Any] | Non
     )
 
 
-def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Config:
+def read_config(read: Reader, tensors: Mapping[str, Any], arch: Arch) -> Config:
     """Return the config of a model, read from its GGUF metadata and tensors.
 
     Parameters
     ----------
-    metadata : mapping
-        GGUF keys and values, such as ``tinyllm.GGUF(path).metadata``. ``general.architecture``
-        must be supported: see `tinyllm.architectures.table.find`.
+    read : Reader
+        Reads the keys of the file.
     tensors : mapping of str to Weight
         Tell what the metadata does not state: the size of the vocabulary, and whether there is
         an output matrix.
+    arch : Arch
+        The row of the architecture.
 
     Returns
     -------
@@ -257,12 +198,13 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Conf
     --------
     >>> import tinyllm
     >>> from tinyllm.architectures.config import read_config
+    >>> from tinyllm.architectures.reader import Reader
+    >>> from tinyllm.architectures.table import find
     >>> model = tinyllm.load()
-    >>> read_config(model.metadata, model.weights) == model.config
+    >>> read = Reader(model.metadata, "llama")
+    >>> read_config(read, model.weights, find("llama")) == model.config
     True
     """
-    architecture: str = metadata["general.architecture"]
-    read = _Reader(metadata, architecture)
     layers = read.integer("block_count", most=2**31)
     if layers > len(tensors):  # checked before anything is allocated per layer
         raise wrong(
@@ -270,9 +212,21 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Conf
             layers,
             f"at most {len(tensors)}, the number of tensors in the file",
         )
+    blocks = layers
+    layers -= read.integer("nextn_predict_layers", 0, least=0)  # draft heads do not run
+    if layers < 1:
+        raise wrong(read.prefix + "nextn_predict_layers", blocks - layers, f"at most {blocks - 1}")
+
+    def per_layer(name: str, default: Any = ..., least: int = 1) -> Any:
+        """Return a value for the blocks that run, of a key that covers all blocks."""
+        value = read.per_layer(name, blocks, default, least)
+        if not isinstance(value, tuple):
+            return value
+        return value[0] if len(set(value[:layers])) == 1 else value[:layers]
+
     width = read.integer("embedding_length")
-    heads = read.per_layer("attention.head_count", layers)
-    context_length = read.integer("context_length", most=_LONGEST)
+    heads = per_layer("attention.head_count")
+    context_length = read.integer("context_length", most=LONGEST)
 
     head_size = read.integer("attention.key_length", None)
     if head_size is None:
@@ -283,16 +237,15 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Conf
                 f"a divisor of the width, {width}, or a value of {read.prefix}attention.key_length",
             )
         head_size = width // heads
-    epsilon = read.number("attention.layer_norm_rms_epsilon")
+    epsilon_key = f"attention.layer_norm_{'rms_' if arch.norm == 'rms' else ''}epsilon"
+    epsilon = read.number(epsilon_key)
     if not 0 <= epsilon < 1:
-        raise wrong(
-            read.prefix + "attention.layer_norm_rms_epsilon", epsilon, "at least 0 and less than 1"
-        )
+        raise wrong(read.prefix + epsilon_key, epsilon, "at least 0 and less than 1")
     base = read.number("rope.freq_base", 10000.0)
     if not base > 0:
         raise wrong(read.prefix + "rope.freq_base", base, "a positive number")
     rotated = read.integer("rope.dimension_count", head_size)
-    if rotated % 2 or rotated > head_size:
+    if arch.rope != "none" and (rotated % 2 or rotated > head_size):
         raise wrong(
             read.prefix + "rope.dimension_count", rotated, f"an even number up to {head_size}"
         )
@@ -305,17 +258,18 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Conf
             expected="a matrix (vocab_size, width)",
         )
     vocab_size = int(embedding.shape[0])
-    tokens = metadata.get("tokenizer.ggml.tokens")
+    tokens = read.metadata.get("tokenizer.ggml.tokens")
     if tokens is not None and len(tokens) > vocab_size:
         raise wrong(
             "tokenizer.ggml.tokens",
             f"{len(tokens)} tokens",
             f"at most {vocab_size}, the rows of token_embd.weight",
         )
-    kv_heads = read.per_layer("attention.head_count_kv", layers, heads)
+    least = 0 if arch.zeros else 1
+    kv_heads = per_layer("attention.head_count_kv", heads, least)
     for layer in range(layers):
         pair = [value[layer] if isinstance(value, tuple) else value for value in (heads, kv_heads)]
-        if pair[0] % pair[1]:
+        if pair[1] and pair[0] % pair[1]:
             raise wrong(
                 read.prefix + "attention.head_count",
                 pair[0],
@@ -324,15 +278,15 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Conf
     scale = read.number("attention.scale", None)
     if scale is not None and not scale > 0:
         raise wrong(read.prefix + "attention.scale", scale, "a positive number")
-    config = Config(
-        architecture=architecture,
+    return Config(
+        architecture=read.architecture,
         layers=layers,
         width=width,
         heads=heads,
         kv_heads=kv_heads,
         head_size=head_size,
         value_size=read.integer("attention.value_length", head_size),
-        ffn_width=read.per_layer("feed_forward_length", layers),
+        ffn_width=per_layer("feed_forward_length", least=least),
         vocab_size=vocab_size,
         context_length=context_length,
         norm_epsilon=epsilon,
@@ -342,5 +296,3 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Conf
         attention_scale=scale,
         tied="output.weight" not in tensors,
     )
-    check_keys(metadata, architecture, read.used, context_length)
-    return config

@@ -3,15 +3,53 @@
 from __future__ import annotations
 
 from .builder import Builder
+from .plan import Number
 
-__all__ = ["attention"]
+__all__ = ["attention", "gated_attention", "projections"]
 
 
 def attention(b: Builder, x: str) -> str:
-    """Build causal grouped-query attention with RoPE. (T, D) -> (T, D).
+    """Build grouped-query attention with RoPE. (T, D) -> (T, D).
 
     Attention: Vaswani et al. 2017 (arXiv:1706.03762). Grouped queries: Ainslie et al. 2023
-    (arXiv:2305.13245). RoPE: Su et al. 2021 (arXiv:2104.09864).
+    (arXiv:2305.13245). RoPE: Su et al. 2021 (arXiv:2104.09864). Norms of queries and keys: Dehghani
+    et al. 2023 (arXiv:2302.05442).
+    """
+    return _attend(b, *projections(b, x))
+
+
+def gated_attention(b: Builder, x: str) -> str:
+    """Build attention whose result has a gate. (T, D) -> (T, D).
+
+    The rows of ``attn_q`` hold the query and then the gate of each head. The result of a head is
+    multiplied by the gate's sigmoid (Qiu et al. 2025, arXiv:2505.06708).
+    """
+    both, k, v = projections(b, x, gated=True)
+    size = b.config.head_size
+    q = b.cut("attn_query", both, 1, 0, size, "queries")
+    return _attend(b, q, k, v, b.cut("attn_gate", both, 1, size, size))
+
+
+def _attend(b: Builder, q: str, k: str, v: str, gate: str = "") -> str:
+    q, k = b.head_norm("attn_q_norm", q), b.head_norm("attn_k_norm", k)
+    if b.arch.rope != "none" and b.arch.rotated(b):
+        q, k = b.rope("attn_q_rope", q), b.rope("attn_k_rope", k)
+    q = b.temper("attn_q_temper", q)
+    b.cache(k, v)
+    mix = b.attend(q, k, v)
+    if gate:
+        mix = b.act("attn_gated", gate, mix, role="", function="sigmoid")
+    width = b.number("size", b.config.width, "embedding_length")
+    return b.linear("attn_output", mix, width, role="attn_project")
+
+
+def projections(b: Builder, x: str, gated: bool = False) -> tuple[str, str, str]:
+    """Build queries (T, H, Dh), keys (T, K, Dh) and values (T, K, Dv) from one input.
+
+    With `gated`, each head of the queries is followed by its gate, (T, H, 2 Dh).
+
+    The file has a matrix for each, or ``attn_qkv`` with the rows of all three. The key
+    ``attention.clamp_kqv`` bounds their values.
     """
     c = b.config
     heads = b.number("heads", b.of_layer(c.heads), "attention.head_count")
@@ -20,11 +58,19 @@ def attention(b: Builder, x: str) -> str:
     )
     size = b.number("size", c.head_size, "attention.key_length", "rule: width / heads")
     value_size = b.number("size", c.value_size, "attention.value_length", "rule: as keys")
-    q = b.linear("attn_q", x, size, heads, "queries")
-    k = b.linear("attn_k", x, size, kv_heads, "keys")
-    v = b.linear("attn_v", x, value_size, kv_heads, "values")
-    q, k = b.rope("attn_q_rope", q), b.rope("attn_k_rope", k)
-    b.cache(k, v)
-    mix = b.attend(q, k, v)
-    width = b.number("size", c.width, "embedding_length")
-    return b.linear("attn_output", mix, width, role="attn_project")
+    query = (heads, size, "queries")
+    if gated:
+        query = (heads, Number("size", 2 * size.value, "rule: query and gate"), "")
+    shapes = (query, (kv_heads, size, "keys"), (kv_heads, value_size, "values"))
+    rows = [int(h.value * s.value) for h, s, _ in shapes]
+    clamp = b.key("parameter", "attention.clamp_kqv", 0.0)
+    made = []
+    for i, (tap, (h, s, role)) in enumerate(
+        zip(("attn_q", "attn_k", "attn_v"), shapes, strict=True)
+    ):
+        part = None
+        if b.optional("attn_qkv.weight"):
+            part = ("attn_qkv", sum(rows[:i]), sum(rows))
+        y = b.linear(tap, x, s, h, role, part)
+        made.append(b.unary(f"{tap}_clamp", "clamp", y, clamp) if clamp.value else y)
+    return made[0], made[1], made[2]

@@ -14,10 +14,17 @@ from typing import Any, NamedTuple, overload
 
 from ..display.table import Table
 
-__all__ = ["ForwardPlan", "Number", "Step"]
+__all__ = ["FUNCTIONS", "ForwardPlan", "Number", "Step"]
 
 #: The inputs of a plan, which steps read besides the values of earlier steps.
 INPUTS = ("tokens", "positions")
+
+#: Functions of one value, which the steps ``act`` and ``unary`` have as a number. The order is that
+#: of ``enum tl_function`` in csrc/kernels/kernels.h. The last one is for ``act`` only.
+FUNCTIONS = (
+    *("identity", "silu", "gelu_tanh", "gelu", "sigmoid", "relu", "relu2", "soft_cap", "clamp"),
+    *("scale", "swiglu_oai"),
+)
 
 #: The source of a number that its step does not use. Tables leave it out.
 UNUSED = "unused"
@@ -30,6 +37,7 @@ HARMLESS = {
     "*.input_scale": "scales of activations for 4-bit hardware",
     "blk.*.attn_rot_embd": "RoPE frequencies of files from 2023, which follow from the base",
     "blk.*.nextn.*": "the draft head that predicts several tokens, which is not supported",
+    "rope_factors_*.weight": "RoPE factors for contexts of another length",
 }
 
 

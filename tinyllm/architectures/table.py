@@ -7,18 +7,22 @@ Rows were checked against the Hugging Face classes.
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ..errors import FormatError, UnsupportedError
-from .arch import Arch
-from .blocks import model, serial
+from .arch import Arch, Window
+from .blocks import model, parallel, parallel_by_key, parallel_by_norms, serial
 from .builder import Builder
 from .config import Config, read_config
-from .feed_forward import gated
+from .feed_forward import fused, gated, plain
+from .keys import check_keys
 from .mixers import attention
 from .plan import ForwardPlan
+from .reader import Reader
+from .recurrent import conv_or_attention, delta_or_attention
 
 __all__ = ["ARCHITECTURES", "find", "make_plan", "read_model"]
 
@@ -29,15 +33,115 @@ LLAMA = Arch(
     rope="pairs",
     classes=("LlamaForCausalLM", "MistralForCausalLM"),
 )
+HALVES = dataclasses.replace(LLAMA, rope="halves", classes=())
+QWEN2 = dataclasses.replace(HALVES, biases=("attn_q", "attn_k", "attn_v"))
+QWEN3 = dataclasses.replace(HALVES, required=("attn_q_norm", "attn_k_norm"))
+GEMMA = dataclasses.replace(HALVES, act="gelu_tanh", embed_scale="sqrt_width")
+GPT = dataclasses.replace(HALVES, norm="layer", ffn=plain, act="gelu_tanh")
+COHERE = dataclasses.replace(LLAMA, norm="layer", block=parallel, qk_norm="heads", classes=())
+
+QWEN35 = dataclasses.replace(
+    QWEN3, mixer=delta_or_attention, ffn_norm="post_attention_norm", tiled=True
+)
+
+
+def _scale_by_width(layers: int) -> Callable[[Builder], float]:
+    """Return Gemma's scale of scores: in models of that many blocks 1 / sqrt(width / heads)."""
+
+    def scale(b: Builder) -> float:
+        c = b.config
+        size = c.width / b.of_layer(c.heads) if c.layers == layers else c.head_size
+        return 1 / math.sqrt(size)
+
+    return scale
+
 
 #: The rows, by ``general.architecture``.
 ARCHITECTURES: dict[str, Arch] = {
     "llama": LLAMA,
-    "qwen2": dataclasses.replace(
+    "mistral3": dataclasses.replace(LLAMA, classes=("Ministral3ForCausalLM",)),
+    "qwen2": dataclasses.replace(QWEN2, classes=("Qwen2ForCausalLM",)),
+    "qwen2vl": dataclasses.replace(
+        QWEN2,
+        classes=("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"),
+    ),
+    "qwen3": dataclasses.replace(QWEN3, classes=("Qwen3ForCausalLM",)),
+    "qwen3vl": dataclasses.replace(QWEN3, classes=("Qwen3VLForConditionalGeneration",)),
+    "gemma": dataclasses.replace(GEMMA, classes=("GemmaForCausalLM",)),
+    "gemma2": dataclasses.replace(
+        GEMMA,
+        post_norms=True,
+        window=Window(every=2, size=4096),
+        caps=(50.0, 30.0),
+        scale=_scale_by_width(46),
+        classes=("Gemma2ForCausalLM",),
+    ),
+    "gemma3": dataclasses.replace(
+        GEMMA,
+        post_norms=True,
+        window=Window(every=6, base=10000.0, scaled=False),
+        scale=_scale_by_width(62),
+        required=("attn_q_norm", "attn_k_norm"),
+        classes=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
+    ),
+    "phi3": dataclasses.replace(HALVES, ffn=fused, classes=("Phi3ForCausalLM",)),
+    "granite": dataclasses.replace(
         LLAMA,
-        rope="halves",
-        biases=("attn_q", "attn_k", "attn_v"),
-        classes=("Qwen2ForCausalLM",),
+        rotated=lambda b: b.keys.flag("rope.scaling.finetuned", True),
+        logit_scale="over",
+        classes=("GraniteForCausalLM",),
+    ),
+    "smollm3": dataclasses.replace(
+        LLAMA, rotated=lambda b: (b.layer + 1) % 4 != 0, classes=("SmolLM3ForCausalLM",)
+    ),
+    "olmo": dataclasses.replace(
+        LLAMA, norm="layer", norm_weights=False, classes=("OlmoForCausalLM",)
+    ),
+    "olmo2": dataclasses.replace(
+        HALVES,
+        pre_norms=False,
+        post_norms=True,
+        qk_norm="row",
+        window=Window(every=4, scaled=False),
+        required=("attn_q_norm", "attn_k_norm"),
+        classes=("Olmo2ForCausalLM", "Olmo3ForCausalLM"),
+    ),
+    "gpt2": dataclasses.replace(GPT, rope="none", classes=("GPT2LMHeadModel",)),
+    "gptneox": dataclasses.replace(
+        GPT,
+        act="gelu",
+        block=parallel_by_key,
+        required=("ffn_norm",),
+        classes=("GPTNeoXForCausalLM",),
+    ),
+    "phi2": dataclasses.replace(GPT, block=parallel, classes=("PhiForCausalLM",)),
+    "falcon": dataclasses.replace(
+        GPT, act="gelu", block=parallel, classes=("FalconForCausalLM", "RWForCausalLM")
+    ),
+    "starcoder2": dataclasses.replace(GPT, classes=("Starcoder2ForCausalLM",)),
+    "stablelm": dataclasses.replace(
+        HALVES,
+        norm="layer",
+        block=parallel_by_norms,
+        qk_norm="heads",
+        classes=("StableLmForCausalLM",),
+    ),
+    "command-r": dataclasses.replace(COHERE, classes=("CohereForCausalLM",)),
+    "cohere2": dataclasses.replace(
+        COHERE,
+        window=Window(every=4),
+        rotated=lambda b: b.local,
+        classes=("Cohere2ForCausalLM",),
+    ),
+    "lfm2": dataclasses.replace(
+        QWEN3,
+        mixer=conv_or_attention,
+        output_norm="token_embd_norm",
+        zeros=True,
+        classes=("Lfm2ForCausalLM",),
+    ),
+    "qwen35": dataclasses.replace(
+        QWEN35, classes=("Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration")
     ),
 }
 
@@ -84,7 +188,10 @@ def find(architecture: Any) -> Arch:
 
 
 def make_plan(
-    config: Any, tensors: Collection[str] = (), metadata: Mapping[str, Any] | None = None
+    config: Any,
+    tensors: Collection[str] = (),
+    metadata: Mapping[str, Any] | None = None,
+    max_context: int = 0,
 ) -> ForwardPlan:
     """Return the plan of a model's forward pass.
 
@@ -96,6 +203,8 @@ def make_plan(
         output matrix.
     metadata : mapping, optional
         The file's keys, so that the plan can name the source of each number.
+    max_context : int
+        The longest context that the model is loaded for. 0: that of the config.
 
     Returns
     -------
@@ -114,13 +223,17 @@ def make_plan(
     >>> len(make_plan(model.config, model.weights)) == len(model.steps)
     True
     """
-    builder = Builder(config, find(config.architecture), tensors, metadata or {})
+    keys = Reader(metadata or {}, config.architecture)
+    builder = Builder(config, find(config.architecture), tensors, keys, max_context)
     model(builder)
     return ForwardPlan(builder.steps, config.layers)
 
 
 def read_model(
-    metadata: Mapping[str, Any], tensors: Mapping[str, Any], strict: bool = True
+    metadata: Mapping[str, Any],
+    tensors: Mapping[str, Any],
+    strict: bool = True,
+    max_context: int | None = None,
 ) -> tuple[Config, ForwardPlan]:
     """Return the config and the plan of a model file.
 
@@ -131,6 +244,8 @@ def read_model(
     tensors : mapping of str to Weight
     strict : bool
         If True, a tensor that no step uses is an error. If False, it causes a warning.
+    max_context : int, optional
+        The longest context that the model is loaded for. Default: that of the file.
 
     Returns
     -------
@@ -152,10 +267,14 @@ def read_model(
     >>> read_model(model.metadata, model.weights)[0] == model.config
     True
     """
-    find(metadata.get("general.architecture"))
-    config = read_config(metadata, tensors)
-    plan = make_plan(config, tensors, metadata)
-    unused = plan.unused(tensors)
+    arch = find(metadata.get("general.architecture"))
+    read = Reader(metadata, metadata["general.architecture"])
+    config = read_config(read, tensors, arch)
+    builder = Builder(config, arch, tensors, read, max_context or 0)
+    model(builder)
+    plan = ForwardPlan(builder.steps, config.layers)
+    check_keys(metadata, config.architecture, read.used, config.context_length)
+    unused = [name for name in plan.unused(tensors) if not _of_draft_head(name, config, read)]
     if unused:
         shown = ", ".join(unused[:5]) + (f" and {len(unused) - 5} more" if len(unused) > 5 else "")
         message = (
@@ -166,4 +285,16 @@ def read_model(
         if strict:
             raise UnsupportedError(f"{message}; strict=False loads the file anyway")
         warnings.warn(message, stacklevel=3)
+    if arch.experimental:
+        warnings.warn(
+            f"the architecture {config.architecture} is experimental: no other implementation "
+            "has confirmed its results",
+            stacklevel=3,
+        )
     return config, plan
+
+
+def _of_draft_head(tensor: str, config: Config, read: Reader) -> bool:
+    """Whether a tensor belongs to a block that predicts further tokens, which does not run."""
+    first, end = config.layers, min(read.integer("block_count"), config.layers + 99)
+    return tensor.startswith(tuple(f"blk.{layer}." for layer in range(first, end)))

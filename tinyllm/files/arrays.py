@@ -16,21 +16,23 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import FormatError, wrong
 from .atomic import write_atomically
-from .paths import first_bytes
+from .paths import first_bytes, regular_file
 
 __all__ = [
     "Array",
+    "StoredArray",
     "bad_field",
     "check_format",
     "parse_json",
     "read_arrays",
+    "read_safetensors",
     "read_token_ids",
     "write_arrays",
 ]
@@ -164,7 +166,8 @@ def read_arrays(
     try:
         if magic[:2] == b"PK":
             return _read_npz(os.fsdecode(path))
-        return _read_safetensors(os.fsdecode(path))
+        stored, metadata = _read_safetensors(os.fsdecode(path))
+        return _Arrays(stored), metadata
     except FormatError as error:
         error.path = os.fsdecode(path)
         raise
@@ -195,7 +198,100 @@ def parse_json(text: bytes | str, field: str) -> Any:
         ) from None
 
 
-def _read_safetensors(path: str) -> tuple[Mapping[str, Array], Mapping[str, str]]:
+class StoredArray(NamedTuple):
+    """An array of a safetensors file, not yet read.
+
+    Attributes
+    ----------
+    dtype : str
+        The format's name of the dtype, for example ``"BF16"``.
+    shape : tuple of int
+    raw : numpy.ndarray
+        The bytes: a read-only view of the mapped file.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tinyllm.files.arrays import StoredArray
+    >>> StoredArray("F32", (2,), np.float32([1, 2]).view(np.uint8)).read()
+    array([1., 2.], dtype=float32)
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    raw: npt.NDArray[np.uint8]
+
+    def read(self) -> Array:
+        """Return the array, read-only. bfloat16 becomes float32, which holds it exactly."""
+        dtype = np.dtype(_DTYPES[self.dtype])
+        if self.raw.size == 0:
+            return np.zeros(self.shape, dtype)
+        raw = self.raw if _aligned(self.raw, dtype) else self.raw.copy()
+        array: Array = raw.view(dtype)
+        if self.dtype == "BF16":
+            array = (array.astype(np.uint32) << 16).view(np.float32)
+        array = array.reshape(self.shape)
+        array.flags.writeable = False
+        return array
+
+
+class _Arrays(Mapping[str, Array]):
+    """The arrays of a safetensors file. Each is read on use."""
+
+    def __init__(self, stored: Mapping[str, StoredArray]) -> None:
+        self._stored = stored
+
+    def __getitem__(self, name: str) -> Array:
+        return self._stored[name].read()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._stored
+
+
+def read_safetensors(
+    path: str | os.PathLike[str],
+) -> tuple[dict[str, StoredArray], Mapping[str, str]]:
+    """Open a ``.safetensors`` file. Only its header is read.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+
+    Returns
+    -------
+    arrays : dict of str to StoredArray
+    metadata : mapping of str to str
+        Empty if the file has none.
+
+    Raises
+    ------
+    tinyllm.FormatError
+        If the file is damaged.
+    OSError
+        If the file cannot be read.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tinyllm.files.arrays import read_safetensors, write_arrays
+    >>> write_arrays("b.safetensors", {"x": np.eye(2, dtype=np.float32)}, {})
+    >>> read_safetensors("b.safetensors")[0]["x"].dtype
+    'F32'
+    """
+    try:
+        return _read_safetensors(regular_file(path))
+    except FormatError as error:
+        error.path = os.fsdecode(path)
+        raise
+
+
+def _read_safetensors(path: str) -> tuple[dict[str, StoredArray], Mapping[str, str]]:
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         start = file.read(8)
@@ -212,11 +308,10 @@ def _read_safetensors(path: str) -> tuple[Mapping[str, Array], Mapping[str, str]
         raise bad_field("__metadata__", metadata, "an object whose values are strings")
     data = np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8)
     data = data.view(np.ndarray)[8 + length :]
-    arrays = {name: _tensor(name, entry, data) for name, entry in header.items()}
-    return arrays, metadata
+    return {name: _stored(name, entry, data) for name, entry in header.items()}, metadata
 
 
-def _tensor(name: str, entry: Any, data: npt.NDArray[np.uint8]) -> Array:
+def _stored(name: str, entry: Any, data: npt.NDArray[np.uint8]) -> StoredArray:
     field = f"tensor {name!r:.80}"
     if not isinstance(entry, dict):
         raise bad_field(field, entry, "an object")
@@ -229,20 +324,10 @@ def _tensor(name: str, entry: Any, data: npt.NDArray[np.uint8]) -> Array:
         raise bad_field(f"shape of {field}", shape, "up to 32 sizes")
     if not _sizes(span) or len(span) != 2 or not span[0] <= span[1] <= data.size:
         raise bad_field(f"data_offsets of {field}", span, f"two offsets into {data.size} bytes")
-    dtype = np.dtype(kind)
-    if math.prod(shape) * dtype.itemsize != span[1] - span[0]:
-        raise bad_field(
-            f"data_offsets of {field}", span, f"{math.prod(shape) * dtype.itemsize} bytes"
-        )
-    raw = data[span[0] : span[1]]
-    if raw.size == 0:
-        return np.zeros(shape, dtype)
-    array = raw.view(dtype) if _aligned(raw, dtype) else raw.copy().view(dtype)
-    if entry["dtype"] == "BF16":
-        array = (array.astype(np.uint32) << 16).view(np.float32)
-    array = array.reshape(shape)
-    array.flags.writeable = False
-    return array
+    nbytes = math.prod(shape) * np.dtype(kind).itemsize
+    if nbytes != span[1] - span[0]:
+        raise bad_field(f"data_offsets of {field}", span, f"{nbytes} bytes")
+    return StoredArray(entry["dtype"], tuple(shape), data[span[0] : span[1]])
 
 
 def _sizes(value: Any) -> bool:

@@ -7,14 +7,20 @@ uses ``blk.3.attn_q.weight``.
 
 from .ops import (
     OPS,
+    gated,
+    layer_norm,
+    layer_scale,
+    linear,
     masked_scores,
     mix_values,
     norm,
+    norm_mean,
     norm_scale,
     rope_frequencies,
     rotate,
-    silu_mul,
     softmax,
+    temper,
+    unary,
 )
 from .walk import Step, forward, step, steps
 
@@ -22,14 +28,20 @@ __all__ = [
     "OPS",
     "Step",
     "forward",
+    "gated",
+    "layer_norm",
+    "layer_scale",
+    "linear",
     "masked_scores",
     "mix_values",
     "norm",
+    "norm_mean",
     "norm_scale",
     "rope_frequencies",
     "rotate",
-    "silu_mul",
     "softmax",
     "step",
     "steps",
+    "temper",
+    "unary",
 ]

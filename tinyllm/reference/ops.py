@@ -14,30 +14,46 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..architectures.plan import FUNCTIONS as NAMES
 from ..base.numeric import Float64
 
 __all__ = [
+    "FUNCTIONS",
     "OPS",
     "add",
+    "conv",
+    "cut",
+    "decay",
+    "delta",
     "embed",
+    "gated",
+    "layer_norm",
+    "layer_scale",
     "linear",
     "masked_scores",
     "mix_values",
     "norm",
+    "norm_mean",
     "norm_scale",
     "rope_frequencies",
     "rotate",
     "same",
-    "silu_mul",
+    "scale",
     "softmax",
+    "temper",
+    "unary",
+    "visible_keys",
 ]
 
 Ids = NDArray[np.int64]
 
 
-def embed(tokens: Ids, table: Float64, **shape: float) -> Float64:
-    """Return the rows of the embedding table. (T,), (V, D) -> (T, D)."""
-    rows: Float64 = table[tokens]
+def embed(ids: Ids, table: Float64, *, index: float = 0, **shape: float) -> Float64:
+    """Return rows of a table. (T,), (V, D) -> (T, D).
+
+    `ids` are the tokens, or the positions if `index` is 1. If it is 2, all rows are the first one.
+    """
+    rows: Float64 = table[np.zeros_like(ids) if index == 2 else ids]
     return rows
 
 
@@ -51,27 +67,105 @@ def add(x: Float64, y: Float64) -> Float64:
     return x + y
 
 
-def norm_scale(x: Float64, *, epsilon: float) -> Float64:
-    """Return 1 / sqrt(mean(x^2) + epsilon) over the last axis: RMSNorm's scale. (T, D) -> (T,).
+def cut(x: Float64, *, axis: float, first: float, size: float) -> Float64:
+    """Return part of an axis of each row. Axis 0 is the first one after T."""
+    part: Float64 = np.take(x, np.arange(int(first), int(first + size)), axis=int(axis) + 1)
+    return part
 
-    Zhang & Sennrich 2019, "Root Mean Square Layer Normalization", equation 4.
+
+def norm_scale(x: Float64, *, epsilon: float, kind: float = 0, axes: float = 1) -> Float64:
+    """Return 1 / sqrt(mean(x^2) + epsilon) over the last axes: RMSNorm's scale. (T, D) -> (T,).
+
+    Zhang & Sennrich 2019, "Root Mean Square Layer Normalization", equation 4. With `kind` 1 the
+    sum replaces the mean: the L2 norm.
     """
-    scale: Float64 = 1 / np.sqrt(np.mean(x * x, axis=-1) + epsilon)
+    last = tuple(range(-int(axes), 0))
+    mean = np.sum if kind == 1 else np.mean
+    scale: Float64 = 1 / np.sqrt(mean(x * x, axis=last) + epsilon)
     return scale
 
 
-def norm(x: Float64, scale: Float64, weight: Float64) -> Float64:
-    """Return x * scale * weight, the second step of RMSNorm. (T, D), (T,), (D,) -> (T, D)."""
-    return x * scale[..., np.newaxis] * weight
+def _like(statistic: Float64, x: Float64) -> Float64:
+    """Return a statistic of vectors of x with axes of length 1 at the end, to combine it with x."""
+    return statistic.reshape(statistic.shape + (1,) * (x.ndim - statistic.ndim))
+
+
+def _weights_like(weight: Float64, x: Float64) -> Float64:
+    """Return a weight that covers the last axes of x, in their shape."""
+    axes = next(n for n in range(1, x.ndim) if math.prod(x.shape[-n:]) == weight.size)
+    return weight.reshape(x.shape[-axes:])
+
+
+def norm(x: Float64, scale: Float64, weight: Float64 | None = None, *, axes: float = 0) -> Float64:
+    """Return x * scale * weight, the second step of RMSNorm. (T, D), (T,), (D,) -> (T, D).
+
+    The weight covers the last axes of x, which are at least the vectors.
+    """
+    y = x * _like(scale, x)
+    return y if weight is None else y * _weights_like(weight, x)
+
+
+def norm_mean(x: Float64) -> Float64:
+    """Return the mean over the last axis, the first step of LayerNorm. (T, D) -> (T,)."""
+    mean: Float64 = np.mean(x, axis=-1)
+    return mean
+
+
+def layer_scale(x: Float64, mean: Float64, *, epsilon: float) -> Float64:
+    """Return 1 / sqrt(variance + epsilon) over the last axis. (T, D), (T,) -> (T,).
+
+    Ba et al. 2016, "Layer Normalization" (arXiv:1607.06450).
+    """
+    return norm_scale(x - _like(mean, x), epsilon=epsilon)
+
+
+def layer_norm(
+    x: Float64,
+    mean: Float64,
+    scale: Float64,
+    weight: Float64 | None = None,
+    bias: Float64 | None = None,
+    *,
+    axes: float = 0,
+) -> Float64:
+    """Return (x - mean) * scale * weight + bias. (T, D), (T,), (T,), (D,), (D,) -> (T, D)."""
+    y = (x - _like(mean, x)) * _like(scale, x)
+    y = y if weight is None else y * _weights_like(weight, x)
+    return y if bias is None else y + _weights_like(bias, x)
 
 
 def linear(
-    x: Float64, weight: Float64, bias: Float64 | None = None, *, heads: float = 0, size: float = 0
+    x: Float64,
+    weight: Float64,
+    bias: Float64 | None = None,
+    scale: Float64 | None = None,
+    *,
+    heads: float = 0,
+    size: float = 0,
+    first: float = 0,
+    rows: float = 0,
 ) -> Float64:
-    """Return x W^T + b. (T, ...), (out, in), (out,) -> (T, out), or (T, heads, size)."""
-    y = x.reshape(len(x), -1) @ weight.T
-    y = y if bias is None else y + bias
+    """Return scale (x W^T) + b. (T, ...), (out, in), (out,) -> (T, out), or (T, heads, size).
+
+    W is the rows of the tensor from `first` on. `rows` is how many the tensor has, 0 if it is W.
+    """
+    begin, end = int(first), int(first + max(heads, 1) * size)
+    y = x.reshape(len(x), -1) @ weight[begin:end].T
+    y = y if scale is None else y * scale
+    if bias is not None:
+        y = y + (bias[begin:end] if len(bias) == rows else bias)
     return y.reshape(len(y), int(heads), -1) if heads else y
+
+
+def temper(
+    x: Float64, positions: Ids, *, slope: float, length: float, offset: float = 0
+) -> Float64:
+    """Return x times 1 + slope ln(1 + floor((position + offset) / length)). (T, ...) -> same.
+
+    Llama 4's attention temperature (Meta, llama-models, models/llama4/model.py).
+    """
+    factor = 1 + slope * np.log(1 + np.floor((positions + offset) / length))
+    return x * _like(factor, x)
 
 
 def rotate(
@@ -108,6 +202,7 @@ def rope_frequencies(
     beta_slow: float = 1,
     ext_factor: float = 1,
     attn_factor: float = 1,
+    rounded: float = 1,
 ) -> tuple[Float64, float]:
     """Return the angle per position of each pair, and the factor of cos and sin.
 
@@ -131,6 +226,8 @@ def rope_frequencies(
         For YaRN: multiplies the share of the unscaled frequencies, as in ggml.
     attn_factor : float
         See `magnitude`.
+    rounded : float
+        For YaRN: whether the range of interpolated pairs is rounded outwards.
 
     Returns
     -------
@@ -154,32 +251,61 @@ def rope_frequencies(
         period = original_context_length / (rotations * 2 * math.pi)
         return n * math.log(period) / (2 * math.log(base))
 
-    first = max(0, math.floor(pair_with(beta_fast)))
-    last = min(n - 1, math.ceil(pair_with(beta_slow)))
+    first, last = pair_with(beta_fast), pair_with(beta_slow)
+    if rounded:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(0, first), min(n - 1, last)
     kept = 1 - np.clip((pair - first) / max(0.001, last - first), 0, 1)
     kept = kept * ext_factor
     magnitude = attn_factor * (1 + 0.1 * math.log(factor))
     return frequencies * (kept + (1 - kept) / factor), magnitude
 
 
-def masked_scores(q: Float64, k: Float64, *, factor: float) -> Float64:
+def visible_keys(t: int, s: int, mask: float, size: float) -> NDArray[np.bool_]:
+    """Return which of S keys the last T tokens see. (T, S).
+
+    `mask` is 0 for the tokens up to the own one, 1 for the last `size` of those, 2 for those in
+    the same chunk of `size`, 3 for the ones at most `size` / 2 away on both sides, 4 for all.
+    """
+    q, k = np.arange(s - t, s)[:, np.newaxis], np.arange(s)
+    if mask >= 3:
+        return np.abs(q - k) <= size // 2 if mask == 3 else (q >= 0) & (k >= 0)
+    first = {0: 0 * q, 1: q - size + 1, 2: q // max(int(size), 1) * int(size)}[int(mask)]
+    return (k <= q) & (k >= first)
+
+
+def masked_scores(
+    q: Float64, k: Float64, *, factor: float, mask: float = 0, window: float = 0, cap: float = 0
+) -> Float64:
     """Return q k^T * factor, with -inf for masked pairs. (T, H, Dh), (S, K, Dh) -> (H, T, S).
 
-    The queries are those of the last T of the S tokens. A token attends to itself and to the
-    tokens before it. Each kv head belongs to H / K consecutive query heads. Vaswani et al. 2017,
-    "Attention Is All You Need", equation 1; Ainslie et al. 2023, "GQA".
+    The queries are those of the last T of the S tokens. `visible_keys` tells what they attend to.
+    Each kv head belongs to H / K consecutive query heads. A score s becomes cap tanh(s / cap)
+    unless the cap is 0. Vaswani et al. 2017, "Attention Is All You Need", equation 1; Ainslie et
+    al. 2023, "GQA"; Gemma Team 2024, "Gemma 2" (caps).
     """
     t, heads, s = len(q), q.shape[1], len(k)
     k = np.repeat(k, heads // k.shape[1], axis=1)
     scores = q.transpose(1, 0, 2) @ k.transpose(1, 2, 0) * factor
-    visible = np.arange(s) <= np.arange(s - t, s)[:, np.newaxis]
-    return np.where(visible, scores, -np.inf)
+    if cap:
+        scores = cap * np.tanh(scores / cap)
+    return np.where(visible_keys(t, s, mask, window), scores, -np.inf)
 
 
-def softmax(scores: Float64) -> Float64:
-    """Return exp(score) / sum(exp(scores)) over the last axis. (H, T, S) -> (H, T, S)."""
-    e: Float64 = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    probs: Float64 = e / e.sum(axis=-1, keepdims=True)
+def softmax(scores: Float64, sinks: Float64 | None = None) -> Float64:
+    """Return exp(score) / sum(exp(scores)) over the last axis. (H, T, S) -> (H, T, S).
+
+    A head's sink is one more score, of attending to no key (Xiao et al. 2023, arXiv:2309.17453;
+    learned, as in gpt-oss).
+    """
+    top = scores.max(axis=-1, keepdims=True)
+    if sinks is not None:
+        top = np.maximum(top, sinks[:, np.newaxis, np.newaxis])
+    e: Float64 = np.exp(scores - top)
+    total = e.sum(axis=-1, keepdims=True)
+    if sinks is not None:
+        total = total + np.exp(sinks[:, np.newaxis, np.newaxis] - top)
+    probs: Float64 = e / total
     return probs
 
 
@@ -189,26 +315,141 @@ def mix_values(probs: Float64, v: Float64) -> Float64:
     return (probs @ v.transpose(1, 0, 2)).transpose(1, 0, 2)
 
 
-def silu_mul(gate: Float64, up: Float64, *, function: float = 0) -> Float64:
-    """Return silu(gate) * up, where silu(x) = x / (1 + exp(-x)). (T, F), (T, F) -> (T, F).
+def _sigmoid(x: Float64) -> Float64:
+    y: Float64 = 1 / (1 + np.exp(-x))
+    return y
 
-    Shazeer 2020, "GLU Variants Improve Transformer", equation 6.
+
+def _normal(x: Float64) -> Float64:
+    """Return the standard normal distribution function."""
+    erfc = np.vectorize(math.erfc, otypes=[np.float64])
+    y: Float64 = 0.5 * erfc(-x / math.sqrt(2))
+    return y
+
+
+def _gelu_tanh(x: Float64) -> Float64:
+    y: Float64 = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return y
+
+
+#: Functions of one value and a parameter, in the order of `architectures.plan.FUNCTIONS`, without
+#: the one that is gated only. GELU: Hendrycks and Gimpel
+#: 2016 (arXiv:1606.08415). Squared ReLU: So et al. 2021 (arXiv:2109.08668).
+FUNCTIONS: tuple[Callable[[Float64, float], Float64], ...] = (
+    lambda x, p: x,
+    lambda x, p: x * _sigmoid(x),
+    lambda x, p: _gelu_tanh(x),
+    lambda x, p: x * _normal(x),
+    lambda x, p: _sigmoid(x),
+    lambda x, p: np.maximum(x, 0),
+    lambda x, p: np.maximum(x, 0) ** 2,
+    lambda x, p: p * np.tanh(x / p),
+    lambda x, p: np.clip(x, -p, p),
+    lambda x, p: p * x,
+)
+
+
+def gated(
+    gate: Float64, up: Float64, *, function: float = 1, alpha: float = 0, limit: float = 0
+) -> Float64:
+    """Return f(gate) * up, where f is one of `FUNCTIONS`. (T, F), (T, F) -> (T, F).
+
+    Shazeer 2020, "GLU Variants Improve Transformer", equation 6. A gate may have only the first
+    axes of `up`. Function 10 is that of gpt-oss (github.com/openai/gpt-oss, swiglu): g sigmoid
+    (alpha g) (u + 1), where g is at most `limit`, and u within plus and minus `limit`.
     """
-    act: Float64 = gate / (1 + np.exp(-gate)) * up
-    return act
+    if NAMES[int(function)] == "swiglu_oai":
+        g, u = np.minimum(gate, limit), np.clip(up, -limit, limit)
+        return g * _sigmoid(alpha * g) * (u + 1)
+    return _like(FUNCTIONS[int(function)](gate, alpha), up) * up
+
+
+def unary(x: Float64, *, function: float, parameter: float = 0) -> Float64:
+    """Return f(x), where f is one of `FUNCTIONS`. (T, ...) -> same."""
+    return FUNCTIONS[int(function)](x, parameter)
+
+
+def scale(x: Float64, weight: Float64, *, size: float = 1) -> Float64:
+    """Return x times a weight, of one value or of as many as the last axis. (T, ...) -> same."""
+    return x * weight
+
+
+def conv(x: Float64, weight: Float64, bias: Float64 | None = None, *, taps: float) -> Float64:
+    """Return the causal convolution of each channel. (T, ...), (C, taps), (C,) -> (T, ...).
+
+    The last weight of a channel belongs to the own token, the one before it to the token before.
+    There are zeros before the first token.
+    """
+    n = int(taps)
+    before = np.concatenate([np.zeros((n - 1, weight.shape[0])), x.reshape(len(x), -1)])
+    y = np.zeros((len(x), weight.shape[0]))
+    for j in range(n):
+        y += weight[:, j] * before[j : j + len(x)]
+    y = y if bias is None else y + bias
+    return y.reshape(x.shape)
+
+
+def decay(alpha: Float64, a: Float64, dt: Float64) -> Float64:
+    """Return exp(a softplus(alpha + dt)): what part of its state a head keeps. (T, ...) -> same.
+
+    Dao and Gu 2024, "Transformers are SSMs" (arXiv:2405.21060); `a` is negative.
+    """
+    x = alpha.reshape(len(alpha), -1)
+    return np.exp(a * np.logaddexp(0, x + dt)).reshape(alpha.shape)
+
+
+def delta(
+    q: Float64,
+    k: Float64,
+    v: Float64,
+    decay: Float64,
+    beta: Float64,
+    *,
+    tiled: float,
+    factor: float,
+) -> Float64:
+    """Return the gated delta rule, token by token. (T, Hk, Dk) twice, (T, Hv, Dv) -> (T, Hv, Dv).
+
+    A value head has a state S of (Dk, Dv), zero before the first token: S = decay S, then
+    S = S + k (beta (v - k S)), and the result is factor q S. `decay` and `beta` have a value per
+    head. Value head h uses key head h mod Hk if `tiled`, else h div (Hv / Hk). Yang et al. 2024,
+    "Gated Delta Networks" (arXiv:2412.06464), equation 10.
+    """
+    (t, heads, size), key_heads = v.shape, k.shape[1]
+    decay, beta = decay.reshape(t, heads), beta.reshape(t, heads)
+    y = np.zeros_like(v)
+    for h in range(heads):
+        key = h % key_heads if tiled else h // (heads // key_heads)
+        state = np.zeros((k.shape[2], size))
+        for i in range(t):
+            state = decay[i, h] * state
+            change = beta[i, h] * (v[i, h] - k[i, key] @ state)
+            state = state + np.outer(k[i, key], change)
+            y[i, h] = factor * (q[i, key] @ state)
+    return y
 
 
 #: Functions by op. The op ``cache`` has none, because it stores values and computes nothing.
 OPS: dict[str, Callable[..., Any]] = {
     "embed": embed,
     "same": same,
+    "slice": cut,
     "norm_scale": norm_scale,
     "norm": norm,
+    "norm_mean": norm_mean,
+    "layer_scale": layer_scale,
+    "layer_norm": layer_norm,
     "linear": linear,
     "rope": rotate,
+    "temper": temper,
     "scores": masked_scores,
     "softmax": softmax,
     "mix": mix_values,
     "add": add,
-    "act": silu_mul,
+    "act": gated,
+    "unary": unary,
+    "scale": scale,
+    "conv": conv,
+    "decay": decay,
+    "delta": delta,
 }

@@ -35,6 +35,7 @@
 #endif
 
 #include "kernels/template/matmul_template.h"
+#include "kernels/template/function_template.h"
 #include "kernels/template/ops_template.h"
 #include "kernels/template/recurrent_template.h"
 

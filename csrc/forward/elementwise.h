@@ -1,0 +1,18 @@
+/* elementwise.h - ops that compute each value from values at the same place: see elementwise.c. */
+#ifndef TL_ELEMENTWISE_H
+#define TL_ELEMENTWISE_H
+
+#include "forward/ops.h"
+
+int add_check(const struct tl_op_check *c, struct tl_step *s);
+int add_run(struct run *r, const struct tl_step *s);
+int act_check(const struct tl_op_check *c, struct tl_step *s);
+int act_run(struct run *r, const struct tl_step *s);
+int unary_check(const struct tl_op_check *c, struct tl_step *s);
+int unary_run(struct run *r, const struct tl_step *s);
+int scale_check(const struct tl_op_check *c, struct tl_step *s);
+int scale_run(struct run *r, const struct tl_step *s);
+int temper_check(const struct tl_op_check *c, struct tl_step *s);
+int temper_run(struct run *r, const struct tl_step *s);
+
+#endif

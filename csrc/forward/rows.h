@@ -1,0 +1,14 @@
+/* rows.h - ops that move values without computing: see rows.c. */
+#ifndef TL_ROWS_H
+#define TL_ROWS_H
+
+#include "forward/ops.h"
+
+int embed_check(const struct tl_op_check *c, struct tl_step *s);
+int embed_run(struct run *r, const struct tl_step *s);
+int same_check(const struct tl_op_check *c, struct tl_step *s);
+int same_run(struct run *r, const struct tl_step *s);
+int slice_check(const struct tl_op_check *c, struct tl_step *s);
+int slice_run(struct run *r, const struct tl_step *s);
+
+#endif
