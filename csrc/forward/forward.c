@@ -163,6 +163,18 @@ static int check_start(const struct run *r) {
     return TL_OK;
 }
 
+/* Copies the states of steps that the call does not run. */
+static void carry_states(struct run *r) {
+    const size_t first = r->call->resid != NULL ? r->p->first[r->call->first_layer] : 0;
+    for (size_t i = 0; i < first; i++) {
+        const struct tl_step *s = &r->p->steps[i];
+        if (s->op != TL_OP_CONV && s->op != TL_OP_DELTA) continue;
+        for (size_t j = 0; j < r->n_pieces; j++) {
+            tl_session_carry_state(r->pieces[j].session, s->number);
+        }
+    }
+}
+
 static int forward(struct run *r) {
     int status = check_start(r);
     size_t reserved = 0;
@@ -171,6 +183,7 @@ static int forward(struct run *r) {
     for (; reserved < r->n_pieces && status == TL_OK; reserved++) {
         status = tl_session_reserve(r->pieces[reserved].session, r->pieces[reserved].n, r->err);
     }
+    if (status == TL_OK) carry_states(r);
     if (status == TL_OK) status = workspace_make(r);
     for (size_t row = 0; row < r->rows && status == TL_OK; row += r->chunk) {
         status = run_chunk(r, row, TL_MIN(r->chunk, r->rows - row));
@@ -180,7 +193,7 @@ static int forward(struct run *r) {
         if (status == TL_OK) {
             tl_session_commit(s, r->pieces[i].tokens, r->pieces[i].n);
         } else {
-            tl_session_rewind(s, s->n);
+            tl_session_cancel(s);
         }
     }
     return status;
@@ -199,7 +212,7 @@ int tl_forward(const struct tl_plan *p, const struct tl_piece *pieces, size_t n_
 int tl_forward_bytes(const struct tl_plan *p, size_t tokens, int threads, size_t *cache,
                      size_t *work, struct tl_error *err) {
     const size_t last = tokens - 1;
-    struct tl_session session = {.plan = p, .n_blocks = (tokens + TL_BLOCK - 1) / TL_BLOCK};
+    struct tl_session session = {.plan = p};
     const struct tl_piece piece = {.session = &session, .n = tokens};
     const struct tl_call call = {.threads = threads, .rows = &last, .n_rows = 1};
     struct run r = {.p = p,
@@ -213,6 +226,8 @@ int tl_forward_bytes(const struct tl_plan *p, size_t tokens, int threads, size_t
     if (tokens == 0 || tokens > p->max_context) {
         return tl_fail(err, TL_EARG, "tokens is %zu; expected 1 to %zu", tokens, p->max_context);
     }
-    *cache = tl_session_cache_bytes(&session);
+    if (!tl_session_bytes_of(p, tokens, cache)) {
+        return tl_fail(err, TL_ENOMEM, "the cache of %zu tokens is too large", tokens);
+    }
     return workspace_plan(&r, work);
 }

@@ -6,6 +6,7 @@
 #include "forward/experts.h"
 #include "forward/linear.h"
 #include "forward/norm.h"
+#include "forward/recurrent.h"
 #include "forward/rope.h"
 #include "forward/router.h"
 #include "forward/rows.h"
@@ -81,6 +82,7 @@ const struct tl_op_info tl_ops[TL_OP_COUNT] = {
     // name, reads, weights, numbers, scope, check, run, back
     [TL_OP_EMBED] = {"embed", 0, 1, 3, TL_SCOPE_CONTEXT, embed_check, embed_run, NULL},
     [TL_OP_SAME] = {"same", 1, 0, 0, TL_SCOPE_ROW, same_check, same_run, NULL},
+    [TL_OP_SHAPE] = {"shape", 1, 0, 2, TL_SCOPE_ROW, shape_check, same_run, NULL},
     [TL_OP_SLICE] = {"slice", 1, 0, 3, TL_SCOPE_ROW, slice_check, slice_run, NULL},
     [TL_OP_NORM_SCALE] = {"norm_scale", 1, 0, 3, TL_SCOPE_ROW, norm_scale_check, norm_scale_run,
                           NULL},
@@ -109,4 +111,7 @@ const struct tl_op_info tl_ops[TL_OP_COUNT] = {
     [TL_OP_EXPERTS] = {"experts", 2, 3, 3, TL_SCOPE_ROW, experts_check, experts_run, NULL},
     [TL_OP_WEIGHTED_SUM] = {"weighted_sum", 2, 0, 0, TL_SCOPE_ROW, weighted_sum_check,
                             weighted_sum_run, NULL},
+    [TL_OP_CONV] = {"conv", 1, 2, 1, TL_SCOPE_CONTEXT, conv_check, conv_run, NULL},
+    [TL_OP_DECAY] = {"decay", 1, 2, 0, TL_SCOPE_ROW, decay_check, decay_run, NULL},
+    [TL_OP_DELTA] = {"delta", 5, 0, 2, TL_SCOPE_CONTEXT, delta_check, delta_run, NULL},
 };

@@ -3,9 +3,6 @@
 
 #include "base/pool.h"
 
-/* From this many multiplications on, a loop over rows runs on the pool. */
-#define PARALLEL_WORK 32768
-
 float *pass_out(struct run *r, const struct tl_step *s) {
     const size_t i = pass_index(r, s);
     float *to;
@@ -65,7 +62,7 @@ static void row_task(void *arg, size_t task, int thread) {
 
 int pass_rows(struct run *r, size_t rows, size_t work, pass_row_fn *fn, const void *arg) {
     struct row_loop loop = {r, fn, arg, rows, TL_MIN(rows, (size_t)r->call->threads * 4)};
-    if (r->call->threads == 1 || rows * work < PARALLEL_WORK || rows == 1) {
+    if (r->call->threads == 1 || rows * work < PASS_PARALLEL_WORK || rows == 1) {
         fn(r, arg, 0, rows);
         return TL_OK;
     }

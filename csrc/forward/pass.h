@@ -104,6 +104,9 @@ int pass_done(struct run *r, const struct tl_step *s, float *values);
 int pass_tasks(struct run *r, size_t tasks, void (*fn)(void *arg, size_t task, int thread),
                void *arg);
 
+/* From this many multiplications on, a loop runs on the pool. */
+#define PASS_PARALLEL_WORK 32768
+
 /* Works on rows [first, last) of the chunk. */
 typedef void pass_row_fn(struct run *r, const void *arg, size_t first, size_t last);
 

@@ -19,6 +19,7 @@
 enum tl_op {
     TL_OP_EMBED,
     TL_OP_SAME,
+    TL_OP_SHAPE,
     TL_OP_SLICE,
     TL_OP_NORM_SCALE,
     TL_OP_NORM,
@@ -41,6 +42,9 @@ enum tl_op {
     TL_OP_ROUTE_WEIGHTS,
     TL_OP_EXPERTS,
     TL_OP_WEIGHTED_SUM,
+    TL_OP_CONV,
+    TL_OP_DECAY,
+    TL_OP_DELTA,
     TL_OP_COUNT,
 };
 
@@ -94,14 +98,20 @@ struct tl_step {
     const struct tl_matrix *next; // the matrix that is read after this region; NULL: none
 };
 
-/* The keys and values of all positions, as one cache step stores them. */
+/*
+ * What a step keeps of a context: the keys and values of all positions, as one cache step stores
+ * them, or the state after the last position, as a recurrent step leaves it.
+ */
 struct tl_cache {
+    size_t state;              // floats of the state; 0: this is a cache of keys and values
+    size_t axes[TL_STEP_AXES]; // of the state
+    int n_axes;                //
     size_t kv_heads;
     size_t key_size;
     size_t value_size;
     size_t value_stride; // value_size rounded up to 16
     size_t keys_bytes;   // of one block of TL_BLOCK positions
-    size_t block_bytes;  // of its keys and values together
+    size_t block_bytes;  // of its keys and values together; of a state
 };
 
 /* Rope steps with the same frequencies share a table of cos and sin, computed once per chunk. */

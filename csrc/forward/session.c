@@ -1,14 +1,15 @@
-/* session.c - the kv cache: blocks of positions, shared by reference count between forks. */
+/* session.c - blocks of keys and values, and states, shared by reference count between forks. */
 #include "forward/session.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* TL_BLOCK positions of one cache. Never moves; written only while one session holds it. */
+/* TL_BLOCK positions of one cache, or a state. Never moves; written only while one session holds
+   it. */
 struct tl_block {
     atomic_int references;
-    float *data;   // owns; the keys (kv_heads, TL_BLOCK / 16, key_size, 16)
+    float *data;   // owns; the keys (kv_heads, TL_BLOCK / 16, key_size, 16), or the state
     float *values; // inside data, after the keys: (kv_heads, TL_BLOCK, value_stride)
 };
 
@@ -26,36 +27,76 @@ static struct tl_block *block_new(const struct tl_cache *c) {
         tl_free(data);
         return NULL;
     }
-    memset(data, 0, c->block_bytes); // kernels may read positions before they are written
+    // kernels may read positions before they are written; of a state, all of it is written
+    if (c->state == 0) memset(data, 0, c->block_bytes);
     atomic_init(&b->references, 1);
     b->data = data;
     b->values = data + c->keys_bytes / sizeof(float);
     return b;
 }
 
+static struct tl_block *share(struct tl_block *b) {
+    if (b != NULL) atomic_fetch_add(&b->references, 1);
+    return b;
+}
+
+/* Puts `with`, whose reference it takes over, in place of a block. */
+static void replace(struct tl_block **cell, struct tl_block *with) {
+    release(*cell);
+    *cell = with;
+}
+
 int tl_session_new(const struct tl_plan *p, struct tl_session **out, struct tl_error *err) {
     *out = calloc(1, sizeof(**out));
-    if (*out == NULL) return tl_fail(err, TL_ENOMEM, "no memory for a session");
+    if (*out != NULL) (*out)->states = calloc(p->n_caches + 1, sizeof(*(*out)->states));
+    if (*out == NULL || (*out)->states == NULL) {
+        free(*out);
+        *out = NULL;
+        return tl_fail(err, TL_ENOMEM, "no memory for a session");
+    }
     (*out)->plan = p;
     return TL_OK;
 }
 
-void tl_session_rewind(struct tl_session *s, size_t n) {
+static bool has_states(const struct tl_plan *p) {
+    for (size_t c = 0; c < p->n_caches; c++) {
+        if (p->caches[c].state > 0) return true;
+    }
+    return false;
+}
+
+/* Frees the blocks of positions from n on. */
+static void drop_blocks(struct tl_session *s, size_t n) {
     const size_t keep = (n + TL_BLOCK - 1) / TL_BLOCK;
     for (size_t c = 0; c < s->plan->n_caches; c++) {
         for (size_t b = keep; b < s->n_blocks; b++) {
-            release(s->blocks[c * s->capacity + b]);
-            s->blocks[c * s->capacity + b] = NULL;
+            replace(&s->blocks[c * s->capacity + b], NULL);
         }
     }
     s->n_blocks = TL_MIN(s->n_blocks, keep);
+}
+
+size_t tl_session_rewind(struct tl_session *s, size_t n) {
+    if (n < s->n && has_states(s->plan)) {
+        if (n < s->kept) s->kept = 0;
+        n = s->kept;
+        for (size_t c = 0; c < s->plan->n_caches; c++) {
+            if (n == 0) replace(&s->states[c].kept, NULL);
+            replace(&s->states[c].now, share(s->states[c].kept));
+        }
+    }
+    drop_blocks(s, n);
     s->n = n;
+    return n;
 }
 
 void tl_session_free(struct tl_session *s) {
     if (s == NULL) return;
+    tl_session_cancel(s);
+    s->kept = 0;
     tl_session_rewind(s, 0);
     free(s->blocks);
+    free(s->states);
     free(s->tokens);
     tl_free(s->work);
     free(s);
@@ -64,9 +105,28 @@ void tl_session_free(struct tl_session *s) {
 size_t tl_session_cache_bytes(const struct tl_session *s) {
     size_t bytes = 0;
     for (size_t c = 0; c < s->plan->n_caches; c++) {
-        bytes += s->n_blocks * s->plan->caches[c].block_bytes;
+        const struct tl_cache *cache = &s->plan->caches[c];
+        const struct tl_states *states = &s->states[c];
+        size_t count = s->n_blocks;
+        if (cache->state > 0) {
+            count = (states->now != NULL) + (states->kept != NULL && states->kept != states->now);
+        }
+        bytes += count * cache->block_bytes;
     }
     return bytes;
+}
+
+bool tl_session_bytes_of(const struct tl_plan *p, size_t n, size_t *bytes) {
+    *bytes = 0;
+    for (size_t c = 0; c < p->n_caches; c++) {
+        size_t count = (n + TL_BLOCK - 1) / TL_BLOCK, part;
+        if (p->caches[c].state > 0) count = n > TL_BLOCK && n % TL_BLOCK != 0 ? 2 : 1;
+        if (!tl_mul_size(count, p->caches[c].block_bytes, &part) ||
+            !tl_add_size(*bytes, part, bytes)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 /* Makes room in the table for `wanted` blocks per cache; does not make the blocks. */
@@ -97,8 +157,34 @@ static bool grow_tokens(struct tl_session *s, size_t wanted) {
 }
 
 void tl_session_commit(struct tl_session *s, const int32_t *tokens, size_t n) {
-    if (n > 0) memcpy(s->tokens + s->n, tokens, n * sizeof(*tokens));
+    const size_t last = (s->n + n) / TL_BLOCK * TL_BLOCK;
+    if (n == 0) {
+        tl_session_cancel(s);
+        return;
+    }
+    memcpy(s->tokens + s->n, tokens, n * sizeof(*tokens));
+    for (size_t c = 0; c < s->plan->n_caches; c++) {
+        struct tl_states *states = &s->states[c];
+        if (states->next == NULL) continue;
+        if (states->marked != NULL) replace(&states->kept, states->marked);
+        if (last == s->n + n) replace(&states->kept, share(states->next));
+        replace(&states->now, states->next);
+        states->next = states->marked = NULL;
+    }
+    if (s->mark > 0 || last == s->n + n) s->kept = last;
+    s->mark = 0;
     s->n += n;
+}
+
+void tl_session_unmark(struct tl_session *s) {
+    for (size_t c = 0; c < s->plan->n_caches; c++) replace(&s->states[c].marked, NULL);
+    s->mark = 0;
+}
+
+void tl_session_cancel(struct tl_session *s) {
+    tl_session_unmark(s);
+    for (size_t c = 0; c < s->plan->n_caches; c++) replace(&s->states[c].next, NULL);
+    drop_blocks(s, s->n);
 }
 
 int tl_session_fork(const struct tl_session *s, struct tl_session **out, struct tl_error *err) {
@@ -113,49 +199,81 @@ int tl_session_fork(const struct tl_session *s, struct tl_session **out, struct 
     }
     for (size_t c = 0; c < s->plan->n_caches; c++) {
         for (size_t b = 0; b < s->n_blocks; b++) {
-            struct tl_block *shared = s->blocks[c * s->capacity + b];
-            atomic_fetch_add(&shared->references, 1);
-            fork->blocks[c * fork->capacity + b] = shared;
+            fork->blocks[c * fork->capacity + b] = share(s->blocks[c * s->capacity + b]);
         }
+        fork->states[c].now = share(s->states[c].now);
+        fork->states[c].kept = share(s->states[c].kept);
     }
     tl_session_commit(fork, s->tokens, s->n);
     fork->n_blocks = s->n_blocks;
+    fork->kept = s->kept;
     return TL_OK;
 }
 
-int tl_session_reserve(struct tl_session *s, size_t n, struct tl_error *err) {
-    const size_t caches = s->plan->n_caches;
-    const size_t wanted = (s->n + n + TL_BLOCK - 1) / TL_BLOCK, before = s->n_blocks;
-    if (!grow_table(s, wanted) || !grow_tokens(s, s->n + n)) goto no_memory;
+/* Makes the blocks of a cache of keys and values writable, from `before` to `wanted` new ones. */
+static bool reserve_blocks(struct tl_session *s, size_t c, size_t before, size_t wanted) {
+    const struct tl_cache *cache = &s->plan->caches[c];
+    struct tl_block **row = s->blocks + c * s->capacity;
     // a block that a fork shares is copied before this session writes to it
-    for (size_t c = 0; c < caches; c++) {
-        const struct tl_cache *cache = &s->plan->caches[c];
-        for (size_t b = s->n / TL_BLOCK; b < before; b++) {
-            struct tl_block **cell = &s->blocks[c * s->capacity + b], *copy;
-            if (atomic_load(&(*cell)->references) == 1) continue;
-            copy = block_new(cache);
-            if (copy == NULL) goto no_memory;
-            memcpy(copy->data, (*cell)->data, cache->block_bytes);
-            release(*cell);
-            *cell = copy;
-        }
+    for (size_t b = s->n / TL_BLOCK; b < before; b++) {
+        struct tl_block *copy;
+        if (atomic_load(&row[b]->references) == 1) continue;
+        copy = block_new(cache);
+        if (copy == NULL) return false;
+        memcpy(copy->data, row[b]->data, cache->block_bytes);
+        replace(&row[b], copy);
     }
-    for (size_t c = 0; c < caches; c++) {
-        for (size_t b = before; b < wanted; b++) {
-            struct tl_block *fresh = block_new(&s->plan->caches[c]);
-            if (fresh == NULL) {
-                s->n_blocks = wanted; // so that tl_session_rewind frees those that were made
-                goto undo;
-            }
-            s->blocks[c * s->capacity + b] = fresh;
-        }
+    for (size_t b = before; b < wanted; b++) {
+        row[b] = block_new(cache);
+        if (row[b] == NULL) return false;
     }
-    s->n_blocks = TL_MAX(wanted, before);
-    return TL_OK;
-undo:
-    tl_session_rewind(s, s->n);
-no_memory:
+    return true;
+}
+
+/* Makes the states that a call writes. */
+static bool reserve_states(struct tl_session *s, size_t c) {
+    const struct tl_cache *cache = &s->plan->caches[c];
+    struct tl_states *states = &s->states[c];
+    states->next = block_new(cache);
+    if (states->next == NULL) return false;
+    if (states->now == NULL) memset(states->next->data, 0, cache->block_bytes);
+    if (s->mark > 0) states->marked = block_new(cache);
+    return s->mark == 0 || states->marked != NULL;
+}
+
+int tl_session_reserve(struct tl_session *s, size_t n, struct tl_error *err) {
+    const size_t wanted = (s->n + n + TL_BLOCK - 1) / TL_BLOCK, before = s->n_blocks;
+    const size_t last = (s->n + n) / TL_BLOCK * TL_BLOCK;
+    bool ok = grow_table(s, wanted) && grow_tokens(s, s->n + n);
+    if (ok) s->n_blocks = TL_MAX(wanted, before);
+    // a state at the end of the call needs no copy
+    s->mark = last > s->n && last < s->n + n ? last : 0;
+    for (size_t c = 0; ok && c < s->plan->n_caches; c++) {
+        ok = s->plan->caches[c].state > 0 ? reserve_states(s, c)
+                                          : reserve_blocks(s, c, before, wanted);
+    }
+    if (ok) return TL_OK;
+    tl_session_cancel(s);
     return tl_fail(err, TL_ENOMEM, "no memory for the kv cache of %zu tokens", s->n + n);
+}
+
+float *tl_session_state(const struct tl_session *s, size_t cache) {
+    return s->states[cache].now != NULL ? s->states[cache].now->data : NULL;
+}
+
+float *tl_session_next_state(const struct tl_session *s, size_t cache) {
+    return s->states[cache].next->data;
+}
+
+float *tl_session_marked(const struct tl_session *s, size_t cache) {
+    return s->states[cache].marked->data;
+}
+
+void tl_session_carry_state(struct tl_session *s, size_t cache) {
+    const struct tl_states *states = &s->states[cache];
+    const size_t bytes = s->plan->caches[cache].block_bytes;
+    if (states->now != NULL) memcpy(states->next->data, states->now->data, bytes);
+    if (states->marked != NULL) memcpy(states->marked->data, states->next->data, bytes);
 }
 
 float *tl_session_keys(const struct tl_session *s, size_t cache, size_t block) {

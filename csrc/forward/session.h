@@ -1,4 +1,12 @@
-/* session.h - the kv cache of one context: blocks of positions for each cache of a plan. */
+/*
+ * session.h - what is kept of one context, for each cache of a plan: blocks of keys and values, or
+ * the state of a recurrent step.
+ *
+ * A state cannot be taken back by some tokens. So a session also keeps the states at the last
+ * multiple of TL_BLOCK that it has passed (the kept states), and tl_session_rewind goes back to
+ * them, or to the beginning. A call writes new states and leaves the old ones as they are, so that
+ * it can fail and forks can share them.
+ */
 #ifndef TL_SESSION_H
 #define TL_SESSION_H
 
@@ -6,13 +14,24 @@
 
 struct tl_block; // TL_BLOCK positions of one cache, shared between sessions by reference count
 
+/* The states of one cache. Each is one block, or NULL; they may be the same one. */
+struct tl_states {
+    struct tl_block *now;    // after n positions; NULL if n is 0
+    struct tl_block *kept;   // after `kept` positions; NULL if kept is 0
+    struct tl_block *next;   // written by the call under way, else NULL
+    struct tl_block *marked; // after `mark` positions, written by the call under way, else NULL
+};
+
 /* The positions [0, n) are in the cache; it has room for n_blocks * TL_BLOCK. */
 struct tl_session {
     const struct tl_plan *plan; // borrows
     size_t n;
     size_t n_blocks; // blocks per cache
     size_t capacity;
-    struct tl_block **blocks; // (caches, capacity)
+    struct tl_block **blocks; // (caches, capacity); NULL in a cache that is a state
+    struct tl_states *states; // (caches) NULL in a cache of keys and values
+    size_t kept;              // position of the kept states
+    size_t mark;              // the call under way copies the states at this position; 0: nowhere
     int32_t *tokens;          // (n) what is at each position; room for all reserved ones
     size_t tokens_capacity;   //
     void *work;               // buffers of the forward pass, kept between calls
@@ -22,15 +41,31 @@ struct tl_session {
 int tl_session_new(const struct tl_plan *p, struct tl_session **out, struct tl_error *err);
 /* A session with the same positions; blocks are shared until one of the two writes to them. */
 int tl_session_fork(const struct tl_session *s, struct tl_session **out, struct tl_error *err);
-void tl_session_rewind(struct tl_session *s, size_t n); // keeps the first n <= s->n positions
+/* Keeps the first n <= s->n positions, or fewer if a state after n positions is not known: then
+   those up to the kept states, or none. Returns how many. */
+size_t tl_session_rewind(struct tl_session *s, size_t n);
 void tl_session_free(struct tl_session *s);
 size_t tl_session_cache_bytes(const struct tl_session *s);
+/* What tl_session_cache_bytes gives after n tokens; false if it does not fit into size_t. */
+bool tl_session_bytes_of(const struct tl_plan *p, size_t n, size_t *bytes);
 
-/* Adds n tokens whose keys and values were put at the reserved positions from s->n on. */
-void tl_session_commit(struct tl_session *s, const int32_t *tokens, size_t n);
-
-/* Makes positions [s->n, s->n + n) of every cache writable. On failure s is as before. */
+/* Makes positions [s->n, s->n + n) of every cache writable, and new states. On failure s is as
+   before. */
 int tl_session_reserve(struct tl_session *s, size_t n, struct tl_error *err);
+/* Ends what tl_session_reserve began: adds n tokens, which have been put at the reserved positions
+   from s->n on, or leaves the session as it was. */
+void tl_session_commit(struct tl_session *s, const int32_t *tokens, size_t n);
+void tl_session_cancel(struct tl_session *s);
+
+/* The state of a cache: after s->n positions (NULL: none, all zeros), the one that the call under
+   way writes, which begins with zeros if there was none, and its copy at s->mark. */
+float *tl_session_state(const struct tl_session *s, size_t cache);
+float *tl_session_next_state(const struct tl_session *s, size_t cache);
+float *tl_session_marked(const struct tl_session *s, size_t cache);
+/* The call under way copies no states. */
+void tl_session_unmark(struct tl_session *s);
+/* Copies the state, for a call that does not run its step. */
+void tl_session_carry_state(struct tl_session *s, size_t cache);
 /* The keys (kv_heads, TL_BLOCK / 16, key_size, 16) and values (kv_heads, TL_BLOCK, value_stride).
  */
 float *tl_session_keys(const struct tl_session *s, size_t cache, size_t block);

@@ -64,6 +64,14 @@ struct tl_matrix {
 /* Positions per block of the kv cache and of the sums of attention (docs/numerics.md). */
 #define TL_BLOCK 256
 
+/* One token of the gated delta rule, for one head (docs/numerics.md). */
+struct tl_delta {
+    const float *q, *k; // (key_size)
+    size_t key_size;    // Dk, rows of the state
+    size_t stride;      // floats from one row of the state to the next
+    float decay, beta, factor;
+};
+
 /* Indices from first to end - 1. */
 struct tl_range {
     size_t first, end;
@@ -165,6 +173,17 @@ struct tl_kernels {
     void (*attn_mix)(const float *probs, size_t probs_stride, size_t queries,
                      const struct tl_range *seen, const float *const *blocks, size_t value_stride,
                      float *mix, size_t mix_stride);
+
+    // mixers with a state: recurrent_template.h
+
+    /* One token of a short convolution over n channels: rows[j] holds the n values of the token
+       taps - 1 - j before it; weights (taps, n); bias (n) or NULL. */
+    void (*conv)(const float *const *rows, size_t taps, const float *weights, const float *bias,
+                 float *y, size_t n);
+    /* n columns of the state of a head: reads the state `from`, writes `to`, which may be the same,
+       and y (n); v is (n). */
+    void (*delta)(const struct tl_delta *d, const float *from, float *to, const float *v, float *y,
+                  size_t n);
 };
 
 #define TL_FORMATS 10

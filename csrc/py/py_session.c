@@ -1,4 +1,4 @@
-/* py_session.c - _core.Session: the kv cache of one context, for one thread at a time. */
+/* py_session.c - _core.Session: the caches of one context, for one thread at a time. */
 #include "py/py_session.h"
 
 #include "py/py_array.h"
@@ -17,7 +17,7 @@ typedef struct {
 PyDoc_STRVAR(session_doc, "Session(model, /)\n"
                           "--\n"
                           "\n"
-                          "The keys and values of one context.\n"
+                          "The keys, values and states of one context.\n"
                           "\n"
                           "For one thread at a time: a second thread gets RuntimeError.\n"
                           "\n"
@@ -114,6 +114,15 @@ PyDoc_STRVAR(rewind_doc, "rewind($self, length, /)\n"
                          "\n"
                          "Keep the first `length` positions and forget the rest.\n"
                          "\n"
+                         "A recurrent state cannot be taken back by some tokens. With one, fewer\n"
+                         "positions may be kept: those up to the last multiple of 256 that the\n"
+                         "session has passed, or none. The tokens after them must run again.\n"
+                         "\n"
+                         "Returns\n"
+                         "-------\n"
+                         "int\n"
+                         "    The number of positions that were kept.\n"
+                         "\n"
                          "Raises\n"
                          "------\n"
                          "ValueError\n"
@@ -124,18 +133,18 @@ PyDoc_STRVAR(rewind_doc, "rewind($self, length, /)\n"
 static PyObject *session_rewind(PyObject *op, PyObject *arg) {
     session_object *self = (session_object *)op;
     Py_ssize_t n = PyNumber_AsSsize_t(arg, PyExc_OverflowError);
+    size_t kept = 0;
     bool ok;
     if (n == -1 && PyErr_Occurred()) return NULL;
     if (!enter(self)) return NULL;
     ok = n >= 0 && (size_t)n <= self->s->n;
     if (ok) {
-        tl_session_rewind(self->s, (size_t)n);
+        kept = tl_session_rewind(self->s, (size_t)n);
     } else {
         PyErr_Format(PyExc_ValueError, "length is %zd; expected 0 to %zu", n, self->s->n);
     }
     tlpy_session_leave(op);
-    if (!ok) return NULL;
-    Py_RETURN_NONE;
+    return ok ? PyLong_FromSize_t(kept) : NULL;
 }
 
 PyDoc_STRVAR(fork_doc, "fork($self, /)\n"
@@ -162,27 +171,57 @@ static PyObject *session_fork(PyObject *op, PyObject *ignored) {
     return tlpy_raise(tlpy_state_of(op), &err);
 }
 
-PyDoc_STRVAR(cache_doc, "cache($self, number, /)\n"
-                        "--\n"
-                        "\n"
-                        "Copies of the keys (n, K, Dh) and values (n, K, Dv) of one cache.\n"
-                        "\n"
-                        "Caches are numbered in the order of the plan's cache steps.\n"
-                        "\n"
-                        "Raises\n"
-                        "------\n"
-                        "IndexError\n"
-                        "    There is no such cache.\n"
-                        "RuntimeError\n"
-                        "    The session is in use by another thread.\n");
+PyDoc_STRVAR(cache_doc,
+             "cache($self, number, /)\n"
+             "--\n"
+             "\n"
+             "Copies of what one cache holds, as a tuple of arrays.\n"
+             "\n"
+             "The keys (n, K, Dh) and values (n, K, Dv) of all positions, or the state\n"
+             "after the last one. Caches are numbered in the order of the plan's steps.\n"
+             "\n"
+             "Raises\n"
+             "------\n"
+             "IndexError\n"
+             "    There is no such cache.\n"
+             "RuntimeError\n"
+             "    The session is in use by another thread.\n");
+
+/* A copy of a state, in a tuple. */
+static PyObject *state_of(const struct tl_session *s, size_t number) {
+    const struct tl_cache *c = &s->plan->caches[number];
+    const float *state = tl_session_state(s, number);
+    void *data;
+    PyObject *tuple, *array = tlpy_array_new(TLPY_F32, c->n_axes, c->axes, &data);
+    if (array == NULL) return NULL;
+    if (state != NULL) memcpy(data, state, c->block_bytes);
+    if (state == NULL) memset(data, 0, c->block_bytes);
+    tuple = PyTuple_Pack(1, array);
+    Py_DECREF(array);
+    return tuple;
+}
+
+/* Copies of keys and values, in a tuple. */
+static PyObject *pair_of(const struct tl_session *s, size_t number) {
+    const struct tl_cache *c = &s->plan->caches[number];
+    PyObject *keys, *values, *pair = NULL;
+    void *key_data, *value_data;
+    keys = tlpy_array_new(TLPY_F32, 3, (size_t[]){s->n, c->kv_heads, c->key_size}, &key_data);
+    values = tlpy_array_new(TLPY_F32, 3, (size_t[]){s->n, c->kv_heads, c->value_size}, &value_data);
+    if (keys != NULL && values != NULL) {
+        tl_session_get(s, number, key_data, value_data);
+        pair = PyTuple_Pack(2, keys, values);
+    }
+    Py_XDECREF(keys);
+    Py_XDECREF(values);
+    return pair;
+}
 
 static PyObject *session_cache(PyObject *op, PyObject *arg) {
     session_object *self = (session_object *)op;
     const struct tl_plan *plan = tlpy_model_plan(self->model);
     const Py_ssize_t number = PyNumber_AsSsize_t(arg, PyExc_OverflowError);
-    const struct tl_cache *c;
-    PyObject *keys = NULL, *values = NULL, *pair = NULL;
-    void *key_data, *value_data;
+    PyObject *arrays;
     if (number == -1 && PyErr_Occurred()) return NULL;
     if (number < 0 || (size_t)number >= plan->n_caches) {
         PyErr_Format(PyExc_IndexError, "number is %zd; the model has %zu caches", number,
@@ -190,32 +229,24 @@ static PyObject *session_cache(PyObject *op, PyObject *arg) {
         return NULL;
     }
     if (!enter(self)) return NULL;
-    c = &plan->caches[number];
-    keys = tlpy_array_new(TLPY_F32, 3, (size_t[]){self->s->n, c->kv_heads, c->key_size}, &key_data);
-    values = tlpy_array_new(TLPY_F32, 3, (size_t[]){self->s->n, c->kv_heads, c->value_size},
-                            &value_data);
-    if (keys != NULL && values != NULL) {
-        tl_session_get(self->s, (size_t)number, key_data, value_data);
-        pair = PyTuple_Pack(2, keys, values);
-    }
+    arrays = plan->caches[number].state > 0 ? state_of(self->s, (size_t)number)
+                                            : pair_of(self->s, (size_t)number);
     tlpy_session_leave(op);
-    Py_XDECREF(keys);
-    Py_XDECREF(values);
-    return pair;
+    return arrays;
 }
 
 PyDoc_STRVAR(fill_doc,
              "fill($self, tokens, caches, /)\n"
              "--\n"
              "\n"
-             "Give an empty session the keys and values that `cache` returned.\n"
+             "Give an empty session what `cache` returned.\n"
              "\n"
              "Parameters\n"
              "----------\n"
              "tokens : array_like of int32, shape (n,)\n"
              "    The token at each position.\n"
-             "caches : sequence of (keys, values)\n"
-             "    float32 arrays for every cache: (n, K, Dh) and (n, K, Dv).\n"
+             "caches : sequence of (keys, values) or (state,)\n"
+             "    float32 arrays for every cache: (n, K, Dh) and (n, K, Dv), or the state.\n"
              "\n"
              "Raises\n"
              "------\n"
@@ -243,22 +274,40 @@ static PyObject *fill_array(PyObject *given, Py_ssize_t which, size_t row, size_
     return array;
 }
 
+static bool fill_state(session_object *self, PyObject *given, size_t number) {
+    const struct tl_cache *c = &self->s->plan->caches[number];
+    PyObject *state = fill_array(given, 0, c->state, 1);
+    size_t size;
+    if (state == NULL) return false;
+    memcpy(tl_session_next_state(self->s, number), tlpy_array_read(state, &size), c->block_bytes);
+    Py_DECREF(state);
+    return true;
+}
+
+static bool fill_pair(session_object *self, PyObject *given, size_t number, size_t n) {
+    const struct tl_cache *c = &self->s->plan->caches[number];
+    PyObject *keys, *values;
+    size_t size;
+    keys = fill_array(given, 0, c->kv_heads * c->key_size, n);
+    values = keys != NULL ? fill_array(given, 1, c->kv_heads * c->value_size, n) : NULL;
+    for (size_t head = 0; values != NULL && head < c->kv_heads; head++) {
+        tl_session_put(self->s, number, head, 0, n, tlpy_array_read(keys, &size),
+                       tlpy_array_read(values, &size));
+    }
+    Py_XDECREF(keys);
+    Py_XDECREF(values);
+    return values != NULL;
+}
+
 /* Puts n positions of every cache into an empty session, which has room for them. */
 static bool fill_caches(session_object *self, PyObject *caches, size_t n) {
     const struct tl_plan *plan = tlpy_model_plan(self->model);
+    tl_session_unmark(self->s); // only the states after n positions are given
     for (size_t i = 0; i < plan->n_caches; i++) {
-        const struct tl_cache *c = &plan->caches[i];
-        PyObject *pair = PyTuple_GetItem(caches, (Py_ssize_t)i), *keys, *values;
-        size_t size;
-        keys = fill_array(pair, 0, c->kv_heads * c->key_size, n);
-        values = keys != NULL ? fill_array(pair, 1, c->kv_heads * c->value_size, n) : NULL;
-        for (size_t head = 0; values != NULL && head < c->kv_heads; head++) {
-            tl_session_put(self->s, i, head, 0, n, tlpy_array_read(keys, &size),
-                           tlpy_array_read(values, &size));
-        }
-        Py_XDECREF(keys);
-        if (values == NULL) return false;
-        Py_DECREF(values);
+        PyObject *given = PyTuple_GetItem(caches, (Py_ssize_t)i);
+        const bool ok =
+            plan->caches[i].state > 0 ? fill_state(self, given, i) : fill_pair(self, given, i, n);
+        if (!ok) return false;
     }
     return true;
 }
@@ -277,8 +326,8 @@ static PyObject *session_fill(PyObject *op, PyObject *args) {
     if (caches == NULL || !enter(self)) goto done;
     ids = tlpy_array_read(tokens, &n);
     if ((size_t)PyTuple_Size(caches) != plan->n_caches) {
-        PyErr_Format(PyExc_ValueError, "there are %zd pairs of keys and values; expected %zu",
-                     PyTuple_Size(caches), plan->n_caches);
+        PyErr_Format(PyExc_ValueError, "there are %zd caches; expected %zu", PyTuple_Size(caches),
+                     plan->n_caches);
     } else if (self->s->n != 0) {
         PyErr_SetString(PyExc_ValueError, "the session is not empty");
     } else if (n > plan->max_context) {
@@ -290,7 +339,7 @@ static PyObject *session_fill(PyObject *op, PyObject *args) {
         ok = fill_caches(self, caches, n);
         if (ok) tl_session_commit(self->s, ids, n);
     }
-    if (!ok) tl_session_rewind(self->s, self->s->n);
+    if (!ok) tl_session_cancel(self->s);
     tlpy_session_leave(op);
 done:
     Py_XDECREF(tokens);
@@ -342,7 +391,7 @@ static PyMethodDef session_methods[] = {
 
 static PyGetSetDef session_getset[] = {
     {"tokens", session_tokens, NULL, "numpy.ndarray of int32 : the token at each position.", NULL},
-    {"nbytes", session_nbytes, NULL, "int : bytes of the kv cache.", NULL},
+    {"nbytes", session_nbytes, NULL, "int : bytes of the caches.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -302,11 +302,64 @@ static void compare_attention(const struct tl_kernels *k, const struct tl_kernel
     release(what, 0);
 }
 
+static void compare_conv(const struct tl_kernels *k, const struct tl_kernels *scalar, size_t n,
+                         size_t taps) {
+    const float *rows[8];
+    float *weights = random_floats(n * taps), *bias = random_floats(n);
+    float *y = floats(n), *expected = floats(n);
+    for (size_t j = 0; j < taps; j++) rows[j] = random_floats(n);
+    for (int biased = 0; biased < 2; biased++) {
+        k->conv(rows, taps, weights, biased ? bias : NULL, y, n);
+        scalar->conv(rows, taps, weights, biased ? bias : NULL, expected, n);
+        compare(k->name, "conv", y, expected, n);
+    }
+    release("conv", 0);
+}
+
+/* Some columns of a state: the columns beside them stay as they are, and other slices of columns
+   give the same bits. */
+static void compare_delta(const struct tl_kernels *k, const struct tl_kernels *scalar,
+                          size_t key_size, size_t n) {
+    const size_t stride = n + 3, all = (key_size - 1) * stride + n;
+    struct tl_delta d = {.key_size = key_size, .stride = stride, .factor = 0.25f};
+    float *from = random_floats(all), *v = random_floats(n), *to = floats(all), *y = floats(n);
+    float *want_to = floats(all), *want = floats(n), *cut = floats(n);
+    d.q = random_floats(key_size);
+    d.k = random_floats(key_size);
+    d.decay = 0.9f;
+    d.beta = 0.7f;
+    k->delta(&d, from, to, v, y, n);
+    scalar->delta(&d, from, want_to, v, want, n);
+    compare(k->name, "delta", y, want, n);
+    for (size_t i = 0; i < key_size; i++) {
+        compare(k->name, "delta's state", to + i * stride, want_to + i * stride, n);
+        if (i + 1 < key_size) compare_untouched(k->name, "delta", to + i * stride + n, 3);
+    }
+    for (size_t c = 0, some; c < n; c += some) {
+        some = TL_MIN(n - c, (size_t)5);
+        k->delta(&d, from + c, want_to + c, v + c, cut + c, some);
+    }
+    compare(k->name, "delta in slices", cut, want, n);
+    k->delta(&d, from, from, v, y, n);
+    compare(k->name, "delta in place", y, want, n);
+    compare(k->name, "delta's state in place", from, to, n);
+    release("delta", 0);
+}
+
 static void compare_operations(void) {
     const struct tl_kernels *scalar = tl_kernels_find("scalar"), *k;
     for (size_t i = 0; (k = tl_kernels_at(i)) != NULL; i++) {
         compare_vectors(k, scalar);
         compare_rope(k, scalar);
+        compare_conv(k, scalar, 1, 2);
+        compare_conv(k, scalar, 80, 3);
+        compare_conv(k, scalar, 77, 4);
+        compare_conv(k, scalar, 16, 8);
+        compare_delta(k, scalar, 1, 1);
+        compare_delta(k, scalar, 8, 8);
+        compare_delta(k, scalar, 128, 64);
+        compare_delta(k, scalar, 33, 101);
+        compare_delta(k, scalar, 64, 176);
         compare_attention(k, scalar, 1, 1, 1, 2, 16);
         compare_attention(k, scalar, 1, 1, 257, 80, 80);
         compare_attention(k, scalar, 5, 1, 300, 20, 32);

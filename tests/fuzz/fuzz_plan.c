@@ -29,7 +29,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 #define MOST_STEPS 200
-#define MOST_TENSORS 48
+#define MOST_TENSORS 60
 #define MOST_TOKENS 1100
 
 static uint64_t runs, accepted; // so far
@@ -145,6 +145,7 @@ static const enum tl_type vector_types[] = {TL_TYPE_F32, TL_TYPE_F32, TL_TYPE_F1
 struct sizes {
     size_t layers, width, heads, kv_heads, key_size, value_size, ffn, vocab;
     size_t experts, used, groups; // 0 experts: none
+    size_t taps, state_keys, state_heads, state_key_size, state_value_size;
     bool biases, tied, factors;
 };
 
@@ -159,6 +160,11 @@ static struct sizes choose_sizes(void) {
     s.ffn = PICK(inner);
     s.vocab = PICK(vocabs);
     if (s.heads * s.key_size * s.width > 1 << 14) s.heads = s.kv_heads; // to be quick
+    s.taps = 2 + below(4);
+    s.state_keys = 1 + below(3);
+    s.state_heads = s.state_keys * (1 + below(3));
+    s.state_key_size = 1 + below(20);
+    s.state_value_size = below(4) == 3 ? 60 + below(20) : 1 + below(20);
     s.biases = below(2) != 0;
     s.tied = below(4) == 3;
     s.factors = below(4) == 3;
@@ -206,6 +212,16 @@ static void make_tensors(const struct sizes *s) {
         tensor("gate_up_exps_bias", PICK(vector_types), s->experts, 2 * s->ffn);
         tensor("exps_scale", PICK(vector_types), 0, s->experts);
     }
+    tensor("taps", TL_TYPE_F32, d, s->taps);
+    tensor("taps_bias", PICK(vector_types), 0, d);
+    tensor("state_q", PICK(matrix_types), s->state_keys * s->state_key_size, d);
+    tensor("state_k", PICK(matrix_types), s->state_keys * s->state_key_size, d);
+    tensor("state_v", PICK(matrix_types), s->state_heads * s->state_value_size, d);
+    tensor("state_out", PICK(matrix_types), d, s->state_heads * s->state_value_size);
+    tensor("alpha", PICK(matrix_types), s->state_heads, d);
+    tensor("beta", PICK(matrix_types), s->state_heads, d);
+    tensor("ssm_a", PICK(vector_types), 0, s->state_heads);
+    tensor("ssm_dt", PICK(vector_types), 0, s->state_heads);
     tensor("integers", TL_TYPE_I32, s->vocab, d); // readable, but not runnable
     tensor("opaque", TL_TYPE_Q8_K, s->vocab, 256);
     tensor("square", PICK(matrix_types), d, d);
@@ -314,16 +330,14 @@ static size_t mixture(int layer, size_t x, const struct sizes *s) {
     return two("weighted_sum", layer, gate, weights);
 }
 
-static size_t block(int layer, size_t x, const struct sizes *s) {
+static size_t attention(int layer, size_t x, const struct sizes *s) {
     const char *const *bias = s->biases ? (const char *const[]){"q_bias", "k_bias", "v_bias"}
                                         : (const char *const[]){NULL, NULL, NULL};
     const bool halves = below(2) != 0;
-    size_t y, q, k, v, cache, gate;
-    x = push("same", layer, (struct tl_step_spec){.reads = {x}});
-    y = below(4) == 3 ? layer_norm(layer, x) : norm(layer, x, "norm");
-    q = linear(layer, y, "q", bias[0], s->heads, s->key_size);
-    k = linear(layer, y, "k", bias[1], s->kv_heads, s->key_size);
-    v = linear(layer, y, "v", bias[2], s->kv_heads, s->value_size);
+    size_t y, q, k, v, cache;
+    q = linear(layer, x, "q", bias[0], s->heads, s->key_size);
+    k = linear(layer, x, "k", bias[1], s->kv_heads, s->key_size);
+    v = linear(layer, x, "v", bias[2], s->kv_heads, s->value_size);
     if (below(4) == 3) q = norm(layer, q, "q_norm");
     q = rope(layer, q, s, halves);
     if (below(8) == 7) {
@@ -338,7 +352,39 @@ static size_t block(int layer, size_t x, const struct sizes *s) {
     y = push("softmax", layer,
              (struct tl_step_spec){.reads = {y}, .weights = {below(4) == 3 ? "sinks" : NULL}});
     y = two("mix", layer, y, cache);
-    y = linear(layer, y, "out", NULL, 0, s->width);
+    return linear(layer, y, "out", NULL, 0, s->width);
+}
+
+static size_t convolution(int layer, size_t x, const struct sizes *s) {
+    return push("conv", layer,
+                (struct tl_step_spec){.reads = {x},
+                                      .weights = {"taps", s->biases ? "taps_bias" : NULL},
+                                      .numbers = {(double)s->taps}});
+}
+
+static size_t delta(int layer, size_t x, const struct sizes *s) {
+    size_t y = convolution(layer, x, s), q, k, v, alpha, beta;
+    q = linear(layer, y, "state_q", NULL, s->state_keys, s->state_key_size);
+    k = linear(layer, y, "state_k", NULL, s->state_keys, s->state_key_size);
+    v = linear(layer, y, "state_v", NULL, s->state_heads, s->state_value_size);
+    alpha = linear(layer, x, "alpha", NULL, 0, s->state_heads);
+    beta = linear(layer, x, "beta", NULL, 0, s->state_heads);
+    alpha = push("decay", layer,
+                 (struct tl_step_spec){.reads = {alpha}, .weights = {"ssm_a", "ssm_dt"}});
+    y = push("delta", layer,
+             (struct tl_step_spec){.reads = {q, k, v, alpha, beta},
+                                   .numbers = {(double)below(2), 0.25}});
+    return linear(layer, y, "state_out", NULL, 0, s->width);
+}
+
+static size_t block(int layer, size_t x, const struct sizes *s) {
+    const size_t mixer = below(4);
+    size_t y, gate;
+    x = push("same", layer, (struct tl_step_spec){.reads = {x}});
+    y = below(4) == 3 ? layer_norm(layer, x) : norm(layer, x, "norm");
+    y = mixer == 2   ? convolution(layer, y, s)
+        : mixer == 3 ? delta(layer, y, s)
+                     : attention(layer, y, s);
     if (below(4) == 3) y = elementwise(layer, y, s->width);
     x = two("add", layer, x, y);
     y = norm(layer, x, "norm");
@@ -408,8 +454,8 @@ static double any_number(const struct sizes *s) {
     const double numbers[] = {
         NAN,   INFINITY, -INFINITY, -1,  0,       0.5,           1,     2,     3,  4, 1e30, 1e31,
         1e300, -0.0,     1e-300,    4e9, 1 << 24, (1 << 24) + 1, 0.999, 1e-38, 1e9};
-    const size_t sizes[] = {s->layers,   s->width,      s->heads, s->kv_heads,
-                            s->key_size, s->value_size, s->ffn,   s->vocab};
+    const size_t sizes[] = {s->layers,     s->width, s->heads, s->kv_heads, s->key_size,
+                            s->value_size, s->ffn,   s->vocab, s->taps,     s->state_heads};
     return below(2) == 0 ? numbers[below(TL_ARRAY_LEN(numbers))] : (double)PICK(sizes);
 }
 
@@ -669,7 +715,10 @@ static void run_parts(struct truth *t) {
             l.polls = 1 + (int)below(32);
             free(eval(t->p, &piece, 1, 1 + (int)below(3), rows, n_rows, &l));
             look_free(&l);
-            tl_session_rewind(s, before);
+            piece.n = before - tl_session_rewind(s, before); // those after a known state run again
+            piece.tokens = t->tokens + s->n;
+            if (piece.n > 0) free(eval(t->p, &piece, 1, 1, rows, 0, NULL));
+            piece = (struct tl_piece){s, t->tokens + before, n, NULL};
             break;
         }
         must(s->n == before, "a session has moved");

@@ -377,7 +377,7 @@ def test_fill_checks_what_it_is_given(model):
     cache = [session.core.cache(layer) for layer in range(2)]
     core = type(session.core)
     for layers, words in (
-        (cache[:1], "1 pairs of keys and values; expected 2"),
+        (cache[:1], "1 caches; expected 2"),
         ([cache[0], (cache[1][0][:3], cache[1][1])], "expected 5 rows"),
         ([(c[0].ravel()[:-1], c[1]) for c in cache], "expected"),
         ([(np.zeros((601, 2, 8), np.float32),) * 2] * 2, "at most 600"),

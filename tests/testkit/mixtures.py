@@ -60,7 +60,13 @@ def random_mixture(
     """
     row = ARCHITECTURES[architecture]
     keys, tensors = models.random_llama(
-        type_name, architecture=architecture, width=width, ffn=ffn, layers=layers, seed=seed, **options
+        type_name,
+        architecture=architecture,
+        width=width,
+        ffn=ffn,
+        layers=layers,
+        seed=seed,
+        **options,
     )
     random = np.random.default_rng(seed + 1000)
     heads, kv_heads = options.get("heads", 4), options.get("kv_heads", 2)

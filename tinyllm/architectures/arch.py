@@ -49,6 +49,9 @@ class Arch:
         Builds the token mixer, such as attention. See `mixers`.
     ffn : callable
         Builds the feed-forward network. See `feed_forward`.
+    embedding, head : callable or None
+        Build what comes before the blocks and after them. None: the embedding of the tokens, and
+        the final norm with the logits.
     rope : str
         Which two values of a head are rotated together: ``"pairs"`` (2j and 2j + 1), or
         ``"halves"`` (j and j + n/2). ``"none"``: there is no RoPE.
@@ -66,6 +69,8 @@ class Arch:
         Whether each branch ends with a norm, ``post_attention_norm`` and ``post_ffw_norm``.
     ffn_norm : str
         The name of the norm before the feed-forward network.
+    output_norm : str
+        The name of the norm after the blocks.
     qk_norm : str
         What a norm of queries and keys covers, if the file has one: ``"head"``, or ``"row"`` (all
         heads). ``"heads"``: a head, with a LayerNorm whose weights differ between heads.
@@ -93,6 +98,9 @@ class Arch:
         Whether a token sees only itself and earlier tokens.
     zeros : bool
         Whether 0 kv heads or a feed-forward width of 0 mean that a block has none.
+    tiled : bool
+        Whether value head h of a delta net uses key head h mod their number. If not, consecutive
+        value heads share a key head.
     required, optional : tuple of str
         Norms, embeddings and sinks that the file must have, and that it may have, besides those
         that the other fields demand.
@@ -106,6 +114,8 @@ class Arch:
     mixer: Callable[..., Any]
     ffn: Callable[..., Any]
     rope: str
+    embedding: Callable[..., str] | None = None
+    head: Callable[..., None] | None = None
     rotated: Callable[..., bool] = lambda b: True
     biases: tuple[str, ...] = ()
     norm: str = "rms"
@@ -113,6 +123,7 @@ class Arch:
     pre_norms: bool = True
     post_norms: bool = False
     ffn_norm: str = "ffn_norm"
+    output_norm: str = "output_norm"
     qk_norm: str = "head"
     act: str = "silu"
     window: Window = Window()
@@ -125,6 +136,7 @@ class Arch:
     rounded: bool = True
     causal: bool = True
     zeros: bool = False
+    tiled: bool = False
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from .builder import Builder
+from .plan import Number
 
-__all__ = ["attention"]
+__all__ = ["attention", "gated_attention", "projections"]
 
 
 def attention(b: Builder, x: str) -> str:
@@ -14,19 +15,38 @@ def attention(b: Builder, x: str) -> str:
     (arXiv:2305.13245). RoPE: Su et al. 2021 (arXiv:2104.09864). Norms of queries and keys: Dehghani
     et al. 2023 (arXiv:2302.05442).
     """
-    q, k, v = projections(b, x)
+    return _attend(b, *projections(b, x))
+
+
+def gated_attention(b: Builder, x: str) -> str:
+    """Build attention whose result has a gate. (T, D) -> (T, D).
+
+    The rows of ``attn_q`` hold the query and then the gate of each head. The result of a head is
+    multiplied by the gate's sigmoid (Qiu et al. 2025, arXiv:2505.06708).
+    """
+    both, k, v = projections(b, x, gated=True)
+    size = int(b.head_sizes()[0].value)
+    q = b.cut("attn_query", both, 1, 0, size, "queries")
+    return _attend(b, q, k, v, b.cut("attn_gate", both, 1, size, size))
+
+
+def _attend(b: Builder, q: str, k: str, v: str, gate: str = "") -> str:
     q, k = b.head_norm("attn_q_norm", q), b.head_norm("attn_k_norm", k)
     if b.arch.rope != "none" and b.arch.rotated(b):
         q, k = b.rope("attn_q_rope", q), b.rope("attn_k_rope", k)
     q = b.temper("attn_q_temper", q)
     b.cache(k, v)
     mix = b.attend(q, k, v)
+    if gate:
+        mix = b.act("attn_gated", gate, mix, role="", function="sigmoid")
     width = b.number("size", b.config.width, "embedding_length")
     return b.linear("attn_output", mix, width, role="attn_project")
 
 
-def projections(b: Builder, x: str) -> tuple[str, str, str]:
+def projections(b: Builder, x: str, gated: bool = False) -> tuple[str, str, str]:
     """Build queries (T, H, Dh), keys (T, K, Dh) and values (T, K, Dv) from one input.
+
+    With `gated`, each head of the queries is followed by its gate, (T, H, 2 Dh).
 
     The file has a matrix for each, or ``attn_qkv`` with the rows of all three. The key
     ``attention.clamp_kqv`` bounds their values.
@@ -36,9 +56,11 @@ def projections(b: Builder, x: str) -> tuple[str, str, str]:
     kv_heads = b.number(
         "heads", b.of_layer(c.kv_heads), "attention.head_count_kv", "rule: as queries"
     )
-    size = b.number("size", c.head_size, "attention.key_length", "rule: width / heads")
-    value_size = b.number("size", c.value_size, "attention.value_length", "rule: as keys")
-    shapes = ((heads, size, "queries"), (kv_heads, size, "keys"), (kv_heads, value_size, "values"))
+    size, value_size = b.head_sizes()
+    query = (heads, size, "queries")
+    if gated:
+        query = (heads, Number("size", 2 * size.value, "rule: query and gate"), "")
+    shapes = (query, (kv_heads, size, "keys"), (kv_heads, value_size, "values"))
     rows = [int(h.value * s.value) for h, s, _ in shapes]
     clamp = b.key("parameter", "attention.clamp_kqv", 0.0)
     made = []

@@ -29,6 +29,9 @@ FUNCTIONS = (
 #: The source of a number that its step does not use. Tables leave it out.
 UNUSED = "unused"
 
+#: The ops whose steps keep something of a context for later tokens: keys and values, or a state.
+_KEEPING = ("cache", "conv", "delta")
+
 #: Tensors that no step needs: pattern of the names, and what they are.
 HARMLESS = {
     "*.input_scale": "scales of activations for 4-bit hardware",
@@ -159,8 +162,17 @@ class ForwardPlan(Sequence[Step]):
 
     @functools.cached_property
     def caches(self) -> tuple[Step, ...]:
-        """The steps that store keys and values, in the order of the core's cache numbers."""
-        return tuple(step for step in self._steps if step.op == "cache")
+        """The steps that keep something of a context, in the order of the core's cache numbers.
+
+        The op ``cache`` stores keys and values of all positions; ``conv`` and ``delta`` have a
+        state.
+        """
+        return tuple(step for step in self._steps if step.op in _KEEPING)
+
+    @functools.cached_property
+    def recurrent(self) -> bool:
+        """Whether a step has a state, which cannot be taken back by some tokens."""
+        return any(step.op != "cache" for step in self.caches)
 
     def role(self, role: str, layer: int | None = None) -> str:
         """Return the name of the value with a role. Names differ between architectures.
@@ -255,7 +267,10 @@ class ForwardPlan(Sequence[Step]):
         """
         numbers = self._numbers
         stored: Mapping[str, int] = {
-            name: numbers[cache.tap] for cache in self.caches for name in cache.reads
+            name: numbers[cache.tap]
+            for cache in self.caches
+            if cache.op == "cache"
+            for name in cache.reads
         }
 
         def read(step: Step, name: str) -> int:

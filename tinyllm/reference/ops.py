@@ -22,7 +22,10 @@ __all__ = [
     "FUNCTIONS",
     "OPS",
     "add",
+    "conv",
     "cut",
+    "decay",
+    "delta",
     "embed",
     "gated",
     "layer_norm",
@@ -37,6 +40,7 @@ __all__ = [
     "rotate",
     "same",
     "scale",
+    "shape",
     "softmax",
     "temper",
     "unary",
@@ -63,6 +67,11 @@ def same(x: Float64) -> Float64:
 def add(x: Float64, y: Float64) -> Float64:
     """Return x + y: a branch is added to the residual stream. (T, D), (T, D) -> (T, D)."""
     return x + y
+
+
+def shape(x: Float64, *, heads: float, size: float) -> Float64:
+    """Return the same values as (T, heads, size), or (T, size) for 0 heads."""
+    return x.reshape(len(x), *([int(heads)] if heads else []), int(size))
 
 
 def cut(x: Float64, *, axis: float, first: float, size: float) -> Float64:
@@ -372,10 +381,66 @@ def scale(x: Float64, weight: Float64, *, size: float = 1) -> Float64:
     return x * weight
 
 
+def conv(x: Float64, weight: Float64, bias: Float64 | None = None, *, taps: float) -> Float64:
+    """Return the causal convolution of each channel. (T, ...), (C, taps), (C,) -> (T, ...).
+
+    The last weight of a channel belongs to the own token, the one before it to the token before.
+    There are zeros before the first token.
+    """
+    n = int(taps)
+    before = np.concatenate([np.zeros((n - 1, weight.shape[0])), x.reshape(len(x), -1)])
+    y = np.zeros((len(x), weight.shape[0]))
+    for j in range(n):
+        y += weight[:, j] * before[j : j + len(x)]
+    y = y if bias is None else y + bias
+    return y.reshape(x.shape)
+
+
+def decay(alpha: Float64, a: Float64, dt: Float64) -> Float64:
+    """Return exp(a softplus(alpha + dt)): what part of its state a head keeps. (T, ...) -> same.
+
+    Dao and Gu 2024, "Transformers are SSMs" (arXiv:2405.21060); `a` is negative.
+    """
+    x = alpha.reshape(len(alpha), -1)
+    return np.exp(a * np.logaddexp(0, x + dt)).reshape(alpha.shape)
+
+
+def delta(
+    q: Float64,
+    k: Float64,
+    v: Float64,
+    decay: Float64,
+    beta: Float64,
+    *,
+    tiled: float,
+    factor: float,
+) -> Float64:
+    """Return the gated delta rule, token by token. (T, Hk, Dk) twice, (T, Hv, Dv) -> (T, Hv, Dv).
+
+    A value head has a state S of (Dk, Dv), zero before the first token: S = decay S, then
+    S = S + k (beta (v - k S)), and the result is factor q S. `decay` and `beta` have a value per
+    head. Value head h uses key head h mod Hk if `tiled`, else h div (Hv / Hk). Yang et al. 2024,
+    "Gated Delta Networks" (arXiv:2412.06464), equation 10.
+    """
+    (t, heads, size), key_heads = v.shape, k.shape[1]
+    decay, beta = decay.reshape(t, heads), beta.reshape(t, heads)
+    y = np.zeros_like(v)
+    for h in range(heads):
+        key = h % key_heads if tiled else h // (heads // key_heads)
+        state = np.zeros((k.shape[2], size))
+        for i in range(t):
+            state = decay[i, h] * state
+            change = beta[i, h] * (v[i, h] - k[i, key] @ state)
+            state = state + np.outer(k[i, key], change)
+            y[i, h] = factor * (q[i, key] @ state)
+    return y
+
+
 #: Functions by op. The op ``cache`` has none, because it stores values and computes nothing.
 OPS: dict[str, Callable[..., Any]] = {
     "embed": embed,
     "same": same,
+    "shape": shape,
     "slice": cut,
     "norm_scale": norm_scale,
     "norm": norm,
@@ -397,4 +462,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "route_weights": route_weights,
     "experts": expert_matmul,
     "weighted_sum": weighted_sum,
+    "conv": conv,
+    "decay": decay,
+    "delta": delta,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ __all__ = ["Session"]
 
 
 class Session:
-    """One context of a model: its tokens, and their keys and values.
+    """One context of a model: its tokens, their keys and values, and the states they led to.
 
     Only one thread at a time can use a session. A second thread gets a RuntimeError. A call that
     raises any exception, including KeyboardInterrupt, leaves the session unchanged.
@@ -163,7 +164,10 @@ class Session:
         return traces[0]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the context with its keys and values to a file, which `Model.session` reads.
+        """Write the context with its keys, values and states to a file.
+
+        `Model.session` reads it. Of a recurrent model, only the states after the last token are
+        stored: a rewind of the session that is read runs all tokens before it again.
 
         Parameters
         ----------
@@ -193,8 +197,8 @@ class Session:
         from ..files.arrays import write_arrays
 
         arrays: dict[str, Array] = {}
-        for number, (name, _) in enumerate(_caches(self.model)):
-            arrays[f"{name}.keys"], arrays[f"{name}.values"] = self.core.cache(number)
+        for number, names in enumerate(_caches(self.model, len(self))):
+            arrays.update(zip(names, self.core.cache(number), strict=True))
         if self.logits is not None:
             arrays["logits"] = self.logits
         metadata = {
@@ -320,7 +324,8 @@ class Session:
 
         A token that ran under other edits is not shared: its keys and values differ.
 
-        The last token of `ids` is never kept, so that it can run again for its logits.
+        The last token of `ids` is never kept, so that it can run again for its logits. A model
+        with a recurrent state may keep fewer tokens than are shared: see `rewind`.
 
         Parameters
         ----------
@@ -345,11 +350,15 @@ class Session:
             if mine != theirs or ran_under != wanted:
                 break
             n += 1
-        self._forget(len(self) - n)
-        return n
+        return self._forget(len(self) - n)
 
     def rewind(self, n: int) -> None:
         """Remove the last `n` tokens from the context.
+
+        A recurrent state, such as that of a gated delta net, cannot be taken back by some tokens.
+        So the session keeps a copy of its states at the last multiple of 256 tokens. A rewind goes
+        back to it, or to the beginning if that copy is too late, and runs the tokens up to the
+        wanted length again. The results have the same bits.
 
         Parameters
         ----------
@@ -359,7 +368,7 @@ class Session:
         Raises
         ------
         ValueError
-            If `n` is out of range.
+            If `n` is out of range, or if tokens that ran with edits would have to run again.
 
         Examples
         --------
@@ -371,12 +380,33 @@ class Session:
         [1]
         """
         self._check_free()
-        self._forget(ranged("n", n, 0, len(self), "the tokens so far"))
+        n = ranged("n", n, 0, len(self), "the tokens so far")
+        if self.model.steps.recurrent and 0 < n < len(self):
+            self._go_back(len(self) - n)
+        else:
+            self._forget(n)
 
-    def _forget(self, n: int) -> None:
+    def _forget(self, n: int) -> int:
+        """Remove at least `n` tokens, and return how many are left."""
         if n:
             self._logits = -1, None
-        self.core.rewind(len(self) - n)
+        return self.core.rewind(len(self) - n)
+
+    def _go_back(self, length: int) -> None:
+        """Keep `length` tokens. Those after the states that are known run again."""
+        core = self.core.fork()  # if anything fails, the session stays as it is
+        kept = core.rewind(length)
+        again = self.core.tokens[kept:length]
+        if any(self._ran_under()[kept:length]):
+            raise ValueError(
+                f"n is {len(self) - length}; the tokens {kept} to {length - 1} would have to run "
+                "again, and some of them ran with edits. Expected a number that leaves no such "
+                f"tokens, for example {len(self) - kept}"
+            )
+        if len(again):
+            self.model.run([core], [again], [])
+        self._logits = -1, None
+        self.core = core
 
     def reset(self) -> None:
         """Remove all tokens from the context.
@@ -434,16 +464,20 @@ class Session:
         """
         config, n = self.model.config, len(self)
         limit = self.model.core.config["max_context"]
-        heads = sorted({config.layer("kv_heads", layer) for layer in range(config.layers)})
-        of_heads = " or ".join(map(str, heads))
+        kinds: dict[str, dict[tuple[int, ...], int]] = {}  # how many arrays have each shape
+        for cache in _caches(self.model, n):
+            for name, shape in cache.items():
+                shapes = kinds.setdefault(name.rsplit(".", 1)[1], {})
+                shapes[shape] = shapes.get(shape, 0) + 1
         text = "".join(self._pieces(self.tokens[-64:]))
         rows: list[tuple[str, str]] = [
             ("tokens", f"{n:,} of {limit:,}"),
             ("text", f"...{text}" if n > 64 else text),
             ("kv cache", f"{self.core.nbytes:,} bytes"),
-            ("keys", f"({n}, {of_heads}, {config.head_size}) in {config.layers} layers"),
-            ("values", f"({n}, {of_heads}, {config.value_size}) in {config.layers} layers"),
         ]
+        for kind, shapes in kinds.items():
+            each = [f"{shape} in {count} layers" for shape, count in shapes.items()]
+            rows.append((kind, ", ".join(each)))
         if self.logits is not None and self.logits.size:
             values = sample(self.logits.reshape(-1, config.vocab_size)[-1], config.vocab_size)
             names = ("mean", "rms", "min", "max")
@@ -487,28 +521,36 @@ def _saved_edits(start: str | None, n: int) -> list[tuple[object, ...]]:
     return [()] * int(start) + [("edits of a saved session",)] * (n - int(start))
 
 
-def _caches(model: Runner) -> list[tuple[str, list[tuple[int, ...]]]]:
-    """Return for each cache its block, ``"blk.3"``, and the shapes of one key and one value row."""
-    return [
-        (f"blk.{step.layer}", [model.steps[read].shape for read in step.reads])
-        for step in model.steps.caches
-    ]
+def _caches(model: Runner, n: int) -> list[dict[str, tuple[int, ...]]]:
+    """Return the names and shapes of the arrays that each cache holds for `n` tokens."""
+    caches: list[dict[str, tuple[int, ...]]] = []
+    for step in model.steps.caches:
+        reads = [model.steps[read].shape for read in step.reads]
+        if step.op == "cache":
+            block = f"blk.{step.layer}"
+            caches.append({f"{block}.keys": (n, *reads[0]), f"{block}.values": (n, *reads[1])})
+        elif step.op == "conv":
+            before = int(step.number("taps")) - 1
+            caches.append({f"{step.tap}.state": (before, math.prod(step.shape))})
+        else:
+            heads, size = step.shape
+            caches.append({f"{step.tap}.state": (heads, reads[1][1], size)})
+    return caches
 
 
-def _cached(model: Runner, arrays: Mapping[str, Array], n: int) -> list[tuple[Float32, Float32]]:
-    """Return the keys and values of each cache for `n` tokens, checked, from a file."""
+def _cached(model: Runner, arrays: Mapping[str, Array], n: int) -> list[tuple[Float32, ...]]:
+    """Return the arrays of each cache for `n` tokens, checked, from a file."""
     from ..files.arrays import bad_field
 
     caches = []
-    for block, shapes in _caches(model):
-        pair = []
-        for kind, shape in zip(("keys", "values"), shapes, strict=True):
-            name = f"{block}.{kind}"
+    for shapes in _caches(model, n):
+        found = []
+        for name, shape in shapes.items():
             if name not in arrays:
                 raise bad_field(name, "missing", "an array")
             array = arrays[name]
-            if array.shape != (n, *shape) or array.dtype != np.float32:
-                raise bad_field(name, f"{array.dtype} {array.shape}", f"float32 {(n, *shape)}")
-            pair.append(array)
-        caches.append((pair[0], pair[1]))
+            if array.shape != shape or array.dtype != np.float32:
+                raise bad_field(name, f"{array.dtype} {array.shape}", f"float32 {shape}")
+            found.append(array)
+        caches.append(tuple(found))
     return caches

@@ -37,6 +37,7 @@
 #include "kernels/template/matmul_template.h"
 #include "kernels/template/function_template.h"
 #include "kernels/template/ops_template.h"
+#include "kernels/template/recurrent_template.h"
 
 // clang-format on
 
@@ -45,4 +46,5 @@
     void tl_kernels_init_##set(struct tl_kernels *k, bool fast) {                                  \
         matmul_init(k, fast);                                                                      \
         ops_init(k);                                                                               \
+        recurrent_init(k);                                                                         \
     }
