@@ -14,6 +14,7 @@ from .base.checks import choice, ranged
 from .base.samples import sample_weights
 from .display.table import Table
 from .display.weights import weights_table
+from .embedding.embed import embed
 from .errors import FormatError
 from .files.model_file import DEMO, open_file
 from .runtime.prompt import Prompt
@@ -520,6 +521,42 @@ class Model(Runner):
 
         options = Options.checked(self, max_tokens, min_tokens, (), stop_ids, grammar)
         return beam_search(self, prompt, beams, options, length_penalty)
+
+    def embed(
+        self, prompt: Any, *, pooling: str | None = None, normalize: bool | None = None
+    ) -> Any:
+        """Return the embedding of a text: one vector for all its tokens.
+
+        Parameters
+        ----------
+        prompt : str, bytes, ids, or a list of them
+        pooling : str, optional
+            How the final hidden states (T, D) become one vector: ``"mean"``, ``"cls"`` (the first
+            token), ``"last"``, ``"none"`` (all of them), or ``"rank"`` (the scores of a reranker's
+            classifier). Default: what the file states (``pooling_type``), else the mean in an
+            encoder, and the last token in a decoder.
+        normalize : bool, optional
+            Whether vectors get the length 1. Default: yes, but not for "rank" and "none".
+
+        Returns
+        -------
+        numpy.ndarray of float32
+            (D,) for one text, (texts, D) for a list. With "none" (T, D), or a list of arrays.
+            Projections of the file (EmbeddingGemma's dense layers) are applied.
+
+        Notes
+        -----
+        The hidden states are exact, as in `trace`. Pooling is computed in float64 and rounded once.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> model = tl.load()
+        >>> a, b = model.embed(["My lord", "My lady"])
+        >>> bool(-1 <= a @ b <= 1)
+        True
+        """
+        return embed(self, prompt, pooling, normalize)
 
     def score(self, text: Any) -> Any:
         """Return the log-probability of each token of a text.

@@ -28,6 +28,24 @@ PARTS = {
     "starcoder2": ("*.bias",),
     "stablelm": ("output.weight", "*attn_q_norm.weight", "*attn_k_norm.weight", "*norm.bias"),
     "command-r": ("*attn_q_norm.weight", "*attn_k_norm.weight"),
+    "gemma4": (
+        *("rope_freqs.weight", "*.layer_output_scale.weight", "*attn_v.weight"),
+        *("*.ffn_gate_inp.weight", "*ffn_gate_up_exps.weight", "*.ffn_down_exps.scale"),
+    ),
+    "bert": ("token_types.weight", "*.bias"),
+    "nomic-bert": ("token_types.weight", "*norm.bias", "*attn_qkv.weight"),
+}
+
+EXPERTS = {"expert_count": 8, "expert_used_count": 2, "expert_feed_forward_length": 256}
+DELTA = {
+    "block_count": 4,
+    "attention.key_length": 64,
+    "rope.dimension_count": 16,
+    "ssm.conv_kernel": 4,
+    "ssm.state_size": 32,
+    "ssm.group_count": 2,
+    "ssm.time_step_rank": 4,
+    "ssm.inner_size": 128,
 }
 
 #: Keys besides the usual ones. Windows are shorter than the contexts of the tests.
@@ -42,6 +60,39 @@ KEYS = {
     "qwen2vl": {"rope.dimension_sections": np.array([8, 12, 12, 0], np.int32)},
     "gemma2": {"attention.sliding_window": 50},
     "gemma3": {"attention.sliding_window": 50, "block_count": 7, "rope.freq_base": 1e6},
+    "gemma4": {
+        "block_count": 5,
+        "attention.sliding_window": 50,
+        "attention.sliding_window_pattern": np.array([True, True, False, True, False]),
+        "attention.key_length": 64,
+        "attention.value_length": 64,
+        "attention.key_length_swa": 32,
+        "attention.value_length_swa": 32,
+        "rope.dimension_count_swa": 32,
+        "rope.freq_base": 1e6,
+        "attention.shared_kv_layers": 2,
+        "embedding_length_per_layer_input": 32,
+        "final_logit_softcapping": 30.0,
+        "expert_count": 4,
+        "expert_used_count": 2,
+        "expert_feed_forward_length": 256,
+    },
+    "gemma-embedding": {"attention.sliding_window": 50, "block_count": 7},
+    "gpt-oss": {
+        **{"expert_count": 4, "expert_used_count": 2, "attention.sliding_window": 50},
+        **{"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.freq_base": 1.5e5},
+    },
+    "qwen2moe": {**EXPERTS, "expert_shared_feed_forward_length": 256},
+    "qwen3moe": EXPERTS,
+    "qwen3vlmoe": EXPERTS,
+    "olmoe": EXPERTS,
+    "granitemoe": {**EXPERTS, "embedding_scale": 6.0, "logit_scale": 4.0},
+    "lfm2": {
+        "block_count": 3,
+        "attention.head_count_kv": np.array([0, 2, 0]),
+        "shortconv.l_cache": 3,
+    },
+    "qwen35": DELTA,
     "phi3": {"rope.scaling.attn_factor": 1.1, "rope.scaling.original_context_length": 64},
     "granite": {
         "attention.scale": 0.2,
@@ -73,16 +124,18 @@ class _Wished:
 def tensor_shapes(plan):
     """Return name -> shape for every tensor of a plan."""
     values = {step.tap: step.shape for step in plan}
-    shapes = {}
+    shapes, experts = {}, 0
     for step in plan:
+        if step.op == "route_ids":
+            experts = values[step.reads[0]][0]
         reads = [values.get(name) for name in step.reads]
         for i, name in enumerate(step.weights):
             if name is not None:
-                shapes[name] = _shape(step, i, reads)
+                shapes[name] = _shape(step, i, reads, experts)
     return shapes
 
 
-def _shape(step, i, reads):
+def _shape(step, i, reads, experts):
     numbers = {number.name: int(number.value) for number in step.numbers if number.value < 2**31}
     if step.op == "embed":
         return numbers["vocabulary"], numbers["width"]
@@ -101,6 +154,16 @@ def _shape(step, i, reads):
         return (step.shape[0],)
     if step.op == "scale":
         return (numbers["size"],)
+    if step.op == "experts":
+        count, rows = experts, numbers["rows"]
+        return ((count, rows, reads[0][-1]), (count, rows), (count,))[i]
+    if step.op == "route_ids":
+        return reads[0]
+    if step.op == "conv":
+        channels = math.prod(step.shape)
+        return ((channels, numbers["taps"]), (channels,))[i]
+    if step.op == "decay":
+        return step.shape
     raise KeyError(step.op)
 
 
@@ -148,7 +211,7 @@ def random_architecture(
             values = 1 + random.uniform(0, 2, shape)
         else:
             values = ("norm" in name and "bias" not in name) + 0.3 * random.standard_normal(shape)
-        kind = type_name if matrix and "position" not in name else "F32"
+        kind = type_name if matrix and shape[-1] % 256 == 0 and "position" not in name else "F32"
         tensors[name] = tinyllm.Weight(name, shape, kind, _raw(random, values, kind))
     return metadata, tensors
 

@@ -21,7 +21,8 @@ _DESCRIPTIVE = frozenset(
     rope.freq_base_swa rope.scale_linear rope.scaling.factor rope.scaling.type
     rope.scaling.original_context_length rope.scaling.attn_factor
     rope.scaling.yarn_attn_factor rope.scaling.yarn_beta_fast rope.scaling.yarn_beta_slow
-    rope.scaling.yarn_ext_factor n_deepstack_layers
+    rope.scaling.yarn_ext_factor n_deepstack_layers pooling_type classifier.output_labels
+    dense_2_feat_in dense_2_feat_out dense_3_feat_in dense_3_feat_out
     """.split()
 )
 

@@ -60,6 +60,7 @@ def beam_search(
     beams = ranged("beams", beams, 1)
     if not 0 <= length_penalty <= 10:
         raise ValueError(f"length_penalty is {length_penalty!r}; expected 0 to 10")
+    model.need_logits()
     ids = token_ids(prompt, model.tokenizer)
     return search(model, ids, beams, options, float(length_penalty))
 

@@ -206,6 +206,15 @@ class Runner:
 
         return fingerprint(self.config, self.weights)
 
+    def need_logits(self) -> None:
+        """Raise ValueError if the model is an encoder, which has hidden states but no logits."""
+        if not self.steps.roles("logits"):
+            raise ValueError(
+                f"the architecture {self.config.architecture} is an encoder: it has no logits, and "
+                "nothing can be appended, because each token sees the later ones; use trace, "
+                "hidden_states or embed"
+            )
+
     def logits(self, prompt: Any, *, edits: Any = ()) -> Any:
         """Return the logits after every token of a prompt.
 
@@ -314,6 +323,8 @@ class Runner:
         -------
         list of Trace
         """
+        if logits is not None:
+            self.need_logits()
         wanted = [Rows(logits, len(ids)) for ids in tokens]
         rows: list[int] = []
         total = 0

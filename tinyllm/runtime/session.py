@@ -52,6 +52,7 @@ class Session:
     """
 
     def __init__(self, model: Runner, core: _core.Session | None = None) -> None:
+        model.need_logits()
         self.model = model
         self.core = _core.Session(model.core) if core is None else core
         self._logits: tuple[int, Float32 | None] = (0, None)

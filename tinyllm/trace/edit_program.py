@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ..base.numeric import Float32
+from ..reference.ops import visible_keys
 from .edits import Edit
 from .site import Change, Piece, Site, shown_value
 from .taps import Tap, match
@@ -138,5 +139,5 @@ class Dispatcher:
             array[site.index] = region if result is None else result
         if work and work[0][0].tap.matrix:
             site = work[0][0]
-            hidden = np.arange(site.context) > np.arange(site.start, site.context)[:, np.newaxis]
-            array[:, hidden] = -np.inf if site.tap.family == "attn_scores" else 0.0
+            seen = visible_keys(site.context - site.start, site.context, *site.tap.mask)
+            array[:, ~seen] = -np.inf if site.tap.family == "attn_scores" else 0.0

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
-from ..architectures.plan import ForwardPlan
+from ..architectures.plan import ForwardPlan, Step
 
 __all__ = ["ALIASES", "Capture", "Tap", "all_taps", "is_matrix", "match", "select", "unknown"]
 
@@ -46,6 +46,9 @@ class Tap:
         Whether one of the axes counts heads.
     roles : tuple of str
         The roles of the value: see `ForwardPlan.role`.
+    mask : tuple of int
+        Of an attention matrix: the kind of its mask, and the size of the window. See
+        `tinyllm.reference.ops.visible_keys`.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Tap:
     row: tuple[int, ...]
     heads: bool
     roles: tuple[str, ...]
+    mask: tuple[int, int] = (0, 0)
 
     @property
     def head_axis(self) -> int | None:
@@ -87,10 +91,20 @@ def all_taps(plan: ForwardPlan) -> list[Tap]:
     ['token_embd', 'blk.0.resid_pre']
     """
     return [
-        Tap(step.tap, step.family, i, step.layer, step.matrix, step.shape, step.heads, step.roles)
+        Tap(
+            *(step.tap, step.family, i, step.layer, step.matrix, step.shape, step.heads),
+            step.roles,
+            _mask(plan, step) if step.matrix else (0, 0),
+        )
         for i, step in enumerate(plan)
         if step.visible
     ]
+
+
+def _mask(plan: ForwardPlan, step: Step) -> tuple[int, int]:
+    """Return the mask of an attention matrix, which its step `scores` states."""
+    scores = step if step.op == "scores" else plan[step.reads[0]]
+    return int(scores.number("mask")), int(scores.number("window"))
 
 
 def is_matrix(name: str) -> bool:

@@ -1,0 +1,91 @@
+"""Embeddings of texts, and the scores of rerankers."""
+
+import numpy as np
+import pytest
+
+import tinyllm as tl
+from testkit import architectures, data, hf, models
+
+
+def checkpoint(name, tmp_path, **metadata):
+    directory = data.path("hf", name)
+    keys, tensors = hf.load_checkpoint(directory)
+    prefix = keys["general.architecture"]
+    keys |= {f"{prefix}.{key}": value for key, value in metadata.items()}
+    golden = np.load(directory.with_suffix(".npz"))
+    return tl.load(models.write(tmp_path / "m.gguf", keys, tensors)), golden
+
+
+@pytest.mark.parametrize("name", ["bert", "nomic_bert"])
+@pytest.mark.parametrize(("number", "pooling"), [(1, "mean"), (2, "cls")])
+def test_pooling_is_that_of_the_file(name, number, pooling, tmp_path):
+    model, golden = checkpoint(name, tmp_path, pooling_type=number)
+    got = model.embed(golden["ids"], normalize=False)
+    assert models.normwise_error(got, golden[pooling]) < 1e-5
+    other = "cls" if pooling == "mean" else "mean"
+    assert models.normwise_error(got, golden[other]) > 1e-2
+    got = model.embed(golden["ids"], pooling=other)
+    want = golden[other] / np.linalg.norm(golden[other])
+    assert models.normwise_error(got, want) < 1e-5
+
+
+def test_the_dense_layers_of_embeddinggemma(tmp_path):
+    model, golden = checkpoint("embeddinggemma", tmp_path)
+    got = model.embed(golden["ids"])
+    assert got.shape == golden["embedding"].shape
+    assert models.normwise_error(got, golden["embedding"]) < 1e-5
+
+
+def test_the_score_of_a_reranker(tmp_path):
+    model, golden = checkpoint("bert_rank", tmp_path)
+    got = model.embed(golden["ids"])
+    assert got.shape == (1,)
+    assert models.normwise_error(got, golden["logits"]) < 1e-5
+
+
+def test_texts_of_a_batch_are_as_alone(tmp_path):
+    model = architectures.random_model(tmp_path, "bert")
+    texts = [models.random_ids(model, n, seed=n).tolist() for n in (1, 7, 30)]
+    both = model.embed(texts)
+    assert both.shape == (3, model.config.width)
+    assert both.dtype == np.float32
+    assert np.allclose(np.linalg.norm(both, axis=1), 1)
+    for text, vector in zip(texts, both, strict=True):
+        assert np.array_equal(model.embed(text), vector)
+    rows = model.embed(texts, pooling="none")
+    assert [len(row) for row in rows] == [1, 7, 30]
+
+
+def test_a_decoder_uses_the_last_token(tmp_path):
+    model = models.random_model(tmp_path)
+    ids = models.random_ids(model, 9)
+    states = model.trace(ids, "output_norm")["output_norm"]
+    want = states[-1] / np.linalg.norm(states[-1].astype(np.float64))
+    assert models.normwise_error(model.embed(ids), want) < 1e-6
+
+
+def test_wrong_arguments(tmp_path):
+    model = models.random_model(tmp_path)
+    with pytest.raises(ValueError, match="pooling is 'max'"):
+        model.embed([1, 2], pooling="max")
+    model = models.random_model(tmp_path, metadata={"llama.pooling_type": 9})
+    with pytest.raises(tl.FormatError, match=r"llama\.pooling_type is 9"):
+        model.embed([1, 2])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: model.logits([1, 2]),
+        lambda model: model.trace([1, 2], [], logits="last"),
+        lambda model: model.session(),
+        lambda model: model.generate([1, 2], max_tokens=1),
+        lambda model: model.beam_search([1, 2], max_tokens=1),
+        lambda model: model.score([1, 2]),
+        lambda model: model.perplexity([1, 2, 3], method="hf"),
+    ],
+)
+def test_an_encoder_has_no_logits(call, tmp_path):
+    model = architectures.random_model(tmp_path, "nomic-bert")
+    with pytest.raises(ValueError, match="nomic-bert is an encoder"):
+        call(model)

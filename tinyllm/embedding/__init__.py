@@ -1,0 +1,1 @@
+"""Embeddings of texts: one vector for all tokens together."""
