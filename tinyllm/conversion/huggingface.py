@@ -24,6 +24,7 @@ from .keys import common_keys, rope_factors
 from .layouts import Change
 from .sentence_transformers import read_modules
 from .table import FAMILIES
+from .tokenizers import has_vocabulary, read_vocabulary
 
 __all__ = ["Checkpoint", "Converted", "open_checkpoint", "read_checkpoint"]
 
@@ -143,11 +144,15 @@ def read_checkpoint(
     return checkpoint.metadata, _Arrays(checkpoint.tensors)
 
 
-def open_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
-    """Open a Hugging Face checkpoint. Only the headers of its files are read.
+def open_checkpoint(folder: str | os.PathLike[str], vocab: bool = False) -> Checkpoint:
+    """Open a Hugging Face checkpoint. Only the headers of its tensors' files are read.
 
-    Parameters, errors
-        As for `read_checkpoint`.
+    Parameters
+    ----------
+    folder : str or os.PathLike
+        As for `read_checkpoint`, with the same errors.
+    vocab : bool
+        Whether to read the tokenizer, if the folder has one.
 
     Returns
     -------
@@ -174,6 +179,7 @@ def open_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
         "general.type": "model",
         "general.name": path.resolve().name,
         **{_full(name, key): value for key, value in keys.items() if value is not None},
+        **(read_vocabulary(path, config, name) if vocab and has_vocabulary(path) else {}),
     }
     tensors = {name: _computed(array) for name, array in _factors(config, family).items()}
     tensors.update(_tensors(stored, config, family))
