@@ -119,7 +119,12 @@ def test_a_llama2c_checkpoint(tmp_path):
     tl.convert(checkpoint, tmp_path / "m.gguf")
     want, got = tl.load(checkpoint), tl.load(tmp_path / "m.gguf")
     np.testing.assert_array_equal(got.logits([0, 1, 2]), want.logits([0, 1, 2]))
+    assert "tokenizer.ggml.tokens" not in tl.GGUF(tmp_path / "m.gguf").metadata
+    words = (b"<unk>", b"<s>", b"</s>")
+    entries = b"".join(struct.pack("<fi", 0, len(word)) + word for word in words)
+    (tmp_path / "tokenizer.bin").write_bytes(struct.pack("<I", 5) + entries)
     tl.convert(checkpoint, tmp_path / "m.gguf", "Q8_0")
+    assert len(tl.GGUF(tmp_path / "m.gguf").metadata["tokenizer.ggml.tokens"]) == 3
     assert tl.GGUF(tmp_path / "m.gguf").tensors["blk.0.attn_q.weight"].type == "Q8_0"
 
 
@@ -157,6 +162,8 @@ def test_the_command(tmp_path, capsys):
     out = tmp_path / "m.gguf"
     assert main(["convert", str(data.path("hf", "llama")), str(out), "--dtype", "F16"]) == 0
     assert f"{out.stat().st_size:,} bytes" in capsys.readouterr().out
+    assert main(["convert", str(data.path("hf", "llama")), str(out), "--no-vocab"]) == 0
+    capsys.readouterr()
     assert main(["convert", str(tmp_path), str(out)]) == 2
     assert "config.json" in capsys.readouterr().err
 

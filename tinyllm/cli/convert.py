@@ -22,9 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["auto", *DTYPES],
         help="type of matrices (default: auto, as in the checkpoint)",
     )
+    parser.add_argument("--no-vocab", action="store_true", help="leave out the tokenizer")
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    convert(args.source, args.out, args.dtype)
+    convert(args.source, args.out, args.dtype, vocab=not args.no_vocab)
     print(f"{args.out}: {os.path.getsize(args.out):,} bytes")

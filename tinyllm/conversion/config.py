@@ -110,6 +110,9 @@ class CheckpointConfig:
     @property
     def layers(self) -> int:
         """Number of blocks."""
+        pattern = self.get("hybrid_override_pattern", "layers_block_type")
+        if pattern is not None and isinstance(pattern, str | list):  # Nemotron-H
+            return len(pattern)
         return self.integer("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
     @property
@@ -143,6 +146,11 @@ class CheckpointConfig:
     def layer_types(self) -> list[str]:
         """The kind of each layer, for example ``"sliding_attention"``. Empty if not stated."""
         types = self.get("layer_types", default=[])
+        pattern = self.get("sliding_window_pattern")
+        if not types and pattern:  # one layer of each period is global, or a word such as LLLG
+            word = pattern if isinstance(pattern, str) else "L" * (int(pattern) - 1) + "G"
+            local = [word[i % len(word)] == "L" for i in range(self.layers)]
+            types = ["sliding_attention" if here else "full_attention" for here in local]
         if not isinstance(types, list) or (types and len(types) < self.layers):
             raise self._wrong(("layer_types",), types, f"a list of {self.layers} names")
         return [str(kind) for kind in types[: self.layers]]

@@ -11,9 +11,8 @@ import numpy.typing as npt
 
 from ..base.numeric import Float32
 from ..base.progress import Progress
-from ..errors import UnsupportedError
 from ..files.gguf_write import TensorSource, write_gguf
-from ..files.llama2c import read_llama2c
+from ..files.llama2c import read_llama2c, read_tokenizer_bin
 from ..files.paths import first_bytes
 from .encode import encode
 from .huggingface import Checkpoint, Converted, open_checkpoint
@@ -39,7 +38,7 @@ def convert(
     out: str | os.PathLike[str],
     dtype: str = "auto",
     *,
-    vocab: bool = False,
+    vocab: bool = True,
     progress: bool = True,
 ) -> None:
     """Write a Hugging Face checkpoint or a llama2.c checkpoint as a GGUF file.
@@ -59,7 +58,8 @@ def convert(
         in which the checkpoint has each of them. Vectors, norms and routers are F32. A matrix whose
         rows are not made of blocks of 32 values becomes F16 instead of Q8_0.
     vocab : bool
-        Whether to convert the vocabulary. This version cannot: a file without one takes token ids.
+        Whether to convert the tokenizer and the chat template. A file without a vocabulary takes
+        token ids. So does that of a folder without files of a tokenizer.
     progress : bool
         Whether to show a progress bar if it takes long.
 
@@ -67,7 +67,8 @@ def convert(
     ------
     tinyllm.UnsupportedError
         If the architecture is unknown, if the checkpoint has unknown tensors, which the message
-        lists, or if its tensors are in ``pytorch_model.bin``.
+        lists, if its tensors are in ``pytorch_model.bin``, or if GGUF has no name for its
+        tokenizer.
     tinyllm.FormatError
         If a file is damaged or incomplete.
     ValueError
@@ -100,9 +101,7 @@ def convert(
     """
     if dtype != "auto" and dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; expected auto, {', '.join(DTYPES)}")
-    if vocab:
-        raise UnsupportedError("this version does not convert vocabularies; expected vocab=False")
-    opened = _open(source)
+    opened = _open(source, vocab)
     kinds = {
         name: tensor_type(name, tensor.shape, tensor.stored, dtype)
         for name, tensor in opened.tensors.items()
@@ -167,16 +166,19 @@ def _main_type(tensors: dict[str, Converted], kinds: dict[str, str]) -> str:
     return max(sizes, key=lambda kind: sizes[kind], default="F32")
 
 
-def _open(source: str | os.PathLike[str]) -> Checkpoint:
+def _open(source: str | os.PathLike[str], vocab: bool) -> Checkpoint:
     path = os.fsdecode(source)
     if os.path.isdir(path):
-        return open_checkpoint(path)
+        return open_checkpoint(path, vocab)
     if path.endswith((".safetensors", ".json")):
-        return open_checkpoint(os.path.dirname(path) or ".")
+        return open_checkpoint(os.path.dirname(path) or ".", vocab)
     magic = first_bytes(path)
     if magic == b"GGUF":
         raise ValueError(f"{path} is a GGUF file already; expected a checkpoint to convert")
     metadata, weights = read_llama2c(path)
+    beside = os.path.join(os.path.dirname(path), "tokenizer.bin")
+    if vocab and os.path.isfile(beside):
+        metadata.update(read_tokenizer_bin(beside, metadata["llama.vocab_size"]))
 
     def values(name: str) -> Callable[[], Float32]:
         return lambda: np.asarray(weights[name].numpy(), np.float32)

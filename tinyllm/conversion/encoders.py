@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ..errors import wrong
+from ..errors import UnsupportedError, wrong
 from .config import CheckpointConfig
-from .dense import GEMMA3
+from .dense import GEMMA3, QWEN2
 from .family import Family, Keys, Target, To, fixed
 from .layouts import without_first
 
@@ -90,6 +90,29 @@ def _nomic_keys(config: CheckpointConfig) -> Keys:
     return keys
 
 
+def _modern_keys(config: CheckpointConfig) -> Keys:
+    kinds = config.layer_types
+    every = config.integer("global_attn_every_n_layers", default=0)
+    if kinds and not every:
+        every = next((i for i in range(1, len(kinds)) if kinds[i] == "full_attention"), len(kinds))
+    usual = [
+        "sliding_attention" if i % max(every, 1) else "full_attention" for i in range(len(kinds))
+    ]
+    if kinds != usual:
+        raise UnsupportedError(
+            "layer_types of config.json is irregular; GGUF's modern-bert has the first of each "
+            "period of layers global"
+        )
+    return {
+        "attention.causal": False,
+        "attention.sliding_window": config.integer("local_attention"),
+        "attention.sliding_window_pattern": every,
+        "attention.layer_norm_epsilon": config.number("norm_eps", "layer_norm_eps", default=1e-5),
+        "attention.layer_norm_rms_epsilon": None,
+        "rope.scaling.type": "none",
+    }
+
+
 BERT = Family(
     classes=(
         "BertModel",
@@ -131,6 +154,27 @@ ENCODERS: dict[str, Family] = {
         keys=(_nomic_keys,),
         rope=True,
         when=lambda config: not config.get("moe_every_n_layers"),
+    ),
+    "modern-bert": Family(
+        classes=("ModernBertModel", "ModernBertForMaskedLM"),
+        names={
+            "embeddings.tok_embeddings": "token_embd",
+            "embeddings.norm": "token_embd_norm",
+            "final_norm": "output_norm",
+            "attn_norm": "attn_norm",
+            "attn.Wqkv": "attn_qkv",
+            "attn.Wo": "attn_output",
+            "mlp_norm": "ffn_norm",
+            "mlp.Wi": "ffn_up",
+            "mlp.Wo": "ffn_down",
+        },
+        keys=(_modern_keys,),
+        skipped=("head.", "decoder."),
+    ),
+    "eurobert": dataclasses.replace(
+        QWEN2,
+        classes=("EuroBertModel",),
+        keys=(fixed(attention__causal=False),),
     ),
     "gemma-embedding": dataclasses.replace(
         GEMMA3,

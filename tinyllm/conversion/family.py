@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from ..files.arrays import StoredArray
 from .config import CheckpointConfig
 from .layouts import Change, heads, kv_heads, permuted, plus_one, rows
 
@@ -19,6 +20,7 @@ __all__ = [
     "SHARED_EXPERT",
     "Family",
     "Keys",
+    "LayerTensors",
     "Target",
     "To",
     "copied",
@@ -46,6 +48,9 @@ class To(NamedTuple):
 
 Target = str | To | tuple[To, ...]
 
+#: The tensors of a checkpoint by layer and by name in the layer.
+LayerTensors = Mapping[tuple[int, str], StoredArray]
+
 
 @dataclasses.dataclass(frozen=True)
 class Family:
@@ -71,6 +76,16 @@ class Family:
         all that begin with it.
     dropped : callable or None
         Gives names of GGUF tensors that are left out, from the config.
+    more_names : callable or None
+        Gives names beyond `names` from the config. They come first.
+    tensor_keys : callable or None
+        Gives keys from the config and the tensors of the checkpoint, by layer and name: numbers
+        that GGUF has among its keys.
+    common : bool
+        Whether the keys that transformers have in common are written.
+    locate : callable or None
+        Splits the name of a tensor into the prefix of its block, such as ``enc.blk.0.`` or nothing,
+        and its name there. Default: blocks are ``blk.N.``.
     dense : bool
         Whether linear layers after the pooling (sentence-transformers) become tensors.
     when : callable or None
@@ -84,6 +99,10 @@ class Family:
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     skipped: tuple[str, ...] = ()
     dropped: Callable[[CheckpointConfig], tuple[str, ...]] | None = None
+    more_names: Callable[[CheckpointConfig], Mapping[str, Target]] | None = None
+    tensor_keys: Callable[[CheckpointConfig, LayerTensors], Keys] | None = None
+    common: bool = True
+    locate: Callable[[str], tuple[str, str]] | None = None
     dense: bool = False
     when: Callable[[CheckpointConfig], bool] | None = None
 
@@ -133,7 +152,7 @@ MIXTRAL_EXPERTS: dict[str, Target] = {
 #: The expert that every token uses, and its gate.
 SHARED_EXPERT: dict[str, Target] = {
     f"mlp.{name}.{theirs}": ours
-    for name in ("shared_expert", "shared_experts")
+    for name in ("shared_expert", "shared_experts", "shared_mlp")
     for theirs, ours in (
         ("gate_proj", "ffn_gate_shexp"),
         ("up_proj", "ffn_up_shexp"),
@@ -160,10 +179,14 @@ SANDWICH: dict[str, Target] = {**POST_NORMS, "pre_feedforward_layernorm": "ffn_n
 
 def shifted(names: Mapping[str, Target]) -> dict[str, Target]:
     """Return names whose norms get 1 added: their weights are stored minus 1."""
-    return {
-        name: To(target, plus_one) if isinstance(target, str) and "norm" in target else target
-        for name, target in names.items()
-    }
+    result: dict[str, Target] = {}
+    for name, target in names.items():
+        if isinstance(target, str) and "norm" in target:
+            result[f"{name}.weight"] = To(f"{target}.weight", plus_one)
+            result[f"{name}.bias"] = f"{target}.bias"
+        else:
+            result[name] = target
+    return result
 
 
 # ---- keys ----

@@ -19,11 +19,12 @@ from ..base.numeric import Float32
 from ..errors import FormatError, UnsupportedError, wrong
 from ..files.arrays import StoredArray, forget_pages, parse_json, read_safetensors
 from .config import CheckpointConfig, read_checkpoint_config
-from .family import Family, To
+from .family import Family, Target, To
 from .keys import common_keys, rope_factors
 from .layouts import Change
 from .sentence_transformers import read_modules
 from .table import FAMILIES
+from .tokenizers import has_vocabulary, read_vocabulary
 
 __all__ = ["Checkpoint", "Converted", "open_checkpoint", "read_checkpoint"]
 
@@ -143,11 +144,15 @@ def read_checkpoint(
     return checkpoint.metadata, _Arrays(checkpoint.tensors)
 
 
-def open_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
-    """Open a Hugging Face checkpoint. Only the headers of its files are read.
+def open_checkpoint(folder: str | os.PathLike[str], vocab: bool = False) -> Checkpoint:
+    """Open a Hugging Face checkpoint. Only the headers of its tensors' files are read.
 
-    Parameters, errors
-        As for `read_checkpoint`.
+    Parameters
+    ----------
+    folder : str or os.PathLike
+        As for `read_checkpoint`, with the same errors.
+    vocab : bool
+        Whether to read the tokenizer, if the folder has one.
 
     Returns
     -------
@@ -158,9 +163,11 @@ def open_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
     name, family = _family(found)
     config = CheckpointConfig(found.file, family.defaults)
     stored = _stored(path)
-    keys = common_keys(config, family.rope)
+    keys = common_keys(config, family.rope) if family.common else {}
     for more in family.keys:
         keys.update(more(config))
+    if family.tensor_keys is not None:
+        keys.update(family.tensor_keys(config, _by_layer(stored)))
     modules = read_modules(path)
     if modules.pooling is not None:
         keys["pooling_type"] = modules.pooling
@@ -172,6 +179,7 @@ def open_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
         "general.type": "model",
         "general.name": path.resolve().name,
         **{_full(name, key): value for key, value in keys.items() if value is not None},
+        **(read_vocabulary(path, config, name) if vocab and has_vocabulary(path) else {}),
     }
     tensors = {name: _computed(array) for name, array in _factors(config, family).items()}
     tensors.update(_tensors(stored, config, family))
@@ -180,7 +188,12 @@ def open_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
 
 
 def _full(name: str, key: str) -> str:
-    return key if key.startswith("tokenizer.") else f"{name}.{key}"
+    return key if key.startswith(("tokenizer.", "xielu.")) else f"{name}.{key}"
+
+
+def _by_layer(stored: Mapping[str, StoredArray]) -> dict[tuple[int, str], StoredArray]:
+    split = ((*_split(source), array) for source, array in stored.items())
+    return {(layer, name): array for layer, name, array in split if layer is not None}
 
 
 def _dense(layers: list[StoredArray], name: str, family: Family) -> dict[str, Converted]:
@@ -292,28 +305,31 @@ class _Part(NamedTuple):
 def _tensors(
     stored: Mapping[str, StoredArray], config: CheckpointConfig, family: Family
 ) -> dict[str, Converted]:
+    names = {**family.names, **(family.more_names(config) if family.more_names else {})}
     parts: dict[str, list[_Part]] = {}
     unknown: dict[str, int] = {}
-    layers = config.layers
     for source in stored:
         if _OTHER_PARTS.match(source):
             continue
-        layer, name = _split(source)
-        if layer is not None and layer >= layers:
-            continue  # multi-token prediction
+        if family.locate is None:
+            layer, name = _split(source)
+            if layer is not None and layer >= config.layers:
+                continue  # multi-token prediction
+            block = "" if layer is None else f"blk.{layer}."
+        else:
+            block, name = family.locate(source)
         pattern, numbers = _numbered(name)
         if any(
             pattern.startswith(name) if name.endswith(".") else pattern == name
             for name in family.skipped
         ):
             continue
-        targets = _targets(pattern, family)
+        targets = _targets(pattern, names)
         if not targets:
-            shown = name if layer is None else f"layers.N.{pattern}"
+            shown = f"layers.N.{pattern}" if block else name
             unknown[shown] = unknown.get(shown, 0) + 1
         for target in targets:
-            full = target.name if layer is None else f"blk.{layer}.{target.name}"
-            parts.setdefault(full, []).append(_Part(source, numbers, target.change))
+            parts.setdefault(block + target.name, []).append(_Part(source, numbers, target.change))
     if unknown:
         lines = [f"{name} ({count}x)" if count > 1 else name for name, count in unknown.items()]
         raise UnsupportedError(
@@ -324,7 +340,7 @@ def _tensors(
         parts.pop("output.weight", None)
     for name in family.dropped(config) if family.dropped else ():
         parts.pop(name, None)
-    _check_layers(parts, layers)
+    _check_layers(parts, config.layers)
     return {name: _converted(name, group, stored, config) for name, group in parts.items()}
 
 
@@ -332,10 +348,9 @@ def _split(source: str) -> tuple[int | None, str]:
     """Return the layer of a tensor, if it has one, and its name without prefixes."""
     prefix = next((prefix for prefix in _PREFIXES if source.startswith(prefix)), "")
     name = source.removeprefix(prefix)
-    if name.endswith((".gamma", ".beta")):  # TensorFlow's names of a norm's weight and bias
-        name = name.removesuffix(".gamma").removesuffix(".beta") + (
-            ".weight" if name.endswith(".gamma") else ".bias"
-        )
+    # TensorFlow's names of a norm's weight and bias
+    name = name.replace("LayerNorm.gamma", "LayerNorm.weight")
+    name = name.replace("LayerNorm.beta", "LayerNorm.bias")
     match = _BLOCK.fullmatch(name)
     return (int(match[1]), match[2]) if match else (None, name)
 
@@ -347,12 +362,12 @@ def _numbered(name: str) -> tuple[str, tuple[int, ...]]:
     return ".".join("*" if word.isdecimal() else word for word in words), numbers
 
 
-def _targets(pattern: str, family: Family) -> tuple[To, ...]:
+def _targets(pattern: str, names: Mapping[str, Target]) -> tuple[To, ...]:
     """Return what a tensor becomes: its name stands in the row, with its suffix or without."""
-    target, suffix = family.names.get(pattern), ""
+    target, suffix = names.get(pattern), ""
     if target is None:
         stem, _, suffix = pattern.rpartition(".")
-        target = family.names.get(stem) if suffix in ("weight", "bias") else None
+        target = names.get(stem) if suffix in ("weight", "bias") else None
         suffix = f".{suffix}"
     if target is None:
         return ()
@@ -363,7 +378,8 @@ def _targets(pattern: str, family: Family) -> tuple[To, ...]:
 
 
 def _check_layers(parts: Mapping[str, Any], layers: int) -> None:
-    there = {int(name.split(".")[1]) for name in parts if name.startswith("blk.")}
+    found = (re.match(r"(?:enc\.)?blk\.(\d+)\.", name) for name in parts)
+    there = {int(match[1]) for match in found if match}
     missing = sorted(set(range(layers)) - there)
     if missing:
         raise FormatError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import statistics
 
 import numpy as np
 
@@ -22,7 +24,7 @@ from .family import (
     copied,
     shifted,
 )
-from .keys import experts, rope_sections, yarn_attn_factor
+from .keys import SIGMOID, experts, rope_sections, routed, yarn_attn_factor
 from .layouts import Change, Shape, negative_exp, squeezed, then, tiled
 
 __all__ = ["HYBRID", "LFM2"]
@@ -239,6 +241,16 @@ def _gemma4_keys(config: CheckpointConfig) -> Keys:
     return keys
 
 
+#: Embeddings that each layer has of its own.
+_PER_LAYER: dict[str, Target] = {
+    "embed_tokens_per_layer": "per_layer_token_embd",
+    "per_layer_model_projection": "per_layer_model_proj",
+    "per_layer_projection_norm": "per_layer_proj_norm",
+    "per_layer_input_gate": "inp_gate",
+    "per_layer_projection": "proj",
+    "post_per_layer_input_norm": "post_norm",
+}
+
 GEMMA4 = dataclasses.replace(
     GEMMA3,
     classes=(
@@ -249,13 +261,8 @@ GEMMA4 = dataclasses.replace(
     names={
         **LLAMA_NAMES,
         **SANDWICH,
-        "embed_tokens_per_layer": "per_layer_token_embd",
-        "per_layer_model_projection": "per_layer_model_proj",
-        "per_layer_projection_norm": "per_layer_proj_norm",
+        **_PER_LAYER,
         "layer_scalar": "layer_output_scale.weight",
-        "per_layer_input_gate": "inp_gate",
-        "per_layer_projection": "proj",
-        "post_per_layer_input_norm": "post_norm",
         "pre_feedforward_layernorm_2": "pre_ffw_norm_2",
         "post_feedforward_layernorm_1": "post_ffw_norm_1",
         "post_feedforward_layernorm_2": "post_ffw_norm_2",
@@ -273,9 +280,63 @@ GEMMA4 = dataclasses.replace(
     defaults={"tie_word_embeddings": True},
 )
 
+# ---- Gemma 3n ----
+
+
+def _gemma3n_keys(config: CheckpointConfig) -> Keys:
+    pattern = config.get("activation_sparsity_pattern", default=[0.0] * config.layers)
+    normal = statistics.NormalDist()
+    sparsity = [normal.inv_cdf(share) if 0 < share < 1 else -math.inf for share in pattern]
+    return {
+        "attention.sliding_window": config.integer("sliding_window"),
+        "attention.sliding_window_pattern": [
+            kind == "sliding_attention" for kind in config.layer_types
+        ],
+        "attention.shared_kv_layers": config.integer("num_kv_shared_layers"),
+        "altup.active_idx": config.integer("altup_active_idx"),
+        "altup.num_inputs": config.integer("altup_num_inputs"),
+        "embedding_length_per_layer_input": config.integer("hidden_size_per_layer_input"),
+        "activation_sparsity_scale": np.array(sparsity, np.float32),
+    }
+
+
+GEMMA3N = dataclasses.replace(
+    GEMMA4,
+    classes=("Gemma3nForCausalLM", "Gemma3nForConditionalGeneration"),
+    names={
+        **LLAMA_NAMES,
+        **SANDWICH,
+        **_PER_LAYER,
+        "altup_projections.*": "altup_proj",
+        "altup_unembed_projections.*": "altup_unembd_proj",
+        "altup.correct_output_scale": "altup_correct_scale.weight",
+        "altup.correction_coefs": "altup_correct_coef",
+        "altup.modality_router": "altup_router",
+        "altup.prediction_coefs": "altup_predict_coef",
+        "altup.router_norm": "altup_router_norm",
+        "laurel.linear_left": "laurel_l",
+        "laurel.linear_right": "laurel_r",
+        "laurel.post_laurel_norm": "laurel_post_norm",
+    },
+    keys=(copied(final_logit_softcapping="final_logit_softcapping"), _gemma3n_keys),
+)
+
 #: The rows, by ``general.architecture``.
 HYBRID: dict[str, Family] = {
     "lfm2": LFM2,
+    "lfm2moe": dataclasses.replace(
+        LFM2,
+        classes=("Lfm2MoeForCausalLM",),
+        names={
+            **LFM2.names,
+            "feed_forward.gate": "ffn_gate_inp",
+            "feed_forward.expert_bias": "exp_probs_b.bias",
+            "feed_forward.experts.*.w1": "ffn_gate_exps",
+            "feed_forward.experts.*.w2": "ffn_down_exps",
+            "feed_forward.experts.*.w3": "ffn_up_exps",
+        },
+        keys=(_lfm2_keys, routed(SIGMOID, norm=True)),
+    ),
     "qwen3next": QWEN3NEXT,
     "qwen35": QWEN35,
     "qwen35moe": dataclasses.replace(
@@ -285,4 +346,5 @@ HYBRID: dict[str, Family] = {
         keys=(*QWEN35.keys, experts(usual_norm=True)),
     ),
     "gemma4": GEMMA4,
+    "gemma3n": GEMMA3N,
 }

@@ -18,11 +18,18 @@ from ..errors import UnsupportedError, wrong
 from .config import CheckpointConfig, Rope
 
 __all__ = [
+    "SHARED_COUNTS",
+    "SIGMOID",
+    "SOFTMAX",
     "attention_scale",
     "common_keys",
+    "dense_first",
+    "every_window",
     "experts",
     "rope_factors",
     "rope_sections",
+    "routed",
+    "uniform",
     "window",
 ]
 
@@ -65,7 +72,10 @@ def common_keys(config: CheckpointConfig, rope: bool = True) -> Keys:
         "attention.value_length": config.head_size,
         "vocab_size": config.integer("vocab_size"),
     }
-    if config.get(*_FFN) is not None:
+    width = config.get(*_FFN)
+    if isinstance(width, list):
+        keys["feed_forward_length"] = np.array(width, np.int32)
+    elif width is not None:
         keys["feed_forward_length"] = config.integer(*_FFN)
     if config.get("rms_norm_eps", "norm_eps") is not None:
         keys["attention.layer_norm_rms_epsilon"] = config.number("rms_norm_eps", "norm_eps")
@@ -174,6 +184,8 @@ def _longrope_attention_factor(config: CheckpointConfig, rope: Rope) -> float:
         return _number(rope, "attention_factor")
     original = original_context(config, rope)
     scale = config.integer(*_CONTEXT) / original
+    if rope.get("short_mscale") is not None:  # Phi-3.5-MoE
+        return _number(rope, "short_mscale")
     return math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 else 1.0
 
 
@@ -268,6 +280,15 @@ def window(period: int = 0, first_global: bool = False) -> Any:
     return keys
 
 
+def every_window(config: CheckpointConfig) -> Keys:
+    """Return the keys of a sliding window, always with the pattern of the layers."""
+    if not config.get("sliding_window"):
+        return {}
+    local = [kind == "sliding_attention" for kind in config.layer_types]
+    pattern = {"attention.sliding_window_pattern": local} if local else {}
+    return {"attention.sliding_window": config.integer("sliding_window"), **pattern}
+
+
 def attention_scale(config: CheckpointConfig) -> Keys:
     """Return the factor of scores of the gemma family, ``query_pre_attn_scalar ** -0.5``."""
     scalar = config.number("query_pre_attn_scalar", default=config.head_size)
@@ -313,6 +334,84 @@ def experts(usual_norm: bool | None = None) -> Callable[[CheckpointConfig], Keys
         norm = config.get("norm_topk_prob")
         if usual_norm is not None and norm is not None and bool(norm) != usual_norm:
             found["expert_weights_norm"] = bool(norm)
+        return found
+
+    return keys
+
+
+#: llama.cpp's numbers of the functions that turn a router's outputs into scores.
+SOFTMAX, SIGMOID = 1, 2
+
+#: Names of the number of shared experts.
+SHARED_COUNTS = (
+    "n_shared_experts",
+    "num_shared_experts",
+    "moe_num_shared_experts",
+    "num_shared_expert",
+)
+_SCALES = (
+    "routed_scaling_factor",
+    "route_scale",
+    "router_scaling_factor",
+    "moe_routed_scaling_factor",
+)
+_DENSE_FIRST = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index")
+
+
+def uniform(config: CheckpointConfig, *names: str, default: int | None = None) -> int:
+    """Return an integer, or the one that a list with one per layer repeats."""
+    value = config.get(*names)
+    if isinstance(value, list) and value and all(item == value[0] for item in value):
+        return CheckpointConfig({names[0]: value[0]}).integer(names[0])
+    return config.integer(*names, default=default)
+
+
+def dense_first(config: CheckpointConfig) -> int:
+    """Return the number of layers before the first one with experts."""
+    kinds = config.get("mlp_layer_types")
+    if isinstance(kinds, list) and config.get(*_DENSE_FIRST) is None:
+        return next((i for i, kind in enumerate(kinds) if kind != "dense"), len(kinds))
+    return config.integer(*_DENSE_FIRST, default=0)
+
+
+def routed(gating: int, norm: bool | None = None) -> Callable[[CheckpointConfig], Keys]:
+    """Return a function that gives the keys of experts of DeepSeek's kind.
+
+    Parameters
+    ----------
+    gating : int
+        `SOFTMAX` or `SIGMOID`. The config's own word replaces it.
+    norm : bool, optional
+        Whether the weights of the chosen experts are divided by their sum, if the config leaves it
+        out. None: the key is written where the config says it.
+
+    Returns
+    -------
+    callable
+    """
+
+    def keys(config: CheckpointConfig) -> Keys:
+        if not config.get(*_EXPERTS):
+            return {}
+        word = config.get("scoring_func", "score_function", "moe_router_activation_func")
+        found: Keys = {
+            "expert_count": uniform(config, *_EXPERTS),
+            "expert_used_count": uniform(config, *_USED),
+            "expert_gating_func": {"softmax": SOFTMAX, "sigmoid": SIGMOID}.get(word, gating),
+            "leading_dense_block_count": dense_first(config),
+        }
+        if config.get("moe_intermediate_size") is not None:
+            found["expert_feed_forward_length"] = uniform(config, "moe_intermediate_size")
+        if config.get(*SHARED_COUNTS) is not None:
+            found["expert_shared_count"] = uniform(config, *SHARED_COUNTS)
+        if config.get(*_SCALES) is not None:
+            found["expert_weights_scale"] = config.number(*_SCALES)
+        told = config.get("norm_topk_prob", "route_norm", default=norm)
+        if told is not None:
+            found["expert_weights_norm"] = bool(told)
+        for ours, theirs in (("count", "n_group"), ("used_count", "topk_group")):
+            if config.get(theirs) is not None:
+                found[f"expert_group_{ours}"] = config.integer(theirs)
         return found
 
     return keys

@@ -7,6 +7,7 @@ outputs as their first axis.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,13 +21,17 @@ __all__ = [
     "Change",
     "Count",
     "Shape",
+    "column",
     "columns",
+    "flattened",
     "heads",
+    "in_groups",
     "kv_heads",
     "negative_exp",
     "permuted",
     "plus_one",
     "rows",
+    "scaled",
     "squeezed",
     "then",
     "tiled",
@@ -196,6 +201,14 @@ squeezed = Change(
 #: From the logarithm of a decay to the decay with its sign.
 negative_exp = Change(lambda array, config: -np.exp(array))
 
+#: One axis instead of several.
+flattened = Change(
+    lambda array, config: array.reshape(-1), lambda shape, config: (math.prod(shape),)
+)
+
+#: A last axis of size 1 more.
+column = Change(lambda array, config: array[..., np.newaxis], lambda shape, config: (*shape, 1))
+
 #: Add 1: the weights of norms that are stored minus 1.
 plus_one = Change(lambda array, config: array + np.float32(1))
 
@@ -264,3 +277,18 @@ def tiled(groups: Count, parts: Count, before: Count, axis: int = 0) -> Change:
         return np.moveaxis(np.concatenate([moved[:first], turned]), 0, axis)
 
     return Change(apply)
+
+
+def in_groups(count: Count) -> Change:
+    """Cut the first axis into groups of equal size: (n, ...) becomes (groups, n / groups, ...)."""
+
+    def shape(old: Shape, config: CheckpointConfig) -> Shape:
+        groups = count(config)
+        return (groups, _divided(old[0], groups, "the number of rows"), *old[1:])
+
+    return Change(lambda array, config: array.reshape(shape(array.shape, config)), shape)
+
+
+def scaled(factor: Callable[[CheckpointConfig], float]) -> Change:
+    """Multiply by a number of the config."""
+    return Change(lambda array, config: array * np.float32(factor(config)))

@@ -11,8 +11,19 @@ from .encoders import ENCODERS
 from .experts import EXPERT_MODELS
 from .family import Family
 from .hybrid import HYBRID
+from .latent import LATENT
+from .recurrent import RECURRENT
+from .t5 import T5
 
 __all__ = ["FAMILIES"]
 
 #: The rows, by ``general.architecture``.
-FAMILIES: dict[str, Family] = {**DENSE, **EXPERT_MODELS, **HYBRID, **ENCODERS}
+FAMILIES: dict[str, Family] = {
+    **DENSE,
+    **EXPERT_MODELS,
+    **LATENT,
+    **HYBRID,
+    **RECURRENT,
+    **ENCODERS,
+    **T5,
+}
