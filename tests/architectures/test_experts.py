@@ -3,7 +3,7 @@
 import pytest
 
 import tinyllm as tl
-from testkit import data, hf, mixtures, models
+from testkit import architectures, data, hf, models
 from tinyllm import _core, reference
 
 pytestmark = pytest.mark.sanitize
@@ -19,8 +19,29 @@ CHECKPOINTS = {
 }
 
 
+FUSED = ("*ffn_gate_up_exps.weight",)
+GROUPS = {"expert_group_count": 4, "expert_group_used_count": 2}
+
+
 def load(tmp_path, metadata, tensors, **options):
     return tl.load(models.write(tmp_path / "m.gguf", metadata, tensors), **options)
+
+
+def mixture(type_name="F32", *, experts=8, used=2, ffn=256, keys=None, parts=(), **options):
+    """A random Mixtral, with more keys and tensors than it has."""
+    given = {
+        "expert_count": experts,
+        "expert_used_count": used,
+        "feed_forward_length": ffn,
+        **(keys or {}),
+    }
+    return architectures.random_architecture(
+        "llama",
+        type_name,
+        metadata={f"llama.{key}": value for key, value in given.items()},
+        parts=("output.weight", *parts),
+        **options,
+    )
 
 
 def same_as_the_reference(model, ids):
@@ -56,14 +77,7 @@ def test_every_tap_of_a_checkpoint(name, tmp_path):
 
 @pytest.mark.parametrize("type_name", models.TYPES)
 def test_every_tap_of_every_type(type_name, tmp_path):
-    model = load(tmp_path, *mixtures.random_mixture(type_name))
-    same_as_the_reference(model, models.random_ids(model, 40))
-
-
-@pytest.mark.parametrize("architecture", mixtures.ROWS)
-def test_every_tap_of_every_row(architecture, tmp_path):
-    options = mixtures.ROWS[architecture]
-    model = load(tmp_path, *mixtures.random_mixture(architecture=architecture, **options))
+    model = load(tmp_path, *mixture(type_name))
     same_as_the_reference(model, models.random_ids(model, 40))
 
 
@@ -73,27 +87,25 @@ def test_every_tap_of_every_row(architecture, tmp_path):
         {"used": 1},
         {"used": 8},
         {"experts": 1, "used": 1},
-        {"experts": 5, "used": 3, "width": 80, "ffn": 24, "heads": 4, "head_size": 20},
-        {"fused": True},
-        {"fused": True, "biases": True, "scales": True},
-        {"biases": True},
-        {"scales": True, "type_name": "Q4_K"},
-        {"type_name": "Q4_K", "down_type": "Q6_K"},
-        {"choice_bias": True},
-        {"dense": 1},
-        {"shared": 128},
-        {"metadata": {"llama.expert_gating_func": 2}},
-        {"metadata": {"llama.expert_gating_func": 3}},
-        {"metadata": {"llama.expert_weights_norm": False}},
-        {"metadata": {"llama.expert_weights_scale": 2.5}},
-        {
-            "choice_bias": True,
-            "metadata": {"llama.expert_group_count": 4, "llama.expert_group_used_count": 2},
-        },
+        {"experts": 5, "used": 3, "width": 80, "ffn": 24, "heads": 4},
+        {"parts": FUSED},
+        {"parts": (*FUSED, "*exps.bias", "*exps.scale")},
+        {"parts": ("*exps.bias",)},
+        {"parts": ("*exps.scale",), "type_name": "Q4_K"},
+        {"type_name": "Q4_K", "types": {"*up_exps.weight": "Q6_K", "*down_exps.weight": "Q8_0"}},
+        {"parts": ("*exp_probs_b.bias",)},
+        {"keys": {"leading_dense_block_count": 1}},
+        {"keys": {"expert_shared_feed_forward_length": 128}},
+        {"keys": {"expert_shared_count": 2}},
+        {"keys": {"expert_gating_func": 2}},
+        {"keys": {"expert_gating_func": 3}},
+        {"keys": {"expert_weights_norm": False}},
+        {"keys": {"expert_weights_scale": 2.5}},
+        {"keys": GROUPS, "parts": ("*exp_probs_b.bias",)},
     ],
 )
 def test_every_tap_of_every_kind(options, tmp_path):
-    model = load(tmp_path, *mixtures.random_mixture(**options))
+    model = load(tmp_path, *mixture(**options))
     same_as_the_reference(model, models.random_ids(model, 40))
 
 
@@ -103,7 +115,7 @@ def test_every_tap_of_every_kind(options, tmp_path):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """Four experts, of which two are used."""
-    file = mixtures.random_mixture(experts=4, used=2, width=64, ffn=32, head_size=16)
+    file = mixture(experts=4, used=2, width=64, ffn=32)
     return load(tmp_path_factory.mktemp("experts"), *file, threads=2)
 
 
@@ -187,7 +199,7 @@ def test_without_numbers_the_ids_differ(model):
 
 
 def test_a_bias_takes_part_in_the_choice_only(tmp_path):
-    metadata, tensors = mixtures.random_mixture(experts=4, choice_bias=True, layers=1)
+    metadata, tensors = mixture(experts=4, parts=("*exp_probs_b.bias",), layers=1)
     bias = np.array([0, 0, 5, 0], np.float32)
     tensors["blk.0.exp_probs_b.bias"] = bias
     model = load(tmp_path, metadata, tensors)
@@ -201,8 +213,7 @@ def test_a_bias_takes_part_in_the_choice_only(tmp_path):
 
 def test_groups(tmp_path):
     """8 experts in 4 groups, by the sum of each: the best two groups, then the best three of them."""
-    groups = {"llama.expert_group_count": 4, "llama.expert_group_used_count": 2}
-    file = mixtures.random_mixture(used=3, layers=1, metadata=groups)
+    file = mixture(used=3, layers=1, keys=GROUPS)
     model = load(tmp_path, *file)
     rows = [
         [9, 0, 5, 5, 1, 1, 6, 2],  # sums 9, 10, 2, 8: the expert 6 is not chosen
@@ -231,10 +242,14 @@ def test_bits(type_name, kind, tmp_path):
     options = {
         "usual": {"experts": 16, "used": 4},
         "one": {"used": 1},
-        "all": {"experts": 3, "used": 3, "biases": True},
-        "rest": {"fused": True, "biases": True, "scales": True, "down_type": "Q6_K", "shared": 256},
+        "all": {"experts": 3, "used": 3, "parts": ("*exps.bias",)},
+        "rest": {
+            "parts": (*FUSED, "*exps.bias", "*exps.scale"),
+            "types": {"*down_exps.weight": "Q6_K"},
+            "keys": {"expert_shared_feed_forward_length": 256},
+        },
     }[kind]
-    file = mixtures.random_mixture(type_name, layers=1, **options)
+    file = mixture(type_name, layers=1, **options)
     path = models.write(tmp_path / "m.gguf", *file)
     for mode in ("exact", "fast"):
         model = tl.load(path, threads=1, mode=mode)
