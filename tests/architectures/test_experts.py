@@ -130,7 +130,9 @@ IDS = [5, 9, 2, 6, 1]
 def test_ids_that_are_no_experts(model, value, capture):
     tap = "blk.1.ffn_expert_ids"
     edit = tl.set(tap, np.array(value, np.float32), at=3)
-    with pytest.raises(ValueError, match=rf"edits\[0\].*{tap} becomes .* at token 3; expected 2 diff"):
+    with pytest.raises(
+        ValueError, match=rf"edits\[0\].*{tap} becomes .* at token 3; expected 2 diff"
+    ):
         model.trace(IDS, capture, edits=[edit])
     assert np.array_equal(model.logits(IDS), model.trace(IDS, "output")["output"])
 
@@ -212,7 +214,7 @@ def test_a_bias_takes_part_in_the_choice_only(tmp_path):
 
 
 def test_groups(tmp_path):
-    """8 experts in 4 groups, by the sum of each: the best two groups, then the best three of them."""
+    """4 groups of 2: those with the best two sums, then the best 3 experts of these."""
     file = mixture(used=3, layers=1, keys=GROUPS)
     model = load(tmp_path, *file)
     rows = [
@@ -268,6 +270,8 @@ def test_bits(type_name, kind, tmp_path):
             for name in ("ffn_gate_exps", "ffn_down_exps", "ffn_moe"):
                 name = f"blk.0.{name}"
                 assert np.array_equal(trace[name], want[name][: len(cut)]), name
-        writes = [tl.apply(f"blk.0.{name}", lambda x: x) for name in ("ffn_expert_ids", "ffn_up_exps")]
+        writes = [
+            tl.apply(f"blk.0.{name}", lambda x: x) for name in ("ffn_expert_ids", "ffn_up_exps")
+        ]
         edited = other.trace(ids, "output", edits=writes)
         assert np.array_equal(edited["output"], want["output"])
