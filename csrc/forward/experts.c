@@ -96,9 +96,11 @@ struct wave {
     float *y[MOST_STEPS]; // (pairs, size)
     const float *x;       // (tokens, cols) or (pairs, cols)
     size_t cols, used;
-    bool own; // each pair has its own activations
+    bool own;                     // each pair has its own activations
+    const struct tl_matrix *next; // the matrix that is read after these, or NULL
     struct job *jobs;
     size_t n_jobs;
+    size_t tasks;
     size_t number; // of the groups of this call: see packed_one in pass.h
 };
 
@@ -178,6 +180,7 @@ static size_t tasks_of(const struct job *job, const struct tl_step *s, size_t st
 static void wave_task(void *arg, size_t task, int thread) {
     struct wave *w = arg;
     const struct job *job = w->jobs;
+    const size_t left = w->tasks - task;
     size_t step = 0;
     while (job + 1 < w->jobs + w->n_jobs && task >= job[1].first_task) job++;
     task -= job->first_task;
@@ -187,6 +190,9 @@ static void wave_task(void *arg, size_t task, int thread) {
     }
     const size_t rows = w->steps[step].matrix.rows, row0 = task * job->rows_per_task[step];
     multiply(w, job, step, row0, TL_MIN(row0 + job->rows_per_task[step], rows), thread);
+    if (w->next != NULL && left <= (size_t)w->r->call->threads) {
+        linear_prefetch(w->r, w->next, thread);
+    }
 }
 
 /* Cuts the jobs of a wave into tasks and runs them. */
@@ -195,13 +201,13 @@ static int run_wave(struct wave *w) {
     const struct job *last = &w->jobs[w->n_jobs - 1];
     const double threads = r->call->threads;
     double all = 0;
-    size_t tasks = 0;
+    w->tasks = 0;
     for (size_t i = 0; i < w->n_steps; i++) {
         all += (double)w->steps[i].matrix.rows * (double)w->cols * (double)(last->row + last->n);
     }
     for (size_t j = 0; j < w->n_jobs; j++) {
         struct job *job = &w->jobs[j];
-        job->first_task = tasks;
+        job->first_task = w->tasks;
         for (size_t i = 0; i < w->n_steps; i++) {
             const double rows = (double)w->steps[i].matrix.rows;
             const double work = rows * (double)w->cols * (double)job->n;
@@ -210,13 +216,13 @@ static int run_wave(struct wave *w) {
             size_t n = ((size_t)ceil(rows / parts) + TL_ROW_STEP - 1) / TL_ROW_STEP * TL_ROW_STEP;
             if (job->n > 1) n = TL_MIN(n, RESULT_FLOATS / job->n / TL_ROW_STEP * TL_ROW_STEP);
             job->rows_per_task[i] = n;
-            tasks += tasks_of(job, &w->steps[i], i);
+            w->tasks += tasks_of(job, &w->steps[i], i);
         }
     }
     if (r->n > 1) TL_TRY(pass_rows(r, last->row + last->n, w->cols * 4, pack_pairs, w));
     w->number = r->groups + 1;
     r->groups += w->own ? w->n_jobs : 1;
-    return pass_tasks(r, tasks, wave_task, w);
+    return pass_tasks(r, w->tasks, wave_task, w);
 }
 
 /* How many of `left` pairs of an expert make the next job: their packed activations must fit. */
@@ -240,6 +246,7 @@ int experts_run(struct run *r, const struct tl_step *s) {
                      .cols = s->matrix.cols,
                      .used = ids->width,
                      .own = x->n_axes == 2,
+                     .next = r->n == 1 ? s->next : NULL,
                      .jobs = jobs};
     size_t bytes = 0, e = 0;
     TL_TRY(router_ids(r, s, 1));

@@ -91,10 +91,7 @@ static void matmul_task(const struct group *g, const struct matmul *m, size_t ta
     }
 }
 
-/* Prefetches the rows of the next matrix that this thread is likely to start with. */
-static void prefetch_next(const struct group *g, int thread) {
-    const struct run *r = g->r;
-    const struct tl_matrix *w = g->next;
+void linear_prefetch(const struct run *r, const struct tl_matrix *w, int thread) {
     struct matmul m = {.rows_per_task = task_rows(r, w, 1)};
     size_t row;
     m.tasks = (w->rows + m.rows_per_task - 1) / m.rows_per_task;
@@ -109,7 +106,9 @@ static void group_task(void *arg, size_t task, int thread) {
     int i = 0;
     while (i + 1 < g->n && task >= g->first_task[i + 1]) i++;
     matmul_task(g, &g->members[i], task - g->first_task[i], thread);
-    if (g->next != NULL && left <= (size_t)g->r->call->threads) prefetch_next(g, thread);
+    if (g->next != NULL && left <= (size_t)g->r->call->threads) {
+        linear_prefetch(g->r, g->next, thread);
+    }
 }
 
 int linear_run(struct run *r, const struct tl_step *s) {

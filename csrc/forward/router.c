@@ -113,11 +113,12 @@ int route_ids_check(const struct tl_op_check *c, struct tl_step *s) {
     TL_TRY(op_size(c, s, 3, 1, &best));
     if (groups > MOST_GROUPS || x->width % groups != 0 || groups_used > groups ||
         used > groups_used * (x->width / groups) || best > TL_MIN(x->width / groups, 2)) {
-        return tl_fail(c->err, TL_EARG,
-                       "step %zu (route_ids): %zu of %zu experts, from %zu of %zu groups by the best "
-                       "%zu, cannot be chosen; expected at most %d groups of equal size, and "
-                       "enough experts in them",
-                       c->plan->n, used, x->width, groups_used, groups, best, MOST_GROUPS);
+        return tl_fail(
+            c->err, TL_EARG,
+            "step %zu (route_ids): %zu of %zu experts, from %zu of %zu groups by the best "
+            "%zu, cannot be chosen; expected at most %d groups of equal size, and "
+            "enough experts in them",
+            c->plan->n, used, x->width, groups_used, groups, best, MOST_GROUPS);
     }
     s->value = TL_VALUE_ROWS;
     s->axes[0] = used;

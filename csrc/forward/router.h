@@ -14,7 +14,8 @@ int route_weights_run(struct run *r, const struct tl_step *s);
 int weighted_sum_check(const struct tl_op_check *c, struct tl_step *s);
 int weighted_sum_run(struct run *r, const struct tl_step *s);
 
-/* Checks that read i is a step of route_ids, whose experts and ranks are then *experts and *used. */
+/* Checks that read i is a step of route_ids, whose experts and ranks are then *experts and *used.
+ */
 int router_read(const struct tl_op_check *c, const struct tl_step *s, int i, size_t *experts,
                 size_t *used);
 

@@ -50,7 +50,7 @@ def test_a_value_that_changes_the_results_is_used(key, value, tmp_path):
     [
         ("attention__max_alibi_bias", 8.0),
         ("use_parallel_residual", True),
-        ("expert_count", 8),
+        ("interleave_moe_layer_step", 2),
         ("ssm__state_size", 16),
     ],
 )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tinyllm as tl
-from testkit import models
+from testkit import architectures, models
 from tinyllm import _core
 from tinyllm.architectures.plan import ForwardPlan
 from tinyllm.architectures.table import ARCHITECTURES
@@ -656,7 +656,7 @@ def test_a_bias_without_its_step_is_refused(tmp_path):
     [(name, tap) for name, row in ARCHITECTURES.items() for tap in row.biases],
 )
 def test_a_bias_that_the_architecture_requires(architecture, tap, tmp_path):
-    metadata, tensors = models.random_llama(architecture=architecture, **SMALL)
+    metadata, tensors = architectures.random_architecture(architecture)
     del tensors[f"blk.1.{tap}.bias"]
     with pytest.raises(tl.FormatError, match=rf"blk\.1\.{tap}\.bias.*missing"):
         tl.load(models.write(tmp_path / "m.gguf", metadata, tensors))

@@ -245,10 +245,10 @@ print(tiny / 4 == 0.0, digest() == before, tiny / 4 == 0.0)
 @pytest.mark.parametrize("name", [*models.TYPES, *ARCHITECTURES])
 def test_fast_mode_does_not_depend_on_threads_splits_or_captures(name, tmp_path):
     if name in ARCHITECTURES:
-        type_name, options = "Q4_K", {"architecture": name, "biases": True}
+        type_name, file = "Q4_K", architectures.random_architecture(name, "Q4_K")
     else:
-        type_name, options = name, {}
-    path = models.write(tmp_path / "m.gguf", *models.random_llama(type_name, **options))
+        type_name, file = name, models.random_llama(name)
+    path = models.write(tmp_path / "m.gguf", *file)
     exact, fast = tl.load(path), tl.load(path, mode="fast", threads=1)
     ids = models.random_ids(exact, 70)
     want = fast.logits(ids)
@@ -260,7 +260,8 @@ def test_fast_mode_does_not_depend_on_threads_splits_or_captures(name, tmp_path)
         assert np.array_equal(np.concatenate(parts), want)
     assert np.array_equal(fast.trace(ids, "*")["output"], want)
     error = models.normwise_error(want, exact.logits(ids))
-    assert error < 0.03
+    if not any(step.op == "route_ids" for step in exact.steps):  # which may choose other experts
+        assert error < 0.03
     assert (error == 0) == (type_name in ("F32", "F16", "BF16"))
 
 

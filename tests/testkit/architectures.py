@@ -32,6 +32,7 @@ PARTS = {
         *("rope_freqs.weight", "*.layer_output_scale.weight", "*attn_v.weight"),
         *("*.ffn_gate_inp.weight", "*ffn_gate_up_exps.weight", "*.ffn_down_exps.scale"),
     ),
+    "qwen3moe": ("output.weight", "*ffn_gate_up_exps.weight", "*exps.bias", "*exps.scale"),
     "bert": ("token_types.weight", "*.bias"),
     "nomic-bert": ("token_types.weight", "*norm.bias", "*attn_qkv.weight"),
 }
@@ -79,14 +80,22 @@ KEYS = {
     },
     "gemma-embedding": {"attention.sliding_window": 50, "block_count": 7},
     "gpt-oss": {
-        **{"expert_count": 4, "expert_used_count": 2, "attention.sliding_window": 50},
+        **EXPERTS,
+        "attention.sliding_window": 50,
         **{"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.freq_base": 1.5e5},
     },
     "qwen2moe": {**EXPERTS, "expert_shared_feed_forward_length": 256},
-    "qwen3moe": EXPERTS,
-    "qwen3vlmoe": EXPERTS,
-    "olmoe": EXPERTS,
-    "granitemoe": {**EXPERTS, "embedding_scale": 6.0, "logit_scale": 4.0},
+    "qwen3moe": {**EXPERTS, "expert_used_count": 3, "leading_dense_block_count": 1},
+    "qwen3vlmoe": {**EXPERTS, "expert_used_count": 8},
+    "olmoe": {**EXPERTS, "expert_used_count": 1},
+    "granitemoe": {
+        **EXPERTS,
+        "expert_shared_feed_forward_length": 512,
+        "expert_weights_scale": 2.5,
+        "embedding_scale": 6.0,
+        "logit_scale": 4.0,
+        "residual_scale": 0.4,
+    },
     "lfm2": {
         "block_count": 3,
         "attention.head_count_kv": np.array([0, 2, 0]),
@@ -169,11 +178,13 @@ def _shape(step, i, reads, experts):
 
 def random_architecture(
     architecture, type_name="F32", *, width=256, heads=4, kv_heads=2, ffn=512, vocab=320, seed=0,
-    context=2048, layers=2, metadata=None, parts=None,
+    context=2048, layers=2, metadata=None, parts=None, types=None,
 ):  # fmt: skip
     """Return a random model as (metadata, tensors), ready for `write_gguf`.
 
     Matrices are N(0, 1 / fan-in) of the given type, norm weights 1 + 0.3 N, other vectors 0.3 N.
+    `types` maps patterns of tensor names to other types. `metadata` has whole keys, `parts` are
+    patterns of names of optional tensors.
     """
     random = np.random.default_rng(seed)
     prefix = f"{architecture}."
@@ -203,7 +214,7 @@ def random_architecture(
     plan = make_plan(config, wished, metadata)
     tensors = {}
     for name, shape in tensor_shapes(plan).items():
-        matrix = len(shape) > 1 and "norm" not in name
+        matrix = len(shape) > 1 and "norm" not in name and not name.endswith(".bias")
         if matrix:
             std = 1.0 if "embd" in name else shape[-1] ** -0.5
             values = std * random.standard_normal(shape)
@@ -211,7 +222,9 @@ def random_architecture(
             values = 1 + random.uniform(0, 2, shape)
         else:
             values = ("norm" in name and "bias" not in name) + 0.3 * random.standard_normal(shape)
-        kind = type_name if matrix and shape[-1] % 256 == 0 and "position" not in name else "F32"
+        patterns = (types or {}).items()
+        chosen = next((t for p, t in patterns if fnmatch.fnmatchcase(name, p)), type_name)
+        kind = chosen if matrix and shape[-1] % 256 == 0 and "position" not in name else "F32"
         tensors[name] = tinyllm.Weight(name, shape, kind, _raw(random, values, kind))
     return metadata, tensors
 

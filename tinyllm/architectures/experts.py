@@ -190,6 +190,11 @@ def _matmul(b: Builder, tap: str, x: str, ids: str, size: Number) -> str:
 
     Gate and up may lie in one tensor, ``ffn_gate_up_exps``, gate first.
     """
+    if b.optional("ffn_gate.0.weight"):
+        raise UnsupportedError(
+            "the file has a tensor for each expert, as files from before April 2024; convert the "
+            "model again"
+        )
     stem, first, rows, source = tap, 0.0, size.value, UNUSED
     if tap != "ffn_down_exps" and b.optional("ffn_gate_up_exps.weight"):
         stem, rows, source = "ffn_gate_up_exps", 2 * size.value, "part of ffn_gate_up_exps.weight"

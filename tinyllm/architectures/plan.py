@@ -187,8 +187,9 @@ class ForwardPlan(Sequence[Step]):
             ``keys``, ``values`` (as projected), ``attn_scores``, ``attn_probs``, ``attn_mix``
             (probabilities times values, by head), ``attn_project`` (the projection of that),
             ``attn_add`` (what attention adds to the stream), ``ffn_input``, ``ffn_hidden``,
-            ``ffn_add``. Outside the blocks: ``embedding``, ``final_norm_scale``, ``final_norm``,
-            ``logits``.
+            ``ffn_add``. With experts: ``router``, ``router_probs``, ``expert_ids``,
+            ``expert_weights``. Outside the blocks: ``embedding``, ``final_norm_scale``,
+            ``final_norm``, ``logits``.
         layer : int, optional
             The block. Leave it out for a role outside the blocks.
 

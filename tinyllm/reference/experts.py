@@ -98,10 +98,10 @@ def expert_matmul(
     first: float,
     rows: float,
 ) -> Float64:
-    """Return W_e x * scale_e + b_e of the chosen experts. (T, in), (E, rows, in) -> (T, U, size).
+    """Return scale_e (W_e x) + b_e for each chosen expert e.
 
-    An input (T, U, in) has a row for each chosen expert. `size` rows of each expert's matrix are
-    used, from row `first` on.
+    (T, in), (T, U), (E, rows, in), (E, rows), (E,) -> (T, U, size). An input (T, U, in) has a row
+    for each chosen expert. `size` rows of each expert's matrix are used, from row `first` on.
     """
     part = slice(int(first), int(first) + int(size))
     chosen: NDArray[np.int64] = ids.astype(np.int64)

@@ -137,7 +137,25 @@ class Dispatcher:
             region = np.array(array[site.index])
             result = change(region, array)
             array[site.index] = region if result is None else result
+        if work and work[0][0].tap.choices:
+            _check_ids(work[-1][0], array)
         if work and work[0][0].tap.matrix:
             site = work[0][0]
             seen = visible_keys(site.context - site.start, site.context, *site.tap.mask)
             array[:, ~seen] = -np.inf if site.tap.family == "attn_scores" else 0.0
+
+
+def _check_ids(site: Site, ids: Float32) -> None:
+    """Check that the ids of experts that an edit leaves are different for each token."""
+    experts, used = site.tap.choices, site.tap.row[0]
+    right = (ids >= 0) & (ids < experts) & (ids == np.floor(ids))
+    inside = np.where(right, ids, -1)
+    ordered = np.sort(inside, axis=-1)
+    repeated = (ordered[:, 1:] == ordered[:, :-1]).any(axis=-1)
+    wrong = np.flatnonzero(~right.all(axis=-1) | repeated)
+    if len(wrong):
+        raise ValueError(
+            f"{site.label}: {site.tap.name} becomes {ids[wrong[0]].tolist()} at token "
+            f"{site.start + int(wrong[0])}; expected {used} different whole numbers from 0 to "
+            f"{experts - 1}"
+        )

@@ -49,6 +49,8 @@ class Tap:
     mask : tuple of int
         Of an attention matrix: the kind of its mask, and the size of the window. See
         `tinyllm.reference.ops.visible_keys`.
+    choices : int
+        If the values are ids of experts: how many experts there are. Otherwise 0.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Tap:
     heads: bool
     roles: tuple[str, ...]
     mask: tuple[int, int] = (0, 0)
+    choices: int = 0
 
     @property
     def head_axis(self) -> int | None:
@@ -95,6 +98,7 @@ def all_taps(plan: ForwardPlan) -> list[Tap]:
             *(step.tap, step.family, i, step.layer, step.matrix, step.shape, step.heads),
             step.roles,
             _mask(plan, step) if step.matrix else (0, 0),
+            plan[step.reads[0]].shape[0] if step.op == "route_ids" else 0,
         )
         for i, step in enumerate(plan)
         if step.visible
