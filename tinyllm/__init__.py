@@ -42,6 +42,7 @@ _HOMES = {
     "apply": "trace.edits",
     "attention_entropy": "analysis.heads",
     "attribution": "analysis.attribution",
+    "convert": "conversion.convert",
     "cpu": "runtime.machine",
     "induction_scores": "analysis.heads",
     "kl": "evaluation.scoring",

@@ -12,6 +12,7 @@ from .analysis.heads import induction_scores as induction_scores
 from .analysis.lens import lens as lens
 from .analysis.sweep import patch_sweep as patch_sweep
 from .architectures.config import Config as Config
+from .conversion.convert import convert as convert
 from .errors import Error as Error
 from .errors import FormatError as FormatError
 from .errors import UnsupportedError as UnsupportedError

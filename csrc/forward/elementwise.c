@@ -49,16 +49,18 @@ static int check_function(const struct tl_op_check *c, struct tl_step *s, int mo
 /*
  * reads: gate, up; numbers: the function, and its alpha and limit; value f(gate) * up, as up. The
  * axes of the gate are those of up, or the first ones: then each of its values is a factor of all
- * values behind the other axes.
+ * values behind the other axes. A gate of one value is a factor of the whole row.
  */
 int act_check(const struct tl_op_check *c, struct tl_step *s) {
     const struct tl_step *gate = op_read(c, s, 0), *up = op_read(c, s, 1);
+    bool one;
     TL_TRY(check_function(c, s, TL_FN_COUNT - 1));
     TL_TRY(op_number(c, s, 1, -1e30, 1e30));
     TL_TRY(op_number(c, s, 2, 0, 1e30));
-    if (!op_begins_with(up, gate)) {
-        return tl_op_wrong(c, "its reads differ in shape; expected the same shape, or the first "
-                              "axes of the second read");
+    one = up->value == TL_VALUE_ROWS && gate->value == TL_VALUE_ROWS && gate->width == 1;
+    if (!one && !op_begins_with(up, gate)) {
+        return tl_op_wrong(c, "its reads differ in shape; expected the same shape, the first axes "
+                              "of the second read, or one value");
     }
     op_shape(s, up, up->n_axes);
     return TL_OK;

@@ -20,7 +20,7 @@ struct pack {
 
 static void pack_some(struct run *r, const void *arg, size_t first, size_t last) {
     const struct pack *p = arg;
-    r->k->pack(p->format, p->x, p->cols, p->tokens, first, last, r->packed);
+    r->k->pack(p->format, p->x + first * p->cols, p->cols, p->tokens, first, last, r->packed);
 }
 
 struct matmul {

@@ -3,6 +3,8 @@
 
 #include "forward/pass.h"
 
+#define MAX_EPSILON 0.99
+
 /* ---- checks ---- */
 
 /*
@@ -12,7 +14,7 @@
 int norm_scale_check(const struct tl_op_check *c, struct tl_step *s) {
     const struct tl_step *x = op_read(c, s, 0);
     TL_TRY(op_rows(c, s, 0, 1));
-    TL_TRY(op_number(c, s, 0, 0, 1));
+    TL_TRY(op_number(c, s, 0, 0, MAX_EPSILON));
     TL_TRY(op_number(c, s, 1, 0, 1));
     TL_TRY(op_number(c, s, 2, 1, x->n_axes));
     if (s->numbers[1] != (int)s->numbers[1] || s->numbers[2] != (int)s->numbers[2]) {
@@ -41,7 +43,7 @@ static int check_statistic(const struct tl_op_check *c, struct tl_step *s, int i
 int layer_scale_check(const struct tl_op_check *c, struct tl_step *s) {
     const struct tl_step *mean = op_read(c, s, 1);
     TL_TRY(check_statistic(c, s, 1));
-    TL_TRY(op_number(c, s, 0, 0, 1));
+    TL_TRY(op_number(c, s, 0, 0, MAX_EPSILON));
     op_shape(s, mean, mean->n_axes);
     return TL_OK;
 }
@@ -62,7 +64,16 @@ static int load_weights(const struct tl_op_check *c, struct tl_step *s, int firs
     }
     for (int i = x->n_axes - covers; i < x->n_axes; i++) n *= x->axes[i];
     op_shape(s, x, x->n_axes);
-    for (int i = 0; i < c->spec->n_weights; i++) TL_TRY(op_vector(c, s, i, n));
+    for (int i = 0; i < c->spec->n_weights; i++) {
+        if (c->spec->weights[i] == NULL) continue;
+        // a weight that covers several vectors has their axes, and one of a long vector has one
+        if (covers > x->n_axes - first_axis) {
+            TL_TRY(tl_weights_array(c->weights, c->spec->weights[i], x->axes + x->n_axes - covers,
+                                    covers, &s->vectors[i], c->err));
+        } else {
+            TL_TRY(op_vector(c, s, i, n));
+        }
+    }
     s->number = n;
     return TL_OK;
 }

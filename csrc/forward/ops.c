@@ -3,10 +3,12 @@
 
 #include "forward/attention.h"
 #include "forward/elementwise.h"
+#include "forward/experts.h"
 #include "forward/linear.h"
 #include "forward/norm.h"
 #include "forward/recurrent.h"
 #include "forward/rope.h"
+#include "forward/router.h"
 #include "forward/rows.h"
 
 #include <math.h>
@@ -100,6 +102,14 @@ const struct tl_op_info tl_ops[TL_OP_COUNT] = {
     [TL_OP_ACT] = {"act", 2, 0, 3, TL_SCOPE_ROW, act_check, act_run, NULL},
     [TL_OP_UNARY] = {"unary", 1, 0, 2, TL_SCOPE_ROW, unary_check, unary_run, NULL},
     [TL_OP_SCALE] = {"scale", 1, 1, 1, TL_SCOPE_ROW, scale_check, scale_run, NULL},
+    [TL_OP_ROUTE_PROBS] = {"route_probs", 1, 0, 1, TL_SCOPE_ROW, route_probs_check, route_probs_run,
+                           NULL},
+    [TL_OP_ROUTE_IDS] = {"route_ids", 1, 1, 4, TL_SCOPE_ROW, route_ids_check, route_ids_run, NULL},
+    [TL_OP_ROUTE_WEIGHTS] = {"route_weights", 2, 0, 3, TL_SCOPE_ROW, route_weights_check,
+                             route_weights_run, NULL},
+    [TL_OP_EXPERTS] = {"experts", 2, 3, 3, TL_SCOPE_ROW, experts_check, experts_run, NULL},
+    [TL_OP_WEIGHTED_SUM] = {"weighted_sum", 2, 0, 0, TL_SCOPE_ROW, weighted_sum_check,
+                            weighted_sum_run, NULL},
     [TL_OP_CONV] = {"conv", 1, 2, 1, TL_SCOPE_CONTEXT, conv_check, conv_run, NULL},
     [TL_OP_DECAY] = {"decay", 1, 2, 0, TL_SCOPE_ROW, decay_check, decay_run, NULL},
     [TL_OP_DELTA] = {"delta", 5, 0, 2, TL_SCOPE_CONTEXT, delta_check, delta_run, NULL},

@@ -43,6 +43,7 @@ struct run {
     size_t pack_one_bytes; // of the packed activations of one token, for each thread
     size_t thread_bytes;   // scratch of each thread
     size_t shared_bytes;   // of attention, for all threads
+    size_t experts, pairs; // of a token and an expert: most in one step
 
     // the workspace
     const float **values; // (steps) the value of each step for the current chunk
@@ -56,6 +57,10 @@ struct run {
     struct stamp *stamps; // (threads)
     uint8_t *scratch;     // (threads, thread_bytes)
     float *shared;        // (shared_bytes)
+    uint32_t *expert_ids; // (pairs) checked ids: see router.h
+    size_t *expert_seen;  // (experts)
+    size_t *expert_pairs; // (pairs) sorted by expert
+    size_t *expert_first; // (experts + 1)
 
     // the current chunk
     size_t row0; // its first row, of all rows

@@ -1,6 +1,7 @@
 /* plan.c - checks the steps of a plan and decides how they run. */
 #include "forward/plan.h"
 
+#include "forward/experts.h"
 #include "forward/ops.h"
 
 #include <stdlib.h>
@@ -129,10 +130,14 @@ static void link_regions(struct tl_plan *p) {
                s[n].in[0] == s->in[0]) {
             n++;
         }
+        if (s->op == TL_OP_EXPERTS && s->layer < (int)p->layers && i + 1 < p->n) {
+            n += s[1].op == TL_OP_EXPERTS && s[1].layer == s->layer && experts_share(s, s + 1);
+        }
         for (size_t j = 0; j < n; j++) s[j].together = n - j;
     }
     for (size_t i = p->n; i-- > 0;) {
         p->steps[i].next = next;
+        if (p->steps[i].op == TL_OP_EXPERTS) next = NULL; // which one depends on the token
         // the matrix that a region begins with
         if (p->steps[i].op == TL_OP_LINEAR && (i == 0 || p->steps[i - 1].together == 1)) {
             next = &p->steps[i].matrix;

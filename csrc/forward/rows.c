@@ -21,11 +21,12 @@ enum { BY_TOKEN, BY_POSITION, FIRST_ROW };
  */
 int embed_check(const struct tl_op_check *c, struct tl_step *s) {
     const char *name;
-    size_t rows = 0, width = 0;
+    size_t rows = 0, width = 0, index = 0;
     TL_TRY(op_name(c, 0, &name));
     TL_TRY(op_size(c, s, 0, 1, &rows));
     TL_TRY(op_size(c, s, 1, 1, &width));
     TL_TRY(op_number(c, s, 2, BY_TOKEN, FIRST_ROW));
+    TL_TRY(op_size(c, s, 2, 0, &index));
     TL_TRY(tl_weights_matrix(c->weights, name, rows, width, &s->matrix, c->err));
     if (s->numbers[2] == BY_POSITION && rows < c->plan->max_context) {
         return tl_fail(c->err, TL_EARG,

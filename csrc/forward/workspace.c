@@ -2,7 +2,9 @@
 #include "forward/workspace.h"
 
 #include "forward/attention.h"
+#include "forward/experts.h"
 #include "forward/linear.h"
+#include "forward/router.h"
 
 #include <string.h>
 
@@ -59,6 +61,10 @@ static void lay_out(struct run *r, struct carver *c) {
     r->stamps = carve(c, threads, sizeof(struct stamp));
     r->scratch = carve(c, threads, r->thread_bytes);
     r->shared = carve(c, 1, r->shared_bytes);
+    r->expert_ids = carve(c, r->pairs, sizeof(*r->expert_ids));
+    r->expert_seen = carve(c, r->experts, sizeof(*r->expert_seen));
+    r->expert_pairs = carve(c, r->pairs, sizeof(*r->expert_pairs));
+    r->expert_first = carve(c, r->experts + 1, sizeof(*r->expert_first));
 }
 
 void workspace_wanted(const struct run *r, size_t row0, size_t n, size_t *first, size_t *count) {
@@ -69,18 +75,23 @@ void workspace_wanted(const struct run *r, size_t row0, size_t n, size_t *first,
     *count = j - i;
 }
 
+static void plan_step(struct run *r, const struct tl_step *s, size_t rows) {
+    if (s->op == TL_OP_LINEAR) linear_plan(r, s, rows);
+    if (s->op == TL_OP_ROUTE_IDS) router_plan(r, s, rows);
+    if (s->op == TL_OP_EXPERTS) experts_plan(r, s, rows);
+}
+
 /* Plans the matmuls of a chunk of n rows: in the blocks they have all of them, after the blocks
    only the `count` rows whose logits are wanted. */
 static void plan_matmuls(struct run *r, size_t n, size_t count) {
     for (size_t i = 0; i < r->p->n; i++) {
         const struct tl_step *s = &r->p->steps[i];
-        if (s->op != TL_OP_LINEAR) continue;
         if (s->layer < (int)r->p->layers) {
-            linear_plan(r, s, n);
+            plan_step(r, s, n);
             continue;
         }
-        if (count > 0) linear_plan(r, s, count);
-        if (r->call->captures != NULL || r->call->edits != NULL) linear_plan(r, s, n);
+        if (count > 0) plan_step(r, s, count);
+        if (r->call->captures != NULL || r->call->edits != NULL) plan_step(r, s, n);
     }
 }
 

@@ -107,8 +107,8 @@ struct tl_kernels {
      * The activations are packed first, into the layout that this set uses for the type and the
      * number of tokens. Matrices with the same format can share one packed copy.
      *   format       a small number below TL_FORMATS that names the layout
-     *   pack_bytes   the size of the packed copy of x (tokens, cols)
-     *   pack         packs tokens [first, last); disjoint ranges may run in parallel
+     *   pack_bytes   the size of the packed copy of (tokens, cols) activations
+     *   pack         packs tokens [first, last), the rows of x; disjoint ranges may run in parallel
      *   scratch      bytes of scratch that each thread needs in matmul (may be 0)
      *   matmul       rows [row0, row1) for all tokens; row0 is a multiple of TL_ROW_STEP
      *   prefetch     prefetches what matmul of these rows reads first
@@ -145,6 +145,8 @@ struct tl_kernels {
     /* y = f(gate) * up; y may be one of the two. */
     void (*gated)(enum tl_function f, float alpha, float limit, const float *gate, const float *up,
                   float *y, size_t n);
+    /* y (width) = the sum of the n rows of x (n, width), each times its weight. */
+    void (*weighted_sum)(const float *x, const float *weights, size_t n, size_t width, float *y);
     /*
      * x, y: (heads, head_size); cos_sin: (rot / 2, 2). Which values form a pair:
      *   rope_pairs   values 2j and 2j + 1, for 2j < rot

@@ -35,12 +35,20 @@ const struct tl_tensor *tl_weights_find(const struct tl_weights *w, const char *
 /* Whether the tensor `name` is there and is a vector of n values. */
 bool tl_weights_has_size(const struct tl_weights *w, const char *name, size_t n);
 
-/* Reads the tensor `name` as n float32 values; tl_free frees *out. */
+/* Reads the tensor `name` of that shape, rows first, as float32 values; tl_free frees *out. */
+int tl_weights_array(const struct tl_weights *w, const char *name, const size_t *axes, int n_axes,
+                     float **out, struct tl_error *err);
+
+/* The same for one axis of n values. */
 int tl_weights_vector(const struct tl_weights *w, const char *name, size_t n, float **out,
                       struct tl_error *err);
 
 /* Finds the tensor `name` as a matrix of a type that matmul accepts; *out borrows its data. */
 int tl_weights_matrix(const struct tl_weights *w, const char *name, size_t rows, size_t cols,
                       struct tl_matrix *out, struct tl_error *err);
+
+/* The same for a tensor (experts, rows, cols): *out has all its rows, one expert after another. */
+int tl_weights_experts(const struct tl_weights *w, const char *name, size_t experts, size_t rows,
+                       size_t cols, struct tl_matrix *out, struct tl_error *err);
 
 #endif

@@ -63,7 +63,7 @@ static bool run(const struct tl_kernels *k, const struct tl_matrix *w, const flo
         uint64_t fpu = tl_fpu_enter();
         for (int i = 0; i < repeats; i++) {
             uint64_t start = tl_clock_ns(), middle_time, end;
-            k->pack(format, x, w->cols, tokens, tokens / 2, tokens, packed);
+            k->pack(format, x + tokens / 2 * w->cols, w->cols, tokens, tokens / 2, tokens, packed);
             k->pack(format, x, w->cols, tokens, 0, tokens / 2, packed);
             middle_time = tl_clock_ns();
             k->matmul(w, format, row0, middle, packed, tokens, y, w->rows, scratch);

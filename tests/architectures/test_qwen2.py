@@ -91,6 +91,12 @@ def test_queries_turn_by_halves(tmp_path):
         assert models.normwise_error(y, want) < 1e-6
 
 
+def in_pairs(rows, heads):
+    """Rows of heads in the order of pairs: row j and row j + size / 2 of a head side by side."""
+    halves = rows.reshape(heads, 2, -1, *rows.shape[1:])
+    return np.stack([halves[:, 0], halves[:, 1]], axis=2).reshape(rows.shape)
+
+
 def as_llama(metadata, tensors, heads, kv_heads):
     """The same model as the architecture llama: the rows of a head in the order of its pairs."""
     metadata = {key.replace("qwen2.", "llama."): value for key, value in metadata.items()}
@@ -98,7 +104,7 @@ def as_llama(metadata, tensors, heads, kv_heads):
     for name, weight in tensors.items():
         for tap, count in (("attn_q", heads), ("attn_k", kv_heads)):
             if f".{tap}." in name:
-                turned[name] = hf.permute(weight.numpy(), count)
+                turned[name] = in_pairs(weight.numpy(), count)
     return metadata | {"general.architecture": "llama"}, turned
 
 

@@ -143,7 +143,7 @@ static void run_matmul(const struct tl_kernels *k, const struct tl_matrix *w, si
     void *packed = guarded(k->pack_bytes(format, w->cols, tokens), 64);
     void *scratch = guarded(k->scratch(w, format, tokens), 64);
     if (format < 0 || format >= TL_FORMATS) different++;
-    k->pack(format, x, w->cols, tokens, tokens / 2, tokens, packed);
+    k->pack(format, x + tokens / 2 * w->cols, w->cols, tokens, tokens / 2, tokens, packed);
     k->pack(format, x, w->cols, tokens, 0, tokens / 2, packed);
     k->matmul(w, format, row0, w->rows, packed, tokens, y, y_stride, scratch);
 }
@@ -229,6 +229,11 @@ static void compare_vectors(const struct tl_kernels *k, const struct tl_kernels 
         compare(k->name, "add", y, expected, n);
         k->add(a, b, a, n);
         compare(k->name, "add to the first", a, expected, n);
+        for (size_t m = 1; m <= n && m <= 100; m = 3 * m + 2) { // m rows, a shorter than n
+            k->weighted_sum(a, b, m, n / m, y);
+            scalar->weighted_sum(a, b, m, n / m, expected);
+            compare(k->name, "weighted_sum", y, expected, n / m);
+        }
         release("a vector", 0);
     }
 }

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tinyllm as tl
-from testkit import every_split, models
+from testkit import architectures, every_split, models
 from tinyllm import _core
 from tinyllm.architectures.table import ARCHITECTURES
 
@@ -25,7 +25,7 @@ def case(request, tmp_path_factory):
     if request.param == "wide":
         model = models.random_model(directory, "F16", ffn=4352, layers=1)
     elif request.param in ARCHITECTURES:
-        model = models.random_model(directory, "Q4_K", architecture=request.param)
+        model = architectures.random_model(directory, request.param, "Q4_K")
     else:
         model = models.random_model(directory, request.param)
     ids = models.random_ids(model, TOKENS)
@@ -138,7 +138,7 @@ def files(tmp_path_factory):
     paths.append(models.write(directory / "wide.gguf", *wide))
     paths.append(models.write(directory / "odd.gguf", *odd))
     for name in ARCHITECTURES:
-        row = models.random_llama("Q4_K", architecture=name, biases=True)
+        row = architectures.random_architecture(name, "Q4_K")
         paths.append(models.write(directory / f"{name}.gguf", *row))
     return paths
 

@@ -146,15 +146,15 @@ def test_more_heads_than_the_pool_counts_tasks():
     shapes = {"embd": (3, 1), "q": (heads, 1), "k": (1, 1), "v": (1, 1), "out": (3, heads)}
     weights = {name: weight(name, *shape) for name, shape in shapes.items()}
     steps = [
-        ("embed", -1, (), ("embd",), (3.0, 1.0)),
-        ("linear", 0, (0,), ("q", None), (float(heads), 1.0)),
-        ("linear", 0, (0,), ("k", None), (1.0, 1.0)),
-        ("linear", 0, (0,), ("v", None), (1.0, 1.0)),
+        ("embed", -1, (), ("embd",), (3.0, 1.0, 0.0)),
+        ("linear", 0, (0,), ("q", None, None), (float(heads), 1.0, 0.0, 0.0)),
+        ("linear", 0, (0,), ("k", None, None), (1.0, 1.0, 0.0, 0.0)),
+        ("linear", 0, (0,), ("v", None, None), (1.0, 1.0, 0.0, 0.0)),
         ("cache", 0, (2, 3), (), ()),
-        ("scores", 0, (1, 4), (), (1.0,)),
-        ("softmax", 0, (5,), (), ()),
+        ("scores", 0, (1, 4), (), (1.0, 0.0, 0.0, 0.0)),
+        ("softmax", 0, (5,), (None,), ()),
         ("mix", 0, (6, 4), (), ()),
-        ("linear", 1, (7,), ("out", None), (0.0, 3.0)),
+        ("linear", 1, (7,), ("out", None, None), (0.0, 3.0, 0.0, 0.0)),
     ]
     core = _core.Model(steps, weights.values(), layers=1, max_context=8)
     x, q, k, v = (weights[name].numpy(dtype=np.float64)[:, 0] for name in ("embd", "q", "k", "v"))

@@ -28,8 +28,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-#define MOST_STEPS 96
-#define MOST_TENSORS 40
+#define MOST_STEPS 200
+#define MOST_TENSORS 64
 #define MOST_TOKENS 1100
 
 static uint64_t runs, accepted; // so far
@@ -125,6 +125,15 @@ static void tensor(const char *name, enum tl_type wanted, size_t rows, size_t co
         .name = name, .type = type, .n_dims = rows ? 2 : 1, .dims = {cols, rows}, .data = data};
 }
 
+/* The same for a tensor (experts, rows, cols). */
+static void stack(const char *name, enum tl_type wanted, size_t experts, size_t rows, size_t cols) {
+    struct tl_tensor *t = &tensors[n_tensors];
+    tensor(name, wanted, experts * rows, cols);
+    t->n_dims = 3;
+    t->dims[1] = rows;
+    t->dims[2] = experts;
+}
+
 static const enum tl_type matrix_types[] = {TL_TYPE_F32,  TL_TYPE_F32,  TL_TYPE_F32,  TL_TYPE_F16,
                                             TL_TYPE_BF16, TL_TYPE_Q4_0, TL_TYPE_Q4_1, TL_TYPE_Q5_0,
                                             TL_TYPE_Q5_1, TL_TYPE_Q8_0, TL_TYPE_Q2_K, TL_TYPE_Q3_K,
@@ -135,6 +144,7 @@ static const enum tl_type vector_types[] = {TL_TYPE_F32, TL_TYPE_F32, TL_TYPE_F1
 
 struct sizes {
     size_t layers, width, heads, kv_heads, key_size, value_size, ffn, vocab;
+    size_t experts, used, groups; // 0 experts: none
     size_t taps, state_keys, state_heads, state_key_size, state_value_size;
     bool biases, tied, factors;
 };
@@ -142,7 +152,7 @@ struct sizes {
 static struct sizes choose_sizes(void) {
     static const size_t widths[] = {32, 256, 8, 64, 33}, groups[] = {1, 2, 3, 8, 60},
                         heads[] = {2, 4, 8, 16, 20, 32}, inner[] = {32, 256, 40, 1},
-                        vocabs[] = {33, 64, 3, 32};
+                        vocabs[] = {33, 64, 3, 32}, counts[] = {4, 8, 1, 5, 20};
     struct sizes s = {.layers = 1 + below(3), .width = PICK(widths), .kv_heads = 1 + below(3)};
     s.heads = s.kv_heads * PICK(groups);
     s.key_size = PICK(heads);
@@ -158,6 +168,11 @@ static struct sizes choose_sizes(void) {
     s.biases = below(2) != 0;
     s.tied = below(4) == 3;
     s.factors = below(4) == 3;
+    if (below(2) != 0) {
+        s.experts = PICK(counts);
+        s.used = below(3) == 0 ? s.experts : 1 + below(s.experts);
+        s.groups = s.experts % 4 == 0 ? 1 + 3 * below(2) : 1;
+    }
     return s;
 }
 
@@ -179,10 +194,23 @@ static void make_tensors(const struct sizes *s) {
     tensor("q_bias", PICK(vector_types), 0, q);
     tensor("k_bias", PICK(vector_types), 0, k);
     tensor("v_bias", PICK(vector_types), 0, v);
+    tensor("sinks", TL_TYPE_F32, 0, s->heads);
     tensor("factors", TL_TYPE_F32, 0, s->key_size / 2);
     good_factors = below(8) != 7; // the others may be zero, negative or NaN, and are refused
     for (size_t i = 0; good_factors && i < s->key_size / 2; i++) {
         ((float *)(void *)(uintptr_t)tensors[n_tensors - 1].data)[i] = 1 + (float)(i % 7);
+    }
+    if (s->experts > 0) {
+        const enum tl_type type = PICK(matrix_types);
+        tensor("router", PICK(matrix_types), s->experts, d);
+        tensor("router_bias", PICK(vector_types), 0, s->experts);
+        stack("gate_exps", type, s->experts, s->ffn, d);
+        stack("up_exps", below(4) == 0 ? PICK(matrix_types) : type, s->experts, s->ffn, d);
+        stack("gate_up_exps", PICK(matrix_types), s->experts, 2 * s->ffn, d);
+        stack("down_exps", PICK(matrix_types), s->experts, d, s->ffn);
+        tensor("gate_exps_bias", PICK(vector_types), s->experts, s->ffn);
+        tensor("gate_up_exps_bias", PICK(vector_types), s->experts, 2 * s->ffn);
+        tensor("exps_scale", PICK(vector_types), 0, s->experts);
     }
     tensor("taps", TL_TYPE_F32, d, s->taps);
     tensor("taps_bias", PICK(vector_types), 0, d);
@@ -222,8 +250,34 @@ static size_t linear(int layer, size_t x, const char *w, const char *b, size_t h
 
 static size_t norm(int layer, size_t x, const char *w) {
     const size_t scale =
-        push("norm_scale", layer, (struct tl_step_spec){.reads = {x}, .numbers = {1e-5}});
+        push("norm_scale", layer, (struct tl_step_spec){.reads = {x}, .numbers = {1e-5, 0, 1}});
     return push("norm", layer, (struct tl_step_spec){.reads = {x, scale}, .weights = {w}});
+}
+
+static size_t layer_norm(int layer, size_t x) {
+    const size_t mean = push("norm_mean", layer, (struct tl_step_spec){.reads = {x}});
+    const size_t scale =
+        push("layer_scale", layer, (struct tl_step_spec){.reads = {x, mean}, .numbers = {1e-5}});
+    return push("layer_norm", layer,
+                (struct tl_step_spec){.reads = {x, mean, scale},
+                                      .weights = {"norm", below(2) == 0 ? "norm" : NULL}});
+}
+
+/* Functions, factors, and halves of a value that are put together again. */
+static size_t elementwise(int layer, size_t x, size_t width) {
+    const double half = (double)(width / 2);
+    size_t a, b;
+    x = push("unary", layer,
+             (struct tl_step_spec){.reads = {x}, .numbers = {(double)below(TL_FN_OAI), 1.5}});
+    x = push("scale", layer,
+             (struct tl_step_spec){.reads = {x}, .weights = {"norm"}, .numbers = {(double)width}});
+    if (width % 2 != 0) return x;
+    a = push("slice", layer, (struct tl_step_spec){.reads = {x}, .numbers = {0, 0, half}});
+    b = push("slice", layer, (struct tl_step_spec){.reads = {x}, .numbers = {0, half, half}});
+    a = two("add", layer, a, b);
+    a = push("norm_scale", layer,
+             (struct tl_step_spec){.reads = {a}, .numbers = {1e-5, (double)below(2), 1}});
+    return push("act", layer, (struct tl_step_spec){.reads = {a, x}, .numbers = {4}});
 }
 
 static size_t rope(int layer, size_t x, const struct sizes *s, bool halves) {
@@ -239,6 +293,43 @@ static size_t two(const char *op, int layer, size_t a, size_t b) {
     return push(op, layer, (struct tl_step_spec){.reads = {a, b}});
 }
 
+static size_t experts(int layer, size_t x, size_t ids, const char *w, const char *bias,
+                      const char *scale, size_t size, size_t first, size_t rows) {
+    return push("experts", layer,
+                (struct tl_step_spec){.reads = {x, ids},
+                                      .weights = {w, bias, scale},
+                                      .numbers = {(double)size, (double)first, (double)rows}});
+}
+
+/* A mixture of experts, with any of what the ops can do. */
+static size_t mixture(int layer, size_t x, const struct sizes *s) {
+    const bool fused = below(2) != 0, softmax = below(4) == 3;
+    const char *bias = s->biases ? fused ? "gate_up_exps_bias" : "gate_exps_bias" : NULL;
+    const char *scale = below(4) == 3 ? "exps_scale" : NULL;
+    const double size = (double)(s->experts / s->groups);
+    const double groups = (double)(s->used + (size_t)size - 1) / size; // that must be used
+    size_t probs = linear(layer, x, "router", NULL, 0, s->experts), ids, weights, gate, up;
+    if (!softmax) {
+        probs = push("route_probs", layer,
+                     (struct tl_step_spec){.reads = {probs}, .numbers = {(double)below(2)}});
+    }
+    ids = push("route_ids", layer,
+               (struct tl_step_spec){.reads = {probs},
+                                     .weights = {below(2) != 0 ? "router_bias" : NULL},
+                                     .numbers = {(double)s->used, (double)s->groups, floor(groups),
+                                                 size > 1 ? 1 + (double)below(2) : 1}});
+    weights = push("route_weights", layer,
+                   (struct tl_step_spec){.reads = {probs, ids},
+                                         .numbers = {!softmax && below(2) != 0, softmax, 1.5}});
+    gate = experts(layer, x, ids, fused ? "gate_up_exps" : "gate_exps", bias, scale, s->ffn, 0,
+                   fused ? 2 * s->ffn : s->ffn);
+    up = experts(layer, x, ids, fused ? "gate_up_exps" : "up_exps", bias, NULL, s->ffn,
+                 fused ? s->ffn : 0, fused ? 2 * s->ffn : s->ffn);
+    gate = two("act", layer, gate, up);
+    gate = experts(layer, gate, ids, "down_exps", NULL, scale, s->width, 0, s->width);
+    return two("weighted_sum", layer, gate, weights);
+}
+
 static size_t attention(int layer, size_t x, const struct sizes *s) {
     const char *const *bias = s->biases ? (const char *const[]){"q_bias", "k_bias", "v_bias"}
                                         : (const char *const[]){NULL, NULL, NULL};
@@ -249,10 +340,17 @@ static size_t attention(int layer, size_t x, const struct sizes *s) {
     v = linear(layer, x, "v", bias[2], s->kv_heads, s->value_size);
     if (below(4) == 3) q = norm(layer, q, "q_norm");
     q = rope(layer, q, s, halves);
+    if (below(8) == 7) {
+        q = push("temper", layer, (struct tl_step_spec){.reads = {q}, .numbers = {0.5, 3, 1}});
+    }
     k = rope(layer, k, s, halves);
     cache = two("cache", layer, k, v);
-    y = push("scores", layer, (struct tl_step_spec){.reads = {q, cache}, .numbers = {0.25}});
-    y = push("softmax", layer, (struct tl_step_spec){.reads = {y}});
+    y = push("scores", layer,
+             (struct tl_step_spec){.reads = {q, cache},
+                                   .numbers = {0.25, (double)below(below(4) == 3 ? 5 : 3),
+                                               (double)(1 + below(9)), below(3) == 2 ? 5.0 : 0.0}});
+    y = push("softmax", layer,
+             (struct tl_step_spec){.reads = {y}, .weights = {below(4) == 3 ? "sinks" : NULL}});
     y = two("mix", layer, y, cache);
     return linear(layer, y, "out", NULL, 0, s->width);
 }
@@ -283,15 +381,23 @@ static size_t block(int layer, size_t x, const struct sizes *s) {
     const size_t mixer = below(4);
     size_t y, gate;
     x = push("same", layer, (struct tl_step_spec){.reads = {x}});
-    y = norm(layer, x, "norm");
+    y = below(4) == 3 ? layer_norm(layer, x) : norm(layer, x, "norm");
     y = mixer == 2   ? convolution(layer, y, s)
         : mixer == 3 ? delta(layer, y, s)
                      : attention(layer, y, s);
+    if (below(4) == 3) y = elementwise(layer, y, s->width);
     x = two("add", layer, x, y);
     y = norm(layer, x, "norm");
+    if (s->experts > 0) {
+        gate = mixture(layer, y, s);
+        if (below(2) == 0) return two("add", layer, x, gate);
+        x = two("add", layer, x, gate); // and a shared expert
+    }
     gate = linear(layer, y, "gate", NULL, 0, s->ffn);
     y = linear(layer, y, "up", NULL, 0, s->ffn);
-    y = two("act", layer, gate, y);
+    y = push(
+        "act", layer,
+        (struct tl_step_spec){.reads = {gate, y}, .numbers = {(double)below(TL_FN_COUNT), 1.5, 2}});
     y = linear(layer, y, "down", NULL, 0, s->width);
     return two("add", layer, x, y);
 }
@@ -348,8 +454,8 @@ static double any_number(const struct sizes *s) {
     const double numbers[] = {
         NAN,   INFINITY, -INFINITY, -1,  0,       0.5,           1,     2,     3,  4, 1e30, 1e31,
         1e300, -0.0,     1e-300,    4e9, 1 << 24, (1 << 24) + 1, 0.999, 1e-38, 1e9};
-    const size_t sizes[] = {s->layers,     s->width, s->heads, s->kv_heads, s->key_size,
-                            s->value_size, s->ffn,   s->vocab, s->taps,     s->state_heads};
+    const size_t sizes[] = {s->layers,   s->width,      s->heads, s->kv_heads,
+                            s->key_size, s->value_size, s->ffn,   s->vocab};
     return below(2) == 0 ? numbers[below(TL_ARRAY_LEN(numbers))] : (double)PICK(sizes);
 }
 
@@ -399,6 +505,11 @@ static void change(const struct sizes *s) {
 }
 
 /* ---- running ---- */
+
+/* Floats per row of the last value. */
+static size_t width_of(const struct tl_plan *p) {
+    return p->steps[p->n - 1].width;
+}
 
 /* What is looked at during a call, and where it starts. */
 struct look {
@@ -478,7 +589,7 @@ static float *eval(const struct tl_plan *p, struct tl_piece *pieces, size_t n_pi
     struct tl_call call = {.threads = threads,
                            .rows = rows,
                            .n_rows = n_rows,
-                           .logits = array(n_rows * p->vocab_size + 1, sizeof(float)),
+                           .logits = array(n_rows * width_of(p) + 1, sizeof(float)),
                            .edit = edit,
                            .edit_user = &e,
                            .poll = poll,
@@ -528,7 +639,7 @@ struct truth {
 
 static void expect(const struct truth *t, float *logits, const size_t *rows, size_t n, size_t first,
                    const char *what) {
-    const size_t vocab = t->p->vocab_size;
+    const size_t vocab = width_of(t->p);
     must(logits != NULL, what);
     for (size_t i = 0; i < n; i++) {
         must(same_floats(logits + i * vocab, t->logits + (first + rows[i]) * vocab, vocab), what);
@@ -619,7 +730,8 @@ static void run_parts(struct truth *t) {
 
 /* Two sessions at once: one that holds tokens already, one that begins. */
 static void run_batch(struct truth *t) {
-    const size_t held = below(t->n), n = t->n - held, m = 1 + below(t->n), vocab = t->p->vocab_size;
+    const size_t held = t->p->whole ? 0 : below(t->n), n = t->n - held;
+    const size_t m = t->p->whole ? t->n : 1 + below(t->n), vocab = width_of(t->p);
     struct tl_piece pieces[2] = {{session(t->p, NULL), t->tokens, held, NULL},
                                  {session(t->p, NULL), t->tokens, m, NULL}};
     struct look l = {0};
@@ -698,7 +810,7 @@ static void run_plan(struct tl_plan *p) {
         run_batch(&t);
         run_other_set(&t);
     }
-    run_parts(&t);
+    if (!p->whole) run_parts(&t);
     run_wrong_calls(p);
     look_free(&t.all);
     free(t.logits);

@@ -24,6 +24,12 @@ def load_checkpoint(directory):
     return metadata, dict(tensors)
 
 
+def permute(array, heads):
+    """Reorder the rows of q or k, weight or bias, from halves (j, j + Dh / 2) to pairs."""
+    half = array.shape[0] // heads // 2
+    return array.reshape(heads, 2, half, -1).swapaxes(1, 2).reshape(array.shape)
+
+
 def load_golden(directory):
     """Return (ids, logits, hidden) as Hugging Face computed them in float64.
 

@@ -82,6 +82,11 @@ class Arch:
         ``"sqrt_width"``: the embedding is multiplied by the square root of the width.
     logit_scale : str
         What the key ``logit_scale`` does: ``"times"`` or ``"over"``.
+    routing : str
+        Where the weights of the chosen experts come from, if the file does not state it:
+        ``"softmax"``, ``"sigmoid"`` or ``"softmax_of_chosen"``.
+    normalize : bool
+        Whether these weights are divided by their sum, if the file does not state it.
     caps : tuple of float
         Soft caps of attention scores and of logits, if the file states none. 0 for no cap.
     rounded : bool
@@ -93,8 +98,9 @@ class Arch:
     tiled : bool
         Whether value head h of a delta net uses key head h mod their number. If not, consecutive
         value heads share a key head.
-    required : tuple of str
-        Norms that the file must have, besides those that the other fields demand.
+    required, optional : tuple of str
+        Norms, embeddings and sinks that the file must have, and that it may have, besides those
+        that the other fields demand.
     classes : tuple of str
         Class names in Hugging Face checkpoints.
     experimental : bool
@@ -119,11 +125,14 @@ class Arch:
     scale: Callable[..., float] | None = None
     embed_scale: str = ""
     logit_scale: str = "times"
+    routing: str = "softmax"
+    normalize: bool = True
     caps: tuple[float, float] = (0.0, 0.0)
     rounded: bool = True
     causal: bool = True
     zeros: bool = False
     tiled: bool = False
     required: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     experimental: bool = False

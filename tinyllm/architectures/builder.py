@@ -98,9 +98,10 @@ class Builder:
         """Return the name of a tensor of the current block, or None if the file has none."""
         return self.name(tensor) if self.name(tensor) in self._tensors else None
 
-    def has(self, norm: str) -> bool:
-        """Whether the current block has a norm: the file has it, or the architecture demands it."""
-        return self.optional(f"{norm}.weight") is not None or norm in self.arch.required
+    def has(self, part: str) -> bool:
+        """Whether the model has a part: demanded by the row, or allowed and in the file."""
+        there = self.optional(f"{part}.weight") is not None
+        return part in self.arch.required or (there and part in self.arch.optional)
 
     # ---- steps ----
 
@@ -128,7 +129,7 @@ class Builder:
         factor = self.key("parameter", "embedding_scale", default, "rule: sqrt(width)")
         if factor.value not in (0.0, 1.0):
             x = self.unary("embd_scaled", "scale", x, factor)
-        if self.optional("position_embd.weight"):
+        if self.has("position_embd"):
             positions = self.embed("position_embd", self.config.context_length, index=1)
             x = self.add("embd", x, positions)
         return self.give_role(x, "embedding")
@@ -444,7 +445,7 @@ class Builder:
             "softmax",
             "attn_probs",
             (scores,),
-            weights=(self.optional("attn_sinks.weight"),),
+            weights=(self.name("attn_sinks.weight") if self.has("attn_sinks") else None,),
             shape=(heads,),
             heads=True,
             matrix=True,
@@ -508,32 +509,37 @@ class Builder:
         )
 
     def output(self, x: str) -> str:
-        """Add the logits. Without ``output.weight`` in the file, the matrix is the embedding."""
+        """Add the logits. Without ``output.weight`` in the file, the matrix is the embedding.
+
+        The logits are ``output`` in every model. If they have a factor or a cap, the values before
+        are ``output_unscaled`` and ``output_uncapped``.
+        """
         tied = self.optional("output.weight") is None
-        size = self.number("size", self.config.vocab_size, rule="rows of token_embd.weight")
+        factor = self.key("parameter", "logit_scale", 1.0)
+        cap = self.key("parameter", "final_logit_softcapping", self.arch.caps[1])
+        scaled = factor.value not in (0.0, 1.0)
+        capped = "output_uncapped" if cap.value else "output"
         x = self.add_step(
             "linear",
-            "output",
+            "output_unscaled" if scaled else capped,
             (x,),
             weights=(
                 "token_embd.weight" if tied else "output.weight",
-                self.optional("output.bias"),
+                None if tied else self.optional("output.bias"),
                 self.optional("token_embd.scale" if tied else "output.scale"),
             ),
             numbers=(
                 Number("heads", 0, UNUSED),
-                size,
+                self.number("size", self.config.vocab_size, rule="rows of token_embd.weight"),
                 Number("first", 0, UNUSED),
                 Number("rows", 0, UNUSED),
             ),
             shape=(self.config.vocab_size,),
         )
-        factor = self.key("parameter", "logit_scale", 1.0)
-        if factor.value not in (0.0, 1.0):
-            if self.arch.logit_scale == "over":
-                factor = factor._replace(value=1 / factor.value)
-            x = self.unary("output_scaled", "scale", x, factor)
-        cap = self.key("parameter", "final_logit_softcapping", self.arch.caps[1])
+        if scaled and self.arch.logit_scale == "over":
+            factor = factor._replace(value=1 / factor.value)
+        if scaled:
+            x = self.unary(capped, "scale", x, factor)
         if cap.value:
-            x = self.unary("output_capped", "soft_cap", x, cap)
+            x = self.unary("output", "soft_cap", x, cap)
         return self.give_role(x, "logits")

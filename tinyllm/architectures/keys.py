@@ -21,7 +21,7 @@ _DESCRIPTIVE = frozenset(
     rope.freq_base_swa rope.scale_linear rope.scaling.factor rope.scaling.type
     rope.scaling.original_context_length rope.scaling.attn_factor
     rope.scaling.yarn_attn_factor rope.scaling.yarn_beta_fast rope.scaling.yarn_beta_slow
-    rope.scaling.yarn_ext_factor
+    rope.scaling.yarn_ext_factor n_deepstack_layers
     """.split()
 )
 

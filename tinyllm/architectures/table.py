@@ -17,6 +17,7 @@ from .arch import Arch, Window
 from .blocks import model, parallel, parallel_by_key, parallel_by_norms, serial
 from .builder import Builder
 from .config import Config, read_config
+from .experts import experts, experts_with_gated_shared, gated_or_experts
 from .feed_forward import fused, gated, plain
 from .keys import check_keys
 from .mixers import attention
@@ -26,19 +27,28 @@ from .recurrent import conv_or_attention, delta_or_attention
 
 __all__ = ["ARCHITECTURES", "find", "make_plan", "read_model"]
 
+QK_NORMS = ("attn_q_norm", "attn_k_norm")
+
 LLAMA = Arch(
     block=serial,
     mixer=attention,
     ffn=gated,
     rope="pairs",
-    classes=("LlamaForCausalLM", "MistralForCausalLM"),
 )
-HALVES = dataclasses.replace(LLAMA, rope="halves", classes=())
+HALVES = dataclasses.replace(LLAMA, rope="halves")
+GRANITE = dataclasses.replace(
+    LLAMA,
+    rotated=lambda b: b.keys.flag("rope.scaling.finetuned", True),
+    logit_scale="over",
+    classes=("GraniteForCausalLM",),
+)
 QWEN2 = dataclasses.replace(HALVES, biases=("attn_q", "attn_k", "attn_v"))
-QWEN3 = dataclasses.replace(HALVES, required=("attn_q_norm", "attn_k_norm"))
+QWEN3 = dataclasses.replace(HALVES, required=QK_NORMS)
 GEMMA = dataclasses.replace(HALVES, act="gelu_tanh", embed_scale="sqrt_width")
 GPT = dataclasses.replace(HALVES, norm="layer", ffn=plain, act="gelu_tanh")
-COHERE = dataclasses.replace(LLAMA, norm="layer", block=parallel, qk_norm="heads", classes=())
+COHERE = dataclasses.replace(
+    LLAMA, norm="layer", block=parallel, qk_norm="heads", optional=QK_NORMS
+)
 
 QWEN35 = dataclasses.replace(
     QWEN3, mixer=delta_or_attention, ffn_norm="post_attention_norm", tiled=True
@@ -58,8 +68,14 @@ def _scale_by_width(layers: int) -> Callable[[Builder], float]:
 
 #: The rows, by ``general.architecture``.
 ARCHITECTURES: dict[str, Arch] = {
-    "llama": LLAMA,
-    "mistral3": dataclasses.replace(LLAMA, classes=("Ministral3ForCausalLM",)),
+    "llama": dataclasses.replace(
+        LLAMA,
+        ffn=gated_or_experts,
+        classes=("LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM"),
+    ),
+    "mistral3": dataclasses.replace(
+        LLAMA, ffn=gated_or_experts, classes=("Ministral3ForCausalLM",)
+    ),
     "qwen2": dataclasses.replace(QWEN2, classes=("Qwen2ForCausalLM",)),
     "qwen2vl": dataclasses.replace(
         QWEN2,
@@ -81,16 +97,11 @@ ARCHITECTURES: dict[str, Arch] = {
         post_norms=True,
         window=Window(every=6, base=10000.0, scaled=False),
         scale=_scale_by_width(62),
-        required=("attn_q_norm", "attn_k_norm"),
+        required=QK_NORMS,
         classes=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
     ),
     "phi3": dataclasses.replace(HALVES, ffn=fused, classes=("Phi3ForCausalLM",)),
-    "granite": dataclasses.replace(
-        LLAMA,
-        rotated=lambda b: b.keys.flag("rope.scaling.finetuned", True),
-        logit_scale="over",
-        classes=("GraniteForCausalLM",),
-    ),
+    "granite": GRANITE,
     "smollm3": dataclasses.replace(
         LLAMA, rotated=lambda b: (b.layer + 1) % 4 != 0, classes=("SmolLM3ForCausalLM",)
     ),
@@ -103,10 +114,12 @@ ARCHITECTURES: dict[str, Arch] = {
         post_norms=True,
         qk_norm="row",
         window=Window(every=4, scaled=False),
-        required=("attn_q_norm", "attn_k_norm"),
+        required=QK_NORMS,
         classes=("Olmo2ForCausalLM", "Olmo3ForCausalLM"),
     ),
-    "gpt2": dataclasses.replace(GPT, rope="none", classes=("GPT2LMHeadModel",)),
+    "gpt2": dataclasses.replace(
+        GPT, rope="none", required=("position_embd",), classes=("GPT2LMHeadModel",)
+    ),
     "gptneox": dataclasses.replace(
         GPT,
         act="gelu",
@@ -116,7 +129,11 @@ ARCHITECTURES: dict[str, Arch] = {
     ),
     "phi2": dataclasses.replace(GPT, block=parallel, classes=("PhiForCausalLM",)),
     "falcon": dataclasses.replace(
-        GPT, act="gelu", block=parallel, classes=("FalconForCausalLM", "RWForCausalLM")
+        GPT,
+        act="gelu",
+        block=parallel,
+        optional=("attn_norm_2",),
+        classes=("FalconForCausalLM", "RWForCausalLM"),
     ),
     "starcoder2": dataclasses.replace(GPT, classes=("Starcoder2ForCausalLM",)),
     "stablelm": dataclasses.replace(
@@ -124,6 +141,7 @@ ARCHITECTURES: dict[str, Arch] = {
         norm="layer",
         block=parallel_by_norms,
         qk_norm="heads",
+        optional=("ffn_norm", *QK_NORMS),
         classes=("StableLmForCausalLM",),
     ),
     "command-r": dataclasses.replace(COHERE, classes=("CohereForCausalLM",)),
@@ -133,6 +151,39 @@ ARCHITECTURES: dict[str, Arch] = {
         rotated=lambda b: b.local,
         classes=("Cohere2ForCausalLM",),
     ),
+    "qwen2moe": dataclasses.replace(
+        QWEN2,
+        ffn=experts_with_gated_shared,
+        normalize=False,
+        classes=("Qwen2MoeForCausalLM",),
+    ),
+    "qwen3moe": dataclasses.replace(QWEN3, ffn=experts, classes=("Qwen3MoeForCausalLM",)),
+    "qwen3vlmoe": dataclasses.replace(
+        QWEN3, ffn=experts, classes=("Qwen3VLMoeForConditionalGeneration",)
+    ),
+    "olmoe": dataclasses.replace(
+        QWEN3, ffn=experts, qk_norm="row", normalize=False, classes=("OlmoeForCausalLM",)
+    ),
+    "granitemoe": dataclasses.replace(
+        GRANITE,
+        ffn=experts,
+        classes=("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"),
+    ),
+    "gpt-oss": dataclasses.replace(
+        HALVES,
+        ffn=experts,
+        ffn_norm="post_attention_norm",
+        act="swiglu_oai",
+        window=Window(every=2),
+        rounded=False,
+        routing="softmax_of_chosen",
+        biases=(
+            *("attn_q", "attn_k", "attn_v", "attn_output"),
+            *("ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"),
+        ),
+        required=("attn_sinks",),
+        classes=("GptOssForCausalLM",),
+    ),
     "lfm2": dataclasses.replace(
         QWEN3,
         mixer=conv_or_attention,
@@ -140,8 +191,19 @@ ARCHITECTURES: dict[str, Arch] = {
         zeros=True,
         classes=("Lfm2ForCausalLM",),
     ),
+    "qwen3next": dataclasses.replace(
+        QWEN35,
+        ffn=experts_with_gated_shared,
+        tiled=False,
+        classes=("Qwen3NextForCausalLM",),
+    ),
     "qwen35": dataclasses.replace(
         QWEN35, classes=("Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration")
+    ),
+    "qwen35moe": dataclasses.replace(
+        QWEN35,
+        ffn=experts_with_gated_shared,
+        classes=("Qwen3_5MoeForCausalLM", "Qwen3_5MoeForConditionalGeneration"),
     ),
 }
 

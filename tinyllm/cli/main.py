@@ -10,7 +10,7 @@ from types import ModuleType
 
 from .. import __version__
 from ..errors import Error
-from . import chat, generate, info, trace, weights
+from . import chat, convert, generate, info, trace, weights
 
 __all__ = ["main"]
 
@@ -21,6 +21,7 @@ COMMANDS: dict[str, ModuleType] = {
     "trace": trace,
     "info": info,
     "weights": weights,
+    "convert": convert,
 }
 
 

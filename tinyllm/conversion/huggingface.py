@@ -17,7 +17,7 @@ import numpy as np
 
 from ..base.numeric import Float32
 from ..errors import FormatError, UnsupportedError, wrong
-from ..files.arrays import StoredArray, parse_json, read_safetensors
+from ..files.arrays import StoredArray, forget_pages, parse_json, read_safetensors
 from .config import CheckpointConfig, read_checkpoint_config
 from .family import Family, To
 from .keys import common_keys, rope_factors
@@ -61,11 +61,14 @@ class Converted(NamedTuple):
         The dtype in the checkpoint, for example ``"BF16"``.
     read : callable
         Reads the tensor and returns it as a float32 array in GGUF's layout.
+    release : callable
+        Tells the system that the memory of mapped files is not needed for now.
     """
 
     shape: tuple[int, ...]
     stored: str
     read: Callable[[], Float32]
+    release: Callable[[], None] = lambda: None
 
 
 class Checkpoint(NamedTuple):
@@ -397,7 +400,12 @@ def _converted(
         return result
 
     full = (len(parts), *shape) if stack else shape
-    return Converted(full, kinds.pop() if len(kinds) == 1 else "F32", read)
+
+    def release() -> None:
+        for part in parts:
+            forget_pages(stored[part.source].raw)
+
+    return Converted(full, kinds.pop() if len(kinds) == 1 else "F32", read, release)
 
 
 def _shape(part: _Part, array: StoredArray, config: CheckpointConfig) -> tuple[int, ...]:

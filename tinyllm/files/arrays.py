@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import mmap
 import os
 import struct
 import zipfile
@@ -30,6 +31,7 @@ __all__ = [
     "StoredArray",
     "bad_field",
     "check_format",
+    "forget_pages",
     "parse_json",
     "read_arrays",
     "read_safetensors",
@@ -233,6 +235,20 @@ class StoredArray(NamedTuple):
         array = array.reshape(self.shape)
         array.flags.writeable = False
         return array
+
+
+def forget_pages(array: Array) -> None:
+    """Tell the system that the pages of a mapped file are not needed for now.
+
+    They are read again on the next use. A program that walks through a large file once would
+    otherwise hold all of it in memory, as far as there is room.
+    """
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    advice = getattr(mmap, "MADV_DONTNEED", None)  # not on Windows
+    if isinstance(base, mmap.mmap) and advice is not None:
+        base.madvise(advice)
 
 
 class _Arrays(Mapping[str, Array]):

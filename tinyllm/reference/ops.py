@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..architectures.plan import FUNCTIONS as NAMES
 from ..base.numeric import Float64
+from .experts import expert_matmul, route_ids, route_probs, route_weights, weighted_sum
 
 __all__ = [
     "FUNCTIONS",
@@ -150,7 +151,7 @@ def linear(
     W is the rows of the tensor from `first` on. `rows` is how many the tensor has, 0 if it is W.
     """
     begin, end = int(first), int(first + max(heads, 1) * size)
-    y = x.reshape(len(x), -1) @ weight[begin:end].T
+    y = x.reshape(len(x), -1) @ np.atleast_2d(weight)[begin:end].T  # one row may be a vector
     y = y if scale is None else y * scale
     if bias is not None:
         y = y + (bias[begin:end] if len(bias) == rows else bias)
@@ -449,6 +450,11 @@ OPS: dict[str, Callable[..., Any]] = {
     "act": gated,
     "unary": unary,
     "scale": scale,
+    "route_probs": route_probs,
+    "route_ids": route_ids,
+    "route_weights": route_weights,
+    "experts": expert_matmul,
+    "weighted_sum": weighted_sum,
     "conv": conv,
     "decay": decay,
     "delta": delta,

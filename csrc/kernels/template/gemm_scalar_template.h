@@ -97,12 +97,13 @@ static void int_pack(enum matmul_format format, const float *x, size_t cols, siz
     for (size_t t = first; t < last; t++) {
         for (size_t c = 0; c < chunks; c++) {
             struct int_chunk *out = (struct int_chunk *)packed + t * chunks + c;
+            const float *part = x + (t - first) * cols + c * TL_CHUNK;
             size_t n = TL_MIN(cols - c * TL_CHUNK, (size_t)TL_CHUNK);
             int32_t X[TL_CHUNK];
             if (format >= FORMAT_FAST_BYTE_ROW) {
-                round_blocks(x + t * cols + c * TL_CHUNK, n, X, out->scale);
+                round_blocks(part, n, X, out->scale);
             } else {
-                out->dx = round_chunk(x + t * cols + c * TL_CHUNK, n, X);
+                out->dx = round_chunk(part, n, X);
             }
             for (int k = 0; k < TL_CHUNK; k++) {
                 int32_t high = (int32_t)((uint32_t)(X[k] + 0x800800) >> 12) - 0x800;

@@ -26,7 +26,7 @@ TL_INLINE void pack_tokens(const enum layout layout, const size_t tile, const fl
     for (size_t t = first; t < end; t++) {
         for (size_t c = 0; c < chunks; c++) {
             size_t n = TL_MIN(cols - c * TL_CHUNK, (size_t)TL_CHUNK), at = t / tile * chunks + c;
-            const float *part = t < tokens ? x + t * cols + c * TL_CHUNK : zero;
+            const float *part = t < tokens ? x + (t - first) * cols + c * TL_CHUNK : zero;
             if (layout >= LAYOUT_FAST_BYTES) {
                 fast_pack_record(bytes, part, n, tile, t % tile,
                                  fast_record_at(packed, bytes, tile, at));

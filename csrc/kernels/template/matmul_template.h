@@ -57,12 +57,14 @@ static void matmul_pack(int format, const float *x, size_t cols, size_t tokens, 
     case FORMAT_FLOAT_ROW:
         for (size_t t = first; t < last; t++) {
             float *out = (float *)packed + t * padded;
-            memcpy(out, x + t * cols, cols * sizeof(float));
+            memcpy(out, x + (t - first) * cols, cols * sizeof(float));
             memset(out + cols, 0, (padded - cols) * sizeof(float));
         }
         break;
     case FORMAT_FLOAT_TILE:
-        for (size_t t = first; t < last; t++) pack_float_tile(x + t * cols, cols, t, packed);
+        for (size_t t = first; t < last; t++) {
+            pack_float_tile(x + (t - first) * cols, cols, t, packed);
+        }
         // the call that packs the last token also fills the last tile
         for (size_t t = tokens; last == tokens && t % FLOAT_TOKENS != 0; t++) {
             pack_float_tile(NULL, cols, t, packed);

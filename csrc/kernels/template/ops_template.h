@@ -85,6 +85,22 @@ static void op_add(const float *a, const float *b, float *y, size_t n) {
     for (; i < n; i++) y[i] = a[i] + b[i];
 }
 
+static void op_weighted_sum(const float *x, const float *weights, size_t n, size_t width,
+                            float *y) {
+    size_t i = 0;
+    for (; i + 16 <= width; i += 16) {
+        v16 sum = v16_set1(0.0f);
+        for (size_t j = 0; j < n; j++) {
+            sum = v16_fma(v16_set1(weights[j]), v16_load(x + j * width + i), sum);
+        }
+        v16_store(y + i, sum);
+    }
+    for (; i < width; i++) {
+        y[i] = 0;
+        for (size_t j = 0; j < n; j++) y[i] = fmaf(weights[j], x[j * width + i], y[i]);
+    }
+}
+
 static void op_rope_pairs(const float *x, float *y, size_t heads, size_t head_size, size_t rot,
                           const float *cos_sin) {
     for (size_t h = 0; h < heads; h++, x += head_size, y += head_size) {
@@ -310,6 +326,7 @@ static void ops_init(struct tl_kernels *k) {
     k->add = op_add;
     k->unary = function_unary;
     k->gated = function_gated;
+    k->weighted_sum = op_weighted_sum;
     k->rope_pairs = op_rope_pairs;
     k->rope_halves = op_rope_halves;
     k->attn_scores = op_attn_scores;

@@ -1,0 +1,166 @@
+"""Random models of every architecture of the table, with all the parts that it may have.
+
+Which tensors a model needs follows from its plan. The plan is built for a file that has every
+tensor which the builder asks about and which `PARTS` names, and then each tensor of the plan gets
+its shape from the step that uses it.
+"""
+
+import fnmatch
+import math
+
+import numpy as np
+
+import tinyllm
+from tinyllm.architectures.config import read_config
+from tinyllm.architectures.reader import Reader
+from tinyllm.architectures.table import ARCHITECTURES, make_plan
+
+from . import models
+
+#: Optional tensors that the random models have, as patterns of names.
+_USUAL = ("output.weight",)
+PARTS = {
+    "gpt2": ("position_embd.weight", "*attn_qkv.weight", "*.bias"),
+    "gptneox": ("output.weight", "*attn_qkv.weight", "*.bias"),
+    "phi2": ("output.weight", "*.bias"),
+    "phi3": ("output.weight", "*attn_qkv.weight", "rope_factors_long.weight"),
+    "falcon": ("*attn_qkv.weight", "*norm.bias", "*attn_norm_2.*"),
+    "starcoder2": ("*.bias",),
+    "stablelm": ("output.weight", "*attn_q_norm.weight", "*attn_k_norm.weight", "*norm.bias"),
+    "command-r": ("*attn_q_norm.weight", "*attn_k_norm.weight"),
+}
+
+#: Keys besides the usual ones. Windows are shorter than the contexts of the tests.
+KEYS = {
+    "mistral3": {
+        "rope.scaling.type": "yarn",
+        "rope.scaling.factor": 4.0,
+        "rope.scaling.original_context_length": 16,
+        "rope.scaling.yarn_log_multiplier": 1.0,
+        "attention.temperature_scale": 0.1,
+    },
+    "qwen2vl": {"rope.dimension_sections": np.array([8, 12, 12, 0], np.int32)},
+    "gemma2": {"attention.sliding_window": 50},
+    "gemma3": {"attention.sliding_window": 50, "block_count": 7, "rope.freq_base": 1e6},
+    "phi3": {"rope.scaling.attn_factor": 1.1, "rope.scaling.original_context_length": 64},
+    "granite": {
+        "attention.scale": 0.2,
+        "embedding_scale": 6.0,
+        "residual_scale": 0.4,
+        "logit_scale": 4.0,
+    },
+    "smollm3": {"block_count": 4},
+    "olmo": {"attention.clamp_kqv": 1.5},
+    "olmo2": {"attention.sliding_window": 50, "block_count": 4},
+    "gptneox": {"use_parallel_residual": True, "rope.dimension_count": 16},
+    "phi2": {"rope.dimension_count": 16},
+    "stablelm": {"rope.dimension_count": 16},
+    "command-r": {"logit_scale": 0.25},
+    "cohere2": {"logit_scale": 0.25, "attention.sliding_window": 50, "block_count": 4},
+}
+
+
+class _Wished:
+    """The names of tensors that a file could have: those that fit a pattern."""
+
+    def __init__(self, patterns):
+        self.patterns = patterns
+
+    def __contains__(self, name):
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.patterns)
+
+
+def tensor_shapes(plan):
+    """Return name -> shape for every tensor of a plan."""
+    values = {step.tap: step.shape for step in plan}
+    shapes = {}
+    for step in plan:
+        reads = [values.get(name) for name in step.reads]
+        for i, name in enumerate(step.weights):
+            if name is not None:
+                shapes[name] = _shape(step, i, reads)
+    return shapes
+
+
+def _shape(step, i, reads):
+    numbers = {number.name: int(number.value) for number in step.numbers if number.value < 2**31}
+    if step.op == "embed":
+        return numbers["vocabulary"], numbers["width"]
+    if step.op == "linear":
+        rows = numbers["rows"] or max(numbers["heads"], 1) * numbers["size"]
+        return ((rows, math.prod(reads[0])), (rows,), (1,))[i]
+    if step.op == "layer_norm" and numbers["axes"]:
+        return step.shape[-numbers["axes"] :]
+    if step.op == "norm":
+        return (math.prod(step.shape[len(reads[1]) :]),)
+    if step.op == "layer_norm":
+        return (step.shape[-1],)
+    if step.op == "rope":
+        return (numbers["rotated"] // 2,)
+    if step.op == "softmax":
+        return (step.shape[0],)
+    if step.op == "scale":
+        return (numbers["size"],)
+    raise KeyError(step.op)
+
+
+def random_architecture(
+    architecture, type_name="F32", *, width=256, heads=4, kv_heads=2, ffn=512, vocab=320, seed=0,
+    context=2048, layers=2, metadata=None, parts=None,
+):  # fmt: skip
+    """Return a random model as (metadata, tensors), ready for `write_gguf`.
+
+    Matrices are N(0, 1 / fan-in) of the given type, norm weights 1 + 0.3 N, other vectors 0.3 N.
+    """
+    random = np.random.default_rng(seed)
+    prefix = f"{architecture}."
+    keys = {
+        "block_count": layers,
+        "context_length": context,
+        "embedding_length": width,
+        "feed_forward_length": ffn,
+        "attention.head_count": heads,
+        "attention.head_count_kv": kv_heads,
+        "attention.layer_norm_rms_epsilon": 1e-5,
+        "attention.layer_norm_epsilon": 1e-5,
+        "vocab_size": vocab,
+    }
+    keys |= KEYS.get(architecture, {})
+    metadata = {
+        "general.architecture": architecture,
+        "general.name": f"random {architecture}",
+        **{prefix + key: value for key, value in keys.items()},
+        **(metadata or {}),
+    }
+    row = ARCHITECTURES[architecture]
+    wished = _Wished(PARTS.get(architecture, _USUAL) if parts is None else parts)
+    first = {f"dummy.{i}": None for i in range(keys["block_count"])}
+    first["token_embd.weight"] = np.empty((vocab, width))
+    config = read_config(Reader(metadata, architecture), first, row)
+    plan = make_plan(config, wished, metadata)
+    tensors = {}
+    for name, shape in tensor_shapes(plan).items():
+        matrix = len(shape) > 1 and "norm" not in name
+        if matrix:
+            std = 1.0 if "embd" in name else shape[-1] ** -0.5
+            values = std * random.standard_normal(shape)
+        elif "rope_f" in name:
+            values = 1 + random.uniform(0, 2, shape)
+        else:
+            values = ("norm" in name and "bias" not in name) + 0.3 * random.standard_normal(shape)
+        kind = type_name if matrix and "position" not in name else "F32"
+        tensors[name] = tinyllm.Weight(name, shape, kind, _raw(random, values, kind))
+    return metadata, tensors
+
+
+def _raw(random, values, kind):
+    if kind in models.QUANTIZABLE:
+        return models.quantize(values, kind).tobytes()
+    return models.random_blocks(random, values.shape, kind, values.std()).tobytes()
+
+
+def random_model(directory, architecture, type_name="F32", *, threads=2, **options):
+    """Return a loaded random model of an architecture."""
+    path = directory / f"{architecture}.gguf"
+    tinyllm.write_gguf(path, *random_architecture(architecture, type_name, **options))
+    return tinyllm.load(path, threads=threads)

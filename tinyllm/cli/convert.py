@@ -1,0 +1,30 @@
+"""Write a Hugging Face or llama2.c checkpoint as a GGUF file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from ..conversion.convert import DTYPES, convert
+
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = "example: tinyllm convert Qwen3-0.6B qwen3.gguf --dtype Q8_0"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("source", help="a folder with config.json and model.safetensors, or a file")
+    parser.add_argument("out", help="the GGUF file to write")
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        choices=["auto", *DTYPES],
+        help="type of matrices (default: auto, as in the checkpoint)",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command."""
+    convert(args.source, args.out, args.dtype)
+    print(f"{args.out}: {os.path.getsize(args.out):,} bytes")
