@@ -373,3 +373,44 @@ def test_the_blocks_with_attention_may_be_listed(tmp_path):
     metadata["qwen35.full_attention_interval"] = 2
     model = tl.load(models.write(tmp_path / "b.gguf", metadata, tensors))
     assert np.array_equal(model.logits(ids), want)
+
+
+# --- everything that takes a model -------------------------------------------------------------
+
+
+def test_analyses_of_blocks_without_attention(model, tmp_path):
+    ids = models.random_ids(model, 12)
+    trace = model.trace(ids, "*")
+    best = int(trace["output"][-1].argmax())
+    parts = tl.attribution(trace, best)
+    assert abs(parts.total - float(trace["output"][-1, best])) < 1e-3
+    assert np.isnan(parts.heads[:3]).all()
+    assert not np.isnan(parts.heads[3]).any()
+    heads = trace.head_outputs(3).sum(axis=1)
+    assert models.normwise_error(heads, trace["blk.3.attn_output"]) < 1e-5
+    with pytest.raises(ValueError, match="role is 'attn_project'; expected a role"):
+        trace.head_outputs(0)
+    scores = tl.induction_scores(model, 8)
+    assert np.isnan(scores[:3]).all()
+    assert not np.isnan(scores[3]).any()
+    assert tl.attention_entropy(trace).shape == (1, 4, 12)
+    for ending in (".npz", ".safetensors"):
+        trace.save(tmp_path / f"t{ending}")
+        again = tl.read(tmp_path / f"t{ending}")
+        assert all(np.array_equal(again[name], trace[name]) for name in trace)
+    trace.html(tmp_path / "t.html")
+    assert str(model.steps)
+    assert str(model.table())
+    assert str(model.session().table())
+
+
+def test_edits_of_states_reach_later_tokens(model):
+    """A value that enters a state changes the tokens after it, and none before it."""
+    ids = models.random_ids(model, 9)
+    tap = "ssm_v" if model.config.architecture == "qwen35" else "shortconv.x"
+    clean, edited = (
+        model.trace(ids, "output", edits=edits)["output"]
+        for edits in ([], tl.zero(f"blk.0.{tap}", at=4))
+    )
+    assert np.array_equal(clean[:4], edited[:4])
+    assert all((clean[i] != edited[i]).any() for i in range(4, 7))
