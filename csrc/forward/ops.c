@@ -82,6 +82,7 @@ const struct tl_op_info tl_ops[TL_OP_COUNT] = {
     // name, reads, weights, numbers, scope, check, run, back
     [TL_OP_EMBED] = {"embed", 0, 1, 3, TL_SCOPE_CONTEXT, embed_check, embed_run, NULL},
     [TL_OP_SAME] = {"same", 1, 0, 0, TL_SCOPE_ROW, same_check, same_run, NULL},
+    [TL_OP_SHAPE] = {"shape", 1, 0, 2, TL_SCOPE_ROW, shape_check, same_run, NULL},
     [TL_OP_SLICE] = {"slice", 1, 0, 3, TL_SCOPE_ROW, slice_check, slice_run, NULL},
     [TL_OP_NORM_SCALE] = {"norm_scale", 1, 0, 3, TL_SCOPE_ROW, norm_scale_check, norm_scale_run,
                           NULL},

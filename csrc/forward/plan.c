@@ -147,8 +147,8 @@ static void link_regions(struct tl_plan *p) {
 
 /*
  * Gives each step a slot of scratch memory, which is reused once the value has been read for the
- * last time. A `same` step that is neither captured nor edited has no copy of its input, so it
- * keeps the input alive.
+ * last time. A `same` or `shape` step that is neither captured nor edited has no copy of its input,
+ * so it keeps the input alive.
  */
 static bool link_slots(struct tl_plan *p) {
     size_t *region = calloc(p->n, sizeof(size_t)), *last = calloc(p->n, sizeof(size_t));
@@ -163,7 +163,8 @@ static bool link_slots(struct tl_plan *p) {
     }
     for (size_t i = p->n; ok && i-- > 0;) {
         const struct tl_step *s = &p->steps[i];
-        if (s->op == TL_OP_SAME) last[s->in[0]] = TL_MAX(last[s->in[0]], last[i]);
+        if (s->op == TL_OP_SAME || s->op == TL_OP_SHAPE)
+            last[s->in[0]] = TL_MAX(last[s->in[0]], last[i]);
     }
     for (size_t i = 0; ok && i + 1 < p->n; i++) { // the last step writes to the caller's array
         struct tl_step *s = &p->steps[i];

@@ -19,6 +19,7 @@
 enum tl_op {
     TL_OP_EMBED,
     TL_OP_SAME,
+    TL_OP_SHAPE,
     TL_OP_SLICE,
     TL_OP_NORM_SCALE,
     TL_OP_NORM,

@@ -100,6 +100,24 @@ int same_run(struct run *r, const struct tl_step *s) {
     return pass_done(r, s, y);
 }
 
+/* ---- shape: the same values with other axes ---- */
+
+/* reads: x; numbers: heads, size; value (heads, size), or (size) for 0 heads. Runs as `same`. */
+int shape_check(const struct tl_op_check *c, struct tl_step *s) {
+    size_t heads, size;
+    TL_TRY(op_rows(c, s, 0, 0));
+    TL_TRY(op_size(c, s, 0, 0, &heads));
+    TL_TRY(op_size(c, s, 1, 1, &size));
+    if (TL_MAX(heads, 1) * size != op_read(c, s, 0)->width) {
+        return tl_fail(c->err, TL_EARG, "step %zu (shape): %zu x %zu values; expected %zu",
+                       c->plan->n, TL_MAX(heads, 1), size, op_read(c, s, 0)->width);
+    }
+    s->value = TL_VALUE_ROWS;
+    if (heads > 0) s->axes[s->n_axes++] = heads;
+    s->axes[s->n_axes++] = size;
+    return TL_OK;
+}
+
 /* ---- slice: part of an axis ---- */
 
 /* reads: x; numbers: an axis of a row of x, the first index, how many; value as x with the axis

@@ -8,6 +8,7 @@ int embed_check(const struct tl_op_check *c, struct tl_step *s);
 int embed_run(struct run *r, const struct tl_step *s);
 int same_check(const struct tl_op_check *c, struct tl_step *s);
 int same_run(struct run *r, const struct tl_step *s);
+int shape_check(const struct tl_op_check *c, struct tl_step *s);
 int slice_check(const struct tl_op_check *c, struct tl_step *s);
 int slice_run(struct run *r, const struct tl_step *s);
 

@@ -101,8 +101,8 @@ def test_the_extrapolation_of_yarn_takes_part(tmp_path):
     assert np.array_equal(
         none[0], models.random_model(tmp_path, layers=1, metadata=linear).logits(IDS)
     )
-    for ours, reference in (one, half, none):
-        assert models.normwise_error(ours, reference) < 2e-6
+    for ours, want in (one, half, none):
+        assert models.normwise_error(ours, want) < 2e-6
     assert not np.array_equal(half[0], one[0])
 
 

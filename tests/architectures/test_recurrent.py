@@ -11,7 +11,7 @@ from tinyllm import reference
 pytestmark = pytest.mark.sanitize
 
 #: Checkpoints, and how far float32 may be from Hugging Face.
-CHECKPOINTS = {"lfm2": 1e-5, "qwen35": 1e-5}
+CHECKPOINTS = {"lfm2": 1e-5, "qwen35": 1e-5, "qwen3next": 1e-5, "qwen35moe": 1e-3}
 SHAPES = {
     "lfm2": {},
     "qwen35": {},
@@ -46,7 +46,8 @@ def test_hidden_states_and_logits_are_those_of_hugging_face(name, tmp_path):
     trace = model.trace(ids, "*")
     taps = [*model.steps.roles("resid_pre"), model.steps.role("final_norm")]
     for tap, want in zip(["output", *taps], [logits, *hidden], strict=True):
-        assert models.normwise_error(exact[tap], want) < 1e-6, tap
+        limit = 1e-5 if name == "qwen35moe" else 1e-6  # its float32 weights cost as much
+        assert models.normwise_error(exact[tap], want) < limit, tap
         assert models.normwise_error(trace[tap], want) < CHECKPOINTS[name], tap
 
 

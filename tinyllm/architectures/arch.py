@@ -49,6 +49,9 @@ class Arch:
         Builds the token mixer, such as attention. See `mixers`.
     ffn : callable
         Builds the feed-forward network. See `feed_forward`.
+    embedding, head : callable or None
+        Build what comes before the blocks and after them. None: the embedding of the tokens, and
+        the final norm with the logits.
     rope : str
         Which two values of a head are rotated together: ``"pairs"`` (2j and 2j + 1), or
         ``"halves"`` (j and j + n/2). ``"none"``: there is no RoPE.
@@ -111,6 +114,8 @@ class Arch:
     mixer: Callable[..., Any]
     ffn: Callable[..., Any]
     rope: str
+    embedding: Callable[..., str] | None = None
+    head: Callable[..., None] | None = None
     rotated: Callable[..., bool] = lambda b: True
     biases: tuple[str, ...] = ()
     norm: str = "rms"

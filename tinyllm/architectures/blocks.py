@@ -65,9 +65,11 @@ def _after(b: Builder, tap: str, x: str) -> str:
 def model(b: Builder) -> None:
     """Build a whole model: embedding, blocks, final norm and logits."""
     c = b.config
-    x = b.embedding()
+    x = b.arch.embedding(b) if b.arch.embedding else b.embedding()
     for b.layer in range(c.layers):
         x = b.arch.block(b, x)
     b.layer = c.layers
-    x = b.norm(b.arch.output_norm, x, "final_norm")
-    b.output(x)
+    if b.arch.head:
+        b.arch.head(b, x)
+    else:
+        b.output(b.norm(b.arch.output_norm, x, "final_norm"))

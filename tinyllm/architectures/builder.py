@@ -134,8 +134,16 @@ class Builder:
             x = self.add("embd", x, positions)
         return self.give_role(x, "embedding")
 
-    def embed(self, tap: str, rows: int, index: int = 0) -> str:
-        """Add a row of ``tap.weight`` for each token.
+    def rows(self, tensor: str) -> int:
+        """Return how many rows ``tensor.weight`` has; 1 if that is not known."""
+        tensors: Any = self._tensors
+        try:
+            return int(tensors[f"{tensor}.weight"].shape[0])
+        except (TypeError, KeyError, AttributeError):
+            return 1
+
+    def embed(self, tap: str, rows: int, index: int = 0, width: int = 0) -> str:
+        """Add a row of ``tap.weight`` for each token, of the model's width or another one.
 
         `index` 0: the token's own row, 1: that of its position, 2: the first row.
         """
@@ -147,10 +155,12 @@ class Builder:
             weights=(f"{tap}.weight",),
             numbers=(
                 self.number("vocabulary", rows, rule=f"rows of {tap}.weight"),
-                self.number("width", self.config.width, "embedding_length"),
+                Number("width", width, "rule")
+                if width
+                else self.number("width", self.config.width, "embedding_length"),
                 Number("index", index, UNUSED if index == 0 else chosen),
             ),
-            shape=(self.config.width,),
+            shape=(width or self.config.width,),
         )
 
     def same(self, tap: str, x: str) -> str:
@@ -175,11 +185,49 @@ class Builder:
             roles=(role,) if role else (),
         )
 
+    def heads(self, tap: str, x: str, heads: int, size: int) -> str:
+        """Add the same values in the shape (heads, size), or (size,) for 0 heads."""
+        return self.add_step(
+            "shape",
+            tap,
+            (x,),
+            numbers=(Number("heads", heads, ""), Number("size", size, "")),
+            shape=(heads, size) if heads else (size,),
+        )
+
+    def scaled(self, tap: str, x: str, factor: float, rule: str) -> str:
+        """Add a value times a number."""
+        return self.unary(tap, "scale", x, Number("parameter", factor, rule))
+
+    def weighted(self, tap: str, x: str, tensor: str, role: str = "") -> str:
+        """Add a value times a tensor, of one value or of as many as the last axis."""
+        name = self.name(tensor if tensor.endswith(".scale") else f"{tensor}.weight")
+        size = self.shape(x)[-1] if tensor.endswith(".scale") else 1
+        return self.add_step(
+            "scale",
+            tap,
+            (x,),
+            weights=(name,),
+            numbers=(Number("size", size, ""),),
+            shape=self.shape(x),
+            heads=self.step(x).heads,
+            roles=(role,) if role else (),
+        )
+
     def step(self, tap: str) -> Step:
         """Return the step that computes a value."""
         return self.steps[self._numbers[tap]]
 
-    def norm(self, tap: str, x: str, role: str = "", *, kind: str = "", covers: int = 1) -> str:
+    def norm(
+        self,
+        tap: str,
+        x: str,
+        role: str = "",
+        *,
+        kind: str = "",
+        covers: int = 1,
+        weights: bool = True,
+    ) -> str:
         """Add RMSNorm or LayerNorm in two or three steps: statistics, and the norm.
 
         Parameters
@@ -193,13 +241,15 @@ class Builder:
             architecture.
         covers : int
             How many of the last axes the weight covers, for RMSNorm and LayerNorm.
+        weights : bool
+            Whether this norm has weights, if norms of the architecture have.
         """
         kind = kind or self.arch.norm
         shape = self.shape(x)
         key = f"attention.layer_norm_{'rms_' if self.arch.norm == 'rms' else ''}epsilon"
         epsilon = self.number("epsilon", self.config.norm_epsilon, key)
         roles = {name: (f"{role}_{name}",) if role else () for name in ("mean", "scale")}
-        weight = self.name(f"{tap}.weight") if self.arch.norm_weights else None
+        weight = self.name(f"{tap}.weight") if self.arch.norm_weights and weights else None
         axes = Number("axes", 0 if covers == 1 else covers, UNUSED if covers == 1 else "row")
         more: dict[str, Any] = {
             "numbers": (axes,),
@@ -220,8 +270,9 @@ class Builder:
                 roles=roles["scale"],
             )
             bias = self.optional(f"{tap}.bias")
-            weights = (weight, self.name(f"{tap}.bias") if tap in self.arch.biases else bias)
-            return self.add_step("layer_norm", tap, (x, mean, scale), weights=weights, **more)
+            bias = self.name(f"{tap}.bias") if tap in self.arch.biases else bias
+            reads = (x, mean, scale)
+            return self.add_step("layer_norm", tap, reads, weights=(weight, bias), **more)
         over = len(shape) if kind == "row" else 1
         scale = self.add_step(
             "norm_scale",
@@ -253,12 +304,13 @@ class Builder:
         heads: Number | None = None,
         role: str = "",
         part: tuple[str, int, int] | None = None,
+        scaled: bool = True,
     ) -> str:
         """Add a product with ``tap.weight`` plus ``tap.bias``, of shape (size,) or (heads, size).
 
         The bias is added if the file has it, or if the architecture demands it. A factor
-        ``tap.scale`` is used if the file has it. `part` names another tensor: its name without
-        ``.weight``, the first row, and how many rows it has in all.
+        ``tap.scale`` is used if the file has it, unless `scaled` is False. `part` names another
+        tensor: its name without ``.weight``, the first row, and how many rows it has in all.
         """
         stem, first, rows = part or (tap, 0, 0)
         bias = self.optional(f"{tap}.bias") or self.optional(f"{stem}.bias")
@@ -271,7 +323,11 @@ class Builder:
             "linear",
             tap,
             (x,),
-            weights=(self.name(f"{stem}.weight"), bias, self.optional(f"{stem}.scale")),
+            weights=(
+                self.name(f"{stem}.weight"),
+                bias,
+                self.optional(f"{stem}.scale") if scaled else None,
+            ),
             numbers=(
                 heads or flat,
                 size,
@@ -288,7 +344,26 @@ class Builder:
     @property
     def local(self) -> bool:
         """Whether the current block sees only a window."""
-        return self._windows[0] > 0 and self._windows[1][self.layer]
+        return self.is_local(self.layer)
+
+    def is_local(self, layer: int) -> bool:
+        """Whether a block sees only a window."""
+        return self._windows[0] > 0 and self._windows[1][layer]
+
+    def head_sizes(self) -> tuple[Number, Number]:
+        """Return the sizes of a head of queries and keys, and of values, in the current block."""
+        c, key = self.config, "attention.key_length"
+        value_key, rules = "attention.value_length", ("rule: width / heads", "rule: as keys")
+        if self.local and self.keys.integer(f"{key}_swa", 0, least=0):
+            size = self.keys.integer(f"{key}_swa")
+            value_size = self.keys.integer(f"{value_key}_swa", size)
+            key, value_key = f"{key}_swa", f"{value_key}_swa"
+        else:
+            size, value_size = c.head_size, c.value_size
+        return (
+            self.number("size", size, key, rules[0]),
+            self.number("size", value_size, value_key, rules[1]),
+        )
 
     @functools.cached_property
     def _windows(self) -> tuple[int, tuple[bool, ...]]:
@@ -307,7 +382,7 @@ class Builder:
 
     def mask(self) -> tuple[Number, Number]:
         """Return the numbers of the mask and the window of the current block."""
-        causal = self.arch.causal and self.keys.flag("attention.causal", True)
+        causal = self.keys.flag("attention.causal", self.arch.causal)
         size = self._windows[0] if self.local else 0
         kind = ("causal" if causal else "none", "window" if causal else "symmetric")[size > 0]
         if kind == "causal":
@@ -323,7 +398,7 @@ class Builder:
             "rope",
             tap,
             (x, "positions"),
-            weights=(self._rope_factors,),
+            weights=(self._rope_factors if self.arch.window.scaled or not self.local else None,),
             numbers=self._rope_numbers(self.local),
             shape=self.shape(x),
             heads=True,
@@ -350,6 +425,12 @@ class Builder:
             base = self.key("base", "rope.freq_base_swa", self.arch.window.base)
         if local and not self.arch.window.scaled:
             scaling = {}
+        rotated = self.number(
+            "rotated", c.rope_dimension, "rope.dimension_count", "rule: head size"
+        )
+        if local and self.keys.integer("rope.dimension_count_swa", 0, least=0):
+            key = "rope.dimension_count_swa"
+            rotated = self.number("rotated", self.keys.integer(key), key)
         kind = scaling.get("type")
         if kind not in _ROPE_SCALINGS:
             raise UnsupportedError(
@@ -362,7 +443,7 @@ class Builder:
         used = {"linear": ("factor",), "yarn": _YARN}.get(kind or "", ())
         numbers = [
             Number("layout", _ROPE_LAYOUTS[self.arch.rope], f"row: {self.arch.rope}"),
-            self.number("rotated", c.rope_dimension, "rope.dimension_count", "rule: head size"),
+            rotated,
             base,
             self.number("scaling", _ROPE_SCALINGS[kind], "rope.scaling.type", "rule: none"),
         ]

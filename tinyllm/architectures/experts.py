@@ -7,7 +7,7 @@ from .builder import Builder
 from .feed_forward import gated
 from .plan import UNUSED, Number
 
-__all__ = ["experts", "experts_with_gated_shared", "gated_or_experts"]
+__all__ = ["chosen_experts", "experts", "experts_with_gated_shared", "gated_or_experts"]
 
 #: Where the weights of the chosen experts come from, by the key ``expert_gating_func``: the
 #: softmax or the sigmoid of the router's logits, or the softmax of the chosen logits.
@@ -30,7 +30,7 @@ def experts(b: Builder, x: str) -> str:
         return gated(b, x)
     logits = _router(b, x)
     shared = _shared(b, x, _shared_width(b, 0))
-    chosen = _chosen(b, x, logits)
+    chosen = chosen_experts(b, x, logits)
     return b.add("ffn_out", chosen, shared) if shared else chosen
 
 
@@ -45,7 +45,7 @@ def experts_with_gated_shared(b: Builder, x: str) -> str:
     gate = b.linear("ffn_gate_inp_shexp", x, Number("size", 1, "row: one gate"))
     shared = _shared(b, x, _shared_width(b, b.of_layer(b.config.ffn_width)))
     shared = b.act("ffn_shexp", gate, shared, role="", function="sigmoid")
-    return b.add("ffn_out", _chosen(b, x, logits), shared)
+    return b.add("ffn_out", chosen_experts(b, x, logits), shared)
 
 
 def _dense(b: Builder) -> bool:
@@ -79,8 +79,8 @@ def _shared(b: Builder, x: str, width: Number) -> str:
     return b.linear("ffn_down_shexp", hidden, b.number("size", b.config.width, "embedding_length"))
 
 
-def _chosen(b: Builder, x: str, logits: str) -> str:
-    """Build the choice of experts, their values, and the weighted sum of these."""
+def chosen_experts(b: Builder, x: str, logits: str) -> str:
+    """Build the weighted sum of the values of the chosen experts. (T, D) -> (T, D)."""
     ids, weights = _choice(b, logits)
     gate = _matmul(b, "ffn_gate_exps", x, ids, _width(b))
     up = _matmul(b, "ffn_up_exps", x, ids, _width(b))
@@ -92,7 +92,7 @@ def _chosen(b: Builder, x: str, logits: str) -> str:
 
 def _width(b: Builder) -> Number:
     key = "expert_feed_forward_length"
-    width = b.keys.integer(key, b.of_layer(b.config.ffn_width))
+    width = b.keys.integer(key, b.of_layer(b.config.ffn_width) or ...)
     return b.number("size", width, key, "rule: feed_forward_length")
 
 

@@ -25,7 +25,7 @@ def gated_attention(b: Builder, x: str) -> str:
     multiplied by the gate's sigmoid (Qiu et al. 2025, arXiv:2505.06708).
     """
     both, k, v = projections(b, x, gated=True)
-    size = b.config.head_size
+    size = int(b.head_sizes()[0].value)
     q = b.cut("attn_query", both, 1, 0, size, "queries")
     return _attend(b, q, k, v, b.cut("attn_gate", both, 1, size, size))
 
@@ -56,8 +56,7 @@ def projections(b: Builder, x: str, gated: bool = False) -> tuple[str, str, str]
     kv_heads = b.number(
         "heads", b.of_layer(c.kv_heads), "attention.head_count_kv", "rule: as queries"
     )
-    size = b.number("size", c.head_size, "attention.key_length", "rule: width / heads")
-    value_size = b.number("size", c.value_size, "attention.value_length", "rule: as keys")
+    size, value_size = b.head_sizes()
     query = (heads, size, "queries")
     if gated:
         query = (heads, Number("size", 2 * size.value, "rule: query and gate"), "")

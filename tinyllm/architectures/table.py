@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ..errors import FormatError, UnsupportedError
+from . import encoders, gemma4
 from .arch import Arch, Window
 from .blocks import model, parallel, parallel_by_key, parallel_by_norms, serial
 from .builder import Builder
@@ -49,7 +50,15 @@ GPT = dataclasses.replace(HALVES, norm="layer", ffn=plain, act="gelu_tanh")
 COHERE = dataclasses.replace(
     LLAMA, norm="layer", block=parallel, qk_norm="heads", optional=QK_NORMS
 )
-
+BERT = dataclasses.replace(
+    HALVES,
+    embedding=encoders.embedding,
+    block=encoders.post_norm_block,
+    head=encoders.last_stream,
+    norm="layer",
+    causal=False,
+    optional=("token_types",),
+)
 QWEN35 = dataclasses.replace(
     QWEN3, mixer=delta_or_attention, ffn_norm="post_attention_norm", tiled=True
 )
@@ -100,6 +109,34 @@ ARCHITECTURES: dict[str, Arch] = {
         required=QK_NORMS,
         classes=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
     ),
+    "gemma4": dataclasses.replace(
+        GEMMA,
+        embedding=gemma4.embedding,
+        block=gemma4.block,
+        mixer=gemma4.attention,
+        window=Window(every=6, base=10000.0, scaled=False),
+        scale=lambda b: 1.0,
+        required=QK_NORMS,
+        classes=("Gemma4ForCausalLM", "Gemma4ForConditionalGeneration"),
+    ),
+    "gemma-embedding": dataclasses.replace(
+        GEMMA,
+        post_norms=True,
+        window=Window(every=6, base=10000.0, scaled=False),
+        head=encoders.last_norm,
+        causal=False,
+        required=QK_NORMS,
+        classes=("Gemma3TextModel",),
+    ),
+    "bert": dataclasses.replace(
+        BERT,
+        ffn=plain,
+        rope="none",
+        act="gelu",
+        required=("position_embd",),
+        classes=("BertModel", "BertForMaskedLM", "BertForSequenceClassification"),
+    ),
+    "nomic-bert": dataclasses.replace(BERT, classes=("NomicBertModel",)),
     "phi3": dataclasses.replace(HALVES, ffn=fused, classes=("Phi3ForCausalLM",)),
     "granite": GRANITE,
     "smollm3": dataclasses.replace(

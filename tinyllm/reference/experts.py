@@ -98,7 +98,7 @@ def expert_matmul(
     first: float,
     rows: float,
 ) -> Float64:
-    """Return W_e x * scale_e + b_e for each chosen expert e. (T, in), (E, rows, in) -> (T, U, size).
+    """Return W_e x * scale_e + b_e of the chosen experts. (T, in), (E, rows, in) -> (T, U, size).
 
     An input (T, U, in) has a row for each chosen expert. `size` rows of each expert's matrix are
     used, from row `first` on.

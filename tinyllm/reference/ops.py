@@ -40,6 +40,7 @@ __all__ = [
     "rotate",
     "same",
     "scale",
+    "shape",
     "softmax",
     "temper",
     "unary",
@@ -66,6 +67,11 @@ def same(x: Float64) -> Float64:
 def add(x: Float64, y: Float64) -> Float64:
     """Return x + y: a branch is added to the residual stream. (T, D), (T, D) -> (T, D)."""
     return x + y
+
+
+def shape(x: Float64, *, heads: float, size: float) -> Float64:
+    """Return the same values as (T, heads, size), or (T, size) for 0 heads."""
+    return x.reshape(len(x), *([int(heads)] if heads else []), int(size))
 
 
 def cut(x: Float64, *, axis: float, first: float, size: float) -> Float64:
@@ -434,6 +440,7 @@ def delta(
 OPS: dict[str, Callable[..., Any]] = {
     "embed": embed,
     "same": same,
+    "shape": shape,
     "slice": cut,
     "norm_scale": norm_scale,
     "norm": norm,
