@@ -147,11 +147,13 @@ def attribution(
     n = len(trace.tokens)
     if not -n <= at < n:
         raise IndexError(f"at is {at}; expected {-n} to {n - 1}")
-    matrix, last_bias = steps[steps.role("logits")].weights
+    matrix, last_bias, factor = steps[steps.role("logits")].weights
     ids = [token_id(model, token)]
     ids += [] if minus is None else [token_id(model, minus, "minus")]
     signs = np.array([1.0, -1.0])[: len(ids)]
     direction = signs @ weight_values(model, matrix, ids)
+    if factor is not None:
+        direction = direction * weight_values(model, factor)
     direction = direction * weight_values(model, steps[steps.role("final_norm")].weights[0])
     direction = direction * float(trace[scale][at])
 
@@ -166,8 +168,10 @@ def attribution(
             names += [mixes[i], ffns[i]]
             values += [float(mix @ direction), float(ffn[i])]
             continue
-        project, bias = steps[steps.role("attn_project", i)].weights
+        project, bias, factor = steps[steps.role("attn_project", i)].weights
         parts = mix * (direction @ weight_values(model, project)).reshape(mix.shape)
+        if factor is not None:
+            parts = parts * weight_values(model, factor)
         heads[i, : len(mix)] = parts.sum(axis=-1)
         names += [f"{mixes[i]}[{head}]" for head in range(len(mix))]
         values += heads[i, : len(mix)].tolist()
