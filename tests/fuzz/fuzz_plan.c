@@ -29,7 +29,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 #define MOST_STEPS 200
-#define MOST_TENSORS 60
+#define MOST_TENSORS 64
 #define MOST_TOKENS 1100
 
 static uint64_t runs, accepted; // so far
@@ -454,8 +454,8 @@ static double any_number(const struct sizes *s) {
     const double numbers[] = {
         NAN,   INFINITY, -INFINITY, -1,  0,       0.5,           1,     2,     3,  4, 1e30, 1e31,
         1e300, -0.0,     1e-300,    4e9, 1 << 24, (1 << 24) + 1, 0.999, 1e-38, 1e9};
-    const size_t sizes[] = {s->layers,     s->width, s->heads, s->kv_heads, s->key_size,
-                            s->value_size, s->ffn,   s->vocab, s->taps,     s->state_heads};
+    const size_t sizes[] = {s->layers,   s->width,      s->heads, s->kv_heads,
+                            s->key_size, s->value_size, s->ffn,   s->vocab};
     return below(2) == 0 ? numbers[below(TL_ARRAY_LEN(numbers))] : (double)PICK(sizes);
 }
 
@@ -715,8 +715,8 @@ static void run_parts(struct truth *t) {
             l.polls = 1 + (int)below(32);
             free(eval(t->p, &piece, 1, 1 + (int)below(3), rows, n_rows, &l));
             look_free(&l);
-            piece.n = before - tl_session_rewind(s, before); // those after a known state run again
-            piece.tokens = t->tokens + s->n;
+            piece.n = before - tl_session_rewind(s, below(2) == 0 ? before : below(before + 1));
+            piece.tokens = t->tokens + s->n; // what was not kept runs again
             if (piece.n > 0) free(eval(t->p, &piece, 1, 1, rows, 0, NULL));
             piece = (struct tl_piece){s, t->tokens + before, n, NULL};
             break;
@@ -788,11 +788,15 @@ static void run_plan(struct tl_plan *p) {
     struct tl_piece piece = {session(p, NULL), t.tokens, 0, NULL};
     const size_t kind = below(64);
     size_t heads = 0;
+    bool state = false;
     t = (struct truth){.p = p, .n = 1 + below(20)};
     for (size_t i = 0; i < p->n; i++)
         heads += p->steps[i].op == TL_OP_SCORES ? p->steps[i].axes[0] : 0;
+    for (size_t i = 0; i < p->n_caches; i++) state |= p->caches[i].state > 0;
     if (kind >= 62 && heads <= 12) { // long contexts, where they are quick
         t.n = kind == 62 ? 250 + below(300) : 780 + below(MOST_TOKENS - 780);
+    } else if (kind >= 52 && state && heads <= 2) { // beyond a kept state
+        t.n = 250 + below(300);
     }
     t.n = TL_MIN(t.n, p->max_context);
     piece.n = t.n;

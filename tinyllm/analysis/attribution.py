@@ -23,11 +23,12 @@ class Attribution:
     ----------
     names : list of str
         The components: ``"token_embd"``, ``"blk.0.attn_mix[3]"`` (head 3 of layer 0),
-        ``"blk.0.ffn_down"`` and so on, and biases.
+        ``"blk.0.ffn_down"`` and so on, and biases. A block without attention has one component
+        for its mixer, such as ``"blk.0.ssm_out"``.
     values : numpy.ndarray of float64, shape (len(names),)
         The contribution of each component. They sum to `total`.
     heads : numpy.ndarray of float64, shape (layers, H)
-        The contributions of the heads. NaN where a layer has fewer heads than another.
+        The contributions of the heads. NaN where a layer has fewer heads than another, or none.
     ffn : numpy.ndarray of float64, shape (layers,)
         The contributions of the feed-forward networks.
     total : float
@@ -95,8 +96,8 @@ def attribution(
     Parameters
     ----------
     trace : Trace
-        A trace with ``token_embd``, every ``attn_mix`` and ``ffn_down``, and
-        ``output_norm_scale``. The default capture has them.
+        A trace with ``token_embd``, every ``attn_mix`` (what ``attn_output`` reads) and
+        ``ffn_down``, and ``output_norm_scale``. The default capture has them.
     token : int or str
         The token of the logit, as an id or as the text of one token.
     minus : int or str, optional
@@ -136,35 +137,47 @@ def attribution(
     model = model_of(trace, model)
     steps, layers = model.steps, range(model.config.layers)
     embedding, scale = steps.role("embedding"), steps.role("final_norm_scale")
-    mixes = [steps.role("attn_mix", i) for i in layers]
+    split = [steps.has_role("attn_project", i) for i in layers]  # into heads
+    mixes = [
+        steps[steps.role("attn_project", i)].reads[0] if split[i] else steps.role("attn_add", i)
+        for i in layers
+    ]
     ffns = [steps.role("ffn_add", i) for i in layers]
     need_taps(trace, [embedding, *mixes, *ffns, scale], "attribution")
     n = len(trace.tokens)
     if not -n <= at < n:
         raise IndexError(f"at is {at}; expected {-n} to {n - 1}")
-    matrix, last_bias = steps[steps.role("logits")].weights
+    matrix, last_bias, factor = steps[steps.role("logits")].weights
     ids = [token_id(model, token)]
     ids += [] if minus is None else [token_id(model, minus, "minus")]
     signs = np.array([1.0, -1.0])[: len(ids)]
     direction = signs @ weight_values(model, matrix, ids)
+    if factor is not None:
+        direction = direction * weight_values(model, factor)
     direction = direction * weight_values(model, steps[steps.role("final_norm")].weights[0])
     direction = direction * float(trace[scale][at])
 
     names = [embedding]
     values = [float(trace[embedding][at].astype(np.float64) @ direction)]
-    most = max(steps[mix].shape[0] for mix in mixes)
+    most = max((steps[mixes[i]].shape[0] for i in layers if split[i]), default=0)
     heads, ffn = np.full((len(layers), most), np.nan), np.empty(len(layers))
     for i in layers:
         mix = trace[mixes[i]][at].astype(np.float64)
-        project, bias = steps[steps.role("attn_project", i)].weights
+        ffn[i] = trace[ffns[i]][at].astype(np.float64) @ direction
+        if not split[i]:
+            names += [mixes[i], ffns[i]]
+            values += [float(mix @ direction), float(ffn[i])]
+            continue
+        project, bias, factor = steps[steps.role("attn_project", i)].weights
         parts = mix * (direction @ weight_values(model, project)).reshape(mix.shape)
+        if factor is not None:
+            parts = parts * weight_values(model, factor)
         heads[i, : len(mix)] = parts.sum(axis=-1)
         names += [f"{mixes[i]}[{head}]" for head in range(len(mix))]
         values += heads[i, : len(mix)].tolist()
         if bias is not None:
             names.append(bias)
             values.append(float(weight_values(model, bias) @ direction))
-        ffn[i] = trace[ffns[i]][at].astype(np.float64) @ direction
         names.append(ffns[i])
         values.append(float(ffn[i]))
     if last_bias is not None:

@@ -33,7 +33,7 @@ def induction_scores(model: Runner, length: int = 32, *, batch: int = 4, seed: i
     Returns
     -------
     numpy.ndarray of float64, shape (layers, H)
-        Scores from 0 to 1. NaN where a layer has fewer heads than another.
+        Scores from 0 to 1. NaN where a layer has fewer heads than another, or no attention.
 
     Raises
     ------
@@ -68,6 +68,8 @@ def induction_scores(model: Runner, length: int = 32, *, batch: int = 4, seed: i
     most = max(config.layer("heads", i) for i in range(config.layers))
     scores = np.full((config.layers, most), np.nan)
     for i in range(config.layers):
+        if not model.steps.has_role("attn_probs", i):
+            continue
         name = model.steps.role("attn_probs", i)
         paid = [t[name][:, queries, queries - length + 1] for t in traces]
         scores[i, : paid[0].shape[0]] = np.mean(paid, axis=(0, 2), dtype=np.float64)

@@ -278,6 +278,7 @@ def read_config(read: Reader, tensors: Mapping[str, Any], arch: Arch) -> Config:
     scale = read.number("attention.scale", None)
     if scale is not None and not scale > 0:
         raise wrong(read.prefix + "attention.scale", scale, "a positive number")
+    experts = read.prefix + "expert_count" in read.metadata  # with a width of their own
     return Config(
         architecture=read.architecture,
         layers=layers,
@@ -286,7 +287,7 @@ def read_config(read: Reader, tensors: Mapping[str, Any], arch: Arch) -> Config:
         kv_heads=kv_heads,
         head_size=head_size,
         value_size=read.integer("attention.value_length", head_size),
-        ffn_width=per_layer("feed_forward_length", least=least),
+        ffn_width=per_layer("feed_forward_length", 0 if experts else ..., least),
         vocab_size=vocab_size,
         context_length=context_length,
         norm_epsilon=epsilon,

@@ -92,7 +92,7 @@ def chosen_experts(b: Builder, x: str, logits: str) -> str:
 
 def _width(b: Builder) -> Number:
     key = "expert_feed_forward_length"
-    width = b.keys.integer(key, b.of_layer(b.config.ffn_width))
+    width = b.keys.integer(key, b.of_layer(b.config.ffn_width) or ...)
     return b.number("size", width, key, "rule: feed_forward_length")
 
 

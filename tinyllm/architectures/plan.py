@@ -215,6 +215,27 @@ class ForwardPlan(Sequence[Step]):
         where = "outside the blocks" if layer is None else f"in block {layer}"
         raise ValueError(f"role is {role!r}; expected a role that a value has {where}")
 
+    def has_role(self, role: str, layer: int) -> bool:
+        """Return whether a value of a block has a role. Not every block has attention.
+
+        Parameters
+        ----------
+        role : str
+            As in `role`.
+        layer : int
+
+        Returns
+        -------
+        bool
+
+        Examples
+        --------
+        >>> import tinyllm
+        >>> tinyllm.load().steps.has_role("attn_mix", 2)
+        True
+        """
+        return (role, layer) in self._roles
+
     def roles(self, role: str) -> list[str]:
         """Return the names of all values with a role, from the first block to the last.
 

@@ -228,8 +228,19 @@ ARCHITECTURES: dict[str, Arch] = {
         zeros=True,
         classes=("Lfm2ForCausalLM",),
     ),
+    "qwen3next": dataclasses.replace(
+        QWEN35,
+        ffn=experts_with_gated_shared,
+        tiled=False,
+        classes=("Qwen3NextForCausalLM",),
+    ),
     "qwen35": dataclasses.replace(
         QWEN35, classes=("Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration")
+    ),
+    "qwen35moe": dataclasses.replace(
+        QWEN35,
+        ffn=experts_with_gated_shared,
+        classes=("Qwen3_5MoeForCausalLM", "Qwen3_5MoeForConditionalGeneration"),
     ),
 }
 

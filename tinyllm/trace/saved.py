@@ -148,7 +148,7 @@ class _Shapes:
         key = tuple(sizes.values())
         if key not in self._plans:
             self._plans[key] = None
-            with contextlib.suppress(UnsupportedError):
+            with contextlib.suppress(UnsupportedError, FormatError):  # it needs keys of the file
                 one: Any = dataclasses.replace(self._config, layers=1, **sizes)  # type: ignore[arg-type]
                 self._plans[key] = make_plan(one)
         return self._plans[key]

@@ -357,7 +357,8 @@ class Trace(Mapping[str, Float32]):
         Raises
         ------
         ValueError
-            If ``attn_mix`` of the layer was not captured, or if the trace has no model.
+            If ``attn_mix`` of the layer was not captured, if the layer has no attention, or if
+            the trace has no model.
 
         Examples
         --------
@@ -369,11 +370,11 @@ class Trace(Mapping[str, Float32]):
         """
         source = self.source(model)
         layer = index("layer", layer, self.config.layers)
-        name = source.steps.role("attn_mix", layer)
+        project = source.steps[source.steps.role("attn_project", layer)]
+        name = project.reads[0]  # the heads' results, after their gates if they have some
         if name not in self:
             raise ValueError(f"head_outputs needs {name}; capture it")
         mix = self[name].astype(np.float64)
-        project = source.steps[source.steps.role("attn_project", layer)]
         matrix = source.weights[str(project.weights[0])].numpy(dtype="float64")
         heads, size = mix.shape[1:]
         out = np.empty((len(mix), heads, len(matrix)), np.float32)
