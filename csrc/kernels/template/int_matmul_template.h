@@ -37,6 +37,9 @@ static bool is_gemv(enum matmul_format format) {
     case FORMAT_FAST_WORD_TILE:                                                                    \
         function(LAYOUT_FAST_WORDS, FAST_TOKENS, __VA_ARGS__);                                     \
         break;                                                                                     \
+    case FORMAT_FAST_WIDE_TILE:                                                                    \
+        function(LAYOUT_FAST_WIDE, FAST_TOKENS, __VA_ARGS__);                                      \
+        break;                                                                                     \
     default:                                                                                       \
         break;                                                                                     \
     }
