@@ -13,7 +13,8 @@
  * Needs:   format_template.h
  * Defines: PANEL_ROWS, PANEL_CHUNKS, BYTE_TOKENS, WORD_TOKENS, FAST_TOKENS, TILE_TOKENS,
  *          TILE_DIGITS, planes_of, enum layout, layout_in_bytes, layout_of_int8, steps_of,
- *          struct panel, struct traits, type_id, is_k, traits_of, MXFP4_OFFSET, int_in_bytes, twice
+ *          struct panel, struct traits, type_id, is_k, traits_of, MXFP4_OFFSET,
+ *          USES_WORDS, int_in_bytes, twice
  */
 
 #define PANEL_ROWS (16 * PANEL_VECTORS)
@@ -77,6 +78,7 @@ static enum tl_type type_id(const struct tl_type_info *type) {
 }
 
 #define MXFP4_OFFSET 12
+#define USES_WORDS (INT8_OFFSET < 0) // otherwise all weights are multiplied as bytes
 
 TL_INLINE bool is_k(enum tl_type id) {
     return (id >= TL_TYPE_Q2_K && id <= TL_TYPE_Q6_K) || id == TL_TYPE_IQ4_XS;
@@ -115,7 +117,7 @@ TL_INLINE struct traits traits_of(enum tl_type id) {
 static bool int_in_bytes(const struct tl_type_info *type) {
     const enum tl_type id = type_id(type);
     const bool eight = id == TL_TYPE_Q8_0 || id == TL_TYPE_IQ4_NL || id == TL_TYPE_IQ4_XS;
-    return INT8_OFFSET >= 0 || !eight;
+    return !USES_WORDS || !eight;
 }
 
 /* An int16 from an int32, in both halves of the lane. */
