@@ -24,7 +24,7 @@ TL_INLINE v16i v16i_look_up_lanes(v16i table, v16i index) {
 }
 /* In every lane the dword that begins at byte `n`, 1 to 3, of `low` and continues in `high`. */
 TL_INLINE v16i v16i_join(v16i low, v16i high, const int n) {
-    const __mmask64 of_high = 0x1111111111111111u * (0xfu << (4 - n) & 0xfu);
+    const uint64_t of_high = 0x1111111111111111u * (0xfu << (4 - n) & 0xfu);
     return _mm512_mask_blend_epi8(of_high, _mm512_rol_epi32(low, 32 - 8 * n),
                                   _mm512_rol_epi32(high, 32 - 8 * n));
 }
