@@ -2,11 +2,11 @@
 
     python bench/make_model.py Q4_K_M /tmp/tinyllama-Q4_K_M.gguf
 
-Types: every type that runs (F32, F16, BF16, Q4_0 ... Q6_K) and llama.cpp's mixes Q2_K, Q3_K_M,
-Q4_K_M and Q5_K_M. With a quantized type the output matrix is Q6_K (Q8_0: Q8_0), as
-llama_model_quantize makes it; `--pure` keeps one type everywhere. Values are normal numbers
-quantized by PyPI gguf, or, for the K types, blocks of random bits with scales that give the same
-spread.
+Types: every type that runs (F32, F16, BF16, Q4_0 ... Q6_K, IQ4_NL, IQ4_XS, MXFP4) and llama.cpp's
+mixes Q2_K, Q3_K_M, Q4_K_M and Q5_K_M. With a quantized type the output matrix is Q6_K (Q8_0: Q8_0),
+as llama_model_quantize makes it; `--pure` keeps one type everywhere. Values are normal numbers
+quantized by PyPI gguf, or, for the types that it cannot quantize, blocks of random bits with scales
+that give the same spread.
 """
 
 import argparse
@@ -32,6 +32,7 @@ MIXES = {
 }
 FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9}
 FILE_TYPES |= {"Q3_K": 11, "Q4_K": 14, "Q5_K": 16, "Q6_K": 18, "BF16": 32}
+FILE_TYPES |= {"IQ4_NL": 25, "IQ4_XS": 30, "MXFP4": 38}
 
 
 def more_bits(layer):
@@ -74,7 +75,7 @@ def matrix(random, shape, type_name):
     """Return a TensorSource of normal numbers of variance 1 / fan-in."""
 
     def make():
-        if type_name.endswith("_K"):
+        if type_name not in models.QUANTIZABLE:
             return models.random_blocks(random, shape, type_name, shape[1] ** -0.5)
         values = random.standard_normal(shape, np.float32) * np.float32(shape[1] ** -0.5)
         return values if type_name == "F32" else models.quantize(values, type_name)

@@ -30,7 +30,8 @@ __all__ = ["attention", "attribution", "grid", "lens", "norms", "weights"]
 #: Largest number of labels on an axis. Axes with more tokens have no labels.
 _LABELS = 64
 
-#: Offset in bytes of the float16 scale in a block of each type (ggml-common.h of ggml).
+#: Offset in bytes of the float16 scale in a block of each type (ggml-common.h of ggml). MXFP4 has
+#: one byte there, an exponent.
 _SCALES = {
     "Q4_0": 0,
     "Q4_1": 0,
@@ -42,6 +43,9 @@ _SCALES = {
     "Q4_K": 0,
     "Q5_K": 0,
     "Q6_K": 208,
+    "IQ4_NL": 0,
+    "IQ4_XS": 0,
+    "MXFP4": 0,
 }
 
 
@@ -419,5 +423,7 @@ def _block_scales(weight: Weight, rows: npt.NDArray[np.int64]) -> Float64 | None
     size = tensor_types()[weight.type][2]
     raw = np.ascontiguousarray(weight.raw[rows]).reshape(len(rows), -1, size)
     at = _SCALES[weight.type]
+    if weight.type == "MXFP4":
+        return np.exp2(raw[:, :, at].astype(np.float64) - 128)
     halves = np.ascontiguousarray(raw[:, :, at : at + 2]).view("<f2")[:, :, 0]
     return np.abs(halves.astype(np.float64))

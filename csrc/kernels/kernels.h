@@ -186,7 +186,7 @@ struct tl_kernels {
                   size_t n);
 };
 
-#define TL_FORMATS 10
+#define TL_FORMATS 11
 
 /*
  * The set to use: the one that TINYLLM_ISA names, else the best that this CPU can run. NULL, with

@@ -8,6 +8,7 @@ TL_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 #include "kernels/simd/avx512.h"
 
 #define TILE_TEMPLATE "kernels/template/tile_pairs_template.h"
+#define GEMV_LANES_TEMPLATE "kernels/template/gemv_avx2_lanes_template.h"
 #define GEMV_TEMPLATE "kernels/template/gemv_avx2_template.h"
 #include "kernels/template/kernel_set_template.h"
 

@@ -33,10 +33,10 @@ static const struct tl_type_info types[TL_TYPE_COUNT] = {
     [17] = {"IQ2_XS", TL_KIND_RAW, 256, 74, NULL},
     [18] = {"IQ3_XXS", TL_KIND_RAW, 256, 98, NULL},
     [19] = {"IQ1_S", TL_KIND_RAW, 256, 50, NULL},
-    [20] = {"IQ4_NL", TL_KIND_RAW, 32, 18, NULL},
+    [20] = {"IQ4_NL", TL_KIND_32, 32, 18, tl_unpack_iq4_nl},
     [21] = {"IQ3_S", TL_KIND_RAW, 256, 110, NULL},
     [22] = {"IQ2_S", TL_KIND_RAW, 256, 82, NULL},
-    [23] = {"IQ4_XS", TL_KIND_RAW, 256, 136, NULL},
+    [23] = {"IQ4_XS", TL_KIND_K, 256, 136, tl_unpack_iq4_xs},
     [24] = {"I8", TL_KIND_ARRAY, 1, 1, NULL},
     [25] = {"I16", TL_KIND_ARRAY, 1, 2, NULL},
     [26] = {"I32", TL_KIND_ARRAY, 1, 4, NULL},
@@ -52,7 +52,7 @@ static const struct tl_type_info types[TL_TYPE_COUNT] = {
     [36] = {"IQ4_NL_4_4", TL_KIND_REMOVED, 0, 0, NULL},
     [37] = {"IQ4_NL_4_8", TL_KIND_REMOVED, 0, 0, NULL},
     [38] = {"IQ4_NL_8_8", TL_KIND_REMOVED, 0, 0, NULL},
-    [39] = {"MXFP4", TL_KIND_RAW, 32, 17, NULL},
+    [39] = {"MXFP4", TL_KIND_32, 32, 17, tl_unpack_mxfp4},
     [40] = {"NVFP4", TL_KIND_RAW, 64, 36, NULL},
     [41] = {"Q1_0", TL_KIND_RAW, 128, 18, NULL},
     [42] = {"Q2_0", TL_KIND_RAW, 64, 18, NULL},
@@ -79,8 +79,9 @@ bool tl_type_row_bytes(const struct tl_type_info *t, uint64_t n, size_t *out) {
 
 /*
  * float32 arithmetic rounds only once here. A scale has 11 significant bits, a sub-scale 7, and a q
- * has 5 (in Q8_0, which has no sub-scales, 7). So every product fits in 24 bits, and only the last
- * addition rounds. No value except zero is below 2^-24, so flush-to-zero changes nothing.
+ * has 5 (7 in Q8_0 and IQ4_NL, which have no sub-scales, and in IQ4_XS, whose sub-scales have 5).
+ * So every product fits in 24 bits, and only the last addition rounds. The scale of MXFP4 is a
+ * power of two: a product is exact unless it is beyond float32, where it is an infinity.
  */
 #define DEFINE_FROM_CHUNK(name, real)                                                              \
     static void name(enum tl_kind kind, const struct tl_chunk *c, real *out, size_t n) {           \

@@ -26,12 +26,15 @@ enum tl_type {
     TL_TYPE_Q5_K = 13,
     TL_TYPE_Q6_K = 14,
     TL_TYPE_Q8_K = 15,
+    TL_TYPE_IQ4_NL = 20,
+    TL_TYPE_IQ4_XS = 23,
     TL_TYPE_I8 = 24,
     TL_TYPE_I16 = 25,
     TL_TYPE_I32 = 26,
     TL_TYPE_I64 = 27,
     TL_TYPE_F64 = 28,
     TL_TYPE_BF16 = 30,
+    TL_TYPE_MXFP4 = 39,
     TL_TYPE_COUNT = 43, // rows of the table; some ids in between were removed from ggml
 };
 
@@ -70,6 +73,13 @@ struct tl_type_info {
     /* Quantized kinds: `blocks` whole blocks, at most 256 values; the rest of *out is zeroed. */
     void (*unpack)(const uint8_t *src, size_t blocks, struct tl_chunk *out);
 };
+
+/*
+ * What a nibble stands for, before its scales: kvalues_iq4nl (IQ4_NL and IQ4_XS) and kvalues_mxfp4
+ * of ggml-common.h.
+ */
+extern const int8_t tl_codebook_iq4[16];
+extern const int8_t tl_codebook_mxfp4[16];
 
 /* The row of a type id, or NULL when the id is outside the table or was removed. */
 const struct tl_type_info *tl_type_find(uint32_t id);

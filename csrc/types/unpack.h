@@ -16,4 +16,7 @@ tl_unpack_fn tl_unpack_q4_0, tl_unpack_q4_1, tl_unpack_q5_0, tl_unpack_q5_1, tl_
 /* unpack_k.c */
 tl_unpack_fn tl_unpack_q2_k, tl_unpack_q3_k, tl_unpack_q4_k, tl_unpack_q5_k, tl_unpack_q6_k;
 
+/* unpack_codebook.c */
+tl_unpack_fn tl_unpack_iq4_nl, tl_unpack_iq4_xs, tl_unpack_mxfp4;
+
 #endif

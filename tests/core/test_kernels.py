@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+import tinyllm
 from testkit import exact_arithmetic as exact
 from tinyllm import _core
 
@@ -123,19 +124,27 @@ def test_activations_of_every_size(name, kind):
 
 
 HALVES = np.array([0, -0.0, 6e-8, -6e-8, 6.1e-5, 65504, -65504, 1], np.float16)
+EXPONENTS = np.array([128, 0, 1, 2, 3, 127, 254, 255], np.uint8)  # the first stands for 1
+
+
+def set_scales(name, blocks, number):
+    """Set every float16 of blocks to a number; MXFP4: the exponent."""
+    if name == "MXFP4":
+        blocks[..., 0] = number
+    for at in exact.TYPES[name][2]:
+        blocks[..., at : at + 2] = np.array([number], np.float16).view(np.uint8)
 
 
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_extreme_blocks(name):
     rng = np.random.default_rng(4)
-    items, size, halves = exact.TYPES[name]
+    items, size, _ = exact.TYPES[name]
     patterns = [np.full(size, fill, np.uint8) for fill in (0x00, 0xFF, 0x80, 0x7F, 0x08, 0x88)]
     patterns.append(rng.integers(0, 256, size, dtype=np.uint8))
     blocks = []
     for pattern in patterns:
-        for number in HALVES:
-            for at in halves:
-                pattern[at : at + 2] = np.array([number]).view(np.uint8)
+        for number in EXPONENTS if name == "MXFP4" else HALVES:
+            set_scales(name, pattern, number)
             blocks.append(pattern.copy())
     cols = 512
     weights = np.array(blocks).reshape(len(blocks), 1, size).repeat(cols // items, 1)
@@ -171,7 +180,28 @@ def test_a_token_with_nan_or_infinity(name, bad):
         assert_same_bits(y[others], good[others], isa)
 
 
-@pytest.mark.parametrize("name", QUANTIZED)
+@pytest.mark.parametrize("size", [1, 1e-30, 1e38])
+def test_every_exponent_of_mxfp4(size):
+    rng = np.random.default_rng(26)
+    weights = exact.random_rows(rng, "MXFP4", 256, 288)
+    blocks = weights.reshape(256, 9, 17)
+    blocks[:, :, 0] = np.arange(256)[:, np.newaxis]
+    values = tinyllm.Weight("w", (256, 288), "MXFP4", weights.tobytes()).numpy(dtype=np.float64)
+    assert np.isfinite(values).all()
+    x = activations(rng, "gaussian", 3, 288) * np.float32(size)
+    expected = x.astype(np.float64) @ values.T
+    scale = np.linalg.norm(values, axis=1) * np.linalg.norm(x.astype(np.float64), axis=1)[:, None]
+    for isa in SETS:
+        y = run("MXFP4", weights, 288, x, isa)
+        assert_same_bits(y[:1], run("MXFP4", weights, 288, x[:1], isa), isa)
+        finite = np.abs(expected) < 3.4e38
+        error = np.abs(y[finite] - expected[finite])
+        assert (error <= 1e-6 * scale[finite] + 2.0**-149).all(), isa
+        with np.errstate(over="ignore"):
+            np.testing.assert_array_equal(y[~finite], expected.astype(np.float32)[~finite], isa)
+
+
+@pytest.mark.parametrize("name", [name for name in QUANTIZED if name != "MXFP4"])
 def test_scales_that_are_not_finite(name):
     rng = np.random.default_rng(6)
     _, size, halves = exact.TYPES[name]
@@ -343,14 +373,13 @@ def test_fast_mode_does_not_depend_on_how_the_work_is_split(name, isa):
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_fast_mode_at_the_limits_of_its_sums(name, isa):
     """The largest weights of either sign meet the largest activations: no int16 may overflow."""
-    items, size, halves = exact.TYPES[name]
+    items, size, _ = exact.TYPES[name]
     x = np.ones((7, 512), np.float32)
     x[1::2] = -1
     x[4:, ::2] *= -1
     for fill in (0x00, 0xFF, 0x80, 0x7F, 0xF0, 0x0F):
         block = np.full(size, fill, np.uint8)
-        for at in halves:
-            block[at : at + 2] = np.array([1], np.float16).view(np.uint8)
+        set_scales(name, block, EXPONENTS[0] if name == "MXFP4" else 1)
         weights = np.tile(block, (40, 512 // items))
         for count in (1, 7):
             part = run(name, weights, 512, x[:count], isa, fast=True)

@@ -134,10 +134,10 @@ static void stack(const char *name, enum tl_type wanted, size_t experts, size_t 
     t->dims[2] = experts;
 }
 
-static const enum tl_type matrix_types[] = {TL_TYPE_F32,  TL_TYPE_F32,  TL_TYPE_F32,  TL_TYPE_F16,
-                                            TL_TYPE_BF16, TL_TYPE_Q4_0, TL_TYPE_Q4_1, TL_TYPE_Q5_0,
-                                            TL_TYPE_Q5_1, TL_TYPE_Q8_0, TL_TYPE_Q2_K, TL_TYPE_Q3_K,
-                                            TL_TYPE_Q4_K, TL_TYPE_Q5_K, TL_TYPE_Q6_K};
+static const enum tl_type matrix_types[] = {
+    TL_TYPE_F32,  TL_TYPE_F32,  TL_TYPE_F32,  TL_TYPE_F16,    TL_TYPE_BF16,   TL_TYPE_Q4_0,
+    TL_TYPE_Q4_1, TL_TYPE_Q5_0, TL_TYPE_Q5_1, TL_TYPE_Q8_0,   TL_TYPE_Q2_K,   TL_TYPE_Q3_K,
+    TL_TYPE_Q4_K, TL_TYPE_Q5_K, TL_TYPE_Q6_K, TL_TYPE_IQ4_NL, TL_TYPE_IQ4_XS, TL_TYPE_MXFP4};
 static const enum tl_type vector_types[] = {TL_TYPE_F32, TL_TYPE_F32, TL_TYPE_F16, TL_TYPE_F64};
 
 /* ---- a right plan ---- */

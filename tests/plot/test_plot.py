@@ -101,18 +101,25 @@ def test_attribution(plt, trace):
     assert draw(tl.plot.attribution(trace, 7, minus=3, at=2))
 
 
-@pytest.mark.parametrize("type_name", ["F32", "Q4_0", "Q8_0", "Q4_K", "Q6_K", "BF16"])
+@pytest.mark.parametrize(
+    "type_name", ["F32", "Q4_0", "Q8_0", "Q4_K", "Q6_K", "BF16", "IQ4_NL", "IQ4_XS", "MXFP4"]
+)
 def test_weights(plt, type_name, tmp_path):
     model = models.random_model(tmp_path, type_name, layers=1)
     weight = model.weights["blk.0.ffn_up.weight"]
     ax = draw(tl.plot.weights(weight))
     assert len(ax.images[0].get_array()) == 256
-    assert bool(ax.child_axes) == type_name.startswith("Q")
+    assert bool(ax.child_axes) == (type_name not in ("F32", "BF16"))
     if type_name == "Q8_0":  # a block's scale is its largest value / 127
         values = weight.numpy().reshape(weight.shape[0], -1, 32)
         rows = np.unique(np.linspace(0, weight.shape[0] - 1, 256).astype(int))
         want = abs(values).max(axis=2).mean(axis=1)[rows] / 127
         assert np.allclose(ax.child_axes[0].lines[0].get_xdata(), want, rtol=0.01)
+    if type_name == "MXFP4":  # the largest of a block is 6 to 12 times its scale
+        largest = abs(weight.numpy().reshape(weight.shape[0], -1, 32)).max(axis=2)
+        rows = np.unique(np.linspace(0, weight.shape[0] - 1, 256).astype(int))
+        ratio = largest.mean(axis=1)[rows] / ax.child_axes[0].lines[0].get_xdata()
+        assert ((ratio > 6) & (ratio <= 12)).all()
     assert draw(tl.plot.weights(model.weights["output_norm.weight"]))
 
 

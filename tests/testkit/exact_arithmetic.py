@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 
-# items and bytes of a block, and the offsets of its float16 numbers
+# items and bytes of a block, and the offsets of its float16 numbers (MXFP4: byte 0 is an exponent)
 TYPES = {
     "F32": (1, 4, ()),
     "F16": (1, 2, ()),
@@ -24,9 +24,16 @@ TYPES = {
     "Q4_K": (256, 144, (0, 2)),
     "Q5_K": (256, 176, (0, 2)),
     "Q6_K": (256, 210, (208,)),
+    "IQ4_NL": (32, 18, (0,)),
+    "IQ4_XS": (256, 136, (0,)),
+    "MXFP4": (32, 17, ()),
 }
 FLOATS = ("F32", "F16", "BF16")
 WITH_MIN = ("Q4_1", "Q5_1", "Q2_K", "Q4_K", "Q5_K")
+
+IQ4_VALUES = np.array(
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int64
+)
 
 
 def round_to(value, digits, lowest):
@@ -67,6 +74,13 @@ def _nibbles(bytes_):
     return np.concatenate([bytes_ & 15, bytes_ >> 4]).astype(np.int64)
 
 
+def _doubled_floats(nibbles):
+    """Twice the value of floats of four bits: a sign, two of exponent (bias 1), one of fraction."""
+    sign, exponent, fraction = nibbles >> 3, nibbles >> 1 & 3, nibbles & 1
+    magnitude = np.where(exponent == 0, fraction, (2 + fraction) << np.maximum(exponent, 1) - 1)
+    return np.where(sign == 1, -magnitude, magnitude)
+
+
 def _fifth_bits(block, at):
     return np.unpackbits(block[at : at + 4], bitorder="little").astype(np.int64) << 4
 
@@ -88,6 +102,10 @@ def decode_32(name, block):
         return (_nibbles(block[6:]) | _fifth_bits(block, 2)) - 16, _half(block, 0), 0.0
     if name == "Q5_1":
         return _nibbles(block[8:]) | _fifth_bits(block, 4), _half(block, 0), _half(block, 2)
+    if name == "IQ4_NL":
+        return IQ4_VALUES[_nibbles(block[2:])], _half(block, 0), 0.0
+    if name == "MXFP4":
+        return _doubled_floats(_nibbles(block[1:])), 2.0 ** (int(block[0]) - 128), 0.0
     assert name == "Q8_0"
     return block[2:].view(np.int8).astype(np.int64), _half(block, 0), 0.0
 
@@ -114,6 +132,11 @@ def decode_k(name, block):
         if name == "Q5_K":
             q += ((block[16:48].reshape(1, 32) >> np.arange(8).reshape(8, 1) & 1) << 4).reshape(256)
         return q, scale, minimum, _half(block, 0), _half(block, 2)
+    if name == "IQ4_XS":
+        high, low = int(block[2:4].view("<u2")[0]), int(block[4:8].view("<u4")[0])
+        scales = [(low >> 4 * j & 15) + 16 * (high >> 2 * j & 3) - 32 for j in range(8)]
+        q = np.concatenate([IQ4_VALUES[_nibbles(part)] for part in block[8:].reshape(8, 16)])
+        return q, np.array(scales).repeat(2), none, _half(block, 0), 0.0
     assert name == "Q6_K"
     q = []
     for half in range(2):
@@ -154,6 +177,9 @@ def dot_quantized(name, row, rounded):
         for j, block in enumerate(blocks[8 * c : 8 * c + 8]):
             q, d, m = decode_32(name, block)
             part = x[32 * j : 32 * j + 32]
+            if name == "MXFP4":
+                u = fma64(int((q * part).sum()), d, u)
+                continue
             u = fma32(round_to(Fraction(int((q * part).sum())), 24, -126), d, u)
             if name in WITH_MIN:
                 u = fma32(round_to(Fraction(int(part.sum())), 24, -126), m, u)
@@ -268,7 +294,7 @@ def matmul_fast(name, weights, cols, x, words=False):
 
 
 def random_rows(rng, name, rows, cols, scale=0.02):
-    """Raw rows: random bits, with float16 scales and float weights of a sensible size."""
+    """Raw rows: random bits, with scales and float weights of a sensible size."""
     items, size, halves = TYPES[name]
     if items == 1:
         values = (rng.standard_normal((rows, cols)) * scale).astype(np.float32)
@@ -278,6 +304,8 @@ def random_rows(rng, name, rows, cols, scale=0.02):
             return values.astype(np.float16).view(np.uint8)
         return (values.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
     raw = rng.integers(0, 256, (rows, cols // items, size), dtype=np.uint8)
+    if name == "MXFP4":
+        raw[:, :, 0] = 128 + round(math.log2(scale)) + rng.integers(-6, 0, raw.shape[:2])
     for at in halves:
         number = (rng.standard_normal(raw.shape[:2]) * scale).astype(np.float16)
         raw[:, :, at : at + 2] = number[..., None].view(np.uint8)

@@ -11,11 +11,13 @@ import numpy as np
 import tinyllm
 from tinyllm.architectures.table import ARCHITECTURES
 
-QUANTIZABLE = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+QUANTIZABLE = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "MXFP4")
 
 
 class _Block(NamedTuple):
-    """Where a K type's block of 256 keeps its float16 scales, and d / dmin for a mean of zero.
+    """Where a block keeps its float16 scales, and d / dmin for a mean of zero.
+
+    For the types that PyPI gguf cannot quantize.
 
     A value is d * scale * q - dmin * min with uniform bits, and scale and min alike distributed:
     the mean is zero when dmin / d is the mean of q. Layouts: ggml-common.h of ggml.
@@ -25,17 +27,20 @@ class _Block(NamedTuple):
     d: int
     dmin: int | None = None
     mean_q: float = 0.0
+    items: int = 256
 
 
-_K_BLOCKS = {
+_BLOCKS = {
     "Q2_K": _Block(84, d=80, dmin=82, mean_q=1.5),
     "Q3_K": _Block(110, d=108),
     "Q4_K": _Block(144, d=0, dmin=2, mean_q=7.5),
     "Q5_K": _Block(176, d=0, dmin=2, mean_q=15.5),
     "Q6_K": _Block(210, d=208),
+    "IQ4_NL": _Block(18, d=0, items=32),
+    "IQ4_XS": _Block(136, d=0),
 }
 
-TYPES = (*QUANTIZABLE, *_K_BLOCKS)
+TYPES = (*QUANTIZABLE, *_BLOCKS)
 
 
 def quantize(array, type_name):
@@ -55,16 +60,19 @@ def dequantize(raw, type_name):
 
 
 def random_blocks(random, shape, type_name, std):
-    """Return the raw bytes of a matrix of a K type: random bits, values around zero of `std`.
+    """Return the raw bytes of a matrix of such a type: random bits, values around zero of `std`.
 
     All bits but the float16 scales are uniform, so every sub-scale, minimum and value occurs;
     the scales vary between blocks by a factor of two and have either sign.
     """
-    layout = _K_BLOCKS[type_name]
+    layout = _BLOCKS[type_name]
     *rows, columns = shape
-    if columns % 256:
-        raise ValueError(f"shape: rows of {columns} values: {type_name} needs a multiple of 256")
-    blocks = random.integers(0, 256, (*rows, columns // 256, layout.size), dtype=np.uint8)
+    items = layout.items
+    if columns % items:
+        raise ValueError(
+            f"shape: rows of {columns} values: {type_name} needs a multiple of {items}"
+        )
+    blocks = random.integers(0, 256, (*rows, columns // items, layout.size), dtype=np.uint8)
 
     def put(offset, values):
         half = np.asarray(values, dtype="<f2")
@@ -132,7 +140,7 @@ def random_llama(
         std = inputs**-0.5 if std is None else std
         patterns = (types or {}).items()
         chosen = next((t for pattern, t in patterns if fnmatch.fnmatch(name, pattern)), type_name)
-        if chosen in _K_BLOCKS:
+        if chosen in _BLOCKS:
             raw = random_blocks(random, (outputs, inputs), chosen, std)
         else:
             raw = quantize(std * random.standard_normal((outputs, inputs)), chosen)

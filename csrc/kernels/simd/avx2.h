@@ -9,7 +9,7 @@
 #define FLOAT_TOKENS 6
 #define PANEL_VECTORS 1
 #define PREFETCH_BYTES 1024
-#define Q8_0_OFFSET (-1)
+#define INT8_OFFSET (-1)
 // only two products of a six-bit weight fit into int16
 #define SCALED_WORDS 1
 
@@ -145,6 +145,11 @@ TL_INLINE void v16i_store(void *p, v16i x) {
     _mm256_storeu_si256((__m256i *)(void *)q, x.a);
     _mm256_storeu_si256((__m256i *)(void *)(q + 32), x.b);
 }
+TL_INLINE v16i v16i_table(const void *p) {
+    const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128(p));
+    return (v16i){table, table};
+}
+V16I_BINARY(v16i_look_up, _mm256_shuffle_epi8)
 TL_INLINE v16i v16i_max(v16i x, v16i y) {
     return (v16i){_mm256_max_epi32(x.a, y.a), _mm256_max_epi32(x.b, y.b)};
 }

@@ -4,7 +4,7 @@
 
 #include "kernels/simd/avx512_lanes.h"
 
-#define Q8_0_OFFSET (-1)
+#define INT8_OFFSET (-1)
 
 TL_INLINE v16i v16i_dot2(v16i s, v16i w, v16i x) {
     s = _mm512_add_epi32(s, _mm512_madd_epi16(w, x));
@@ -18,6 +18,10 @@ TL_INLINE v16i v16i_low_words(v16i x) {
 }
 TL_INLINE v16i v16i_high_words(v16i x) {
     return v16i_low_words(_mm512_srli_epi32(x, 16));
+}
+/* Two int16 in every lane: (x - offset) * scale. */
+TL_INLINE v16i v16i_scale_words(v16i x, int16_t offset, v16i scale) {
+    return _mm512_mullo_epi16(_mm512_sub_epi16(x, _mm512_set1_epi16(offset)), scale);
 }
 TL_INLINE v16i v16i_mul_bytes(v16i w, v16i x) {
     return _mm512_maddubs_epi16(w, x);

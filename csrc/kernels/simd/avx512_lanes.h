@@ -121,6 +121,12 @@ TL_INLINE v16i v16i_load(const void *p) {
 TL_INLINE void v16i_store(void *p, v16i x) {
     _mm512_storeu_si512(p, x);
 }
+TL_INLINE v16i v16i_table(const void *p) {
+    return _mm512_broadcast_i32x4(_mm_loadu_si128(p));
+}
+TL_INLINE v16i v16i_look_up(v16i table, v16i x) {
+    return _mm512_shuffle_epi8(table, x);
+}
 TL_INLINE v16i v16i_max(v16i x, v16i y) {
     return _mm512_max_epi32(x, y);
 }

@@ -4,7 +4,7 @@
 
 #include "kernels/simd/avx512_lanes.h"
 
-#define Q8_0_OFFSET 128
+#define INT8_OFFSET 128
 
 TL_INLINE v16i v16i_dot2(v16i s, v16i w, v16i x) {
     return _mm512_dpwssd_epi32(s, w, x);
@@ -19,13 +19,14 @@ TL_INLINE v16i v16i_choose_bytes(v16i x, const uint32_t order) {
                                       first, first + step, first + 2 * step, first + 3 * step)));
 }
 /* In every lane the entry of a table of 16 that the low four bits of the index name. */
-TL_INLINE v16i v16i_look_up(v16i table, v16i index) {
+TL_INLINE v16i v16i_look_up_lanes(v16i table, v16i index) {
     return _mm512_permutexvar_epi32(index, table);
 }
-/* The high half of every lane of `low`, and above it the low half of `high`. */
-TL_INLINE v16i v16i_join_halves(v16i low, v16i high) {
-    return _mm512_mask_blend_epi16(0xaaaaaaaau, _mm512_rol_epi32(low, 16),
-                                   _mm512_rol_epi32(high, 16));
+/* In every lane the dword that begins at byte `n`, 1 to 3, of `low` and continues in `high`. */
+TL_INLINE v16i v16i_join(v16i low, v16i high, const int n) {
+    const uint64_t of_high = 0x1111111111111111u * (0xfu << (4 - n) & 0xfu);
+    return _mm512_mask_blend_epi8(of_high, _mm512_rol_epi32(low, 32 - 8 * n),
+                                  _mm512_rol_epi32(high, 32 - 8 * n));
 }
 /* v16i_dot4 with *x in every lane. */
 TL_INLINE v16i v16i_dot4_at(v16i s, v16i w, const int32_t *x) {

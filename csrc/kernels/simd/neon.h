@@ -13,7 +13,7 @@
 #define FLOAT_TOKENS 6
 #define PANEL_VECTORS 1
 #define PREFETCH_BYTES 1024
-#define Q8_0_OFFSET 0 // signed times signed
+#define INT8_OFFSET 0 // signed times signed
 #define SCALED_WORDS 0
 
 /* ---- float32 and float64 ---- */
@@ -148,6 +148,16 @@ TL_INLINE v16i v16i_load(const void *p) {
 TL_INLINE void v16i_store(void *p, v16i x) {
     uint8_t *q = p;
     for (int i = 0; i < 4; i++) vst1q_u8(q + 16 * i, vreinterpretq_u8_s32(x.v[i]));
+}
+TL_INLINE v16i v16i_table(const void *p) {
+    const int32x4_t table = vreinterpretq_s32_u8(vld1q_u8(p));
+    V16I_NEON(table);
+}
+TL_INLINE int32x4_t quarter_look_up(int32x4_t table, int32x4_t x) {
+    return vreinterpretq_s32_u8(vqtbl1q_u8(vreinterpretq_u8_s32(table), vreinterpretq_u8_s32(x)));
+}
+TL_INLINE v16i v16i_look_up(v16i table, v16i x) {
+    V16I_NEON(quarter_look_up(table.v[i], x.v[i]));
 }
 TL_INLINE v16i v16i_set1(int32_t x) {
     V16I_NEON(vdupq_n_s32(x));

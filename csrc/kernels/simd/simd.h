@@ -12,22 +12,23 @@
  *   FLOAT_TOKENS              the tile of float weights: tokens
  *   PANEL_VECTORS             the tile of quantized weights: vectors of 16 rows
  *   PREFETCH_BYTES            how far ahead of the reads memory is prefetched
- *   Q8_0_OFFSET               what is added to the bytes of Q8_0 so that they can be multiplied;
- *                             -1: they cannot, and Q8_0 is multiplied as int16
- *   SCALED_WORDS              whether exact prompts of Q6_K are multiplied as int16 with the
- *                             sub-scales in the weights
- *   TILE_ASM                  defined where tile_asm*() is the inner tile in assembly
+ *   INT8_OFFSET               what is added to weights of eight bits so that they can be
+ * multiplied; -1: they cannot, and are multiplied as int16 SCALED_WORDS              whether exact
+ * prompts of Q6_K are multiplied as int16 with the sub-scales in the weights TILE_ASM defined where
+ * tile_asm*() is the inner tile in assembly
  *
  * Types: v16 (float32), d16 (float64, sums only); where there are integers v16i (int32) and v16d
  * (float64) as well. Operations: those of scalar.h and avx2.h. The less obvious ones:
  *   v16i_dot2(s, w, x)   s + w0 * x0 + w1 * x1     on pairs of int16
- * For tile_dot4_template.h, on quadruples of bytes, w unsigned (at most 127 + Q8_0_OFFSET):
+ * For tile_dot4_template.h, on quadruples of bytes, w unsigned (at most 127 + INT8_OFFSET):
  *   v16i_dot4(s, w, x)   s + w0 * x0 + ... + w3 * x3
  * For tile_pairs_template.h the same in two steps, w at most 127, with sums of pairs as int16
  * between them:
  *   v16i_mul_bytes(w, x)       w0 * x0 + w1 * x1 | w2 * x2 + w3 * x3
  *   v16i_add_bytes(s, w, x)    s + v16i_mul_bytes(w, x)
  * All of them are exact as long as the result fits int32.
+ *   v16i_look_up(t, x)   every byte of x, 0 to 15, becomes that entry of t; v16i_table(p): the t of
+ *                        sixteen bytes at p
  *   v16i_low_words(x)    bytes 0 and 1 of every lane as two int16; high_words: bytes 2 and 3
  *   v16i_pairs(x)        lane 2 j: the low halves of the lanes 2 j and 2 j + 1, as int16
  *   v16i_quads(x)        lane 4 j + p: digit p (0 lowest) of the lanes 4 j to 4 j + 3, as int8

@@ -6,7 +6,8 @@
  * by fill_any. Block layouts: ggml-common.h of ggml.
  *
  * Needs:   panel_template.h, a tile template
- * Defines: bytes_of, masked, or_masked, byte_at, fill_rows, fill_scaled_words
+ * Defines: bytes_of, masked, or_masked, byte_at, codebook, power_of_two, scale_iq4_xs, fill_rows,
+ *          fill_scaled_words
  */
 
 /*
@@ -243,7 +244,7 @@ TL_INLINE void fill_q3_k(const struct rows *row, size_t first, struct panel *p) 
     }
 }
 
-#if Q8_0_OFFSET >= 0
+#if INT8_OFFSET >= 0
 TL_INLINE void fill_q8_0(const struct rows *row, size_t first, struct panel *p) {
     for (size_t b = 0; b < 8; b++) {
         v16i x[8];
@@ -251,7 +252,7 @@ TL_INLINE void fill_q8_0(const struct rows *row, size_t first, struct panel *p) 
         v16i_load_32_bytes(row, 34 * b + 2, x);
         TL_UNROLL(8)
         for (int i = 0; i < 8; i++) {
-            v16i_store(&p->weights[8 * (int)b + i][first], v16i_xor(x[i], bytes_of(Q8_0_OFFSET)));
+            v16i_store(&p->weights[8 * (int)b + i][first], v16i_xor(x[i], bytes_of(INT8_OFFSET)));
         }
     }
 }
@@ -269,6 +270,100 @@ TL_INLINE void fill_q8_0(const struct rows *row, size_t first, struct panel *p) 
     }
 }
 #endif
+
+/* ---- nibbles that are indices of a table ---- */
+
+/* A table of what nibbles stand for, plus an offset that makes them unsigned. */
+TL_INLINE v16i codebook(const int8_t *values, const int offset) {
+    uint8_t table[16];
+    for (int i = 0; i < 16; i++) table[i] = (uint8_t)(values[i] + offset);
+    return v16i_table(table);
+}
+
+/* A block of 32, whose 16 bytes of nibbles begin at `at`, as bytes. */
+TL_INLINE void fill_looked_up(v16i table, const struct rows *row, size_t at, size_t block,
+                              size_t first, struct panel *p) {
+    v16i x[4];
+    v16i_load_16_bytes(row, at, x);
+    TL_UNROLL(4)
+    for (size_t i = 0; i < 4; i++) {
+        v16i low = masked(x[i], 0x0f), up = masked(v16i_srl(x[i], 4), 0x0f);
+        v16i_store(&p->weights[8 * block + i][first], v16i_look_up(table, low));
+        v16i_store(&p->weights[8 * block + 4 + i][first], v16i_look_up(table, up));
+    }
+}
+
+#if INT8_OFFSET < 0
+/* The same as int16, times a scale that is twice in every lane. */
+TL_INLINE void fill_looked_up_words(v16i table, v16i scale, const struct rows *row, size_t at,
+                                    size_t block, size_t first, struct panel *p) {
+    v16i x[4];
+    v16i_load_16_bytes(row, at, x);
+    TL_UNROLL(8)
+    for (size_t i = 0; i < 8; i++) {
+        v16i q = v16i_look_up(table, masked(i < 4 ? x[i] : v16i_srl(x[i - 4], 4), 0x0f));
+        int32_t(*out)[PANEL_ROWS] = p->weights + 16 * block + 2 * i;
+        v16i_store(&out[0][first], v16i_scale_words(v16i_low_words(q), 0, scale));
+        v16i_store(&out[1][first], v16i_scale_words(v16i_high_words(q), 0, scale));
+    }
+}
+#endif
+
+TL_INLINE void fill_iq4_nl(const struct rows *row, size_t first, struct panel *p) {
+    const v16i table = codebook(tl_codebook_iq4, TL_MAX(INT8_OFFSET, 0));
+    for (size_t b = 0; b < 8; b++) {
+        v16_store(&p->u.b.d[b][first], load_halves(row, 18 * b));
+#if INT8_OFFSET < 0
+        fill_looked_up_words(table, v16i_set1(0x00010001), row, 18 * b + 2, b, first, p);
+#else
+        fill_looked_up(table, row, 18 * b + 2, b, first, p);
+#endif
+    }
+}
+
+/* The sub-scale of a block, from the first two dwords of every row. */
+TL_INLINE v16i scale_iq4_xs(const v16i head[2], const int block) {
+    v16i low = v16i_and(v16i_srl(head[1], 4 * block), v16i_set1(0x0f));
+    v16i two = v16i_and(v16i_srl(head[0], 16 + 2 * block), v16i_set1(0x03));
+    return v16i_sub(v16i_or_and(low, v16i_sll(two, 4), v16i_set1(0x30)), v16i_set1(32));
+}
+
+/* As bytes and sub-scales; as int16 times the sub-scales where bytes cannot be multiplied. */
+TL_INLINE void fill_iq4_xs(const struct rows *row, size_t first, struct panel *p) {
+    const v16i table = codebook(tl_codebook_iq4, TL_MAX(INT8_OFFSET, 0));
+    v16i head[4];
+    v16i_load_16_bytes(row, 0, head);
+    v16_store(&p->u.k.d[first], v16_from_low_halves(head[0]));
+    TL_UNROLL(8)
+    for (int b = 0; b < 8; b++) {
+        const size_t block = (size_t)b, at = 8 + 16 * block;
+        v16i scale = scale_iq4_xs(head, b);
+#if INT8_OFFSET < 0
+        fill_looked_up_words(table, twice(scale), row, at, block, first, p);
+#else
+        v16i_store(&p->u.k.scale[2 * b][first], scale_word(scale)); // `wide`: see fill_header_k4
+        fill_looked_up(table, row, at, block, first, p);
+#endif
+    }
+}
+
+/* 2^(e - 128) in every lane, for 0 <= e < 256: see unpack_codebook.c. */
+TL_INLINE v16 power_of_two(v16i e) {
+    const v16i normal = v16i_sub(v16i_sll(e, 23), v16i_set1(1 << 23));
+    const v16i subnormal = v16i_add(v16i_sll(e, 21), v16i_set1(1 << 21)); // right if e < 2
+    const v16i bits = v16i_max(normal, subnormal);
+    return v16_load_f32(&bits);
+}
+
+TL_INLINE void fill_mxfp4(const struct rows *row, size_t first, struct panel *p) {
+    const v16i table = codebook(tl_codebook_mxfp4, MXFP4_OFFSET);
+    for (size_t b = 0; b < 8; b++) {
+        int32_t e[16];
+        for (int r = 0; r < 16; r++) e[r] = row->at[r][17 * b];
+        v16_store(&p->u.b.d[b][first], power_of_two(v16i_load(e)));
+        fill_looked_up(table, row, 17 * b + 1, b, first, p);
+    }
+}
 
 /* Q4_0 and Q4_1, and the nibbles of Q5_0 and Q5_1: the last 16 of the `bytes` of each block. */
 TL_INLINE void fill_nibbles_32(const struct rows *row, const size_t bytes, const bool has_min,
@@ -356,6 +451,15 @@ TL_INLINE void fill_rows(const struct tl_type_info *type, const struct rows *row
         break;
     case TL_TYPE_Q5_1:
         fill_fives_32(row, 24, true, first, panel);
+        break;
+    case TL_TYPE_IQ4_NL:
+        fill_iq4_nl(row, first, panel);
+        break;
+    case TL_TYPE_IQ4_XS:
+        fill_iq4_xs(row, first, panel);
+        break;
+    case TL_TYPE_MXFP4:
+        fill_mxfp4(row, first, panel);
         break;
     default:
         fill_any(type, row, blocks, first, panel);

@@ -20,6 +20,7 @@ enum matmul_format {
     FORMAT_FAST_BYTE_TILE, // the same, FAST_TOKENS tokens side by side
     FORMAT_FAST_WORD_ROW,  // fast mode: int16 with a scale for each 32, one token
     FORMAT_FAST_WORD_TILE, // the same, FAST_TOKENS tokens side by side
+    FORMAT_FAST_WIDE_TILE, // like FORMAT_FAST_BYTE_TILE, but each int8 is stored as int16
 };
 
 /* At most this many tokens share one pass over a panel, which limits the scratch memory. */

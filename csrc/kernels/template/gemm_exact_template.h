@@ -2,13 +2,20 @@
  * gemm_exact_template.h - exact mode: a tile times a panel (docs/numerics.md, section 1).
  *
  * Needs:   pack_template.h, a tile template
- * Defines: digits_to_f64, digits_to_f32, tile_add_k, tile_add_scaled_words, tile_add_32
+ * Defines: digits_to_f64, block_to_f64, digits_to_f32, tile_add_k, tile_add_scaled_words,
+ *          tile_add_32, tile_add_mxfp4
  */
 
 /* From the sums of a token's digits to the exact T in float64. */
 TL_INLINE v16d digits_to_f64(const v16i *digit) {
     v16d t = v16d_fma(v16d_from_i32(digit[1]), v16d_set1(256), v16d_from_i32(digit[0]));
     return v16d_fma(v16d_from_i32(digit[2]), v16d_set1(65536), t);
+}
+
+/* The same for a block of 32 of MXFP4, whose sums are small. */
+TL_INLINE v16d block_to_f64(const v16i *digit) {
+    const v16i high = v16i_add(v16i_sll(digit[2], 8), digit[1]);
+    return v16d_fma(v16d_from_i32(high), v16d_set1(256), v16d_from_i32(digit[0]));
 }
 
 /* T of a block of 32, rounded once to float32: T = 4096 high + low, both exact in float32. */
@@ -44,7 +51,7 @@ TL_INLINE void tile_add_k(const struct panel *panel, struct record x, const int 
     const bool starts_off = TILE_STARTS && traits.offset != 0;
     const bool subtract = !TILE_STARTS && traits.offset != 0;
     int32_t starts[16 * TILE_DIGITS];
-    if (starts_off) tile_starts(x.groups, width, traits.offset, false, starts);
+    if (starts_off) tile_starts(x.groups, width, traits.offset, traits.wide, starts);
     tile_set(s, width, NULL);
     for (int g = 0; g < 64 / steps; g++) {
         tile_bytes(s, panel->weights + steps * g, x.digits + steps * g * width, steps, width,
@@ -119,6 +126,36 @@ TL_INLINE void tile_add_32(const bool bytes, const struct panel *panel, struct r
         for (int v = 0; v < PANEL_VECTORS; v++) {
             double *out = sums + t * PANEL_ROWS + 16 * v;
             v16d_store(out, v16d_fma(v16d_from_f32(u[v][t]), v16d_set1(x.dx[t]), v16d_load(out)));
+        }
+    }
+}
+
+/* Like tile_add_32, with float64 sums. */
+TL_INLINE void tile_add_mxfp4(const struct panel *panel, struct record x, const int tokens,
+                              const struct traits traits, double *sums) {
+    const int width = tokens * 3;
+    v16d u[PANEL_VECTORS][BYTE_TOKENS];
+    int32_t starts[8 * TILE_DIGITS];
+    tile_starts(x.groups, width, traits.offset, true, starts);
+    for (int v = 0; v < PANEL_VECTORS; v++) {
+        for (int t = 0; t < tokens; t++) u[v][t] = v16d_set1(0);
+    }
+    for (int b = 0; b < 8; b++) {
+        tile_sums s;
+        tile_set(s, width, starts + b * width);
+        tile_bytes(s, panel->weights + 8 * b, x.digits + 8 * b * width, 8, width, traits.depth,
+                   NULL, NULL);
+        for (int v = 0; v < PANEL_VECTORS; v++) {
+            const v16d d = v16d_from_f32(v16_load(&panel->u.b.d[b][16 * v]));
+            for (int t = 0; t < tokens; t++) {
+                u[v][t] = v16d_fma(block_to_f64(&s[v][t * 3]), d, u[v][t]);
+            }
+        }
+    }
+    for (int t = 0; t < tokens; t++) {
+        for (int v = 0; v < PANEL_VECTORS; v++) {
+            double *out = sums + t * PANEL_ROWS + 16 * v;
+            v16d_store(out, v16d_fma(u[v][t], v16d_set1(x.dx[t]), v16d_load(out)));
         }
     }
 }

@@ -3,7 +3,7 @@
  * are added one after another (docs/numerics.md, section 4).
  *
  * Needs:   pack_fast_template.h, a tile template; TILE_ASM: tile_asm_fast
- * Defines: fast_add_k, fast_add_32
+ * Defines: fast_add_k, fast_add_scaled_words, fast_add_32
  */
 
 /* sums (tokens, PANEL_ROWS) += one chunk of the panel times one tile */
@@ -14,7 +14,7 @@ TL_INLINE void fast_add_k(const struct panel *panel, struct fast_record x, const
     const bool starts_off = TILE_STARTS && traits.offset != 0;
     const bool subtract = !TILE_STARTS && traits.offset != 0;
     int32_t starts[16 * TILE_DIGITS];
-    if (starts_off) tile_starts(x.groups, tokens, traits.offset, false, starts);
+    if (starts_off) tile_starts(x.groups, tokens, traits.offset, traits.wide, starts);
     for (int v = 0; v < PANEL_VECTORS; v++) {
         for (int t = 0; t < tokens; t++) total[v][t] = v16_set1(0);
     }
@@ -36,7 +36,7 @@ TL_INLINE void fast_add_k(const struct panel *panel, struct fast_record x, const
         tile_set(s, tokens, NULL);
         for (int i = 8 * b; i < 8 * b + 8; i += steps) {
             tile_bytes(s, panel->weights + i, x.digits + i * tokens, steps, tokens, traits.depth,
-                       panel->u.k.scale[i / 4], starts_off ? starts + i / 4 * tokens : NULL);
+                       panel->u.k.scale[i / 4], starts_off ? starts + i / steps * tokens : NULL);
         }
         for (int v = 0; v < PANEL_VECTORS; v++) {
             v16i min = v16i_load(&panel->u.k.min[b][16 * v]);
@@ -77,6 +77,32 @@ TL_INLINE void fast_add_k(const struct panel *panel, struct fast_record x, const
         for (int t = 0; t < tokens; t++) {
             float *out = sums + t * PANEL_ROWS + 16 * v;
             v16_store(out, v16_fma(dmin, v16_mul(mins[t], v16_set1(-1)), v16_load(out)));
+        }
+    }
+}
+
+/* Like fast_add_k, for weights that include the sub-scales; there are no minima. */
+TL_INLINE void fast_add_scaled_words(const struct panel *panel, struct fast_record x,
+                                     const int tokens, float *sums) {
+    v16 total[PANEL_VECTORS][TILE_TOKENS];
+    for (int v = 0; v < PANEL_VECTORS; v++) {
+        for (int t = 0; t < tokens; t++) total[v][t] = v16_set1(0);
+    }
+    for (int b = 0; b < 8; b++) {
+        tile_sums s;
+        tile_words(s, panel->weights + 16 * b, x.digits + 16 * b * tokens, 16, tokens);
+        for (int v = 0; v < PANEL_VECTORS; v++) {
+            for (int t = 0; t < tokens; t++) {
+                total[v][t] =
+                    v16_fma(v16_from_i32(s[v][t]), v16_set1(x.scale[b * tokens + t]), total[v][t]);
+            }
+        }
+    }
+    for (int v = 0; v < PANEL_VECTORS; v++) {
+        const v16 d = v16_load(panel->u.k.d + 16 * v);
+        for (int t = 0; t < tokens; t++) {
+            float *out = sums + t * PANEL_ROWS + 16 * v;
+            v16_store(out, v16_fma(d, total[v][t], v16_load(out)));
         }
     }
 }

@@ -156,6 +156,13 @@ static double add_chunk_32(const struct tl_chunk *c, const int16_t *w, const str
     return fma((double)u, x->dx, sum);
 }
 
+static double add_chunk_mxfp4(const struct tl_chunk *c, const int16_t *w, const struct int_chunk *x,
+                              double sum) {
+    double u = 0;
+    for (int b = 0; b < 8; b++) u = fma((double)dot_X(w, x, 32 * b, 32), (double)c->d[b], u);
+    return fma(u, x->dx, sum);
+}
+
 /* Fast mode, one chunk: float32 sums, one block of 32 after another. */
 static float fast_chunk_k(const struct tl_chunk *c, const struct tl_type_info *type,
                           const int16_t *w, const struct int_chunk *x, float sum) {
@@ -189,6 +196,7 @@ static double add_chunk(enum matmul_format format, const struct tl_type_info *ty
         return type->kind == TL_KIND_K ? fast_chunk_k(c, type, w, x, (float)sum)
                                        : fast_chunk_32(c, w, x, (float)sum);
     }
+    if (type == tl_type_find(TL_TYPE_MXFP4)) return add_chunk_mxfp4(c, w, x, sum);
     return type->kind == TL_KIND_K ? add_chunk_k(c, w, x, sum) : add_chunk_32(c, w, x, sum);
 }
 

@@ -28,7 +28,7 @@ TL_INLINE void pack_tokens(const enum layout layout, const size_t tile, const fl
             size_t n = TL_MIN(cols - c * TL_CHUNK, (size_t)TL_CHUNK), at = t / tile * chunks + c;
             const float *part = t < tokens ? x + (t - first) * cols + c * TL_CHUNK : zero;
             if (layout >= LAYOUT_FAST_BYTES) {
-                fast_pack_record(bytes, part, n, tile, t % tile,
+                fast_pack_record(layout, part, n, tile, t % tile,
                                  fast_record_at(packed, bytes, tile, at));
             } else {
                 v16i X[16];
@@ -43,7 +43,7 @@ TL_INLINE void pack_tokens(const enum layout layout, const size_t tile, const fl
 TL_INLINE void tile_add(const enum layout layout, enum tl_type id, const struct panel *panel,
                         const void *record, const int tokens, void *sums) {
     const size_t tile = (size_t)tokens;
-    if (layout == LAYOUT_WORDS && id == TL_TYPE_Q6_K) {
+    if (layout == LAYOUT_WORDS && is_k(id)) {
         tile_add_scaled_words(panel, record_at(record, false, tile, 0), tokens, sums);
         return;
     }
@@ -52,7 +52,11 @@ TL_INLINE void tile_add(const enum layout layout, enum tl_type id, const struct 
                     traits_of(TL_TYPE_Q8_0), sums);
         return;
     }
-    if (layout == LAYOUT_FAST_WORDS) {
+    if (layout == LAYOUT_FAST_WIDE && is_k(id)) {
+        fast_add_scaled_words(panel, fast_record_at(record, false, tile, 0), tokens, sums);
+        return;
+    }
+    if (layout == LAYOUT_FAST_WORDS || layout == LAYOUT_FAST_WIDE) {
         fast_add_32(false, panel, fast_record_at(record, false, tile, 0), tokens,
                     traits_of(TL_TYPE_Q8_0), sums);
         return;
@@ -82,11 +86,21 @@ TL_INLINE void tile_add(const enum layout layout, enum tl_type id, const struct 
         CASE_K(TL_TYPE_Q4_K);
         CASE_K(TL_TYPE_Q5_K);
         CASE_K(TL_TYPE_Q6_K);
+        CASE_K(TL_TYPE_IQ4_XS);
         CASE_32(TL_TYPE_Q4_0);
         CASE_32(TL_TYPE_Q4_1);
         CASE_32(TL_TYPE_Q5_0);
         CASE_32(TL_TYPE_Q5_1);
         CASE_32(TL_TYPE_Q8_0);
+        CASE_32(TL_TYPE_IQ4_NL);
+    case TL_TYPE_MXFP4:
+        if (layout == LAYOUT_BYTES) {
+            tile_add_mxfp4(panel, record_at(record, true, tile, 0), tokens, traits_of(id), sums);
+        } else {
+            fast_add_32(true, panel, fast_record_at(record, true, tile, 0), tokens, traits_of(id),
+                        sums);
+        }
+        break;
     default:
         break;
     }

@@ -6,250 +6,9 @@
  * long as they fit. All sums of integers are exact, so the results are those of the panels.
  * Block layouts: ggml-common.h of ggml.
  *
- * Needs:   simd/x86.h, pack_template.h, pack_fast_template.h, gemv_lanes_template.h
- * Defines: gemv_pack_bytes, gemv_pack, gemv_scratch, gemv_matmul, gemv_prefetch
+ * Needs:   gemv_avx2_lanes_template.h, gemv_lanes_template.h
+ * Defines: gemv_matmul, gemv_prefetch
  */
-
-#define GEMV_LANES 8
-#define GEMV_CHUNK_BYTES 272 // 256 weights, the largest: Q8_0
-
-/*
- * 256 activations of the token. Exact mode has three digits of int8 or two of int16, as in
- * panel_template.h; fast mode has one. The lowest is the first.
- */
-struct gemv_chunk {
-    union {
-        int8_t bytes[3][TL_CHUNK];
-        int16_t words[2][TL_CHUNK];
-    } digit;
-    // of each pair of blocks, for the low and the high nibbles: see gemv_nibbles
-    int32_t seams[3][8];
-    int32_t sum16[8][2]; // int16 pairs: sums of 16 values; exact: their low 14 bits, and the rest
-    int32_t sum32[4][2]; // exact: the same for sums of 32 values, low 15 bits
-    int32_t sum[8];      // sums of 32 values
-    float scaled[8];     // the same as float32; fast: times scale
-    float scale[8];      // fast
-    double dx;           // exact
-};
-
-/* Eight rows, `stride` bytes apart, in two halves. */
-struct lanes {
-    const uint8_t *low, *high;
-    size_t stride, stride3;
-};
-
-/* The sums of eight rows. */
-struct gemv_sums {
-    __m256d low, high; // exact: the rows 0 to 3 and 4 to 7
-    __m256 y;          // fast
-};
-
-/* ---- activations ---- */
-
-/* Stores the integers X of a chunk as digits, and their sums. */
-static void gemv_put(const bool bytes, const int planes, const int32_t X[TL_CHUNK],
-                     struct gemv_chunk *out) {
-    int32_t sum[16];
-    for (int k = 0; k < TL_CHUNK; k++) {
-        int32_t x = X[k];
-        if (bytes && planes == 3) {
-            // as in v16i_quads, digits are from -128 to 127
-            uint32_t digits = (uint32_t)(x + 0x808080) ^ 0x808080u;
-            for (int p = 0; p < 3; p++) out->digit.bytes[p][k] = (int8_t)(digits >> 8 * p & 0xff);
-        } else if (bytes) {
-            out->digit.bytes[0][k] = (int8_t)x;
-        } else if (planes == 2) {
-            int32_t high = (x + 2048) >> 12;
-            out->digit.words[0][k] = (int16_t)(x - high * 4096);
-            out->digit.words[1][k] = (int16_t)high;
-        } else {
-            out->digit.words[0][k] = (int16_t)x;
-        }
-    }
-    for (int g = 0; g < 16; g++) {
-        sum[g] = 0;
-        for (int k = 16 * g; k < 16 * g + 16; k++) sum[g] += X[k];
-    }
-    for (int b = 0; b < 8; b++) {
-        out->sum[b] = sum[2 * b] + sum[2 * b + 1];
-        out->scaled[b] = (float)out->sum[b];
-        if (!bytes) continue;
-        if (planes == 3) {
-            split_pair(sum[2 * b], sum[2 * b + 1], 14, out->sum16[b]);
-        } else {
-            out->sum16[b][0] = (sum[2 * b] & 0xffff) | (int32_t)((uint32_t)sum[2 * b + 1] << 16);
-        }
-    }
-    if (!bytes) return;
-    for (int i = 0; i < 4; i++) {
-        if (planes == 3) split_pair(out->sum[2 * i], out->sum[2 * i + 1], 15, out->sum32[i]);
-        for (int p = 0; p < planes; p++) {
-            for (int high = 0; high < 2; high++) {
-                const int8_t *x = out->digit.bytes[p] + 64 * i + 16 * high;
-                const int8_t seam[4] = {x[14], x[15], x[0], x[1]};
-                memcpy(&out->seams[p][2 * i + high], seam, 4);
-            }
-        }
-    }
-}
-
-static void gemv_pack_exact(const bool bytes, const float *x, size_t n, struct gemv_chunk *out) {
-    v16i rounded[16];
-    int32_t X[TL_CHUNK];
-    out->dx = round_chunk(x, n, rounded);
-    for (int i = 0; i < 16; i++) v16i_store(X + 16 * i, rounded[i]);
-    gemv_put(bytes, bytes ? 3 : 2, X, out);
-}
-
-static void gemv_pack_fast(const bool bytes, const float *x, size_t n, struct gemv_chunk *out) {
-    v16i rounded[16];
-    float scale[16];
-    int32_t X[TL_CHUNK];
-    fast_round(bytes, x, n, rounded, scale);
-    v16i_transpose(rounded);
-    for (int i = 0; i < 16; i++) v16i_store(X + 16 * i, rounded[i]);
-    gemv_put(bytes, 1, X, out);
-    for (int b = 0; b < 8; b++) {
-        out->scale[b] = scale[2 * b];
-        out->scaled[b] *= out->scale[b];
-    }
-}
-
-static bool gemv_is_fast(enum matmul_format format) {
-    return format == FORMAT_FAST_BYTE_ROW || format == FORMAT_FAST_WORD_ROW;
-}
-
-static size_t gemv_pack_bytes(enum matmul_format format, size_t cols, size_t tokens) {
-    (void)format;
-    return size_product(round_up(cols, TL_CHUNK) / TL_CHUNK, tokens, sizeof(struct gemv_chunk));
-}
-
-static size_t gemv_scratch(size_t cols) {
-    (void)cols;
-    return 0;
-}
-
-static void gemv_pack(enum matmul_format format, const float *x, size_t cols, void *packed) {
-    const bool bytes = format == FORMAT_BYTE_ROW || format == FORMAT_FAST_BYTE_ROW;
-    const bool fast = gemv_is_fast(format);
-    struct gemv_chunk *out = packed;
-    for (size_t k = 0; k < cols; k += TL_CHUNK, out++) {
-        const size_t n = TL_MIN(cols - k, (size_t)TL_CHUNK);
-        if (fast) {
-            gemv_pack_fast(bytes, x + k, n, out);
-        } else {
-            gemv_pack_exact(bytes, x + k, n, out);
-        }
-    }
-}
-
-/* ---- bytes and lanes ---- */
-
-TL_INLINE __m128i load_128(const void *p) {
-    return _mm_loadu_si128(p);
-}
-
-TL_INLINE __m256i load_256(const void *p) {
-    return _mm256_loadu_si256(p);
-}
-
-TL_INLINE __m256i set_int(int32_t x) {
-    return _mm256_set1_epi32(x);
-}
-
-TL_INLINE struct lanes lanes_at(const uint8_t *p, size_t stride) {
-    struct lanes row = {p, p + 4 * stride, stride, 3 * stride};
-#if defined(__GNUC__)
-    // otherwise compilers keep a pointer for every load, far more than there are registers
-    __asm__("" : "+r"(row.low), "+r"(row.high), "+r"(row.stride), "+r"(row.stride3));
-#endif
-    return row;
-}
-
-TL_INLINE const uint8_t *lanes_row(struct lanes row, const int i) {
-    const uint8_t *p = i < 4 ? row.low : row.high;
-    return i % 4 == 3 ? p + row.stride3 : p + (size_t)(i % 4) * row.stride;
-}
-
-/* Loads and transposes 16 bytes of the eight rows: x[i] holds dword i of each row. */
-TL_INLINE void lanes_load(struct lanes row, size_t at, __m256i x[4]) {
-    __m256i t[4];
-    TL_UNROLL(4)
-    for (int i = 0; i < 4; i++) {
-        t[i] = _mm256_castsi128_si256(load_128(lanes_row(row, i) + at));
-        t[i] = _mm256_inserti128_si256(t[i], load_128(lanes_row(row, i + 4) + at), 1);
-    }
-    columns_of_8(t, x);
-}
-
-/* A float16 of every row. */
-TL_INLINE __m256 lanes_half(struct lanes row, size_t at) {
-    uint16_t half[8];
-    TL_UNROLL(8)
-    for (int r = 0; r < 8; r++) memcpy(&half[r], lanes_row(row, r) + at, 2);
-    return _mm256_cvtph_ps(load_128(half));
-}
-
-/* The two float16 of every dword. */
-TL_INLINE void from_halves(__m256i x, __m256 *low, __m256 *high) {
-    __m256i h = _mm256_packus_epi32(_mm256_and_si256(x, set_int(0xffff)), _mm256_srli_epi32(x, 16));
-    h = _mm256_permute4x64_epi64(h, 0xd8);
-    *low = _mm256_cvtph_ps(_mm256_castsi256_si128(h));
-    *high = _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1));
-}
-
-/* x >> n in 16-bit units (x << -n if n is negative), and then the bits of `mask` of every byte. */
-TL_INLINE __m256i bits_of(__m256i x, const int n, const int mask) {
-    if (n > 0) x = _mm256_srli_epi16(x, n);
-    if (n < 0) x = _mm256_slli_epi16(x, -n);
-    return _mm256_and_si256(x, _mm256_set1_epi8((char)mask));
-}
-
-/* The bytes i and j of every dword as int16, or as uint16. */
-TL_INLINE __m256i bytes_as_words(__m256i x, const int i, const int j, const bool sign) {
-    const int32_t order = sign ? (int32_t)(0x00800080u | (uint32_t)i << 8 | (uint32_t)j << 24)
-                               : (int32_t)(0x80008000u | (uint32_t)i | (uint32_t)j << 16);
-    const int32_t step = sign ? 0x04000400 : 0x00040004;
-    const __m256i index =
-        _mm256_setr_epi32(order, order + step, order + 2 * step, order + 3 * step, order,
-                          order + step, order + 2 * step, order + 3 * step);
-    x = _mm256_shuffle_epi8(x, index);
-    return sign ? _mm256_srai_epi16(x, 8) : x;
-}
-
-/* Byte i of every dword, unsigned, as float32. */
-TL_INLINE __m256 byte_as_float(__m256i x, const int i) {
-    x = _mm256_and_si256(_mm256_srli_epi32(x, 8 * i), set_int(0xff));
-    return _mm256_cvtepi32_ps(x);
-}
-
-/* a[p] += weights times four digits of plane p; `first`: sets a[p] instead */
-TL_INLINE void gemv_dot(const int planes, __m256i *a, __m256i w, const int8_t *x,
-                        const size_t plane, const bool first) {
-    TL_UNROLL(3)
-    for (int p = 0; p < planes; p++) {
-        int32_t four;
-        memcpy(&four, x + plane * (size_t)p, 4);
-        __m256i products = _mm256_maddubs_epi16(w, set_int(four));
-        a[p] = first ? products : _mm256_add_epi16(a[p], products);
-        KEEP(a[p]);
-    }
-}
-
-/* The exact integers 65536 high + 256 middle + low in float64, for half of the rows. */
-TL_INLINE __m256d three_digits(__m128i low, __m128i middle, __m128i high) {
-    __m256d t =
-        _mm256_fmadd_pd(_mm256_cvtepi32_pd(middle), _mm256_set1_pd(256), _mm256_cvtepi32_pd(low));
-    return _mm256_fmadd_pd(_mm256_cvtepi32_pd(high), _mm256_set1_pd(65536), t);
-}
-
-TL_INLINE __m128i half_of(__m256i x, const int half) {
-    return half ? _mm256_extracti128_si256(x, 1) : _mm256_castsi256_si128(x);
-}
-
-TL_INLINE __m256d doubles_of(__m256 x, const int half) {
-    return _mm256_cvtps_pd(half ? _mm256_extractf128_ps(x, 1) : _mm256_castps256_ps128(x));
-}
 
 /* ---- K types ---- */
 
@@ -469,11 +228,113 @@ TL_INLINE void gemv_k_fast(const struct traits traits, const struct gemv_chunk *
     sums->y = _mm256_fmadd_ps(k->dmin, mins, sums->y);
 }
 
+/* ---- weights of eight bits: IQ4_NL and IQ4_XS ---- */
+
+/* A table of what nibbles stand for, plus an offset that makes them unsigned. */
+TL_INLINE __m256i gemv_table(const int8_t *values, const int offset) {
+    uint8_t table[16];
+    for (int i = 0; i < 16; i++) table[i] = (uint8_t)(values[i] + offset);
+    return _mm256_broadcastsi128_si256(load_128(table));
+}
+
+/* Dword i of a block: the first four are the low nibbles. */
+TL_INLINE __m256i looked_up(__m256i table, const __m256i nibbles[4], const int i) {
+    return _mm256_shuffle_epi8(table, bits_of(nibbles[i % 4], i / 4 * 4, 0x0f));
+}
+
+/* Fast: the sum of a block, times a sub-scale that is twice in every lane. Neither a product with
+   an absolute value nor the sum of two exceeds int16, because no activation is -128. */
+TL_INLINE __m256i gemv_signed_bytes(__m256i table, const __m256i nibbles[4], const int8_t *x,
+                                    __m256i scale) {
+    __m256i sum = _mm256_setzero_si256();
+    TL_UNROLL(8)
+    for (int i = 0; i < 8; i++) {
+        const __m256i w = looked_up(table, nibbles, i);
+        int32_t four;
+        memcpy(&four, x + 4 * i, 4);
+        const __m256i products =
+            _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(set_int(four), w));
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(products, scale));
+    }
+    return sum;
+}
+
+/* Exact: the sums of a block with both digits. */
+TL_INLINE void gemv_signed_words(__m256i table, const __m256i nibbles[4],
+                                 const struct gemv_chunk *x, const int block, __m256i sum[2]) {
+    const __m256i zero = _mm256_setzero_si256();
+    __m256i a[2][2] = {{zero, zero}, {zero, zero}}; // two rows in each half, and the next two
+    TL_UNROLL(8)
+    for (int i = 0; i < 8; i++) {
+        const __m256i w = looked_up(table, nibbles, i), sign = _mm256_cmpgt_epi8(zero, w);
+        const __m256i part[2] = {_mm256_unpacklo_epi8(w, sign), _mm256_unpackhi_epi8(w, sign)};
+        TL_UNROLL(2)
+        for (int p = 0; p < 2; p++) {
+            int64_t four;
+            memcpy(&four, x->digit.words[p] + 32 * block + 4 * i, 8);
+            const __m256i digits = _mm256_set1_epi64x(four);
+            for (int j = 0; j < 2; j++) {
+                a[p][j] = _mm256_add_epi32(a[p][j], _mm256_madd_epi16(part[j], digits));
+                KEEP(a[p][j]);
+            }
+        }
+    }
+    for (int p = 0; p < 2; p++) sum[p] = _mm256_hadd_epi32(a[p][0], a[p][1]);
+}
+
+/* IQ4_XS */
+TL_INLINE void gemv_iq4_xs(const bool fast, struct lanes row, const struct gemv_chunk *x,
+                           struct gemv_k *k) {
+    const __m256i table = gemv_table(tl_codebook_iq4, 0);
+    __m256i head[4];
+    lanes_load(row, 0, head);
+    from_halves(head[0], &k->d, &k->dmin);
+    TL_UNROLL(8)
+    for (int b = 0; b < 8; b++) {
+        __m256i v[4], sum[2];
+        __m256i scale = _mm256_and_si256(_mm256_srli_epi32(head[1], 4 * b), set_int(0x0f));
+        __m256i two = _mm256_and_si256(_mm256_srli_epi32(head[0], 16 + 2 * b), set_int(0x03));
+        scale = _mm256_or_si256(scale, _mm256_slli_epi32(two, 4));
+        scale = _mm256_sub_epi32(scale, set_int(32));
+        lanes_load(row, (size_t)(8 + 16 * b), v);
+        if (fast) {
+            scale = _mm256_blend_epi16(scale, _mm256_slli_epi32(scale, 16), 0xaa);
+            k->sum[b] = gemv_signed_bytes(table, v, x->digit.bytes[0] + 32 * b, scale);
+            continue;
+        }
+        gemv_signed_words(table, v, x, b, sum);
+        for (int p = 0; p < 2; p++) {
+            k->sum[p] = _mm256_add_epi32(k->sum[p], _mm256_mullo_epi32(sum[p], scale));
+        }
+    }
+}
+
+/* Adds an exact chunk of IQ4_XS: T = 4096 high + low. */
+TL_INLINE void gemv_k_words(const struct gemv_chunk *x, const struct gemv_k *k,
+                            struct gemv_sums *sums) {
+    __m256d *sum[2] = {&sums->low, &sums->high};
+    TL_UNROLL(2)
+    for (int half = 0; half < 2; half++) {
+        __m256d total =
+            _mm256_fmadd_pd(_mm256_cvtepi32_pd(half_of(k->sum[1], half)), _mm256_set1_pd(4096),
+                            _mm256_cvtepi32_pd(half_of(k->sum[0], half)));
+        __m256d d = _mm256_mul_pd(doubles_of(k->d, half), _mm256_set1_pd(x->dx));
+        *sum[half] = _mm256_fmadd_pd(d, total, *sum[half]);
+    }
+}
+
 TL_INLINE void gemv_k_chunk(const enum tl_type id, const bool fast, struct lanes row,
                             const struct gemv_chunk *x, struct gemv_sums *sums) {
     const int planes = fast ? 1 : 3;
     struct gemv_k k;
     for (int i = 0; i < 8; i++) k.sum[i] = _mm256_setzero_si256();
+    if (id == TL_TYPE_IQ4_XS) {
+        gemv_iq4_xs(fast, row, x, &k);
+        if (!fast) {
+            gemv_k_words(x, &k, sums);
+            return;
+        }
+    }
     if (id == TL_TYPE_Q2_K) gemv_k2(false, planes, row, x, &k);
     if (id == TL_TYPE_Q3_K) gemv_k2(true, planes, row, x, &k);
     if (id == TL_TYPE_Q4_K) gemv_k4(false, planes, row, x, &k);
@@ -497,7 +358,11 @@ TL_INLINE void gemv_block_end(const struct traits traits, const bool fast, const
     __m256i offset = set_int(x->sum[block]);
     if (fast) {
         __m256i s = sum[0];
-        if (traits.offset != 0) s = _mm256_sub_epi32(s, _mm256_slli_epi32(offset, shift));
+        if (traits.offset == MXFP4_OFFSET) {
+            s = _mm256_sub_epi32(s, _mm256_mullo_epi32(offset, set_int(MXFP4_OFFSET)));
+        } else if (traits.offset != 0) {
+            s = _mm256_sub_epi32(s, _mm256_slli_epi32(offset, shift));
+        }
         __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(s), _mm256_set1_ps(x->scale[block]));
         *u = _mm256_fmadd_ps(scaled, d, *u);
     } else {
@@ -531,11 +396,14 @@ TL_INLINE __m256i fifth_bits(__m256i x, const int i, const int j) {
 
 /*
  * The sums of one block of nibbles. `seam`: its bytes begin in the middle of a dword. Then q[0]
- * holds its last two bytes and its first two, and x->seams the digits for them.
+ * holds its last two bytes and its first two, and x->seams the digits for them. `five`: with fifth
+ * bits. table: NULL, or what the nibbles stand for, which is less than 32.
  */
-TL_INLINE void gemv_nibbles(const bool seam, const bool five, const int planes, const __m256i q[4],
-                            __m256i fifth, const struct gemv_chunk *x, int block, __m256i *sum) {
+TL_INLINE void gemv_nibbles(const bool seam, const bool five, const __m256i *table,
+                            const int planes, const __m256i q[4], __m256i fifth,
+                            const struct gemv_chunk *x, int block, __m256i *sum) {
     const __m256i ones = _mm256_set1_epi16(1);
+    const bool halves = five || table != NULL; // sixteen products exceed int16
     __m256i a[3];
     TL_UNROLL(4)
     for (int i = 0; i < 4; i++) {
@@ -548,14 +416,16 @@ TL_INLINE void gemv_nibbles(const bool seam, const bool five, const int planes, 
         }
         __m256i w = bits_of(q[i], 0, 0x0f);
         if (five) w = _mm256_or_si256(w, fifth_bits(fifth, seam_at, at + 2));
-        gemv_dot(planes, a, w, low, plane, i == 0 || (five && i == 2));
+        if (table != NULL) w = _mm256_shuffle_epi8(*table, w);
+        gemv_dot(planes, a, w, low, plane, i == 0 || (halves && i == 2));
         w = bits_of(q[i], 4, 0x0f);
+        if (table != NULL) w = _mm256_shuffle_epi8(*table, w);
         if (five) w = _mm256_or_si256(w, fifth_bits(fifth, seam_at + 16, at + 18));
         gemv_dot(planes, a, w, high, plane, false);
         for (int p = 0; p < planes; p++) {
-            if (five && i == 1) sum[p] = _mm256_madd_epi16(a[p], ones);
-            if (!five && i == 3) sum[p] = _mm256_madd_epi16(a[p], ones);
-            if (five && i == 3) sum[p] = _mm256_add_epi32(sum[p], _mm256_madd_epi16(a[p], ones));
+            if (halves && i == 1) sum[p] = _mm256_madd_epi16(a[p], ones);
+            if (!halves && i == 3) sum[p] = _mm256_madd_epi16(a[p], ones);
+            if (halves && i == 3) sum[p] = _mm256_add_epi32(sum[p], _mm256_madd_epi16(a[p], ones));
         }
     }
 }
@@ -588,12 +458,97 @@ TL_INLINE __m256 gemv_nibbles_chunk(const enum tl_type id, const bool fast, stru
             if (five) fifth = v[1];
         }
         for (int j = 1; j < 4; j++) q[j] = v[(seam ? half - 4 : five ? 2 : 1) + j];
-        gemv_nibbles(seam, five, planes, q, fifth, x, 2 * i, sum);
+        gemv_nibbles(seam, five, NULL, planes, q, fifth, x, 2 * i, sum);
         gemv_block_end(traits, fast, sum, d[0], m[0], x, 2 * i, &u);
-        gemv_nibbles(false, five, planes, v + pair - 4, v[pair - 5], x, 2 * i + 1, sum);
+        gemv_nibbles(false, five, NULL, planes, v + pair - 4, v[pair - 5], x, 2 * i + 1, sum);
         gemv_block_end(traits, fast, sum, d[1], m[1], x, 2 * i + 1, &u);
     }
     return u;
+}
+
+/* The four dwords that begin at byte `at` of dwords that begin at 0. */
+TL_INLINE void dwords_at(const __m256i *dwords, const int at, __m256i q[4]) {
+    const int n = at % 4;
+    TL_UNROLL(4)
+    for (int i = 0; i < 4; i++) {
+        const __m256i *x = dwords + at / 4 + i;
+        q[i] = n == 0 ? x[0]
+                      : _mm256_or_si256(_mm256_srli_epi32(x[0], 8 * n),
+                                        _mm256_slli_epi32(x[1], 32 - 8 * n));
+    }
+}
+
+/* IQ4_NL */
+TL_INLINE __m256 gemv_iq4_nl_chunk(const bool fast, struct lanes row, const struct gemv_chunk *x,
+                                   __m256 u) {
+    const __m256i table = gemv_table(tl_codebook_iq4, 0), ones = _mm256_set1_epi16(1);
+    __m256i dwords[36];
+    for (int i = 0; i < 9; i++) lanes_load(row, (size_t)(16 * i), dwords + 4 * i);
+    TL_UNROLL(4)
+    for (int i = 0; i < 4; i++) {
+        const __m256i *v = dwords + 9 * i;
+        __m256 d[2];
+        from_halves(_mm256_blend_epi16(v[0], v[4], 0xaa), &d[0], &d[1]);
+        TL_UNROLL(2)
+        for (int j = 0; j < 2; j++) {
+            const int block = 2 * i + j;
+            __m256i q[4], sum[2];
+            __m256 t;
+            dwords_at(v, 18 * j + 2, q);
+            if (fast) {
+                sum[0] = gemv_signed_bytes(table, q, x->digit.bytes[0] + 32 * block, ones);
+                t = _mm256_mul_ps(_mm256_cvtepi32_ps(sum[0]), _mm256_set1_ps(x->scale[block]));
+            } else {
+                gemv_signed_words(table, q, x, block, sum);
+                t = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[1]), _mm256_set1_ps(4096),
+                                    _mm256_cvtepi32_ps(sum[0]));
+            }
+            u = _mm256_fmadd_ps(t, d[j], u);
+        }
+    }
+    return u;
+}
+
+/* 2^(e - 128) in every lane: see unpack_codebook.c. */
+TL_INLINE __m256 lanes_power_of_two(__m256i e) {
+    const __m256i normal = _mm256_sub_epi32(_mm256_slli_epi32(e, 23), set_int(1 << 23));
+    const __m256i subnormal = _mm256_add_epi32(_mm256_slli_epi32(e, 21), set_int(1 << 21));
+    return _mm256_castsi256_ps(_mm256_max_epi32(normal, subnormal));
+}
+
+TL_INLINE void gemv_mxfp4_chunk(const bool fast, struct lanes row, const struct gemv_chunk *x,
+                                struct gemv_sums *sums) {
+    const __m256i table = gemv_table(tl_codebook_mxfp4, MXFP4_OFFSET);
+    __m256d u[2] = {_mm256_setzero_pd(), _mm256_setzero_pd()};
+    __m256i dwords[34];
+    for (int i = 0; i < 8; i++) lanes_load(row, (size_t)(16 * i), dwords + 4 * i);
+    lanes_load(row, 120, dwords + 30); // two of these are there already
+    TL_UNROLL(8)
+    for (int b = 0; b < 8; b++) {
+        const int planes = fast ? 1 : 3, at = 17 * b;
+        const __m256i e = _mm256_srli_epi32(dwords[at / 4], 8 * (at % 4));
+        const __m256 d = lanes_power_of_two(_mm256_and_si256(e, set_int(0xff)));
+        __m256i q[4], sum[3];
+        dwords_at(dwords, at + 1, q);
+        gemv_nibbles(false, false, &table, planes, q, q[0], x, b, sum);
+        if (fast) {
+            gemv_block_end(traits_of(TL_TYPE_MXFP4), true, sum, d, d, x, b, &sums->y);
+            continue;
+        }
+        // T = 256 high + low - offset * sum, exact in float64
+        const __m256i high = _mm256_add_epi32(_mm256_slli_epi32(sum[2], 8), sum[1]);
+        const __m256d offset = _mm256_set1_pd(-MXFP4_OFFSET * (double)x->sum[b]);
+        TL_UNROLL(2)
+        for (int half = 0; half < 2; half++) {
+            __m256d t = _mm256_fmadd_pd(_mm256_cvtepi32_pd(half_of(high, half)),
+                                        _mm256_set1_pd(256), offset);
+            t = _mm256_add_pd(t, _mm256_cvtepi32_pd(half_of(sum[0], half)));
+            u[half] = _mm256_fmadd_pd(t, doubles_of(d, half), u[half]);
+        }
+    }
+    if (fast) return;
+    sums->low = _mm256_fmadd_pd(u[0], _mm256_set1_pd(x->dx), sums->low);
+    sums->high = _mm256_fmadd_pd(u[1], _mm256_set1_pd(x->dx), sums->high);
 }
 
 /* Lane r of each half of the result is the sum of that half of x[r]. */
@@ -656,8 +611,14 @@ TL_INLINE __m256 gemv_q8_0_chunk(const bool fast, struct lanes row, const struct
 TL_INLINE void gemv_32_chunk(const enum tl_type id, const bool fast, struct lanes row,
                              const struct gemv_chunk *x, struct gemv_sums *sums) {
     __m256 u = fast ? sums->y : _mm256_setzero_ps();
+    if (id == TL_TYPE_MXFP4) {
+        gemv_mxfp4_chunk(fast, row, x, sums);
+        return;
+    }
     if (id == TL_TYPE_Q8_0) {
         u = gemv_q8_0_chunk(fast, row, x, u);
+    } else if (id == TL_TYPE_IQ4_NL) {
+        u = gemv_iq4_nl_chunk(fast, row, x, u);
     } else {
         u = gemv_nibbles_chunk(id, fast, row, x, u);
     }
@@ -698,7 +659,7 @@ TL_INLINE void gemv_rows(const enum tl_type id, const bool fast, const struct tl
                         prefetch_bytes(src + r * stride + at + ahead, chunk_bytes);
                     }
                 }
-                if (id >= TL_TYPE_Q2_K) {
+                if (is_k(id)) {
                     gemv_k_chunk(id, fast, lanes, x + c, &sums);
                 } else {
                     gemv_32_chunk(id, fast, lanes, x + c, &sums);

@@ -32,7 +32,7 @@ TL_INLINE size_t lane_ahead(const struct tl_matrix *w, size_t at, size_t per_lan
 /* The quantized types, each of which has its own functions. */
 #define GEMV_TYPES(type)                                                                           \
     type(Q4_0) type(Q4_1) type(Q5_0) type(Q5_1) type(Q8_0) type(Q2_K) type(Q3_K) type(Q4_K)        \
-        type(Q5_K) type(Q6_K)
+        type(Q5_K) type(Q6_K) type(IQ4_NL) type(IQ4_XS) type(MXFP4)
 
 /* Prefetches the start of every lane's range. */
 TL_INLINE void lanes_prefetch(const struct tl_matrix *w, size_t row0, size_t row1,

@@ -12,13 +12,13 @@
         function(LAYOUT_BYTES, 1, __VA_ARGS__);                                                    \
         break;                                                                                     \
     case FORMAT_WORD_ROW:                                                                          \
-        function(LAYOUT_WORDS, 1, __VA_ARGS__);                                                    \
+        if (USES_WORDS) function(LAYOUT_WORDS, 1, __VA_ARGS__);                                    \
         break;                                                                                     \
     case FORMAT_FAST_BYTE_ROW:                                                                     \
         function(LAYOUT_FAST_BYTES, 1, __VA_ARGS__);                                               \
         break;                                                                                     \
     case FORMAT_FAST_WORD_ROW:                                                                     \
-        function(LAYOUT_FAST_WORDS, 1, __VA_ARGS__);                                               \
+        if (USES_WORDS) function(LAYOUT_FAST_WORDS, 1, __VA_ARGS__);                               \
         break;                                                                                     \
     default:                                                                                       \
         break;                                                                                     \

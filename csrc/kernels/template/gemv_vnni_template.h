@@ -222,7 +222,7 @@ TL_INLINE void gemv_k2(const bool three, const struct row_group *rows, size_t at
         v16i s[3];
         group_load_16(rows, at + 94, tail);
         group_load_32(rows, at, third);
-        for (int i = 0; i < 3; i++) s[i] = v16i_join_halves(tail[i], tail[i + 1]);
+        for (int i = 0; i < 3; i++) s[i] = v16i_join(tail[i], tail[i + 1], 2);
         for (int i = 0; i < 4; i++) {
             v16i low = i < 2 ? s[i % 2] : v16i_srl(s[i % 2], 4);
             scales[i] = or_masked(masked(low, 0x0f), shifted(s[2], 4 - 2 * i), 0x30);
@@ -319,6 +319,41 @@ TL_INLINE void gemv_k6(const struct row_group *rows, size_t at, const int digits
     gemv_end_chunk(&sums, digits, t, v16_load_f16(half), exact, fast);
 }
 
+/* IQ4_XS */
+TL_INLINE void gemv_iq4_xs(const struct row_group *rows, size_t at, const int digits,
+                           const struct gemv_token *t, v16d *exact, v16 *fast) {
+    const v16i table = codebook(tl_codebook_iq4, INT8_OFFSET);
+    struct gemv_sums sums;
+    v16i head[4];
+    gemv_begin(sums.exact, digits, NULL);
+    group_load_16(rows, at, head);
+    TL_UNROLL(4)
+    for (int c = 0; c < 4; c++) {
+        v16i x[8];
+        group_load_32(rows, at + 8 + 32 * (size_t)c, x);
+        if (c < 3) group_prefetch(rows, at + 64 * (size_t)c);
+        TL_UNROLL(2)
+        for (int block = 2 * c; block < 2 * c + 2; block++) {
+            v16i a[2][MAX_DIGITS]; // of the low and the high nibbles
+            for (int g = 0; g < 2; g++) {
+                gemv_begin(a[g], digits, t->starts + (2 * block + g) * digits);
+            }
+            TL_UNROLL(4)
+            for (int i = 0; i < 4; i++) {
+                const v16i q = x[block % 2 * 4 + i];
+                const v16i low = v16i_look_up(table, masked(q, 0x0f));
+                const v16i up = v16i_look_up(table, masked(v16i_srl(q, 4), 0x0f));
+                gemv_dots(a[0], digits, low, t->x + (8 * block + i) * digits);
+                gemv_dots(a[1], digits, up, t->x + (8 * block + 4 + i) * digits);
+            }
+            for (int p = 0; p < digits; p++) a[0][p] = v16i_add(a[0][p], a[1][p]);
+            gemv_scale(a[0], digits, scale_iq4_xs(head, block));
+            gemv_end_block(&sums, digits, a[0], block);
+        }
+    }
+    gemv_end_chunk(&sums, digits, t, v16_from_low_halves(head[0]), exact, fast);
+}
+
 /* ---- types of 32 ---- */
 
 /* The first n dwords of a chunk of 16 rows, which are loaded when they are needed. */
@@ -334,20 +369,21 @@ TL_INLINE void columns_need(struct columns *c, const struct row_group *rows, siz
     if (bytes - 4 * c->n >= 32) {
         group_load_32(rows, at + 4 * (size_t)c->n, c->x + c->n);
         c->n += 8;
-    } else {
-        group_load_16(rows, at + 4 * (size_t)c->n, c->x + c->n);
-        c->n += 4;
+    } else { // the last 16 bytes, some of which may be loaded already
+        const int first = TL_MIN(c->n, bytes / 4 - 4);
+        group_load_16(rows, at + 4 * (size_t)first, c->x + first);
+        c->n = first + 4;
     }
 }
 
-/* Four bytes that begin at half a dword: a block can begin in the middle of a dword. */
-TL_INLINE v16i columns_dword(const struct columns *c, const int half) {
-    if (half % 2 == 0) return c->x[half / 2];
-    return v16i_join_halves(c->x[half / 2], c->x[half / 2 + 1]);
+/* Four bytes that begin at byte `at`: a block can begin in the middle of a dword. */
+TL_INLINE v16i columns_dword(const struct columns *c, const int at) {
+    if (at % 4 == 0) return c->x[at / 4];
+    return v16i_join(c->x[at / 4], c->x[at / 4 + 1], at % 4);
 }
 
-TL_INLINE v16 columns_half(const struct columns *c, const int half) {
-    return v16_from_low_halves(half % 2 == 0 ? c->x[half / 2] : v16i_srl(c->x[half / 2], 16));
+TL_INLINE v16 columns_half(const struct columns *c, const int at) {
+    return v16_from_low_halves(at % 4 == 0 ? c->x[at / 4] : v16i_srl(c->x[at / 4], 16));
 }
 
 /* What the loops below need to know of a type of 32. */
@@ -359,7 +395,10 @@ struct block_shape {
 TL_INLINE struct block_shape block_shape_of(enum tl_type id) {
     switch (id) {
     case TL_TYPE_Q4_0:
+    case TL_TYPE_IQ4_NL:
         return (struct block_shape){4, 18, false};
+    case TL_TYPE_MXFP4:
+        return (struct block_shape){4, 17, false};
     case TL_TYPE_Q4_1:
         return (struct block_shape){4, 20, true};
     case TL_TYPE_Q5_0:
@@ -376,33 +415,37 @@ static const int32_t spread[16] = {
     0x00000000, 0x00000010, 0x00001000, 0x00001010, 0x00100000, 0x00100010, 0x00101000, 0x00101010,
     0x10000000, 0x10000010, 0x10001000, 0x10001010, 0x10100000, 0x10100010, 0x10101000, 0x10101010};
 
-/* Adds block b to *u, the sum of its chunk in exact mode, of its row in fast mode. */
+/* Adds block b to *u, the sum of its chunk in exact mode (MXFP4: to *wide), of its row in fast
+   mode. table: what nibbles stand for in IQ4_NL and MXFP4. */
 TL_INLINE void gemv_block_32(enum tl_type id, const struct row_group *rows, size_t at,
                              struct columns *c, const int digits, const struct gemv_token *t,
-                             const int b, v16 *u) {
+                             v16i table, const int b, v16 *u, v16d *wide) {
     const struct block_shape shape = block_shape_of(id);
-    const int begin = shape.bytes / 2 * b, end = begin + shape.bytes / 2;
-    const int values = end - (shape.bits == 8 ? 16 : 8);
+    const int begin = shape.bytes * b, end = begin + shape.bytes;
+    const int values = end - (shape.bits == 8 ? 32 : 16);
     const bool offset = traits_of(id).offset != 0;
     v16i s[2][MAX_DIGITS], fifths = v16i_set1(0);
-    columns_need(c, rows, at, 8 * shape.bytes, (end + 1) / 2);
+    columns_need(c, rows, at, 8 * shape.bytes, (end + 3) / 4);
     // 34 bytes may need two loads; in a loop gcc would not see the constants
-    columns_need(c, rows, at, 8 * shape.bytes, (end + 1) / 2);
-    const v16 d = columns_half(c, begin);
-    if (shape.bits == 5) fifths = columns_dword(c, values - 2);
+    columns_need(c, rows, at, 8 * shape.bytes, (end + 3) / 4);
+    const v16 d = id == TL_TYPE_MXFP4 ? power_of_two(one_byte(c->x[begin / 4], begin % 4))
+                                      : columns_half(c, begin);
+    if (shape.bits == 5) fifths = columns_dword(c, values - 4);
     for (int g = 0; g < 2; g++) {
         gemv_begin(s[g], digits, offset ? t->starts + (2 * b + g) * digits : NULL);
     }
     TL_UNROLL(8)
     for (int i = 0; i < 8; i++) {
-        v16i q = columns_dword(c, values + 2 * (shape.bits == 8 ? i : i % 4));
+        v16i q = columns_dword(c, values + 4 * (shape.bits == 8 ? i : i % 4));
         if (shape.bits == 8) {
-            q = v16i_xor(q, bytes_of(Q8_0_OFFSET));
+            q = v16i_xor(q, bytes_of(INT8_OFFSET));
         } else {
             q = masked(i < 4 ? q : v16i_srl(q, 4), 0x0f);
         }
+        if (id == TL_TYPE_IQ4_NL || id == TL_TYPE_MXFP4) q = v16i_look_up(table, q);
         if (shape.bits == 5) {
-            q = v16i_xor(q, v16i_look_up(v16i_load(spread), v16i_srl(fifths, 4 * (unsigned)i)));
+            q = v16i_xor(q,
+                         v16i_look_up_lanes(v16i_load(spread), v16i_srl(fifths, 4 * (unsigned)i)));
         }
         gemv_dots(s[i / 4], digits, q, t->x + (8 * b + i) * digits);
     }
@@ -411,12 +454,14 @@ TL_INLINE void gemv_block_32(enum tl_type id, const struct row_group *rows, size
         v16 scaled = v16_mul(v16_from_i32(s[0][0]), v16_set1(t->fast.scale[b]));
         *u = v16_fma(scaled, d, *u);
         if (shape.has_min) {
-            *u = v16_fma(columns_half(c, begin + 1), v16_set1(t->fast.sum[b]), *u);
+            *u = v16_fma(columns_half(c, begin + 2), v16_set1(t->fast.sum[b]), *u);
         }
+    } else if (id == TL_TYPE_MXFP4) {
+        *wide = v16d_fma(block_to_f64(s[0]), v16d_from_f32(d), *wide);
     } else {
         *u = v16_fma(digits_to_f32(true, s[0]), d, *u);
         if (shape.has_min) {
-            *u = v16_fma(v16_set1(t->exact.blocks[b]), columns_half(c, begin + 1), *u);
+            *u = v16_fma(v16_set1(t->exact.blocks[b]), columns_half(c, begin + 2), *u);
         }
     }
 }
@@ -425,11 +470,14 @@ TL_INLINE void gemv_32(enum tl_type id, const struct row_group *rows, size_t at,
                        const struct gemv_token *t, v16d *exact, v16 *fast) {
     const int bytes = 8 * block_shape_of(id).bytes;
     struct columns c = {.n = 0};
+    const v16i table = id == TL_TYPE_MXFP4 ? codebook(tl_codebook_mxfp4, MXFP4_OFFSET)
+                                           : codebook(tl_codebook_iq4, INT8_OFFSET);
     v16 u = digits == 1 ? *fast : v16_set1(0);
+    v16d wide = v16d_set1(0);
     // not a loop, so that every block number is a constant
 #define BLOCK(b)                                                                                   \
     if (64 * (b) < bytes) group_prefetch(rows, at + 64 * (b));                                     \
-    gemv_block_32(id, rows, at, &c, digits, t, b, &u)
+    gemv_block_32(id, rows, at, &c, digits, t, table, b, &u, &wide)
     BLOCK(0);
     BLOCK(1);
     BLOCK(2);
@@ -442,7 +490,8 @@ TL_INLINE void gemv_32(enum tl_type id, const struct row_group *rows, size_t at,
     if (digits == 1) {
         *fast = u;
     } else {
-        *exact = v16d_fma(v16d_from_f32(u), v16d_set1(t->exact.dx[0]), *exact);
+        if (id != TL_TYPE_MXFP4) wide = v16d_from_f32(u);
+        *exact = v16d_fma(wide, v16d_set1(t->exact.dx[0]), *exact);
     }
 }
 
@@ -469,11 +518,16 @@ TL_INLINE void gemv_chunk(enum tl_type id, const struct row_group *rows, size_t 
     case TL_TYPE_Q6_K:
         gemv_k6(rows, at, digits, t, exact, fast);
         break;
+    case TL_TYPE_IQ4_XS:
+        gemv_iq4_xs(rows, at, digits, t, exact, fast);
+        break;
         CASE_32(TL_TYPE_Q4_0);
         CASE_32(TL_TYPE_Q4_1);
         CASE_32(TL_TYPE_Q5_0);
         CASE_32(TL_TYPE_Q5_1);
         CASE_32(TL_TYPE_Q8_0);
+        CASE_32(TL_TYPE_IQ4_NL);
+        CASE_32(TL_TYPE_MXFP4);
     default:
         break;
     }

@@ -25,7 +25,7 @@ static bool is_gemv(enum matmul_format format) {
     case FORMAT_WORD_ROW:                                                                          \
         break;                                                                                     \
     case FORMAT_WORD_TILE:                                                                         \
-        function(LAYOUT_WORDS, WORD_TOKENS, __VA_ARGS__);                                          \
+        if (USES_WORDS) function(LAYOUT_WORDS, WORD_TOKENS, __VA_ARGS__);                          \
         break;                                                                                     \
     case FORMAT_FAST_BYTE_ROW:                                                                     \
         break;                                                                                     \
@@ -35,7 +35,10 @@ static bool is_gemv(enum matmul_format format) {
     case FORMAT_FAST_WORD_ROW:                                                                     \
         break;                                                                                     \
     case FORMAT_FAST_WORD_TILE:                                                                    \
-        function(LAYOUT_FAST_WORDS, FAST_TOKENS, __VA_ARGS__);                                     \
+        if (USES_WORDS) function(LAYOUT_FAST_WORDS, FAST_TOKENS, __VA_ARGS__);                     \
+        break;                                                                                     \
+    case FORMAT_FAST_WIDE_TILE:                                                                    \
+        if (USES_WORDS) function(LAYOUT_FAST_WIDE, FAST_TOKENS, __VA_ARGS__);                      \
         break;                                                                                     \
     default:                                                                                       \
         break;                                                                                     \

@@ -3,7 +3,8 @@
  *
  * A template is compiled once per instruction set: it has no include guard and includes nothing.
  *
- * Needs:   simd/<set>.h; where it has integers, TILE_TEMPLATE and GEMV_TEMPLATE
+ * Needs:   simd/<set>.h; where it has integers, TILE_TEMPLATE and GEMV_TEMPLATE, and, if that is in
+ *          two files, GEMV_LANES_TEMPLATE
  * Defines: TL_KERNEL_SET
  */
 // clang-format off
@@ -24,6 +25,9 @@
 #include "kernels/template/gemm_fast_template.h"
 #include "kernels/template/gemm_template.h"
 #include "kernels/template/gemv_lanes_template.h"
+#ifdef GEMV_LANES_TEMPLATE
+#include GEMV_LANES_TEMPLATE
+#endif
 #include GEMV_TEMPLATE
 #include "kernels/template/int_matmul_template.h"
 

@@ -36,7 +36,10 @@ static int matmul_format(const struct tl_type_info *type, size_t tokens) {
 static int matmul_format_fast(const struct tl_type_info *type, size_t tokens) {
     if (type->kind == TL_KIND_FLOAT) return matmul_format(type, tokens);
     if (int_in_bytes(type)) return tokens == 1 ? FORMAT_FAST_BYTE_ROW : FORMAT_FAST_BYTE_TILE;
-    return tokens == 1 ? FORMAT_FAST_WORD_ROW : FORMAT_FAST_WORD_TILE;
+    if (type == tl_type_find(TL_TYPE_Q8_0)) { // int16 is as fast, and more exact
+        return tokens == 1 ? FORMAT_FAST_WORD_ROW : FORMAT_FAST_WORD_TILE;
+    }
+    return tokens == 1 ? FORMAT_FAST_BYTE_ROW : FORMAT_FAST_WIDE_TILE;
 }
 
 static size_t matmul_pack_bytes(int format, size_t cols, size_t tokens) {

@@ -70,10 +70,10 @@ TL_INLINE v16 fast_factor(const v16 x[16], v16 base) {
 }
 
 /*
- * The integers of up to 256 values and their scales: lane h of q[k] is value 16 h + k; a block of
- * 32 has two lanes of scales, which are equal.
+ * The integers (int8, or int16) of up to 256 values and their scales: lane h of q[k] is value 16 h
+ * + k; a block of 32 has two lanes of scales, which are equal.
  */
-TL_INLINE void fast_round(const bool bytes, const float *values, size_t n, v16i q[16],
+TL_INLINE void fast_round(const bool int8, const float *values, size_t n, v16i q[16],
                           float scale[16]) {
     const v16 zero = v16_set1(0), infinity = v16_set1(INFINITY);
     float padded[TL_CHUNK];
@@ -96,7 +96,7 @@ TL_INLINE void fast_round(const bool bytes, const float *values, size_t n, v16i 
     for (int k = 0; k < 16; k++) x[k] = v16_if_less(most, infinity, x[k], zero);
     base = v16_if_less(most, v16_set1(FAST_LEAST), zero, v16_div(v16_set1(128), most));
     base = v16_if_less(most, infinity, base, zero);
-    factor = bytes ? fast_factor(x, base) : v16_mul(base, v16_set1(FAST_LIMIT_WORDS / 128));
+    factor = int8 ? fast_factor(x, base) : v16_mul(base, v16_set1(FAST_LIMIT_WORDS / 128));
     for (int k = 0; k < 16; k++) {
         v16 y = v16_mul(x[k], factor), rounded = v16_rint(y);
         square = v16_fma(rounded, rounded, square);
@@ -111,12 +111,13 @@ TL_INLINE void fast_round(const bool bytes, const float *values, size_t n, v16i 
     v16_store(scale, v16_if_less(most, infinity, base, v16_set1(NAN)));
 }
 
-TL_INLINE void fast_pack_record(const bool bytes, const float *values, size_t n, const size_t tile,
-                                size_t slot, struct fast_record r) {
+TL_INLINE void fast_pack_record(const enum layout layout, const float *values, size_t n,
+                                const size_t tile, size_t slot, struct fast_record r) {
+    const bool bytes = layout_in_bytes(layout);
     float scale[16];
     int32_t digits[8][16], word[2][16];
     v16i q[16], sum[2] = {v16i_set1(0), v16i_set1(0)};
-    fast_round(bytes, values, n, q, scale);
+    fast_round(layout_of_int8(layout), values, n, q, scale);
     for (int k = 0; k < 16; k++) sum[k / 2 % 2] = v16i_add(sum[k / 2 % 2], q[k]);
     for (int i = 0; i < 2; i++) v16i_store(word[i], sum[i]);
     for (int i = 0; i < (bytes ? 4 : 8); i++) {

@@ -12,8 +12,9 @@
  *
  * Needs:   format_template.h
  * Defines: PANEL_ROWS, PANEL_CHUNKS, BYTE_TOKENS, WORD_TOKENS, FAST_TOKENS, TILE_TOKENS,
- *          TILE_DIGITS, planes_of, enum layout, layout_in_bytes, steps_of, struct panel,
- *          struct traits, type_id, traits_of, int_in_bytes, twice
+ *          TILE_DIGITS, planes_of, enum layout, layout_in_bytes, layout_of_int8, steps_of,
+ *          struct panel, struct traits, type_id, is_k, traits_of, MXFP4_OFFSET,
+ *          USES_WORDS, int_in_bytes, twice
  */
 
 #define PANEL_ROWS (16 * PANEL_VECTORS)
@@ -29,11 +30,19 @@ TL_INLINE int planes_of(const bool bytes) {
     return bytes ? 3 : 2;
 }
 
-/* How activations are packed. Fast: one digit, and a float32 scale for each 32 values. */
-enum layout { LAYOUT_BYTES, LAYOUT_WORDS, LAYOUT_FAST_BYTES, LAYOUT_FAST_WORDS };
+/*
+ * How activations are packed. Fast: one digit, and a float32 scale for each 32 values. FAST_WIDE:
+ * the integers of FAST_BYTES, stored as words.
+ */
+enum layout { LAYOUT_BYTES, LAYOUT_WORDS, LAYOUT_FAST_BYTES, LAYOUT_FAST_WORDS, LAYOUT_FAST_WIDE };
 
 TL_INLINE bool layout_in_bytes(const enum layout layout) {
     return layout == LAYOUT_BYTES || layout == LAYOUT_FAST_BYTES;
+}
+
+/* Whether fast mode rounds to int8. */
+TL_INLINE bool layout_of_int8(const enum layout layout) {
+    return layout == LAYOUT_FAST_BYTES || layout == LAYOUT_FAST_WIDE;
 }
 
 /* Vectors per chunk. */
@@ -68,6 +77,13 @@ static enum tl_type type_id(const struct tl_type_info *type) {
     return (enum tl_type)(type - tl_type_find(TL_TYPE_F32));
 }
 
+#define MXFP4_OFFSET 12
+#define USES_WORDS (INT8_OFFSET < 0) // otherwise all weights are multiplied as bytes
+
+TL_INLINE bool is_k(enum tl_type id) {
+    return (id >= TL_TYPE_Q2_K && id <= TL_TYPE_Q6_K) || id == TL_TYPE_IQ4_XS;
+}
+
 TL_INLINE struct traits traits_of(enum tl_type id) {
     switch (id) {
     case TL_TYPE_Q4_K:
@@ -88,13 +104,20 @@ TL_INLINE struct traits traits_of(enum tl_type id) {
         return (struct traits){false, false, 16, 4};
     case TL_TYPE_Q5_1:
         return (struct traits){true, false, 0, 4};
-    default: // Q8_0
-        return (struct traits){false, false, TL_MAX(Q8_0_OFFSET, 0), 8};
+    case TL_TYPE_MXFP4:
+        return (struct traits){false, false, MXFP4_OFFSET, 4};
+    case TL_TYPE_IQ4_XS:
+        return (struct traits){false, true, TL_MAX(INT8_OFFSET, 0), 8};
+    default: // Q8_0 and IQ4_NL
+        return (struct traits){false, false, TL_MAX(INT8_OFFSET, 0), 8};
     }
 }
 
+/* Whether the weights of a type are multiplied as bytes. Those of eight bits may be too large. */
 static bool int_in_bytes(const struct tl_type_info *type) {
-    return Q8_0_OFFSET >= 0 || type_id(type) != TL_TYPE_Q8_0;
+    const enum tl_type id = type_id(type);
+    const bool eight = id == TL_TYPE_Q8_0 || id == TL_TYPE_IQ4_NL || id == TL_TYPE_IQ4_XS;
+    return !USES_WORDS || !eight;
 }
 
 /* An int16 from an int32, in both halves of the lane. */
