@@ -1,5 +1,6 @@
 """Mixtures of experts: the router, the experts, their sum, and the rows that have them."""
 
+import numpy as np
 import pytest
 
 import tinyllm as tl

@@ -1,15 +1,19 @@
 """Every row of the table: what its plan computes, its shapes, edits, sessions and files."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import tinyllm as tl
 from testkit import architectures, models
 from tinyllm import reference
-from tinyllm.architectures.table import ARCHITECTURES
+from tinyllm.architectures.table import ARCHITECTURES, MISSING, find
 
 pytestmark = pytest.mark.sanitize
 
+ROOT = Path(__file__).parents[2]
 TOKENS = 70  # more than the windows of the random models
 
 
@@ -69,3 +73,26 @@ def test_every_number_of_the_plan_has_a_source(case):
     for step in model.steps:
         for number in step.numbers:
             assert np.isfinite(number.value), (step.tap, number)
+
+
+def test_the_documents_list_every_row():
+    text = (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8")
+    table = text[text.index("| `general.architecture`") : text.index("Where Hugging Face and")]
+    first = [line.split("|")[1] for line in table.splitlines()[2:] if line.startswith("|")]
+    listed = [name for cell in first for name in re.findall(r"`([^`]+)`", cell)]
+    assert sorted(listed) == sorted(ARCHITECTURES)
+
+
+@pytest.mark.parametrize(
+    ("name", "needs"),
+    [("deepseek2", "MLA"), ("mamba2", "scan"), ("glm-dsa", "indexer"), ("bloom", "ALiBi")],
+)
+def test_another_architecture_says_what_it_needs(name, needs):
+    with pytest.raises(tl.UnsupportedError, match=rf"{name}.*needs.*{needs}.*tinyllm\.GGUF"):
+        find(name)
+    with pytest.raises(tl.UnsupportedError, match="'newest'; this version supports llama"):
+        find("newest")
+
+
+def test_no_row_that_runs_is_called_missing():
+    assert not set(MISSING) & set(ARCHITECTURES)

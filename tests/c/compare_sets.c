@@ -207,23 +207,46 @@ static void read_rows(const struct tl_type_info *type) {
 
 /* ---- the other functions ---- */
 
+static void compare_norms(const struct tl_kernels *k, const struct tl_kernels *scalar,
+                          const float *x, const float *weight, size_t n, float *y,
+                          float *expected) {
+    for (int i = 0; i < 2; i++) {
+        const double divisor = i == 0 ? (double)n : 1.0;
+        const float *w = i == 0 ? weight : NULL, *b = i == 0 ? x : NULL;
+        float got[3] = {k->norm_scale(x, n, divisor, 1e-5f), k->norm_mean(x, n), 0};
+        float want[3] = {scalar->norm_scale(x, n, divisor, 1e-5f), scalar->norm_mean(x, n), 0};
+        got[2] = k->layer_scale(x, n, want[1], 1e-5f);
+        want[2] = scalar->layer_scale(x, n, want[1], 1e-5f);
+        compare(k->name, "norm_scale, norm_mean, layer_scale", got, want, 3);
+        k->norm_apply(x, w, n, want[0], y);
+        scalar->norm_apply(x, w, n, want[0], expected);
+        compare(k->name, "norm_apply", y, expected, n);
+        k->layer_apply(x, w, b, n, want[1], want[2], y);
+        scalar->layer_apply(x, w, b, n, want[1], want[2], expected);
+        compare(k->name, "layer_apply", y, expected, n);
+    }
+}
+
 static void compare_vectors(const struct tl_kernels *k, const struct tl_kernels *scalar) {
     static const size_t lengths[] = {1, 15, 16, 17, 100, 256, 1000};
     for (size_t i = 0; i < TL_ARRAY_LEN(lengths); i++) {
         const size_t n = lengths[i];
         float *a = random_floats(n), *b = random_floats(n), *y = floats(n), *expected = floats(n);
         for (size_t j = 0; j < n; j += 7) a[j] *= 40;
-        float scale = k->norm_scale(a, n, 1e-5f), scalar_scale = scalar->norm_scale(a, n, 1e-5f);
-        compare(k->name, "norm_scale", &scale, &scalar_scale, 1);
-        k->norm_apply(a, b, n, scale, y);
-        scalar->norm_apply(a, b, n, scale, expected);
-        compare(k->name, "norm_apply", y, expected, n);
-        k->silu_mul(a, b, y, n);
-        scalar->silu_mul(a, b, expected, n);
-        compare(k->name, "silu_mul", y, expected, n);
-        k->attn_softmax(a, n, y);
-        scalar->attn_softmax(a, n, expected);
-        compare(k->name, "attn_softmax", y, expected, n);
+        compare_norms(k, scalar, a, b, n, y, expected);
+        for (int f = 0; f < TL_FN_COUNT; f++) {
+            k->gated((enum tl_function)f, 1.7f, 3, a, b, y, n);
+            scalar->gated((enum tl_function)f, 1.7f, 3, a, b, expected, n);
+            compare(k->name, "gated", y, expected, n);
+            k->unary((enum tl_function)f, 2.5f, a, y, n);
+            scalar->unary((enum tl_function)f, 2.5f, a, expected, n);
+            compare(k->name, "unary", y, expected, n);
+        }
+        for (int sink = 0; sink < 2; sink++) {
+            k->attn_softmax(a, n, sink ? 1.5f : -INFINITY, y);
+            scalar->attn_softmax(a, n, sink ? 1.5f : -INFINITY, expected);
+            compare(k->name, "attn_softmax", y, expected, n);
+        }
         k->add(a, b, y, n);
         scalar->add(a, b, expected, n);
         compare(k->name, "add", y, expected, n);
@@ -256,11 +279,12 @@ static void compare_rope(const struct tl_kernels *k, const struct tl_kernels *sc
 }
 
 /*
- * step: as for attn_mix. The cache after the last key, and the probabilities of keys that a query
- * does not see, can hold anything: here, NaN.
+ * Query i sees the keys before keys - (queries - 1 - i) * step, and of those the last `window`. The
+ * cache after the last key, and the probabilities of keys that a query does not see, can hold
+ * anything: here, NaN.
  */
 static void compare_attention(const struct tl_kernels *k, const struct tl_kernels *scalar,
-                              size_t queries, size_t step, size_t keys, size_t size,
+                              size_t queries, size_t step, size_t keys, size_t window, size_t size,
                               size_t value_stride) {
     const size_t blocks = (keys + TL_BLOCK - 1) / TL_BLOCK, row = blocks * TL_BLOCK;
     const size_t stride = row + 16, mix_stride = value_stride + 7;
@@ -269,9 +293,11 @@ static void compare_attention(const struct tl_kernels *k, const struct tl_kernel
     float *scores = floats((queries - 1) * stride + row), *expected = floats(row);
     float *probs = floats((queries - 1) * stride + keys);
     float *mix = floats((queries - 1) * mix_stride + value_stride), *want = floats(value_stride);
+    struct tl_range seen[64];
     char what[128];
-    snprintf(what, sizeof(what), "attention, %zu queries, %zu keys of %zu, values of %zu, step %zu",
-             queries, keys, size, value_stride, step);
+    snprintf(what, sizeof(what),
+             "attention, %zu queries, %zu keys of %zu, values of %zu, step %zu, window %zu",
+             queries, keys, size, value_stride, step, window);
     for (size_t b = 0; b < blocks; b++) {
         float *kb = random_floats(size * TL_BLOCK), *vb = random_floats(TL_BLOCK * value_stride);
         for (size_t p = 0; p < TL_BLOCK; p++) {
@@ -285,15 +311,18 @@ static void compare_attention(const struct tl_kernels *k, const struct tl_kernel
     for (size_t j = 0; j < (queries - 1) * stride + keys; j++) probs[j] = NAN;
     k->attn_scores(q, queries, key_blocks, size, keys, 0.125f, scores, stride);
     for (size_t i = 0; i < queries; i++) { // the bits are those of a query alone
-        const size_t seen = keys - (queries - 1 - i) * step;
-        scalar->attn_scores(q + i * size, 1, key_blocks, size, seen, 0.125f, expected, row);
-        compare(k->name, what, scores + i * stride, expected, seen);
-        k->attn_softmax(scores + i * stride, seen, probs + i * stride);
+        const size_t end = keys - (queries - 1 - i) * step, first = end > window ? end - window : 0;
+        seen[i] = (struct tl_range){first, end};
+        scalar->attn_scores(q + i * size, 1, key_blocks, size, end, 0.125f, expected, row);
+        compare(k->name, what, scores + i * stride, expected, end);
+        for (size_t j = 0; j < first; j++) scores[i * stride + j] = -INFINITY;
+        k->attn_softmax(scores + i * stride, end, -INFINITY, probs + i * stride);
+        for (size_t j = 0; j < first; j++) probs[i * stride + j] = NAN;
     }
-    k->attn_mix(probs, stride, queries, step, keys, value_blocks, value_stride, mix, mix_stride);
+    k->attn_mix(probs, stride, queries, seen, value_blocks, value_stride, mix, mix_stride);
     for (size_t i = 0; i < queries; i++) {
-        scalar->attn_mix(probs + i * stride, stride, 1, 1, keys - (queries - 1 - i) * step,
-                         value_blocks, value_stride, want, value_stride);
+        scalar->attn_mix(probs + i * stride, stride, 1, seen + i, value_blocks, value_stride, want,
+                         value_stride);
         compare(k->name, what, mix + i * mix_stride, want, value_stride);
         if (i + 1 == queries) continue;
         compare_untouched(k->name, what, mix + i * mix_stride + value_stride, 7);
@@ -360,14 +389,18 @@ static void compare_operations(void) {
         compare_delta(k, scalar, 128, 64);
         compare_delta(k, scalar, 33, 101);
         compare_delta(k, scalar, 64, 176);
-        compare_attention(k, scalar, 1, 1, 1, 2, 16);
-        compare_attention(k, scalar, 1, 1, 257, 80, 80);
-        compare_attention(k, scalar, 5, 1, 300, 20, 32);
-        compare_attention(k, scalar, 7, 1, 512, 64, 64);
-        compare_attention(k, scalar, 13, 1, 13, 33, 48);
-        compare_attention(k, scalar, 14, 1, 601, 64, 112);
-        compare_attention(k, scalar, 8, 0, 300, 64, 64);
-        compare_attention(k, scalar, 3, 0, 17, 128, 16);
+        compare_attention(k, scalar, 1, 1, 1, 1, 2, 16);
+        compare_attention(k, scalar, 1, 1, 257, 257, 80, 80);
+        compare_attention(k, scalar, 5, 1, 300, 300, 20, 32);
+        compare_attention(k, scalar, 7, 1, 512, 512, 64, 64);
+        compare_attention(k, scalar, 13, 1, 13, 13, 33, 48);
+        compare_attention(k, scalar, 14, 1, 601, 601, 64, 112);
+        compare_attention(k, scalar, 8, 0, 300, 300, 64, 64);
+        compare_attention(k, scalar, 3, 0, 17, 17, 128, 16);
+        compare_attention(k, scalar, 1, 1, 700, 100, 64, 64);
+        compare_attention(k, scalar, 13, 1, 601, 100, 20, 112);
+        compare_attention(k, scalar, 14, 1, 520, 5, 33, 48);
+        compare_attention(k, scalar, 8, 0, 800, 300, 64, 64);
     }
 }
 

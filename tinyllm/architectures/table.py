@@ -26,7 +26,7 @@ from .plan import ForwardPlan
 from .reader import Reader
 from .recurrent import conv_or_attention, delta_or_attention
 
-__all__ = ["ARCHITECTURES", "find", "make_plan", "read_model"]
+__all__ = ["ARCHITECTURES", "MISSING", "find", "make_plan", "read_model"]
 
 QK_NORMS = ("attn_q_norm", "attn_k_norm")
 
@@ -196,7 +196,10 @@ ARCHITECTURES: dict[str, Arch] = {
     ),
     "qwen3moe": dataclasses.replace(QWEN3, ffn=experts, classes=("Qwen3MoeForCausalLM",)),
     "qwen3vlmoe": dataclasses.replace(
-        QWEN3, ffn=experts, classes=("Qwen3VLMoeForConditionalGeneration",)
+        QWEN3,
+        ffn=experts,
+        classes=("Qwen3VLMoeForConditionalGeneration",),
+        experimental=True,
     ),
     "olmoe": dataclasses.replace(
         QWEN3, ffn=experts, qk_norm="row", normalize=False, classes=("OlmoeForCausalLM",)
@@ -245,6 +248,43 @@ ARCHITECTURES: dict[str, Arch] = {
 }
 
 
+#: What other architectures need that this version does not have, by the first part of their names
+#: in llama.cpp, src/llama-arch.cpp. The longest part that fits counts.
+MISSING = {
+    "deepseek": "latent attention (MLA) or experts in groups",
+    "mistral4": "latent attention (MLA)",
+    "glm-dsa": "latent attention (MLA) with an indexer",
+    "glm": "fused matrices with experts or norms of its own",
+    "chatglm": "fused matrices",
+    "minicpm": "latent attention (MLA) or scales of its own",
+    "plm": "latent attention (MLA)",
+    "kimi": "latent attention (MLA) and Kimi delta attention",
+    "mamba": "Mamba's scan",
+    "jamba": "Mamba's scan",
+    "falcon-h1": "Mamba's scan",
+    "nemotron": "Mamba's scan, or squared ReLU with LayerNorm",
+    "granitehybrid": "Mamba's scan",
+    "plamo": "Mamba's scan, or norms of its own",
+    "rwkv": "RWKV's recurrence",
+    "arwkv": "RWKV's recurrence",
+    "llama4": "attention in chunks with a temperature and weighted inputs of experts",
+    "gemma3n": "AltUp streams and sparse activations",
+    "t5": "an encoder with a decoder, and buckets of positions",
+    "bloom": "ALiBi",
+    "mpt": "ALiBi",
+    "baichuan": "ALiBi",
+    "jais": "ALiBi",
+    "refact": "ALiBi",
+    "bitnet": "norms inside the branches",
+    "modern-bert": "windows of encoders with gates",
+    "jina-bert": "ALiBi in encoders",
+    "dream": "generation by diffusion",
+    "llada": "generation by diffusion",
+    "rnd1": "generation by diffusion",
+    "clip": "images: it is the projector of a vision model, not a language model",
+}
+
+
 def find(architecture: Any) -> Arch:
     """Return the row of an architecture.
 
@@ -278,8 +318,10 @@ def find(architecture: Any) -> Arch:
             expected="the name of an architecture",
         )
     if architecture not in ARCHITECTURES:
+        known = max(filter(architecture.startswith, MISSING), key=len, default="")
+        needs = f"it needs {MISSING[known]}. This" if known else "this"
         raise UnsupportedError(
-            f"general.architecture is {architecture!r}; this version supports "
+            f"general.architecture is {architecture!r}; {needs} version supports "
             f"{', '.join(ARCHITECTURES)}. The file's metadata, weights and tokenizer can be read "
             "with tinyllm.GGUF and tinyllm.load_tokenizer"
         )
