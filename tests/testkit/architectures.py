@@ -33,6 +33,7 @@ PARTS = {
         *("*.ffn_gate_inp.weight", "*ffn_gate_up_exps.weight", "*.ffn_down_exps.scale"),
     ),
     "qwen3moe": ("output.weight", "*ffn_gate_up_exps.weight", "*exps.bias", "*exps.scale"),
+    "qwen3next": ("output.weight", "*.ssm_ba.weight"),
     "bert": ("token_types.weight", "*.bias"),
     "nomic-bert": ("token_types.weight", "*norm.bias", "*attn_qkv.weight"),
 }
@@ -102,6 +103,8 @@ KEYS = {
         "shortconv.l_cache": 3,
     },
     "qwen35": DELTA,
+    "qwen3next": {**DELTA, **EXPERTS},
+    "qwen35moe": {**DELTA, **EXPERTS},
     "phi3": {"rope.scaling.attn_factor": 1.1, "rope.scaling.original_context_length": 64},
     "granite": {
         "attention.scale": 0.2,
@@ -172,7 +175,7 @@ def _shape(step, i, reads, experts):
         channels = math.prod(step.shape)
         return ((channels, numbers["taps"]), (channels,))[i]
     if step.op == "decay":
-        return step.shape
+        return (math.prod(step.shape),)
     raise KeyError(step.op)
 
 
@@ -220,6 +223,8 @@ def random_architecture(
             values = std * random.standard_normal(shape)
         elif "rope_f" in name:
             values = 1 + random.uniform(0, 2, shape)
+        elif name.endswith("ssm_a"):  # negative, or else the state grows without limit
+            values = -random.uniform(0.02, 0.4, shape)
         else:
             values = ("norm" in name and "bias" not in name) + 0.3 * random.standard_normal(shape)
         patterns = (types or {}).items()
