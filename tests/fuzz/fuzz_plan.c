@@ -11,7 +11,7 @@
  *       -o /tmp/fuzz_plan tests/fuzz/fuzz_plan.c csrc/base/?*.c csrc/types/?*.c csrc/kernels/?*.c \
  *       csrc/model/?*.c csrc/forward/?*.c -lm -lpthread
  *   mkdir -p /tmp/corpus
- *   /tmp/fuzz_plan -max_len=256 -len_control=0 -max_total_time=600 /tmp/corpus
+ *   /tmp/fuzz_plan -max_len=1024 -len_control=0 -max_total_time=600 /tmp/corpus
  *
  * Without it, FUZZ_MAIN makes a program that runs random bytes for some seconds:
  *   /tmp/fuzz_plan SECONDS [SEED]
@@ -242,6 +242,10 @@ static size_t push(const char *op, int layer, struct tl_step_spec step) {
     return n_steps++;
 }
 
+static size_t two(const char *op, int layer, size_t a, size_t b) {
+    return push(op, layer, (struct tl_step_spec){.reads = {a, b}});
+}
+
 static size_t linear(int layer, size_t x, const char *w, const char *b, size_t heads, size_t size) {
     return push("linear", layer,
                 (struct tl_step_spec){
@@ -287,10 +291,6 @@ static size_t rope(int layer, size_t x, const struct sizes *s, bool halves) {
                     .reads = {x},
                     .weights = {s->factors ? "factors" : NULL},
                     .numbers = {halves, rotated, 1e4, (double)below(3), 4, 64, 32, 1, 1, 1}});
-}
-
-static size_t two(const char *op, int layer, size_t a, size_t b) {
-    return push(op, layer, (struct tl_step_spec){.reads = {a, b}});
 }
 
 static size_t experts(int layer, size_t x, size_t ids, const char *w, const char *bias,
@@ -728,6 +728,20 @@ static void run_parts(struct truth *t) {
     tl_session_free(s);
 }
 
+/* Back to some length, from where the session goes on; what was not kept of it runs again. */
+static void run_rewinds(struct truth *t) {
+    struct tl_session *s = session(t->p, NULL);
+    for (int i = 0; i < 3; i++) {
+        const size_t first = s->n;
+        struct tl_piece piece = {s, t->tokens + first, t->n - first, NULL};
+        if (i == 0 && t->n > 1) piece.n = 1 + below(t->n - 1);
+        expect(t, eval(t->p, &piece, 1, 1 + (int)below(3), t->rows, piece.n, NULL), t->rows,
+               piece.n, first, "the logits after a rewind differ");
+        if (i > 0) tl_session_rewind(s, t->n - 1 - below(TL_MIN(t->n - 1, 300)));
+    }
+    tl_session_free(s);
+}
+
 /* Two sessions at once: one that holds tokens already, one that begins. */
 static void run_batch(struct truth *t) {
     const size_t held = t->p->whole ? 0 : below(t->n), n = t->n - held;
@@ -795,7 +809,7 @@ static void run_plan(struct tl_plan *p) {
     for (size_t i = 0; i < p->n_caches; i++) state |= p->caches[i].state > 0;
     if (kind >= 62 && heads <= 12) { // long contexts, where they are quick
         t.n = kind == 62 ? 250 + below(300) : 780 + below(MOST_TOKENS - 780);
-    } else if (kind >= 52 && state && heads <= 2) { // beyond a kept state
+    } else if (kind >= 48 && state && heads <= 4) { // beyond a kept state
         t.n = 250 + below(300);
     }
     t.n = TL_MIN(t.n, p->max_context);
@@ -807,13 +821,14 @@ static void run_plan(struct tl_plan *p) {
     t.logits = eval(p, &piece, 1, 1, t.rows, t.n, NULL);
     must(t.logits != NULL, "a plan that was accepted does not run");
     tl_session_free(piece.session);
-    if (kind < 62) {
+    if (t.n <= 20) {
         run_looking(&t, true);
         run_looking(&t, false);
         run_from(&t);
         run_batch(&t);
         run_other_set(&t);
     }
+    if (!p->whole && t.n > 1) run_rewinds(&t);
     if (!p->whole) run_parts(&t);
     run_wrong_calls(p);
     look_free(&t.all);
@@ -858,7 +873,7 @@ int main(int argc, char **argv) {
     const time_t end = time(NULL) + (argc > 1 ? strtol(argv[1], NULL, 10) : 10);
     uint64_t state = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
     while (time(NULL) < end) {
-        uint8_t data[256];
+        uint8_t data[1024];
         for (size_t i = 0; i < sizeof(data); i++) data[i] = (uint8_t)(next_random(&state) >> 24);
         LLVMFuzzerTestOneInput(data, next_random(&state) % sizeof(data));
     }
