@@ -269,7 +269,7 @@ ARCHITECTURES: dict[str, Arch] = {
         routing="sigmoid",
         window=Window(every=4),
         rotated=lambda b: b.local,
-        classes=("ExaoneMoeForCausalLM",),
+        classes=("ExaoneMoeForCausalLM", "ExaoneMoEForCausalLM"),
     ),
     "ernie4_5-moe": dataclasses.replace(LLAMA, ffn=experts, classes=("Ernie4_5_MoeForCausalLM",)),
 }
