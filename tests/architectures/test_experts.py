@@ -77,6 +77,18 @@ def test_every_tap_of_every_kind(options, tmp_path):
     same_as_the_reference(model, models.random_ids(model, 40))
 
 
+def test_the_text_part_of_qwen3vlmoe_is_qwen3moe(tmp_path):
+    metadata, tensors = architectures.random_architecture("qwen3moe")
+    ids = np.arange(20)
+    want = load(tmp_path, metadata, tensors).logits(ids)
+    renamed = {key.replace("qwen3moe.", "qwen3vlmoe."): v for key, v in metadata.items()}
+    renamed["general.architecture"] = "qwen3vlmoe"
+    (tmp_path / "vl").mkdir()
+    with pytest.warns(UserWarning, match="qwen3vlmoe is experimental"):
+        model = load(tmp_path / "vl", renamed, tensors)
+    assert np.array_equal(model.logits(ids), want)
+
+
 # ---- edits ----
 
 

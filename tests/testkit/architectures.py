@@ -123,6 +123,8 @@ KEYS = {
         "shortconv.l_cache": 3,
     },
     "qwen35": DELTA,
+    "qwen35moe": {**DELTA, **EXPERTS, "expert_shared_feed_forward_length": 256},
+    "qwen3next": {**DELTA, **EXPERTS, "expert_shared_feed_forward_length": 256},
     "phi3": {"rope.scaling.attn_factor": 1.1, "rope.scaling.original_context_length": 64},
     "granite": {
         "attention.scale": 0.2,
