@@ -33,6 +33,8 @@ PARTS = {
         *("*.ffn_gate_inp.weight", "*ffn_gate_up_exps.weight", "*.ffn_down_exps.scale"),
     ),
     "qwen3moe": ("output.weight", "*ffn_gate_up_exps.weight", "*exps.bias", "*exps.scale"),
+    "glm4moe": ("output.weight", "*exp_probs_b.bias", "*attn_q_norm.weight", "*attn_k_norm.weight"),
+    "hy_v3": ("output.weight", "*exp_probs_b"),
     "bert": ("token_types.weight", "*.bias"),
     "nomic-bert": ("token_types.weight", "*norm.bias", "*attn_qkv.weight"),
 }
@@ -88,6 +90,25 @@ KEYS = {
     "qwen3moe": {**EXPERTS, "expert_used_count": 3, "leading_dense_block_count": 1},
     "qwen3vlmoe": {**EXPERTS, "expert_used_count": 8},
     "olmoe": {**EXPERTS, "expert_used_count": 1},
+    "dots1": {**EXPERTS, "leading_dense_block_count": 1, "expert_shared_count": 2},
+    "glm4moe": {
+        **EXPERTS,
+        "rope.dimension_count": 32,
+        "expert_gating_func": 2,
+        "expert_group_count": 4,
+        "expert_group_used_count": 2,
+    },
+    "minimax-m2": {**EXPERTS, "rope.dimension_count": 32},
+    "hy_v3": {**EXPERTS, "expert_shared_feed_forward_length": 256},
+    "exaone-moe": {**EXPERTS, "attention.sliding_window": 50, "block_count": 4},
+    "ernie4_5-moe": {**EXPERTS, "interleave_moe_layer_step": 2},
+    "lfm2moe": {
+        **EXPERTS,
+        "block_count": 3,
+        "attention.head_count_kv": np.array([0, 2, 0]),
+        "shortconv.l_cache": 3,
+        "leading_dense_block_count": 1,
+    },
     "granitemoe": {
         **EXPERTS,
         "expert_shared_feed_forward_length": 512,
@@ -102,6 +123,8 @@ KEYS = {
         "shortconv.l_cache": 3,
     },
     "qwen35": DELTA,
+    "qwen35moe": {**DELTA, **EXPERTS, "expert_shared_feed_forward_length": 256},
+    "qwen3next": {**DELTA, **EXPERTS, "expert_shared_feed_forward_length": 256},
     "phi3": {"rope.scaling.attn_factor": 1.1, "rope.scaling.original_context_length": 64},
     "granite": {
         "attention.scale": 0.2,
