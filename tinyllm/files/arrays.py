@@ -55,9 +55,14 @@ _DTYPES = {
     "U16": "<u2",
     "U8": "|u1",
     "BOOL": "|b1",
-    "BF16": "<u2",  # converted to float32 when it is read
+    # converted to float32 when they are read
+    "BF16": "<u2",
+    "F8_E4M3": "|u1",
+    "F8_E5M2": "|u1",
+    "F8_E8M0": "|u1",
 }
-_NAMES = {value: key for key, value in _DTYPES.items() if key != "BF16"}
+_WIDENED = ("BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0")
+_NAMES = {value: key for key, value in _DTYPES.items() if key not in _WIDENED}
 
 #: Largest header in bytes, by the specification.
 _HEADER_LIMIT = 100_000_000
@@ -224,17 +229,34 @@ class StoredArray(NamedTuple):
     raw: npt.NDArray[np.uint8]
 
     def read(self) -> Array:
-        """Return the array, read-only. bfloat16 becomes float32, which holds it exactly."""
+        """Return the array, read-only. bfloat16 and 8 bits become float32, which holds them."""
         dtype = np.dtype(_DTYPES[self.dtype])
         if self.raw.size == 0:
-            return np.zeros(self.shape, dtype)
+            return np.zeros(self.shape, np.float32 if self.dtype in _WIDENED else dtype)
         raw = self.raw if _aligned(self.raw, dtype) else self.raw.copy()
         array: Array = raw.view(dtype)
         if self.dtype == "BF16":
             array = (array.astype(np.uint32) << 16).view(np.float32)
+        elif self.dtype in _WIDENED:
+            array = _float8(self.dtype)[array]
         array = array.reshape(self.shape)
         array.flags.writeable = False
         return array
+
+
+def _float8(dtype: str) -> npt.NDArray[np.float32]:
+    """Return the values of the 256 bytes of an 8-bit format (OCP 8-bit Floating Point; MX)."""
+    byte = np.arange(256)
+    if dtype == "F8_E5M2":  # the upper half of a float16
+        return (byte << 8).astype(np.uint16).view(np.float16).astype(np.float32)
+    if dtype == "F8_E8M0":
+        values = np.ldexp(np.float32(1), np.minimum(byte, 254) - 127)
+        return np.where(byte == 255, np.float32(np.nan), values)
+    exponent, mantissa = byte >> 3 & 15, byte & 7
+    whole = np.where(exponent > 0, 8 + mantissa, mantissa)
+    values = np.ldexp(whole.astype(np.float32), np.maximum(exponent, 1) - 10)
+    values = np.where(byte & 127 == 127, np.float32(np.nan), values)
+    return np.where(byte < 128, values, -values).astype(np.float32)
 
 
 def forget_pages(array: Array) -> None:
