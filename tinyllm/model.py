@@ -343,6 +343,7 @@ class Model(Runner):
         documents: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool | None = None,
         continue_final_message: bool | str = False,
+        merge_system: bool = False,
     ) -> Any:
         """Generate the answer to a conversation, or to each conversation in a batch.
 
@@ -383,6 +384,9 @@ class Model(Runner):
         continue_final_message : bool or str
             If True, the answer goes on with the last message, whose turn stays open. A string is
             the key of another text of it to continue, such as ``"reasoning_content"``.
+        merge_system : bool
+            Whether a system message that the template leaves out or refuses is put before the
+            text of the next message.
 
         Returns
         -------
@@ -426,6 +430,7 @@ class Model(Runner):
             documents,
             add_generation_prompt,
             continue_final_message,
+            merge_system,
         )
         return chat(self, messages, chat_options, Request(options, chain, capture, edits))
 
@@ -452,6 +457,7 @@ class Model(Runner):
         documents: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool | None = None,
         continue_final_message: bool | str = False,
+        merge_system: bool = False,
     ) -> Iterator[str]:
         """Generate the answer to a conversation and yield its text piece by piece.
 
@@ -459,7 +465,7 @@ class Model(Runner):
         ----------
         messages, tools, template, variables, parse_content, session
             As for `chat`.
-        documents, add_generation_prompt, continue_final_message
+        documents, add_generation_prompt, continue_final_message, merge_system
             As for `chat`.
         max_tokens, temperature, top_k, top_p, seed, sampler, grammar, stop, stop_ids
             As for `generate`.
@@ -494,6 +500,7 @@ class Model(Runner):
             documents,
             add_generation_prompt,
             continue_final_message,
+            merge_system,
         )
         return chat_stream(self, messages, chat_options, Request(options, chain, edits=edits))
 

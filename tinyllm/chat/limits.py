@@ -138,7 +138,8 @@ class Budget:
     def text(self, value: Any, growth: int = 1, limit: int = MAX_SIZE) -> int:
         """Return the length of a value as text; raise if `growth` times this is too large."""
         size = text_size(value, limit)
-        self.room("a text", limit, "characters", size, growth)
+        if size * growth > limit:
+            self.room("a text", limit, "characters", size, growth)
         return size
 
     def made(self, value: Any) -> Any:

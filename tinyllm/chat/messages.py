@@ -27,6 +27,7 @@ __all__ = [
     "other_form",
     "plain",
     "prepared",
+    "without_system",
 ]
 
 #: Names of the text that a model thinks before it answers. Templates read the first.
@@ -273,3 +274,32 @@ def other_form(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]] | 
             content = [{"type": "text", "text": content}]
         found.append({**message, "content": content})
     return found
+
+
+def without_system(
+    messages: Sequence[Mapping[str, Any]], system: Mapping[str, Any]
+) -> list[Mapping[str, Any]]:
+    r"""Return messages without a system message, whose text begins the next message instead.
+
+    Examples
+    --------
+    >>> talk = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]
+    >>> without_system(talk, talk[0])
+    [{'role': 'user', 'content': 'Be kind.\nHi'}]
+    """
+    at = next(i for i, message in enumerate(messages) if message is system)
+    before, rest = messages[:at], messages[at + 1 :]
+    if not rest:
+        return [*before, {**system, "role": "user"}]
+    content, added = rest[0].get("content"), system.get("content")
+    if isinstance(content, str) and isinstance(added, str):
+        joined: Any = f"{added}\n{content}"
+    else:
+        joined = [*_as_parts(added, "\n"), *_as_parts(content)]
+    return [*before, {**rest[0], "content": joined}, *rest[1:]]
+
+
+def _as_parts(content: Any, end: str = "") -> list[Any]:
+    if isinstance(content, str):
+        return [{"type": "text", "text": content + end}]
+    return [*(content or ()), *([{"type": "text", "text": end}] if end else [])]

@@ -373,6 +373,10 @@ FILTERS: dict[str, Check] = {
 
 def check_operator(budget: Budget, operator: str, left: Any, right: Any) -> None:
     """Raise before an operator makes too large a value."""
+    if operator == "+" and type(left) is str and type(right) is str:
+        if len(left) + len(right) > MAX_SIZE:
+            budget.characters(len(left) + len(right))
+        return
     if isinstance(left, str) or isinstance(right, str):
         if operator == "*":
             budget.characters(max(_length(left), _length(right)), _largest([left, right]))

@@ -63,6 +63,8 @@ _COMPARING_TESTS = {
     "lessthan": "lt", "le": "lteq", "<=": "lteq", "gt": "gt", ">": "gt", "greaterthan": "gt",
     "ge": "gteq", ">=": "gteq", "in": "in",
 }  # fmt: skip
+_IN_TWO_FORMS = (ArgumentText, TextParts)
+_WITH_METHODS = tuple(METHODS)
 _OF_A_DICT = frozenset(dir(dict))
 
 
@@ -453,19 +455,25 @@ def _environment_class() -> type[Any]:
             return self.budget.made(self.binop_table[name](left, right))
 
         def getattr(self, obj: Any, attribute: str) -> Any:
+            # what the method of the superclass does, without an exception or a search
             if type(obj) is dict and attribute not in _OF_A_DICT:
-                try:  # what the method of the superclass does, without an exception
+                try:
                     return obj[attribute]
                 except KeyError:
                     return self.undefined(obj=obj, name=attribute)
-            if isinstance(obj, ArgumentText | TextParts):
+            if type(obj) is Namespace and not attribute.startswith("_"):
+                try:
+                    return getattr(obj, attribute)
+                except AttributeError:
+                    return self.undefined(obj=obj, name=attribute)
+            if isinstance(obj, _IN_TWO_FORMS):
                 obj = _answering(obj, attribute)
             return super().getattr(obj, attribute)
 
         def getitem(self, obj: Any, argument: Any) -> Any:
             if isinstance(argument, tuple):
                 self.budget.text(argument)  # its hash is computed from all its items
-            if isinstance(obj, ArgumentText | TextParts) and isinstance(argument, str):
+            if isinstance(obj, _IN_TWO_FORMS) and isinstance(argument, str):
                 obj = _answering(obj, argument)
             return super().getitem(obj, argument)
 
@@ -476,7 +484,7 @@ def _environment_class() -> type[Any]:
             budget = self.budget
             budget.tick()
             owner = getattr(function, "__self__", None)
-            if isinstance(owner, str | list | tuple | dict | range):
+            if isinstance(owner, _WITH_METHODS):
                 name = function.__name__
                 kinds = (k for k in METHODS if isinstance(owner, k))
                 check = METHODS[next(kinds)].get(name)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from .continuation import cut_at_mark, mark_end
 from .limits import ChatTemplateError
-from .messages import checked_messages, other_form, plain, prepared
+from .messages import checked_messages, other_form, plain, prepared, without_system
 from .sandbox import render
 from .tools import plain_tool
 
@@ -164,6 +164,7 @@ def render_chat(
     *,
     documents: Sequence[Mapping[str, Any]] | None = None,
     continue_final_message: bool | str = False,
+    merge_system: bool = False,
     **variables: Any,
 ) -> str:
     r"""Return a conversation as text, rendered by a template.
@@ -194,6 +195,9 @@ def render_chat(
     continue_final_message : bool or str
         If True, the text ends with the content of the last message, whose turn stays open. A
         string is the key of another text to continue, such as ``"reasoning_content"``.
+    merge_system : bool
+        Whether a system message that the template leaves out or refuses is put before the text of
+        the next message, as llama.cpp does.
     **variables
         Further variables of the template: ``bos_token``, ``eos_token``, ``enable_thinking`` ...
 
@@ -247,10 +251,32 @@ def render_chat(
         if given[name] and name not in source:
             warnings.warn(f"the chat template does not use {name}=", UserWarning, stacklevel=2)
     conversation = _Conversation(source, given, continue_final_message)
-    text = conversation.render_either(checked)
     system = next((m for m in checked if m.get("role") in ("system", "developer")), None)
-    if system is not None and not conversation.depends_on(checked, system, text):
-        warnings.warn("the chat template leaves out the system message", UserWarning, stacklevel=2)
+    try:
+        text = conversation.render_either(checked)
+        if system is None or conversation.depends_on(checked, system, text):
+            return text
+    except ChatTemplateError as refused:
+        if system is None:
+            raise
+        if merge_system:
+            try:
+                return conversation.render_either(without_system(checked, system))
+            except ChatTemplateError:
+                raise refused from None
+        if "system" not in str(refused).lower():
+            raise
+        raise ChatTemplateError(
+            f"{refused}; merge_system=True puts the system message before the next one"
+        ) from refused
+    if merge_system:
+        return conversation.render_either(without_system(checked, system))
+    warnings.warn(
+        "the chat template leaves out the system message; merge_system=True puts it before the "
+        "next one",
+        UserWarning,
+        stacklevel=2,
+    )
     return text
 
 
@@ -304,7 +330,7 @@ class _Conversation(NamedTuple):
         if error is None and (not user or _shows(text, user[-1]["content"])):
             return text
         others = other_form(messages) if user else None
-        if others is not None and (error is None or not isinstance(user[-1]["content"], str)):
+        if others is not None:
             try:
                 other = self.render(others)
             except ChatTemplateError:

@@ -171,6 +171,7 @@ class ChatOptions:
     documents : sequence of Mapping, optional
     add_generation_prompt : bool, optional
     continue_final_message : bool or str
+    merge_system : bool
     """
 
     tools: Sequence[Any] | None = None
@@ -181,3 +182,4 @@ class ChatOptions:
     documents: Sequence[Mapping[str, Any]] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | str = False
+    merge_system: bool = False

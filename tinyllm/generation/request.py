@@ -89,6 +89,7 @@ def chat_stepper(
     variables = {
         "documents": chat_options.documents,
         "continue_final_message": chat_options.continue_final_message,
+        "merge_system": chat_options.merge_system,
         **(chat_options.variables or {}),
     }
     prompts = [

@@ -52,6 +52,7 @@ class Conversations:
         *,
         documents: Sequence[Mapping[str, Any]] | None = None,
         continue_final_message: bool | str = False,
+        merge_system: bool = False,
         **variables: Any,
     ) -> str:
         """Return a conversation as text, rendered by the file's chat template.
@@ -68,7 +69,7 @@ class Conversations:
         template : str, optional
             The name of a template of the file or of `tinyllm.chat.TEMPLATES`, or Jinja2 source.
             None: the file's template ``tool_use`` if tools are given, else its default template.
-        documents, continue_final_message
+        documents, continue_final_message, merge_system
             As for `tinyllm.chat.render_chat`.
         **variables
             Further variables of the template. ``bos_token`` and ``eos_token`` are already set.
@@ -108,6 +109,7 @@ class Conversations:
             add_generation_prompt,
             documents=documents,
             continue_final_message=continue_final_message,
+            merge_system=merge_system,
             **{**known, **variables},
         )
 
@@ -121,6 +123,7 @@ class Conversations:
         *,
         documents: Sequence[Mapping[str, Any]] | None = None,
         continue_final_message: bool | str = False,
+        merge_system: bool = False,
         **variables: Any,
     ) -> list[int]:
         """Return the ids of a conversation, rendered by the file's chat template.
@@ -130,7 +133,9 @@ class Conversations:
 
         Parameters
         ----------
-        messages, tools, add_generation_prompt, template, documents, continue_final_message
+        messages, tools, add_generation_prompt, template
+            As in `render_chat`.
+        documents, continue_final_message, merge_system
             As in `render_chat`.
         parse_content : bool
             Whether special tokens in `messages`, `tools` and `documents` are parsed too, as
@@ -164,6 +169,7 @@ class Conversations:
         options = {
             "documents": documents,
             "continue_final_message": continue_final_message,
+            "merge_system": merge_system,
             **variables,
         }
         text, cover = self._covered(
