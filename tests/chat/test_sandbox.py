@@ -148,9 +148,11 @@ def test_the_checks_have_no_names(monkeypatch):
     monkeypatch.setattr("tinyllm.chat.limits.MAX_SIZE", 1000)
     loop = "{% for i in range(20) %}" + "X" * 99 + "{{ [i][0:] }}{{ i ~ 1 }}{% endfor %}"
     for name in names:
-        for around in (f"{{% set {name} = range %}}{loop}",
-                       f"{{% for {name} in [range] %}}{loop}{{% endfor %}}",
-                       f"{{% macro m({name}) %}}{loop}{{% endmacro %}}{{{{ m(range) }}}}"):  # fmt: skip
+        for around in (
+            f"{{% set {name} = range %}}{loop}",
+            f"{{% for {name} in [range] %}}{loop}{{% endfor %}}",
+            f"{{% macro m({name}) %}}{loop}{{% endmacro %}}{{{{ m(range) }}}}",
+        ):
             with pytest.raises(ChatTemplateError, match="too much output"):
                 render_chat(around, USER)
 
@@ -188,9 +190,11 @@ def test_values_count_while_they_are_held():
 
 def test_the_clock_stops_what_is_left(monkeypatch):
     monkeypatch.setattr("tinyllm.chat.sandbox.MAX_SECONDS", 0.2)
-    for source in ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-                   "{{ range(100000) | map('string') | map('string') | map('upper') | list }}" * 99,
-                   "{% for i in range(99999) %}{{ range(99999) | sort | first }}{% endfor %}"):  # fmt: skip
+    for source in (
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{{ range(100000) | map('string') | map('string') | map('upper') | list }}" * 99,
+        "{% for i in range(99999) %}{{ range(99999) | sort | first }}{% endfor %}",
+    ):
         start = time.thread_time()
         with pytest.raises(ChatTemplateError, match=r"ran for more than 0\.2 seconds"):
             render_chat(source, USER)
