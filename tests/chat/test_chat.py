@@ -139,6 +139,7 @@ def test_tools_may_be_functions():
                 },
                 "required": ["city"],
             },
+            "return": {"type": "string"},
         },
     }
     assert tool_schema(weather) == want

@@ -132,8 +132,9 @@ def test_hostile_template(name):
     resource = pytest.importorskip("resource")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.thread_time()
-    with pytest.raises(ChatTemplateError):
+    with pytest.raises(ChatTemplateError) as error:
         render_chat(HOSTILE[name], USER)
+    assert error.value.limit or "failed" in str(error.value) or "cannot" in str(error.value)
     assert time.thread_time() - start < 3  # refused, not stopped by the clock
     unit = 1 if sys.platform == "darwin" else 1024
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit < 300e6
@@ -193,12 +194,24 @@ def test_the_clock_stops_what_is_left(monkeypatch):
     for source in (
         "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
         "{{ range(100000) | map('string') | map('string') | map('upper') | list }}" * 99,
-        "{% for i in range(99999) %}{{ range(99999) | sort | first }}{% endfor %}",
+        "{% for i in range(99999) %}{{ range(50000) | sort | first }}{% endfor %}",
     ):
         start = time.thread_time()
         with pytest.raises(ChatTemplateError, match=r"ran for more than 0\.2 seconds"):
             render_chat(source, USER)
         assert time.thread_time() - start < 1.5
+
+
+def test_the_time_is_that_of_all_renders(monkeypatch):
+    # the user's text is missing, and so is that of the system: each would be a render of its own
+    monkeypatch.setattr("tinyllm.chat.sandbox.MAX_SECONDS", 1.0)
+    source = "{% for i in range(3000) %}{{ range(1000) | sort | first }}{% endfor %}"
+    talk = [{"role": "system", "content": "S"}, *USER]
+    for ending in ("", "{{ raise_exception('no') }}"):
+        start = time.monotonic()
+        with pytest.raises(ChatTemplateError, match=r"ran for more than 1 seconds"):
+            render_chat("{% for k in range(9) %}" + source + "{% endfor %}" + ending, talk)
+        assert time.monotonic() - start < 1.9
 
 
 # ---- honest templates ----

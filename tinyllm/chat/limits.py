@@ -20,6 +20,7 @@ __all__ = [
     "MAX_SIZE",
     "Budget",
     "ChatTemplateError",
+    "beyond_limit",
     "text_size",
 ]
 
@@ -40,7 +41,28 @@ _SWEEP = 16_000_000  # bytes that are made between two looks at what is still he
 
 
 class ChatTemplateError(Error, ValueError):
-    """A chat template is missing or malformed, rejects the conversation, or exceeds a limit."""
+    """A chat template is missing or malformed, rejects the conversation, or exceeds a limit.
+
+    Attributes
+    ----------
+    limit : bool
+        Whether a limit was exceeded.
+    """
+
+    limit: bool = False
+
+
+def beyond_limit(message: str) -> ChatTemplateError:
+    """Return the error of a template that exceeds a limit.
+
+    Examples
+    --------
+    >>> beyond_limit("too long").limit
+    True
+    """
+    error = ChatTemplateError(message)
+    error.limit = True
+    return error
 
 
 def text_size(value: Any, limit: int = MAX_SIZE) -> int:
@@ -94,11 +116,13 @@ class Budget:
     ----------
     seconds : float
         The longest time.
+    start : float, optional
+        When it began, by `time.monotonic`. Default: now.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, start: float | None = None) -> None:
         self.seconds = seconds
-        self.deadline = time.monotonic() + seconds
+        self.deadline = (time.monotonic() if start is None else start) + seconds
         self.left = MAX_SIZE
         self.made_bytes = 0
         self._sweep_at = _SWEEP
@@ -112,12 +136,12 @@ class Budget:
             if self.left < 0:
                 raise self.too_large("too much output", MAX_SIZE, "characters")
         if time.monotonic() > self.deadline:
-            raise ChatTemplateError(f"the chat template ran for more than {self.seconds:g} seconds")
+            raise beyond_limit(f"the chat template ran for more than {self.seconds:g} seconds")
 
     @staticmethod
     def too_large(what: str, limit: int, unit: str) -> ChatTemplateError:
         """Return the error for something that is beyond a limit."""
-        return ChatTemplateError(f"the chat template makes {what}; expected at most {limit} {unit}")
+        return beyond_limit(f"the chat template makes {what}; expected at most {limit} {unit}")
 
     def characters(self, *factors: int) -> None:
         """Raise before an operation makes a text whose length is a product of the factors."""

@@ -18,7 +18,7 @@ __all__ = ["FILTERS", "METHODS", "check_compare", "check_operator", "listed"]
 
 _SLOW = 500_000  # characters that Python code may read one by one
 _VERY_SLOW = 20_000  # the same, where the time may grow with the square
-_SORTED = 100_000  # items that may be sorted or grouped
+_SORTED = 50_000  # items that may be sorted or grouped
 _STEPS = 1_000_000_000  # of a loop in C, one or a few a nanosecond
 _NAME = 1000  # characters of a name or a date format
 _LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"

@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from .limits import MAX_SECONDS, MAX_SIZE, Budget, ChatTemplateError
+from .limits import MAX_SECONDS, MAX_SIZE, Budget, ChatTemplateError, beyond_limit
 from .messages import ArgumentText, TextParts
 from .operations import FILTERS, METHODS, check_compare, check_operator, listed
 
@@ -158,9 +158,7 @@ _jinja = functools.cache(_Jinja)
 
 
 def _too_long(size: int, limit: int, unit: str, about: str = "") -> ChatTemplateError:
-    return ChatTemplateError(
-        f"the chat template has {about}{size} {unit}; expected at most {limit}"
-    )
+    return beyond_limit(f"the chat template has {about}{size} {unit}; expected at most {limit}")
 
 
 def _check_tree(tree: Any) -> None:
@@ -178,7 +176,7 @@ def _check_tree(tree: Any) -> None:
     while waiting:
         node, depth = waiting.pop()
         if depth > _MAX_NESTING:
-            raise ChatTemplateError(
+            raise beyond_limit(
                 f"the chat template is nested more than {_MAX_NESTING} levels deep, "
                 f"in line {node.lineno}"
             )
@@ -542,7 +540,7 @@ def _answering(value: Any, attribute: str) -> Any:
     return value if hasattr(list, attribute) or not hasattr(str, attribute) else str(value)
 
 
-def render(source: str, values: Mapping[str, Any]) -> str:
+def render(source: str, values: Mapping[str, Any], start: float | None = None) -> str:
     """Return the text that a template renders, within the limits.
 
     Parameters
@@ -551,6 +549,8 @@ def render(source: str, values: Mapping[str, Any]) -> str:
         The template, in Jinja2.
     values : Mapping
         The variables of the template by name. Functions among them are trusted.
+    start : float, optional
+        When the time began that the template may take, by `time.monotonic`. Default: now.
 
     Returns
     -------
@@ -570,7 +570,7 @@ def render(source: str, values: Mapping[str, Any]) -> str:
     """
     jinja = _jinja()
     try:
-        return jinja.render(source, values, Budget(MAX_SECONDS))
+        return jinja.render(source, values, Budget(MAX_SECONDS, start))
     except ChatTemplateError:
         raise
     # a template is a program from a file: any exception that it causes is an error of the template

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -250,7 +251,7 @@ def render_chat(
     for name in ("tools", "documents"):
         if given[name] and name not in source:
             warnings.warn(f"the chat template does not use {name}=", UserWarning, stacklevel=2)
-    conversation = _Conversation(source, given, continue_final_message)
+    conversation = _Conversation(source, given, continue_final_message, time.monotonic())
     system = next((m for m in checked if m.get("role") in ("system", "developer")), None)
     try:
         text = conversation.render_either(checked)
@@ -308,16 +309,17 @@ class _Conversation(NamedTuple):
     source: str
     variables: Mapping[str, Any]
     continued: bool | str
+    start: float  # all renders together take no longer than one may
 
     def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """Return the text of messages of `checked_messages`."""
         known = [prepared(message) for message in messages]
         values = {**self.variables, "messages": known}
         if not self.continued:
-            return render(self.source, values)
+            return render(self.source, values, self.start)
         field = self.continued if isinstance(self.continued, str) else "content"
-        mark, last = mark_end(known[-1], field, self.source)
-        return cut_at_mark(render(self.source, {**values, "messages": [*known[:-1], last]}), mark)
+        mark, known[-1] = mark_end(known[-1], field, self.source)
+        return cut_at_mark(render(self.source, values, self.start), mark)
 
     def render_either(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """Return the text, with the contents in the form that the template reads."""
@@ -325,6 +327,8 @@ class _Conversation(NamedTuple):
         try:
             text = self.render(messages)
         except ChatTemplateError as first:
+            if first.limit:
+                raise
             error = first
         user = [m for m in messages if m.get("role") == "user" and m.get("content")]
         if error is None and (not user or _shows(text, user[-1]["content"])):
