@@ -341,6 +341,10 @@ class Model(Runner):
         variables: Mapping[str, Any] | None = None,
         parse_content: bool = True,
         session: Session | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | str = False,
+        merge_system: bool = False,
     ) -> Any:
         """Generate the answer to a conversation, or to each conversation in a batch.
 
@@ -373,6 +377,17 @@ class Model(Runner):
             do not run again, so they are neither captured nor edited. Its other tokens are
             removed. Afterwards it has the conversation and the answer, and can be passed again
             for the next turn.
+        documents : sequence of Mapping, optional
+            Documents, for templates that support them.
+        add_generation_prompt : bool, optional
+            Whether the prompt ends with the start of an answer. Default: unless
+            `continue_final_message`.
+        continue_final_message : bool or str
+            If True, the answer goes on with the last message, whose turn stays open. A string is
+            the key of another text of it to continue, such as ``"reasoning_content"``.
+        merge_system : bool
+            Whether a system message that the template leaves out or refuses is put before the
+            text of the next message.
 
         Returns
         -------
@@ -407,7 +422,17 @@ class Model(Runner):
 
         options = Options.checked(self, max_tokens, min_tokens, stop, stop_ids, grammar, logprobs)
         chain = Chain(temperature, top_k, top_p, seed, sampler)
-        chat_options = ChatOptions(tools, template, variables, parse_content, session)
+        chat_options = ChatOptions(
+            tools,
+            template,
+            variables,
+            parse_content,
+            session,
+            documents,
+            add_generation_prompt,
+            continue_final_message,
+            merge_system,
+        )
         return chat(self, messages, chat_options, Request(options, chain, capture, edits))
 
     def chat_stream(
@@ -430,12 +455,18 @@ class Model(Runner):
         variables: Mapping[str, Any] | None = None,
         parse_content: bool = True,
         session: Session | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | str = False,
+        merge_system: bool = False,
     ) -> Iterator[str]:
         """Generate the answer to a conversation and yield its text piece by piece.
 
         Parameters
         ----------
         messages, tools, template, variables, parse_content, session
+            As for `chat`.
+        documents, add_generation_prompt, continue_final_message, merge_system
             As for `chat`.
         max_tokens, temperature, top_k, top_p, seed, sampler, grammar, stop, stop_ids
             As for `generate`.
@@ -461,7 +492,17 @@ class Model(Runner):
 
         options = Options.checked(self, max_tokens, min_tokens, stop, stop_ids, grammar)
         chain = Chain(temperature, top_k, top_p, seed, sampler)
-        chat_options = ChatOptions(tools, template, variables, parse_content, session)
+        chat_options = ChatOptions(
+            tools,
+            template,
+            variables,
+            parse_content,
+            session,
+            documents,
+            add_generation_prompt,
+            continue_final_message,
+            merge_system,
+        )
         return chat_stream(self, messages, chat_options, Request(options, chain, edits=edits))
 
     def beam_search(

@@ -168,6 +168,10 @@ class ChatOptions:
     variables : Mapping, optional
     parse_content : bool
     session : Session, optional
+    documents : sequence of Mapping, optional
+    add_generation_prompt : bool, optional
+    continue_final_message : bool or str
+    merge_system : bool
     """
 
     tools: Sequence[Any] | None = None
@@ -175,3 +179,7 @@ class ChatOptions:
     variables: Mapping[str, Any] | None = None
     parse_content: bool = True
     session: Session | None = None
+    documents: Sequence[Mapping[str, Any]] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | str = False
+    merge_system: bool = False

@@ -87,13 +87,20 @@ def chat_stepper(
     if more:
         options = dataclasses.replace(request.options, stop=(*request.options.stop, *more))
         request = dataclasses.replace(request, options=options)
+    variables = {
+        "documents": chat_options.documents,
+        "continue_final_message": chat_options.continue_final_message,
+        "merge_system": chat_options.merge_system,
+        **(chat_options.variables or {}),
+    }
     prompts = [
         tokenizer.encode_chat(
             messages,
             chat_options.tools,
-            template=chat_options.template,
-            parse_content=chat_options.parse_content,
-            **(chat_options.variables or {}),
+            chat_options.add_generation_prompt,
+            chat_options.template,
+            chat_options.parse_content,
+            **variables,
         )
         for messages in conversations
     ]
