@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from .. import _core
 from ..errors import UnsupportedError
-from .expr import Alt, Chars, Expr, Ref, Repeat, Rules, Seq, Text, references
+from .expr import Alt, Chars, Expr, Machine, Ref, Repeat, Rules, Seq, Text, digit_ranges, references
 
 __all__ = ["BYTE", "CALL", "END", "MAX_NODES", "SPLIT", "Program", "accepts", "advance", "build"]
 
@@ -72,20 +72,13 @@ def utf8_sequences(low: int, high: int) -> Iterator[list[tuple[int, int]]]:
     if high < 0x80:
         yield [(low, high)]
         return
-    # split where the continuation bytes do not cover 80 to BF
-    for shift in (6, 12, 18):
-        mask = (1 << shift) - 1
-        if low & ~mask != high & ~mask:
-            if low & mask:
-                yield from utf8_sequences(low, low | mask)
-                yield from utf8_sequences((low | mask) + 1, high)
-                return
-            if high & mask != mask:
-                yield from utf8_sequences(low, (high & ~mask) - 1)
-                yield from utf8_sequences(high & ~mask, high)
-                return
-    first, last = chr(low).encode(), chr(high).encode()
-    yield list(zip(first, last, strict=True))
+    count = len(chr(high).encode())
+    lead = 0xF00 >> count & 0xFF
+    for digits in digit_ranges(low, high, 6, count):
+        yield [
+            (a | (0x80 if i else lead), b | (0x80 if i else lead))
+            for i, (a, b) in enumerate(digits)
+        ]
 
 
 class _Builder:
@@ -100,6 +93,8 @@ class _Builder:
         self.hoisted: dict[Expr, str] = {}
         self.bodies: dict[str, tuple[Expr, str]] = {}
         self.patches: list[tuple[int, str]] = []
+        #: The start of an expression (by identity) before a node: built once.
+        self.built: dict[tuple[int, int], int] = {}
         #: Size of each rule that is inlined; None for rules that are called.
         self.sizes: dict[str, int | None] = dict.fromkeys(rules)
         for name in _not_recursive(rules):
@@ -143,11 +138,24 @@ class _Builder:
             return (inner + 1) * max(expr.low, expr.high or 0, 1)
         if isinstance(expr, Ref):
             return self.sizes[expr.name] or 1
+        if isinstance(expr, Machine):
+            labels = [label for edges in expr.edges for label, _ in edges]
+            return len(expr.edges) + sum(map(self.size, labels))
         return sum(self.size(item) + 1 for item in expr.items)
 
     # ---- building ----
 
     def build(self, expr: Expr, after: int) -> int:
+        """Return the node where an expression starts that is followed by node `after`."""
+        if isinstance(expr, Text | Ref):
+            return self.nodes_of(expr, after)
+        key = (id(expr), after)
+        found = self.built.get(key)
+        if found is None:
+            found = self.built[key] = self.nodes_of(expr, after)
+        return found
+
+    def nodes_of(self, expr: Expr, after: int) -> int:
         if isinstance(expr, Text):
             for byte in reversed(expr.value.encode()):
                 after = self.node((BYTE, byte, byte, after, 0))
@@ -162,6 +170,8 @@ class _Builder:
             return self.alternatives(expr.items, after)
         if isinstance(expr, Repeat):
             return self.repeat(expr, after)
+        if isinstance(expr, Machine):
+            return self.machine(expr, after)
         if self.sizes[expr.name] is not None:
             owner, self.owner = self.owner, expr.name
             start = self.build(self.rules[expr.name], after)
@@ -238,6 +248,17 @@ class _Builder:
         for _ in range(low):
             after = self.build(item, after)
         return after
+
+    def machine(self, machine: Machine, after: int) -> int:
+        # a node for each state, filled in once the nodes of all states are known
+        states = [self.node((SPLIT, 0, 0, -1, -1), shared=False) for _ in machine.edges]
+        for i, edges in enumerate(machine.edges):
+            starts = [self.build(label, states[target]) for label, target in edges]
+            if i in machine.ends:
+                starts.append(after)
+            rest = self.split(starts[1:] or starts)
+            self.program.nodes[states[i]] = (SPLIT, 0, 0, starts[0], rest)
+        return states[0]
 
     def run(self) -> Program:
         root = next(iter(self.rules))

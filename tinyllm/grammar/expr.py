@@ -15,13 +15,16 @@ __all__ = [
     "Alt",
     "Chars",
     "Expr",
+    "Machine",
     "Ref",
     "Repeat",
     "Rules",
     "Seq",
     "Text",
     "check",
+    "digit_ranges",
     "optional",
+    "prune",
     "to_gbnf",
 ]
 
@@ -114,11 +117,41 @@ class Ref:
     name: str
 
 
-Expr: TypeAlias = Text | Chars | Seq | Alt | Repeat | Ref
+@dataclass(frozen=True, eq=False)
+class Machine:
+    """A finite automaton: for each state its edges, each an expression and the next state.
+
+    State 0 is the start. Every state leads to one of `ends`. The expressions of edges match at
+    least one byte and hold no references.
+    """
+
+    edges: tuple[tuple[tuple[Expr, int], ...], ...]
+    ends: frozenset[int]
+
+
+Expr: TypeAlias = Text | Chars | Seq | Alt | Repeat | Ref | Machine
 Rules: TypeAlias = Mapping[str, Expr]
 
 #: Any code point.
 ANY = ~Chars(())
+
+
+def digit_ranges(low: int, high: int, bits: int, count: int) -> Iterator[list[tuple[int, int]]]:
+    """Yield ranges of `count` digits, of `bits` bits each, that together are low to high."""
+    for shift in range(bits, bits * count, bits):
+        mask = (1 << shift) - 1
+        if low & ~mask != high & ~mask:
+            if low & mask:
+                yield from digit_ranges(low, low | mask, bits, count)
+                yield from digit_ranges((low | mask) + 1, high, bits, count)
+                return
+            if high & mask != mask:
+                yield from digit_ranges(low, (high & ~mask) - 1, bits, count)
+                yield from digit_ranges(high & ~mask, high, bits, count)
+                return
+    mask = (1 << bits) - 1
+    shifts = range(bits * (count - 1), -1, -bits)
+    yield [(low >> shift & mask, high >> shift & mask) for shift in shifts]
 
 
 def optional(item: Expr) -> Repeat:
@@ -193,6 +226,8 @@ def _fixpoint(rules: Rules, holds: str) -> set[str]:
             return any(map(test, expr.items))
         if isinstance(expr, Repeat):
             return expr.low == 0 or test(expr.item)
+        if isinstance(expr, Machine):
+            return holds == "ends" or 0 in expr.ends
         return expr.name in known
 
     waiting = list(rules)
@@ -235,6 +270,8 @@ def _check_left(rules: Rules) -> None:
             return any(map(is_empty, expr.items))
         if isinstance(expr, Repeat):
             return expr.low == 0 or is_empty(expr.item)
+        if isinstance(expr, Machine):
+            return 0 in expr.ends
         return isinstance(expr, Ref) and expr.name in empty
 
     def first(expr: Expr) -> Iterator[str]:
@@ -269,6 +306,43 @@ def _check_left(rules: Rules) -> None:
             elif name not in done:
                 path.append(name)
                 ways.append(first(rules[name]))
+
+
+def prune(rules: Rules, root: str) -> dict[str, Expr]:
+    """Return the rules without the alternatives and optional parts that match no text.
+
+    Parameters
+    ----------
+    rules : mapping of str to Expr
+    root : str
+
+    Returns
+    -------
+    dict
+        The rules that are left; without the root if it matches no text.
+    """
+    ends = _fixpoint(rules, "ends")
+
+    def kept(expr: Expr) -> Expr | None:
+        if isinstance(expr, Ref):
+            return expr if expr.name in ends else None
+        if isinstance(expr, Repeat):
+            inner = kept(expr.item)
+            if inner is None:
+                return None if expr.low else Text("")
+            return expr if inner is expr.item else Repeat(inner, expr.low, expr.high)
+        if isinstance(expr, Seq | Alt):
+            items = [kept(item) for item in expr.items]
+            if all(new is old for new, old in zip(items, expr.items, strict=True)):
+                return expr if expr.items or isinstance(expr, Seq) else None
+            left = tuple(item for item in items if item is not None)
+            if isinstance(expr, Seq):
+                return Seq(left) if len(left) == len(items) else None
+            return None if not left else left[0] if len(left) == 1 else Alt(left)
+        return None if isinstance(expr, Chars) and not expr.ranges else expr
+
+    pruned = {name: kept(expr) for name, expr in rules.items() if name in ends}
+    return {name: expr for name, expr in pruned.items() if expr is not None}
 
 
 # ---- printing ----
@@ -314,7 +388,7 @@ def _show(expr: Expr, tight: bool) -> str:
         if isinstance(expr.item, Repeat):
             inner = f"({inner})"
         return inner + ends.get((expr.low, expr.high), count)
-    if not expr.items:
+    if isinstance(expr, Machine) or not expr.items:
         return '""'
     if len(expr.items) == 1:
         return _show(expr.items[0], tight)
@@ -348,9 +422,25 @@ def to_gbnf(rules: Rules) -> str:
             count += 1
         names[name] = chosen
 
+    states: dict[str, Expr] = {}
+
+    def state_rules(machine: Machine) -> Ref:
+        """Add a rule for each state of an automaton; return a reference to the first."""
+        start = len(names) + len(states)
+        for i, edges in enumerate(machine.edges):
+            items: list[Expr] = [
+                Seq((label, Ref(f"state-{start + target}"))) for label, target in edges
+            ]
+            if i in machine.ends:
+                items.append(Text(""))
+            states[f"state-{start + i}"] = Alt(tuple(items))
+        return Ref(f"state-{start}")
+
     def renamed(expr: Expr) -> Expr:
         if isinstance(expr, Ref):
             return Ref(names[expr.name])
+        if isinstance(expr, Machine):
+            return state_rules(expr)
         if isinstance(expr, Repeat):
             return Repeat(renamed(expr.item), expr.low, expr.high) if expr.high != 0 else Text("")
         if isinstance(expr, Seq):
@@ -359,4 +449,6 @@ def to_gbnf(rules: Rules) -> str:
             return Alt(tuple(map(renamed, expr.items)))
         return expr
 
-    return "".join(f"{names[name]} ::= {_show(renamed(e), False)}\n" for name, e in rules.items())
+    lines = [f"{names[name]} ::= {_show(renamed(e), False)}\n" for name, e in rules.items()]
+    lines += [f"{name} ::= {_show(e, False)}\n" for name, e in states.items()]
+    return "".join(lines)

@@ -90,7 +90,11 @@ class Grammar:
 
     @classmethod
     def json_schema(
-        cls, schema_: Mapping[str, Any] | bool, *, ignore: Collection[str] = ()
+        cls,
+        schema_: Mapping[str, Any] | bool,
+        *,
+        ignore: Collection[str] = (),
+        form: str = "compact",
     ) -> Grammar:
         """Return a grammar of JSON texts that are valid under a schema.
 
@@ -125,7 +129,7 @@ class Grammar:
         >>> grammar.accepts('{"age": 42}'), grammar.accepts('{"age": 420}')
         (True, False)
         """
-        return cls(schema.convert(schema_, ignore))
+        return cls(schema.convert(schema_, ignore, form))
 
     @classmethod
     def regex(cls, pattern: str) -> Grammar:
