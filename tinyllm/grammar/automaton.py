@@ -16,7 +16,7 @@ END
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from .. import _core
 from ..errors import UnsupportedError
-from .expr import Alt, Chars, Expr, Machine, Ref, Repeat, Rules, Seq, Text, digit_ranges, references
+from .expr import Alt, Chars, Expr, Machine, Ref, Repeat, Rules, Seq, Text, references
 
 __all__ = ["BYTE", "CALL", "END", "MAX_NODES", "SPLIT", "Program", "accepts", "advance", "build"]
 
@@ -60,25 +60,6 @@ class Program:
     def array(self) -> NDArray[np.int32]:
         """The nodes as the core takes them, (n, 5); cached, so the program must be complete."""
         return np.asarray(self.nodes, np.int32)
-
-
-def utf8_sequences(low: int, high: int) -> Iterator[list[tuple[int, int]]]:
-    """Yield sequences of byte ranges that together match UTF-8 of the code points low to high."""
-    for end in (0x7F, 0x7FF, 0xFFFF):
-        if low <= end < high:
-            yield from utf8_sequences(low, end)
-            yield from utf8_sequences(end + 1, high)
-            return
-    if high < 0x80:
-        yield [(low, high)]
-        return
-    count = len(chr(high).encode())
-    lead = 0xF00 >> count & 0xFF
-    for digits in digit_ranges(low, high, 6, count):
-        yield [
-            (a | (0x80 if i else lead), b | (0x80 if i else lead))
-            for i, (a, b) in enumerate(digits)
-        ]
 
 
 class _Builder:
@@ -137,7 +118,7 @@ class _Builder:
             inner = self.size(expr.item)
             return (inner + 1) * max(expr.low, expr.high or 0, 1)
         if isinstance(expr, Ref):
-            return self.sizes[expr.name] or 1
+            return 1 if expr.called else self.sizes[expr.name] or 1
         if isinstance(expr, Machine):
             labels = [label for edges in expr.edges for label, _ in edges]
             return len(expr.edges) + sum(map(self.size, labels))
@@ -172,7 +153,7 @@ class _Builder:
             return self.repeat(expr, after)
         if isinstance(expr, Machine):
             return self.machine(expr, after)
-        if self.sizes[expr.name] is not None:
+        if self.sizes[expr.name] is not None and not expr.called:
             owner, self.owner = self.owner, expr.name
             start = self.build(self.rules[expr.name], after)
             self.owner = owner
@@ -187,12 +168,11 @@ class _Builder:
 
     def chars(self, chars: Chars, after: int) -> int:
         starts = []
-        for low, high in chars.ranges:
-            for sequence in utf8_sequences(low, high):
-                at = after
-                for first, last in reversed(sequence):
-                    at = self.node((BYTE, first, last, at, 0))
-                starts.append(at)
+        for sequence in chars.utf8:
+            at = after
+            for first, last in reversed(sequence):
+                at = self.node((BYTE, first, last, at, 0))
+            starts.append(at)
         return self.split(starts)
 
     def alternatives(self, items: Sequence[Expr], after: int) -> int:
@@ -256,6 +236,8 @@ class _Builder:
             starts = [self.build(label, states[target]) for label, target in edges]
             if i in machine.ends:
                 starts.append(after)
+            if not starts:  # nothing leads here
+                starts = [after]
             rest = self.split(starts[1:] or starts)
             self.program.nodes[states[i]] = (SPLIT, 0, 0, starts[0], rest)
         return states[0]

@@ -6,7 +6,8 @@ build the expressions; `automaton` compiles them to an automaton over bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -21,11 +22,13 @@ __all__ = [
     "Rules",
     "Seq",
     "Text",
+    "alive",
     "check",
     "digit_ranges",
     "optional",
     "prune",
     "to_gbnf",
+    "utf8_sequences",
 ]
 
 _LAST = 0x10FFFF
@@ -66,6 +69,11 @@ class Chars:
     def among(cls, characters: str) -> Chars:
         """Return the set of some characters."""
         return cls.of((ord(c), ord(c)) for c in characters)
+
+    @functools.cached_property
+    def utf8(self) -> list[list[tuple[int, int]]]:
+        """The sequences of byte ranges that match these characters."""
+        return [s for low, high in self.ranges for s in utf8_sequences(low, high)]
 
     def __invert__(self) -> Chars:
         gaps, at = [], 0
@@ -112,21 +120,23 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Ref:
-    """A reference to another rule."""
+    """A reference to another rule; `called`: the rule is not copied here, however small it is."""
 
     name: str
+    called: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Machine:
     """A finite automaton: for each state its edges, each an expression and the next state.
 
-    State 0 is the start. Every state leads to one of `ends`. The expressions of edges match at
-    least one byte and hold no references.
+    State 0 is the start. The expressions of edges match at least one byte. In a plain automaton
+    they hold no references, and every state leads to one of `ends`.
     """
 
     edges: tuple[tuple[tuple[Expr, int], ...], ...]
     ends: frozenset[int]
+    plain: bool = True
 
 
 Expr: TypeAlias = Text | Chars | Seq | Alt | Repeat | Ref | Machine
@@ -154,6 +164,25 @@ def digit_ranges(low: int, high: int, bits: int, count: int) -> Iterator[list[tu
     yield [(low >> shift & mask, high >> shift & mask) for shift in shifts]
 
 
+def utf8_sequences(low: int, high: int) -> Iterator[list[tuple[int, int]]]:
+    """Yield sequences of byte ranges that together match UTF-8 of the code points low to high."""
+    for end in (0x7F, 0x7FF, 0xFFFF):
+        if low <= end < high:
+            yield from utf8_sequences(low, end)
+            yield from utf8_sequences(end + 1, high)
+            return
+    if high < 0x80:
+        yield [(low, high)]
+        return
+    count = len(chr(high).encode())
+    lead = 0xF00 >> count & 0xFF
+    for digits in digit_ranges(low, high, 6, count):
+        yield [
+            (a | (0x80 if i else lead), b | (0x80 if i else lead))
+            for i, (a, b) in enumerate(digits)
+        ]
+
+
 def optional(item: Expr) -> Repeat:
     """Return an expression that matches an item or nothing."""
     return Repeat(item, 0, 1)
@@ -171,6 +200,33 @@ def references(expr: Expr) -> Iterator[str]:
                 waiting.append(at.item)
         elif isinstance(at, Seq | Alt):
             waiting += reversed(at.items)
+        elif isinstance(at, Machine) and not at.plain:
+            waiting += [label for edges in at.edges for label, _ in edges]
+
+
+def alive(edges: Sequence[Iterable[int]], ends: Iterable[int]) -> set[int]:
+    """Return the states of an automaton that lead to an end; `edges` are the next states of each.
+
+    Parameters
+    ----------
+    edges : sequence of iterables of int
+    ends : iterable of int
+
+    Returns
+    -------
+    set of int
+    """
+    before: list[list[int]] = [[] for _ in edges]
+    for i, out in enumerate(edges):
+        for target in out:
+            before[target].append(i)
+    found = set(ends)
+    waiting = list(found)
+    while waiting:
+        new = [i for i in before[waiting.pop()] if i not in found]
+        found.update(new)
+        waiting += new
+    return found
 
 
 def check(rules: Rules, root: str) -> dict[str, Expr]:
@@ -227,7 +283,10 @@ def _fixpoint(rules: Rules, holds: str) -> set[str]:
         if isinstance(expr, Repeat):
             return expr.low == 0 or test(expr.item)
         if isinstance(expr, Machine):
-            return holds == "ends" or 0 in expr.ends
+            if holds == "empty" or expr.plain:
+                return holds == "ends" or 0 in expr.ends
+            onward = [[to for label, to in edges if test(label)] for edges in expr.edges]
+            return 0 in alive(onward, expr.ends)
         return expr.name in known
 
     waiting = list(rules)
@@ -288,6 +347,9 @@ def _check_left(rules: Rules) -> None:
                 yield from first(item)
                 if not is_empty(item):
                     return
+        elif isinstance(expr, Machine) and not expr.plain:
+            for label, _ in expr.edges[0]:
+                yield from first(label)
 
     done: set[str] = set()
     for start in rules:
@@ -339,7 +401,24 @@ def prune(rules: Rules, root: str) -> dict[str, Expr]:
             if isinstance(expr, Seq):
                 return Seq(left) if len(left) == len(items) else None
             return None if not left else left[0] if len(left) == 1 else Alt(left)
+        if isinstance(expr, Machine):
+            return expr if expr.plain else kept_machine(expr)
         return None if isinstance(expr, Chars) and not expr.ranges else expr
+
+    def kept_machine(machine: Machine) -> Machine | None:
+        edges: list[list[tuple[Expr, int]]] = []
+        same = True
+        for out in machine.edges:
+            labels = [(kept(label), label, to) for label, to in out]
+            same = same and all(new is old for new, old, _ in labels)
+            edges.append([(new, to) for new, _, to in labels if new is not None])
+        if same:
+            return machine
+        left = alive([[to for _, to in out] for out in edges], machine.ends)
+        # states are not renumbered: those that lead nowhere lose their edges
+        return None if 0 not in left else Machine(
+            tuple(tuple(e for e in out if e[1] in left) for out in edges), machine.ends, False
+        )
 
     pruned = {name: kept(expr) for name, expr in rules.items() if name in ends}
     return {name: expr for name, expr in pruned.items() if expr is not None}
@@ -427,9 +506,10 @@ def to_gbnf(rules: Rules) -> str:
     def state_rules(machine: Machine) -> Ref:
         """Add a rule for each state of an automaton; return a reference to the first."""
         start = len(names) + len(states)
+        states.update((f"state-{start + i}", Text("")) for i in range(len(machine.edges)))
         for i, edges in enumerate(machine.edges):
             items: list[Expr] = [
-                Seq((label, Ref(f"state-{start + target}"))) for label, target in edges
+                Seq((renamed(label), Ref(f"state-{start + target}"))) for label, target in edges
             ]
             if i in machine.ends:
                 items.append(Text(""))

@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import TypeAlias
 
 from ..errors import UnsupportedError
-from .expr import Alt, Chars, Expr, Machine, Repeat, Seq, Text
+from .expr import Alt, Chars, Expr, Machine, Repeat, Seq, Text, alive
 
 __all__ = [
     "MAX_STATES",
@@ -321,22 +321,12 @@ def _machine(
     edges: list[dict[int, list[int]]], ends: Iterable[int], classes: Classes
 ) -> Machine | None:
     """Return the automaton of the states that lead to an end; None if the start does not."""
-    before: list[list[int]] = [[] for _ in edges]
-    for i, out in enumerate(edges):
-        for target in out:
-            before[target].append(i)
-    alive = set(ends)
-    waiting = list(alive)
-    while waiting:
-        for i in before[waiting.pop()]:
-            if i not in alive:
-                alive.add(i)
-                waiting.append(i)
-    if 0 not in alive:
+    live = alive(edges, ends)
+    if 0 not in live:
         return None
     reached, order = {0}, [0]
     for i in order:  # grows
-        new = [t for t in edges[i] if t in alive and t not in reached]
+        new = [t for t in edges[i] if t in live and t not in reached]
         reached.update(new)
         order += new
     number = {i: n for n, i in enumerate(order)}
@@ -345,7 +335,7 @@ def _machine(
             tuple(
                 (classes.joined(tuple(sorted(cs))), number[target])
                 for target, cs in edges[i].items()
-                if target in alive
+                if target in live
             )
             for i in order
         ),

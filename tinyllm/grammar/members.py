@@ -9,7 +9,7 @@ from typing import Any
 
 from . import spelling
 from .document import pointer, unsupported
-from .expr import ANY, Alt, Expr, Ref, Repeat, Seq, Text, optional
+from .expr import ANY, Alt, Expr, Machine, Ref, Repeat, Seq, Text, optional
 from .flat import Flat, Shape, all_of, merge, pattern_expr
 from .language import Condition, Matches, partition
 from .parts import Impossible, Writer
@@ -18,7 +18,7 @@ from .valid import Unclear
 __all__ = ["Members"]
 
 #: Up to this many required properties come in any order; more in the order of the schema.
-MAX_ANY_ORDER = 6
+MAX_ANY_ORDER = 5
 #: The same for properties that are counted.
 _MAX_COUNTED = 10
 
@@ -343,47 +343,59 @@ class _AnyOrder:
         at: str,
     ) -> None:
         self.writer = writer
-        self.tracked = tracked
-        self.other = other
         self.need, self.most, self.at = need, most, at
+        self.other = None if other is None else self.rule("another property", other)
+        self.tracked = [
+            _Pair(self.rule(f"property {i}", pair.expr), pair.needed)
+            for i, pair in enumerate(tracked)
+        ]
         self.all = sum(1 << i for i, pair in enumerate(tracked) if pair.needed)
         self.limit = _MAX_COUNTED if need > 1 else MAX_ANY_ORDER
-        self.rules: dict[tuple[int, int, bool], Ref] = {}
+        self.free = self.rule("a property", Alt(tuple(free))) if free else None
+        self.numbers: dict[tuple[int, int, bool], int] = {}
         self.waiting: list[tuple[int, int, bool]] = []
-        self.free: Expr | None = None
-        if free:
-            self.free = writer.define(f"{at} (a property)", Alt(tuple(free)))
+
+    def rule(self, name: str, expr: Expr) -> Ref:
+        # properties are called from many states, so they are not copied into each
+        return Ref(self.writer.define(f"{self.at} ({name})", expr).name, called=True)
 
     def __call__(self) -> Expr:
-        start = Alt(tuple(self.ways((0, 0, False), False)))
+        # each state after a property is two of the automaton: before the comma and after it
+        comma = self.writer.called("comma")
+        edges: list[tuple[tuple[Expr, int], ...]] = [tuple(self.ways((0, 0, False)))]
+        ends = {0} if self.may_end((0, 0, False)) else set()
         for state in self.waiting:  # grows
-            self.writer.rules[self.rules[state].name] = Alt(tuple(self.ways(state, True)))
-        return start
+            if self.may_end(state):
+                ends.add(len(edges))
+            ways = tuple(self.ways(state))
+            edges += [((comma, len(edges) + 1),) if ways else (), ways]
+        return Machine(tuple(edges), frozenset(ends), False)
 
-    def after(self, there: int, count: int, other: bool) -> Ref:
+    def number(self, there: int, count: int, other: bool) -> int:
         if self.most is None:
             count = min(count, 1) if self.need == 1 else 0
         state = (there, count, other)
-        if state not in self.rules:
-            self.rules[state] = self.writer.define(f"{self.at} (more properties)", Text(""))
+        if state not in self.numbers:
+            self.numbers[state] = 1 + 2 * len(self.numbers)
             self.waiting.append(state)
-        return self.rules[state]
+        return self.numbers[state]
 
-    def ways(self, state: tuple[int, int, bool], more: bool) -> Iterator[Expr]:
-        """Yield how the object may go on; `more`: after a property, so with a comma."""
+    def may_end(self, state: tuple[int, int, bool]) -> bool:
         there, count, other = state
         distinct = there.bit_count() + other if self.need > 1 else count
-        if there & self.all == self.all and distinct >= self.need:
-            yield Text("")
+        return there & self.all == self.all and distinct >= self.need
+
+    def ways(self, state: tuple[int, int, bool]) -> Iterator[tuple[Expr, int]]:
+        """Yield each property that may come next, and the state after it."""
+        there, count, other = state
         if self.most is not None and count >= self.most:
             return
-        mark = (self.writer.comma,) if more else ()
         if self.free is not None:
-            yield Seq((*mark, self.free, self.after(there, count + 1, other)))
+            yield self.free, self.number(there, count + 1, other)
         if self.other is not None:
-            yield Seq((*mark, self.other, self.after(there, count + 1, True)))
+            yield self.other, self.number(there, count + 1, True)
         for i, pair in enumerate(self.tracked):
             if not there >> i & 1:
-                yield Seq((*mark, pair.expr, self.after(there | 1 << i, count + 1, other)))
+                yield pair.expr, self.number(there | 1 << i, count + 1, other)
                 if len(self.tracked) > self.limit:
                     return  # the others come later

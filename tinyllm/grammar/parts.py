@@ -60,6 +60,10 @@ class Writer:
         """Return the expressions that a string must match, or must not match."""
         raise NotImplementedError
 
+    def called(self, name: str) -> Ref:
+        """Return the same as `common`, for a rule that is not copied into its users."""
+        return Ref(self.common(name).name, called=True)
+
     @property
     def blank(self) -> Expr:
         """The blanks between two tokens."""

@@ -48,14 +48,15 @@ _EXPONENT = Seq((Chars.among("eE"), optional(Chars.among("+-")), Repeat(digits()
 _DECIMAL = Seq((_INTEGER, optional(_FRACTION)))
 
 
-def _string(character: Expr) -> Expr:
-    return Seq((Text('"'), Repeat(character, 0, None), Text('"')))
+def _string(loose: bool) -> Expr:
+    return Seq((Text('"'), Repeat(spelling.characters(loose)[1], 0, None), Text('"')))
 
 
 #: Rules that any schema may use.
 _COMMON: dict[str, Expr] = {
     "blank": _BLANK,
-    "string": _string(spelling.CHARACTER),
+    "comma": Seq((Text(","), Ref("blank"))),
+    "string": _string(False),
     "number": Seq((_DECIMAL, optional(_EXPONENT))),
     "integer": _INTEGER,
     "boolean": Alt((Text("true"), Text("false"))),
@@ -66,7 +67,7 @@ _COMMON: dict[str, Expr] = {
 def _loose_common() -> dict[str, Expr]:
     return {
         "blank": _ANY_BLANK,
-        "string": _string(spelling.LOOSE_CHARACTER),
+        "string": _string(True),
         "number": loose_numbers(None, False, None, False, False) or Text(""),
         "integer": loose_numbers(None, False, None, False, True) or Text(""),
     }
@@ -131,6 +132,8 @@ class _Converter(Writer):
     def common(self, name: str) -> Ref:
         if name not in self.rules:
             self.rules[name] = self._known[name]
+            if name == "comma":
+                self.common("blank")
         return Ref(name)
 
     def impossible(self, at: str, reason: str) -> Expr:
@@ -258,7 +261,6 @@ class _Converter(Writer):
                 high = None if high is None or (most is not None and most <= high) else high
         if high is not None and low > high:
             raise Impossible(f"it asks for at least {low} characters and at most {high}")
-        character = spelling.LOOSE_CHARACTER if self.loose else spelling.CHARACTER
         if not exprs and not excluded:
             if not low and high is None:
                 return self.common("string")
@@ -266,12 +268,18 @@ class _Converter(Writer):
                 wrong(at, f"minLength {low} is above {MAX_REPEAT:,}, which is not supported")
             # a text with the largest number of characters is longer than any context
             high = None if high is None else min(high, MAX_REPEAT)
-            return Seq((Text('"'), Repeat(character, low, high), Text('"')))
+            return Seq((Text('"'), Repeat(self.character(), low, high), Text('"')))
         if len(exprs) == 1 and exprs[0][1] and not (low or high is not None or excluded):
             return self.shared(flat.texts[0], exprs[0][0])
         if not exprs and not low and high is None:
             return spelling.quoted(spelling.other_names(excluded, ANY), self.loose)
         return spelling.quoted(self.language(exprs, excluded, low, high, at), self.loose)
+
+    def character(self) -> Expr:
+        """Return one character of a string, for many copies: all but the usual ones are called."""
+        if "rare character" not in self.rules:
+            self.rules["rare character"] = spelling.characters(self.loose)[0]
+        return Alt((spelling.PLAIN_ASCII, Ref("rare character", called=True)))
 
     def shared(self, text: tuple[str, str, bool, str], expr: Expr) -> Expr:
         """Return the strings of a pattern or format, as one rule for all its places."""

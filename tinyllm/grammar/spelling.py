@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 
 from .expr import ANY, Alt, Chars, Expr, Machine, Repeat, Seq, Text, digit_ranges
 
-__all__ = ["CHARACTER", "LOOSE_CHARACTER", "PLAIN", "other_names", "quoted"]
+__all__ = ["PLAIN", "PLAIN_ASCII", "characters", "other_names", "quoted"]
 
 #: The characters that a JSON string may hold without an escape.
 PLAIN = ANY - Chars.of([(0, 0x1F)]) - Chars.among('"\\')
@@ -94,39 +94,25 @@ def _same(chars: Chars) -> Chars:
     return chars
 
 
-#: One character of a string.
-CHARACTER = Alt(
+_UNIT = Alt(  # not half of a pair of surrogates
     (
-        PLAIN,
-        Seq(
-            (
-                Text("\\"),
-                Alt(
-                    (
-                        Chars.among('"\\/bfnrt'),
-                        Seq(
-                            (
-                                Text("u"),
-                                Alt(
-                                    (
-                                        Seq((_HEX - Chars.among("dD"), _HEX, _HEX, _HEX)),
-                                        Seq(
-                                            (Chars.among("dD"), Chars.among("01234567"), _HEX, _HEX)
-                                        ),
-                                    )
-                                ),
-                            )
-                        ),
-                    )
-                ),
-            )
-        ),
+        Seq((_HEX - Chars.among("dD"), _HEX, _HEX, _HEX)),
+        Seq((Chars.among("dD"), Chars.among("01234567"), _HEX, _HEX)),
     )
 )
-#: The same, with pairs of escapes for the characters above U+FFFF.
-LOOSE_CHARACTER = Alt(
-    (CHARACTER, *_escapes(Chars.of([(0x10000, 0x10FFFF)])))
-)
+_ESCAPE = Seq((Text("\\"), Alt((Chars.among('"\\/bfnrt'), Seq((Text("u"), _UNIT))))))
+_PAIR = Alt(tuple(_escapes(Chars.of([(0x10000, 0x10FFFF)]))))
+#: The characters of ASCII that need no escape.
+PLAIN_ASCII = PLAIN & _ASCII
+
+
+def characters(loose: bool) -> tuple[Expr, Expr]:
+    """Return one character of a string: those that are not among `PLAIN_ASCII`, and any.
+
+    `loose`: also pairs of escapes for the characters above U+FFFF.
+    """
+    escapes = (_ESCAPE, _PAIR) if loose else (_ESCAPE,)
+    return Alt((PLAIN - _ASCII, *escapes)), Alt((PLAIN, *escapes))
 
 
 def _spelled(expr: Expr, loose: bool) -> Expr:
