@@ -34,6 +34,8 @@ MAX_NODES = 400_000
 # Rules up to this size are inlined. The core caches matches inside a rule for all its callers, so
 # larger rules are better, up to a point.
 _INLINE = 64
+# ... and inlined rules may refer to others this deep: building them takes Python's stack.
+_INLINE_DEPTH = 20
 # A repeated part is copied if the size of all copies is at most this; otherwise it is called.
 _COPIES = 60_000
 
@@ -78,9 +80,13 @@ class _Builder:
         self.built: dict[tuple[int, int], int] = {}
         #: Size of each rule that is inlined; None for rules that are called.
         self.sizes: dict[str, int | None] = dict.fromkeys(rules)
+        depths: dict[str, int] = {}
         for name in _not_recursive(rules):
             size = self.size(rules[name])
-            self.sizes[name] = size if size <= _INLINE else None
+            inner = [depths[n] for n in references(rules[name]) if self.sizes[n] is not None]
+            depths[name] = 1 + max(inner, default=0)
+            if size <= _INLINE and depths[name] <= _INLINE_DEPTH:
+                self.sizes[name] = size
         self.end = self.node((END, 0, 0, 0, 0))
 
     def node(self, node: _Node, shared: bool = True) -> int:

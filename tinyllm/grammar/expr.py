@@ -263,58 +263,94 @@ def check(rules: Rules, root: str) -> dict[str, Expr]:
     return found
 
 
+class _Solver:
+    """Finds the expressions that match an empty text, or any text, in time with their size.
+
+    Each expression is a part. A part holds once as many of the parts below it hold as it needs: all
+    of a sequence, one of alternatives.
+    """
+
+    def __init__(self, rules: Rules, holds: str) -> None:
+        self.any = holds == "ends"
+        self.missing: list[int] = []
+        self.above: list[list[int]] = []
+        self.of_rule = {name: self.add(1) for name in rules}
+        for name, expr in rules.items():
+            self.add_expr(expr, self.of_rule[name])
+
+    def add(self, needs: int, above: int | None = None) -> int:
+        self.missing.append(needs)
+        self.above.append([] if above is None else [above])
+        return len(self.missing) - 1
+
+    def add_expr(self, expr: Expr, above: int) -> None:
+        """Add an expression and all that is in it."""
+        if isinstance(expr, Ref):
+            self.above[self.of_rule[expr.name]].append(above)
+        elif isinstance(expr, Text):
+            self.add(0 if self.any or not expr.value else 1, above)
+        elif isinstance(expr, Chars):
+            self.add(0 if self.any and expr.ranges else 1, above)
+        elif isinstance(expr, Repeat):
+            part = self.add(1 if expr.low else 0, above)
+            if expr.low:
+                self.add_expr(expr.item, part)
+        elif isinstance(expr, Seq | Alt):
+            part = self.add(len(expr.items) if isinstance(expr, Seq) else 1, above)
+            for item in expr.items:
+                self.add_expr(item, part)
+        elif expr.plain or not self.any:
+            self.add(0 if self.any or 0 in expr.ends else 1, above)
+        else:
+            states = [self.add(0 if i in expr.ends else 1) for i in range(len(expr.edges))]
+            self.above[states[0]].append(above)
+            for state, edges in zip(states, expr.edges, strict=True):
+                for label, to in edges:
+                    edge = self.add(2, state)
+                    self.above[states[to]].append(edge)
+                    self.add_expr(label, edge)
+
+    def solve(self) -> set[str]:
+        """Return the names of the rules that hold."""
+        waiting = [part for part, missing in enumerate(self.missing) if not missing]
+        while waiting:
+            for part in self.above[waiting.pop()]:
+                self.missing[part] -= 1
+                if not self.missing[part]:
+                    waiting.append(part)
+        return {name for name, part in self.of_rule.items() if self.missing[part] <= 0}
+
+
 def _fixpoint(rules: Rules, holds: str) -> set[str]:
     """Return the rules that can match an empty text (`holds` "empty"), or any text ("ends")."""
-    users: dict[str, set[str]] = {name: set() for name in rules}
-    for name, expr in rules.items():
-        for other in references(expr):
-            users[other].add(name)
-    known: set[str] = set()
-
-    def test(expr: Expr) -> bool:
-        if isinstance(expr, Text):
-            return holds == "ends" or not expr.value
-        if isinstance(expr, Chars):
-            return holds == "ends" and bool(expr.ranges)
-        if isinstance(expr, Seq):
-            return all(map(test, expr.items))
-        if isinstance(expr, Alt):
-            return any(map(test, expr.items))
-        if isinstance(expr, Repeat):
-            return expr.low == 0 or test(expr.item)
-        if isinstance(expr, Machine):
-            if holds == "empty" or expr.plain:
-                return holds == "ends" or 0 in expr.ends
-            onward = [[to for label, to in edges if test(label)] for edges in expr.edges]
-            return 0 in alive(onward, expr.ends)
-        return expr.name in known
-
-    waiting = list(rules)
-    while waiting:
-        name = waiting.pop()
-        if name not in known and test(rules[name]):
-            known.add(name)
-            waiting += users[name]
-    return known
+    return _Solver(rules, holds).solve()
 
 
 def _check_ends(rules: Rules) -> None:
     ends = _fixpoint(rules, "ends")
-    endless = [name for name in rules if name not in ends]
+    endless = {name for name in rules if name not in ends}
     if not endless:
         return
     # name a rule of the cycle itself, not one that only refers to it
-    path = [endless[0]]
+    path = [next(name for name in rules if name in endless)]
+    seen = set(path)
     while True:
         onward = [name for name in references(rules[path[-1]]) if name in endless]
         if not onward:
             raise ValueError(f"rule {path[-1]!r} matches no text")
-        if onward[0] in path:
-            way = " -> ".join([*path[path.index(onward[0]) :], onward[0]])
+        if onward[0] in seen:
             raise ValueError(
-                f"rule {onward[0]!r} can never end: every path leads back to it ({way})"
+                f"rule {onward[0]!r} can never end: every path leads back to it "
+                f"({_way(path, onward[0])})"
             )
         path.append(onward[0])
+        seen.add(onward[0])
+
+
+def _way(path: list[str], name: str) -> str:
+    """Return a cycle for messages; of a long one, its ends."""
+    cycle = [*path[path.index(name) :], name]
+    return " -> ".join(cycle if len(cycle) <= 20 else [*cycle[:10], "...", *cycle[-10:]])
 
 
 def _check_left(rules: Rules) -> None:
@@ -354,19 +390,22 @@ def _check_left(rules: Rules) -> None:
     done: set[str] = set()
     for start in rules:
         path, ways = [start], [first(rules[start])]
+        on_path = {start}
         while path:
             name = next(ways[-1], None)
             if name is None:
-                done.add(path.pop())
+                last = path.pop()
+                done.add(last)
+                on_path.remove(last)
                 ways.pop()
-            elif name in path:
-                way = " -> ".join([*path[path.index(name) :], name])
+            elif name in on_path:
                 raise ValueError(
-                    f"rule {name!r} is left-recursive ({way}): it can start with itself; "
-                    "use a repetition, or put the recursion last"
+                    f"rule {name!r} is left-recursive ({_way(path, name)}): it can start with "
+                    "itself; use a repetition, or put the recursion last"
                 )
             elif name not in done:
                 path.append(name)
+                on_path.add(name)
                 ways.append(first(rules[name]))
 
 
@@ -491,14 +530,16 @@ def to_gbnf(rules: Rules) -> str:
     str
     """
     names: dict[str, str] = {}
+    taken: set[str] = set()
+    counts: dict[str, int] = {}
     for i, name in enumerate(rules):
         plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in name).strip("-") or "r"
         plain = "root" if i == 0 else plain
-        count = 2
         chosen = plain
-        while chosen in names.values():
-            chosen = f"{plain}-{count}"
-            count += 1
+        while chosen in taken:
+            counts[plain] = counts.get(plain, 1) + 1
+            chosen = f"{plain}-{counts[plain]}"
+        taken.add(chosen)
         names[name] = chosen
 
     states: dict[str, Expr] = {}

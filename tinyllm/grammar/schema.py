@@ -82,6 +82,7 @@ class _Converter(Writer):
         self.reasons: list[tuple[str, str]] = []
         self._known = _COMMON | (_loose_common() if loose else {})
         self._names: dict[str, str] = {}
+        self._counts: dict[str, int] = {}
         self._waiting: deque[tuple[str, Any, str]] = deque()
         self._members = Members(self)
         self._items = Items(self)
@@ -110,10 +111,10 @@ class _Converter(Writer):
         return Ref(self._names[key])
 
     def define(self, name: str, expr: Expr) -> Ref:
-        count, chosen = 1, name
+        chosen = name
         while chosen in self.rules:
-            count += 1
-            chosen = f"{name} {count}"
+            self._counts[name] = self._counts.get(name, 1) + 1
+            chosen = f"{name} {self._counts[name]}"
         self.rules[chosen] = expr
         return Ref(chosen)
 
