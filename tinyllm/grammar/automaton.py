@@ -11,6 +11,8 @@ CALL a b
     Continue at node a; at its END, continue at node b. b is -1 if the call ends its rule.
 END
     Return to the node that follows the call.
+TOKEN negated 0 a b
+    Match token b of `Program.tokens`, or, negated, any other token. It never matches bytes.
 """
 
 from __future__ import annotations
@@ -24,11 +26,22 @@ from numpy.typing import NDArray
 
 from .. import _core
 from ..errors import UnsupportedError
-from .expr import Alt, Chars, Expr, Machine, Ref, Repeat, Rules, Seq, Text, references
+from .expr import Alt, Chars, Expr, Machine, Ref, Repeat, Rules, Seq, Text, Token, references
 
-__all__ = ["BYTE", "CALL", "END", "MAX_NODES", "SPLIT", "Program", "accepts", "advance", "build"]
+__all__ = [
+    "BYTE",
+    "CALL",
+    "END",
+    "MAX_NODES",
+    "SPLIT",
+    "TOKEN",
+    "Program",
+    "accepts",
+    "advance",
+    "build",
+]
 
-BYTE, SPLIT, CALL, END = range(4)
+BYTE, SPLIT, CALL, END, TOKEN = range(5)
 #: The largest number of nodes of a program.
 MAX_NODES = 400_000
 # Rules up to this size are inlined. The core caches matches inside a rule for all its callers, so
@@ -52,16 +65,28 @@ class Program:
     root : int
     owners : list of str
         The rule of each node, for messages.
+    tokens : list of (str or int)
+        The tokens that the grammar names.
     """
 
     nodes: list[_Node] = field(default_factory=list)
     root: int = 0
     owners: list[str] = field(default_factory=list)
+    tokens: list[str | int] = field(default_factory=list)
 
     @functools.cached_property
     def array(self) -> NDArray[np.int32]:
         """The nodes as the core takes them, (n, 5); cached, so the program must be complete."""
         return np.asarray(self.nodes, np.int32)
+
+    def with_tokens(self, ids: Sequence[int]) -> NDArray[np.int32]:
+        """Return the nodes with the ids of the tokens that the grammar names."""
+        if not self.tokens:
+            return self.array
+        array = self.array.copy()
+        named = array[:, 0] == TOKEN
+        array[named, 4] = np.asarray(ids, np.int32)[array[named, 4]]
+        return array
 
 
 class _Builder:
@@ -76,6 +101,7 @@ class _Builder:
         self.hoisted: dict[Expr, str] = {}
         self.bodies: dict[str, tuple[Expr, str]] = {}
         self.patches: list[tuple[int, str]] = []
+        self.tokens: dict[str | int, int] = {}
         #: The start of an expression (by identity) before a node: built once.
         self.built: dict[tuple[int, int], int] = {}
         #: Size of each rule that is inlined; None for rules that are called.
@@ -128,6 +154,8 @@ class _Builder:
         if isinstance(expr, Machine):
             labels = [label for edges in expr.edges for label, _ in edges]
             return len(expr.edges) + sum(map(self.size, labels))
+        if isinstance(expr, Token):
+            return 1
         return sum(self.size(item) + 1 for item in expr.items)
 
     # ---- building ----
@@ -159,6 +187,9 @@ class _Builder:
             return self.repeat(expr, after)
         if isinstance(expr, Machine):
             return self.machine(expr, after)
+        if isinstance(expr, Token):
+            index = self.tokens.setdefault(expr.token, len(self.tokens))
+            return self.node((TOKEN, int(expr.negated), 0, after, index))
         if self.sizes[expr.name] is not None and not expr.called:
             owner, self.owner = self.owner, expr.name
             start = self.build(self.rules[expr.name], after)
@@ -258,6 +289,7 @@ class _Builder:
             self.program.nodes[index] = (op, low, high, self.entry(name), after)
             done += 1
         self.program.root = self.entries[root]
+        self.program.tokens = list(self.tokens)
         return self.program
 
     def entry(self, name: str) -> int:

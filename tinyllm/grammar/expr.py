@@ -22,6 +22,7 @@ __all__ = [
     "Rules",
     "Seq",
     "Text",
+    "Token",
     "alive",
     "check",
     "digit_ranges",
@@ -139,7 +140,15 @@ class Machine:
     plain: bool = True
 
 
-Expr: TypeAlias = Text | Chars | Seq | Alt | Repeat | Ref | Machine
+@dataclass(frozen=True)
+class Token:
+    """One token of the vocabulary, by its text or its id; `negated`: any token but this one."""
+
+    token: str | int
+    negated: bool = False
+
+
+Expr: TypeAlias = Text | Chars | Seq | Alt | Repeat | Ref | Machine | Token
 Rules: TypeAlias = Mapping[str, Expr]
 
 #: Any code point.
@@ -299,6 +308,8 @@ class _Solver:
             part = self.add(len(expr.items) if isinstance(expr, Seq) else 1, above)
             for item in expr.items:
                 self.add_expr(item, part)
+        elif isinstance(expr, Token):
+            self.add(0 if self.any else 1, above)
         elif expr.plain or not self.any:
             self.add(0 if self.any or 0 in expr.ends else 1, above)
         else:
@@ -498,6 +509,9 @@ def _show(expr: Expr, tight: bool) -> str:
         return f"[{'^' if negated else ''}{''.join(parts)}]"
     if isinstance(expr, Ref):
         return expr.name
+    if isinstance(expr, Token):
+        name = expr.token if isinstance(expr.token, str) else f"<[{expr.token}]>"
+        return "!" * expr.negated + name
     if isinstance(expr, Repeat):
         ends = {(0, None): "*", (1, None): "+", (0, 1): "?"}
         high = "" if expr.high is None else expr.high
@@ -507,7 +521,7 @@ def _show(expr: Expr, tight: bool) -> str:
             inner = f"({inner})"
         return inner + ends.get((expr.low, expr.high), count)
     if isinstance(expr, Machine) or not expr.items:
-        return '""'
+        return '""'  # an automaton is written as rules
     if len(expr.items) == 1:
         return _show(expr.items[0], tight)
     if isinstance(expr, Seq):
