@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from .. import _core
 from ..errors import UnsupportedError
-from .expr import Alt, Chars, Expr, Machine, Ref, Repeat, Rules, Seq, Text, Token, references
+from .expr import Alt, Chars, Expr, Machine, Ref, Repeat, Rules, Seq, Text, Token, alive, references
 
 __all__ = [
     "BYTE",
@@ -268,13 +268,14 @@ class _Builder:
 
     def machine(self, machine: Machine, after: int) -> int:
         # a node for each state, filled in once the nodes of all states are known
+        live = alive([[to for _, to in out] for out in machine.edges], machine.ends)
         states = [self.node((SPLIT, 0, 0, -1, -1), shared=False) for _ in machine.edges]
         for i, edges in enumerate(machine.edges):
-            starts = [self.build(label, states[target]) for label, target in edges]
+            starts = [self.build(label, states[to]) for label, to in edges if to in live]
             if i in machine.ends:
                 starts.append(after)
-            if not starts:  # nothing leads here
-                starts = [after]
+            if i not in live:
+                starts = [states[i]]  # no edge leads here
             rest = self.split(starts[1:] or starts)
             self.program.nodes[states[i]] = (SPLIT, 0, 0, starts[0], rest)
         return states[0]

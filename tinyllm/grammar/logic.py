@@ -103,6 +103,9 @@ class Logic:
             values = list(keys.get("enum", [keys.get("const")]))
             if "const" in keys:
                 values = [v for v in values if canonical(v) == canonical(keys["const"])]
+            if "type" in keys:
+                draft = self.keywords.draft
+                values = [v for v in values if kind_of(v, draft) in conditions["kinds"]]
             unique = {canonical(v): v for v in reversed(values)}
             conditions["values"] = tuple(reversed(unique.values()))
         self._numbers(keys, at, conditions)
@@ -199,6 +202,8 @@ class Logic:
     def _expand(self, schema: Any, at: str, seen: tuple[str, ...]) -> Flats:
         keys, seen = self._enter(schema, at, seen)
         flats = [self.flat(keys, at)]
+        if set(keys) <= {"enum", "const", "type"}:
+            return flats if flats[0].values != () else []
         if flats[0].values is None:
             for group in self._groups(keys, at, seen):
                 merged = (merge(a, b) for a in flats for b in group)

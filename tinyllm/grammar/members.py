@@ -154,6 +154,8 @@ class Members:
         With a witness: one that the shape of the witness does not have, and of its schema.
         """
         shapes = [*flat.shapes, *([witness[0]] if witness else [])]
+        if witness is not None:
+            names = list(dict.fromkeys((*names, *witness[0].properties)))
         patterns = list(dict.fromkeys(p for shape in shapes for p in shape.patterns))
         if not patterns and not flat.names:
             if closed:

@@ -6,7 +6,7 @@ comes to an end. `loose_numbers` adds the other ways that JSON has.
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 from .expr import Alt, Chars, Expr, Repeat, Seq, Text, optional
 
@@ -277,8 +277,10 @@ def _loose_magnitude(
         number = Alt((Text("0"), Seq((digits(1), _SOME))))
         items.append(Seq((number, _POINT_ZEROS if whole else _FRACTION)))
     elif whole:
-        first = int(low.to_integral_value("ROUND_FLOOR")) + 1 if low_open else -int(-low // 1)
-        last = None if high is None else int(high // 1) - (high_open and high == high // 1)
+        first = int(low.to_integral_value(ROUND_CEILING))
+        first += low_open and first == low
+        last = None if high is None else int(high.to_integral_value(ROUND_FLOOR))
+        last = None if last is None else last - (high_open and last == high)
         inner = _natural(max(first, 0), last, 100) if last is None or first <= last else None
         items += [] if inner is None else [Seq((inner, _POINT_ZEROS))]
     else:

@@ -15,7 +15,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from decimal import Decimal, localcontext
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
 from typing import Any
 
 from . import spelling
@@ -365,8 +365,8 @@ class _Converter(Writer):
         if loose and not (whole and self.keywords.draft <= 4):
             found = loose_numbers(low, low_open, high, high_open, whole)
         elif whole:
-            first = None if low is None else -int(-low // 1)
-            last = None if high is None else int(high // 1)
+            first = None if low is None else int(low.to_integral_value(ROUND_CEILING))
+            last = None if high is None else int(high.to_integral_value(ROUND_FLOOR))
             if first is not None and low_open and first == low:
                 first += 1
             if last is not None and high_open and last == high:
@@ -425,5 +425,8 @@ def convert(schema: Any, ignore: Collection[str] = (), form: str = "compact") ->
         if converter.reasons:
             at, reason = converter.reasons[0]
             wrong(at, f"no text is valid: {reason}")
-        check({"root": start, **converter.rules}, "root")  # names the rules that never end
+        try:
+            check({"root": start, **converter.rules}, "root")
+        except ValueError as error:  # it names the rules that never end
+            raise ValueError(f"the JSON schema: no text is valid: {error}") from None
     return rules

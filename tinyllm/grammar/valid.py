@@ -31,6 +31,14 @@ class Validity:
 
     def __init__(self, keywords: Keywords) -> None:
         self.keywords = keywords
+        self._enums: dict[int, tuple[list[Any], frozenset[str]]] = {}
+
+    def _enum(self, values: list[Any]) -> frozenset[str]:
+        """Return the values of an enum in canonical form; computed once."""
+        known = self._enums.get(id(values))
+        if known is None:
+            known = self._enums[id(values)] = (values, frozenset(map(canonical, values)))
+        return known[1]
 
     def __call__(self, value: Any, schema: Any, at: str) -> bool:
         """Return whether a value is valid.
@@ -59,7 +67,7 @@ class Validity:
             types = keys["type"] if isinstance(keys["type"], list) else [keys["type"]]
             if kind not in frozenset().union(*(TYPES[t] for t in types)) & ALL:
                 return False
-        if "enum" in keys and canonical(value) not in {canonical(v) for v in keys["enum"]}:
+        if "enum" in keys and canonical(value) not in self._enum(keys["enum"]):
             return False
         if "const" in keys and canonical(value) != canonical(keys["const"]):
             return False
