@@ -8,13 +8,8 @@ from typing import Any
 
 from .document import Document, pointer, unexpected, unsupported, wrong
 
-__all__ = ["IGNORABLE", "LIMITS", "NOTES", "Keywords"]
+__all__ = ["IGNORABLE", "LIMITS", "Keywords"]
 
-#: Keywords that never make a text invalid.
-NOTES = frozenset(
-    "title description default examples example deprecated readOnly writeOnly $schema $id $comment "
-    "$defs definitions $anchor $vocabulary contentMediaType contentEncoding contentSchema".split()
-)
 #: Keywords that can be left unchecked.
 IGNORABLE = frozenset(
     "oneOf not if then else patternProperties propertyNames dependentRequired dependentSchemas "
@@ -22,6 +17,11 @@ IGNORABLE = frozenset(
     "maxProperties unevaluatedItems unevaluatedProperties additionalItems $dynamicRef "
     "$recursiveRef minLength maxLength pattern format minItems maxItems minimum maximum "
     "exclusiveMinimum exclusiveMaximum".split()
+)
+#: Keywords that make a text invalid; all others are notes.
+_KNOWN = IGNORABLE | frozenset(
+    "$ref allOf anyOf type enum const properties required additionalProperties items prefixItems "
+    "discriminator nullable".split()
 )
 _TYPE_NAMES = ("object", "array", "string", "number", "integer", "boolean", "null")
 _COUNTS = frozenset(
@@ -56,7 +56,13 @@ class Keywords:
             unexpected(at, schema, "an object, true or false")
         if self.document.draft <= 7 and "$ref" in schema:
             return {"$ref": schema["$ref"]}
-        out = {k: v for k, v in schema.items() if k not in self.ignore and k not in NOTES}
+        out = {k: v for k, v in schema.items() if k in _KNOWN and k not in self.ignore}
+        if "oneOf" in self.ignore and "oneOf" in schema:  # that several hold is not checked
+            part = {"anyOf": schema["oneOf"], "discriminator": schema.get("discriminator")}
+            out["allOf"] = [*out.get("allOf", ()), part]
+        if out.pop("nullable", False) is True and "type" in out:  # of OpenAPI 3.0
+            kinds = out["type"] if isinstance(out["type"], list) else [out["type"]]
+            out["type"] = [*kinds, "null"]
         if isinstance(out.get("items"), list):
             prefix = out.pop("items")
             rest = out.pop("additionalItems", None)

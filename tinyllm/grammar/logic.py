@@ -83,7 +83,7 @@ class Logic:
         if abs(limit) >= largest:
             if low == (limit > 0):
                 unexpected(where, value, f"a number of at most {MAX_DIGITS} digits")
-            return -largest + 1 if low else largest - 1
+            return (-1 if low else 1) * Decimal(10) ** (MAX_DIGITS // 2)
         if int(limit.as_tuple().exponent) >= -_MAX_POWER:
             return limit
         step = Decimal(10) ** -_MAX_POWER
@@ -247,7 +247,7 @@ class Logic:
                 yield self.expand(*self.keywords.resolve(keys[key], at, key), seen)
         for i, part in enumerate(keys.get("allOf", ())):
             yield self.expand(part, pointer(at, "allOf", i), seen)
-        tag = self._tag(keys, at)
+        tag = self._tag(keys)
         for key in ("anyOf", "oneOf"):
             if key not in keys:
                 continue
@@ -282,7 +282,8 @@ class Logic:
     def _absent(name: str) -> Flat:
         return Flat(shapes=(Shape({name: False}),))
 
-    def _tag(self, keys: Mapping[str, Any], at: str) -> Flat:
+    @staticmethod
+    def _tag(keys: Mapping[str, Any]) -> Flat:
         """Return the condition of OpenAPI's `discriminator`: its property is there."""
         tag = keys.get("discriminator")
         name = tag.get("propertyName") if isinstance(tag, Mapping) else None

@@ -346,6 +346,8 @@ def loose_numbers(
     if high is None or high >= 0:
         start, is_open = (zero, False) if low is None or low < 0 else (low, low_open)
         items += _loose_magnitude(start, is_open, high, high_open, whole)
+        if low == 0 and not is_open:
+            items.append(Seq((Text("-0"), _POINT_ZEROS)))
     return _alt(items)
 
 

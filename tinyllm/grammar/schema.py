@@ -273,8 +273,8 @@ class _Converter(Writer):
         if len(exprs) == 1 and exprs[0][1] and not (low or high is not None or excluded):
             return self.shared(flat.texts[0], exprs[0][0])
         if not exprs and not low and high is None:
-            return spelling.quoted(spelling.other_names(excluded, ANY), self.loose)
-        return spelling.quoted(self.language(exprs, excluded, low, high, at), self.loose)
+            return spelling.quoted(spelling.other_names(excluded, ANY), True)
+        return spelling.quoted(self.language(exprs, excluded, low, high, at), True)
 
     def character(self) -> Expr:
         """Return one character of a string, for many copies: all but the usual ones are called."""
@@ -286,7 +286,7 @@ class _Converter(Writer):
         """Return the strings of a pattern or format, as one rule for all its places."""
         name = f"{text[0]} {text[1]}"
         if name not in self.rules:
-            self.rules[name] = spelling.quoted(expr, self.loose)
+            self.rules[name] = spelling.quoted(expr, True)
         return Ref(name)
 
     def strings(self, flat: Flat) -> list[tuple[Expr, bool]]:
