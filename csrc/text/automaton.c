@@ -25,8 +25,8 @@ struct pair {
 };
 
 /*
- * A set of stacks: pairs sorted by (at, below). The nodes of a state are BYTE nodes. The nodes of a
- * set that is `below` a pair are return addresses.
+ * A set of stacks: pairs sorted by (at, below). The nodes of a state are BYTE and TOKEN nodes. The
+ * nodes of a set that is `below` a pair are return addresses.
  */
 struct set {
     uint32_t first, n; // in automaton.pairs
@@ -61,7 +61,7 @@ struct tl_automaton {
 
     struct pair *work; // pairs still to follow; `seen` holds all that were added to it
     size_t n_work, work_capacity;
-    struct pair *found; // BYTE nodes of the state that is being made
+    struct pair *found; // the nodes of the state that is being made
     size_t n_found, found_capacity;
     bool found_empty;
     size_t merged; // pairs merged since begin()
@@ -302,7 +302,7 @@ static int follow(struct tl_automaton *m, uint32_t *out, struct tl_error *err) {
         const struct pair p = m->work[--m->n_work];
         const struct tl_automaton_node *node = &m->nodes[p.at];
         bool ok = true;
-        if (node->op == TL_AUTOMATON_BYTE) {
+        if (node->op == TL_AUTOMATON_BYTE || node->op == TL_AUTOMATON_TOKEN) {
             if (m->n_found >= MAX_STACKS) {
                 return tl_fail(err, TL_ENOSUP,
                                "the grammar is too ambiguous: more than %d ways to read a text",
@@ -355,9 +355,8 @@ static int compute_next(struct tl_automaton *m, uint32_t state, uint8_t byte, ui
     for (uint32_t i = 0; i < m->sets[state].n; i++) {
         const struct pair p = m->pairs[m->sets[state].first + i];
         const struct tl_automaton_node *node = &m->nodes[p.at];
-        if (node->low <= byte && byte <= node->high && !add_pair(m, (uint32_t)node->a, p.below)) {
-            return no_memory(err);
-        }
+        const bool fits = node->op == TL_AUTOMATON_BYTE && node->low <= byte && byte <= node->high;
+        if (fits && !add_pair(m, (uint32_t)node->a, p.below)) return no_memory(err);
     }
     return follow(m, out, err);
 }
@@ -418,6 +417,27 @@ int tl_automaton_advance(struct tl_automaton *m, uint32_t state, const uint8_t *
     return status;
 }
 
+int tl_automaton_accept(struct tl_automaton *m, uint32_t state, uint32_t token,
+                        const uint8_t *bytes, size_t n, uint32_t *out, struct tl_error *err) {
+    uint32_t spelled = NOTHING, named;
+    int status = check_state(m, state, err);
+    if (status == TL_OK && n > 0) {
+        status = tl_automaton_advance(m, state, bytes, n, &spelled, err);
+    }
+    if (status < 0) return status;
+    begin(m);
+    for (uint32_t i = 0; i < m->sets[state].n; i++) {
+        const struct pair p = m->pairs[m->sets[state].first + i];
+        const struct tl_automaton_node *node = &m->nodes[p.at];
+        if (node->op != TL_AUTOMATON_TOKEN || (node->low == 1) == ((uint32_t)node->b == token)) {
+            continue;
+        }
+        if (!add_pair(m, (uint32_t)node->a, p.below)) return no_memory(err);
+    }
+    status = follow(m, &named, err);
+    return status < 0 ? status : unite(m, spelled, named, 0, out, err);
+}
+
 int tl_automaton_look(struct tl_automaton *m, uint32_t state, struct tl_automaton_facts *out,
                       struct tl_error *err) {
     const int status = check_state(m, state, err);
@@ -428,6 +448,7 @@ int tl_automaton_look(struct tl_automaton *m, uint32_t state, struct tl_automato
     };
     for (uint32_t i = 0; i < m->sets[state].n; i++) {
         const struct tl_automaton_node *node = &m->nodes[m->pairs[m->sets[state].first + i].at];
+        if (node->op != TL_AUTOMATON_BYTE) continue;
         for (unsigned b = node->low; b <= node->high; b++) out->bytes[b / 32] |= 1u << b % 32;
     }
     return TL_OK;
@@ -480,6 +501,23 @@ static int walk(struct tl_automaton *m, uint32_t from, uint32_t state, uint64_t 
     return TL_OK;
 }
 
+/* Sets the bits of the tokens that the TOKEN nodes of a state name. */
+static void set_tokens(const struct tl_automaton *m, uint32_t state, uint64_t *bits) {
+    const size_t n = m->trie->n_pieces;
+    for (uint32_t i = 0; i < m->sets[state].n; i++) {
+        const struct tl_automaton_node *node = &m->nodes[m->pairs[m->sets[state].first + i].at];
+        const size_t token = (size_t)node->b;
+        if (node->op != TL_AUTOMATON_TOKEN) continue;
+        if (node->low == 0) {
+            if (token < n) bits[token / 64] |= (uint64_t)1 << token % 64;
+            continue;
+        }
+        for (size_t id = 0; id < n; id++) {
+            if (id != token) bits[id / 64] |= (uint64_t)1 << id % 64;
+        }
+    }
+}
+
 /* The mask of a state whose stacks end below their first node: computed once. */
 static int local_mask(struct tl_automaton *m, uint32_t state, const struct mask **out,
                       struct tl_error *err) {
@@ -489,6 +527,7 @@ static int local_mask(struct tl_automaton *m, uint32_t state, const struct mask 
     if (mask == NULL) {
         mask = calloc(1, sizeof *mask + words * sizeof *mask->bits);
         if (mask == NULL) return no_memory(err);
+        set_tokens(m, state, mask->bits);
         status = walk(m, 0, state, mask->bits, mask, err);
         if (status < 0) {
             free_mask(mask);
@@ -577,7 +616,8 @@ static int check_nodes(const struct tl_automaton_node *nodes, size_t n, size_t r
         const bool a_ok = p->a >= 0 && (size_t)p->a < n, b_ok = p->b >= 0 && (size_t)p->b < n;
         const bool ok = p->op == TL_AUTOMATON_END || (p->op == TL_AUTOMATON_BYTE && a_ok) ||
                         (p->op == TL_AUTOMATON_SPLIT && a_ok && b_ok) ||
-                        (p->op == TL_AUTOMATON_CALL && a_ok && (b_ok || p->b == -1));
+                        (p->op == TL_AUTOMATON_CALL && a_ok && (b_ok || p->b == -1)) ||
+                        (p->op == TL_AUTOMATON_TOKEN && a_ok && p->b >= 0);
         if (!ok) {
             return tl_fail(err, TL_EARG, "node %zu is (%d, a %d, b %d); expected nodes below %zu",
                            i, p->op, (int)p->a, (int)p->b, n);

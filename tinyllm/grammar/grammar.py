@@ -65,9 +65,9 @@ class Grammar:
         ----------
         text : str
             Rules ``name ::= ...``; ``root`` is the start. Rules consist of texts ``"..."``, sets
-            ``[a-z]`` and ``[^...]``, ``.``, groups, ``|``, ``* + ? {m} {m,} {m,n}`` and comments
-            ``#``. See llama.cpp's ``grammars/README.md``. Token references (``<think>``) are not
-            supported.
+            ``[a-z]`` and ``[^...]``, ``.``, groups, ``|``, ``* + ? {m} {m,} {m,n}``, comments
+            ``#``, and tokens: ``<think>`` is the token of this text in the vocabulary, ``<[7]>``
+            the token 7, ``!<think>`` any other token. See llama.cpp's ``grammars/README.md``.
 
         Returns
         -------
@@ -90,7 +90,11 @@ class Grammar:
 
     @classmethod
     def json_schema(
-        cls, schema_: Mapping[str, Any] | bool, *, ignore: Collection[str] = ()
+        cls,
+        schema_: Mapping[str, Any] | bool,
+        *,
+        ignore: Collection[str] = (),
+        form: str = "compact",
     ) -> Grammar:
         """Return a grammar of JSON texts that are valid under a schema.
 
@@ -125,7 +129,7 @@ class Grammar:
         >>> grammar.accepts('{"age": 42}'), grammar.accepts('{"age": 420}')
         (True, False)
         """
-        return cls(schema.convert(schema_, ignore))
+        return cls(schema.convert(schema_, ignore, form))
 
     @classmethod
     def regex(cls, pattern: str) -> Grammar:
@@ -225,6 +229,20 @@ def _trie(tokenizer: Tokenizer) -> _core.Trie:
         return found
 
 
+def _token_id(token: str | int, tokenizer: Tokenizer) -> int:
+    """Return the id of a token that a grammar names."""
+    if isinstance(token, int):
+        if token >= len(tokenizer):
+            raise ValueError(
+                f"the grammar names token {token}; expected an id below {len(tokenizer)}"
+            )
+        return token
+    found = tokenizer.ids(token)
+    if not found:
+        raise ValueError(f"the grammar names the token {token!r}; expected one of the vocabulary")
+    return found[0]
+
+
 class Constraint:
     """A grammar applied to the tokens of a vocabulary. Safe to share between threads.
 
@@ -249,8 +267,11 @@ class Constraint:
         self._program = grammar._program
         self._tokenizer_piece = functools.partial(tokenizer.pieces_bytes, skip_special=True)
         self._eog = np.array(sorted(tokenizer.eog_ids), np.int64)
+        self._ends = frozenset(tokenizer.eog_ids)
         self._lock = threading.Lock()
-        self._automaton = _core.Automaton(self._program.array, self._program.root, _trie(tokenizer))
+        named = [_token_id(token, tokenizer) for token in self._program.tokens]
+        nodes = self._program.with_tokens(named)
+        self._automaton = _core.Automaton(nodes, self._program.root, _trie(tokenizer))
 
     @property
     def states(self) -> int:
@@ -291,8 +312,7 @@ class Constraint:
                 node = self._automaton.look(state)[1]
                 raise UnsupportedError(f"{error}; in rule {self._program.owners[node]!r}") from None
             complete = self._automaton.look(state)[0]
-        if complete:
-            mask[self._eog] = True
+        mask[self._eog] = complete
         return mask
 
     def accept(self, state: int, token: int) -> int:
@@ -305,9 +325,14 @@ class Constraint:
         Returns
         -------
         int
-            0 if the token is not allowed here. A token without text is never allowed.
+            0 if the token is not allowed here. A token without text is allowed only where the
+            grammar names it.
         """
-        return self.accept_bytes(state, self._tokenizer_piece([token])[0])
+        piece = self._tokenizer_piece([token])[0]
+        if not self._program.tokens or token in self._ends:
+            return self.accept_bytes(state, piece)
+        with self._lock:
+            return self._automaton.accept(state, token, piece)
 
     def accept_bytes(self, state: int, data: bytes) -> int:
         """Return the state after some bytes.
