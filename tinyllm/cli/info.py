@@ -11,7 +11,7 @@ import numpy as np
 from ..architectures.table import read_model
 from ..display.table import Table
 from ..errors import Error
-from ..files.model_file import open_file
+from ..files.model_file import check_holds_model, open_file
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -20,7 +20,9 @@ EXAMPLE = "example: tinyllm info model.gguf"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("file", help="a GGUF file, a llama2.c checkpoint, or demo")
+    parser.add_argument(
+        "file", help="GGUF file, llama2.c checkpoint, hf:owner/repo, ollama:name, or demo"
+    )
     parser.add_argument("--short", action="store_true", help="leave out the list of tensors")
     parser.add_argument(
         "--width", type=int, default=70, help="the most characters of a value (default: 70)"
@@ -29,11 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    metadata, weights, _ = open_file(args.file)
+    model = open_file(args.file)
+    metadata, weights = model.metadata, model.weights
     size = sum(weight.nbytes for weight in weights.values())
     parameters = sum(int(np.prod(w.shape, dtype=np.int64)) for w in weights.values())
     print(f"{args.file}: {len(weights)} tensors, {parameters:,} values, {size:,} bytes")
     try:
+        check_holds_model(model)
         config, _ = read_model(metadata, weights)
     except Error as error:
         print(f"tinyllm cannot run this model: {error}")

@@ -17,7 +17,9 @@ EXAMPLE = "example: tinyllm weights model.gguf blk.0.attn_q.weight"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("file", help="a GGUF file, a llama2.c checkpoint, or demo")
+    parser.add_argument(
+        "file", help="GGUF file, llama2.c checkpoint, hf:owner/repo, ollama:name, or demo"
+    )
     parser.add_argument("tensor", help="the name of a tensor, as tinyllm info lists it")
 
 

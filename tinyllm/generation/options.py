@@ -84,9 +84,11 @@ class Options:
                     f"grammar is {type(grammar).__name__}; expected tl.Grammar.gbnf(text), "
                     ".json_schema(schema) or .regex(pattern)"
                 )
-        if model.tokenizer is None and (strings or grammar is not None):
-            what = "stop strings need" if strings else "a grammar needs"
-            raise ValueError(f"{what} text, but the model's file has no tokenizer")
+        if strings or grammar is not None:
+            if model.tokenizer is None:
+                what = "stop strings need" if strings else "a grammar needs"
+                raise ValueError(f"{what} text, but the model's file has no tokenizer")
+            model.tokenizer.stream_decoder()  # raises if it has no text
         return cls(
             None if max_tokens is None else int(max_tokens),
             int(min_tokens),

@@ -59,6 +59,8 @@ class Tokenizer(ABC):
 
     #: The name of the algorithm, for display.
     kind: ClassVar[str] = ""
+    #: Whether it converts text; see `UnknownTokenizer`.
+    has_text: ClassVar[bool] = True
     #: Values for keys that the file does not have; see `Vocab`.
     defaults: ClassVar[Mapping[str, Any]] = {}
 
