@@ -7,12 +7,19 @@ import numpy as np
 import numpy.typing as npt
 
 # Anything with the buffer protocol; collections.abc.Buffer only exists since Python 3.12.
-Buffer: TypeAlias = bytes | bytearray | memoryview | npt.NDArray[Any]
+Buffer: TypeAlias = bytes | bytearray | memoryview | File | npt.NDArray[Any]
 
 def tensor_types() -> dict[str, tuple[int, int, int, bool]]: ...
 def metadata_types() -> dict[str, tuple[int, int]]: ...
 
 _Rows: TypeAlias = int | slice | Sequence[int] | Sequence[bool] | npt.NDArray[Any]
+
+@final
+class File:
+    def __new__(cls, path: str, mmap: bool = True) -> File: ...
+    def check(self) -> None: ...
+    def forget(self) -> None: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
 
 @final
 class Weight:

@@ -23,16 +23,27 @@ struct tl_file {
     const uint8_t *data; // never NULL, not even for an empty file
     size_t size;
     bool mapped;
+    struct tl_guard *guard; // of a mapping; see os_guard.h
 };
 
 /*
  * Opens a regular file, read-only. `path` is in the file system's encoding (UTF-8 on Windows).
- * Mapped: the system reads a page when it is first touched. If another process truncates the file,
- * touching a lost page kills this process. Not mapped: the bytes are read into memory.
+ * Mapped: the system reads a page when it is first touched. If another process makes the file
+ * shorter, bytes beyond its end read as zeros, and tl_file_lost tells it. Not mapped: the bytes are
+ * read into memory.
  * After an error *file is empty and needs no tl_file_close.
  */
 int tl_file_open(struct tl_file *file, const char *path, bool mapped, struct tl_error *err);
 void tl_file_close(struct tl_file *file);
+
+/* Lets the system drop the pages of a mapped file from memory; they are read again when needed. */
+void tl_file_forget(const struct tl_file *file);
+
+/* Whether a part of a mapped file could not be read. What was read from it may be zeros. */
+bool tl_file_lost(const struct tl_file *file);
+
+/* How often that has happened in this process, for any file. */
+unsigned tl_file_losses(void);
 
 /* ---- memory ---- */
 
@@ -92,7 +103,7 @@ struct tl_cond {
 #endif
 };
 
-/* The new thread blocks all signals, so that the existing threads handle them. */
+/* The new thread blocks all signals but SIGBUS, so that the existing threads handle them. */
 int tl_thread_create(struct tl_thread *t, void (*run)(void *arg), void *arg, struct tl_error *err);
 void tl_thread_join(struct tl_thread *t);
 void tl_thread_yield(void);

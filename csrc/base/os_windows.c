@@ -82,6 +82,10 @@ void tl_file_close(struct tl_file *file) {
     *file = (struct tl_file){.data = no_bytes};
 }
 
+void tl_file_forget(const struct tl_file *file) {
+    (void)file;
+}
+
 size_t tl_page_size(void) {
     SYSTEM_INFO info;
     GetSystemInfo(&info);

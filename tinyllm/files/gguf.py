@@ -243,7 +243,7 @@ def _open(source: Any, path: str | None, mmap: bool) -> _core.GGUFFile:
     except FormatError as error:
         if error.field == "magic":
             start = first_bytes(path, START) if path is not None else buffer_start(source)
-            if (other := kind_error(Candidate(start), path)) is not None:
+            if start and (other := kind_error(Candidate(start), path)) is not None:
                 other.value, other.expected, other.offset = (
                     error.value,
                     error.expected,
