@@ -457,6 +457,12 @@ static PyObject *get_raw(PyObject *self, void *closure) {
     return tlpy_array_view(TLPY_U8, ndim, shape, w->matrix.data, self);
 }
 
+static PyObject *weight_check(PyObject *self, PyObject *ignored) {
+    (void)ignored;
+    if (tlpy_file_check(tlpy_state_of(self), ((tlpy_weight *)self)->owner) < 0) return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyObject *weight_repr(PyObject *self) {
     tlpy_weight *w = (tlpy_weight *)self;
     PyObject *shape = get_shape(self, NULL), *text;
@@ -508,6 +514,10 @@ static PyMethodDef weight_methods[] = {
     {"numpy", (PyCFunction)(void (*)(void))weight_numpy, METH_VARARGS | METH_KEYWORDS, numpy_doc},
     {"__array__", (PyCFunction)(void (*)(void))weight_array, METH_VARARGS | METH_KEYWORDS,
      array_doc},
+    {"check", weight_check, METH_NOARGS,
+     "check($self, /)\n--\n\n"
+     "Raise OSError if a part of the mapped file was missing when it was read: then values read\n"
+     "from ``raw`` may be zeros. `numpy` and calls of the model check by themselves."},
     {"_repr_html_", weight_repr_html, METH_NOARGS, "A table for notebooks."},
     {NULL, NULL, 0, NULL},
 };

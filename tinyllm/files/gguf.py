@@ -146,9 +146,10 @@ class GGUF:
         folder.
     mmap : bool, optional
         If True, the file is mapped, and only the parts that are used are read. If False, it is
-        read into memory. A mapped file must not be shortened or overwritten in place while it is
-        in use, because the system kills a process that reads a missing part. The file may be
-        replaced by another one, as :func:`tinyllm.write_gguf` does.
+        read into memory. A mapped file must not be overwritten in place while it is in use. If it
+        is shortened, what needs a missing part raises OSError, except for arrays from
+        ``Weight.raw``, which show zeros (``docs/gguf.md``). The file may be replaced by another
+        one, as :func:`tinyllm.write_gguf` does.
 
     Attributes
     ----------
