@@ -8,6 +8,7 @@
 #define TL_OS_H
 
 #include "base/base.h"
+#include "base/hash.h"
 
 #ifdef _WIN32
 #define WIN32_LEAN_AND_MEAN
@@ -68,6 +69,11 @@ int tl_cpu_count(bool cores);
 
 /* Whether an ARM CPU has the integer dot product; false on others. */
 bool tl_cpu_has_dot_product(void);
+
+/* ---- random numbers ---- */
+
+/* A key that nobody outside this process can guess. */
+struct tl_hash_key tl_hash_new_key(void);
 
 /* ---- clock ---- */
 

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -149,6 +150,15 @@ void *tl_alloc_huge(size_t bytes) {
     if (p != NULL) (void)madvise(p, bytes, MADV_HUGEPAGE); // a hint, which may fail
 #endif
     return p;
+}
+
+struct tl_hash_key tl_hash_new_key(void) {
+    struct tl_hash_key key = {0};
+    if (getentropy(&key, sizeof(key)) != 0) { // an old kernel: the clock and addresses are random
+        key.a = tl_clock_ns() * 0x9E3779B97F4A7C15u;
+        key.b = (uint64_t)(uintptr_t)&key ^ key.a << 17;
+    }
+    return key;
 }
 
 uint64_t tl_clock_ns(void) {
