@@ -47,21 +47,22 @@ bool tl_guard_lost(const struct tl_guard *guard) {
 #else
 
 #include <errno.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
 /* Entries of a list that only grows, because the handler may walk over it at any time. A free
-   entry has the start 0. */
+   entry has the start 0, one that is being filled in the start RESERVED and the end 0. There is no
+   lock, which a child might inherit locked. */
 struct tl_guard {
     _Atomic uintptr_t start, end;
     atomic_bool lost;
     struct tl_guard *next; // fixed once the entry is in the list
 };
 
+#define RESERVED 1
+
 static _Atomic(struct tl_guard *) guards;
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; // for changes of the list
 static uintptr_t page;
 static struct sigaction previous; // who handled the signal before
 static atomic_flag passed_on = ATOMIC_FLAG_INIT;
@@ -117,33 +118,36 @@ static void watch(void) {
     sigaction(SIGBUS, &action, NULL);
 }
 
-struct tl_guard *tl_guard_add(const void *data, size_t size) {
+/* An entry that nobody else uses; NULL without memory. */
+static struct tl_guard *reserve(void) {
     struct tl_guard *g;
-    pthread_mutex_lock(&lock);
-    for (g = atomic_load(&guards); g != NULL && atomic_load(&g->start) != 0; g = g->next) {
+    for (g = atomic_load(&guards); g != NULL; g = g->next) {
+        uintptr_t start = 0;
+        if (atomic_compare_exchange_strong(&g->start, &start, RESERVED)) return g;
     }
-    if (g == NULL) {
-        g = calloc(1, sizeof(*g));
-        if (g != NULL) {
-            g->next = atomic_load(&guards);
-            atomic_store(&guards, g);
-        }
+    g = calloc(1, sizeof(*g));
+    if (g == NULL) return NULL;
+    atomic_store(&g->start, RESERVED);
+    g->next = atomic_load(&guards);
+    while (!atomic_compare_exchange_weak(&guards, &g->next, g)) {
     }
-    if (g != NULL) {
-        watch();
-        atomic_store(&g->lost, false);
-        atomic_store(&g->end, ((uintptr_t)data + size + page - 1) & ~(page - 1));
-        atomic_store(&g->start, (uintptr_t)data);
-    }
-    pthread_mutex_unlock(&lock);
+    return g;
+}
+
+struct tl_guard *tl_guard_add(const void *data, size_t size) {
+    struct tl_guard *g = reserve();
+    if (g == NULL) return NULL;
+    watch();
+    atomic_store(&g->lost, false);
+    atomic_store(&g->start, (uintptr_t)data);
+    atomic_store(&g->end, ((uintptr_t)data + size + page - 1) & ~(page - 1));
     return g;
 }
 
 void tl_guard_remove(struct tl_guard *guard) {
     if (guard == NULL) return;
-    pthread_mutex_lock(&lock);
+    atomic_store(&guard->end, 0);
     atomic_store(&guard->start, 0);
-    pthread_mutex_unlock(&lock);
 }
 
 bool tl_guard_lost(const struct tl_guard *guard) {
