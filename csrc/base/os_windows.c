@@ -85,6 +85,8 @@ void tl_file_close(struct tl_file *file) {
 
 void tl_file_forget(const struct tl_file *file) {
     (void)file;
+}
+
 struct tl_hash_key tl_hash_new_key(void) {
     unsigned parts[4] = {0};
     for (int i = 0; i < 4; i++) rand_s(&parts[i]);

@@ -58,6 +58,8 @@ def read_prompt(args: argparse.Namespace) -> str:
     words: list[str] = args.prompt
     if words and words != ["-"]:
         return " ".join(words)
+    if sys.stdin is None:
+        raise ValueError("no prompt is given, and standard input is closed")
     if not words and sys.stdin.isatty():
         raise ValueError("no prompt is given; expected an argument, or - to read standard input")
     return sys.stdin.read()

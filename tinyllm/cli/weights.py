@@ -9,6 +9,7 @@ import numpy as np
 
 from ..display.table import Table
 from ..files.model_file import open_file
+from .output import show
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
         ]
     if finite.size < values.size:
         rows.append(("not finite", f"{values.size - finite.size:,}"))
-    print(Table(("what", "value"), rows))
-    print()
+    show(Table(("what", "value"), rows))
+    show()
     with np.printoptions(precision=5, suppress=True, threshold=64, edgeitems=4, linewidth=100):
-        print(values)
+        show(values)
