@@ -1,7 +1,6 @@
 """What the commands write where output is closed, full, in another encoding, or a terminal."""
 
 import os
-import pty
 import re
 import subprocess
 import sys
@@ -14,6 +13,8 @@ import tinyllm as tl
 from testkit import models
 from tinyllm.errors import printable
 from tinyllm.files.model_file import DEMO
+
+pty = pytest.importorskip("pty", reason="needs terminals")
 
 BAD = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e"
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e]")

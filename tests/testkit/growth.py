@@ -2,7 +2,6 @@
 
 import time
 
-
 #: For an input of four times the size: 4 is linear, 16 quadratic.
 LINEAR = 8
 

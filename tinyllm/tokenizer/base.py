@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
+from ..base.checks import integer, is_integer
 from .explain import Explanation, Step
 from .special import Partition
 from .stream import StreamDecoder
@@ -397,12 +398,13 @@ class Tokenizer(ABC):
     def _checked(self, ids: Iterable[int] | int) -> list[int]:
         if hasattr(ids, "tolist"):
             ids = ids.tolist()
-        listed = [ids] if isinstance(ids, int) else list(ids)
+        if not is_integer(ids) and not isinstance(ids, Iterable):
+            raise TypeError(f"ids is {ids!r}; expected ints")
+        listed = [ids] if is_integer(ids) else list(ids)  # type: ignore[list-item, arg-type]
         size = len(self._vocab)
         for i, token in enumerate(listed):
-            if not hasattr(token, "__index__"):
-                raise TypeError(f"ids[{i}] is {token!r}; expected an int")
-            if not 0 <= token.__index__() < size:
+            listed[i] = integer(f"ids[{i}]", token, "an int")
+            if not 0 <= listed[i] < size:
                 raise IndexError(f"ids[{i}] is {token}; the vocabulary has {size} tokens")
         return listed
 
