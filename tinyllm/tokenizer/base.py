@@ -396,11 +396,10 @@ class Tokenizer(ABC):
         return self.add_space_prefix
 
     def _checked(self, ids: Iterable[int] | int) -> list[int]:
-        if hasattr(ids, "tolist"):
-            ids = ids.tolist()
-        if not is_integer(ids) and not isinstance(ids, Iterable):
-            raise TypeError(f"ids is {ids!r}; expected ints")
-        listed = [ids] if is_integer(ids) else list(ids)  # type: ignore[list-item, arg-type]
+        given: Any = ids.tolist() if hasattr(ids, "tolist") else ids
+        if not is_integer(given) and not isinstance(given, Iterable):
+            raise TypeError(f"ids is {given!r}; expected ints")
+        listed: list[int] = [given] if is_integer(given) else list(given)
         size = len(self._vocab)
         for i, token in enumerate(listed):
             listed[i] = integer(f"ids[{i}]", token, "an int")

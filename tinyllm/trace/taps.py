@@ -162,7 +162,7 @@ def match(names: Sequence[str], capture: Capture, argument: str = "capture") -> 
     wanted: set[str] = set()
     known = frozenset(names)
     try:
-        listed = () if capture is None else capture
+        listed: Any = () if capture is None else capture
         patterns = [capture] if isinstance(capture, (str, re.Pattern)) else list(listed)
     except TypeError:
         patterns = [capture]  # type: ignore[list-item]
