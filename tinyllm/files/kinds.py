@@ -16,7 +16,10 @@ __all__ = ["START", "Candidate", "buffer_start", "folder_error", "kind_error", "
 #: How many bytes of a file its kind is told from.
 START = 4096
 
-_CONVERT = "llama.cpp's convert_hf_to_gguf.py converts the folder of a checkpoint to GGUF"
+_CONVERT = (
+    "llama.cpp's convert_hf_to_gguf.py converts the folder of a checkpoint to GGUF, and "
+    "tinyllm.convert does so without its vocabulary"
+)
 
 
 class Candidate(NamedTuple):
