@@ -15,13 +15,13 @@ from .base.samples import sample_weights
 from .display.table import Table
 from .display.weights import weights_table
 from .embedding.embed import embed
-from .errors import Error, FormatError
-from .files.model_file import DEMO, ModelFile, check_holds_model, open_file
+from .errors import Error, FormatError, UnsupportedError
+from .files.model_file import DEMO, check_holds_model, open_file
 from .runtime.prompt import Prompt
 from .runtime.runner import Runner
 from .runtime.session import Session
-from .tokenizer import Tokenizer, load_tokenizer
-from .tokenizer.registry import tokenizer_or_unknown
+from .tokenizer import Tokenizer, load_tokenizer, tokenizer_from_metadata
+from .tokenizer.registry import unknown_tokenizer
 from .trace.taps import Capture
 
 if TYPE_CHECKING:
@@ -100,43 +100,36 @@ def load(
     if max_context is not None:
         ranged("max_context", max_context, 1)
     file = open_file(path, mmap)
+    tok: Tokenizer | None
     try:
-        return _load(file, mode == "fast", threads, tokenizer, max_context, strict)
+        check_holds_model(file)
+        config, steps = read_model(file.metadata, file.weights, strict, max_context)
+        if tokenizer is not None:
+            tok = tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(tokenizer)
+            if len(tok) > config.vocab_size:
+                raise FormatError(
+                    f"the tokenizer has {len(tok)} tokens; expected at most {config.vocab_size}, "
+                    "the size of the model's vocabulary",
+                    field="tokenizer",
+                    value=len(tok),
+                    expected=f"at most {config.vocab_size}",
+                )
+        else:
+            try:
+                tok = tokenizer_from_metadata(file.metadata)
+            except UnsupportedError as error:
+                tok = unknown_tokenizer(file.metadata, str(error))
+        core = _core.Model(
+            steps.lowered(),
+            file.weights.values(),
+            layers=config.layers,
+            max_context=max_context or config.context_length,
+            fast=mode == "fast",
+        )
     except Error as error:
         if error.path is None:
             error.path = file.path
         raise
-
-
-def _load(
-    file: ModelFile,
-    fast: bool,
-    threads: int | None,
-    tokenizer: Any,
-    max_context: int | None,
-    strict: bool,
-) -> Model:
-    check_holds_model(file)
-    config, steps = read_model(file.metadata, file.weights, strict, max_context)
-    if tokenizer is None:
-        tok = tokenizer_or_unknown(file.metadata)
-    else:
-        tok = tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(tokenizer)
-        if len(tok) > config.vocab_size:
-            raise FormatError(
-                f"the tokenizer has {len(tok)} tokens; expected at most {config.vocab_size}, "
-                "the size of the model's vocabulary",
-                field="tokenizer",
-                value=len(tok),
-                expected=f"at most {config.vocab_size}",
-            )
-    core = _core.Model(
-        steps.lowered(),
-        file.weights.values(),
-        layers=config.layers,
-        max_context=max_context or config.context_length,
-        fast=fast,
-    )
     return Model(core, file, config, steps, tok, threads or _core.cpu_count())
 
 

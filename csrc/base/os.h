@@ -1,8 +1,8 @@
 /*
  * os.h - what the core asks of the operating system: files, memory, CPUs, clock, threads.
  *
- * Only os_posix.c, os_windows.c and os_limits.c depend on the system. They serve Linux and macOS;
- * os_windows.c was written from the documentation and has never been run.
+ * Only the files named os_* depend on the system. They serve Linux and macOS; os_windows.c was
+ * written from the documentation and has never been run.
  */
 #ifndef TL_OS_H
 #define TL_OS_H

@@ -128,6 +128,20 @@ def test_a_vocabulary_alone(tmp_path):
     assert "a vocabulary; it has no tensors. tinyllm.load_tokenizer" in kind_of(path)
 
 
+@pytest.mark.parametrize("kind", ["web page", "LFS pointer", "answer of a server", "gzip"])
+def test_other_files_in_the_place_of_a_trace(kind, tmp_path):
+    data, text = BYTES[kind]
+    path = tmp_path / "run.safetensors"
+    path.write_bytes(data)
+    for use in (tl.read, tl.load().session):
+        with pytest.raises(tl.FormatError) as error:
+            use(path)
+        assert text in str(error.value)
+        assert error.value.path == str(path)
+    with pytest.raises(tl.FormatError, match=r"a GGUF file, which tinyllm\.load opens"):
+        tl.read(DEMO)
+
+
 def test_folders(tmp_path):
     for names, text in (
         (["config.json", "model.safetensors"], "convert_hf_to_gguf.py"),

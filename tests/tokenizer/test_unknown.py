@@ -1,5 +1,7 @@
 """A model whose kind of tokenizer is unknown runs on ids; text raises what is missing."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -54,6 +56,13 @@ def test_text_raises(model):
     ):
         with pytest.raises(tl.UnsupportedError, match=r"'plamo2'.*runs on token ids.*tokenizer="):
             use()
+
+
+def test_a_copy(model):
+    copied = pickle.loads(pickle.dumps(model.tokenizer))
+    assert len(copied) == len(model.tokenizer)
+    with pytest.raises(tl.UnsupportedError, match="'plamo2'"):
+        copied.encode("a")
 
 
 def test_another_tokenizer(model):

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from .._core import File
 from ..errors import FormatError, wrong
 from .atomic import write_atomically
+from .kinds import START, Candidate, kind_error
 from .paths import first_bytes, regular_file
 
 __all__ = [
@@ -340,6 +341,9 @@ def _read_safetensors(path: str) -> tuple[dict[str, StoredArray], Mapping[str, s
         start = file.read(8)
         length = int.from_bytes(start, "little")
         if len(start) < 8 or length > min(size - 8, _HEADER_LIMIT):
+            other = kind_error(Candidate(first_bytes(path, START)), path)
+            if other is not None:  # a Git LFS pointer, for example
+                raise other
             raise bad_field(
                 "header length", length, f"at most the {max(size - 8, 0)} bytes after it"
             )

@@ -72,7 +72,7 @@ def kind_error(file: Candidate, path: str | None) -> FormatError | None:
                 path=path,
                 field="general.type" if gguf else "magic",
                 value=file.value("general.type") if gguf else file.start[:4],
-                expected="a model in a GGUF file",
+                expected="a file of another kind",
                 offset=None if gguf else 0,
             )
     return None
@@ -163,6 +163,10 @@ def _lfs_pointer(file: Candidate) -> str | None:
     size = re.search(rb"^size (\d{1,18})$", file.start, re.MULTILINE)
     whole = f" of {int(size[1]):,} bytes" if size else ""
     return f"a Git LFS pointer, which stands for the file{whole}; git lfs pull downloads that"
+
+
+def _gguf(file: Candidate) -> str | None:
+    return "a GGUF file, which tinyllm.load opens" if file.start.startswith(b"GGUF") else None
 
 
 def _old_ggml(file: Candidate) -> str | None:
@@ -310,6 +314,7 @@ KINDS: tuple[Callable[[Candidate], str | None], ...] = (
     _zeros,
     _web_page,
     _lfs_pointer,
+    _gguf,
     _old_ggml,
     _llama_session,
     _old_imatrix,

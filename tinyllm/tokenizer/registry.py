@@ -19,7 +19,7 @@ from .ugm import UgmTokenizer
 from .unknown import UnknownTokenizer
 from .wpm import WpmTokenizer
 
-__all__ = ["TOKENIZERS", "load_tokenizer", "tokenizer_from_metadata", "tokenizer_or_unknown"]
+__all__ = ["TOKENIZERS", "load_tokenizer", "tokenizer_from_metadata", "unknown_tokenizer"]
 
 #: ``tokenizer.ggml.model`` -> class; None: the file has no tokenizer.
 TOKENIZERS: dict[str, type[Tokenizer] | None] = {
@@ -75,16 +75,18 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any]) -> Tokenizer | None:
     return None if kind is None else kind(metadata)
 
 
-def tokenizer_or_unknown(metadata: Mapping[str, Any]) -> Tokenizer | None:
-    """Return the tokenizer of a file, or an `UnknownTokenizer` if its kind is unknown.
+def unknown_tokenizer(metadata: Mapping[str, Any], reason: str) -> UnknownTokenizer:
+    """Return what stands for a tokenizer of an unknown kind, so that its model runs on ids.
 
     Parameters
     ----------
     metadata : Mapping
+    reason : str
+        What is missing; the message of the error from `tokenizer_from_metadata`.
 
     Returns
     -------
-    Tokenizer or None
+    UnknownTokenizer
 
     Raises
     ------
@@ -93,18 +95,15 @@ def tokenizer_or_unknown(metadata: Mapping[str, Any]) -> Tokenizer | None:
 
     Examples
     --------
-    >>> from tinyllm.tokenizer.registry import tokenizer_or_unknown
-    >>> tokenizer_or_unknown({"tokenizer.ggml.model": "new", "tokenizer.ggml.tokens": ["a"]})
+    >>> from tinyllm.tokenizer.registry import unknown_tokenizer
+    >>> unknown_tokenizer({"tokenizer.ggml.tokens": ["a"]}, "the kind is unknown")
     <tinyllm.Tokenizer: unknown, 1 tokens>
     """
-    try:
-        return tokenizer_from_metadata(metadata)
-    except UnsupportedError as error:
-        prefix = "tokenizer.ggml."
-        if f"{prefix}tokens" not in metadata:  # its vocabulary lies elsewhere
-            metadata = {key: metadata[key] for key in metadata if not key.startswith(prefix)}
-            metadata[f"{prefix}tokens"] = ["<unknown>"]
-        return UnknownTokenizer(metadata, str(error))
+    prefix = "tokenizer.ggml."
+    if f"{prefix}tokens" not in metadata:  # its vocabulary lies elsewhere
+        metadata = {key: metadata[key] for key in metadata if not key.startswith(prefix)}
+        metadata[f"{prefix}tokens"] = ["<unknown>"]
+    return UnknownTokenizer(metadata, reason)
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:

@@ -48,6 +48,11 @@ load(..., tokenizer=) adds a tokenizer
         super().__init__(metadata)
         self._reason = reason
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the keys that make it, so that it needs no file elsewhere."""
+        keys = [key for key in self._metadata if key.startswith("tokenizer.")]
+        return type(self), ({key: self._metadata[key] for key in keys}, self._reason)
+
     def _refuse(self) -> NoReturn:
         raise UnsupportedError(
             f"{self._reason}. The model runs on token ids, and load(..., tokenizer=) adds a "
