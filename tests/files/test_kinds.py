@@ -62,7 +62,7 @@ BYTES = {
     "ggjt": (b"tjgg\3\0\0\0" + bytes(100), "an old GGJT file"),
     "old imatrix": (OLD_IMATRIX, "an imatrix"),
     "session of llama.cpp": (b"nsgg\x09\0\0\0" + bytes(100), "a saved session of llama.cpp"),
-    "safetensors": (safetensors.numpy.save({"a": np.eye(2)}), "convert_hf_to_gguf.py"),
+    "safetensors": (safetensors.numpy.save({"a": np.eye(2)}), "tinyllm.convert"),
     "numpy": (b"\x93NUMPY\1\0" + bytes(100), "a NumPy array"),
     "zeros": (bytes(5000), "not complete"),
     "empty": (b"", "empty"),
@@ -144,8 +144,8 @@ def test_other_files_in_the_place_of_a_trace(kind, tmp_path):
 
 def test_folders(tmp_path):
     for names, text in (
-        (["config.json", "model.safetensors"], "convert_hf_to_gguf.py"),
-        (["pytorch_model.bin"], "convert_hf_to_gguf.py"),
+        (["config.json", "model.safetensors"], r"tinyllm\.convert"),
+        (["pytorch_model.bin"], r"tinyllm\.convert"),
         (["b.gguf", "a.gguf"], r"one of its GGUF files: a.gguf, b.gguf"),
         ([], "expected the path of a GGUF file"),
     ):

@@ -190,7 +190,7 @@ def test_errors_of_a_repository(hub):
         "hf:owner/one@v9": ("FileNotFoundError", "'hf:owner/one@v9'"),
         "hf:owner/one/no.gguf": ("FileNotFoundError", "'hf:owner/one/no.gguf'"),
         "hf:owner/gated": ("PermissionError", "'hf:owner/gated'"),
-        "hf:owner/torch": ("FileNotFoundError", "convert_hf_to_gguf.py"),
+        "hf:owner/torch": ("FileNotFoundError", "tinyllm.convert"),
         "hf:owner/page": ("FormatError", "a Git LFS pointer"),
         "hf:owner": ("ValueError", "expected hf:owner/repo"),
         "hf:owner/one:": ("ValueError", "expected hf:owner/repo"),

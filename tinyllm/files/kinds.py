@@ -16,10 +16,7 @@ __all__ = ["START", "Candidate", "buffer_start", "folder_error", "kind_error", "
 #: How many bytes of a file its kind is told from.
 START = 4096
 
-_CONVERT = (
-    "llama.cpp's convert_hf_to_gguf.py converts the folder of a checkpoint to GGUF, and "
-    "tinyllm.convert does so without its vocabulary"
-)
+_CONVERT = "tinyllm.convert makes a GGUF file of the folder of a Hugging Face checkpoint"
 
 
 class Candidate(NamedTuple):
@@ -196,8 +193,8 @@ def _pickle(file: Candidate) -> str | None:
     if not torch and not re.match(rb"\x80[\2-\5]", file.start):
         return None
     return (
-        "a pickle of Python or PyTorch, which may run any code when it is opened; "
-        f"tinyllm does not open it. {_CONVERT}"
+        "a pickle of Python or PyTorch, which may run any code when it is opened; tinyllm does "
+        "not open it. llama.cpp's convert_hf_to_gguf.py converts the folder of a checkpoint to GGUF"
     )
 
 

@@ -140,7 +140,7 @@ def _choose(name: str, files: list[str], choice: str | None) -> str:
         if any(file.endswith((".safetensors", ".bin")) for file in files):
             what += (
                 ", but a checkpoint in another format; look for a repository whose name ends in "
-                "GGUF, or download it and run llama.cpp's convert_hf_to_gguf.py on the folder"
+                "GGUF, or download it and call tinyllm.convert"
             )
         raise _missing(f"the repository has {what}", name)
     fitting = models
