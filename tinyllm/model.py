@@ -15,12 +15,13 @@ from .base.samples import sample_weights
 from .display.table import Table
 from .display.weights import weights_table
 from .embedding.embed import embed
-from .errors import FormatError
-from .files.model_file import DEMO, open_file
+from .errors import Error, FormatError, UnsupportedError
+from .files.model_file import DEMO, check_holds_model, open_file
 from .runtime.prompt import Prompt
 from .runtime.runner import Runner
 from .runtime.session import Session
 from .tokenizer import Tokenizer, load_tokenizer, tokenizer_from_metadata
+from .tokenizer.registry import unknown_tokenizer
 from .trace.taps import Capture
 
 if TYPE_CHECKING:
@@ -49,7 +50,9 @@ def load(
     path : str, os.PathLike or bytes-like
         The path or contents of a GGUF file or a llama2.c checkpoint. For a GGUF model that is
         split into several files, the path of the first. ``"demo"`` is the small model that ships
-        in the package. A file of that name is ``"./demo"``.
+        in the package. ``"hf:owner/repo"``, ``"hf:owner/repo/file.gguf"`` and
+        ``"hf:owner/repo:Q4_K_M"`` are files on Hugging Face (``docs/sources.md``), and
+        ``"ollama:name:tag"`` is a model in Ollama's store. A file with such a name is ``"./demo"``.
     mode : str
         ``"exact"``: weights have their exact values, and activations are not rounded. The bits of
         a result do not depend on the number of threads, the way a prompt is split into calls, the
@@ -61,7 +64,8 @@ def load(
         use.
     tokenizer : str, os.PathLike or Tokenizer, optional
         A tokenizer that replaces the file's own. A path leads to a GGUF file, or to a
-        ``tokenizer.bin`` of llama2.c.
+        ``tokenizer.bin`` of llama2.c. If the file's own is of an unknown kind, the model runs on
+        token ids, and the tokenizer raises when it is used.
     mmap : bool
         If False, the file is read into memory instead of mapped.
     max_context : int, optional
@@ -77,9 +81,9 @@ def load(
     Raises
     ------
     OSError
-        If the file cannot be opened.
+        If the file cannot be opened or downloaded.
     tinyllm.FormatError
-        If the file is malformed, or its parts do not fit together.
+        If the file is malformed, its parts do not fit together, or it holds no model.
     tinyllm.UnsupportedError
         If the file is valid, but this version does not support the model.
 
@@ -95,22 +99,26 @@ def load(
         ranged("threads", threads, 1, 256)
     if max_context is not None:
         ranged("max_context", max_context, 1)
-    source: Any = DEMO if isinstance(path, str) and path == "demo" else path
-    file = open_file(source, mmap)
-    config, steps = read_model(file.metadata, file.weights, strict, max_context)
-    if tokenizer is None:
-        tok = tokenizer_from_metadata(file.metadata)
-    else:
-        tok = tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(tokenizer)
-        if len(tok) > config.vocab_size:
-            raise FormatError(
-                f"the tokenizer has {len(tok)} tokens; expected at most {config.vocab_size}, "
-                "the size of the model's vocabulary",
-                field="tokenizer",
-                value=len(tok),
-                expected=f"at most {config.vocab_size}",
-            )
+    file = open_file(path, mmap)
+    tok: Tokenizer | None
     try:
+        check_holds_model(file)
+        config, steps = read_model(file.metadata, file.weights, strict, max_context)
+        if tokenizer is not None:
+            tok = tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(tokenizer)
+            if len(tok) > config.vocab_size:
+                raise FormatError(
+                    f"the tokenizer has {len(tok)} tokens; expected at most {config.vocab_size}, "
+                    "the size of the model's vocabulary",
+                    field="tokenizer",
+                    value=len(tok),
+                    expected=f"at most {config.vocab_size}",
+                )
+        else:
+            try:
+                tok = tokenizer_from_metadata(file.metadata)
+            except UnsupportedError as error:
+                tok = unknown_tokenizer(file.metadata, str(error))
         core = _core.Model(
             steps.lowered(),
             file.weights.values(),
@@ -118,8 +126,9 @@ def load(
             max_context=max_context or config.context_length,
             fast=mode == "fast",
         )
-    except FormatError as error:
-        error.path = file.path
+    except Error as error:
+        if error.path is None:
+            error.path = file.path
         raise
     return Model(core, file, config, steps, tok, threads or _core.cpu_count())
 

@@ -1,6 +1,9 @@
 /* automaton.c - matching a grammar, and masks over a vocabulary. */
 #include "text/automaton.h"
 
+#include "base/hash.h"
+#include "base/os.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -78,13 +81,13 @@ struct tl_automaton {
     uint32_t *path;         // states along a walk
     size_t cached;          // bytes of `onward` tables and masks
     uint8_t spread[256][8]; // the bits of a byte, the lowest first
+    struct tl_hash_key hash_key;
 };
 
 // ---- sets ----
 
-static uint32_t mix(uint32_t h, uint32_t x) {
-    h = (h ^ x) * 0x9E3779B1u;
-    return h ^ h >> 15;
+static uint32_t hash_pair(const struct tl_automaton *m, uint64_t hash, uint32_t x, uint32_t y) {
+    return (uint32_t)tl_hash_word(&m->hash_key, hash, (uint64_t)x << 32 | y);
 }
 
 static int compare_pairs(const void *left, const void *right) {
@@ -119,7 +122,7 @@ static int intern(struct tl_automaton *m, const struct pair *pairs, size_t n, bo
     uint32_t hash = has_empty ? 7 : 3;
     size_t at;
     struct set *set;
-    for (size_t i = 0; i < n; i++) hash = mix(mix(hash, pairs[i].at), pairs[i].below);
+    for (size_t i = 0; i < n; i++) hash = hash_pair(m, hash, pairs[i].at, pairs[i].below);
     if (2 * (m->n_sets + 1) > m->table_size && !grow_table(m)) return no_memory(err);
     for (at = hash & (m->table_size - 1); m->table[at] != UNKNOWN;
          at = (at + 1) & (m->table_size - 1)) {
@@ -158,7 +161,7 @@ static int intern(struct tl_automaton *m, const struct pair *pairs, size_t n, bo
  */
 static int unite(struct tl_automaton *m, uint32_t a, uint32_t b, int depth, uint32_t *out,
                  struct tl_error *err) {
-    const uint32_t slot = mix(mix(1, TL_MIN(a, b)), TL_MAX(a, b)) % MEMO;
+    const uint32_t slot = hash_pair(m, 1, TL_MIN(a, b), TL_MAX(a, b)) % MEMO;
     struct pair *both;
     size_t n = 0, i = 0, j = 0, total;
     const bool has_empty = m->sets[a].has_empty || m->sets[b].has_empty;
@@ -232,7 +235,7 @@ static bool grow_seen(struct tl_automaton *m) {
     if (seen == NULL) return false;
     for (size_t i = 0; i < m->seen_size; i++) {
         if (m->seen[i].round != m->round) continue;
-        size_t at = mix(mix(5, m->seen[i].pair.at), m->seen[i].pair.below) & (size - 1);
+        size_t at = hash_pair(m, 5, m->seen[i].pair.at, m->seen[i].pair.below) & (size - 1);
         while (seen[at].round == m->round) at = (at + 1) & (size - 1);
         seen[at] = m->seen[i];
     }
@@ -256,7 +259,7 @@ static void begin(struct tl_automaton *m) {
 static bool add_pair(struct tl_automaton *m, uint32_t at, uint32_t below) {
     size_t slot;
     if (2 * (m->n_seen + 1) > m->seen_size && !grow_seen(m)) return false;
-    for (slot = mix(mix(5, at), below) & (m->seen_size - 1); m->seen[slot].round == m->round;
+    for (slot = hash_pair(m, 5, at, below) & (m->seen_size - 1); m->seen[slot].round == m->round;
          slot = (slot + 1) & (m->seen_size - 1)) {
         if (m->seen[slot].pair.at == at && m->seen[slot].pair.below == below) return true;
     }
@@ -649,6 +652,7 @@ int tl_automaton_new(const struct tl_automaton_node *nodes, size_t n, size_t roo
     if (status < 0) return status;
     m = calloc(1, sizeof *m);
     if (m == NULL) return no_memory(err);
+    m->hash_key = tl_hash_new_key();
     m->n_nodes = n;
     m->trie = trie;
     m->nodes = malloc(n * sizeof *nodes);

@@ -180,7 +180,7 @@ def test_bad_arguments(path, tmp_path):
     with pytest.raises(IsADirectoryError):
         tl.load(tmp_path)
     (tmp_path / "text.txt").write_text("Hello, world, this is no model")
-    with pytest.raises(tl.FormatError, match="magic"):
+    with pytest.raises(tl.FormatError, match="a text that begins with 'Hello, world"):
         tl.load(tmp_path / "text.txt")
     (tmp_path / "empty").write_bytes(b"")
     with pytest.raises(tl.FormatError):

@@ -232,6 +232,47 @@ def test_after_fork(model, ids):
     assert np.array_equal(model.logits(ids), want)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+def test_a_session_in_use_at_a_fork(model, ids):
+    """In the child, the thread that used it does not exist, and never gives it back."""
+    session, idle = model.session(), model.session()
+    idle.eval(ids[:3])
+    inside, go_on = threading.Event(), threading.Event()
+
+    def wait(values):
+        inside.set()
+        go_on.wait(60)
+        return values
+
+    user = threading.Thread(
+        target=session.eval, args=(ids[:3],), kwargs={"edits": [tl.apply("blk.0.ffn_act", wait)]}
+    )
+    user.start()
+    assert inside.wait(60)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            status = 0 if np.array_equal(idle.eval(ids[3:5]), model.logits(ids[:5])[-1]) else 2
+            session.eval(ids[3:5])
+        except RuntimeError as error:
+            status += 0 if "was in use when the process was forked" in str(error) else 3
+        else:
+            status += 4
+        finally:
+            os._exit(status)
+    try:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        with pytest.raises(RuntimeError, match="by another thread"):
+            session.eval(ids[3:5])
+    finally:
+        go_on.set()
+        user.join()
+    assert session.tokens == list(ids[:3])
+    assert session.eval(ids[3:5]) is not None
+
+
 def test_a_session_keeps_its_model_alive(tmp_path, ids):
     model = models.random_model(tmp_path, "Q8_0", context=600)
     want = model.logits(ids[:5])

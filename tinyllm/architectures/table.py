@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from ..errors import FormatError, UnsupportedError
+from ..errors import FormatError, UnsupportedError, printable
 from . import encoders, gemma4
 from .arch import Arch, Window
 from .blocks import model, parallel, parallel_by_key, parallel_by_norms, serial
@@ -452,7 +452,7 @@ def read_model(
         )
         if strict:
             raise UnsupportedError(f"{message}; strict=False loads the file anyway")
-        warnings.warn(message, stacklevel=3)
+        warnings.warn(printable(message), stacklevel=3)
     if arch.experimental:
         warnings.warn(
             f"the architecture {config.architecture} is experimental: no other implementation "

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ..errors import wrong
 from .continuation import cut_at_mark, mark_end
 from .limits import ChatTemplateError
 from .messages import checked_messages, other_form, plain, prepared, without_system
@@ -65,15 +66,23 @@ def file_templates(metadata: Mapping[str, Any]) -> dict[str, str]:
     -------
     dict of str to str
 
+    Raises
+    ------
+    tinyllm.FormatError
+        If one is not a string.
+
     Examples
     --------
     >>> file_templates({"tokenizer.chat_template": "{{ 1 }}", "tokenizer.chat_template.rag": "{}"})
     {'default': '{{ 1 }}', 'rag': '{}'}
     """
-    named = {"default": str(metadata[_KEY])} if _KEY in metadata else {}
+    named: dict[str, str] = {}
     for key in metadata:
-        if key.startswith(_KEY + "."):
-            named[key.removeprefix(_KEY + ".")] = str(metadata[key])
+        if key == _KEY or key.startswith(_KEY + "."):
+            source = metadata[key]
+            if not isinstance(source, str):
+                raise wrong(key, source, "a string", shown=f"{source!r:.80}")
+            named["default" if key == _KEY else key.removeprefix(_KEY + ".")] = source
     return named
 
 

@@ -20,7 +20,10 @@ def add_prompt(parser: argparse.ArgumentParser) -> None:
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that `load_model` reads."""
     parser.add_argument(
-        "-m", "--model", default="demo", help="GGUF file or llama2.c checkpoint (default: demo)"
+        "-m",
+        "--model",
+        default="demo",
+        help="GGUF file, llama2.c checkpoint, hf:owner/repo:Q4_K_M, or ollama:name (default: demo)",
     )
     parser.add_argument("--tokenizer", help="a file whose tokenizer to use")
     parser.add_argument("-t", "--threads", type=int, help="use at most this many threads")
@@ -55,6 +58,8 @@ def read_prompt(args: argparse.Namespace) -> str:
     words: list[str] = args.prompt
     if words and words != ["-"]:
         return " ".join(words)
+    if sys.stdin is None:
+        raise ValueError("no prompt is given, and standard input is closed")
     if not words and sys.stdin.isatty():
         raise ValueError("no prompt is given; expected an argument, or - to read standard input")
     return sys.stdin.read()

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ..base.numeric import Float32
 from ..errors import FormatError, UnsupportedError, wrong
-from ..files.arrays import StoredArray, forget_pages, parse_json, read_safetensors
+from ..files.arrays import StoredArray, parse_json, read_safetensors
 from .config import CheckpointConfig, read_checkpoint_config
 from .family import Family, Target, To
 from .keys import common_keys, rope_factors
@@ -436,7 +436,7 @@ def _converted(
 
     def release() -> None:
         for part in parts:
-            forget_pages(stored[part.source].raw)
+            stored[part.source].forget()
 
     packed = None
     first = stored[parts[0].source]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..base.checks import integer, ranged
+from ..base.checks import integer, is_integer, ranged
 from ..runtime.runner import Runner
 from ..runtime.session import Session
 from ..sampling.sampler import Sampler
@@ -71,7 +71,7 @@ class Options:
             ranged(name, value, 0)
         strings = _strings(() if stop is None else stop)
         stop_ids = () if stop_ids is None else stop_ids
-        numbers = [stop_ids] if hasattr(stop_ids, "__index__") else list(stop_ids)
+        numbers = [stop_ids] if is_integer(stop_ids) else list(stop_ids)
         size = model.config.vocab_size
         for i, token in enumerate(numbers):
             if not 0 <= integer(f"stop_ids[{i}]", token) < size:
@@ -84,9 +84,11 @@ class Options:
                     f"grammar is {type(grammar).__name__}; expected tl.Grammar.gbnf(text), "
                     ".json_schema(schema) or .regex(pattern)"
                 )
-        if model.tokenizer is None and (strings or grammar is not None):
-            what = "stop strings need" if strings else "a grammar needs"
-            raise ValueError(f"{what} text, but the model's file has no tokenizer")
+        if strings or grammar is not None:
+            if model.tokenizer is None:
+                what = "stop strings need" if strings else "a grammar needs"
+                raise ValueError(f"{what} text, but the model's file has no tokenizer")
+            model.tokenizer.stream_decoder()  # raises if it has no text
         return cls(
             None if max_tokens is None else int(max_tokens),
             int(min_tokens),
@@ -128,7 +130,8 @@ class Chain:
                     "both seed and sampler are given; expected one (a sampler has its own seed)"
                 )
             return [sampler] * count
-        seeds = list(seed) if isinstance(seed, list | tuple) else [seed] * count
+        one = is_integer(seed) or isinstance(seed, str | bytes) or not isinstance(seed, Iterable)
+        seeds = [seed] * count if one else list(seed)
         if len(seeds) != count:
             raise ValueError(f"seed has {len(seeds)} entries; expected {count}, one per prompt")
         chain: dict[str, Any] = {

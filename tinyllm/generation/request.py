@@ -31,6 +31,7 @@ def stream(model: Runner, prompt: Prompt, request: Request) -> Iterator[str]:
     """Return the pieces of a generated text as they are drawn; see `Model.stream`."""
     if model.tokenizer is None:
         raise ValueError("stream() returns text, but the model's file has no tokenizer")
+    model.tokenizer.stream_decoder()  # raises if it has no text
     stepper = _stepper(model, [prompt], request)
     return (text for text in stepper if text)
 

@@ -39,7 +39,9 @@ def allowed_tokens(
         allowed = np.zeros(model.config.vocab_size, np.bool_)
         allowed[: mask.size] = mask
         allowed[ends] = constraint.is_complete(state)
-    tokens = model.config.vocab_size if model.tokenizer is None else len(model.tokenizer)
+    tokens = model.config.vocab_size
+    if model.tokenizer is not None and model.tokenizer.has_text:
+        tokens = len(model.tokenizer)
     if drawn < options.min_tokens or tokens < model.config.vocab_size:
         allowed = np.ones(model.config.vocab_size, np.bool_) if allowed is None else allowed
         allowed[tokens:] = False  # rows of the embedding that only fill it up have no token
@@ -131,7 +133,7 @@ class _Run:
         self._decoder: StreamDecoder | None = None
         self._constraint: Constraint | None = None
         self._grammar_state = 0
-        if model.tokenizer is not None:
+        if model.tokenizer is not None and model.tokenizer.has_text:
             self._decoder = model.tokenizer.stream_decoder(strip_prefix=False)
             if options.grammar is not None:
                 self._constraint = options.grammar.constraint(model.tokenizer)

@@ -30,6 +30,8 @@ def token_ids(prompt: Any, tokenizer: Tokenizer | None, name: str = "the prompt"
             raise ValueError(f"{name} is {prompt!r}; expected text of at least one token")
         return ids
     ids = np.asarray(prompt)
+    if ids.dtype == object:  # an array of Python's ints
+        ids = np.asarray(ids.tolist())
     if ids.size == 0:
         raise ValueError(f"{name} is empty; expected at least one token")
     if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
@@ -45,11 +47,14 @@ def token_ids(prompt: Any, tokenizer: Tokenizer | None, name: str = "the prompt"
 
 
 def is_batch(prompt: Any) -> bool:
-    """Return whether a prompt is a batch: a list of texts or of lists of ids, or a 2-D array."""
+    """Return whether a prompt is a batch: texts, lists of ids, or a 2-D array of ids."""
     if isinstance(prompt, np.ndarray):
-        return prompt.ndim == 2
+        if prompt.ndim != 1 or prompt.dtype.kind not in "OUS":
+            return prompt.ndim == 2
+        prompt = list(prompt)
     return isinstance(prompt, (list, tuple)) and any(
-        isinstance(item, (str, bytes, list, tuple, np.ndarray)) for item in prompt
+        isinstance(item, (str, bytes, list, tuple)) or getattr(item, "ndim", 0) > 0
+        for item in prompt
     )
 
 

@@ -194,7 +194,7 @@ class Runner:
 
     def pieces(self, ids: npt.NDArray[np.int32]) -> list[str]:
         """Return the text of each token, or its id as text if it has none."""
-        if self.tokenizer is None:
+        if self.tokenizer is None or not self.tokenizer.has_text:
             return [str(int(i)) for i in ids]
         known = len(self.tokenizer)
         return [self.tokenizer.pieces([int(i)])[0] if i < known else f"[{int(i)}]" for i in ids]

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from ..base.checks import integer
+from ..base.checks import integer, is_integer
 from ..base.numeric import Float64
 from .philox import uniform
 
@@ -145,6 +145,8 @@ def _check(ok: bool, name: str, value: object, expected: str) -> None:
 
 
 def _number(name: str, value: Any) -> float:
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         raise TypeError(f"{name} is {value!r}; expected a number")
     _check(not np.isnan(value), name, value, "a number")
@@ -485,9 +487,9 @@ def _id_list(name: str, value: Any) -> NDArray[np.int64]:
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
         raise TypeError(f"{name} is {value!r}; expected a list of ids")
     listed = list(value)
-    if not all(hasattr(token, "__index__") for token in listed):
+    if not all(map(is_integer, listed)):
         raise TypeError(f"{name} is {value!r}; expected a list of ids")
-    return np.array([token.__index__() for token in listed], np.int64)
+    return np.array([int(token) for token in listed], np.int64)
 
 
 def _possible(name: str, candidates: Candidates) -> Candidates:

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
+from ..base.checks import integer, is_integer
 from .conversation import Conversations
 from .explain import Explanation, Step
 from .special import Partition
@@ -60,6 +61,8 @@ class Tokenizer(Conversations, ABC):
 
     #: The name of the algorithm, for display.
     kind: ClassVar[str] = ""
+    #: Whether it converts text; see `UnknownTokenizer`.
+    has_text: ClassVar[bool] = True
     #: Values for keys that the file does not have; see `Vocab`.
     defaults: ClassVar[Mapping[str, Any]] = {}
 
@@ -394,14 +397,14 @@ class Tokenizer(Conversations, ABC):
         return self.add_space_prefix
 
     def _checked(self, ids: Iterable[int] | int) -> list[int]:
-        if hasattr(ids, "tolist"):
-            ids = ids.tolist()
-        listed = [ids] if isinstance(ids, int) else list(ids)
+        given: Any = ids.tolist() if hasattr(ids, "tolist") else ids
+        if not is_integer(given) and not isinstance(given, Iterable):
+            raise TypeError(f"ids is {given!r}; expected ints")
+        listed: list[int] = [given] if is_integer(given) else list(given)
         size = len(self._vocab)
         for i, token in enumerate(listed):
-            if not hasattr(token, "__index__"):
-                raise TypeError(f"ids[{i}] is {token!r}; expected an int")
-            if not 0 <= token.__index__() < size:
+            listed[i] = integer(f"ids[{i}]", token, "an int")
+            if not 0 <= listed[i] < size:
                 raise IndexError(f"ids[{i}] is {token}; the vocabulary has {size} tokens")
         return listed
 

@@ -89,6 +89,8 @@ class Edit:
 def _integers(value: Any) -> npt.NDArray[np.int64] | None:
     """Return a list of integers as an array, or None if it is something else."""
     array = np.asarray(value)
+    if array.dtype == object:  # an array of Python's ints
+        array = np.asarray(array.tolist())
     if array.ndim != 1 or not (np.issubdtype(array.dtype, np.integer) or array.size == 0):
         return None
     return array.astype(np.int64)

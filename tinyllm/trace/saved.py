@@ -20,6 +20,7 @@ from ..architectures.table import make_plan
 from ..errors import FormatError, UnsupportedError
 from ..files.arrays import (
     Array,
+    SafetensorsArrays,
     bad_field,
     check_format,
     parse_json,
@@ -175,7 +176,10 @@ class _Checked(Mapping[str, Array]):
             self._shapes.step(name)
 
     def __getitem__(self, name: str) -> Array:
-        array = self._arrays[name]
+        return self.check(name, self._arrays[name])
+
+    def check(self, name: str, array: Array) -> Array:
+        """Return an array of the file, checked."""
         step = self._shapes.step(name)
         if is_matrix(name):
             heads = array.shape[:1] if step is None else step.shape
@@ -214,9 +218,9 @@ def _trace(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> Trace:
     if not isinstance(roles, dict) or not all(isinstance(r, list) for r in roles.values()):
         raise bad_field("roles", roles, "an object whose values are lists of strings")
     checked = _Checked(arrays, config, len(tokens), roles)
-    if isinstance(arrays, dict):  # a mapped file: all arrays can be checked without reading them
-        for name in checked:
-            checked[name]
+    if isinstance(arrays, SafetensorsArrays):  # it knows the shapes without reading anything
+        for name in arrays:
+            checked.check(name, arrays.outline(name))
     return Trace(
         config,
         tokens,

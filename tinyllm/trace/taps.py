@@ -162,7 +162,8 @@ def match(names: Sequence[str], capture: Capture, argument: str = "capture") -> 
     wanted: set[str] = set()
     known = frozenset(names)
     try:
-        patterns = [capture] if isinstance(capture, (str, re.Pattern)) else list(capture or ())
+        given = () if capture is None else capture
+        patterns = [given] if isinstance(given, (str, re.Pattern)) else list(given)
     except TypeError:
         patterns = [capture]  # type: ignore[list-item]
     for pattern in patterns:
