@@ -323,6 +323,7 @@ class Stepper:
         for session, ran in zip(sessions, tokens, strict=True):
             session.ran(len(ran), self._edits)
         for run, trace in zip(runs, traces, strict=False):
+            trace.share_context(run.session.share)
             run.traces.append(trace)
         return logits
 

@@ -41,7 +41,7 @@ def token_ids(prompt: Any, tokenizer: Tokenizer | None, name: str = "the prompt"
     if ids.min() < limits.min or ids.max() > limits.max:
         wrong = int(ids.min() if ids.min() < limits.min else ids.max())
         raise ValueError(f"{name} holds {wrong}; expected token ids of the vocabulary")
-    return np.ascontiguousarray(ids, np.int32)
+    return np.array(ids, np.int32)  # a copy: traces keep it
 
 
 def is_batch(prompt: Any) -> bool:

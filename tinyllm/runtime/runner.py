@@ -21,7 +21,7 @@ from ..files.model_file import ModelFile
 from ..tokenizer import Tokenizer
 from ..trace.arena import Arena, Layout, Plan
 from ..trace.taps import Capture, Tap, all_taps, select
-from ..trace.trace import Trace
+from ..trace.trace import Context, Trace
 from .machine import Memory
 from .prompt import Rows, is_batch, token_ids
 
@@ -119,8 +119,16 @@ class Runner:
         if layout is None:
             return logits, []
         return logits, [
-            Trace(self.config, ids, self.pieces(ids), arena.views(i), start=starts[i], model=self)
-            for i, ids in enumerate(tokens)
+            Trace(
+                self.config,
+                ids,
+                self.pieces(ids),
+                arena.views(i),
+                start=starts[i],
+                model=self,
+                context=Context(session.tokens if starts[i] else ids, self.pieces),
+            )
+            for i, (ids, session) in enumerate(zip(tokens, sessions, strict=True))
         ]
 
     @functools.cached_property
@@ -439,10 +447,11 @@ class Runner:
                 raise ValueError(f"an edit has tap {tap.name!r}; expected layer {layer} or later")
         ids = np.zeros(len(stream), np.int32)
         (trace,) = self.trace_ids([ids], layout, program, logits, layer, stream)
-        trace.tokens = np.full(len(stream), -1, np.int32) if labels is None else labels
-        trace.pieces = (
-            [str(i) for i in range(len(stream))] if labels is None else self.pieces(labels)
-        )
+        if labels is None:
+            unknown = np.full(len(stream), -1, np.int32)
+            trace.relabel(unknown, [str(i) for i in range(len(stream))])
+        else:
+            trace.relabel(labels, self.pieces(labels))
         return trace
 
     def plan(self, prompt: Any, capture: Capture = None) -> Plan:

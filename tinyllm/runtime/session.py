@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
+import numpy.typing as npt
 
 from .. import _core
 from ..base.checks import ranged
@@ -57,6 +58,7 @@ class Session:
         self.core = _core.Session(model.core) if core is None else core
         self._logits: tuple[int, Float32 | None] = (0, None)
         self._edits: list[tuple[object, ...]] = []  # that each token ran under
+        self._shown = np.empty(0, np.int32)  # the tokens that traces hold; memory behind is free
         self._reserved = False
 
     @property
@@ -70,6 +72,25 @@ class Session:
         """The logits of the last `eval`; None if tokens were added or forgotten since."""
         at, logits = self._logits
         return logits if at == len(self) else None
+
+    def share(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """Return an array equal to `ids` that shares memory with those of earlier calls.
+
+        Traces of successive calls hold the tokens of their contexts. Each alone would have a copy
+        of the beginning.
+        """
+        shown, n = self._shown, min(len(self._shown), len(ids))
+        if not np.array_equal(shown[:n], ids[:n]):
+            n = 0
+        elif n == len(ids):
+            return shown[:n]
+        memory: Any = shown.base
+        if n < len(shown) or memory is None or len(memory) < len(ids):
+            memory, n = np.empty(2 * len(ids), np.int32), 0
+        memory[n : len(ids)] = ids[n:]
+        self._shown = memory[: len(ids)]
+        self._shown.flags.writeable = False
+        return self._shown
 
     def _ran_under(self) -> list[tuple[object, ...]]:
         """The edits that each token ran under.
@@ -160,6 +181,7 @@ class Session:
         self._logits = len(self), taken
         if not traces:
             return taken
+        traces[0].share_context(self.share)
         if taken is not None:
             traces[0].keep_logits(taken)
         return traces[0]

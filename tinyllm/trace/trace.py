@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -23,7 +23,7 @@ from .taps import ALIASES, Capture, is_matrix, match, unknown
 if TYPE_CHECKING:
     from ..display.page import Page
 
-__all__ = ["Source", "Trace"]
+__all__ = ["Context", "Source", "Trace"]
 
 
 class Source(Protocol):
@@ -48,6 +48,34 @@ class Source(Protocol):
 
 #: Roles of the residual stream and of its summands, whose norms are shown.
 STREAM_ROLES = ("resid_post", "attn_add", "ffn_add")
+
+
+class Context:
+    """The tokens of a whole context, which a trace and its slices share.
+
+    Parameters
+    ----------
+    ids : numpy.ndarray of int32, shape (S,)
+        -1 stands for a token that is not known.
+    texts : list of str or callable
+        The texts of the tokens, or a function that returns the texts of ids.
+    """
+
+    def __init__(
+        self,
+        ids: npt.NDArray[np.int32],
+        texts: list[str] | Callable[[npt.NDArray[np.int32]], list[str]],
+    ) -> None:
+        self.ids = ids
+        self._texts = texts
+
+    def pieces(self, start: int, stop: int) -> list[str]:
+        """Return the texts of some of the tokens. Unknown tokens have none."""
+        if isinstance(self._texts, list):
+            return self._texts[start:stop]
+        ids = self.ids[start:stop]
+        known = iter(self._texts(ids[ids >= 0]))
+        return [next(known) if i >= 0 else "" for i in ids]
 
 
 class _Cut(Mapping[str, Float32]):
@@ -100,6 +128,10 @@ class Trace(Mapping[str, Float32]):
     slice selects tokens: ``trace[10:20]`` is a trace of tokens 10 to 19. Values are those after
     edits.
 
+    The rows of an array are the tokens of the call. The columns of ``attn_scores`` and
+    ``attn_probs`` are the tokens of the whole context: `context` has their ids, and
+    `context_pieces` their texts. Row i is column ``positions[i]``.
+
     Attributes
     ----------
     tokens : numpy.ndarray of int32, shape (T,)
@@ -110,6 +142,9 @@ class Trace(Mapping[str, Float32]):
         The config of the model.
     start : int
         Position of the first token in its context.
+    context : numpy.ndarray of int32, shape (S,)
+        The token ids of the whole context: those before the call, and those of the call. -1
+        stands for a token that is not known, as in files of older versions.
     model : Model or None
         The model that ran. None if the trace was read from a file.
     fingerprint : str or None
@@ -136,6 +171,7 @@ class Trace(Mapping[str, Float32]):
         model: Source | None = None,
         fingerprint: str | None = None,
         logits: Float32 | None = None,
+        context: Context | None = None,
     ) -> None:
         self.config = config
         self.tokens = tokens
@@ -145,6 +181,29 @@ class Trace(Mapping[str, Float32]):
         self._fingerprint = fingerprint
         self._arrays = arrays
         self._logits = logits
+        if context is None:  # nothing is known about tokens before the call
+            ids = np.concatenate([np.full(start, -1, np.int32), tokens])
+            context = Context(ids, [""] * start + pieces)
+        self._context = context
+
+    @property
+    def context(self) -> npt.NDArray[np.int32]:  # noqa: D102 (see Attributes)
+        return self._context.ids
+
+    @property
+    def context_pieces(self) -> list[str]:
+        """The texts of the tokens of the whole context, ``""`` where they are not known."""
+        stop = self.start + len(self.tokens)
+        return [
+            *self._context.pieces(0, self.start),
+            *self.pieces,
+            *self._context.pieces(stop, len(self.context)),
+        ]
+
+    @property
+    def positions(self) -> npt.NDArray[np.int64]:
+        """The positions of the tokens in their context, shape (T,)."""
+        return np.arange(self.start, self.start + len(self.tokens))
 
     @property
     def fingerprint(self) -> str | None:  # noqa: D102 (see Attributes)
@@ -170,6 +229,15 @@ class Trace(Mapping[str, Float32]):
     def keep_logits(self, logits: Float32 | None) -> None:
         """Set `logits`. For the code that ran the model."""
         self._logits = logits
+
+    def relabel(self, tokens: npt.NDArray[np.int32], pieces: list[str]) -> None:
+        """Set the tokens of a whole context, and their texts. For the code that ran the model."""
+        self.tokens, self.pieces = tokens, pieces
+        self._context = Context(tokens, pieces)
+
+    def share_context(self, share: Callable[[npt.NDArray[np.int32]], Any]) -> None:
+        """Replace the memory of `context` by equal memory. For the code that ran the model."""
+        self._context.ids = share(self._context.ids)
 
     def __getitem__(self, key: Any) -> Any:
         """Return the array of a tap, or the trace of a slice of tokens."""
@@ -217,6 +285,7 @@ class Trace(Mapping[str, Float32]):
             start=self.start + first,
             model=self.model,
             fingerprint=self._fingerprint,
+            context=self._context,
         )
 
     @property
@@ -491,6 +560,9 @@ class Trace(Mapping[str, Float32]):
             "config": json.dumps(config_values(self.config)),
             "roles": json.dumps(dict(roles_of(self._arrays))),
         }
+        if len(self.context) != len(self.tokens):
+            metadata["context"] = json.dumps(self.context.tolist())
+            metadata["context_pieces"] = json.dumps(self.context_pieces)
         if self.fingerprint is not None:
             metadata["fingerprint"] = self.fingerprint
         write_arrays(path, self, metadata)
@@ -531,8 +603,9 @@ class Trace(Mapping[str, Float32]):
             f"{self.config.architecture}, {self.config.layers} layers",
             repr(self),
             self.start,
-            self.tokens.tolist(),
-            self.pieces,
+            len(self.tokens),
+            self.context.tolist(),
+            self.context_pieces,
             attention,
             self.stream_norms(),
         )
