@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,8 @@ def load(
     mmap : bool
         If False, the file is read into memory instead of mapped.
     max_context : int, optional
-        The longest context. Default: the context length in the file.
+        The longest context. Default: the context length in the file. A longer one causes a
+        warning, because the model was not trained on such positions.
     strict : bool
         If True, a file with tensors that the architecture does not use is an error. If False, such
         a file causes a warning, and results may be wrong.
@@ -110,6 +112,12 @@ def load(
                 value=len(tok),
                 expected=f"at most {config.vocab_size}",
             )
+    if max_context is not None and max_context > config.context_length:
+        warnings.warn(
+            f"max_context is {max_context}, and the model was made for a context of "
+            f"{config.context_length} tokens; results beyond it may be useless",
+            stacklevel=2,
+        )
     try:
         core = _core.Model(
             steps.lowered(),
@@ -216,14 +224,14 @@ class Model(Runner):
         temperature : float
             0 always takes the most likely token.
         top_k, top_p : int, float
-            Draw from the `top_k` most likely tokens (0: all), and of these from the smallest set
-            whose probabilities add up to at least `top_p`.
+            Draw from the `top_k` most likely tokens (0 or less: all, as in llama.cpp), and of
+            these from the smallest set whose probabilities add up to at least `top_p`, 0 to 1.
         seed : int, or list of int, optional
             The same seed gives the same text on every machine and with any number of threads. One
             int is the seed of every prompt in a batch. By default, each prompt gets a random
             seed, which is in its result.
         sampler : Sampler, optional
-            Replaces `temperature`, `top_k`, `top_p` and `seed`.
+            Replaces `temperature`, `top_k`, `top_p` and `seed`, which must not be given then.
         grammar : Grammar, optional
             The text must be accepted by this grammar. Only tokens that fit can be drawn, and the
             text can end only where it is complete. `max_tokens`, a stop string or the end of the
@@ -234,9 +242,11 @@ class Model(Runner):
         stop_ids : int or sequence of int
             Token ids that end the text, in addition to those of the model.
         min_tokens : int
-            Smallest number of tokens before the model or `stop_ids` can end the text.
+            Smallest number of tokens before the model or `stop_ids` can end the text. At most
+            `max_tokens`.
         logprobs : int, optional
-            Keep the log-probability of each token, and of this many most likely alternatives.
+            Keep the log-probability of each token, and of this many most likely alternatives, at
+            most the size of the vocabulary.
         capture : str, re.Pattern, callable, or sequence of str and re.Pattern, optional
             The taps to capture. `Generation.traces` has one trace per step; the first is that of
             the whole prompt. Default: none.

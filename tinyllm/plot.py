@@ -17,7 +17,7 @@ from .analysis.attribution import Attribution
 from .analysis.attribution import attribution as _attribution
 from .analysis.lens import Lens
 from .analysis.lens import lens as _lens
-from .base.checks import index
+from .base.checks import index, ranged
 from .base.numeric import Float64
 from .trace.taps import Capture
 from .trace.trace import Trace
@@ -355,6 +355,7 @@ def attribution(
         if token is None:
             raise TypeError("token is None; expected a token id or its text for a trace")
         result = _attribution(result, token, **options)
+    ranged("top", top, 1)
     order = np.argsort(-abs(result.values), kind="stable")[:top]
     ax = _axes(ax, 6, 1 + 0.24 * len(order))
     values = result.values[order]

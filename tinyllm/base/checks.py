@@ -21,6 +21,8 @@ def is_integer(value: object) -> bool:
     >>> is_integer(3), is_integer(True), is_integer(3.0)
     (True, False, False)
     """
+    if isinstance(value, np.ndarray):  # all arrays have __index__
+        return value.ndim == 0 and np.issubdtype(value.dtype, np.integer)
     return hasattr(value, "__index__") and not isinstance(value, (bool, np.bool_))
 
 

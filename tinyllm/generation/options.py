@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..base.checks import integer, ranged
+from ..base.checks import integer, is_integer, ranged
 from ..runtime.runner import Runner
 from ..runtime.session import Session
 from ..sampling.sampler import Sampler
@@ -19,7 +19,7 @@ __all__ = ["Chain", "ChatOptions", "Options", "Request"]
 
 
 def _strings(stop: Any) -> tuple[str, ...]:
-    listed = (stop,) if isinstance(stop, str) else tuple(stop)
+    listed = (stop,) if isinstance(stop, str | bytes) else tuple(stop)
     for i, text in enumerate(listed):
         if not isinstance(text, str):
             raise TypeError(f"stop[{i}] is {text!r}; expected a non-empty string")
@@ -61,18 +61,17 @@ class Options:
         logprobs: Any = None,
     ) -> Options:
         """Return options made of a caller's arguments; raise if one is wrong."""
-        for name, value in (
-            ("max_tokens", max_tokens),
-            ("min_tokens", min_tokens),
-            ("logprobs", logprobs),
-        ):
-            if value is None and name != "min_tokens":
-                continue
-            ranged(name, value, 0)
+        size = model.config.vocab_size
+        ranged("min_tokens", min_tokens, 0)
+        if max_tokens is not None and ranged("max_tokens", max_tokens, 0) < min_tokens:
+            raise ValueError(
+                f"min_tokens is {min_tokens}; expected at most max_tokens, {max_tokens}"
+            )
+        if logprobs is not None:
+            ranged("logprobs", logprobs, 0, size, "the size of the vocabulary")
         strings = _strings(() if stop is None else stop)
         stop_ids = () if stop_ids is None else stop_ids
-        numbers = [stop_ids] if hasattr(stop_ids, "__index__") else list(stop_ids)
-        size = model.config.vocab_size
+        numbers = [stop_ids] if is_integer(stop_ids) else list(stop_ids)
         for i, token in enumerate(numbers):
             if not 0 <= integer(f"stop_ids[{i}]", token) < size:
                 raise ValueError(f"stop_ids[{i}] is {token}; the vocabulary has {size} tokens")
@@ -108,7 +107,7 @@ class Chain:
     top_p : float
     seed : int, or list of int, optional
     sampler : Sampler, optional
-        Replaces all other values.
+        Replaces all other values, which must not be given then.
     """
 
     temperature: float = 0.8
@@ -127,6 +126,12 @@ class Chain:
                 raise ValueError(
                     "both seed and sampler are given; expected one (a sampler has its own seed)"
                 )
+            for name in ("temperature", "top_k", "top_p"):
+                if getattr(self, name) != getattr(Chain, name):
+                    raise ValueError(
+                        f"both {name} and sampler are given; expected one (a sampler is the "
+                        "whole chain)"
+                    )
             return [sampler] * count
         seeds = list(seed) if isinstance(seed, list | tuple) else [seed] * count
         if len(seeds) != count:

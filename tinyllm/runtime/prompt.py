@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from ..base.checks import integer
 from ..base.numeric import Float32
 from ..tokenizer import Tokenizer
 
@@ -74,8 +75,13 @@ class Rows:
             self.rows = names[self._how]
             return
         rows = []
-        for i, index in enumerate(logits):
-            row = int(index) + n if index < 0 else int(index)
+        if not isinstance(logits, Iterable):
+            raise TypeError(
+                f"logits is {logits!r}; expected 'last', 'all', 'none' or a list of indices"
+            )
+        for i, given in enumerate(logits):
+            index = integer(f"logits[{i}]", given)
+            row = index + n if index < 0 else index
             if not 0 <= row < n:
                 raise IndexError(f"logits[{i}] is {index}; expected -{n} to {n - 1}")
             rows.append(row)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from ..base.numeric import Float32
 from ..reference.ops import visible_keys
@@ -96,6 +98,14 @@ class Program:
 Sites: TypeAlias = dict[int, list[tuple[Site, Change]]]
 
 
+def _not_numbers(site: Site, values: Any) -> npt.NDArray[np.bool_]:
+    """Return which values are NaN or infinite. In attention scores, -inf hides a token."""
+    wrong: npt.NDArray[np.bool_] = ~np.isfinite(values)
+    if site.tap.family == "attn_scores":
+        wrong &= ~np.isneginf(values)
+    return wrong
+
+
 class Dispatcher:
     """The function that the core calls at an edited tap.
 
@@ -134,9 +144,19 @@ class Dispatcher:
 
     def _run(self, work: Sequence[tuple[Site, Change]], array: Float32) -> None:
         for site, change in work:
-            region = np.array(array[site.index])
+            before = array[site.index]
+            region = np.array(before)
             result = change(region, array)
-            array[site.index] = region if result is None else result
+            result = region if result is None else result
+            bad = _not_numbers(site, result)
+            if bad.any() and not _not_numbers(site, before).any():
+                warnings.warn(
+                    f"{site.label}: {np.count_nonzero(bad)} of {bad.size} values that it writes "
+                    "are NaN or infinite, and so is what is computed from them",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            array[site.index] = result
         if work and work[0][0].tap.choices:
             _check_ids(work[-1][0], array)
         if work and work[0][0].tap.matrix:
