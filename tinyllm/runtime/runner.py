@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from .._core import Weight
 from ..architectures.config import Config
 from ..architectures.plan import ForwardPlan
 from ..base.checks import index, integer
@@ -24,6 +25,7 @@ from ..trace.taps import Capture, Tap, all_taps, select
 from ..trace.trace import Context, Trace
 from .machine import Memory
 from .prompt import Rows, is_batch, token_ids
+from .weights import Weights
 
 if TYPE_CHECKING:
     from ..trace.edit_program import Program, Sites
@@ -50,7 +52,8 @@ class Runner:
         threads: int,
     ) -> None:
         self.core = core
-        self.metadata, self.weights, self.path = file
+        self.metadata, self.path = file.metadata, file.path
+        self.weights: Mapping[str, Weight] = Weights(file.weights)
         self.config = config
         self.steps = steps
         self.tokenizer = tokenizer

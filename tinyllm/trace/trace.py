@@ -18,6 +18,7 @@ from ..display.histogram import sample, statistics
 from ..display.table import Table
 from ..display.taps import taps_html
 from .arena import Views
+from .dialects import hint, table_names, translate
 from .taps import ALIASES, Capture, is_matrix, match, unknown
 
 if TYPE_CHECKING:
@@ -244,7 +245,11 @@ class Trace(Mapping[str, Float32]):
         if isinstance(key, slice):
             return self._slice(key)
         if not isinstance(key, str):
-            raise TypeError(f"key is {key!r}; expected the name of a tap or a slice of tokens")
+            reason = hint(key, self._names()) if isinstance(key, tuple) else ""
+            raise TypeError(
+                f"key is {key!r}; expected the name of a tap or a slice of tokens"
+                + (reason and f"; {reason}")
+            )
         try:
             return self._arrays[ALIASES.get(key, key)]
         except KeyError:
@@ -252,10 +257,22 @@ class Trace(Mapping[str, Float32]):
 
     def _why_not(self, key: str) -> str:
         """Return the message for a missing tap: the model has none, or it was not captured."""
-        taps = set() if self.model is None else {step.tap for step in self.model.steps}
-        if ALIASES.get(key, key) in taps:
-            return f"{key!r} was not captured; run again with it in capture=, or with capture='*'"
-        return unknown(key, taps or self._arrays)
+        names = self._names()
+        again = "run again with it in capture=, or with capture='*'"
+        if self.model is None:
+            again = "the file does not have it"
+        if ALIASES.get(key, key) in names:
+            return f"{key!r} was not captured; {again}"
+        found = [each.ours for each in translate(key, names)]
+        if found and "*" not in found[0] and not any(name in self._arrays for name in found):
+            return f"{unknown(key, names)}, and was not captured; {again}"
+        return unknown(key, self._arrays if self.model is None and not hint(key, names) else names)
+
+    def _names(self) -> list[str]:
+        """Return the names of the model's taps. A file does not tell; then those of the table."""
+        if self.model is None:
+            return [*self._arrays, *table_names(self.config.layers)]
+        return [step.tap for step in self.model.steps if step.visible]
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names of the captured taps, in the order of the forward pass."""
