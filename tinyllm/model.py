@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from . import _core
 from .architectures.table import read_model
 from .base.checks import choice, ranged
 from .base.samples import sample_weights
+from .base.warning import warn
 from .display.table import Table
 from .display.weights import weights_table
 from .embedding.embed import embed
@@ -113,10 +113,9 @@ def load(
                 expected=f"at most {config.vocab_size}",
             )
     if max_context is not None and max_context > config.context_length:
-        warnings.warn(
+        warn(
             f"max_context is {max_context}, and the model was made for a context of "
-            f"{config.context_length} tokens; results beyond it may be useless",
-            stacklevel=2,
+            f"{config.context_length} tokens; results beyond it may be useless"
         )
     try:
         core = _core.Model(
@@ -210,6 +209,7 @@ class Model(Runner):
         logprobs: int | None = None,
         capture: Capture = None,
         edits: Any = (),
+        parse_special: bool = False,
     ) -> Any:
         """Generate a continuation of a prompt, or of each prompt in a batch.
 
@@ -253,6 +253,9 @@ class Model(Runner):
         edits : Edit or sequence of Edit
             Changes of inner values, as in `trace`. Each step applies the edits of its positions.
             ``at=-1`` is the last token of every step.
+        parse_special : bool
+            Whether the text of a special token in the prompt, such as ``"<|im_start|>"``, becomes
+            that token, as in `trace`.
 
         Returns
         -------
@@ -282,7 +285,7 @@ class Model(Runner):
 
         options = Options.checked(self, max_tokens, min_tokens, stop, stop_ids, grammar, logprobs)
         chain = Chain(temperature, top_k, top_p, seed, sampler)
-        return generate(self, prompt, Request(options, chain, capture, edits))
+        return generate(self, prompt, Request(options, chain, capture, edits, parse_special))
 
     def stream(
         self,
@@ -299,6 +302,7 @@ class Model(Runner):
         stop_ids: Any = (),
         min_tokens: int = 0,
         edits: Any = (),
+        parse_special: bool = False,
     ) -> Iterator[str]:
         """Generate a continuation of a prompt and yield its text piece by piece.
 
@@ -306,7 +310,7 @@ class Model(Runner):
         ----------
         prompt, max_tokens, temperature, top_k, top_p, seed, sampler, grammar, stop, stop_ids
             As for `generate`. The model needs a tokenizer.
-        min_tokens, edits
+        min_tokens, edits, parse_special
             As for `generate`.
 
         Yields
@@ -327,7 +331,8 @@ class Model(Runner):
 
         options = Options.checked(self, max_tokens, min_tokens, stop, stop_ids, grammar)
         chain = Chain(temperature, top_k, top_p, seed, sampler)
-        return stream(self, prompt, Request(options, chain, edits=edits))
+        request = Request(options, chain, edits=edits, parse_special=parse_special)
+        return stream(self, prompt, request)
 
     def chat(
         self,
@@ -484,6 +489,7 @@ class Model(Runner):
         grammar: Grammar | None = None,
         stop_ids: Any = (),
         min_tokens: int = 0,
+        parse_special: bool = False,
     ) -> list[Generation]:
         """Return continuations of high probability, found by beam search.
 
@@ -503,7 +509,7 @@ class Model(Runner):
             Texts are ranked by log-probability / length ** length_penalty. The length is in
             tokens and includes the end token. 0 ranks by log-probability, 1 (Hugging Face's
             default) by its mean.
-        grammar, stop_ids, min_tokens
+        grammar, stop_ids, min_tokens, parse_special
             As for `generate`.
 
         Returns
@@ -530,7 +536,7 @@ class Model(Runner):
         from .generation.request import beam_search
 
         options = Options.checked(self, max_tokens, min_tokens, (), stop_ids, grammar)
-        return beam_search(self, prompt, beams, options, length_penalty)
+        return beam_search(self, prompt, beams, options, length_penalty, parse_special)
 
     def embed(
         self, prompt: Any, *, pooling: str | None = None, normalize: bool | None = None
@@ -568,13 +574,15 @@ class Model(Runner):
         """
         return embed(self, prompt, pooling, normalize)
 
-    def score(self, text: Any) -> Any:
+    def score(self, text: Any, *, parse_special: bool = False) -> Any:
         """Return the log-probability of each token of a text.
 
         Parameters
         ----------
         text : str, bytes, ids, or a list of them
             At least two tokens, and at most one more than the context length.
+        parse_special : bool
+            As for `trace`.
 
         Returns
         -------
@@ -594,7 +602,7 @@ class Model(Runner):
         """
         from .evaluation.scoring import score
 
-        return score(self, text)
+        return score(self, text, parse_special)
 
     def perplexity(
         self,
@@ -602,6 +610,8 @@ class Model(Runner):
         stride: int | None = None,
         window: int | None = None,
         method: str = "llama.cpp",
+        *,
+        parse_special: bool = False,
     ) -> Perplexity:
         """Return the perplexity of a text.
 
@@ -623,6 +633,8 @@ class Model(Runner):
             ``"hf"``: as in Hugging Face's guide to the perplexity of fixed-length models. Windows
             overlap. In each, only the tokens that were not in the previous window are scored.
             Their mean has the weight of their number minus one.
+        parse_special : bool
+            As for `trace`.
 
         Returns
         -------
@@ -643,7 +655,7 @@ class Model(Runner):
         """
         from .evaluation.scoring import perplexity
 
-        return perplexity(self, text, stride, window, method)
+        return perplexity(self, text, stride, window, method, parse_special)
 
     # ---- showing ----
 

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     prompt = read_prompt(args)
     model = load_model(args)
     capture = args.capture or None
-    run = model.trace(prompt, capture)
+    run = model.trace(prompt, capture, parse_special=args.special)
     print("tokens:", " ".join(repr(piece) for piece in run.pieces))
     print()
     print(run.table())

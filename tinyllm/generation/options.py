@@ -154,12 +154,14 @@ class Request:
     chain : Chain
     capture : str, re.Pattern, callable, or sequence of str and re.Pattern, optional
     edits : Edit or sequence of Edit
+    parse_special : bool
     """
 
     options: Options = dataclasses.field(default_factory=lambda: Options())
     chain: Chain = dataclasses.field(default_factory=Chain)
     capture: Capture = None
     edits: Any = ()
+    parse_special: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,14 +54,19 @@ def chat_stream(
 
 
 def beam_search(
-    model: Runner, prompt: Prompt, beams: int, options: Options, length_penalty: float
+    model: Runner,
+    prompt: Prompt,
+    beams: int,
+    options: Options,
+    length_penalty: float,
+    parse_special: bool = False,
 ) -> list[Generation]:
     """Return continuations of high probability; see `Model.beam_search`."""
     beams = ranged("beams", beams, 1)
     if not 0 <= length_penalty <= 10:
         raise ValueError(f"length_penalty is {length_penalty!r}; expected 0 to 10")
     model.need_logits()
-    ids = token_ids(prompt, model.tokenizer)
+    ids = token_ids(prompt, model.tokenizer, parse_special=parse_special)
     return search(model, ids, beams, options, float(length_penalty))
 
 
@@ -110,7 +115,10 @@ def _stepper(
     for sampler in samplers:
         sampler.check_ids(model.config.vocab_size)
     names = [f"prompt {i}" if len(prompts) > 1 else "the prompt" for i in range(len(prompts))]
-    ids = [token_ids(p, model.tokenizer, n) for p, n in zip(prompts, names, strict=True)]
+    ids = [
+        token_ids(prompt, model.tokenizer, name, request.parse_special)
+        for prompt, name in zip(prompts, names, strict=True)
+    ]
     layout = None if request.capture is None else model.layout(request.capture)
     program = model.program(request.edits)
     return Stepper(model, ids, samplers, request.options, layout, program, sessions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from ..base.checks import integer
 from ..base.numeric import Float32
+from ..base.warning import warn
 from ..tokenizer import Tokenizer
 
 __all__ = ["Prompt", "Rows", "is_batch", "token_ids"]
@@ -18,7 +20,37 @@ __all__ = ["Prompt", "Rows", "is_batch", "token_ids"]
 Prompt: TypeAlias = str | bytes | Sequence[int] | npt.NDArray[np.integer[Any]]
 
 
-def token_ids(prompt: Any, tokenizer: Tokenizer | None, name: str = "the prompt") -> Any:
+#: Tokenizers whose users have been told about `parse_special`.
+_TOLD: weakref.WeakSet[Tokenizer] = weakref.WeakSet()
+
+
+def _encode(
+    text: str | bytes,
+    tokenizer: Tokenizer,
+    name: str,
+    parse_special: bool,
+    add_special: bool | None,
+) -> list[int]:
+    """Return the ids of a text. Warn once if it has special tokens that are not parsed."""
+    if not parse_special and tokenizer not in _TOLD:
+        control = tokenizer.control_text(text)
+        if control is not None:
+            _TOLD.add(tokenizer)
+            warn(
+                f"{name} contains {control!r}, the text of a control token, and reads it as plain "
+                "text; parse_special=True (--special on the command line) reads it as the token, "
+                "and chat() writes the tokens of a conversation itself"
+            )
+    return tokenizer.encode(text, add_special, parse_special)
+
+
+def token_ids(
+    prompt: Any,
+    tokenizer: Tokenizer | None,
+    name: str = "the prompt",
+    parse_special: bool = False,
+    add_special: bool | None = None,
+) -> Any:
     """Return text or ids as an int32 array of shape (T,), with T at least 1."""
     if isinstance(prompt, (str, bytes)):
         if tokenizer is None:
@@ -26,7 +58,7 @@ def token_ids(prompt: Any, tokenizer: Tokenizer | None, name: str = "the prompt"
                 f"{name} is text, and the model has no tokenizer; expected token ids. "
                 "load(..., tokenizer=) adds a tokenizer"
             )
-        ids = np.asarray(tokenizer.encode(prompt), np.int32)
+        ids = np.asarray(_encode(prompt, tokenizer, name, parse_special, add_special), np.int32)
         if ids.size == 0:
             raise ValueError(f"{name} is {prompt!r}; expected text of at least one token")
         return ids

@@ -226,7 +226,7 @@ class Runner:
                 "hidden_states or embed"
             )
 
-    def logits(self, prompt: Any, *, edits: Any = ()) -> Any:
+    def logits(self, prompt: Any, *, edits: Any = (), parse_special: bool = False) -> Any:
         """Return the logits after every token of a prompt.
 
         Parameters
@@ -235,6 +235,8 @@ class Runner:
             The special tokens that the file specifies, such as BOS, are added to text. A list is
             a batch, as in `trace`.
         edits : Edit or sequence of Edit
+            As for `trace`.
+        parse_special : bool
             As for `trace`.
 
         Returns
@@ -255,11 +257,17 @@ class Runner:
         >>> model.logits([1, 2, 3]).shape == (3, model.config.vocab_size)
         True
         """
-        traces = self.trace(prompt, [], edits=edits, logits="all")
+        traces = self.trace(prompt, [], edits=edits, logits="all", parse_special=parse_special)
         return [trace.logits for trace in traces] if is_batch(prompt) else traces.logits
 
     def trace(
-        self, prompt: Any, capture: Capture = None, *, edits: Any = (), logits: Any = None
+        self,
+        prompt: Any,
+        capture: Capture = None,
+        *,
+        edits: Any = (),
+        logits: Any = None,
+        parse_special: bool = False,
     ) -> Any:
         """Run a prompt and return its inner values.
 
@@ -280,6 +288,10 @@ class Runner:
         logits : str or sequence of int, optional
             The logits in `Trace.logits`: ``"all"`` -> (T, V), ``"last"`` -> (V,), a list of n
             token indices -> (n, V). Default: the tap ``output``, if it is captured.
+        parse_special : bool
+            Whether the text of a special token in a prompt, such as ``"<|im_start|>"``, becomes
+            that token. Use False for text from users. A text with such a token then causes a
+            warning, once for each tokenizer.
 
         Returns
         -------
@@ -305,7 +317,12 @@ class Runner:
         layout = self.layout(capture)
         prompts = list(prompt) if is_batch(prompt) else [prompt]
         tokens = [
-            token_ids(p, self.tokenizer, f"prompt {i}" if len(prompts) > 1 else "the prompt")
+            token_ids(
+                p,
+                self.tokenizer,
+                f"prompt {i}" if len(prompts) > 1 else "the prompt",
+                parse_special,
+            )
             for i, p in enumerate(prompts)
         ]
         traces = self.trace_ids(tokens, layout, self.program(edits), logits)
@@ -357,13 +374,15 @@ class Runner:
                     at += len(want.rows)
         return traces
 
-    def hidden_states(self, prompt: Any, *, edits: Any = ()) -> Any:
+    def hidden_states(self, prompt: Any, *, edits: Any = (), parse_special: bool = False) -> Any:
         """Return the residual stream before each block and after the last one.
 
         Parameters
         ----------
         prompt : str, bytes, ids, or a list of them
         edits : Edit or sequence of Edit
+            As for `trace`.
+        parse_special : bool
             As for `trace`.
 
         Returns
@@ -381,7 +400,8 @@ class Runner:
         True
         """
         last = f"blk.{self.config.layers - 1}.resid_post"
-        traces = self.trace(prompt, ["blk.*.resid_pre", last], edits=edits)
+        taps = ["blk.*.resid_pre", last]
+        traces = self.trace(prompt, taps, edits=edits, parse_special=parse_special)
         batch = is_batch(prompt)
         states = [
             np.concatenate([trace.stack("blk.*.resid_pre"), trace[last][np.newaxis]])
@@ -457,12 +477,12 @@ class Runner:
             trace.relabel(labels, self.pieces(labels))
         return trace
 
-    def plan(self, prompt: Any, capture: Capture = None) -> Plan:
+    def plan(self, prompt: Any, capture: Capture = None, *, parse_special: bool = False) -> Plan:
         """Return the shapes and bytes that `trace` would capture, without running the model.
 
         Parameters
         ----------
-        prompt, capture
+        prompt, capture, parse_special
             As for `trace`.
 
         Returns
@@ -476,7 +496,7 @@ class Runner:
         3
         """
         prompts = list(prompt) if is_batch(prompt) else [prompt]
-        lengths = [len(token_ids(p, self.tokenizer)) for p in prompts]
+        lengths = [len(token_ids(p, self.tokenizer, parse_special=parse_special)) for p in prompts]
         return self.layout(capture).plan(lengths)
 
     def memory(self, tokens: int | None = None) -> Memory:

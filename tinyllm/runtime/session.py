@@ -105,7 +105,13 @@ class Session:
 
     @overload
     def eval(
-        self, tokens: Any, logits: Any = "last", *, capture: None = None, edits: Any = ()
+        self,
+        tokens: Any,
+        logits: Any = "last",
+        *,
+        capture: None = None,
+        edits: Any = (),
+        parse_special: bool = False,
     ) -> Float32 | None: ...
     @overload
     def eval(
@@ -115,9 +121,16 @@ class Session:
         *,
         capture: str | re.Pattern[str] | Callable[[str], object] | Sequence[str | re.Pattern[str]],
         edits: Any = (),
+        parse_special: bool = False,
     ) -> Trace: ...
     def eval(
-        self, tokens: Any, logits: Any = "last", *, capture: Capture = None, edits: Any = ()
+        self,
+        tokens: Any,
+        logits: Any = "last",
+        *,
+        capture: Capture = None,
+        edits: Any = (),
+        parse_special: bool = False,
     ) -> Float32 | Trace | None:
         """Append tokens to the context and run them.
 
@@ -134,6 +147,8 @@ class Session:
         edits : Edit or sequence of Edit
             Changes of inner values: see `tinyllm.trace.edits`. Edited keys and values stay edited
             in the cache.
+        parse_special : bool
+            As for `Model.trace`.
 
         Returns
         -------
@@ -165,9 +180,8 @@ class Session:
         """
         self._check_free()
         model = self.model
-        if isinstance(tokens, (str, bytes)) and len(self) and model.tokenizer is not None:
-            tokens = model.tokenizer.encode(tokens, add_special=False)
-        ids = token_ids(tokens, model.tokenizer, "tokens")
+        add_special = False if len(self) else None
+        ids = token_ids(tokens, model.tokenizer, "tokens", parse_special, add_special)
         wanted = Rows(logits, len(ids))
         layout = None if capture is None else model.layout(capture)
         program = model.program(edits)

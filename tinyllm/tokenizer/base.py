@@ -232,6 +232,30 @@ class Tokenizer(ABC):
             raise TypeError(f"texts is {type(texts).__name__}; expected a list of texts")
         return [self.encode(text, add_special, parse_special) for text in texts]
 
+    def control_text(self, text: str | bytes) -> str | None:
+        """Return the text of a control token that a text contains, or None.
+
+        Parameters
+        ----------
+        text : str or bytes
+
+        Returns
+        -------
+        str or None
+            The first one. `encode` reads it as the token with ``parse_special=True``, and as plain
+            text without.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> tl.load("demo").tokenizer.control_text("To be<|endoftext|>")
+        '<|endoftext|>'
+        """
+        for fragment in self._partition(_as_bytes(text), True):
+            if isinstance(fragment, int) and self._vocab.types[fragment] == TokenType.CONTROL:
+                return self._piece(fragment, False).decode(errors="replace")
+        return None
+
     # ---- decoding ----
 
     def pieces_bytes(self, ids: Iterable[int] | int, skip_special: bool = False) -> list[bytes]:

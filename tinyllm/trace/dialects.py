@@ -174,7 +174,7 @@ def _translations(name: object) -> list[Translation]:
     general = _NUMBER.sub("{i}", text, count=1)
     wrapped = _WRAPPERS.match(general)
     module = general[wrapped.end() :] if wrapped else general
-    out = {}
+    out: dict[str, Translation] = {}
     for spelling in (general, module, module.removesuffix(".output")):
         for library, ours in _index().get(spelling, ()):
             if spelling != general and library != "Hugging Face":

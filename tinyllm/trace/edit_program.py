@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..base.numeric import Float32
+from ..base.warning import warn
 from ..reference.ops import visible_keys
 from .edits import Edit
 from .site import Change, Piece, Site, shown_value
@@ -150,11 +150,10 @@ class Dispatcher:
             result = region if result is None else result
             bad = _not_numbers(site, result)
             if bad.any() and not _not_numbers(site, before).any():
-                warnings.warn(
+                warn(
                     f"{site.label}: {np.count_nonzero(bad)} of {bad.size} values that it writes "
                     "are NaN or infinite, and so is what is computed from them",
                     RuntimeWarning,
-                    stacklevel=2,
                 )
             array[site.index] = result
         if work and work[0][0].tap.choices:
