@@ -6,7 +6,7 @@ import contextlib
 import functools
 import re
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +59,19 @@ class Runner:
         self.tokenizer = tokenizer
         self.threads = threads
         self._layouts: dict[Hashable, Layout] = {}
+
+    def __reduce__(self) -> NoReturn:
+        where = "the bytes of its file" if self.path is None else f"its path, {self.path!r},"
+        raise TypeError(
+            "a Model cannot be pickled, because its weights belong to this process; send "
+            f"{where} and call tl.load there. Processes that load a file share its memory"
+        )
+
+    def __copy__(self) -> Self:
+        return self  # immutable
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
 
     # ---- running ----
 

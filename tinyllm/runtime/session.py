@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -479,6 +479,18 @@ class Session:
         fork._edits = list(self._ran_under())
         fork._logits = self._logits
         return fork
+
+    def __copy__(self) -> Session:
+        return self.fork()
+
+    def __deepcopy__(self, memo: object) -> Session:
+        return self.fork()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Session cannot be pickled, because its model belongs to this process; "
+            "Session.save writes it to a file, which Model.session reads"
+        )
 
     def __len__(self) -> int:
         """Return the number of tokens in the context."""

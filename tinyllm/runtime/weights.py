@@ -56,6 +56,9 @@ class Weights(Mapping[str, Weight]):
     def __contains__(self, name: object) -> bool:
         return name in self._tensors
 
+    def __reduce__(self) -> tuple[type[Weights], tuple[dict[str, Weight]]]:
+        return Weights, (dict(self._tensors),)
+
     def __repr__(self) -> str:
         """Return the number of tensors and their size."""
         size = sum(weight.nbytes for weight in self._tensors.values())

@@ -90,6 +90,17 @@ class Tokenizer(ABC):
             )
         return []
 
+    def __reduce__(self) -> tuple[type[Tokenizer], tuple[dict[str, Any]]]:
+        """Pickle the keys that make the tokenizer, so that it needs no file elsewhere."""
+        keys = [k for k in self._metadata if k.startswith(("tokenizer.", "general.architecture"))]
+        return type(self), ({key: self._metadata[key] for key in keys},)
+
+    def __copy__(self) -> Tokenizer:
+        return self  # immutable
+
+    def __deepcopy__(self, memo: object) -> Tokenizer:
+        return self
+
     # ---- defined by each algorithm ----
 
     @abstractmethod

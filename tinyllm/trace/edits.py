@@ -66,7 +66,10 @@ class Edit:
         head: Where,
         prepare: Callable[[Site], Change],
         shown: Any = ...,
+        value: Any = ...,
     ) -> None:
+        self._kind = kind
+        self._value = shown if isinstance(value, EllipsisType) else value  # a copy of `shown`
         self.tap = tap
         self.at = _checked(kind, "at", at)
         self.head = _checked(kind, "head", head)
@@ -85,6 +88,40 @@ class Edit:
     def __repr__(self) -> str:
         """Return the call that makes the edit."""
         return self._text
+
+    def __reduce__(self) -> tuple[Callable[..., Edit], tuple[Any, ...]]:
+        """Pickle the call that makes the edit."""
+        given = () if isinstance(self._value, EllipsisType) else (self._value,)
+        for function in (self.tap, *given):
+            if callable(function):
+                _need_pickle(function, self._text)
+        return _again, (self._kind, (self.tap, *given), self.at, self.head, self._text)
+
+    def __copy__(self) -> Edit:
+        return self  # immutable
+
+    def __deepcopy__(self, memo: object) -> Edit:
+        return self
+
+
+def _again(kind: str, given: tuple[Any, ...], at: Any, head: Any, text: str) -> Edit:
+    """Return an edit that was pickled."""
+    kinds: tuple[Callable[..., Edit], ...] = (set, add, scale, zero, mean, apply, patch)
+    made = next(make for make in kinds if make.__name__ == kind)(*given, at=at, head=head)
+    made._text = text
+    return made
+
+
+def _need_pickle(function: Callable[..., Any], text: str) -> None:
+    import pickle
+
+    try:
+        pickle.dumps(function)
+    except Exception as error:
+        raise TypeError(
+            f"{text} cannot be pickled, because of its function: {error}. Functions are pickled "
+            "by name, so it must be defined by `def` at the top level of a module"
+        ) from None
 
 
 def _integers(value: Any) -> npt.NDArray[np.int64] | None:
@@ -181,7 +218,7 @@ def set(tap: Capture, value: Any, *, at: Where = None, head: Where = None) -> Ed
         fitted = site.fit(values)
         return lambda region, piece: fitted
 
-    return Edit("set", tap, at, head, prepare, value)
+    return Edit("set", tap, at, head, prepare, value, values)
 
 
 def add(tap: Capture, value: Any, *, at: Where = None, head: Where = None) -> Edit:
@@ -213,7 +250,7 @@ def add(tap: Capture, value: Any, *, at: Where = None, head: Where = None) -> Ed
         fitted = site.fit(values)
         return lambda region, piece: _quietly(np.add, region, fitted)
 
-    return Edit("add", tap, at, head, prepare, value)
+    return Edit("add", tap, at, head, prepare, value, values)
 
 
 def _quietly(function: np.ufunc, a: Float32, b: Float32) -> Any:
@@ -247,7 +284,7 @@ def scale(tap: Capture, factor: Any, *, at: Where = None, head: Where = None) ->
         fitted = site.fit(factors, "the factor")
         return lambda region, piece: _quietly(np.multiply, region, fitted)
 
-    return Edit("scale", tap, at, head, prepare, factor)
+    return Edit("scale", tap, at, head, prepare, factor, factors)
 
 
 def zero(tap: Capture, *, at: Where = None, head: Where = None) -> Edit:

@@ -17,7 +17,7 @@ from ..base.numeric import Float32, Float64, softmax
 from ..display.histogram import sample, statistics
 from ..display.table import Table
 from ..display.taps import taps_html
-from .arena import Views
+from .arena import Copies, Views, own
 from .dialects import hint, table_names, translate
 from .taps import ALIASES, Capture, is_matrix, match, unknown
 
@@ -87,8 +87,14 @@ class _Cut(Mapping[str, Float32]):
         self._key = key
 
     def __getitem__(self, name: str) -> Float32:
-        array = self._whole[name]
+        return self._cut(name, self._whole[name])
+
+    def _cut(self, name: str, array: Float32) -> Float32:
         return array[:, self._key] if is_matrix(name) else array[self._key]
+
+    def look(self, name: str) -> Float32:
+        """As `tinyllm.trace.arena.Views.look`."""
+        return self._cut(name, look(self._whole, name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._whole)
@@ -118,6 +124,11 @@ def roles_of(arrays: Mapping[str, Float32]) -> Mapping[str, Sequence[str]]:
     return roles
 
 
+def look(arrays: Mapping[str, Float32], name: str) -> Float32:
+    """Return an array for a use that keeps nothing of it. It may share memory with others."""
+    return arrays.look(name) if isinstance(arrays, (Views, _Cut)) else arrays[name]
+
+
 def _stack(arrays: Mapping[str, Float32], names: Sequence[str]) -> Float32 | None:
     return arrays.stack(names) if isinstance(arrays, (Views, _Cut)) else None
 
@@ -125,8 +136,13 @@ def _stack(arrays: Mapping[str, Float32], names: Sequence[str]) -> Float32 | Non
 class Trace(Mapping[str, Float32]):
     """The inner values of one run: a read-only mapping from tap name to array.
 
-    Arrays are float32 and read-only. They stay valid after the trace and the model are deleted. A
-    slice selects tokens: ``trace[10:20]`` is a trace of tokens 10 to 19. Values are those after
+    Arrays are float32 and read-only. They stay valid after the trace and the model are deleted.
+    An array of at most 1 MiB has memory of its own. A larger one, and a `stack`, is a view of a
+    block that has this value in all layers, and in all prompts of a batch. It keeps the block
+    alive. `copy` and `compact` give the values that are kept memory of their own. Traces can be
+    pickled; then they have no model, as those from files.
+
+    A slice selects tokens: ``trace[10:20]`` is a trace of tokens 10 to 19. Values are those after
     edits.
 
     The rows of an array are the tokens of the call. The columns of ``attn_scores`` and
@@ -308,7 +324,7 @@ class Trace(Mapping[str, Float32]):
     @property
     def nbytes(self) -> int:
         """The size of all arrays in bytes."""
-        return sum(array.nbytes for array in self._arrays.values())
+        return sum(look(self._arrays, name).nbytes for name in self._arrays)
 
     def names(self, pattern: Capture = "*") -> list[str]:
         """Return the captured names that match a pattern.
@@ -421,6 +437,89 @@ class Trace(Mapping[str, Float32]):
         stacked = np.stack(arrays)
         stacked.flags.writeable = False
         return stacked
+
+    # ---- memory and processes ----
+
+    def copy(self, names: Capture = "*") -> Trace:
+        """Return a trace of some values, with memory of its own.
+
+        The values that are not copied can be freed with the first trace.
+
+        Parameters
+        ----------
+        names : str, re.Pattern, callable or sequence of them
+            Captured taps, as in ``capture=``.
+
+        Returns
+        -------
+        Trace
+
+        Raises
+        ------
+        ValueError
+            If a name or pattern matches nothing.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> kept = [tl.load().trace(text)[-1:].copy("output") for text in ("ROMEO:", "JULIET:")]
+        >>> [t["output"].shape == (1, t.config.vocab_size) for t in kept]
+        [True, True]
+        """
+        chosen = list(self._arrays)
+        if names != "*":
+            chosen = match(chosen, names, "names")
+        copied = self.__copy__()
+        arrays = {name: own(look(self._arrays, name)) for name in chosen}
+        copied._arrays = Copies(arrays, roles_of(self._arrays))
+        copied._logits = None if self._logits is None else own(self._logits)
+        copied._context = Context(self.context.copy(), self.context_pieces)
+        return copied
+
+    def compact(self) -> None:
+        """Give the values of this trace memory of their own.
+
+        A slice, or the trace of one prompt of a batch, then keeps no values of the other tokens or
+        prompts alive. Arrays that were taken before stay as they were.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> t = tl.load().trace(["ROMEO:", "JULIET:"])[0]
+        >>> t.compact()
+        >>> t["output"].base is None
+        True
+        """
+        compacted = self.copy()
+        self._arrays, self._logits = compacted._arrays, compacted._logits
+        self._context = compacted._context
+
+    def __copy__(self) -> Trace:
+        copied = object.__new__(type(self))
+        vars(copied).update(vars(self))
+        return copied
+
+    def __deepcopy__(self, memo: object) -> Trace:
+        copied = self.copy()
+        copied.tokens, copied.pieces = self.tokens.copy(), list(self.pieces)
+        return copied
+
+    def __reduce__(self) -> tuple[Callable[..., Trace], tuple[dict[str, Any]]]:
+        """Pickle the values and labels, without the model."""
+        return _unpickled, (
+            {
+                "config": self.config,
+                "tokens": self.tokens,
+                "pieces": self.pieces,
+                "arrays": {name: look(self._arrays, name) for name in self._arrays},
+                "roles": {name: tuple(roles) for name, roles in roles_of(self._arrays).items()},
+                "start": self.start,
+                "fingerprint": self.fingerprint,
+                "logits": self._logits,
+                "context": self.context,
+                "context_pieces": self.context_pieces,
+            },
+        )
 
     # ---- analysis and files ----
 
@@ -582,7 +681,8 @@ class Trace(Mapping[str, Float32]):
             metadata["context_pieces"] = json.dumps(self.context_pieces)
         if self.fingerprint is not None:
             metadata["fingerprint"] = self.fingerprint
-        write_arrays(path, self, metadata)
+        arrays = {name: look(self._arrays, name) for name in self._arrays}
+        write_arrays(path, arrays, metadata)
 
     def html(self, path: str | os.PathLike[str]) -> None:
         """Write a self-contained HTML page for browsing layers, heads and tokens.
@@ -654,7 +754,8 @@ class Trace(Mapping[str, Float32]):
             ("tap", "shape", "mean", "norm", "rms", "min", "max", "bytes"),
             [
                 (name, array.shape, mean, _norm(array), *others, f"{array.nbytes:,}")
-                for name, array in self._arrays.items()
+                for name in self._arrays
+                for array in [look(self._arrays, name)]
                 for mean, *others in [statistics(sample(array))]
             ],
         )
@@ -666,7 +767,25 @@ class Trace(Mapping[str, Float32]):
         )
 
     def _repr_html_(self) -> str:
-        return taps_html(repr(self), self.start, self.tokens.tolist(), self.pieces, self)
+        arrays = {name: look(self._arrays, name) for name in self._arrays}
+        return taps_html(repr(self), self.start, self.tokens.tolist(), self.pieces, arrays)
+
+
+def _unpickled(state: dict[str, Any]) -> Trace:
+    """Return a trace that was pickled."""
+    arrays = state["arrays"]
+    for array in arrays.values():
+        array.flags.writeable = False
+    return Trace(
+        state["config"],
+        state["tokens"],
+        state["pieces"],
+        Copies(arrays, state["roles"]),
+        start=state["start"],
+        fingerprint=state["fingerprint"],
+        logits=state["logits"],
+        context=Context(state["context"], state["context_pieces"]),
+    )
 
 
 def _norm(array: Float32) -> str:
