@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from .trace.taps import Capture
 if TYPE_CHECKING:
     from .evaluation.scoring import Perplexity
     from .generation.result import Generation
+    from .generation.stream import GenerationStream
     from .grammar.grammar import Grammar
     from .sampling.sampler import Sampler
 
@@ -209,6 +210,8 @@ class Model(Runner):
         logprobs: int | None = None,
         capture: Capture = None,
         edits: Any = (),
+        timeout: float | None = None,
+        context: str = "stop",
         parse_special: bool = False,
     ) -> Any:
         """Generate a continuation of a prompt, or of each prompt in a batch.
@@ -253,6 +256,15 @@ class Model(Runner):
         edits : Edit or sequence of Edit
             Changes of inner values, as in `trace`. Each step applies the edits of its positions.
             ``at=-1`` is the last token of every step.
+        timeout : float, optional
+            Seconds after which the text ends, with what there is. The wait for a long prompt is
+            cut off, too.
+        context : str
+            What happens when the context is full. ``"stop"``: the text ends, and a longer prompt
+            is an error. ``"shift"``: the oldest tokens are dropped, half of the context at a time,
+            except a BOS at the beginning. The others run again at their new positions, so their
+            bits differ from those in a longer context, and positions in `edits` and `capture`
+            begin anew. Give `max_tokens` then.
         parse_special : bool
             Whether the text of a special token in the prompt, such as ``"<|im_start|>"``, becomes
             that token, as in `trace`.
@@ -283,7 +295,17 @@ class Model(Runner):
         from .generation.options import Chain, Options, Request
         from .generation.request import generate
 
-        options = Options.checked(self, max_tokens, min_tokens, stop, stop_ids, grammar, logprobs)
+        options = Options.checked(
+            self,
+            max_tokens,
+            min_tokens,
+            stop,
+            stop_ids,
+            grammar,
+            logprobs,
+            timeout=timeout,
+            context=context,
+        )
         chain = Chain(temperature, top_k, top_p, seed, sampler)
         return generate(self, prompt, Request(options, chain, capture, edits, parse_special))
 
@@ -302,22 +324,25 @@ class Model(Runner):
         stop_ids: Any = (),
         min_tokens: int = 0,
         edits: Any = (),
+        timeout: float | None = None,
+        context: str = "stop",
         parse_special: bool = False,
-    ) -> Iterator[str]:
+    ) -> GenerationStream:
         """Generate a continuation of a prompt and yield its text piece by piece.
 
         Parameters
         ----------
         prompt, max_tokens, temperature, top_k, top_p, seed, sampler, grammar, stop, stop_ids
             As for `generate`. The model needs a tokenizer.
-        min_tokens, edits, parse_special
+        min_tokens, edits, timeout, context, parse_special
             As for `generate`.
 
-        Yields
-        ------
-        str
-            New text, in whole characters. Text that may be the beginning of a stop string is held
-            back. The pieces joined are `Generation.text`.
+        Returns
+        -------
+        GenerationStream
+            An iterator over new text, in whole characters. Text that may be the beginning of a
+            stop string is held back. The pieces joined are `Generation.text`. `cancel` ends it
+            from any thread.
 
         Examples
         --------
@@ -329,7 +354,9 @@ class Model(Runner):
         from .generation.options import Chain, Options, Request
         from .generation.request import stream
 
-        options = Options.checked(self, max_tokens, min_tokens, stop, stop_ids, grammar)
+        options = Options.checked(
+            self, max_tokens, min_tokens, stop, stop_ids, grammar, timeout=timeout, context=context
+        )
         chain = Chain(temperature, top_k, top_p, seed, sampler)
         request = Request(options, chain, edits=edits, parse_special=parse_special)
         return stream(self, prompt, request)
@@ -352,6 +379,8 @@ class Model(Runner):
         logprobs: int | None = None,
         capture: Capture = None,
         edits: Any = (),
+        timeout: float | None = None,
+        context: str = "stop",
         template: str | None = None,
         variables: Mapping[str, Any] | None = None,
         parse_content: bool = True,
@@ -373,7 +402,7 @@ class Model(Runner):
             call is text in the answer, in the notation of the model.
         max_tokens, temperature, top_k, top_p, seed, sampler, grammar, stop, stop_ids, min_tokens
             As for `generate`.
-        logprobs, capture, edits
+        logprobs, capture, edits, timeout, context
             As for `generate`.
         template : str, optional
             A template that replaces the file's default: the name of a template in the file,
@@ -420,7 +449,17 @@ class Model(Runner):
         from .generation.options import Chain, ChatOptions, Options, Request
         from .generation.request import chat
 
-        options = Options.checked(self, max_tokens, min_tokens, stop, stop_ids, grammar, logprobs)
+        options = Options.checked(
+            self,
+            max_tokens,
+            min_tokens,
+            stop,
+            stop_ids,
+            grammar,
+            logprobs,
+            timeout=timeout,
+            context=context,
+        )
         chain = Chain(temperature, top_k, top_p, seed, sampler)
         chat_options = ChatOptions(tools, template, variables, parse_content, session)
         return chat(self, messages, chat_options, Request(options, chain, capture, edits))
@@ -441,11 +480,13 @@ class Model(Runner):
         stop_ids: Any = (),
         min_tokens: int = 0,
         edits: Any = (),
+        timeout: float | None = None,
+        context: str = "stop",
         template: str | None = None,
         variables: Mapping[str, Any] | None = None,
         parse_content: bool = True,
         session: Session | None = None,
-    ) -> Iterator[str]:
+    ) -> GenerationStream:
         """Generate the answer to a conversation and yield its text piece by piece.
 
         Parameters
@@ -454,13 +495,13 @@ class Model(Runner):
             As for `chat`.
         max_tokens, temperature, top_k, top_p, seed, sampler, grammar, stop, stop_ids
             As for `generate`.
-        min_tokens, edits
+        min_tokens, edits, timeout, context
             As for `generate`.
 
-        Yields
-        ------
-        str
-            New text, as in `stream`. The pieces joined are the text that `chat` returns.
+        Returns
+        -------
+        GenerationStream
+            As from `stream`. The pieces joined are the text that `chat` returns.
 
         Examples
         --------
@@ -474,7 +515,9 @@ class Model(Runner):
         from .generation.options import Chain, ChatOptions, Options, Request
         from .generation.request import chat_stream
 
-        options = Options.checked(self, max_tokens, min_tokens, stop, stop_ids, grammar)
+        options = Options.checked(
+            self, max_tokens, min_tokens, stop, stop_ids, grammar, timeout=timeout, context=context
+        )
         chain = Chain(temperature, top_k, top_p, seed, sampler)
         chat_options = ChatOptions(tools, template, variables, parse_content, session)
         return chat_stream(self, messages, chat_options, Request(options, chain, edits=edits))

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -324,17 +325,23 @@ def test_a_saved_session_remembers_that_it_was_edited(model, tmp_path):
 def test_a_session_belongs_to_a_generation_until_it_ends(model):
     session = model.session()
     session.eval([1, 2, 3])
-    with session.owned():
-        for call in (
-            lambda: session.eval([4]),
-            lambda: session.rewind(1),
-            lambda: session.reset(),
-            lambda: session.owned().__enter__(),
-        ):
-            with pytest.raises(RuntimeError, match="a generation that has not ended"):
-                call()
-        assert session.fork().eval([4]) is not None
-        assert session.tokens == [1, 2, 3]
+
+    def generation():
+        yield
+
+    generator = generation()
+    session.lend(weakref.ref(generator))
+    for call in (
+        lambda: session.eval([4]),
+        lambda: session.rewind(1),
+        lambda: session.reset(),
+        lambda: session.lend(weakref.ref(generation())),
+    ):
+        with pytest.raises(RuntimeError, match="a generation that has not ended"):
+            call()
+    assert session.fork().eval([4]) is not None
+    assert session.tokens == [1, 2, 3]
+    generator.close()
     session.eval([4])
 
 

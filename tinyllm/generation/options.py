@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..base.checks import integer, is_integer, ranged
+from ..base.checks import choice, integer, is_integer, positive, ranged
 from ..runtime.runner import Runner
 from ..runtime.session import Session
 from ..sampling.sampler import Sampler
@@ -40,6 +40,8 @@ class Options:
     stop_ids : frozenset of int
     grammar : Grammar, optional
     logprobs : int, optional
+    timeout : float, optional
+    context : str
     """
 
     max_tokens: int | None = None
@@ -48,6 +50,8 @@ class Options:
     stop_ids: frozenset[int] = frozenset()
     grammar: Grammar | None = None
     logprobs: int | None = None
+    timeout: float | None = None
+    context: str = "stop"
 
     @classmethod
     def checked(
@@ -59,6 +63,9 @@ class Options:
         stop_ids: Any = (),
         grammar: Any = None,
         logprobs: Any = None,
+        *,
+        timeout: Any = None,
+        context: Any = "stop",
     ) -> Options:
         """Return options made of a caller's arguments; raise if one is wrong."""
         size = model.config.vocab_size
@@ -69,6 +76,9 @@ class Options:
             )
         if logprobs is not None:
             ranged("logprobs", logprobs, 0, size, "the size of the vocabulary")
+        if timeout is not None:
+            positive("timeout", timeout)
+        choice("context", context, ("stop", "shift"))
         strings = _strings(() if stop is None else stop)
         stop_ids = () if stop_ids is None else stop_ids
         numbers = [stop_ids] if is_integer(stop_ids) else list(stop_ids)
@@ -93,6 +103,8 @@ class Options:
             frozenset(int(token) for token in numbers),
             grammar,
             None if logprobs is None else int(logprobs),
+            None if timeout is None else float(timeout),
+            str(context),
         )
 
 

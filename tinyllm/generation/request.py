@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ..base.checks import ranged
@@ -15,6 +15,7 @@ from .beam import search
 from .options import ChatOptions, Options, Request
 from .result import Generation
 from .stepper import Stepper
+from .stream import GenerationStream
 
 __all__ = ["beam_search", "chat", "chat_stepper", "chat_stream", "generate", "stream"]
 
@@ -27,12 +28,11 @@ def generate(model: Runner, prompt: Any, request: Request) -> Any:
     return results if batch else results[0]
 
 
-def stream(model: Runner, prompt: Prompt, request: Request) -> Iterator[str]:
+def stream(model: Runner, prompt: Prompt, request: Request) -> GenerationStream:
     """Return the pieces of a generated text as they are drawn; see `Model.stream`."""
     if model.tokenizer is None:
         raise ValueError("stream() returns text, but the model's file has no tokenizer")
-    stepper = _stepper(model, [prompt], request)
-    return (text for text in stepper if text)
+    return GenerationStream(_stepper(model, [prompt], request))
 
 
 def chat(model: Runner, messages: Any, chat_options: ChatOptions, request: Request) -> Any:
@@ -47,10 +47,9 @@ def chat(model: Runner, messages: Any, chat_options: ChatOptions, request: Reque
 
 def chat_stream(
     model: Runner, messages: Any, chat_options: ChatOptions, request: Request
-) -> Iterator[str]:
+) -> GenerationStream:
     """Return the pieces of an answer as they are drawn; see `Model.chat_stream`."""
-    stepper = chat_stepper(model, [messages], chat_options, request)
-    return (text for text in stepper if text)
+    return GenerationStream(chat_stepper(model, [messages], chat_options, request))
 
 
 def beam_search(

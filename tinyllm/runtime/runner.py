@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
@@ -84,6 +84,8 @@ class Runner:
         edits: Sequence[Sites] = (),
         first_layer: int = 0,
         resid: npt.ArrayLike | None = None,
+        *,
+        watch: Callable[[], object] | None = None,
     ) -> tuple[Float32, list[Trace]]:
         """Run tokens in several sessions together. `session` and `trace` are the simpler forms.
 
@@ -100,6 +102,8 @@ class Runner:
             The changes in each session, from `Program.sites`. Empty: no edits.
         first_layer, resid : int and array_like of float32, shape (T, D), optional
             Start at this layer with this residual stream, instead of the embedding.
+        watch : callable, optional
+            Called now and then during a long run, which ends if it raises.
 
         Returns
         -------
@@ -120,6 +124,12 @@ class Runner:
             needed = self._needed(dispatch.edits, arena.layout)
             captures = captures + Arena(needed, lengths, contexts).captures
         with Progress(1.0, f"running {sum(lengths)} tokens", sum(lengths) > 1) as bar:
+
+            def progress(done: float) -> None:
+                if watch is not None:
+                    watch()
+                bar.to(done)
+
             logits = self.core.forward(
                 tuple(sessions),
                 tuple(tokens),
@@ -130,7 +140,7 @@ class Runner:
                 edit=dispatch,
                 first_layer=first_layer,
                 resid=None if resid is None else np.ascontiguousarray(resid, np.float32),
-                progress=bar.to if bar.shown else None,
+                progress=progress if bar.shown or watch is not None else None,
             )
         if layout is None:
             return logits, []

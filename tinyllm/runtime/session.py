@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 import numpy as np
@@ -59,7 +59,7 @@ class Session:
         self._logits: tuple[int, Float32 | None] = (0, None)
         self._edits: list[tuple[object, ...]] = []  # that each token ran under
         self._shown = np.empty(0, np.int32)  # the tokens that traces hold; memory behind is free
-        self._reserved = False
+        self._generation: Callable[[], Generator[Any, Any, Any] | None] = lambda: None
 
     @property
     def tokens(self) -> list[int]:
@@ -324,33 +324,28 @@ class Session:
         del self._edits[len(self) - tokens :]
         self._ran_under()[len(self) - tokens :] = [tuple(edits)] * tokens
 
-    @contextlib.contextmanager
-    def owned(self) -> Iterator[None]:
-        """Reserve the session: until the end of the block nobody else may change it.
+    def lend(self, generation: weakref.ref[Generator[Any, Any, Any]]) -> None:
+        """Reserve the session for a generator. Until the generator ends nobody else may change it.
+
+        There is nothing to give back, which an interrupt could prevent.
+
+        Parameters
+        ----------
+        generation : weakref.ref
+            A reference to the generator.
 
         Raises
         ------
         RuntimeError
-            If it is reserved already.
-
-        Examples
-        --------
-        >>> import tinyllm as tl
-        >>> session = tl.load().session()
-        >>> with session.owned():
-        ...     session.eval([1, 2, 3])
-        Traceback (most recent call last):
-        RuntimeError: the session belongs to a generation that has not ended
+            If it is reserved for another one.
         """
         self._check_free()
-        self._reserved = True
-        try:
-            yield
-        finally:
-            self._reserved = False
+        self._generation = generation
 
     def _check_free(self) -> None:
-        if self._reserved:
+        generation = self._generation()
+        frame = getattr(generation, "gi_frame", None)  # None after its end, however it ended
+        if frame is not None:
             raise RuntimeError(
                 "the session belongs to a generation that has not ended; finish it, call its "
                 "close(), or use session.fork()"
