@@ -388,3 +388,13 @@ def test_interrupts_leave_the_old_state_or_the_new_one(model):
     session.keep([*session.tokens, 1])  # what is left ran without edits, and nothing else
     fresh.eval([*session.tokens, 7])
     assert np.array_equal(session.eval([7]), fresh.logits)
+
+
+def test_tokens_do_not_inherit_the_edits_of_forgotten_ones(model):
+    """An interrupt after a run can keep the session from noting under which edits it ran."""
+    session = model.session()
+    session.eval([1, 2, 3, 4, 5])
+    assert session.keep([9, 9, 9], [DIRECTION]) == 0
+    model.run([session.core], [np.array([1, 2, 3], np.int32)], [])  # nothing is noted
+    assert session.tokens == [1, 2, 3]
+    assert session.keep([1, 2, 3, 4]) == 0

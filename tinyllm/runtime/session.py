@@ -422,7 +422,12 @@ class Session:
         """Remove at least `n` tokens, and return how many are left."""
         if n:
             self._logits = -1, None
-        return self.core.rewind(len(self) - n)
+        # The edits go before the tokens: if an interrupt comes between, they are unknown, and the
+        # tokens that come next do not inherit them.
+        edits, self._edits = self._edits, []
+        kept = self.core.rewind(len(self) - n)
+        self._edits = edits[:kept]
+        return kept
 
     def _go_back(self, length: int) -> None:
         """Keep `length` tokens. Those after the states that are known run again."""
@@ -438,6 +443,7 @@ class Session:
         if len(again):
             self.model.run([core], [again], [])
         self._logits = -1, None
+        del self._edits[length:]  # before the tokens, as in `_forget`
         self.core = core
 
     def reset(self) -> None:
