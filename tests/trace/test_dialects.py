@@ -6,7 +6,7 @@ import gguf
 import pytest
 
 import tinyllm as tl
-from testkit import models
+from testkit import architectures, mixtures, models
 from tinyllm.trace.dialects import TABLE, hint, table_names, translate
 
 SIZES = {"layers": 4, "width": 32, "heads": 4, "kv_heads": 2, "ffn": 48, "vocab": 60}
@@ -143,14 +143,59 @@ def test_weights_say_our_name(model):
 @pytest.mark.parametrize("ours", [row.ours for row in TABLE])
 def test_our_weights_agree_with_those_of_gguf(ours):
     """PyPI gguf has a table of the names of parameters, which its converters use."""
-    theirs = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 4)
+    kinds = ("LLAMA", "GEMMA2", "GPT2", "QWEN3MOE", "PHI3")
+    maps = [gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, kind), 4) for kind in kinds]
     row = next(row for row in TABLE if row.ours == ours)
     for name in f"{row.hugging_face} {row.meta}".split():
         module = name.replace("{i}", "3")
-        module = module if name == row.meta or module == "lm_head" else f"model.{module}"
-        if "[" in module or theirs.get_name(module) is None:
-            continue
-        assert theirs.get_name(module) == ours.replace("{i}", "3")
+        prefix = "transformer." if module.startswith(("h.", "w", "ln_f")) else "model."
+        spellings = (module, prefix + module)
+        theirs = {each.get_name(spelling) for each in maps for spelling in spellings} - {None}
+        assert not theirs or ours.replace("{i}", "3") in theirs, name
+
+
+def test_names_mean_what_the_architecture_makes_of_them(tmp_path):
+    """The same module is something else in another architecture."""
+    meanings = {
+        "gemma2": {
+            "model.layers.1.post_attention_layernorm": "blk.1.post_attention_norm",
+            "model.layers.1.pre_feedforward_layernorm": "blk.1.ffn_norm",
+            "model.layers.1.self_attn": "blk.1.attn_output",
+            "blocks.1.hook_attn_out": "blk.1.post_attention_norm",
+            "blocks.1.hook_mlp_out": "blk.1.post_ffw_norm",
+            "blocks.1.mlp.hook_pre": "blk.1.ffn_gate",
+        },
+        "gpt2": {
+            "transformer.wpe": "position_embd",
+            "transformer.h.1": "blk.1.resid_post",
+            "transformer.h.1.ln_2": "blk.1.ffn_norm",
+            "transformer.h.1.mlp.c_fc": "blk.1.ffn_up",
+            "blocks.1.mlp.hook_pre": "blk.1.ffn_up",
+            "blocks.1.hook_mlp_out": "blk.1.ffn_down",
+            "transformer.ln_f": "output_norm",
+        },
+        "qwen3moe": {
+            "model.layers.1.mlp": "blk.1.ffn_moe",
+            "model.layers.1.mlp.gate": "blk.1.ffn_gate_inp",
+            "blocks.1.hook_mlp_out": "blk.1.ffn_moe",
+            "model.layers.1.self_attn.q_norm": "blk.1.attn_q_norm",
+            "model.layers.1.post_attention_layernorm": "blk.1.ffn_norm",
+        },
+    }
+    for architecture, names in meanings.items():
+        made = (
+            mixtures.random_mixture(architecture=architecture)
+            if "moe" in architecture
+            else (architectures.random_architecture(architecture))
+        )
+        tl.write_gguf(tmp_path / f"{architecture}.gguf", *made)
+        model = tl.load(tmp_path / f"{architecture}.gguf")
+        taps = [tap.name for tap in model.taps]
+        for theirs, ours in names.items():
+            assert [each.ours for each in translate(theirs, taps)] == [ours], theirs
+    weights = tl.load(tmp_path / "gpt2.gguf").weights
+    with pytest.raises(KeyError, match=r"'blk\.1\.attn_qkv\.weight' here"):
+        weights["transformer.h.1.attn.c_attn.weight"]
 
 
 def test_blocks_and_suffixes(model, trace):

@@ -32,6 +32,8 @@ class Row:
         Modules of Meta's checkpoints.
     parameters : str
         Parameters of TransformerLens. Those that begin with ``b_`` are biases.
+    replaces : tuple of str
+        Rows whose names mean this row instead in models that have both.
     """
 
     ours: str
@@ -40,17 +42,21 @@ class Row:
     llama_cpp: str = ""
     meta: str = ""
     parameters: str = ""
+    replaces: tuple[str, ...] = ()
 
 
 #: In the order of the forward pass. A name that has several meanings is in several rows.
 TABLE = (
-    Row("token_embd", "hook_embed embed.hook_out", "embed_tokens", "inp_embd embd",
+    Row("token_embd", "hook_embed embed.hook_out", "embed_tokens wte", "inp_embd embd",
         "tok_embeddings", "embed.W_E W_E"),
+    Row("position_embd", "hook_pos_embed pos_embed.hook_out", "wpe", "pos_embd", "",
+        "pos_embed.W_pos W_pos"),
     Row("blk.{i}.resid_pre", "blocks.{i}.hook_resid_pre blocks.{i}.hook_in", "hidden_states[{i}]"),
     Row("blk.{i}.attn_norm_scale", "blocks.{i}.ln1.hook_scale"),
     Row("blk.{i}.attn_norm", "blocks.{i}.ln1.hook_normalized blocks.{i}.ln1.hook_out",
-        "layers.{i}.input_layernorm", "attn_norm-{i}", "layers.{i}.attention_norm",
+        "layers.{i}.input_layernorm h.{i}.ln_1", "attn_norm-{i}", "layers.{i}.attention_norm",
         "blocks.{i}.ln1.w"),
+    Row("blk.{i}.attn_qkv", "", "layers.{i}.self_attn.qkv_proj h.{i}.attn.c_attn", "wqkv-{i}"),
     Row("blk.{i}.attn_q", "blocks.{i}.attn.hook_q blocks.{i}.attn.q.hook_out",
         "layers.{i}.self_attn.q_proj", "Qcur-{i}", "layers.{i}.attention.wq",
         "blocks.{i}.attn.W_Q blocks.{i}.attn.b_Q"),
@@ -71,30 +77,46 @@ TABLE = (
         "kqv-{i} kqv_merged-{i} kqv_merged_cont-{i} kqv_out-{i}"),
     Row("blk.{i}.attn_output",
         "blocks.{i}.hook_attn_out blocks.{i}.attn.hook_out blocks.{i}.attn.o.hook_out",
-        "layers.{i}.self_attn.o_proj layers.{i}.self_attn", "attn_out-{i} kqv_out-{i}",
+        "layers.{i}.self_attn.o_proj layers.{i}.self_attn h.{i}.attn.c_proj h.{i}.attn",
+        "attn_out-{i} kqv_out-{i}",
         "layers.{i}.attention.wo", "blocks.{i}.attn.W_O blocks.{i}.attn.b_O"),
+    Row("blk.{i}.post_attention_norm", "blocks.{i}.hook_attn_out",
+        "layers.{i}.post_attention_layernorm", "attn_post_norm-{i}",
+        replaces=("blk.{i}.attn_output", "blk.{i}.ffn_norm")),
     Row("blk.{i}.resid_mid", "blocks.{i}.hook_resid_mid blocks.{i}.ln2.hook_in", "",
         "ffn_inp-{i}"),
     Row("blk.{i}.ffn_norm_scale", "blocks.{i}.ln2.hook_scale"),
     Row("blk.{i}.ffn_norm", "blocks.{i}.ln2.hook_normalized blocks.{i}.ln2.hook_out",
-        "layers.{i}.post_attention_layernorm", "ffn_norm-{i}", "layers.{i}.ffn_norm",
+        "layers.{i}.post_attention_layernorm layers.{i}.pre_feedforward_layernorm h.{i}.ln_2",
+        "ffn_norm-{i}", "layers.{i}.ffn_norm",
         "blocks.{i}.ln2.w"),
     Row("blk.{i}.ffn_gate", "blocks.{i}.mlp.hook_pre blocks.{i}.mlp.gate.hook_out",
         "layers.{i}.mlp.gate_proj", "ffn_gate-{i}", "layers.{i}.feed_forward.w1",
-        "blocks.{i}.mlp.W_gate"),
-    Row("blk.{i}.ffn_up", "blocks.{i}.mlp.hook_pre_linear blocks.{i}.mlp.in.hook_out",
-        "layers.{i}.mlp.up_proj", "ffn_up-{i}", "layers.{i}.feed_forward.w3",
+        "blocks.{i}.mlp.W_gate", replaces=("blk.{i}.ffn_up",)),
+    Row("blk.{i}.ffn_up",
+        "blocks.{i}.mlp.hook_pre blocks.{i}.mlp.hook_pre_linear blocks.{i}.mlp.in.hook_out",
+        "layers.{i}.mlp.up_proj layers.{i}.mlp.gate_up_proj h.{i}.mlp.c_fc", "ffn_up-{i}",
+        "layers.{i}.feed_forward.w3",
         "blocks.{i}.mlp.W_in blocks.{i}.mlp.b_in"),
     Row("blk.{i}.ffn_act", "blocks.{i}.mlp.hook_post blocks.{i}.mlp.out.hook_in", "",
         "ffn_swiglu-{i} ffn_gate_par-{i}"),
     Row("blk.{i}.ffn_down",
         "blocks.{i}.hook_mlp_out blocks.{i}.mlp.hook_out blocks.{i}.mlp.out.hook_out",
-        "layers.{i}.mlp.down_proj layers.{i}.mlp", "ffn_out-{i}", "layers.{i}.feed_forward.w2",
+        "layers.{i}.mlp.down_proj layers.{i}.mlp h.{i}.mlp.c_proj h.{i}.mlp", "ffn_out-{i}",
+        "layers.{i}.feed_forward.w2",
         "blocks.{i}.mlp.W_out blocks.{i}.mlp.b_out"),
-    Row("blk.{i}.resid_post", "blocks.{i}.hook_resid_post blocks.{i}.hook_out", "layers.{i}",
+    Row("blk.{i}.ffn_gate_inp", "", "layers.{i}.mlp.gate layers.{i}.block_sparse_moe.gate",
+        "ffn_moe_logits-{i}"),
+    Row("blk.{i}.ffn_expert_probs", "", "", "ffn_moe_probs-{i}"),
+    Row("blk.{i}.ffn_moe", "blocks.{i}.hook_mlp_out",
+        "layers.{i}.mlp layers.{i}.block_sparse_moe", "ffn_moe_out-{i}"),
+    Row("blk.{i}.post_ffw_norm", "blocks.{i}.hook_mlp_out",
+        "layers.{i}.post_feedforward_layernorm", "ffn_post_norm-{i}",
+        replaces=("blk.{i}.ffn_down", "blk.{i}.ffn_moe")),
+    Row("blk.{i}.resid_post", "blocks.{i}.hook_resid_post blocks.{i}.hook_out", "layers.{i} h.{i}",
         "l_out-{i}"),
     Row("output_norm_scale", "ln_final.hook_scale"),
-    Row("output_norm", "ln_final.hook_normalized ln_final.hook_out unembed.hook_in", "norm",
+    Row("output_norm", "ln_final.hook_normalized ln_final.hook_out unembed.hook_in", "norm ln_f",
         "result_norm", "norm", "ln_final.w"),
     Row("output", "unembed.hook_out", "lm_head", "result_output", "output", "unembed.W_U W_U"),
 )  # fmt: skip
@@ -120,7 +142,7 @@ _SHORT = {
 _NUMBER = re.compile(r"(?<=[.\[-])(\d+|\*)(?=[.\]]|$)")
 
 #: What wrappers of Hugging Face's modules put before their names.
-_WRAPPERS = re.compile(r"(?:(?:base_model|language_model|model)\.)+")
+_WRAPPERS = re.compile(r"(?:(?:base_model|language_model|model|transformer)\.)+")
 
 #: Suffixes of the parameters of a module.
 _SUFFIXES = (".weight", ".bias")
@@ -214,9 +236,21 @@ def translate(name: object, known: Collection[str]) -> list[Translation]:
     ['blk.2.attn_probs']
     """
     found = [each for each in _translations(name) if each.ours.replace("*", "0") in known]
+    replaced = {other for each in found for other in _replaced(each.ours)}
+    found = [each for each in found if each.ours not in replaced]
     if len(found) > 1 and found[-1].differs == "shared with the embedding":
         del found[-1]
     return found
+
+
+def _replaced(ours: str) -> list[str]:
+    """Return the names that mean this one instead, in models that have both."""
+    number = _NUMBER.search(ours)
+    general = _NUMBER.sub("{i}", ours, count=1)
+    suffix = next((s for s in _SUFFIXES if general.endswith(s)), "")
+    found = [row.replaces for row in TABLE if row.ours + suffix == general]
+    others = found[0] if found else ()
+    return [other.replace("{i}", number[0] if number else "") + suffix for other in others]
 
 
 def hint(name: object, known: Collection[str]) -> str:
