@@ -20,6 +20,7 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     --------
     >>> import warnings
     >>> with warnings.catch_warnings(record=True) as said:
+    ...     warnings.simplefilter("always")
     ...     warn("mind the gap")
     >>> str(said[0].message)
     'mind the gap'
