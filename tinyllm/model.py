@@ -582,7 +582,12 @@ class Model(Runner):
         return beam_search(self, prompt, beams, options, length_penalty, parse_special)
 
     def embed(
-        self, prompt: Any, *, pooling: str | None = None, normalize: bool | None = None
+        self,
+        prompt: Any,
+        *,
+        pooling: str | None = None,
+        normalize: bool | None = None,
+        parse_special: bool = False,
     ) -> Any:
         """Return the embedding of a text: one vector for all its tokens.
 
@@ -596,6 +601,8 @@ class Model(Runner):
             encoder, and the last token in a decoder.
         normalize : bool, optional
             Whether vectors get the length 1. Default: yes, but not for "rank" and "none".
+        parse_special : bool
+            As for `trace`.
 
         Returns
         -------
@@ -615,7 +622,7 @@ class Model(Runner):
         >>> bool(-1 <= a @ b <= 1)
         True
         """
-        return embed(self, prompt, pooling, normalize)
+        return embed(self, prompt, pooling, normalize, parse_special)
 
     def score(self, text: Any, *, parse_special: bool = False) -> Any:
         """Return the log-probability of each token of a text.

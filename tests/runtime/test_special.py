@@ -46,6 +46,7 @@ def test_every_function_that_takes_a_text(model, ids):
         model.perplexity(ids, method="hf")
     )
     assert len(tl.kl(model, model, TEXT, parse_special=True).values) == len(ids) - 1
+    assert np.array_equal(model.embed(TEXT, parse_special=True), model.embed(ids))
     session = model.session()
     session.eval("ROMEO:", parse_special=True)
     before = len(session)

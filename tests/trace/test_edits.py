@@ -560,6 +560,8 @@ def test_infinity_and_nan_are_said_aloud_except_where_they_hide_a_token(model):
     hide[:, 1:, 0] = -np.inf
     t = model.trace(ids, "blk.0.attn_probs", edits=tl.add("blk.0.attn_scores", hide))
     assert (t["blk.0.attn_probs"][:, 1:, 0] == 0).all()  # no warning: warnings are errors here
+    t = model.trace(ids, "output", edits=tl.add("output", [-np.inf] * 30 + [0.0] * 30))
+    assert np.isneginf(t["output"][:, :30]).all()
     bad = {
         "set": tl.set(TAP, np.inf, at=1),
         "add": tl.add(TAP, -np.inf),

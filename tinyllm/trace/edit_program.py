@@ -98,10 +98,14 @@ class Program:
 Sites: TypeAlias = dict[int, list[tuple[Site, Change]]]
 
 
+#: Roles of values from which a softmax makes probabilities.
+_SCORES = frozenset(("attn_scores", "router", "logits"))
+
+
 def _not_numbers(site: Site, values: Any) -> npt.NDArray[np.bool_]:
-    """Return which values are NaN or infinite. In attention scores, -inf hides a token."""
+    """Return which values are NaN or infinite. In scores, -inf hides a token or an expert."""
     wrong: npt.NDArray[np.bool_] = ~np.isfinite(values)
-    if site.tap.family == "attn_scores":
+    if not _SCORES.isdisjoint(site.tap.roles):
         wrong &= ~np.isneginf(values)
     return wrong
 
