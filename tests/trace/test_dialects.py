@@ -6,7 +6,7 @@ import gguf
 import pytest
 
 import tinyllm as tl
-from testkit import architectures, mixtures, models
+from testkit import architectures, models
 from tinyllm.trace.dialects import TABLE, hint, table_names, translate
 
 SIZES = {"layers": 4, "width": 32, "heads": 4, "kv_heads": 2, "ffn": 48, "vocab": 60}
@@ -183,11 +183,7 @@ def test_names_mean_what_the_architecture_makes_of_them(tmp_path):
         },
     }
     for architecture, names in meanings.items():
-        made = (
-            mixtures.random_mixture(architecture=architecture)
-            if "moe" in architecture
-            else (architectures.random_architecture(architecture))
-        )
+        made = architectures.random_architecture(architecture)
         tl.write_gguf(tmp_path / f"{architecture}.gguf", *made)
         model = tl.load(tmp_path / f"{architecture}.gguf")
         taps = [tap.name for tap in model.taps]
