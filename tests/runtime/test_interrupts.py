@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tinyllm as tl
-from testkit import models
+from testkit import models, recurrent
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timer")
 
@@ -176,3 +176,38 @@ def test_some_interrupts(model, alarm):
     for name in ("eval", "trace"):
         hits = sum(interrupted(alarm, name, model, 1e-6 + draw.random() * 0.001) for _ in range(60))
         assert hits > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["lfm2", "qwen35"])
+def test_interrupts_of_recurrent_models(architecture, alarm, tmp_path):
+    """A rewind runs tokens again, from the states that the session keeps."""
+    tl.write_gguf(tmp_path / "m.gguf", *recurrent.random_model(architecture))
+    model = tl.load(tmp_path / "m.gguf", threads=1)
+    start = [(7 * i) % 90 for i in range(262)]
+    whole = model.session()
+    whole.eval(start)
+    calls = {
+        "eval": lambda session: session.eval([5] * 9),
+        "trace": lambda session: session.eval([5] * 9, capture="*"),
+        "rewind": lambda session: session.rewind(3),
+        "rewind and eval": lambda session: (session.rewind(3), session.eval([9] * 3)),
+    }
+    draw = random.Random(architecture)
+    for name, call in calls.items():
+        call(whole.fork())
+        hits = tries = 0
+        while hits < 25 and tries < 2000:
+            tries += 1
+            session = whole.fork()
+            seconds = 1e-6 + draw.random() * 0.003
+            if not alarm.interrupts(lambda: call(session), seconds):  # noqa: B023 (runs at once)
+                continue
+            hits += 1
+            ids = session.tokens
+            assert len(session) == len(ids)
+            fresh = model.session()
+            fresh.eval(ids)
+            assert session.fork().keep([*ids, 0]) <= len(ids)
+            assert np.array_equal(session.eval([7]), fresh.eval([7])), name
+        assert hits == 25, name
