@@ -510,7 +510,33 @@ PyDoc_STRVAR(
     ">>> w.raw.shape, w[1]\n"
     "((2, 12), array([3., 4., 5.], dtype=float32))\n");
 
+/* Pickled with its bytes, so that it needs no file elsewhere. */
+static PyObject *weight_reduce(PyObject *op, PyObject *ignored) {
+    tlpy_weight *self = (tlpy_weight *)op;
+    PyObject *shape = PyObject_GetAttrString(op, "shape"), *bytes = NULL, *result = NULL;
+    (void)ignored;
+    if (shape != NULL) {
+        bytes = PyBytes_FromStringAndSize((const char *)self->matrix.data, (Py_ssize_t)self->bytes);
+    }
+    if (bytes != NULL) {
+        result = Py_BuildValue("O(OOsO)", Py_TYPE(op), self->name, shape, self->matrix.type->name,
+                               bytes);
+    }
+    Py_XDECREF(shape);
+    Py_XDECREF(bytes);
+    return result;
+}
+
+/* An immutable object is its own copy. */
+static PyObject *weight_copy(PyObject *self, PyObject *ignored) {
+    (void)ignored;
+    return Py_NewRef(self);
+}
+
 static PyMethodDef weight_methods[] = {
+    {"__reduce__", weight_reduce, METH_NOARGS, "Pickle the weight with its bytes."},
+    {"__copy__", weight_copy, METH_NOARGS, "The weight itself, which is immutable."},
+    {"__deepcopy__", weight_copy, METH_O, "The weight itself, which is immutable."},
     {"numpy", (PyCFunction)(void (*)(void))weight_numpy, METH_VARARGS | METH_KEYWORDS, numpy_doc},
     {"__array__", (PyCFunction)(void (*)(void))weight_array, METH_VARARGS | METH_KEYWORDS,
      array_doc},

@@ -153,10 +153,17 @@ def test_what_a_schema_accepts(schema, good, bad):
 
 
 ANY = [
-    ({"properties": {"a": {"type": "integer"}, "b": {}}, "required": ["b"]},
-     ['{"b": 1, "c": 2, "a": 3}', "[]", ' { "b" : 1 } '], ['{"a": 1}', '{"b": 1, "a": "x"}']),
+    (
+        {"properties": {"a": {"type": "integer"}, "b": {}}, "required": ["b"]},
+        ['{"b": 1, "c": 2, "a": 3}', "[]", ' { "b" : 1 } '],
+        ['{"a": 1}', '{"b": 1, "a": "x"}'],
+    ),
     ({"prefixItems": [{"type": "integer"}]}, ['[1, "x"]', "[]", "{}"], ['["x"]']),
-    ({"type": "number", "minimum": 0}, ["1e-06", "1E5", "1.5e300", "0.30000000000000004", "-0"], ["-1", "-1e-5"]),
+    (
+        {"type": "number", "minimum": 0},
+        ["1e-06", "1E5", "1.5e300", "0.30000000000000004", "-0"],
+        ["-1", "-1e-5"],
+    ),
     ({"type": "number"}, ["1e100", "1.7976931348623157e+308", "-2.5e-200"], ["1.", "01"]),
     ({"type": "integer"}, ["18446744073709551615", "1.0", "-3.0", "1e2"], ["1.5", "1e-2"]),
     ({"type": "integer", "$schema": "http://json-schema.org/draft-04/schema#"}, ["1"], ["1.0"]),
@@ -165,7 +172,11 @@ ANY = [
     ({"const": {"a": 1, "b": 2}}, ['{"b": 2, "a": 1}'], ['{"a": 1}', '{"a": 1, "b": 2, "c": 3}']),
     ({"format": "email"}, ["12", '"a@b.c"'], ['"a"']),
     ({"minLength": 2}, ['"\\ud83d\\ude00a"', "null"], ['"\\ud83d\\ude00"']),
-    ({"required": list("abcdefgh")}, [json.dumps(dict.fromkeys("abcdefgh", 1))], ["{}", '{"h": 1}']),
+    (
+        {"required": list("abcdefgh")},
+        [json.dumps(dict.fromkeys("abcdefgh", 1))],
+        ["{}", '{"h": 1}'],
+    ),
 ]
 
 
@@ -184,9 +195,18 @@ def test_form_is_checked():
 
 def test_older_drafts():
     four = "http://json-schema.org/draft-04/schema#"
-    schema = {"$schema": four, "items": [{"type": "null"}], "additionalItems": {"maximum": 3, "exclusiveMaximum": True}}
+    schema = {
+        "$schema": four,
+        "items": [{"type": "null"}],
+        "additionalItems": {"maximum": 3, "exclusiveMaximum": True},
+    }
     grammar = tl.Grammar.json_schema(schema)
-    assert [grammar.accepts(t) for t in ("[]", "[null,2]", "[null,3]", "[1]")] == [True, True, False, False]
+    assert [grammar.accepts(t) for t in ("[]", "[null,2]", "[null,3]", "[1]")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
     schema = {"$schema": four, "properties": {"a": {}, "b": {}}, "dependencies": {"a": ["b"]}}
     assert not accepts(schema, {"a": 1})
     # beside $ref, other keywords had no effect up to draft 7
@@ -197,9 +217,15 @@ def test_older_drafts():
 
 def test_a_table_of_formats():
     table = {
-        "email": (["a@b.org", "first.last+tag@sub.example.co"], ["a@", "@b.org", "not an email", ""]),
+        "email": (
+            ["a@b.org", "first.last+tag@sub.example.co"],
+            ["a@", "@b.org", "not an email", ""],
+        ),
         "hostname": (["example.com", "localhost", "a-b.c0"], ["_host", "a b", "-a.com", "a..b"]),
-        "uri": (["https://example.com/a?b=c#d", "urn:isbn:0451450523"], ["example.com/a", "http://a b"]),
+        "uri": (
+            ["https://example.com/a?b=c#d", "urn:isbn:0451450523"],
+            ["example.com/a", "http://a b"],
+        ),
         "uri-reference": (["/a/b?c", "#x", "a:b"], ["://", "a b"]),
         "iri": (["https://exämple.org/ß"], ["not an iri"]),
         "ipv6": (["::1", "2001:db8::ff00:42:8329", "::ffff:1.2.3.4"], ["12345::", "1:2:3", ":::"]),

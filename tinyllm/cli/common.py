@@ -15,6 +15,11 @@ __all__ = ["add_model", "add_prompt", "add_sampling", "load_model", "read_prompt
 def add_prompt(parser: argparse.ArgumentParser) -> None:
     """Add the argument that `read_prompt` reads."""
     parser.add_argument("prompt", nargs="*", help="the prompt; - or no prompt: read standard input")
+    parser.add_argument(
+        "--special",
+        action="store_true",
+        help="read texts of special tokens in the prompt, such as <|im_start|>, as these tokens",
+    )
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> None:
         top_k=args.top_k,
         top_p=args.top_p,
         seed=args.seed,
+        parse_special=args.special,
     )
     for piece in pieces:
         stream(piece)

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     prompt = read_prompt(args)
     model = load_model(args)
     capture = args.capture or None
-    run = model.trace(prompt, capture)
+    run = model.trace(prompt, capture, parse_special=args.special)
     show("tokens: " + " ".join(repr(piece) for piece in run.pieces))
     show()
     show(run.table())

@@ -553,9 +553,9 @@ def check_format(metadata: Mapping[str, str], name: str) -> None:
     )
 
 
-def read_token_ids(metadata: Mapping[str, str]) -> npt.NDArray[np.int32]:
-    """Return the metadata entry ``tokens`` as int32 ids. -1 stands for an unknown token."""
-    ids = parse_json(metadata.get("tokens", "null"), "tokens")
+def read_token_ids(metadata: Mapping[str, str], key: str = "tokens") -> npt.NDArray[np.int32]:
+    """Return a metadata entry as int32 ids of tokens. -1 stands for an unknown token."""
+    ids = parse_json(metadata.get(key, "null"), key)
     if not isinstance(ids, list) or not all(type(i) is int and -1 <= i < 2**31 for i in ids):
-        raise bad_field("tokens", ids, "a list of token ids")
+        raise bad_field(key, ids, "a list of token ids")
     return np.asarray(ids, np.int32)

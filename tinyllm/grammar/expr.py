@@ -466,8 +466,12 @@ def prune(rules: Rules, root: str) -> dict[str, Expr]:
             return machine
         left = alive([[to for _, to in out] for out in edges], machine.ends)
         # states are not renumbered: those that lead nowhere lose their edges
-        return None if 0 not in left else Machine(
-            tuple(tuple(e for e in out if e[1] in left) for out in edges), machine.ends, False
+        return (
+            None
+            if 0 not in left
+            else Machine(
+                tuple(tuple(e for e in out if e[1] in left) for out in edges), machine.ends, False
+            )
         )
 
     pruned = {name: kept(expr) for name, expr in rules.items() if name in ends}

@@ -62,9 +62,7 @@ def kind_of(value: Any, draft: int = 2020) -> str:
         return "integer"
     if isinstance(value, float):
         return "integer" if value.is_integer() and draft > 4 else "fraction"
-    return (
-        "string" if isinstance(value, str) else "array" if isinstance(value, list) else "object"
-    )
+    return "string" if isinstance(value, str) else "array" if isinstance(value, list) else "object"
 
 
 def all_of(parts: Iterable[Any]) -> Any:

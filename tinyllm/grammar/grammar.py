@@ -205,6 +205,21 @@ class Grammar:
                 self._constraints[tokenizer] = found
             return found
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the grammar without what it caches for tokenizers."""
+        return {k: v for k, v in vars(self).items() if k not in ("_constraints", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._constraints = weakref.WeakKeyDictionary()
+        self._lock = threading.Lock()
+
+    def __copy__(self) -> Grammar:
+        return self  # immutable
+
+    def __deepcopy__(self, memo: object) -> Grammar:
+        return self
+
     def __str__(self) -> str:
         """Return the grammar as GBNF."""
         return to_gbnf(self.rules).rstrip("\n")

@@ -134,9 +134,7 @@ class Items:
         for hits in itertools.product((False, True), repeat=len(counts)):
             parts, after = [base], list(counts)
             fine = True
-            for k, (hit, (schema, least, most)) in enumerate(
-                zip(hits, flat.contains, strict=True)
-            ):
+            for k, (hit, (schema, least, most)) in enumerate(zip(hits, flat.contains, strict=True)):
                 if hit:
                     parts.append(schema)
                     after[k] = counts[k] + 1 if most is not None else min(counts[k] + 1, least)

@@ -238,9 +238,7 @@ class Logic:
                 out.append(Flat(values=tuple(kept)))
         return out
 
-    def _groups(
-        self, keys: Mapping[str, Any], at: str, seen: tuple[str, ...]
-    ) -> Iterable[Flats]:
+    def _groups(self, keys: Mapping[str, Any], at: str, seen: tuple[str, ...]) -> Iterable[Flats]:
         """Yield the alternatives of each combination in a schema."""
         for key in ("$ref", "$dynamicRef", "$recursiveRef"):
             if key in keys:
@@ -467,9 +465,7 @@ class Logic:
         return found
 
     def _not_objects(self, keys: Mapping[str, Any]) -> Flats:
-        out = [
-            _only("object", shapes=(Shape({name: False}),)) for name in keys.get("required", ())
-        ]
+        out = [_only("object", shapes=(Shape({name: False}),)) for name in keys.get("required", ())]
         for name, schema in keys.get("properties", {}).items():
             if schema is not True and schema != {}:
                 shapes = (Shape({name: {"not": schema}}),)

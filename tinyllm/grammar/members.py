@@ -90,9 +90,7 @@ class Members:
 
     def plain(self, flat: Flat, at: str, witness: tuple[Shape, Any] | None) -> Expr:
         listing = [shape for shape in flat.shapes if shape.listed is not None]
-        closed = (
-            not self.writer.loose and bool(listing) and not any(s.opened for s in flat.shapes)
-        )
+        closed = not self.writer.loose and bool(listing) and not any(s.opened for s in flat.shapes)
         names = self.names(flat)
         allowed = {name for shape in listing for name in shape.listed or ()}
         pairs: list[_Pair] = []
@@ -244,9 +242,7 @@ class Members:
                 return self.tail(others, last, count, need, most, at)
             if (i, count) not in rules:
                 mark: tuple[Expr, ...] = (comma,) if count else ()
-                ways: list[Expr] = [
-                    Seq((*mark, pairs[i].expr, rest(i + 1, min(count + 1, top))))
-                ]
+                ways: list[Expr] = [Seq((*mark, pairs[i].expr, rest(i + 1, min(count + 1, top))))]
                 if not pairs[i].needed:
                     ways.append(rest(i + 1, count))
                 where = f"{at} (from property {i})"

@@ -300,7 +300,9 @@ def _loose_magnitude(
     if exponent is not None:
         items.append(Seq((digits(1), _POINT_ZEROS if whole else _FRACTION, exponent)))
     if high is None:  # up to the largest float64
-        top = Alt((_LARGEST_FLOAT, Seq((Text("1"), optional(Seq((Text("."), digits(0, 6), _SOME)))))))
+        top = Alt(
+            (_LARGEST_FLOAT, Seq((Text("1"), optional(Seq((Text("."), digits(0, 6), _SOME))))))
+        )
         exponent = _exponent(_LARGEST + 1, _LARGEST + 1)
         if exponent is not None and not whole:
             items.append(Seq((top, exponent)))

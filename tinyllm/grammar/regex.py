@@ -156,7 +156,6 @@ _START = _Look(False, True, ANY)
 _END = _Look(True, True, ANY)
 
 
-
 def _seq(parts: list[_Tree]) -> _Tree:
     joined: list[_Tree] = []
     for part in parts:

@@ -168,7 +168,7 @@ def temperature(candidates: Candidates, context: Context, value: float) -> Candi
 
 @sampler("top_k")
 def top_k(candidates: Candidates, context: Context, k: int) -> Candidates:
-    """Keep the k best tokens; 0 or less keeps all."""
+    """Keep the k best tokens; 0 or less keeps all, as in llama.cpp."""
     k = integer("top_k", k)
     size = len(candidates.ids)
     if k <= 0 or k >= size:
@@ -182,13 +182,13 @@ def top_k(candidates: Candidates, context: Context, k: int) -> Candidates:
 
 @sampler("top_p")
 def top_p(candidates: Candidates, context: Context, p: float) -> Candidates:
-    """Keep the smallest number of best tokens whose probabilities sum to p; 1 or more keeps all.
+    """Keep the smallest number of best tokens whose probabilities sum to p, 0 to 1; 1 keeps all.
 
     Holtzman et al., "The Curious Case of Neural Text Degeneration" (2020).
     """
     p = _number("top_p", p)
-    _check(p >= 0, "top_p", p, "a number >= 0")
-    if p >= 1:
+    _check(0 <= p <= 1, "top_p", p, "0 to 1")
+    if p == 1:
         return candidates
     candidates = candidates.best_first()
     total = np.add.accumulate(candidates.probabilities)
@@ -230,8 +230,8 @@ def typical(candidates: Candidates, context: Context, p: float) -> Candidates:
     Meister et al., "Locally Typical Sampling" (2023).
     """
     p = _number("typical", p)
-    _check(p > 0, "typical", p, "a number > 0")
-    if p >= 1:
+    _check(0 < p <= 1, "typical", p, "a number > 0 and <= 1")
+    if p == 1:
         return candidates
     candidates = candidates.best_first()
     probabilities = candidates.probabilities
@@ -584,6 +584,7 @@ def mirostat(
 
     Basu et al., "Mirostat" (2021), version 1. Zipf's exponent is estimated from the m best tokens.
     """
+    _check(integer("mirostat m", m) >= 2, "mirostat m", m, "at least 2")
     state = _mirostat_state(candidates, context, "mirostat", tau, eta)
     candidates = candidates.best_first()
     probabilities = candidates.probabilities

@@ -94,6 +94,17 @@ class Tokenizer(Conversations, ABC):
             )
         return []
 
+    def __reduce__(self) -> tuple[type[Tokenizer], tuple[dict[str, Any]]]:
+        """Pickle the keys that make the tokenizer, so that it needs no file elsewhere."""
+        keys = [k for k in self._metadata if k.startswith(("tokenizer.", "general.architecture"))]
+        return type(self), ({key: self._metadata[key] for key in keys},)
+
+    def __copy__(self) -> Tokenizer:
+        return self  # immutable
+
+    def __deepcopy__(self, memo: object) -> Tokenizer:
+        return self
+
     # ---- defined by each algorithm ----
 
     @abstractmethod
@@ -235,6 +246,30 @@ class Tokenizer(Conversations, ABC):
         if isinstance(texts, str | bytes | bytearray):
             raise TypeError(f"texts is {type(texts).__name__}; expected a list of texts")
         return [self.encode(text, add_special, parse_special) for text in texts]
+
+    def control_text(self, text: str | bytes) -> str | None:
+        """Return the text of a control token that a text contains, or None.
+
+        Parameters
+        ----------
+        text : str or bytes
+
+        Returns
+        -------
+        str or None
+            The first one. `encode` reads it as the token with ``parse_special=True``, and as plain
+            text without.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> tl.load("demo").tokenizer.control_text("To be<|endoftext|>")
+        '<|endoftext|>'
+        """
+        for fragment in self._partition(_as_bytes(text), True):
+            if isinstance(fragment, int) and self._vocab.types[fragment] == TokenType.CONTROL:
+                return self._piece(fragment, False).decode(errors="replace")
+        return None
 
     # ---- decoding ----
 
