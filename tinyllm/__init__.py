@@ -26,6 +26,7 @@ _HOMES = {
     "FormatError": "errors",
     "GGUF": "files.gguf",
     "Generation": "generation.result",
+    "GenerationStream": "generation.stream",
     "Grammar": "grammar.grammar",
     "Memory": "runtime.machine",
     "Model": "model",

@@ -22,6 +22,7 @@ from .files.gguf import Weight as Weight
 from .files.gguf_write import TensorSource as TensorSource
 from .files.gguf_write import write_gguf as write_gguf
 from .generation.result import Generation as Generation
+from .generation.stream import GenerationStream as GenerationStream
 from .grammar.grammar import Grammar as Grammar
 from .model import Model as Model
 from .model import load as load

@@ -2,11 +2,60 @@
 
 from __future__ import annotations
 
+import re
+
 __all__ = ["Error", "FormatError", "UnsupportedError"]
+
+# C0 but tab and line feed, DEL and C1, line separators, and characters that reorder a line
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    r"""Return a text in which each control character is an escape, so that a terminal shows it.
+
+    A text from a file can hold sequences that set the title of a terminal, clear it, or write to
+    the clipboard. Tabs and line feeds stay. Lone surrogates become escapes too, because no encoding
+    has them.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from tinyllm.errors import printable
+    >>> print(printable("a\x1b[2J"))
+    a\x1b[2J
+    """
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 class Error(Exception):
-    """Base class of tinyllm's own exceptions."""
+    """Base class of tinyllm's own exceptions.
+
+    Attributes
+    ----------
+    path : str or None
+        The file that the error is about.
+
+    Examples
+    --------
+    >>> import tinyllm
+    >>> issubclass(tinyllm.FormatError, tinyllm.Error)
+    True
+    """
+
+    path: str | None = None
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return printable(message if self.path is None else f"{self.path}: {message}")
 
 
 class FormatError(Error, ValueError):
@@ -53,10 +102,6 @@ class FormatError(Error, ValueError):
         self.value = value
         self.expected = expected
         self.offset = offset
-
-    def __str__(self) -> str:
-        message = super().__str__()
-        return message if self.path is None else f"{self.path}: {message}"
 
 
 class UnsupportedError(Error, NotImplementedError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,20 +12,23 @@ from . import _core
 from .architectures.table import read_model
 from .base.checks import choice, ranged
 from .base.samples import sample_weights
+from .base.warning import warn
 from .display.table import Table
 from .display.weights import weights_table
 from .embedding.embed import embed
-from .errors import FormatError
-from .files.model_file import DEMO, open_file
+from .errors import Error, FormatError, UnsupportedError
+from .files.model_file import DEMO, check_holds_model, open_file
 from .runtime.prompt import Prompt
 from .runtime.runner import Runner
 from .runtime.session import Session
 from .tokenizer import Tokenizer, load_tokenizer, tokenizer_from_metadata
+from .tokenizer.registry import unknown_tokenizer
 from .trace.taps import Capture
 
 if TYPE_CHECKING:
     from .evaluation.scoring import Perplexity
     from .generation.result import Generation
+    from .generation.stream import GenerationStream
     from .grammar.grammar import Grammar
     from .sampling.sampler import Sampler
 
@@ -49,7 +52,9 @@ def load(
     path : str, os.PathLike or bytes-like
         The path or contents of a GGUF file or a llama2.c checkpoint. For a GGUF model that is
         split into several files, the path of the first. ``"demo"`` is the small model that ships
-        in the package. A file of that name is ``"./demo"``.
+        in the package. ``"hf:owner/repo"``, ``"hf:owner/repo/file.gguf"`` and
+        ``"hf:owner/repo:Q4_K_M"`` are files on Hugging Face (``docs/sources.md``), and
+        ``"ollama:name:tag"`` is a model in Ollama's store. A file with such a name is ``"./demo"``.
     mode : str
         ``"exact"``: weights have their exact values, and activations are not rounded. The bits of
         a result do not depend on the number of threads, the way a prompt is split into calls, the
@@ -61,11 +66,13 @@ def load(
         use.
     tokenizer : str, os.PathLike or Tokenizer, optional
         A tokenizer that replaces the file's own. A path leads to a GGUF file, or to a
-        ``tokenizer.bin`` of llama2.c.
+        ``tokenizer.bin`` of llama2.c. If the file's own is of an unknown kind, the model runs on
+        token ids, and the tokenizer raises when it is used.
     mmap : bool
         If False, the file is read into memory instead of mapped.
     max_context : int, optional
-        The longest context. Default: the context length in the file.
+        The longest context. Default: the context length in the file. A longer one causes a
+        warning, because the model was not trained on such positions.
     strict : bool
         If True, a file with tensors that the architecture does not use is an error. If False, such
         a file causes a warning, and results may be wrong.
@@ -77,9 +84,9 @@ def load(
     Raises
     ------
     OSError
-        If the file cannot be opened.
+        If the file cannot be opened or downloaded.
     tinyllm.FormatError
-        If the file is malformed, or its parts do not fit together.
+        If the file is malformed, its parts do not fit together, or it holds no model.
     tinyllm.UnsupportedError
         If the file is valid, but this version does not support the model.
 
@@ -95,22 +102,31 @@ def load(
         ranged("threads", threads, 1, 256)
     if max_context is not None:
         ranged("max_context", max_context, 1)
-    source: Any = DEMO if isinstance(path, str) and path == "demo" else path
-    file = open_file(source, mmap)
-    config, steps = read_model(file.metadata, file.weights, strict, max_context)
-    if tokenizer is None:
-        tok = tokenizer_from_metadata(file.metadata)
-    else:
-        tok = tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(tokenizer)
-        if len(tok) > config.vocab_size:
-            raise FormatError(
-                f"the tokenizer has {len(tok)} tokens; expected at most {config.vocab_size}, "
-                "the size of the model's vocabulary",
-                field="tokenizer",
-                value=len(tok),
-                expected=f"at most {config.vocab_size}",
-            )
+    file = open_file(path, mmap)
+    tok: Tokenizer | None
     try:
+        check_holds_model(file)
+        config, steps = read_model(file.metadata, file.weights, strict, max_context)
+        if max_context is not None and max_context > config.context_length:
+            warn(
+                f"max_context is {max_context}, and the model was made for a context of "
+                f"{config.context_length} tokens; results beyond it may be useless"
+            )
+        if tokenizer is not None:
+            tok = tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(tokenizer)
+            if len(tok) > config.vocab_size:
+                raise FormatError(
+                    f"the tokenizer has {len(tok)} tokens; expected at most {config.vocab_size}, "
+                    "the size of the model's vocabulary",
+                    field="tokenizer",
+                    value=len(tok),
+                    expected=f"at most {config.vocab_size}",
+                )
+        else:
+            try:
+                tok = tokenizer_from_metadata(file.metadata)
+            except UnsupportedError as error:
+                tok = unknown_tokenizer(file.metadata, str(error))
         core = _core.Model(
             steps.lowered(),
             file.weights.values(),
@@ -118,8 +134,9 @@ def load(
             max_context=max_context or config.context_length,
             fast=mode == "fast",
         )
-    except FormatError as error:
-        error.path = file.path
+    except Error as error:
+        if error.path is None:
+            error.path = file.path
         raise
     return Model(core, file, config, steps, tok, threads or _core.cpu_count())
 
@@ -202,6 +219,9 @@ class Model(Runner):
         logprobs: int | None = None,
         capture: Capture = None,
         edits: Any = (),
+        timeout: float | None = None,
+        context: str = "stop",
+        parse_special: bool = False,
     ) -> Any:
         """Generate a continuation of a prompt, or of each prompt in a batch.
 
@@ -216,14 +236,14 @@ class Model(Runner):
         temperature : float
             0 always takes the most likely token.
         top_k, top_p : int, float
-            Draw from the `top_k` most likely tokens (0: all), and of these from the smallest set
-            whose probabilities add up to at least `top_p`.
+            Draw from the `top_k` most likely tokens (0 or less: all, as in llama.cpp), and of
+            these from the smallest set whose probabilities add up to at least `top_p`, 0 to 1.
         seed : int, or list of int, optional
             The same seed gives the same text on every machine and with any number of threads. One
             int is the seed of every prompt in a batch. By default, each prompt gets a random
             seed, which is in its result.
         sampler : Sampler, optional
-            Replaces `temperature`, `top_k`, `top_p` and `seed`.
+            Replaces `temperature`, `top_k`, `top_p` and `seed`, which must not be given then.
         grammar : Grammar, optional
             The text must be accepted by this grammar. Only tokens that fit can be drawn, and the
             text can end only where it is complete. `max_tokens`, a stop string or the end of the
@@ -234,15 +254,29 @@ class Model(Runner):
         stop_ids : int or sequence of int
             Token ids that end the text, in addition to those of the model.
         min_tokens : int
-            Smallest number of tokens before the model or `stop_ids` can end the text.
+            Smallest number of tokens before the model or `stop_ids` can end the text. At most
+            `max_tokens`.
         logprobs : int, optional
-            Keep the log-probability of each token, and of this many most likely alternatives.
+            Keep the log-probability of each token, and of this many most likely alternatives, at
+            most the size of the vocabulary.
         capture : str, re.Pattern, callable, or sequence of str and re.Pattern, optional
             The taps to capture. `Generation.traces` has one trace per step; the first is that of
             the whole prompt. Default: none.
         edits : Edit or sequence of Edit
             Changes of inner values, as in `trace`. Each step applies the edits of its positions.
             ``at=-1`` is the last token of every step.
+        timeout : float, optional
+            Seconds after which the text ends, with what there is. The wait for a long prompt is
+            cut off, too.
+        context : str
+            What happens when the context is full. ``"stop"``: the text ends, and a longer prompt
+            is an error. ``"shift"``: the oldest tokens are dropped, half of the context at a time,
+            except a BOS at the beginning. The others run again at their new positions, so their
+            bits differ from those in a longer context, and positions in `edits` and `capture`
+            begin anew. Give `max_tokens` then.
+        parse_special : bool
+            Whether the text of a special token in the prompt, such as ``"<|im_start|>"``, becomes
+            that token, as in `trace`.
 
         Returns
         -------
@@ -270,9 +304,19 @@ class Model(Runner):
         from .generation.options import Chain, Options, Request
         from .generation.request import generate
 
-        options = Options.checked(self, max_tokens, min_tokens, stop, stop_ids, grammar, logprobs)
+        options = Options.checked(
+            self,
+            max_tokens,
+            min_tokens,
+            stop,
+            stop_ids,
+            grammar,
+            logprobs,
+            timeout=timeout,
+            context=context,
+        )
         chain = Chain(temperature, top_k, top_p, seed, sampler)
-        return generate(self, prompt, Request(options, chain, capture, edits))
+        return generate(self, prompt, Request(options, chain, capture, edits, parse_special))
 
     def stream(
         self,
@@ -289,21 +333,25 @@ class Model(Runner):
         stop_ids: Any = (),
         min_tokens: int = 0,
         edits: Any = (),
-    ) -> Iterator[str]:
+        timeout: float | None = None,
+        context: str = "stop",
+        parse_special: bool = False,
+    ) -> GenerationStream:
         """Generate a continuation of a prompt and yield its text piece by piece.
 
         Parameters
         ----------
         prompt, max_tokens, temperature, top_k, top_p, seed, sampler, grammar, stop, stop_ids
             As for `generate`. The model needs a tokenizer.
-        min_tokens, edits
+        min_tokens, edits, timeout, context, parse_special
             As for `generate`.
 
-        Yields
-        ------
-        str
-            New text, in whole characters. Text that may be the beginning of a stop string is held
-            back. The pieces joined are `Generation.text`.
+        Returns
+        -------
+        GenerationStream
+            An iterator over new text, in whole characters. Text that may be the beginning of a
+            stop string is held back. The pieces joined are `Generation.text`. `cancel` ends it
+            from any thread.
 
         Examples
         --------
@@ -315,9 +363,12 @@ class Model(Runner):
         from .generation.options import Chain, Options, Request
         from .generation.request import stream
 
-        options = Options.checked(self, max_tokens, min_tokens, stop, stop_ids, grammar)
+        options = Options.checked(
+            self, max_tokens, min_tokens, stop, stop_ids, grammar, timeout=timeout, context=context
+        )
         chain = Chain(temperature, top_k, top_p, seed, sampler)
-        return stream(self, prompt, Request(options, chain, edits=edits))
+        request = Request(options, chain, edits=edits, parse_special=parse_special)
+        return stream(self, prompt, request)
 
     def chat(
         self,
@@ -337,10 +388,16 @@ class Model(Runner):
         logprobs: int | None = None,
         capture: Capture = None,
         edits: Any = (),
+        timeout: float | None = None,
+        context: str = "stop",
         template: str | None = None,
         variables: Mapping[str, Any] | None = None,
         parse_content: bool = True,
         session: Session | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | str = False,
+        merge_system: bool = False,
     ) -> Any:
         """Generate the answer to a conversation, or to each conversation in a batch.
 
@@ -358,7 +415,7 @@ class Model(Runner):
             call is text in the answer, in the notation of the model.
         max_tokens, temperature, top_k, top_p, seed, sampler, grammar, stop, stop_ids, min_tokens
             As for `generate`.
-        logprobs, capture, edits
+        logprobs, capture, edits, timeout, context
             As for `generate`.
         template : str, optional
             A template that replaces the file's default: the name of a template in the file,
@@ -373,6 +430,17 @@ class Model(Runner):
             do not run again, so they are neither captured nor edited. Its other tokens are
             removed. Afterwards it has the conversation and the answer, and can be passed again
             for the next turn.
+        documents : sequence of Mapping, optional
+            Documents, for templates that support them.
+        add_generation_prompt : bool, optional
+            Whether the prompt ends with the start of an answer. Default: unless
+            `continue_final_message`.
+        continue_final_message : bool or str
+            If True, the answer goes on with the last message, whose turn stays open. A string is
+            the key of another text of it to continue, such as ``"reasoning_content"``.
+        merge_system : bool
+            Whether a system message that the template leaves out or refuses is put before the
+            text of the next message.
 
         Returns
         -------
@@ -405,9 +473,29 @@ class Model(Runner):
         from .generation.options import Chain, ChatOptions, Options, Request
         from .generation.request import chat
 
-        options = Options.checked(self, max_tokens, min_tokens, stop, stop_ids, grammar, logprobs)
+        options = Options.checked(
+            self,
+            max_tokens,
+            min_tokens,
+            stop,
+            stop_ids,
+            grammar,
+            logprobs,
+            timeout=timeout,
+            context=context,
+        )
         chain = Chain(temperature, top_k, top_p, seed, sampler)
-        chat_options = ChatOptions(tools, template, variables, parse_content, session)
+        chat_options = ChatOptions(
+            tools,
+            template,
+            variables,
+            parse_content,
+            session,
+            documents,
+            add_generation_prompt,
+            continue_final_message,
+            merge_system,
+        )
         return chat(self, messages, chat_options, Request(options, chain, capture, edits))
 
     def chat_stream(
@@ -426,26 +514,34 @@ class Model(Runner):
         stop_ids: Any = (),
         min_tokens: int = 0,
         edits: Any = (),
+        timeout: float | None = None,
+        context: str = "stop",
         template: str | None = None,
         variables: Mapping[str, Any] | None = None,
         parse_content: bool = True,
         session: Session | None = None,
-    ) -> Iterator[str]:
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | str = False,
+        merge_system: bool = False,
+    ) -> GenerationStream:
         """Generate the answer to a conversation and yield its text piece by piece.
 
         Parameters
         ----------
         messages, tools, template, variables, parse_content, session
             As for `chat`.
+        documents, add_generation_prompt, continue_final_message, merge_system
+            As for `chat`.
         max_tokens, temperature, top_k, top_p, seed, sampler, grammar, stop, stop_ids
             As for `generate`.
-        min_tokens, edits
+        min_tokens, edits, timeout, context
             As for `generate`.
 
-        Yields
-        ------
-        str
-            New text, as in `stream`. The pieces joined are the text that `chat` returns.
+        Returns
+        -------
+        GenerationStream
+            As from `stream`. The pieces joined are the text that `chat` returns.
 
         Examples
         --------
@@ -459,9 +555,21 @@ class Model(Runner):
         from .generation.options import Chain, ChatOptions, Options, Request
         from .generation.request import chat_stream
 
-        options = Options.checked(self, max_tokens, min_tokens, stop, stop_ids, grammar)
+        options = Options.checked(
+            self, max_tokens, min_tokens, stop, stop_ids, grammar, timeout=timeout, context=context
+        )
         chain = Chain(temperature, top_k, top_p, seed, sampler)
-        chat_options = ChatOptions(tools, template, variables, parse_content, session)
+        chat_options = ChatOptions(
+            tools,
+            template,
+            variables,
+            parse_content,
+            session,
+            documents,
+            add_generation_prompt,
+            continue_final_message,
+            merge_system,
+        )
         return chat_stream(self, messages, chat_options, Request(options, chain, edits=edits))
 
     def beam_search(
@@ -474,6 +582,7 @@ class Model(Runner):
         grammar: Grammar | None = None,
         stop_ids: Any = (),
         min_tokens: int = 0,
+        parse_special: bool = False,
     ) -> list[Generation]:
         """Return continuations of high probability, found by beam search.
 
@@ -493,7 +602,7 @@ class Model(Runner):
             Texts are ranked by log-probability / length ** length_penalty. The length is in
             tokens and includes the end token. 0 ranks by log-probability, 1 (Hugging Face's
             default) by its mean.
-        grammar, stop_ids, min_tokens
+        grammar, stop_ids, min_tokens, parse_special
             As for `generate`.
 
         Returns
@@ -520,10 +629,15 @@ class Model(Runner):
         from .generation.request import beam_search
 
         options = Options.checked(self, max_tokens, min_tokens, (), stop_ids, grammar)
-        return beam_search(self, prompt, beams, options, length_penalty)
+        return beam_search(self, prompt, beams, options, length_penalty, parse_special)
 
     def embed(
-        self, prompt: Any, *, pooling: str | None = None, normalize: bool | None = None
+        self,
+        prompt: Any,
+        *,
+        pooling: str | None = None,
+        normalize: bool | None = None,
+        parse_special: bool = False,
     ) -> Any:
         """Return the embedding of a text: one vector for all its tokens.
 
@@ -537,6 +651,8 @@ class Model(Runner):
             encoder, and the last token in a decoder.
         normalize : bool, optional
             Whether vectors get the length 1. Default: yes, but not for "rank" and "none".
+        parse_special : bool
+            As for `trace`.
 
         Returns
         -------
@@ -556,15 +672,17 @@ class Model(Runner):
         >>> bool(-1 <= a @ b <= 1)
         True
         """
-        return embed(self, prompt, pooling, normalize)
+        return embed(self, prompt, pooling, normalize, parse_special)
 
-    def score(self, text: Any) -> Any:
+    def score(self, text: Any, *, parse_special: bool = False) -> Any:
         """Return the log-probability of each token of a text.
 
         Parameters
         ----------
         text : str, bytes, ids, or a list of them
             At least two tokens, and at most one more than the context length.
+        parse_special : bool
+            As for `trace`.
 
         Returns
         -------
@@ -584,7 +702,7 @@ class Model(Runner):
         """
         from .evaluation.scoring import score
 
-        return score(self, text)
+        return score(self, text, parse_special)
 
     def perplexity(
         self,
@@ -592,6 +710,8 @@ class Model(Runner):
         stride: int | None = None,
         window: int | None = None,
         method: str = "llama.cpp",
+        *,
+        parse_special: bool = False,
     ) -> Perplexity:
         """Return the perplexity of a text.
 
@@ -613,6 +733,8 @@ class Model(Runner):
             ``"hf"``: as in Hugging Face's guide to the perplexity of fixed-length models. Windows
             overlap. In each, only the tokens that were not in the previous window are scored.
             Their mean has the weight of their number minus one.
+        parse_special : bool
+            As for `trace`.
 
         Returns
         -------
@@ -633,7 +755,7 @@ class Model(Runner):
         """
         from .evaluation.scoring import perplexity
 
-        return perplexity(self, text, stride, window, method)
+        return perplexity(self, text, stride, window, method, parse_special)
 
     # ---- showing ----
 

@@ -17,7 +17,7 @@ from .analysis.attribution import Attribution
 from .analysis.attribution import attribution as _attribution
 from .analysis.lens import Lens
 from .analysis.lens import lens as _lens
-from .base.checks import index
+from .base.checks import index, ranged
 from .base.numeric import Float64
 from .trace.taps import Capture
 from .trace.trace import Trace
@@ -71,15 +71,17 @@ def _label(text: str) -> str:
     return (shown if len(shown) <= 9 else shown[:8] + "…").replace("$", r"\$")
 
 
-def _token_ticks(ax: Any, tokens: Sequence[str], axis: str) -> None:
+def _token_ticks(ax: Any, tokens: Sequence[str], axis: str, start: int = 0) -> None:
+    """Label an axis whose coordinates are positions with tokens, the first at `start`."""
     if len(tokens) > _LABELS:
         (ax.set_xlabel if axis == "x" else ax.set_ylabel)("token")
         return
     labels = [_label(token) for token in tokens]
+    places = range(start, start + len(labels))
     if axis == "x":
-        ax.set_xticks(range(len(labels)), labels, rotation=90, fontsize=7)
+        ax.set_xticks(places, labels, rotation=90, fontsize=7)
     else:
-        ax.set_yticks(range(len(labels)), labels, fontsize=7)
+        ax.set_yticks(places, labels, fontsize=7)
 
 
 def attention(
@@ -87,10 +89,13 @@ def attention(
 ) -> Any:
     """Plot the attention matrices of a layer. Rows are queries, columns are keys.
 
+    Both axes count positions in the context. Labels are the tokens at these positions.
+
     Parameters
     ----------
     trace : Trace
-        A trace with ``attn_probs`` of the layer.
+        A trace with ``attn_probs`` of the layer. Its rows are the queries. The keys are the tokens
+        of the whole context, from before the call too.
     layer : int
     head : int, optional
         The head to plot. Default: all heads, side by side.
@@ -125,14 +130,13 @@ def attention(
     count = len(probs)
     if head is not None:
         head = index("head", head, count)
-    keys = list(trace.pieces)
-    if probs.shape[2] != len(keys):  # the context has tokens from before the call
-        keys = [""] * (probs.shape[2] - len(keys)) + keys
+    keys, start, stop = trace.context_pieces, trace.start, trace.start + len(trace.tokens)
+    edges = (-0.5, len(keys) - 0.5, stop - 0.5, start - 0.5)
     if head is not None:
         ax = _axes(ax, 5, 5)
-        ax.imshow(probs[head], cmap=cmap, vmin=0, vmax=1, aspect="auto")
+        ax.imshow(probs[head], cmap=cmap, vmin=0, vmax=1, aspect="auto", extent=edges)
         _token_ticks(ax, keys, "x")
-        _token_ticks(ax, trace.pieces, "y")
+        _token_ticks(ax, trace.pieces, "y", start)
         ax.set_title(f"{name}, head {head}", fontsize=9)
         return ax
     columns = min(count, 4) if count <= 8 else int(np.ceil(np.sqrt(count)))
@@ -149,12 +153,12 @@ def attention(
             0.86 / rows,
         ]
         inset = ax.inset_axes(box)
-        inset.imshow(probs[i], cmap=cmap, vmin=0, vmax=1, aspect="auto")
+        inset.imshow(probs[i], cmap=cmap, vmin=0, vmax=1, aspect="auto", extent=edges)
         inset.set_title(f"head {i}", fontsize=8, pad=2)
         inset.set_xticks([])
         inset.set_yticks([])
         if column == 0:
-            _token_ticks(inset, trace.pieces, "y")
+            _token_ticks(inset, trace.pieces, "y", start)
         if row == rows - 1:
             _token_ticks(inset, keys, "x")
     return ax
@@ -245,16 +249,23 @@ def lens(
     if isinstance(result, Trace):
         result = _lens(result, 1, taps=taps, model=model)
     layers, tokens, _ = result.ids.shape
+    start = result.start
     ax = _axes(ax, 2 + 0.6 * min(tokens, 40), 1.4 + 0.45 * min(layers, 40))
     image = ax.imshow(
-        result.probs[:, :, 0], cmap="viridis", vmin=0, vmax=1, aspect="auto", origin="lower"
+        result.probs[:, :, 0],
+        cmap="viridis",
+        vmin=0,
+        vmax=1,
+        aspect="auto",
+        origin="lower",
+        extent=(start - 0.5, start + tokens - 0.5, -0.5, layers - 0.5),
     )
     ax.figure.colorbar(image, ax=ax, shrink=0.8, label="probability")
     if layers * tokens <= 2000:
         for layer in range(layers):
             for token in range(tokens):
                 ax.text(
-                    token,
+                    start + token,
                     layer,
                     _label(result.pieces[layer][token][0]),
                     ha="center",
@@ -262,7 +273,7 @@ def lens(
                     fontsize=7,
                     color="white" if result.probs[layer, token, 0] < 0.6 else "black",
                 )
-    _token_ticks(ax, result.tokens, "x")
+    _token_ticks(ax, result.tokens, "x", start)
     ax.set_yticks(range(layers), result.names, fontsize=7)
     ax.set_title("logit lens", fontsize=10)
     return ax
@@ -344,6 +355,7 @@ def attribution(
         if token is None:
             raise TypeError("token is None; expected a token id or its text for a trace")
         result = _attribution(result, token, **options)
+    ranged("top", top, 1)
     order = np.argsort(-abs(result.values), kind="stable")[:top]
     ax = _axes(ax, 6, 1 + 0.24 * len(order))
     values = result.values[order]

@@ -1,13 +1,14 @@
 /*
  * os.h - what the core asks of the operating system: files, memory, CPUs, clock, threads.
  *
- * Only os_posix.c, os_windows.c and os_limits.c depend on the system. They serve Linux and macOS;
- * os_windows.c was written from the documentation and has never been run.
+ * Only the files named os_* depend on the system. They serve Linux and macOS; os_windows.c was
+ * written from the documentation and has never been run.
  */
 #ifndef TL_OS_H
 #define TL_OS_H
 
 #include "base/base.h"
+#include "base/hash.h"
 
 #ifdef _WIN32
 #define WIN32_LEAN_AND_MEAN
@@ -23,16 +24,27 @@ struct tl_file {
     const uint8_t *data; // never NULL, not even for an empty file
     size_t size;
     bool mapped;
+    struct tl_guard *guard; // of a mapping; see os_guard.h
 };
 
 /*
  * Opens a regular file, read-only. `path` is in the file system's encoding (UTF-8 on Windows).
- * Mapped: the system reads a page when it is first touched. If another process truncates the file,
- * touching a lost page kills this process. Not mapped: the bytes are read into memory.
+ * Mapped: the system reads a page when it is first touched. If another process makes the file
+ * shorter, bytes beyond its end read as zeros, and tl_file_lost tells it. Not mapped: the bytes are
+ * read into memory.
  * After an error *file is empty and needs no tl_file_close.
  */
 int tl_file_open(struct tl_file *file, const char *path, bool mapped, struct tl_error *err);
 void tl_file_close(struct tl_file *file);
+
+/* Lets the system drop the pages of a mapped file from memory; they are read again when needed. */
+void tl_file_forget(const struct tl_file *file);
+
+/* Whether a part of a mapped file could not be read. What was read from it may be zeros. */
+bool tl_file_lost(const struct tl_file *file);
+
+/* How often that has happened in this process, for any file. */
+unsigned tl_file_losses(void);
 
 /* ---- memory ---- */
 
@@ -57,6 +69,11 @@ int tl_cpu_count(bool cores);
 
 /* Whether an ARM CPU has the integer dot product; false on others. */
 bool tl_cpu_has_dot_product(void);
+
+/* ---- random numbers ---- */
+
+/* A key that nobody outside this process can guess. */
+struct tl_hash_key tl_hash_new_key(void);
 
 /* ---- clock ---- */
 
@@ -92,7 +109,7 @@ struct tl_cond {
 #endif
 };
 
-/* The new thread blocks all signals, so that the existing threads handle them. */
+/* The new thread blocks all signals but SIGBUS, so that the existing threads handle them. */
 int tl_thread_create(struct tl_thread *t, void (*run)(void *arg), void *arg, struct tl_error *err);
 void tl_thread_join(struct tl_thread *t);
 void tl_thread_yield(void);

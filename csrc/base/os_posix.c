@@ -6,6 +6,7 @@
 #endif
 
 #include "base/os.h"
+#include "base/os_guard.h"
 
 #ifndef _WIN32
 
@@ -16,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -81,6 +83,11 @@ static int map_whole(int fd, struct tl_file *file, struct tl_error *err) {
 #ifdef MADV_HUGEPAGE
     if (room != NULL) (void)madvise(data, file->size, MADV_HUGEPAGE);
 #endif
+    file->guard = tl_guard_add(data, file->size);
+    if (file->guard == NULL) {
+        munmap(data, file->size);
+        return tl_fail(err, TL_ENOMEM, "no memory to map the file");
+    }
     file->data = data;
     file->mapped = true;
     return TL_OK;
@@ -113,11 +120,20 @@ int tl_file_open(struct tl_file *file, const char *path, bool mapped, struct tl_
 
 void tl_file_close(struct tl_file *file) {
     if (file->mapped) {
+        tl_guard_remove(file->guard);
         munmap((void *)file->data, file->size);
     } else if (file->data != no_bytes) {
         tl_free((void *)file->data);
     }
     *file = (struct tl_file){.data = no_bytes};
+}
+
+void tl_file_forget(const struct tl_file *file) {
+#ifdef MADV_DONTNEED
+    if (file->mapped) (void)madvise((void *)file->data, file->size, MADV_DONTNEED);
+#else
+    (void)file;
+#endif
 }
 
 size_t tl_page_size(void) {
@@ -134,6 +150,15 @@ void *tl_alloc_huge(size_t bytes) {
     if (p != NULL) (void)madvise(p, bytes, MADV_HUGEPAGE); // a hint, which may fail
 #endif
     return p;
+}
+
+struct tl_hash_key tl_hash_new_key(void) {
+    struct tl_hash_key key = {0};
+    if (getentropy(&key, sizeof(key)) != 0) { // an old kernel: the clock and addresses are random
+        key.a = tl_clock_ns() * 0x9E3779B97F4A7C15u;
+        key.b = (uint64_t)(uintptr_t)&key ^ key.a << 17;
+    }
+    return key;
 }
 
 uint64_t tl_clock_ns(void) {
@@ -165,6 +190,7 @@ int tl_thread_create(struct tl_thread *t, void (*run)(void *arg), void *arg, str
     t->arg = arg;
     pthread_attr_setstacksize(&attributes, STACK_BYTES);
     sigfillset(&all);
+    sigdelset(&all, SIGBUS); // see os_guard.c; blocked, it would end the process
     pthread_sigmask(SIG_SETMASK, &all, &before); // a new thread inherits this mask
     code = pthread_create(&t->handle, &attributes, thread_main, t);
     pthread_sigmask(SIG_SETMASK, &before, NULL);

@@ -1,4 +1,5 @@
 /* os_windows.c - files, memory, CPUs, clock and threads of Windows. */
+#define _CRT_RAND_S
 #include "base/os.h"
 
 #ifdef _WIN32
@@ -80,6 +81,17 @@ void tl_file_close(struct tl_file *file) {
         tl_free((void *)file->data);
     }
     *file = (struct tl_file){.data = no_bytes};
+}
+
+void tl_file_forget(const struct tl_file *file) {
+    (void)file;
+}
+
+struct tl_hash_key tl_hash_new_key(void) {
+    unsigned parts[4] = {0};
+    for (int i = 0; i < 4; i++) rand_s(&parts[i]);
+    return (struct tl_hash_key){(uint64_t)parts[0] << 32 | parts[1],
+                                (uint64_t)parts[2] << 32 | parts[3]};
 }
 
 size_t tl_page_size(void) {

@@ -132,6 +132,7 @@ int tl_pool_run(int threads, size_t tasks, tl_task_fn *fn, void *arg, int (*poll
     struct tl_error ignored;
     uint32_t job, claimed = (uint32_t)tasks;
     int status = TL_OK;
+    const unsigned losses = tl_file_losses();
 
     if (threads > TL_MAX_THREADS) threads = TL_MAX_THREADS;
     if ((size_t)threads > tasks) threads = (int)tasks;
@@ -162,6 +163,10 @@ int tl_pool_run(int threads, size_t tasks, tl_task_fn *fn, void *arg, int (*poll
         }
     }
     atomic_flag_clear(&pool.taken);
+    // a worker may have read a lost part of a file after the last poll
+    if (status == TL_OK && poll != NULL && tl_file_losses() != losses && poll(user) != 0) {
+        status = TL_ESTOP;
+    }
     return status;
 }
 

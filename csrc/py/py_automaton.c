@@ -124,7 +124,7 @@ static struct tl_automaton_node *read_nodes(PyObject *any, size_t *n) {
     }
     for (size_t i = 0; i < *n; i++) {
         const int32_t *row = data + 5 * i;
-        if (row[0] < 0 || row[0] > TL_AUTOMATON_END || row[1] < 0 || row[1] > 255 || row[2] < 0 ||
+        if (row[0] < 0 || row[0] > TL_AUTOMATON_TOKEN || row[1] < 0 || row[1] > 255 || row[2] < 0 ||
             row[2] > 255) {
             PyErr_Format(PyExc_ValueError,
                          "node %zu is (%d, %d, %d, ...); expected an operation and two bytes", i,
@@ -227,6 +227,31 @@ static PyObject *automaton_advance(PyObject *op, PyObject *args) {
     return status < 0 ? fail(self, &err) : PyLong_FromUnsignedLong(state);
 }
 
+PyDoc_STRVAR(
+    accept_doc,
+    "accept($self, state, token, piece, /)\n"
+    "--\n"
+    "\n"
+    "The state after a token, which the grammar names or whose piece fits; 0 if it may not "
+    "come next.\n");
+
+static PyObject *automaton_accept(PyObject *op, PyObject *args) {
+    automaton_object *self = (automaton_object *)op;
+    PyObject *state_arg, *token_arg, *piece;
+    struct tl_error err;
+    uint32_t state, token;
+    int status;
+    if (!PyArg_ParseTuple(args, "OOS", &state_arg, &token_arg, &piece)) return NULL;
+    if (!read_state(state_arg, &state) || !read_state(token_arg, &token) || !enter(self)) {
+        return NULL;
+    }
+    status = tl_automaton_accept(self->automaton, state, token,
+                                 (const uint8_t *)PyBytes_AS_STRING(piece),
+                                 (size_t)PyBytes_GET_SIZE(piece), &state, &err);
+    atomic_flag_clear(&self->busy);
+    return status < 0 ? fail(self, &err) : PyLong_FromUnsignedLong(state);
+}
+
 PyDoc_STRVAR(look_doc, "look($self, state, /)\n"
                        "--\n"
                        "\n"
@@ -237,7 +262,7 @@ PyDoc_STRVAR(look_doc, "look($self, state, /)\n"
                        "complete : bool\n"
                        "    Whether the text may end here.\n"
                        "node : int\n"
-                       "    A node of the program that waits for a byte; -1 if none may follow.\n"
+                       "    A node of the program that waits; -1 if nothing may follow.\n"
                        "following : bytes\n"
                        "    The bytes that may follow, in rising order.\n");
 
@@ -300,6 +325,7 @@ static PyObject *automaton_mask(PyObject *op, PyObject *state_arg) {
 
 static PyMethodDef automaton_methods[] = {
     {"advance", automaton_advance, METH_VARARGS, advance_doc},
+    {"accept", automaton_accept, METH_VARARGS, accept_doc},
     {"look", automaton_look, METH_O, look_doc},
     {"mask", automaton_mask, METH_O, mask_doc},
     {NULL, NULL, 0, NULL},

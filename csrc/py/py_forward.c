@@ -24,16 +24,21 @@ struct forward {
     const struct tl_piece *pieces;
     size_t rows;
     uint64_t polled; // when signals were checked last
+    PyObject *model;
+    unsigned losses; // of mapped files, when the model's files were checked last
 };
 
 static int poll_signals(void *user) {
     struct forward *f = user;
     const uint64_t now = tl_clock_ns();
+    const unsigned losses = tl_file_losses();
     int stop;
-    if (now - f->polled < POLL_NS) return 0;
+    if (now - f->polled < POLL_NS && losses == f->losses) return 0;
     f->polled = now;
     PyEval_RestoreThread(f->thread);
-    stop = PyErr_CheckSignals();
+    stop = losses != f->losses && tlpy_model_lost(f->model);
+    f->losses = losses;
+    if (stop == 0) stop = PyErr_CheckSignals();
     if (stop == 0 && f->progress != Py_None && now - f->told >= PROGRESS_NS) {
         PyObject *result =
             PyObject_CallFunction(f->progress, "d", (double)f->done / (double)TL_MAX(f->all, 1));
@@ -406,6 +411,12 @@ PyObject *tlpy_forward(PyObject *model, PyObject *args, PyObject *kwargs) {
     logits = tlpy_array_new(TLPY_F32, 2, shape, &data);
     if (logits == NULL) goto done;
 
+    f.model = model;
+    f.losses = tl_file_losses();
+    if (tlpy_model_lost(model)) {
+        Py_CLEAR(logits);
+        goto done;
+    }
     f.edit = a.edit;
     f.pieces = a.pieces;
     f.rows = a.total;

@@ -6,9 +6,9 @@
  */
 #include "py/py_gguf.h"
 
-#include "base/os.h"
 #include "files/gguf.h"
 #include "py/py_array.h"
+#include "py/py_file.h"
 #include "py/py_weight.h"
 
 #include <string.h>
@@ -18,57 +18,6 @@ typedef struct {
     PyObject *owner; // keeps the bytes alive; every Weight holds it as well
     struct tl_gguf gguf;
 } tlpy_gguf_file;
-
-/* ---- the bytes ---- */
-
-#define CAPSULE_NAME "tinyllm._core.file"
-
-static void close_capsule(PyObject *capsule) {
-    struct tl_file *file = PyCapsule_GetPointer(capsule, CAPSULE_NAME);
-    if (file == NULL) return;
-    tl_file_close(file);
-    PyMem_Free(file);
-}
-
-static PyObject *raise_os_error(tlpy_state *st, const struct tl_error *err, PyObject *path) {
-    if (err->status == TL_EIO && err->sys_errno != 0) {
-        PyObject *args = Py_BuildValue("(isO)", err->sys_errno, err->text, path);
-        if (args != NULL) PyErr_SetObject(PyExc_OSError, args);
-        Py_XDECREF(args);
-        return NULL;
-    }
-    return tlpy_raise(st, err);
-}
-
-static PyObject *open_path(tlpy_state *st, PyObject *path, bool mapped, const uint8_t **data,
-                           size_t *size) {
-    struct tl_error err;
-    struct tl_file *file;
-    PyObject *encoded, *capsule;
-    int status;
-    if (!PyUnicode_FSConverter(path, &encoded)) return NULL;
-    file = PyMem_Calloc(1, sizeof(*file));
-    if (file == NULL) {
-        Py_DECREF(encoded);
-        return PyErr_NoMemory();
-    }
-    Py_BEGIN_ALLOW_THREADS
-    status = tl_file_open(file, PyBytes_AS_STRING(encoded), mapped, &err);
-    Py_END_ALLOW_THREADS
-    Py_DECREF(encoded);
-    if (status != TL_OK) {
-        PyMem_Free(file);
-        return raise_os_error(st, &err, path);
-    }
-    *data = file->data;
-    *size = file->size;
-    capsule = PyCapsule_New(file, CAPSULE_NAME, close_capsule);
-    if (capsule == NULL) {
-        tl_file_close(file);
-        PyMem_Free(file);
-    }
-    return capsule;
-}
 
 static PyObject *file_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"source", "mmap", NULL};
@@ -86,12 +35,17 @@ static PyObject *file_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     if (PyObject_CheckBuffer(source)) {
         owner = tlpy_buffer_hold(source, &data, &size);
     } else {
-        owner = open_path(st, source, mapped, &data, &size);
+        owner = tlpy_file_open(st, source, mapped != 0, &data, &size);
     }
     if (owner == NULL) return NULL;
     Py_BEGIN_ALLOW_THREADS
     status = tl_gguf_open(&gguf, data, size, &err);
     Py_END_ALLOW_THREADS
+    if (tlpy_file_check(st, owner) < 0) {
+        if (status == TL_OK) tl_gguf_close(&gguf);
+        Py_DECREF(owner);
+        return NULL;
+    }
     if (status != TL_OK) {
         Py_DECREF(owner);
         return tlpy_raise(st, &err);
@@ -233,15 +187,23 @@ static const struct tl_gguf_entry *entry_at(PyObject *self, PyObject *arg) {
     return &g->entries[i];
 }
 
+/* `result`, or NULL with an exception set if a part of the file was missing. */
+static PyObject *checked(PyObject *self, PyObject *result) {
+    const tlpy_gguf_file *f = (const tlpy_gguf_file *)self;
+    if (result != NULL && tlpy_file_check(tlpy_state_of(self), f->owner) < 0) Py_CLEAR(result);
+    return result;
+}
+
 static PyObject *file_value(PyObject *self, PyObject *arg) {
     const struct tl_gguf_entry *entry = entry_at(self, arg);
-    return entry != NULL ? decode_value(&entry->value) : NULL;
+    return entry != NULL ? checked(self, decode_value(&entry->value)) : NULL;
 }
 
 static PyObject *file_stored(PyObject *self, PyObject *arg) {
     const struct tl_gguf_entry *entry = entry_at(self, arg);
     if (entry == NULL) return NULL;
-    return PyBytes_FromStringAndSize(entry->stored.data, (Py_ssize_t)entry->stored.size);
+    return checked(self,
+                   PyBytes_FromStringAndSize(entry->stored.data, (Py_ssize_t)entry->stored.size));
 }
 
 static PyObject *file_keys(PyObject *self, PyObject *ignored) {
@@ -263,7 +225,7 @@ static PyObject *file_keys(PyObject *self, PyObject *ignored) {
             PyList_SET_ITEM(keys, (Py_ssize_t)i, pair);
         }
     }
-    return keys;
+    return checked(self, keys);
 }
 
 /* ---- the rest ---- */
@@ -281,7 +243,7 @@ static PyObject *file_weights(PyObject *self, PyObject *ignored) {
             PyList_SET_ITEM(weights, (Py_ssize_t)i, weight);
         }
     }
-    return weights;
+    return checked(self, weights);
 }
 
 static PyObject *get_version(PyObject *self, void *closure) {

@@ -1,6 +1,7 @@
 /* py_model.c - _core.Model: a checked plan of steps, ready to run. */
 #include "py/py_model.h"
 
+#include "base/os.h"
 #include "forward/forward.h"
 #include "py/py_forward.h"
 #include "py/py_weight.h"
@@ -160,6 +161,19 @@ static struct tl_tensor *read_weights(tlpy_state *st, PyObject *weights, PyObjec
     return tensors;
 }
 
+/* Whether a part of the file of one of the weights was missing when it was read; OSError is set. */
+static bool weights_lost(const tlpy_state *st, PyObject *weights) {
+    if (tl_file_losses() == 0) return false;
+    for (Py_ssize_t i = 0; i < PyTuple_Size(weights); i++) {
+        if (tlpy_weight_check_file(st, PyTuple_GetItem(weights, i)) < 0) return true;
+    }
+    return false;
+}
+
+bool tlpy_model_lost(PyObject *model) {
+    return weights_lost(tlpy_state_of(model), ((model_object *)model)->weights);
+}
+
 static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *keywords[] = {"", "", "layers", "max_context", "fast", NULL};
     PyObject *given_steps, *given_weights, *steps = NULL, *weights = NULL, *names = PyList_New(0);
@@ -195,6 +209,10 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         Py_BEGIN_ALLOW_THREADS
         status = tl_plan_new(&options, specs, n, tensors, n_tensors, &plan, &err);
         Py_END_ALLOW_THREADS
+    }
+    if (weights_lost(st, weights)) {
+        if (status == TL_OK) tl_plan_free(plan);
+        goto done;
     }
     if (status != TL_OK) {
         tlpy_raise(st, &err);

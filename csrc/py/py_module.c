@@ -5,6 +5,7 @@
 #include "py/py_array.h"
 #include "py/py_automaton.h"
 #include "py/py_encoder.h"
+#include "py/py_file.h"
 #include "py/py_gguf.h"
 #include "py/py_kernels.h"
 #include "py/py_math.h"
@@ -14,8 +15,8 @@
 
 /* Types of the module, one row each. */
 static PyType_Spec *const type_specs[] = {
-    &tlpy_weight_spec,  &tlpy_gguf_file_spec, &tlpy_model_spec,     &tlpy_session_spec,
-    &tlpy_encoder_spec, &tlpy_trie_spec,      &tlpy_automaton_spec,
+    &tlpy_file_spec,    &tlpy_weight_spec,  &tlpy_gguf_file_spec, &tlpy_model_spec,
+    &tlpy_session_spec, &tlpy_encoder_spec, &tlpy_trie_spec,      &tlpy_automaton_spec,
 };
 
 PyDoc_STRVAR(cpu_count_doc, "cpu_count($module, /)\n"

@@ -1,6 +1,7 @@
 /* py_session.c - _core.Session: the caches of one context, for one thread at a time. */
 #include "py/py_session.h"
 
+#include "base/os.h"
 #include "py/py_array.h"
 #include "py/py_model.h"
 
@@ -11,7 +12,7 @@ typedef struct {
     PyObject_HEAD
     PyObject *model;
     struct tl_session *s;
-    atomic_flag busy;
+    _Atomic uint64_t user; // the process that uses it; 0: nobody does
 } session_object;
 
 PyDoc_STRVAR(session_doc, "Session(model, /)\n"
@@ -35,7 +36,7 @@ PyDoc_STRVAR(session_doc, "Session(model, /)\n"
 static PyObject *session_alloc(PyTypeObject *type, PyObject *model) {
     session_object *self = (session_object *)PyType_GenericAlloc(type, 0);
     if (self == NULL) return NULL;
-    atomic_flag_clear(&self->busy);
+    atomic_store(&self->user, 0);
     self->model = Py_NewRef(model);
     return (PyObject *)self;
 }
@@ -82,7 +83,14 @@ static void session_dealloc(PyObject *op) {
 }
 
 static bool enter(session_object *self) {
-    if (!atomic_flag_test_and_set(&self->busy)) return true;
+    uint64_t user = 0;
+    if (atomic_compare_exchange_strong(&self->user, &user, tl_process_id())) return true;
+    if (user != tl_process_id()) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "this session was in use when the process was forked, so its state here "
+                        "may be incomplete; make a new session, or fork while nobody uses it");
+        return false;
+    }
     PyErr_SetString(PyExc_RuntimeError,
                     "this session is in use: by another thread, twice in this call, or by the "
                     "call whose edit is running; use session.fork() to have another one");
@@ -106,7 +114,7 @@ struct tl_session *tlpy_session_enter(PyObject *session, PyObject *model) {
 }
 
 void tlpy_session_leave(PyObject *session) {
-    atomic_flag_clear(&((session_object *)session)->busy);
+    atomic_store(&((session_object *)session)->user, 0);
 }
 
 PyDoc_STRVAR(rewind_doc, "rewind($self, length, /)\n"

@@ -5,6 +5,7 @@
 #include "base/os.h"
 #include "base/pool.h"
 #include "py/py_array.h"
+#include "py/py_file.h"
 
 #include <stddef.h>
 #include <string.h>
@@ -27,6 +28,10 @@ bool tlpy_weight_check(const tlpy_state *st, PyObject *any) {
 
 const struct tl_matrix *tlpy_weight_matrix(PyObject *weight) {
     return &((tlpy_weight *)weight)->matrix;
+}
+
+int tlpy_weight_check_file(const tlpy_state *st, PyObject *weight) {
+    return tlpy_file_check(st, ((tlpy_weight *)weight)->owner);
 }
 
 const size_t *tlpy_weight_shape(PyObject *weight, int *ndim) {
@@ -251,6 +256,7 @@ static PyObject *dequantize_rows(tlpy_weight *self, struct dequantize *d, enum t
         dequantize_run(d, all ? self->matrix.rows : count * d->lines_per_row);
         Py_END_ALLOW_THREADS
     }
+    if (tlpy_file_check(tlpy_state_of((PyObject *)self), self->owner) < 0) Py_CLEAR(array);
     return array;
 }
 
@@ -445,9 +451,16 @@ static PyObject *get_raw(PyObject *self, void *closure) {
     size_t shape[TL_GGUF_MAX_DIMS];
     int ndim = TL_MAX(w->ndim, 1);
     (void)closure;
+    if (tlpy_file_check(tlpy_state_of(self), w->owner) < 0) return NULL;
     memcpy(shape, w->shape, sizeof(shape));
     shape[ndim - 1] = w->matrix.row_bytes;
     return tlpy_array_view(TLPY_U8, ndim, shape, w->matrix.data, self);
+}
+
+static PyObject *weight_check(PyObject *self, PyObject *ignored) {
+    (void)ignored;
+    if (tlpy_file_check(tlpy_state_of(self), ((tlpy_weight *)self)->owner) < 0) return NULL;
+    Py_RETURN_NONE;
 }
 
 static PyObject *weight_repr(PyObject *self) {
@@ -497,10 +510,40 @@ PyDoc_STRVAR(
     ">>> w.raw.shape, w[1]\n"
     "((2, 12), array([3., 4., 5.], dtype=float32))\n");
 
+/* Pickled with its bytes, so that it needs no file elsewhere. */
+static PyObject *weight_reduce(PyObject *op, PyObject *ignored) {
+    tlpy_weight *self = (tlpy_weight *)op;
+    PyObject *shape = PyObject_GetAttrString(op, "shape"), *bytes = NULL, *result = NULL;
+    (void)ignored;
+    if (shape != NULL) {
+        bytes = PyBytes_FromStringAndSize((const char *)self->matrix.data, (Py_ssize_t)self->bytes);
+    }
+    if (bytes != NULL) {
+        result = Py_BuildValue("O(OOsO)", Py_TYPE(op), self->name, shape, self->matrix.type->name,
+                               bytes);
+    }
+    Py_XDECREF(shape);
+    Py_XDECREF(bytes);
+    return result;
+}
+
+/* An immutable object is its own copy. */
+static PyObject *weight_copy(PyObject *self, PyObject *ignored) {
+    (void)ignored;
+    return Py_NewRef(self);
+}
+
 static PyMethodDef weight_methods[] = {
+    {"__reduce__", weight_reduce, METH_NOARGS, "Pickle the weight with its bytes."},
+    {"__copy__", weight_copy, METH_NOARGS, "The weight itself, which is immutable."},
+    {"__deepcopy__", weight_copy, METH_O, "The weight itself, which is immutable."},
     {"numpy", (PyCFunction)(void (*)(void))weight_numpy, METH_VARARGS | METH_KEYWORDS, numpy_doc},
     {"__array__", (PyCFunction)(void (*)(void))weight_array, METH_VARARGS | METH_KEYWORDS,
      array_doc},
+    {"check", weight_check, METH_NOARGS,
+     "check($self, /)\n--\n\n"
+     "Raise OSError if a part of the mapped file was missing when it was read: then values read\n"
+     "from ``raw`` may be zeros. `numpy` and calls of the model check by themselves."},
     {"_repr_html_", weight_repr_html, METH_NOARGS, "A table for notebooks."},
     {NULL, NULL, 0, NULL},
 };

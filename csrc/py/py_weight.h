@@ -20,6 +20,9 @@ const struct tl_matrix *tlpy_weight_matrix(PyObject *weight);
 /* The shape in NumPy's order, and the number of axes, 0 to 4. */
 const size_t *tlpy_weight_shape(PyObject *weight, int *ndim);
 
+/* Raises OSError and returns -1 if a part of the weight's file was missing when it was read. */
+int tlpy_weight_check_file(const tlpy_state *st, PyObject *weight);
+
 /* A Weight over a tensor of a file whose bytes `owner` keeps alive. */
 PyObject *tlpy_weight_new(tlpy_state *st, const struct tl_gguf_tensor *tensor, PyObject *owner);
 

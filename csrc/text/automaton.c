@@ -1,6 +1,9 @@
 /* automaton.c - matching a grammar, and masks over a vocabulary. */
 #include "text/automaton.h"
 
+#include "base/hash.h"
+#include "base/os.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,8 +28,8 @@ struct pair {
 };
 
 /*
- * A set of stacks: pairs sorted by (at, below). The nodes of a state are BYTE nodes. The nodes of a
- * set that is `below` a pair are return addresses.
+ * A set of stacks: pairs sorted by (at, below). The nodes of a state are BYTE and TOKEN nodes. The
+ * nodes of a set that is `below` a pair are return addresses.
  */
 struct set {
     uint32_t first, n; // in automaton.pairs
@@ -61,7 +64,7 @@ struct tl_automaton {
 
     struct pair *work; // pairs still to follow; `seen` holds all that were added to it
     size_t n_work, work_capacity;
-    struct pair *found; // BYTE nodes of the state that is being made
+    struct pair *found; // the nodes of the state that is being made
     size_t n_found, found_capacity;
     bool found_empty;
     size_t merged; // pairs merged since begin()
@@ -78,13 +81,13 @@ struct tl_automaton {
     uint32_t *path;         // states along a walk
     size_t cached;          // bytes of `onward` tables and masks
     uint8_t spread[256][8]; // the bits of a byte, the lowest first
+    struct tl_hash_key hash_key;
 };
 
 // ---- sets ----
 
-static uint32_t mix(uint32_t h, uint32_t x) {
-    h = (h ^ x) * 0x9E3779B1u;
-    return h ^ h >> 15;
+static uint32_t hash_pair(const struct tl_automaton *m, uint64_t hash, uint32_t x, uint32_t y) {
+    return (uint32_t)tl_hash_word(&m->hash_key, hash, (uint64_t)x << 32 | y);
 }
 
 static int compare_pairs(const void *left, const void *right) {
@@ -119,7 +122,7 @@ static int intern(struct tl_automaton *m, const struct pair *pairs, size_t n, bo
     uint32_t hash = has_empty ? 7 : 3;
     size_t at;
     struct set *set;
-    for (size_t i = 0; i < n; i++) hash = mix(mix(hash, pairs[i].at), pairs[i].below);
+    for (size_t i = 0; i < n; i++) hash = hash_pair(m, hash, pairs[i].at, pairs[i].below);
     if (2 * (m->n_sets + 1) > m->table_size && !grow_table(m)) return no_memory(err);
     for (at = hash & (m->table_size - 1); m->table[at] != UNKNOWN;
          at = (at + 1) & (m->table_size - 1)) {
@@ -158,7 +161,7 @@ static int intern(struct tl_automaton *m, const struct pair *pairs, size_t n, bo
  */
 static int unite(struct tl_automaton *m, uint32_t a, uint32_t b, int depth, uint32_t *out,
                  struct tl_error *err) {
-    const uint32_t slot = mix(mix(1, TL_MIN(a, b)), TL_MAX(a, b)) % MEMO;
+    const uint32_t slot = hash_pair(m, 1, TL_MIN(a, b), TL_MAX(a, b)) % MEMO;
     struct pair *both;
     size_t n = 0, i = 0, j = 0, total;
     const bool has_empty = m->sets[a].has_empty || m->sets[b].has_empty;
@@ -232,7 +235,7 @@ static bool grow_seen(struct tl_automaton *m) {
     if (seen == NULL) return false;
     for (size_t i = 0; i < m->seen_size; i++) {
         if (m->seen[i].round != m->round) continue;
-        size_t at = mix(mix(5, m->seen[i].pair.at), m->seen[i].pair.below) & (size - 1);
+        size_t at = hash_pair(m, 5, m->seen[i].pair.at, m->seen[i].pair.below) & (size - 1);
         while (seen[at].round == m->round) at = (at + 1) & (size - 1);
         seen[at] = m->seen[i];
     }
@@ -256,7 +259,7 @@ static void begin(struct tl_automaton *m) {
 static bool add_pair(struct tl_automaton *m, uint32_t at, uint32_t below) {
     size_t slot;
     if (2 * (m->n_seen + 1) > m->seen_size && !grow_seen(m)) return false;
-    for (slot = mix(mix(5, at), below) & (m->seen_size - 1); m->seen[slot].round == m->round;
+    for (slot = hash_pair(m, 5, at, below) & (m->seen_size - 1); m->seen[slot].round == m->round;
          slot = (slot + 1) & (m->seen_size - 1)) {
         if (m->seen[slot].pair.at == at && m->seen[slot].pair.below == below) return true;
     }
@@ -302,7 +305,7 @@ static int follow(struct tl_automaton *m, uint32_t *out, struct tl_error *err) {
         const struct pair p = m->work[--m->n_work];
         const struct tl_automaton_node *node = &m->nodes[p.at];
         bool ok = true;
-        if (node->op == TL_AUTOMATON_BYTE) {
+        if (node->op == TL_AUTOMATON_BYTE || node->op == TL_AUTOMATON_TOKEN) {
             if (m->n_found >= MAX_STACKS) {
                 return tl_fail(err, TL_ENOSUP,
                                "the grammar is too ambiguous: more than %d ways to read a text",
@@ -355,9 +358,8 @@ static int compute_next(struct tl_automaton *m, uint32_t state, uint8_t byte, ui
     for (uint32_t i = 0; i < m->sets[state].n; i++) {
         const struct pair p = m->pairs[m->sets[state].first + i];
         const struct tl_automaton_node *node = &m->nodes[p.at];
-        if (node->low <= byte && byte <= node->high && !add_pair(m, (uint32_t)node->a, p.below)) {
-            return no_memory(err);
-        }
+        const bool fits = node->op == TL_AUTOMATON_BYTE && node->low <= byte && byte <= node->high;
+        if (fits && !add_pair(m, (uint32_t)node->a, p.below)) return no_memory(err);
     }
     return follow(m, out, err);
 }
@@ -418,6 +420,27 @@ int tl_automaton_advance(struct tl_automaton *m, uint32_t state, const uint8_t *
     return status;
 }
 
+int tl_automaton_accept(struct tl_automaton *m, uint32_t state, uint32_t token,
+                        const uint8_t *bytes, size_t n, uint32_t *out, struct tl_error *err) {
+    uint32_t spelled = NOTHING, named;
+    int status = check_state(m, state, err);
+    if (status == TL_OK && n > 0) {
+        status = tl_automaton_advance(m, state, bytes, n, &spelled, err);
+    }
+    if (status < 0) return status;
+    begin(m);
+    for (uint32_t i = 0; i < m->sets[state].n; i++) {
+        const struct pair p = m->pairs[m->sets[state].first + i];
+        const struct tl_automaton_node *node = &m->nodes[p.at];
+        if (node->op != TL_AUTOMATON_TOKEN || (node->low == 1) == ((uint32_t)node->b == token)) {
+            continue;
+        }
+        if (!add_pair(m, (uint32_t)node->a, p.below)) return no_memory(err);
+    }
+    status = follow(m, &named, err);
+    return status < 0 ? status : unite(m, spelled, named, 0, out, err);
+}
+
 int tl_automaton_look(struct tl_automaton *m, uint32_t state, struct tl_automaton_facts *out,
                       struct tl_error *err) {
     const int status = check_state(m, state, err);
@@ -428,6 +451,7 @@ int tl_automaton_look(struct tl_automaton *m, uint32_t state, struct tl_automato
     };
     for (uint32_t i = 0; i < m->sets[state].n; i++) {
         const struct tl_automaton_node *node = &m->nodes[m->pairs[m->sets[state].first + i].at];
+        if (node->op != TL_AUTOMATON_BYTE) continue;
         for (unsigned b = node->low; b <= node->high; b++) out->bytes[b / 32] |= 1u << b % 32;
     }
     return TL_OK;
@@ -480,6 +504,23 @@ static int walk(struct tl_automaton *m, uint32_t from, uint32_t state, uint64_t 
     return TL_OK;
 }
 
+/* Sets the bits of the tokens that the TOKEN nodes of a state name. */
+static void set_tokens(const struct tl_automaton *m, uint32_t state, uint64_t *bits) {
+    const size_t n = m->trie->n_pieces;
+    for (uint32_t i = 0; i < m->sets[state].n; i++) {
+        const struct tl_automaton_node *node = &m->nodes[m->pairs[m->sets[state].first + i].at];
+        const size_t token = (size_t)node->b;
+        if (node->op != TL_AUTOMATON_TOKEN) continue;
+        if (node->low == 0) {
+            if (token < n) bits[token / 64] |= (uint64_t)1 << token % 64;
+            continue;
+        }
+        for (size_t id = 0; id < n; id++) {
+            if (id != token) bits[id / 64] |= (uint64_t)1 << id % 64;
+        }
+    }
+}
+
 /* The mask of a state whose stacks end below their first node: computed once. */
 static int local_mask(struct tl_automaton *m, uint32_t state, const struct mask **out,
                       struct tl_error *err) {
@@ -489,6 +530,7 @@ static int local_mask(struct tl_automaton *m, uint32_t state, const struct mask 
     if (mask == NULL) {
         mask = calloc(1, sizeof *mask + words * sizeof *mask->bits);
         if (mask == NULL) return no_memory(err);
+        set_tokens(m, state, mask->bits);
         status = walk(m, 0, state, mask->bits, mask, err);
         if (status < 0) {
             free_mask(mask);
@@ -577,7 +619,8 @@ static int check_nodes(const struct tl_automaton_node *nodes, size_t n, size_t r
         const bool a_ok = p->a >= 0 && (size_t)p->a < n, b_ok = p->b >= 0 && (size_t)p->b < n;
         const bool ok = p->op == TL_AUTOMATON_END || (p->op == TL_AUTOMATON_BYTE && a_ok) ||
                         (p->op == TL_AUTOMATON_SPLIT && a_ok && b_ok) ||
-                        (p->op == TL_AUTOMATON_CALL && a_ok && (b_ok || p->b == -1));
+                        (p->op == TL_AUTOMATON_CALL && a_ok && (b_ok || p->b == -1)) ||
+                        (p->op == TL_AUTOMATON_TOKEN && a_ok && p->b >= 0);
         if (!ok) {
             return tl_fail(err, TL_EARG, "node %zu is (%d, a %d, b %d); expected nodes below %zu",
                            i, p->op, (int)p->a, (int)p->b, n);
@@ -609,6 +652,7 @@ int tl_automaton_new(const struct tl_automaton_node *nodes, size_t n, size_t roo
     if (status < 0) return status;
     m = calloc(1, sizeof *m);
     if (m == NULL) return no_memory(err);
+    m->hash_key = tl_hash_new_key();
     m->n_nodes = n;
     m->trie = trie;
     m->nodes = malloc(n * sizeof *nodes);

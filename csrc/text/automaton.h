@@ -13,7 +13,13 @@
 #include "base/base.h"
 #include "text/trie.h"
 
-enum tl_automaton_op { TL_AUTOMATON_BYTE, TL_AUTOMATON_SPLIT, TL_AUTOMATON_CALL, TL_AUTOMATON_END };
+enum tl_automaton_op {
+    TL_AUTOMATON_BYTE,
+    TL_AUTOMATON_SPLIT,
+    TL_AUTOMATON_CALL,
+    TL_AUTOMATON_END,
+    TL_AUTOMATON_TOKEN, // b is a token; low is 1 for any token but b
+};
 
 struct tl_automaton_node {
     uint8_t op, low, high;
@@ -36,9 +42,13 @@ uint32_t tl_automaton_start(const struct tl_automaton *m);
 int tl_automaton_advance(struct tl_automaton *m, uint32_t state, const uint8_t *bytes, size_t n,
                          uint32_t *out, struct tl_error *err);
 
+/* The same for a token, which is a node of its own or some bytes; its n bytes may be none. */
+int tl_automaton_accept(struct tl_automaton *m, uint32_t state, uint32_t token,
+                        const uint8_t *bytes, size_t n, uint32_t *out, struct tl_error *err);
+
 struct tl_automaton_facts {
     bool complete;     // the text may end here
-    int32_t node;      // one of the nodes that wait for a byte; -1 if nothing may follow
+    int32_t node;      // one of the nodes that wait; -1 if nothing may follow
     uint32_t bytes[8]; // a bit for each byte that may follow
 };
 

@@ -1,6 +1,9 @@
 /* encoder.c - the inner loops of SPM and of byte-level BPE: texts to ids. */
 #include "text/encoder.h"
 
+#include "base/hash.h"
+#include "base/os.h"
+
 #include <string.h>
 
 enum { MAX_PRETOKENIZERS = 8, CACHED_WORD = 48 };
@@ -31,6 +34,7 @@ struct tl_encoder {
     int32_t n_tokens;
     uint32_t n_merges;
     size_t longest; // bytes of the longest symbol
+    struct tl_hash_key hash_key;
 
     uint8_t *arena; // owns
     size_t arena_n, arena_capacity;
@@ -73,29 +77,15 @@ void tl_ids_free(struct tl_ids *ids) {
 
 /* ---- texts to symbols ---- */
 
-static uint64_t mix(uint64_t h) {
-    h ^= h >> 32;
-    h *= 0x9E3779B97F4A7C15u;
-    return h ^ h >> 29;
-}
-
-static uint32_t hash_bytes(const uint8_t *text, size_t size) {
-    uint64_t h = size, word;
-    for (; size >= 8; text += 8, size -= 8) {
-        memcpy(&word, text, 8);
-        h = mix(h ^ word);
-    }
-    word = 0;
-    for (size_t i = 0; i < size; i++) word |= (uint64_t)text[i] << 8 * i;
-    h = mix(h ^ word);
-    return (uint32_t)(h >> 16);
+static uint32_t hash_text(const struct tl_encoder *e, const uint8_t *text, size_t size) {
+    return (uint32_t)tl_hash_bytes(&e->hash_key, text, size);
 }
 
 static uint32_t find_symbol(const struct tl_encoder *e, const uint8_t *text, size_t size) {
     const size_t mask = e->n_slots - 1;
     uint32_t hash;
     if (size > e->longest) return NO_SYMBOL;
-    hash = hash_bytes(text, size);
+    hash = hash_text(e, text, size);
     for (size_t i = hash & mask; e->slots[i].symbol != 0; i = (i + 1) & mask) {
         const struct symbol *s = &e->symbols[e->slots[i].symbol - 1];
         if (e->slots[i].hash == hash && s->size == size &&
@@ -157,7 +147,7 @@ static int intern(struct tl_encoder *e, const uint8_t *text, size_t size, uint32
     s->weak = false;
     e->arena_n = wanted;
     *out = (uint32_t)e->n_symbols++;
-    put_slot(e->slots, e->n_slots, hash_bytes(text, size), *out);
+    put_slot(e->slots, e->n_slots, hash_text(e, text, size), *out);
     if (size > e->longest) e->longest = size;
     return TL_OK;
 }
@@ -197,8 +187,10 @@ static bool from_alphabet(const uint8_t *text, size_t size, uint8_t *out, size_t
 
 /* ---- building ---- */
 
-static size_t pair_place(const struct pair *pairs, size_t n_pairs, uint32_t left, uint32_t right) {
-    size_t i = (size_t)mix((uint64_t)left << 32 | right) & (n_pairs - 1);
+static size_t pair_place(const struct tl_encoder *e, const struct pair *pairs, size_t n_pairs,
+                         uint32_t left, uint32_t right) {
+    const uint64_t both = (uint64_t)left << 32 | right;
+    size_t i = (size_t)tl_hash_word(&e->hash_key, 0, both) & (n_pairs - 1);
     while (pairs[i].left != 0 && (pairs[i].left != left + 1 || pairs[i].right != right + 1)) {
         i = (i + 1) & (n_pairs - 1);
     }
@@ -212,7 +204,7 @@ static int grow_pairs(struct tl_encoder *e, size_t n, struct tl_error *err) {
     memset(pairs, 0, bytes);
     for (size_t i = 0; i < e->n_pairs; i++) {
         const struct pair *p = &e->pairs[i];
-        if (p->left != 0) pairs[pair_place(pairs, n, p->left - 1, p->right - 1)] = *p;
+        if (p->left != 0) pairs[pair_place(e, pairs, n, p->left - 1, p->right - 1)] = *p;
     }
     tl_free(e->pairs);
     e->pairs = pairs;
@@ -234,6 +226,7 @@ int tl_encoder_new(enum tl_encoder_kind kind, const int32_t byte_ids[256], size_
     if (e == NULL) return tl_fail(err, TL_ENOMEM, "no memory for a tokenizer");
     memset(e, 0, sizeof *e);
     e->kind = kind;
+    e->hash_key = tl_hash_new_key();
     memcpy(e->byte_ids, byte_ids, sizeof e->byte_ids);
     if (grow_slots(e, table_size(n_tokens), err) < 0 ||
         grow_pairs(e, table_size(n_merges), err) < 0) {
@@ -335,7 +328,7 @@ int tl_encoder_add_merge(struct tl_encoder *e, const char *text, size_t size,
 
     if (2 * (e->pairs_used + 1) > e->n_pairs && grow_pairs(e, e->n_pairs * 2, err) < 0)
         return err->status;
-    place = pair_place(e->pairs, e->n_pairs, left, right);
+    place = pair_place(e, e->pairs, e->n_pairs, left, right);
     if (e->pairs[place].left == 0) {
         e->pairs[place] = (struct pair){left + 1, right + 1, rank, merged};
         e->pairs_used++;
@@ -423,7 +416,7 @@ static int consider(struct work *w, uint32_t left, uint32_t right, struct tl_err
     } else {
         const struct pair *p;
         if (a->symbol == NO_SYMBOL || b->symbol == NO_SYMBOL) return TL_OK;
-        p = &e->pairs[pair_place(e->pairs, e->n_pairs, a->symbol, b->symbol)];
+        p = &e->pairs[pair_place(e, e->pairs, e->n_pairs, a->symbol, b->symbol)];
         if (p->left == 0) return TL_OK;
         c.order = p->rank;
         c.merged = p->merged;
@@ -552,7 +545,7 @@ static int run_words(const struct tl_encoder *e, const uint8_t *text, const stru
         uint32_t hash = 0;
         if (size == 0) continue;
         if (seen != NULL && size <= CACHED_WORD) {
-            hash = hash_bytes(text + start, size);
+            hash = hash_text(e, text + start, size);
             place = &seen[hash & (n_seen - 1)];
             if (place->size == size && place->hash == hash &&
                 memcmp(text + place->word, text + start, size) == 0) {

@@ -42,6 +42,7 @@ def check(source, messages, tools, want, **variables):
         assert render_chat(source, messages, tools, **variables) == want
 
 
+@pytest.mark.filterwarnings("ignore:the chat template")
 @pytest.mark.parametrize("case", ["system", "plain", "tools"])
 @pytest.mark.parametrize("index", range(17))
 def test_the_templates_of_17_models(index, case):
@@ -53,6 +54,7 @@ def test_the_templates_of_17_models(index, case):
     check(source, messages, tools, entry["cases"][case], bos_token="<BOS>", eos_token="<EOS>")
 
 
+@pytest.mark.filterwarnings("ignore:the chat template")
 @pytest.mark.parametrize("index", range(30))
 def test_the_templates_of_llama_cpps_tests(index):
     g = golden()
@@ -137,6 +139,7 @@ def test_tools_may_be_functions():
                 },
                 "required": ["city"],
             },
+            "return": {"type": "string"},
         },
     }
     assert tool_schema(weather) == want
@@ -310,11 +313,11 @@ def test_wrong_messages():
 def test_without_jinja2_the_error_says_what_to_install(monkeypatch):
     from tinyllm.chat import sandbox
 
-    sandbox._environment_class.cache_clear()
+    sandbox._jinja.cache_clear()
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(ImportError, match="pip install jinja2"):
         render_chat("", USER)
-    sandbox._environment_class.cache_clear()
+    sandbox._jinja.cache_clear()
 
 
 # ---- answers ----
@@ -455,11 +458,11 @@ def test_wrong_chats(model, tmp_path):
 def test_chat_without_jinja2(model, monkeypatch):
     from tinyllm.chat import sandbox
 
-    sandbox._environment_class.cache_clear()
+    sandbox._jinja.cache_clear()
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(ImportError, match="pip install jinja2"):
         model.chat(TALK, template="plain")
-    sandbox._environment_class.cache_clear()
+    sandbox._jinja.cache_clear()
 
 
 # ---- special tokens that messages contain ----

@@ -369,14 +369,17 @@ def control_word(tmp_path_factory):
 def test_flush_to_zero_in_the_caller_changes_nothing(control_word):
     denormal = Weight("w", (2,), "F32", np.array([1, 0x80000002], np.uint32).tobytes())
     double = Weight("w", (1,), "F64", np.array([2.0**-140]).tobytes())
+    power = Weight("w", (32,), "MXFP4", bytes([0] + [0x2A] * 16))  # 2^-128, and nibbles -2 and 2
     before = control_word.get()
     control_word.set(before | 0x8040)
     try:
         wide = denormal.numpy(dtype=np.float64)
         narrow = double.numpy()
+        product = power.numpy()
         during = control_word.get()
     finally:
         control_word.set(before)
     assert wide.tolist() == [2.0**-149, -(2.0**-148)]
     assert narrow.view(np.uint32).tolist() == [1 << 9]
+    assert product.tolist() == [-(2.0**-127)] * 16 + [2.0**-127] * 16
     assert during & 0x8040 == 0x8040

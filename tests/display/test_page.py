@@ -82,7 +82,9 @@ def test_a_page_of_what_there_is(model, trace):
 
 
 def test_values_that_are_not_finite(model):
-    t = model.trace(IDS, "*", edits=tl.set("blk.1.resid_mid", np.nan, at=3))
+    nan = tl.apply("blk.1.resid_mid", lambda array: array * np.nan, at=3)
+    with pytest.warns(RuntimeWarning, match="NaN"):
+        t = model.trace(IDS, "*", edits=nan)
     json.dumps(data_of(page(t)), allow_nan=False)
     assert "<table>" in t._repr_html_()
 
@@ -238,3 +240,34 @@ def test_the_page_lives_in_a_browser(browser, trace, tmp_path):
     assert asked == []
     browser.screenshot(tmp_path / "page.png")
     assert (tmp_path / "page.png").stat().st_size > 10_000
+
+
+def test_a_slice_and_a_session_show_the_tokens_that_are_looked_at(browser, model, tmp_path):
+    ids = [3, 1, 4, 15, 9, 2, 6, 5]
+    session = model.session()
+    session.eval(ids[:5])
+    pieces = [f"t{i}" for i in range(8)]
+    whole = model.trace(ids, "*")
+    whole.relabel(np.array(ids, np.int32), pieces)
+    probs = whole["blk.0.attn_probs"][0]
+    for name, part in {
+        "slice": whole[2:5],
+        "session": session.eval(ids[5:], capture="*"),
+    }.items():
+        part.html(tmp_path / f"{name}.html")
+        browser.open((tmp_path / f"{name}.html").as_uri())
+        assert browser.value("document.querySelectorAll('.token').length") == 8
+        assert browser.value("document.querySelectorAll('.token:not(.outside)').length") == 3
+        texts = pieces if name == "slice" else part.context_pieces
+        code = "[...document.querySelectorAll('.token')].map(e => e.textContent)"
+        assert browser.value(code) == [t.replace(" ", "·") for t in texts]
+        browser.click("[data-token='1']")
+        position = part.start + 1
+        heading = browser.value("document.querySelector('#token').textContent")
+        assert heading.startswith(f"token {position}: ")
+        # colours of the strip: each token as strongly as it is looked at
+        code = "[...document.querySelectorAll('.token')].map(e => e.style.background)"
+        alpha = [re.findall(r"[\d.]+(?=\))", color) for color in browser.value(code)]
+        shown = [float(a[0]) if a else 0.0 for a in alpha]
+        assert np.allclose(shown[: position + 1], probs[position, : position + 1], atol=0.01)
+        assert not any(shown[position + 1 :])

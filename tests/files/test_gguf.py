@@ -343,7 +343,7 @@ def test_wrong_split_models(tmp_path, keys, names, field, part):
 
 def test_other_split_failures(tmp_path):
     paths = write_split(tmp_path, [["a"], ["b"], ["c"]])
-    with pytest.raises(tinyllm.FormatError, match="first file"):
+    with pytest.raises(tinyllm.FormatError, match=r"first file .*, model-00001-of-00003.gguf"):
         tinyllm.GGUF(paths[1])
     with pytest.raises(ValueError, match="3 files"):
         tinyllm.GGUF(paths[0].read_bytes())
@@ -359,6 +359,10 @@ def test_other_split_failures(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         tinyllm.GGUF(paths[0])
     assert error.value.filename == str(paths[2])
+    paths[1].unlink()
+    with pytest.raises(FileNotFoundError, match="2 of the 3 files") as error:
+        tinyllm.GGUF(paths[0])
+    assert "model-00002-of-00003.gguf, model-00003-of-00003.gguf" in str(error.value)
     data = b.build([b.entry("split.count", b.STRING, "2")])
     with pytest.raises(tinyllm.FormatError, match=r"split.count \(type\) is STRING"):
         tinyllm.GGUF(data)

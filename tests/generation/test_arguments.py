@@ -1,6 +1,7 @@
 """Arguments that cannot take effect are refused, not ignored."""
 
 import math
+import re
 import subprocess
 import sys
 
@@ -98,6 +99,76 @@ def test_rows_that_only_fill_up_the_embedding_are_never_drawn(tmp_path, model):
     assert max(ids) < tokens
     beams = padded.beam_search(PROMPT, beams=3, max_tokens=4)
     assert max(token for beam in beams for token in beam.ids) < tokens
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"top_p": 2}, "top_p is 2.0; expected 0 to 1"),
+        ({"top_p": 1.01}, "top_p is 1.01; expected 0 to 1"),
+        ({"logprobs": 1025}, "logprobs is 1025; expected 0 to 1024, the size of the vocabulary"),
+        ({"min_tokens": 4, "max_tokens": 3}, "min_tokens is 4; expected at most max_tokens, 3"),
+        ({"sampler": tl.Sampler(), "temperature": 0}, "both temperature and sampler"),
+        ({"sampler": tl.Sampler(), "top_k": 1}, "both top_k and sampler"),
+        ({"sampler": tl.Sampler(), "top_p": 1.0}, "both top_p and sampler"),
+    ],
+)
+def test_values_without_a_meaning_are_refused(model, options, words):
+    talk = [{"role": "user", "content": "Good morrow"}]
+    with pytest.raises(ValueError, match=re.escape(words)):
+        model.generate(PROMPT, **options)
+    with pytest.raises(ValueError, match=re.escape(words)):
+        model.chat(talk, template="plain", **options)
+    if "logprobs" not in options:
+        with pytest.raises(ValueError, match=re.escape(words)):
+            list(model.stream(PROMPT, **options))
+
+
+def test_the_limits_of_these_values_are_allowed(model):
+    assert len(model.generate(PROMPT, 2, top_p=1, seed=1).ids) == 2
+    one = model.generate(PROMPT, 2, top_p=0, seed=1).ids  # the smallest set has one token
+    assert one == model.generate(PROMPT, 2, temperature=0).ids
+    assert len(model.generate(PROMPT, 3, min_tokens=3, seed=1).ids) == 3
+    # as in llama.cpp, no k-best at all
+    want = model.generate(PROMPT, 9, top_k=0, temperature=2.0, top_p=1.0, seed=5).ids
+    assert model.generate(PROMPT, 9, top_k=-1, temperature=2.0, top_p=1.0, seed=5).ids == want
+    assert model.generate(PROMPT, 9, top_k=1024, temperature=2.0, top_p=1.0, seed=5).ids == want
+    with pytest.raises(ValueError, match="typical is 2"):
+        tl.Sampler(typical=2)
+    with pytest.raises(ValueError, match="mirostat m is 0"):
+        tl.Sampler(mirostat={"tau": 5.0, "m": 0})
+
+
+def test_a_context_beyond_the_models_is_said_aloud():
+    with pytest.warns(UserWarning, match="max_context is 513, .* a context of 512 tokens"):
+        tl.load(max_context=513)
+    tl.load(max_context=512)  # no warning
+
+
+@pytest.mark.parametrize("value", [1, 1.5, True])
+def test_logits_that_are_no_list_of_indices(model, value):
+    with pytest.raises(TypeError, match=rf"logits is {value}; expected 'last'"):
+        model.trace(PROMPT, [], logits=value)
+    if not isinstance(value, int) or value is True:
+        with pytest.raises(TypeError, match=rf"logits\[1\] is {value}; expected an integer"):
+            model.trace(PROMPT, [], logits=[0, value])
+        with pytest.raises(TypeError, match=rf"logits\[0\] is {value}; expected an integer"):
+            model.session().eval(PROMPT, [value])
+
+
+def test_arrays_of_ids_and_positions(model):
+    """An array has __index__, so it was taken for one number."""
+    ids = model.generate(PROMPT, 6, temperature=0).ids
+    for stop in (ids[3], np.int64(ids[3]), np.array(ids[3]), np.array(ids[3:5])):
+        g = model.generate(PROMPT, 6, temperature=0, stop_ids=stop)
+        assert (g.stop_reason, g.stop) == ("stop", ids[3])
+    for at in (np.array([1, 2]), [1, 2], (np.int32(1), 2)):
+        t = model.trace([1, 2, 3, 4], "blk.0.resid_post", edits=tl.zero("blk.0.resid_post", at=at))
+        assert (abs(t["blk.0.resid_post"]).sum(axis=1) == 0).tolist() == [False, True, True, False]
+    with pytest.raises(TypeError, match="at is"):
+        tl.zero("output", at=np.array([True, False]))
+    with pytest.raises(TypeError, match="at is"):
+        tl.zero("output", at=np.array(1.5))
 
 
 def test_messages_that_can_be_read_once(model):

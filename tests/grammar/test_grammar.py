@@ -15,8 +15,7 @@ import pytest
 import tinyllm as tl
 from tinyllm import _core
 from tinyllm.grammar import gbnf, matcher
-from tinyllm.grammar.automaton import utf8_sequences
-from tinyllm.grammar.expr import check, to_gbnf
+from tinyllm.grammar.expr import check, to_gbnf, utf8_sequences
 
 pytestmark = pytest.mark.sanitize
 

@@ -180,7 +180,7 @@ def test_bad_arguments(path, tmp_path):
     with pytest.raises(IsADirectoryError):
         tl.load(tmp_path)
     (tmp_path / "text.txt").write_text("Hello, world, this is no model")
-    with pytest.raises(tl.FormatError, match="magic"):
+    with pytest.raises(tl.FormatError, match="a text that begins with 'Hello, world"):
         tl.load(tmp_path / "text.txt")
     (tmp_path / "empty").write_bytes(b"")
     with pytest.raises(tl.FormatError):
@@ -201,7 +201,8 @@ def test_the_context_length_is_a_limit_unless_told_otherwise(path, model):
     ids = [1] * 65
     with pytest.raises(ValueError, match="context length of 64"):
         model.logits(ids)
-    longer = tl.load(path, max_context=100)
+    with pytest.warns(UserWarning, match="max_context is 100, .* context of 64 tokens"):
+        longer = tl.load(path, max_context=100)
     assert longer.logits(ids).shape == (65, 40)
     assert np.array_equal(longer.logits(ids[:64]), model.logits(ids[:64]))
     with pytest.raises(ValueError, match="context length of 3"):
@@ -267,7 +268,8 @@ def test_traces(model):
 
 
 def test_a_capture_that_does_not_fit(path):
-    model = tl.load(path, max_context=10**8)
+    with pytest.warns(UserWarning, match="max_context is 100000000"):
+        model = tl.load(path, max_context=10**8)
     ids = np.zeros(4_000_000, np.int32)
     with pytest.raises(MemoryError, match=r"takes 512,[0-9,]+ bytes|takes [0-9,]+ bytes and"):
         model.trace(ids, "blk.0.attn_probs")

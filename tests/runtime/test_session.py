@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -232,6 +233,47 @@ def test_after_fork(model, ids):
     assert np.array_equal(model.logits(ids), want)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+def test_a_session_in_use_at_a_fork(model, ids):
+    """In the child, the thread that used it does not exist, and never gives it back."""
+    session, idle = model.session(), model.session()
+    idle.eval(ids[:3])
+    inside, go_on = threading.Event(), threading.Event()
+
+    def wait(values):
+        inside.set()
+        go_on.wait(60)
+        return values
+
+    user = threading.Thread(
+        target=session.eval, args=(ids[:3],), kwargs={"edits": [tl.apply("blk.0.ffn_act", wait)]}
+    )
+    user.start()
+    assert inside.wait(60)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            status = 0 if np.array_equal(idle.eval(ids[3:5]), model.logits(ids[:5])[-1]) else 2
+            session.eval(ids[3:5])
+        except RuntimeError as error:
+            status += 0 if "was in use when the process was forked" in str(error) else 3
+        else:
+            status += 4
+        finally:
+            os._exit(status)
+    try:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        with pytest.raises(RuntimeError, match="by another thread"):
+            session.eval(ids[3:5])
+    finally:
+        go_on.set()
+        user.join()
+    assert session.tokens == list(ids[:3])
+    assert session.eval(ids[3:5]) is not None
+
+
 def test_a_session_keeps_its_model_alive(tmp_path, ids):
     model = models.random_model(tmp_path, "Q8_0", context=600)
     want = model.logits(ids[:5])
@@ -275,7 +317,8 @@ def test_the_table_tells_shapes_and_what_is_likely(model):
     assert rows["next"].startswith(f"'{logits.argmax()}' {100 * probability.max():.1f} %")
     session.eval([3, 4], logits="all")
     assert dict(session.table().rows)["logits"].plain.startswith(f"(2, {c.vocab_size})")
-    session.eval([5], edits=[tl.set("output", np.nan)])
+    with pytest.warns(RuntimeWarning, match="NaN"):
+        session.eval([5], edits=[tl.apply("output", lambda array: array * np.nan)])
     assert "no finite values" in session._repr_html_()
     session.rewind(1)
     assert "next" not in dict(session.table().rows)
@@ -323,17 +366,23 @@ def test_a_saved_session_remembers_that_it_was_edited(model, tmp_path):
 def test_a_session_belongs_to_a_generation_until_it_ends(model):
     session = model.session()
     session.eval([1, 2, 3])
-    with session.owned():
-        for call in (
-            lambda: session.eval([4]),
-            lambda: session.rewind(1),
-            lambda: session.reset(),
-            lambda: session.owned().__enter__(),
-        ):
-            with pytest.raises(RuntimeError, match="a generation that has not ended"):
-                call()
-        assert session.fork().eval([4]) is not None
-        assert session.tokens == [1, 2, 3]
+
+    def generation():
+        yield
+
+    generator = generation()
+    session.lend(weakref.ref(generator))
+    for call in (
+        lambda: session.eval([4]),
+        lambda: session.rewind(1),
+        lambda: session.reset(),
+        lambda: session.lend(weakref.ref(generation())),
+    ):
+        with pytest.raises(RuntimeError, match="a generation that has not ended"):
+            call()
+    assert session.fork().eval([4]) is not None
+    assert session.tokens == [1, 2, 3]
+    generator.close()
     session.eval([4])
 
 
@@ -380,3 +429,13 @@ def test_interrupts_leave_the_old_state_or_the_new_one(model):
     session.keep([*session.tokens, 1])  # what is left ran without edits, and nothing else
     fresh.eval([*session.tokens, 7])
     assert np.array_equal(session.eval([7]), fresh.logits)
+
+
+def test_tokens_do_not_inherit_the_edits_of_forgotten_ones(model):
+    """An interrupt after a run can keep the session from noting under which edits it ran."""
+    session = model.session()
+    session.eval([1, 2, 3, 4, 5])
+    assert session.keep([9, 9, 9], [DIRECTION]) == 0
+    model.run([session.core], [np.array([1, 2, 3], np.int32)], [])  # nothing is noted
+    assert session.tokens == [1, 2, 3]
+    assert session.keep([1, 2, 3, 4]) == 0

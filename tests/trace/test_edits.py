@@ -497,3 +497,101 @@ def test_run_from_refuses(model, plain):
         model.run_from(1, resid, edits=tl.zero("blk.*.attn_q"))
     with pytest.raises(ValueError, match="7"):
         model.run_from(1, resid, tokens=[1, 2])
+
+
+# ---- edits that have no or only some effect are refused or said aloud ----
+
+TAP = "blk.1.resid_post"
+
+
+def test_a_patch_of_another_length_is_refused(model):
+    source = model.trace(list(range(5, 14)), TAP)
+    own = list(range(20, 26))
+    for part in (source, source[:7], source[:5], source[3:]):  # longer, longer, shorter, later
+        with pytest.raises(IndexError, match=r"trace has positions \d to \d; expected"):
+            model.trace(own, edits=tl.patch(TAP, part))
+    with pytest.raises(IndexError, match="trace has no positions"):
+        model.trace(own, edits=tl.patch(TAP, source[:0]))
+    t = model.trace(own, TAP, edits=tl.patch(TAP, source[:6]))
+    assert np.array_equal(t[TAP], source[TAP][:6])
+    t = model.trace(own, TAP, edits=tl.patch(TAP, source, at=slice(0, 6)))  # and if it is wanted
+    assert np.array_equal(t[TAP], source[TAP][:6])
+
+
+def test_a_session_is_patched_call_by_call_in_full_or_not_at_all(model):
+    source = model.trace(list(range(5, 11)), TAP)
+    edit = tl.patch(TAP, source)
+    session = model.session()
+    first = session.eval([1, 2], capture=TAP, edits=edit)
+    rest = session.eval([3, 4, 5, 6], capture=TAP, edits=edit)
+    assert np.array_equal(np.concatenate([first[TAP], rest[TAP]]), source[TAP])
+    after = session.eval([7, 8], capture=TAP, edits=edit)  # the trace has none of these
+    other = model.session()
+    for ids in ([1, 2], [3, 4, 5, 6]):
+        other.eval(ids, edits=edit)
+    assert np.array_equal(after[TAP], other.eval([7, 8], capture=TAP)[TAP])
+    session = model.session()
+    session.eval([1, 2])
+    with pytest.raises(IndexError, match="expected position 6, too"):
+        session.eval([3, 4, 5, 6, 7], edits=edit)
+    assert len(session) == 2
+    with pytest.raises(IndexError, match="expected position 6, too"):
+        model.generate(list(range(9)), 2, seed=0, edits=edit)
+    assert len(model.generate(list(range(6)), 2, seed=0, edits=edit).ids) == 2
+
+
+@pytest.mark.parametrize("kind", [tl.set, tl.add, tl.scale])
+@pytest.mark.parametrize("value", [np.nan, [1.0, np.nan], np.float16("nan")])
+def test_nan_is_no_value_of_an_edit(kind, value):
+    with pytest.raises(ValueError, match="holds NaN"):
+        kind(TAP, value)
+
+
+def test_values_that_float32_does_not_hold():
+    for value in (1e300, -1e39, [1.0, 1e300], 10**40):
+        with pytest.raises((ValueError, TypeError), match="expected"):
+            tl.set(TAP, value)
+    assert tl.set(TAP, 3e38)
+
+
+def test_infinity_and_nan_are_said_aloud_except_where_they_hide_a_token(model):
+    ids = [3, 1, 4, 1]
+    hide = np.zeros((4, 4, 4), np.float32)
+    hide[:, 1:, 0] = -np.inf
+    t = model.trace(ids, "blk.0.attn_probs", edits=tl.add("blk.0.attn_scores", hide))
+    assert (t["blk.0.attn_probs"][:, 1:, 0] == 0).all()  # no warning: warnings are errors here
+    t = model.trace(ids, "output", edits=tl.add("output", [-np.inf] * 30 + [0.0] * 30))
+    assert np.isneginf(t["output"][:, :30]).all()
+    bad = {
+        "set": tl.set(TAP, np.inf, at=1),
+        "add": tl.add(TAP, -np.inf),
+        "scale": [tl.set(TAP, 1e30), tl.scale(TAP, 1e30)],
+        "apply": tl.apply(TAP, lambda array: array * np.nan),
+    }
+    for name, edit in bad.items():
+        with pytest.warns(RuntimeWarning, match=rf"tl\.{name}.*are NaN or infinite"):
+            model.trace(ids, TAP, edits=edit)
+    with pytest.warns(RuntimeWarning, match="are NaN or infinite") as said:
+        model.trace(ids, TAP, edits=[tl.apply(TAP, lambda array: array * np.nan), tl.scale(TAP, 2)])
+    assert len(said) == 1  # the edit that made them, and no other
+
+
+def test_places_beyond_the_call_are_refused(model):
+    ids = [3, 1, 4]
+    for at in (slice(3, 9), slice(10, None)):
+        with pytest.raises(IndexError, match=r"begins after the call; expected a position up to 2"):
+            model.trace(ids, edits=tl.zero(TAP, at=at))
+    with pytest.raises(IndexError, match="expected less than 4, the heads"):
+        model.trace(ids, edits=tl.zero("blk.0.attn_mix", head=slice(4, 9)))
+    whole = model.trace(ids, TAP)
+    for edit in (tl.zero(TAP, at=slice(1, 1)), tl.zero(TAP, at=[])):  # chosen to be empty
+        assert np.array_equal(model.trace(ids, TAP, edits=edit)[TAP], whole[TAP])
+    session = model.session()
+    session.eval([3])
+    t = session.eval([1, 4], capture=TAP, edits=tl.zero(TAP, at=slice(7, 9)))  # a later call's
+    assert np.array_equal(t[TAP], whole[TAP][1:])
+
+
+def test_a_mean_over_no_tokens(model):
+    with pytest.raises(ValueError, match="over has no tokens"):
+        model.trace([1, 2], edits=tl.mean(TAP, model.trace([1, 2])[:0]))

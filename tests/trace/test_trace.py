@@ -173,7 +173,7 @@ def test_stack(model, uneven):
     t = model.trace(IDS, "*")
     stack = t.stack("blk.*.attn_q")
     assert stack.shape == (3, 5, 4, 8)
-    assert np.shares_memory(stack, t["blk.1.attn_q"])  # no copy
+    assert np.shares_memory(stack, t.stack("blk.*.attn_q"))  # no copy
     assert np.array_equal(t.stack(["blk.2.resid_mid", "blk.0.resid_mid"])[1], t["blk.2.resid_mid"])
     assert t.stack("*attn_probs").shape == (3, 4, 5, 5)
     assert t.stack("*resid_p*").shape == (6, 5, 32)

@@ -34,6 +34,8 @@ class Lens:
         Their texts, ``pieces[layer][token][rank]``.
     tokens : list of str
         The texts of the tokens of the trace.
+    start : int
+        Position of the first of them in its context.
     """
 
     names: list[str]
@@ -41,6 +43,7 @@ class Lens:
     probs: Float32
     pieces: list[list[list[str]]]
     tokens: list[str]
+    start: int = 0
 
     def table(self) -> Table:
         """Return a table of the most likely token of each layer at each token.
@@ -113,4 +116,4 @@ def lens(
     if wrong or not names:
         raise ValueError(f"taps holds {wrong or taps}; expected taps of shape (T, D)")
     ids, probs, pieces = trace.guesses(names, k, model)
-    return Lens(names, ids, probs, pieces, list(trace.pieces))
+    return Lens(names, ids, probs, pieces, list(trace.pieces), trace.start)

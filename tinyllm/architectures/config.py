@@ -259,7 +259,7 @@ def read_config(read: Reader, tensors: Mapping[str, Any], arch: Arch) -> Config:
         )
     vocab_size = int(embedding.shape[0])
     tokens = read.metadata.get("tokenizer.ggml.tokens")
-    if tokens is not None and len(tokens) > vocab_size:
+    if isinstance(tokens, list) and len(tokens) > vocab_size:  # the tokenizer checks the rest
         raise wrong(
             "tokenizer.ggml.tokens",
             f"{len(tokens)} tokens",

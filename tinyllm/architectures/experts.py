@@ -49,9 +49,10 @@ def experts_with_gated_shared(b: Builder, x: str) -> str:
 
 
 def _dense(b: Builder) -> bool:
-    """Whether the current block is one of the first ones, which may have no experts."""
+    """Whether the current block has no experts: one of the first ones, or between two that have."""
     first: int = b.keys.integer("leading_dense_block_count", 0, least=0)
-    return b.layer < first
+    step: int = b.keys.integer("interleave_moe_layer_step", 1, least=0) or 1
+    return b.layer < first or (b.layer + 1) % step != 0
 
 
 def _router(b: Builder, x: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UnsupportedError
+from ..errors import UnsupportedError, printable
 
 __all__ = ["check_keys"]
 
@@ -136,7 +136,8 @@ def check_keys(
             )
     if unknown:
         warnings.warn(
-            f"the file has keys that this version does not know: {', '.join(unknown[:5])}"
+            "the file has keys that this version does not know: "
+            + printable(", ".join(unknown[:5]))
             + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
             + "; the results may be wrong",
             stacklevel=5,  # who called tl.load

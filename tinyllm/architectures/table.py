@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from ..errors import FormatError, UnsupportedError
+from ..errors import FormatError, UnsupportedError, printable
 from . import encoders, gemma4
 from .arch import Arch, Window
 from .blocks import model, parallel, parallel_by_key, parallel_by_norms, serial
@@ -58,6 +58,9 @@ BERT = dataclasses.replace(
     norm="layer",
     causal=False,
     optional=("token_types",),
+)
+LFM2 = dataclasses.replace(
+    QWEN3, mixer=conv_or_attention, output_norm="token_embd_norm", zeros=True
 )
 QWEN35 = dataclasses.replace(
     QWEN3, mixer=delta_or_attention, ffn_norm="post_attention_norm", tiled=True
@@ -224,12 +227,9 @@ ARCHITECTURES: dict[str, Arch] = {
         required=("attn_sinks",),
         classes=("GptOssForCausalLM",),
     ),
-    "lfm2": dataclasses.replace(
-        QWEN3,
-        mixer=conv_or_attention,
-        output_norm="token_embd_norm",
-        zeros=True,
-        classes=("Lfm2ForCausalLM",),
+    "lfm2": dataclasses.replace(LFM2, classes=("Lfm2ForCausalLM",)),
+    "lfm2moe": dataclasses.replace(
+        LFM2, ffn=experts, routing="sigmoid", classes=("Lfm2MoeForCausalLM",)
     ),
     "qwen3next": dataclasses.replace(
         QWEN35,
@@ -245,6 +245,33 @@ ARCHITECTURES: dict[str, Arch] = {
         ffn=experts_with_gated_shared,
         classes=("Qwen3_5MoeForCausalLM", "Qwen3_5MoeForConditionalGeneration"),
     ),
+    "dots1": dataclasses.replace(QWEN3, ffn=experts, classes=("Dots1ForCausalLM",)),
+    "glm4moe": dataclasses.replace(
+        HALVES,
+        ffn=experts,
+        ffn_norm="post_attention_norm",
+        optional=QK_NORMS,
+        classes=("Glm4MoeForCausalLM",),
+    ),
+    "minimax-m2": dataclasses.replace(
+        QWEN3,
+        ffn=experts,
+        routing="sigmoid",
+        qk_norm="row",
+        classes=("MiniMaxM2ForCausalLM",),
+    ),
+    "hy_v3": dataclasses.replace(
+        QWEN3, ffn=experts, routing="sigmoid", classes=("HYV3ForCausalLM",)
+    ),
+    "exaone-moe": dataclasses.replace(
+        QWEN3,
+        ffn=experts,
+        routing="sigmoid",
+        window=Window(every=4),
+        rotated=lambda b: b.local,
+        classes=("ExaoneMoeForCausalLM", "ExaoneMoEForCausalLM"),
+    ),
+    "ernie4_5-moe": dataclasses.replace(LLAMA, ffn=experts, classes=("Ernie4_5_MoeForCausalLM",)),
 }
 
 
@@ -425,7 +452,7 @@ def read_model(
         )
         if strict:
             raise UnsupportedError(f"{message}; strict=False loads the file anyway")
-        warnings.warn(message, stacklevel=3)
+        warnings.warn(printable(message), stacklevel=3)
     if arch.experimental:
         warnings.warn(
             f"the architecture {config.architecture} is experimental: no other implementation "

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["choice", "index", "integer", "is_integer", "ranged"]
+__all__ = ["choice", "index", "integer", "is_integer", "positive", "ranged"]
 
 
 def is_integer(value: object) -> bool:
@@ -21,6 +21,8 @@ def is_integer(value: object) -> bool:
     >>> is_integer(3), is_integer(True), is_integer(3.0)
     (True, False, False)
     """
+    if isinstance(value, np.ndarray):  # all arrays have __index__
+        return value.ndim == 0 and np.issubdtype(value.dtype, np.integer)
     return hasattr(value, "__index__") and not isinstance(value, (bool, np.bool_))
 
 
@@ -80,6 +82,34 @@ def ranged(name: str, value: Any, low: int, high: int | None = None, what: str =
         limits = f"at least {low}" if high is None else f"{low} to {high}"
         raise ValueError(f"{name} is {value}; expected {limits}{what and ', '}{what}")
     return number
+
+
+def positive(name: str, value: Any) -> float:
+    """Return a number argument as a float, checked to be positive and finite.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument in the message.
+    value : object
+
+    Raises
+    ------
+    TypeError
+        If `value` is not a number.
+    ValueError
+        If it is not positive and finite.
+
+    Examples
+    --------
+    >>> positive("timeout", 2)
+    2.0
+    """
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
+        raise TypeError(f"{name} is {value!r}; expected a number")
+    if not 0 < value < np.inf:
+        raise ValueError(f"{name} is {value!r}; expected a positive, finite number")
+    return float(value)
 
 
 def index(name: str, value: Any, size: int, last: int | None = None) -> int:

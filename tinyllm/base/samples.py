@@ -57,6 +57,7 @@ def sample_weight(weight: Weight, stretches: int) -> Float32:
     if count > stretches:
         parts = weight.raw.reshape(-1)[: count * blocks * size].reshape(count, blocks * size)
         chosen = parts[np.arange(stretches) * (count - 1) // (stretches - 1)]
+        weight.check()
         weight = _core.Weight("", (stretches, STRETCH), weight.type, chosen.tobytes())
     values: Float32 = weight.numpy().reshape(-1)
     return values

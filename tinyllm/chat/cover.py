@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
-from .sandbox import ChatTemplateError
+from .limits import ChatTemplateError
 
 __all__ = ["Cover", "encode_chat"]
 

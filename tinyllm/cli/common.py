@@ -15,12 +15,20 @@ __all__ = ["add_model", "add_prompt", "add_sampling", "load_model", "read_prompt
 def add_prompt(parser: argparse.ArgumentParser) -> None:
     """Add the argument that `read_prompt` reads."""
     parser.add_argument("prompt", nargs="*", help="the prompt; - or no prompt: read standard input")
+    parser.add_argument(
+        "--special",
+        action="store_true",
+        help="read texts of special tokens in the prompt, such as <|im_start|>, as these tokens",
+    )
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that `load_model` reads."""
     parser.add_argument(
-        "-m", "--model", default="demo", help="GGUF file or llama2.c checkpoint (default: demo)"
+        "-m",
+        "--model",
+        default="demo",
+        help="GGUF file, llama2.c checkpoint, hf:owner/repo:Q4_K_M, or ollama:name (default: demo)",
     )
     parser.add_argument("--tokenizer", help="a file whose tokenizer to use")
     parser.add_argument("-t", "--threads", type=int, help="use at most this many threads")
@@ -55,6 +63,8 @@ def read_prompt(args: argparse.Namespace) -> str:
     words: list[str] = args.prompt
     if words and words != ["-"]:
         return " ".join(words)
+    if sys.stdin is None:
+        raise ValueError("no prompt is given, and standard input is closed")
     if not words and sys.stdin.isatty():
         raise ValueError("no prompt is given; expected an argument, or - to read standard input")
     return sys.stdin.read()

@@ -16,6 +16,7 @@ from ..generation.request import chat_stepper
 from ..generation.result import Generation
 from ..generation.stepper import PromptTooLong
 from ..model import Model
+from .output import complain, stream
 
 __all__ = ["Chat", "history_file", "talk"]
 
@@ -124,15 +125,13 @@ class Chat:
                 pieces.append(piece)
                 shown = piece if started else piece.lstrip()
                 started = started or bool(shown)
-                sys.stdout.write(shown)
-                sys.stdout.flush()
+                stream(shown)
         except KeyboardInterrupt:
             why = "stopped"
         else:
             why = self._incomplete(stepper.results()[0])
         if started:
-            sys.stdout.write("\n")
-            sys.stdout.flush()
+            stream("\n")
         return "".join(pieces), why
 
     def _incomplete(self, g: Generation) -> str:
@@ -195,7 +194,7 @@ _ARGUMENTS = {"system": "TEXT", "save": "PATH"}
 
 def _note(text: str, plain: bool = False) -> None:
     """Print a note on stderr, so that stdout has only answers."""
-    print(text if plain else f"({text})", file=sys.stderr, flush=True)
+    complain(text if plain else f"({text})")
 
 
 # ---- the terminal ----
@@ -273,11 +272,8 @@ def talk(chat: Chat) -> int:
     int
         0, or 2 if a message or command from a pipe failed.
     """
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            # bytes that are not UTF-8 reach the tokenizer unchanged; a character that the terminal
-            # cannot show is not an error
-            stream.reconfigure(errors="surrogateescape" if stream is sys.stdin else "replace")
+    if sys.stdin is None:
+        raise ValueError("standard input is closed; expected messages")
     interactive = sys.stdin.isatty()
     if interactive:
         _note("/help lists the commands; Ctrl-C stops an answer, Ctrl-D quits")

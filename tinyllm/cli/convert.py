@@ -6,6 +6,7 @@ import argparse
 import os
 
 from ..conversion.convert import DTYPES, convert
+from .output import show
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -28,4 +29,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     convert(args.source, args.out, args.dtype, vocab=not args.no_vocab)
-    print(f"{args.out}: {os.path.getsize(args.out):,} bytes")
+    show(f"{args.out}: {os.path.getsize(args.out):,} bytes")

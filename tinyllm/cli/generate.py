@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from .common import add_model, add_prompt, add_sampling, load_model, read_prompt
+from .output import stream
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> None:
     prompt = read_prompt(args)
     model = load_model(args)
     if args.echo:
-        print(prompt, end="", flush=True)
+        stream(prompt)
     pieces = model.stream(
         prompt,
         max_tokens=args.max_tokens,
@@ -33,8 +33,8 @@ def run(args: argparse.Namespace) -> None:
         top_k=args.top_k,
         top_p=args.top_p,
         seed=args.seed,
+        parse_special=args.special,
     )
     for piece in pieces:
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-    print()
+        stream(piece)
+    stream("\n")

@@ -11,7 +11,8 @@ import numpy as np
 from ..architectures.table import read_model
 from ..display.table import Table
 from ..errors import Error
-from ..files.model_file import open_file
+from ..files.model_file import check_holds_model, open_file
+from .output import show
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -20,7 +21,9 @@ EXAMPLE = "example: tinyllm info model.gguf"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("file", help="a GGUF file, a llama2.c checkpoint, or demo")
+    parser.add_argument(
+        "file", help="GGUF file, llama2.c checkpoint, hf:owner/repo, ollama:name, or demo"
+    )
     parser.add_argument("--short", action="store_true", help="leave out the list of tensors")
     parser.add_argument(
         "--width", type=int, default=70, help="the most characters of a value (default: 70)"
@@ -29,23 +32,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    metadata, weights, _ = open_file(args.file)
+    model = open_file(args.file)
+    metadata, weights = model.metadata, model.weights
     size = sum(weight.nbytes for weight in weights.values())
     parameters = sum(int(np.prod(w.shape, dtype=np.int64)) for w in weights.values())
-    print(f"{args.file}: {len(weights)} tensors, {parameters:,} values, {size:,} bytes")
+    show(f"{args.file}: {len(weights)} tensors, {parameters:,} values, {size:,} bytes")
     try:
+        check_holds_model(model)
         config, _ = read_model(metadata, weights)
     except Error as error:
-        print(f"tinyllm cannot run this model: {error}")
+        show(f"tinyllm cannot run this model: {error}")
     else:
-        print()
+        show()
         names = [name for name in vars(config) if not name.startswith("_")]
-        print(Table(("config", "value"), [(n, getattr(config, n)) for n in names]))
-    print()
+        show(Table(("config", "value"), [(n, getattr(config, n)) for n in names]))
+    show()
     kind: Callable[[str], str] = getattr(metadata, "type", lambda key: "")
     rows = [(key, kind(key), _preview(metadata[key], args.width)) for key in metadata]
-    print(Table(("metadata", "type", "value"), rows))
-    print()
+    show(Table(("metadata", "type", "value"), rows))
+    show()
     types = {weight.type for weight in weights.values()}
     totals = [
         (
@@ -55,11 +60,11 @@ def run(args: argparse.Namespace) -> None:
         )
         for name in sorted(types)
     ]
-    print(Table(("type", "tensors", "bytes"), totals))
+    show(Table(("type", "tensors", "bytes"), totals))
     if not args.short:
-        print()
+        show()
         tensors = [(w.name, w.type, str(w.shape), f"{w.nbytes:,}") for w in weights.values()]
-        print(Table(("tensor", "type", "shape", "bytes"), tensors))
+        show(Table(("tensor", "type", "shape", "bytes"), tensors))
 
 
 def _preview(value: Any, limit: int) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Sequence
 from types import ModuleType
 
 from .. import __version__
 from ..errors import Error
 from . import chat, convert, generate, info, trace, weights
+from .output import complain, standard_streams
 
 __all__ = ["main"]
 
@@ -69,16 +68,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = _parser().parse_args(argv)
     try:
-        status: int | None = args.run(args)
-        sys.stdout.flush()
+        with standard_streams():
+            status: int | None = args.run(args)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # the reader has closed the pipe: the flush at exit must not fail
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader has closed the pipe
         return 0
     except (Error, OSError, ValueError, TypeError, MemoryError, ImportError) as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        print(f"tinyllm: {text}", file=sys.stderr)
+        complain(f"tinyllm: {' '.join(str(error).split()) or type(error).__name__}")
         return 2
     return status or 0

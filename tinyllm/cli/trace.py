@@ -9,6 +9,7 @@ import numpy as np
 from .. import _core
 from ..display.table import Table
 from .common import add_model, add_prompt, load_model, read_prompt
+from .output import show
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -36,17 +37,17 @@ def run(args: argparse.Namespace) -> None:
     prompt = read_prompt(args)
     model = load_model(args)
     capture = args.capture or None
-    run = model.trace(prompt, capture)
-    print("tokens:", " ".join(repr(piece) for piece in run.pieces))
-    print()
-    print(run.table())
+    run = model.trace(prompt, capture, parse_special=args.special)
+    show("tokens: " + " ".join(repr(piece) for piece in run.pieces))
+    show()
+    show(run.table())
     logits = run["output"][-1] if "output" in run else model.logits(run.tokens)[-1]
     probs = _core.softmax(logits)
     best = np.argsort(-probs, kind="stable")[: args.top]
-    print()
-    print("next token:")
+    show()
+    show("next token:")
     rows = [
         (int(i), repr(piece), f"{logits[i]:.4f}", f"{probs[i]:.4f}")
         for i, piece in zip(best, model.pieces(best.astype(np.int32)), strict=True)
     ]
-    print(Table(("id", "piece", "logit", "probability"), rows))
+    show(Table(("id", "piece", "logit", "probability"), rows))

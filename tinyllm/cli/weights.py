@@ -9,6 +9,7 @@ import numpy as np
 
 from ..display.table import Table
 from ..files.model_file import open_file
+from .output import show
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -17,7 +18,9 @@ EXAMPLE = "example: tinyllm weights model.gguf blk.0.attn_q.weight"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("file", help="a GGUF file, a llama2.c checkpoint, or demo")
+    parser.add_argument(
+        "file", help="GGUF file, llama2.c checkpoint, hf:owner/repo, ollama:name, or demo"
+    )
     parser.add_argument("tensor", help="the name of a tensor, as tinyllm info lists it")
 
 
@@ -47,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
         ]
     if finite.size < values.size:
         rows.append(("not finite", f"{values.size - finite.size:,}"))
-    print(Table(("what", "value"), rows))
-    print()
+    show(Table(("what", "value"), rows))
+    show()
     with np.printoptions(precision=5, suppress=True, threshold=64, edgeitems=4, linewidth=100):
-        print(values)
+        show(values)

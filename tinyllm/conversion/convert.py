@@ -21,6 +21,7 @@ __all__ = ["DTYPES", "convert", "tensor_type"]
 
 #: The types of matrices, and llama.cpp's number of a file of each type.
 DTYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}
+_FILE_TYPES = {**DTYPES, "MXFP4": 38}
 
 #: Matrices that are always float32, as in llama.cpp.
 _SMALL = (
@@ -55,7 +56,8 @@ def convert(
         The GGUF file. An existing file is replaced.
     dtype : str
         The type of matrices: ``"F32"``, ``"F16"``, ``"BF16"`` or ``"Q8_0"``. ``"auto"``: the type
-        in which the checkpoint has each of them. Vectors, norms and routers are F32. A matrix whose
+        in which the checkpoint has each of them; FP8 becomes BF16. Vectors, norms and routers are
+        F32. A matrix whose
         rows are not made of blocks of 32 values becomes F16 instead of Q8_0.
     vocab : bool
         Whether to convert the tokenizer and the chat template. A file without a vocabulary takes
@@ -109,7 +111,7 @@ def convert(
     main = _main_type(opened.tensors, kinds) if dtype == "auto" else dtype
     metadata = {
         **opened.metadata,
-        "general.file_type": DTYPES[main],
+        "general.file_type": _FILE_TYPES[main],
         "general.quantization_version": 2,
     }
     total = sum(float(np.prod(tensor.shape)) for tensor in opened.tensors.values())
@@ -117,7 +119,10 @@ def convert(
 
         def reader(name: str, tensor: Converted) -> Callable[[], npt.NDArray[np.uint8]]:
             def read() -> npt.NDArray[np.uint8]:
-                data = encode(name, tensor.read(), kinds[name])
+                if kinds[name] == "MXFP4" and tensor.packed is not None:
+                    data = tensor.packed()
+                else:
+                    data = encode(name, tensor.read(), kinds[name])
                 tensor.release()
                 bar.add(float(np.prod(tensor.shape)))
                 return data
@@ -154,7 +159,8 @@ def tensor_type(name: str, shape: tuple[int, ...], stored: str, dtype: str) -> s
     if len(shape) < 2 or stem == name or stem.endswith("_norm") or small:
         return "F32"
     if dtype == "auto":
-        return stored if stored in ("F16", "BF16") else "F32"
+        same = stored in ("F16", "BF16", "MXFP4")
+        return stored if same else "BF16" if stored.startswith("F8_") else "F32"
     return "F16" if dtype == "Q8_0" and shape[-1] % 32 else dtype
 
 

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ..files.arrays import StoredArray
 from .config import CheckpointConfig
 from .layouts import Change, heads, kv_heads, permuted, plus_one, rows
+from .quantized import Stored
 
 __all__ = [
     "EXPERTS",
@@ -49,7 +49,7 @@ class To(NamedTuple):
 Target = str | To | tuple[To, ...]
 
 #: The tensors of a checkpoint by layer and by name in the layer.
-LayerTensors = Mapping[tuple[int, str], StoredArray]
+LayerTensors = Mapping[tuple[int, str], Stored]
 
 
 @dataclasses.dataclass(frozen=True)

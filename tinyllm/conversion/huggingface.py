@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from ..base.numeric import Float32
 from ..errors import FormatError, UnsupportedError, wrong
-from ..files.arrays import StoredArray, forget_pages, parse_json, read_safetensors
+from ..files.arrays import StoredArray, parse_json, read_safetensors
 from .config import CheckpointConfig, read_checkpoint_config
 from .family import Family, Target, To
 from .keys import common_keys, rope_factors
 from .layouts import Change
+from .quantized import Mxfp4, Stored, joined
 from .sentence_transformers import read_modules
 from .table import FAMILIES
 from .tokenizers import has_vocabulary, read_vocabulary
@@ -64,12 +66,15 @@ class Converted(NamedTuple):
         Reads the tensor and returns it as a float32 array in GGUF's layout.
     release : callable
         Tells the system that the memory of mapped files is not needed for now.
+    packed : callable or None
+        Reads the tensor and returns the bytes that it has in GGUF, if `stored` is ``"MXFP4"``.
     """
 
     shape: tuple[int, ...]
     stored: str
     read: Callable[[], Float32]
     release: Callable[[], None] = lambda: None
+    packed: Callable[[], npt.NDArray[np.uint8]] | None = None
 
 
 class Checkpoint(NamedTuple):
@@ -162,7 +167,7 @@ def open_checkpoint(folder: str | os.PathLike[str], vocab: bool = False) -> Chec
     found = read_checkpoint_config(path)
     name, family = _family(found)
     config = CheckpointConfig(found.file, family.defaults)
-    stored = _stored(path)
+    stored = joined(_stored(path), config)
     keys = common_keys(config, family.rope) if family.common else {}
     for more in family.keys:
         keys.update(more(config))
@@ -191,7 +196,7 @@ def _full(name: str, key: str) -> str:
     return key if key.startswith(("tokenizer.", "xielu.")) else f"{name}.{key}"
 
 
-def _by_layer(stored: Mapping[str, StoredArray]) -> dict[tuple[int, str], StoredArray]:
+def _by_layer(stored: Mapping[str, Stored]) -> dict[tuple[int, str], Stored]:
     split = ((*_split(source), array) for source, array in stored.items())
     return {(layer, name): array for layer, name, array in split if layer is not None}
 
@@ -303,7 +308,7 @@ class _Part(NamedTuple):
 
 
 def _tensors(
-    stored: Mapping[str, StoredArray], config: CheckpointConfig, family: Family
+    stored: Mapping[str, Stored], config: CheckpointConfig, family: Family
 ) -> dict[str, Converted]:
     names = {**family.names, **(family.more_names(config) if family.more_names else {})}
     parts: dict[str, list[_Part]] = {}
@@ -334,7 +339,7 @@ def _tensors(
         lines = [f"{name} ({count}x)" if count > 1 else name for name, count in unknown.items()]
         raise UnsupportedError(
             f"the checkpoint has tensors that its architecture does not have here: "
-            f"{', '.join(lines)}"
+            f"{', '.join(lines)}{_quantization(config)}"
         )
     if config.get("tie_word_embeddings"):
         parts.pop("output.weight", None)
@@ -342,6 +347,18 @@ def _tensors(
         parts.pop(name, None)
     _check_layers(parts, config.layers)
     return {name: _converted(name, group, stored, config) for name, group in parts.items()}
+
+
+def _quantization(config: CheckpointConfig) -> str:
+    """Return what an error says of the checkpoint's quantization."""
+    value = config.get("quantization_config")
+    method = value.get("quant_method") if isinstance(value, dict) else None
+    if method is None:
+        return ""
+    return (
+        f". It is quantized with {method}; MXFP4 and FP8 are converted. Of other kinds, convert "
+        "the checkpoint before its quantization"
+    )
 
 
 def _split(source: str) -> tuple[int | None, str]:
@@ -389,7 +406,7 @@ def _check_layers(parts: Mapping[str, Any], layers: int) -> None:
 
 
 def _converted(
-    name: str, parts: list[_Part], stored: Mapping[str, StoredArray], config: CheckpointConfig
+    name: str, parts: list[_Part], stored: Mapping[str, Stored], config: CheckpointConfig
 ) -> Converted:
     parts = sorted(parts, key=lambda part: part.numbers)
     stack = bool(parts[0].numbers)
@@ -419,12 +436,28 @@ def _converted(
 
     def release() -> None:
         for part in parts:
-            forget_pages(stored[part.source].raw)
+            stored[part.source].forget()
 
-    return Converted(full, kinds.pop() if len(kinds) == 1 else "F32", read, release)
+    packed = None
+    first = stored[parts[0].source]
+    if isinstance(first, Mxfp4) and not stack:
+        packed = _packer(first, parts[0].change, config)
+        if packed is None:
+            kinds.add("F32")
+    return Converted(full, kinds.pop() if len(kinds) == 1 else "F32", read, release, packed)
 
 
-def _shape(part: _Part, array: StoredArray, config: CheckpointConfig) -> tuple[int, ...]:
+def _packer(
+    array: Mxfp4, change: Change | None, config: CheckpointConfig
+) -> Callable[[], npt.NDArray[np.uint8]] | None:
+    """Return a function that changes the layout of blocks: the row has to swap the axes back."""
+    if change is None:
+        return None
+    apply = change.apply
+    return lambda: np.ascontiguousarray(apply(array.packed(), config))
+
+
+def _shape(part: _Part, array: Stored, config: CheckpointConfig) -> tuple[int, ...]:
     if part.change is None:
         return array.shape
     try:
@@ -433,7 +466,7 @@ def _shape(part: _Part, array: StoredArray, config: CheckpointConfig) -> tuple[i
         raise wrong(part.source, f"of shape {array.shape}", str(error)) from None
 
 
-def _read(part: _Part, stored: StoredArray, config: CheckpointConfig | None) -> Float32:
+def _read(part: _Part, stored: Stored, config: CheckpointConfig | None) -> Float32:
     array = stored.read()
     if array.dtype.kind != "f":
         raise wrong(f"dtype of {part.source}", array.dtype, "a floating-point number")

@@ -51,10 +51,10 @@ class Page:
     Attributes
     ----------
     title, summary : str
-    start : int
-        Position of the first token.
+    start, rows : int
+        Position of the first token of the trace, and the number of its tokens.
     ids, pieces : list of int and of str
-        The tokens.
+        The tokens of the whole context.
     attention : mapping of str to numpy.ndarray of float32, shape (H, T, S)
         Attention weights by layer. The page rounds them to 256 steps.
     norms : mapping of str to (list of int, list of numpy.ndarray)
@@ -70,6 +70,7 @@ class Page:
     title: str
     summary: str
     start: int
+    rows: int
     ids: list[int]
     pieces: list[str]
     attention: Mapping[str, Float32]
@@ -77,7 +78,7 @@ class Page:
     lens: Guesses | None = None
 
     def __post_init__(self) -> None:
-        if not self.ids:
+        if not self.rows:
             raise ValueError("the trace has no tokens to show")
         size = sum(probs.size for probs in self.attention.values())
         if size > _LIMIT:
@@ -116,6 +117,7 @@ class Page:
             "title": self.title,
             "summary": self.summary,
             "start": self.start,
+            "rows": self.rows,
             "ids": self.ids,
             "pieces": [_text(piece) for piece in self.pieces],
             "attention": {layer: _steps(probs) for layer, probs in self.attention.items()},

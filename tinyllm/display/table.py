@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
+from ..errors import printable
+
 __all__ = ["Markup", "Table", "escape"]
 
 
@@ -19,6 +21,11 @@ def escape(value: object) -> str:
     # Lone surrogates become \\udcXX, because a notebook cannot encode them.
     text = str(value).encode("utf-8", "backslashreplace").decode()
     return html.escape(text, quote=True)
+
+
+def _cell(text: str) -> str:
+    """Return a cell on one line. Names and tokens of a file must not control the terminal."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 class Table:
@@ -54,10 +61,7 @@ class Table:
         """Return the table as aligned text."""
         lines = [self.columns, *self.rows]
         lines = [
-            tuple(
-                cell.plain if isinstance(cell, Markup) else cell.replace("\n", "\\n")
-                for cell in line
-            )
+            tuple(cell.plain if isinstance(cell, Markup) else _cell(cell) for cell in line)
             for line in lines
         ]
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]

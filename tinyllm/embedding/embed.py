@@ -16,7 +16,11 @@ __all__ = ["embed"]
 
 
 def embed(
-    model: Runner, prompt: Any, pooling: str | None = None, normalize: bool | None = None
+    model: Runner,
+    prompt: Any,
+    pooling: str | None = None,
+    normalize: bool | None = None,
+    parse_special: bool = False,
 ) -> Any:
     """Return the embedding of a text, or those of several. See `Model.embed`."""
     causal = bool(model.steps.roles("logits"))
@@ -26,7 +30,7 @@ def embed(
         normalize = kind not in ("rank", "none")
     tap = model.steps.role("final_norm")
     batch = is_batch(prompt)
-    traces = model.trace(prompt, tap)
+    traces = model.trace(prompt, tap, parse_special=parse_special)
     vectors = []
     for trace in traces if batch else [traces]:
         vector = _classified(model, pool(trace[tap], kind)) if kind == "rank" else None

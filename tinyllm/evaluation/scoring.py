@@ -64,8 +64,8 @@ def _window(model: Runner, window: Any, default: int) -> int:
     return ranged("window", window, 2, limit, "the model's context")
 
 
-def _ids(model: Runner, text: Any) -> Ids:
-    ids: Ids = token_ids(text, model.tokenizer, "text")
+def _ids(model: Runner, text: Any, parse_special: bool = False) -> Ids:
+    ids: Ids = token_ids(text, model.tokenizer, "text", parse_special)
     size = model.config.vocab_size
     if len(ids) < 2:
         raise ValueError("text has one token; expected at least two")
@@ -155,13 +155,15 @@ class Score:
         return self.table().html(caption=repr(self))
 
 
-def score(model: Runner, text: Any) -> Any:
+def score(model: Runner, text: Any, parse_special: bool = False) -> Any:
     """Return the score of a text, or a list for several texts: see `Model.score`."""
-    return [_score(model, item) for item in text] if is_batch(text) else _score(model, text)
+    if is_batch(text):
+        return [_score(model, item, parse_special) for item in text]
+    return _score(model, text, parse_special)
 
 
-def _score(model: Runner, text: Any) -> Score:
-    ids = _ids(model, text)
+def _score(model: Runner, text: Any, parse_special: bool) -> Score:
+    ids = _ids(model, text, parse_special)
     limit = _context(model)
     if len(ids) - 1 > limit:
         raise ValueError(
@@ -220,11 +222,12 @@ def perplexity(
     stride: int | None = None,
     window: int | None = None,
     method: str = "llama.cpp",
+    parse_special: bool = False,
 ) -> Perplexity:
     """Return the perplexity of a text: see `Model.perplexity`."""
     if method not in _METHODS:
         raise ValueError(f"method is {method!r}; expected {' or '.join(map(repr, _METHODS))}")
-    return _METHODS[method](model, _ids(model, text), stride, window)
+    return _METHODS[method](model, _ids(model, text, parse_special), stride, window)
 
 
 def _like_llama_cpp(model: Runner, ids: Ids, stride: int | None, window: int | None) -> Perplexity:
@@ -346,7 +349,14 @@ class Divergence:
         )
 
 
-def kl(model_a: Runner, model_b: Runner, text: Any, window: int | None = None) -> Divergence:
+def kl(
+    model_a: Runner,
+    model_b: Runner,
+    text: Any,
+    window: int | None = None,
+    *,
+    parse_special: bool = False,
+) -> Divergence:
     """Return the KL divergence of two models on a text, KL(a || b) at each token.
 
     Parameters
@@ -359,6 +369,8 @@ def kl(model_a: Runner, model_b: Runner, text: Any, window: int | None = None) -
     window : int, optional
         A longer text is cut into windows of this many tokens, which do not overlap. Every token
         of a window counts, except the last one. Default: 512, or the smaller context.
+    parse_special : bool
+        As for `Model.trace`.
 
     Returns
     -------
@@ -381,8 +393,9 @@ def kl(model_a: Runner, model_b: Runner, text: Any, window: int | None = None) -
         raise ValueError(
             f"the vocabularies have {sizes[0]} and {sizes[1]} tokens; expected equal vocabularies"
         )
-    ids = _ids(model_a, text)
-    if isinstance(text, str | bytes) and not np.array_equal(ids, _ids(model_b, text)):
+    ids = _ids(model_a, text, parse_special)
+    others = _ids(model_b, text, parse_special) if isinstance(text, str | bytes) else ids
+    if not np.array_equal(ids, others):
         raise ValueError(
             "the tokenizers of the two models give different ids for text; expected equal ids"
         )

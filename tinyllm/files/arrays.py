@@ -11,27 +11,27 @@ from __future__ import annotations
 import io
 import json
 import math
-import mmap
 import os
 import struct
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from .._core import File
 from ..errors import FormatError, wrong
 from .atomic import write_atomically
+from .kinds import START, Candidate, kind_error
 from .paths import first_bytes, regular_file
 
 __all__ = [
     "Array",
+    "SafetensorsArrays",
     "StoredArray",
     "bad_field",
     "check_format",
-    "forget_pages",
     "parse_json",
     "read_arrays",
     "read_safetensors",
@@ -55,9 +55,18 @@ _DTYPES = {
     "U16": "<u2",
     "U8": "|u1",
     "BOOL": "|b1",
-    "BF16": "<u2",  # converted to float32 when it is read
+    # converted to float32 when they are read
+    "BF16": "<u2",
+    "F8_E4M3": "|u1",
+    "F8_E5M2": "|u1",
+    "F8_E8M0": "|u1",
 }
-_NAMES = {value: key for key, value in _DTYPES.items() if key != "BF16"}
+_WIDENED = ("BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0")
+_NAMES = {value: key for key, value in _DTYPES.items() if key not in _WIDENED}
+
+#: What an npz file may unpack to: this many bytes, and this many times its own size.
+_UNPACKED_BYTES = 16 << 20
+_UNPACKED_TIMES = 100
 
 #: Largest header in bytes, by the specification.
 _HEADER_LIMIT = 100_000_000
@@ -144,7 +153,8 @@ def read_arrays(
     Returns
     -------
     arrays : mapping of str to numpy.ndarray
-        Arrays are read on first use. Those of a safetensors file are views of the mapped file.
+        Arrays are read on first use, and kept. Those of a safetensors file are
+        `SafetensorsArrays`.
     metadata : mapping of str to str
         Empty if the file has none.
 
@@ -169,7 +179,7 @@ def read_arrays(
         if magic[:2] == b"PK":
             return _read_npz(os.fsdecode(path))
         stored, metadata = _read_safetensors(os.fsdecode(path))
-        return _Arrays(stored), metadata
+        return SafetensorsArrays(stored), metadata
     except FormatError as error:
         error.path = os.fsdecode(path)
         raise
@@ -208,8 +218,10 @@ class StoredArray(NamedTuple):
     dtype : str
         The format's name of the dtype, for example ``"BF16"``.
     shape : tuple of int
-    raw : numpy.ndarray
+    raw : memoryview or numpy.ndarray
         The bytes: a read-only view of the mapped file.
+    file : File, optional
+        The mapped file.
 
     Examples
     --------
@@ -221,44 +233,82 @@ class StoredArray(NamedTuple):
 
     dtype: str
     shape: tuple[int, ...]
-    raw: npt.NDArray[np.uint8]
+    raw: memoryview | npt.NDArray[np.uint8]
+    file: File | None = None
 
     def read(self) -> Array:
-        """Return the array, read-only. bfloat16 becomes float32, which holds it exactly."""
-        dtype = np.dtype(_DTYPES[self.dtype])
-        if self.raw.size == 0:
-            return np.zeros(self.shape, dtype)
-        raw = self.raw if _aligned(self.raw, dtype) else self.raw.copy()
-        array: Array = raw.view(dtype)
+        """Return the array, read-only. bfloat16 and 8 bits become float32, which holds them.
+
+        It is a copy, because a view of a file that becomes shorter would show zeros.
+        """
+        array: Array = np.empty(math.prod(self.shape), _DTYPES[self.dtype])
+        if array.size:
+            array.view(np.uint8)[:] = self.raw
+        if self.file is not None:
+            self.file.check()
         if self.dtype == "BF16":
             array = (array.astype(np.uint32) << 16).view(np.float32)
+        elif self.dtype in _WIDENED:
+            array = _float8(self.dtype)[array]
         array = array.reshape(self.shape)
         array.flags.writeable = False
         return array
 
+    def forget(self) -> None:
+        """Tell the system that the pages of the mapped file are not needed for now.
 
-def forget_pages(array: Array) -> None:
-    """Tell the system that the pages of a mapped file are not needed for now.
+        They are read again on the next use. A program that walks through a large file once would
+        otherwise hold all of it in memory, as far as there is room.
+        """
+        if self.file is not None:
+            self.file.forget()
 
-    They are read again on the next use. A program that walks through a large file once would
-    otherwise hold all of it in memory, as far as there is room.
+
+def _float8(dtype: str) -> npt.NDArray[np.float32]:
+    """Return the values of the 256 bytes of an 8-bit format (OCP 8-bit Floating Point; MX)."""
+    byte = np.arange(256)
+    if dtype == "F8_E5M2":  # the upper half of a float16
+        return (byte << 8).astype(np.uint16).view(np.float16).astype(np.float32)
+    if dtype == "F8_E8M0":
+        values = np.ldexp(np.float32(1), np.minimum(byte, 254) - 127)
+        return np.where(byte == 255, np.float32(np.nan), values)
+    exponent, mantissa = byte >> 3 & 15, byte & 7
+    whole = np.where(exponent > 0, 8 + mantissa, mantissa)
+    values = np.ldexp(whole.astype(np.float32), np.maximum(exponent, 1) - 10)
+    values = np.where(byte & 127 == 127, np.float32(np.nan), values)
+    return np.where(byte < 128, values, -values).astype(np.float32)
+
+
+class SafetensorsArrays(Mapping[str, Array]):
+    """The arrays of a safetensors file. Each is read on first use, and kept.
+
+    Parameters
+    ----------
+    stored : mapping of str to StoredArray
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tinyllm.files.arrays import SafetensorsArrays, StoredArray
+    >>> stored = StoredArray("F32", (2,), np.float32([1, 2]).view(np.uint8))
+    >>> SafetensorsArrays({"x": stored})["x"]
+    array([1., 2.], dtype=float32)
     """
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    advice = getattr(mmap, "MADV_DONTNEED", None)  # not on Windows
-    if isinstance(base, mmap.mmap) and advice is not None:
-        base.madvise(advice)
-
-
-class _Arrays(Mapping[str, Array]):
-    """The arrays of a safetensors file. Each is read on use."""
 
     def __init__(self, stored: Mapping[str, StoredArray]) -> None:
         self._stored = stored
+        self._kept: dict[str, Array] = {}
 
     def __getitem__(self, name: str) -> Array:
-        return self._stored[name].read()
+        if name not in self._kept:
+            self._kept[name] = self._stored[name].read()
+        return self._kept[name]
+
+    def outline(self, name: str) -> Array:
+        """Return zeros in the shape and dtype of an array, without reading it."""
+        stored = self._stored[name]
+        dtype = "<f4" if stored.dtype == "BF16" else _DTYPES[stored.dtype]
+        return np.broadcast_to(np.zeros((), dtype), stored.shape)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._stored)
@@ -313,6 +363,9 @@ def _read_safetensors(path: str) -> tuple[dict[str, StoredArray], Mapping[str, s
         start = file.read(8)
         length = int.from_bytes(start, "little")
         if len(start) < 8 or length > min(size - 8, _HEADER_LIMIT):
+            other = kind_error(Candidate(first_bytes(path, START)), path)
+            if other is not None:  # a Git LFS pointer, for example
+                raise other
             raise bad_field(
                 "header length", length, f"at most the {max(size - 8, 0)} bytes after it"
             )
@@ -322,12 +375,36 @@ def _read_safetensors(path: str) -> tuple[dict[str, StoredArray], Mapping[str, s
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise bad_field("__metadata__", metadata, "an object whose values are strings")
-    data = np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8)
-    data = data.view(np.ndarray)[8 + length :]
-    return {name: _stored(name, entry, data) for name, entry in header.items()}, metadata
+    mapped = File(path)
+    data = memoryview(mapped)[8 + length :]
+    _check_overlaps(header)
+    return {name: _stored(name, entry, data, mapped) for name, entry in header.items()}, metadata
 
 
-def _stored(name: str, entry: Any, data: npt.NDArray[np.uint8]) -> StoredArray:
+def _check_overlaps(header: Mapping[str, Any]) -> None:
+    """Refuse tensors that share bytes, because a small file could take any amount of memory."""
+    before, stop = "", 0
+    for name, (start, end) in sorted(_spans(header), key=lambda item: item[1]):
+        if start < stop:
+            raise FormatError(
+                f"tensors {before!r:.80} and {name!r:.80} overlap: the second starts at byte "
+                f"{start} of the data; expected {stop} or more",
+                field=f"data_offsets of tensor {name!r:.80}",
+                value=[start, end],
+                expected=f"a start of {stop} or more",
+            )
+        before, stop = name, end
+
+
+def _spans(header: Mapping[str, Any]) -> Iterator[tuple[str, list[int]]]:
+    """Yield the places of tensors that are not empty. `_stored` refuses what is no place."""
+    for name, entry in header.items():
+        span = entry.get("data_offsets") if isinstance(entry, dict) else None
+        if isinstance(span, list) and _sizes(span) and len(span) == 2 and span[0] < span[1]:
+            yield name, span
+
+
+def _stored(name: str, entry: Any, data: memoryview, file: File) -> StoredArray:
     field = f"tensor {name!r:.80}"
     if not isinstance(entry, dict):
         raise bad_field(field, entry, "an object")
@@ -338,20 +415,18 @@ def _stored(name: str, entry: Any, data: npt.NDArray[np.uint8]) -> StoredArray:
     span: Any = entry.get("data_offsets")
     if not _sizes(shape) or len(shape) > 32:
         raise bad_field(f"shape of {field}", shape, "up to 32 sizes")
-    if not _sizes(span) or len(span) != 2 or not span[0] <= span[1] <= data.size:
-        raise bad_field(f"data_offsets of {field}", span, f"two offsets into {data.size} bytes")
+    if not _sizes(span) or len(span) != 2 or not span[0] <= span[1] <= len(data):
+        raise bad_field(f"data_offsets of {field}", span, f"two offsets into {len(data)} bytes")
     nbytes = math.prod(shape) * np.dtype(kind).itemsize
     if nbytes != span[1] - span[0]:
         raise bad_field(f"data_offsets of {field}", span, f"{nbytes} bytes")
-    return StoredArray(entry["dtype"], tuple(shape), data[span[0] : span[1]])
+    if math.prod(n for n in shape if n) >= 2**59:  # NumPy's limit, also for empty arrays
+        raise bad_field(f"shape of {field}", shape, "fewer than 2**59 values")
+    return StoredArray(entry["dtype"], tuple(shape), data[span[0] : span[1]], file)
 
 
 def _sizes(value: Any) -> bool:
     return isinstance(value, list) and all(type(v) is int and 0 <= v < 2**62 for v in value)
-
-
-def _aligned(raw: npt.NDArray[np.uint8], dtype: np.dtype[Any]) -> bool:
-    return raw.ctypes.data % dtype.alignment == 0
 
 
 class _Members(Mapping[str, Array]):
@@ -367,6 +442,11 @@ class _Members(Mapping[str, Array]):
         }
         if len(self._infos) != sum(i.filename.endswith(".npy") for i in archive.infolist()):
             raise bad_field("zip directory", "a list with a duplicate name", "every name once")
+        size = sum(info.file_size for info in archive.infolist())
+        limit = _UNPACKED_BYTES + _UNPACKED_TIMES * os.path.getsize(path)
+        if size > limit:
+            expected = f"at most {limit:,}; save the arrays without compression"
+            raise bad_field("unpacked size of the members", f"{size:,} bytes", expected)
         self._kept: dict[str, Array] = {}
 
     def __getitem__(self, name: str) -> Array:
@@ -377,21 +457,9 @@ class _Members(Mapping[str, Array]):
             except FormatError as error:
                 error.path = self._path
                 raise
-            except (
-                ValueError,
-                EOFError,
-                zipfile.BadZipFile,
-                zipfile.LargeZipFile,
-                NotImplementedError,
-                RuntimeError,
-                OSError,
-                SyntaxError,
-                KeyError,
-                TypeError,
-                OverflowError,
-                struct.error,
-                zlib.error,
-            ) as error:
+            except MemoryError:
+                raise
+            except Exception as error:  # zipfile and NumPy raise a dozen kinds for damaged files
                 message = f"member {info.filename!r} cannot be read: {error}"
                 raise FormatError(message, path=self._path, field=info.filename) from None
         return self._kept[name]
@@ -404,7 +472,10 @@ class _Members(Mapping[str, Array]):
             read_header: Any = {
                 (1, 0): np.lib.format.read_array_header_1_0,
             }.get(version, np.lib.format.read_array_header_2_0)
-            shape, fortran, dtype = read_header(member)
+            try:
+                shape, fortran, dtype = read_header(member)
+            except MemoryError:  # of Python's parser, not for the array
+                raise bad_field(info.filename, "a header too complex", "a dict") from None
             if dtype.hasobject or dtype.kind not in "fiub":
                 raise bad_field(f"dtype of {info.filename}", str(dtype), "numbers")
             nbytes = math.prod(shape) * dtype.itemsize
@@ -435,7 +506,9 @@ class _Members(Mapping[str, Array]):
 def _read_npz(path: str) -> tuple[Mapping[str, Array], Mapping[str, str]]:
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         raise FormatError(f"the file is not a zip file: {error}", field="zip directory") from None
     members = _Members(archive, path)
     metadata: Any = {}
@@ -480,9 +553,9 @@ def check_format(metadata: Mapping[str, str], name: str) -> None:
     )
 
 
-def read_token_ids(metadata: Mapping[str, str]) -> npt.NDArray[np.int32]:
-    """Return the metadata entry ``tokens`` as int32 ids. -1 stands for an unknown token."""
-    ids = parse_json(metadata.get("tokens", "null"), "tokens")
+def read_token_ids(metadata: Mapping[str, str], key: str = "tokens") -> npt.NDArray[np.int32]:
+    """Return a metadata entry as int32 ids of tokens. -1 stands for an unknown token."""
+    ids = parse_json(metadata.get(key, "null"), key)
     if not isinstance(ids, list) or not all(type(i) is int and -1 <= i < 2**31 for i in ids):
-        raise bad_field("tokens", ids, "a list of token ids")
+        raise bad_field(key, ids, "a list of token ids")
     return np.asarray(ids, np.int32)

@@ -6,6 +6,7 @@ of this project lists where tinyllm accepts more or less than that.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -18,11 +19,13 @@ from ..base.samples import sample_weights
 from ..display.table import Table, escape
 from ..display.weights import weights_table
 from ..errors import FormatError, wrong
-from .paths import regular_file
+from .kinds import START, Candidate, buffer_start, folder_error, kind_error
+from .paths import first_bytes, regular_file
 
-__all__ = ["GGUF", "Metadata", "Weight"]
+__all__ = ["GGUF", "SHARD", "Metadata", "Weight"]
 
-_SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
+#: The name of a file of a split model.
+SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 
 
 class Metadata(Mapping[str, Any]):
@@ -143,9 +146,10 @@ class GGUF:
         folder.
     mmap : bool, optional
         If True, the file is mapped, and only the parts that are used are read. If False, it is
-        read into memory. A mapped file must not be shortened or overwritten in place while it is
-        in use, because the system kills a process that reads a missing part. The file may be
-        replaced by another one, as :func:`tinyllm.write_gguf` does.
+        read into memory. A mapped file must not be overwritten in place while it is in use. If it
+        is shortened, what needs a missing part raises OSError, except for arrays from
+        ``Weight.raw``, which show zeros (``docs/gguf.md``). The file may be replaced by another
+        one, as :func:`tinyllm.write_gguf` does.
 
     Attributes
     ----------
@@ -235,7 +239,18 @@ def _open(source: Any, path: str | None, mmap: bool) -> _core.GGUFFile:
             ) from None
     try:
         return _core.GGUFFile(source if path is None else regular_file(path), mmap)
+    except IsADirectoryError:
+        raise folder_error(os.fsdecode(source)) from None
     except FormatError as error:
+        if error.field == "magic":
+            start = first_bytes(path, START) if path is not None else buffer_start(source)
+            if start and (other := kind_error(Candidate(start), path)) is not None:
+                other.value, other.expected, other.offset = (
+                    error.value,
+                    error.expected,
+                    error.offset,
+                )
+                raise other from None
         error.path = path
         raise
 
@@ -255,8 +270,13 @@ def _shard_paths(path: str, metadata: Metadata, count: int) -> tuple[str, ...]:
     """Return the paths of all files, derived from the path of the first."""
     number = _split_number(metadata, "split.no", path)
     if number != 0:
-        raise wrong("split.no", number, "0: open the first file of a split model", path=path)
-    match = _SHARD.fullmatch(path)
+        first = ""
+        if (match := SHARD.fullmatch(path)) is not None:
+            name = os.path.basename(f"{match['stem']}-00001-of-{match['count']}.gguf")
+            first = f", {name}"
+        expected = f"0: open the first file of a split model{first}"
+        raise wrong("split.no", number, expected, path=path)
+    match = SHARD.fullmatch(path)
     if match is None or int(match["number"]) != 1 or int(match["count"]) != count:
         expected = f"a name that ends in -00001-of-{count:05}.gguf"
         raise wrong("name of the split file", os.path.basename(path), expected, path=path)
@@ -264,6 +284,16 @@ def _shard_paths(path: str, metadata: Metadata, count: int) -> tuple[str, ...]:
 
 
 def _add_shards(tensors: dict[str, Weight], paths: tuple[str, ...], count: int, mmap: bool) -> None:
+    missing = [path for path in paths if not os.path.exists(path)]
+    if missing:
+        names = ", ".join(os.path.basename(path) for path in missing[:20])
+        more = f" and {len(missing) - 20} others" if len(missing) > 20 else ""
+        raise FileNotFoundError(
+            errno.ENOENT,
+            f"{len(missing)} of the {count} files of a split model are missing: {names}{more}; "
+            f"expected them beside {paths[0]}",
+            missing[0],
+        )
     for i, path in enumerate(paths[1:], 1):
         file = _open(path, path, mmap)
         metadata = Metadata(file)

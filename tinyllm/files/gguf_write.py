@@ -154,7 +154,7 @@ def write_gguf(
         if plans:  # a file without tensors ends with its metadata
             _pad(file, alignment)
         for plan in plans:
-            file.write(plan.read())
+            plan.write(file)
             _pad(file, alignment)
 
     write_atomically(path, write)
@@ -392,13 +392,13 @@ def _dtype_name(where: str, dtype: np.dtype[Any]) -> str:
 
 @dataclass
 class _Plan:
-    """A tensor to write: its entry in the header, and a function that returns its bytes."""
+    """A tensor to write: its entry in the header, and a function that writes its bytes."""
 
     name: bytes
     shape: tuple[int, ...]
     type: str
     nbytes: int
-    read: Callable[[], memoryview]
+    write: Callable[[BinaryIO], None]
 
 
 def _plan(name: object, tensor: Any) -> _Plan:
@@ -413,7 +413,11 @@ def _plan(name: object, tensor: Any) -> _Plan:
             raise TypeError(f"{where}: callable is {source!r}; expected a function")
         nbytes = _check_size(where, shape, kind)
         return _Plan(
-            encoded, shape, kind, nbytes, lambda: _read(where, source(), shape, kind, nbytes)
+            encoded,
+            shape,
+            kind,
+            nbytes,
+            lambda file: _write(file, _read(where, given := source(), shape, kind, nbytes), given),
         )
     if isinstance(tensor, Weight):
         shape, kind = tensor.shape, tensor.type
@@ -425,7 +429,13 @@ def _plan(name: object, tensor: Any) -> _Plan:
             "TensorSource"
         )
     nbytes = _check_size(where, shape, kind)
-    return _Plan(encoded, shape, kind, nbytes, lambda: _read(where, tensor, shape, kind, nbytes))
+    return _Plan(
+        encoded,
+        shape,
+        kind,
+        nbytes,
+        lambda file: _write(file, _read(where, tensor, shape, kind, nbytes), tensor),
+    )
 
 
 def _tensor_type(where: str, dtype: np.dtype[Any]) -> str:
@@ -466,6 +476,19 @@ def _check_size(where: str, shape: tuple[int, ...], kind: str) -> int:
     if extent > 2**63 // 8 - 1 or count > 2**62:
         raise ValueError(f"{where}: shape is {shape}; expected fewer than 2**60 values")
     return count
+
+
+_COPY = 1 << 20  # bytes that are copied at a time
+
+
+def _write(file: BinaryIO, data: memoryview, given: Any) -> None:
+    if not isinstance(given, Weight):
+        file.write(data)
+        return
+    for start in range(0, len(data), _COPY):
+        # copied first: the system call would fail on a mapped file that became shorter
+        file.write(bytes(data[start : start + _COPY]))
+    given.check()
 
 
 def _read(where: str, given: Any, shape: tuple[int, ...], kind: str, nbytes: int) -> memoryview:

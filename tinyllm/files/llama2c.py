@@ -15,7 +15,6 @@ so rows keep their order.
 
 from __future__ import annotations
 
-import mmap as mmap_module
 import os
 import struct
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .._core import Weight
+from .._core import File, Weight
 from ..base.numeric import Float32
 from ..errors import FormatError, wrong
 from .paths import regular_file
@@ -110,7 +109,10 @@ def read_llama2c(
     try:
         header = _read_header(data)
         read = _read_int8 if header.version == 2 else _read_float32
-        return _metadata(header), dict(read(data, header))
+        weights = dict(read(data, header))
+        if isinstance(data.obj, File):
+            data.obj.check()
+        return _metadata(header), weights
     except FormatError as error:
         error.path = path
         raise
@@ -121,10 +123,7 @@ def _open(source: Any, mmap: bool) -> tuple[str | None, memoryview]:
         view = memoryview(source)
         return None, view.cast("B") if view.readonly else memoryview(view.tobytes())
     path = regular_file(source)
-    with open(path, "rb") as file:
-        if not mmap or os.fstat(file.fileno()).st_size == 0:
-            return path, memoryview(file.read())
-        return path, memoryview(mmap_module.mmap(file.fileno(), 0, access=mmap_module.ACCESS_READ))
+    return path, memoryview(File(path, mmap))
 
 
 def _read_header(data: memoryview) -> _Header:

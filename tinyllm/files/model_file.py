@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .._core import Weight
 from .gguf import GGUF
-from .paths import first_bytes
+from .kinds import Candidate, kind_error, model_start
+from .sources import locate
 
-__all__ = ["DEMO", "ModelFile", "open_file"]
+__all__ = ["DEMO", "ModelFile", "check_holds_model", "open_file"]
 
 #: The model that ships in the package.
 DEMO = Path(__file__).parent.parent / "data" / "demo.gguf"
@@ -40,7 +40,8 @@ def open_file(source: Any, mmap: bool = True) -> ModelFile:
     Parameters
     ----------
     source : str, os.PathLike or bytes-like
-        The path or contents of the file. ``"demo"`` is the model that ships in the package.
+        The path or contents of the file, or a name that `locate` knows. ``"demo"`` is the model
+        that ships in the package.
     mmap : bool
         If False, the file is read into memory instead of mapped.
 
@@ -48,14 +49,9 @@ def open_file(source: Any, mmap: bool = True) -> ModelFile:
     -------
     ModelFile
     """
-    if isinstance(source, str) and source == "demo":
-        source = DEMO
-    path = None
-    if isinstance(source, (str, os.PathLike)):
-        path, magic = os.fspath(source), first_bytes(source)
-    else:
-        magic = _buffer_start(source)
-    if magic[:4] != b"GGUF" and _is_llama2c(path, magic):
+    source = DEMO if isinstance(source, str) and source == "demo" else locate(source)
+    path, start = model_start(source)
+    if start[:4] != b"GGUF" and _is_llama2c(path, start[:4]):
         from .llama2c import read_llama2c
 
         metadata, weights = read_llama2c(source, mmap=mmap)
@@ -64,11 +60,27 @@ def open_file(source: Any, mmap: bool = True) -> ModelFile:
     return ModelFile(file_.metadata, file_.tensors, path)
 
 
-def _buffer_start(source: Any) -> bytes:
-    try:
-        return bytes(memoryview(source).cast("B")[:4])
-    except TypeError:
-        raise TypeError(f"path is {source!r:.80}; expected a path or a bytes-like object") from None
+def check_holds_model(file: ModelFile) -> None:
+    """Raise for a GGUF file that holds something else, such as an adapter.
+
+    Parameters
+    ----------
+    file : ModelFile
+
+    Raises
+    ------
+    tinyllm.FormatError
+
+    Examples
+    --------
+    >>> from tinyllm.files.model_file import ModelFile, check_holds_model
+    >>> check_holds_model(ModelFile({"general.type": "mmproj"}, {}, "a.gguf"))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    tinyllm.errors.FormatError: a.gguf: the file is an mmproj, ...
+    """
+    error = kind_error(Candidate(b"GGUF", file.metadata, file.weights), file.path)
+    if error is not None:
+        raise error
 
 
 def _is_llama2c(path: Any, magic: bytes) -> bool:

@@ -135,7 +135,7 @@ def search(
     return [
         Generation(
             ""
-            if tokenizer is None
+            if tokenizer is None or not tokenizer.has_text
             else tokenizer.decode([t for t in d.ids if t < len(tokenizer)], strip_prefix=False),
             d.ids,
             prompt.tolist(),

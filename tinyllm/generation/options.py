@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..base.checks import integer, ranged
+from ..base.checks import choice, integer, is_integer, positive, ranged
 from ..runtime.runner import Runner
 from ..runtime.session import Session
 from ..sampling.sampler import Sampler
@@ -19,7 +19,7 @@ __all__ = ["Chain", "ChatOptions", "Options", "Request"]
 
 
 def _strings(stop: Any) -> tuple[str, ...]:
-    listed = (stop,) if isinstance(stop, str) else tuple(stop)
+    listed = (stop,) if isinstance(stop, str | bytes) else tuple(stop)
     for i, text in enumerate(listed):
         if not isinstance(text, str):
             raise TypeError(f"stop[{i}] is {text!r}; expected a non-empty string")
@@ -40,6 +40,8 @@ class Options:
     stop_ids : frozenset of int
     grammar : Grammar, optional
     logprobs : int, optional
+    timeout : float, optional
+    context : str
     """
 
     max_tokens: int | None = None
@@ -48,6 +50,8 @@ class Options:
     stop_ids: frozenset[int] = frozenset()
     grammar: Grammar | None = None
     logprobs: int | None = None
+    timeout: float | None = None
+    context: str = "stop"
 
     @classmethod
     def checked(
@@ -59,20 +63,25 @@ class Options:
         stop_ids: Any = (),
         grammar: Any = None,
         logprobs: Any = None,
+        *,
+        timeout: Any = None,
+        context: Any = "stop",
     ) -> Options:
         """Return options made of a caller's arguments; raise if one is wrong."""
-        for name, value in (
-            ("max_tokens", max_tokens),
-            ("min_tokens", min_tokens),
-            ("logprobs", logprobs),
-        ):
-            if value is None and name != "min_tokens":
-                continue
-            ranged(name, value, 0)
+        size = model.config.vocab_size
+        ranged("min_tokens", min_tokens, 0)
+        if max_tokens is not None and ranged("max_tokens", max_tokens, 0) < min_tokens:
+            raise ValueError(
+                f"min_tokens is {min_tokens}; expected at most max_tokens, {max_tokens}"
+            )
+        if logprobs is not None:
+            ranged("logprobs", logprobs, 0, size, "the size of the vocabulary")
+        if timeout is not None:
+            positive("timeout", timeout)
+        choice("context", context, ("stop", "shift"))
         strings = _strings(() if stop is None else stop)
         stop_ids = () if stop_ids is None else stop_ids
-        numbers = [stop_ids] if hasattr(stop_ids, "__index__") else list(stop_ids)
-        size = model.config.vocab_size
+        numbers = [stop_ids] if is_integer(stop_ids) else list(stop_ids)
         for i, token in enumerate(numbers):
             if not 0 <= integer(f"stop_ids[{i}]", token) < size:
                 raise ValueError(f"stop_ids[{i}] is {token}; the vocabulary has {size} tokens")
@@ -84,9 +93,11 @@ class Options:
                     f"grammar is {type(grammar).__name__}; expected tl.Grammar.gbnf(text), "
                     ".json_schema(schema) or .regex(pattern)"
                 )
-        if model.tokenizer is None and (strings or grammar is not None):
-            what = "stop strings need" if strings else "a grammar needs"
-            raise ValueError(f"{what} text, but the model's file has no tokenizer")
+        if strings or grammar is not None:
+            if model.tokenizer is None:
+                what = "stop strings need" if strings else "a grammar needs"
+                raise ValueError(f"{what} text, but the model's file has no tokenizer")
+            model.tokenizer.stream_decoder()  # raises if it has no text
         return cls(
             None if max_tokens is None else int(max_tokens),
             int(min_tokens),
@@ -94,6 +105,8 @@ class Options:
             frozenset(int(token) for token in numbers),
             grammar,
             None if logprobs is None else int(logprobs),
+            None if timeout is None else float(timeout),
+            str(context),
         )
 
 
@@ -108,7 +121,7 @@ class Chain:
     top_p : float
     seed : int, or list of int, optional
     sampler : Sampler, optional
-        Replaces all other values.
+        Replaces all other values, which must not be given then.
     """
 
     temperature: float = 0.8
@@ -127,8 +140,15 @@ class Chain:
                 raise ValueError(
                     "both seed and sampler are given; expected one (a sampler has its own seed)"
                 )
+            for name in ("temperature", "top_k", "top_p"):
+                if getattr(self, name) != getattr(Chain, name):
+                    raise ValueError(
+                        f"both {name} and sampler are given; expected one (a sampler is the "
+                        "whole chain)"
+                    )
             return [sampler] * count
-        seeds = list(seed) if isinstance(seed, list | tuple) else [seed] * count
+        one = is_integer(seed) or isinstance(seed, str | bytes) or not isinstance(seed, Iterable)
+        seeds = [seed] * count if one else list(seed)
         if len(seeds) != count:
             raise ValueError(f"seed has {len(seeds)} entries; expected {count}, one per prompt")
         chain: dict[str, Any] = {
@@ -149,12 +169,14 @@ class Request:
     chain : Chain
     capture : str, re.Pattern, callable, or sequence of str and re.Pattern, optional
     edits : Edit or sequence of Edit
+    parse_special : bool
     """
 
     options: Options = dataclasses.field(default_factory=lambda: Options())
     chain: Chain = dataclasses.field(default_factory=Chain)
     capture: Capture = None
     edits: Any = ()
+    parse_special: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +190,10 @@ class ChatOptions:
     variables : Mapping, optional
     parse_content : bool
     session : Session, optional
+    documents : sequence of Mapping, optional
+    add_generation_prompt : bool, optional
+    continue_final_message : bool or str
+    merge_system : bool
     """
 
     tools: Sequence[Any] | None = None
@@ -175,3 +201,7 @@ class ChatOptions:
     variables: Mapping[str, Any] | None = None
     parse_content: bool = True
     session: Session | None = None
+    documents: Sequence[Mapping[str, Any]] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | str = False
+    merge_system: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ..base.checks import ranged
@@ -15,6 +15,7 @@ from .beam import search
 from .options import ChatOptions, Options, Request
 from .result import Generation
 from .stepper import Stepper
+from .stream import GenerationStream
 
 __all__ = ["beam_search", "chat", "chat_stepper", "chat_stream", "generate", "stream"]
 
@@ -27,12 +28,12 @@ def generate(model: Runner, prompt: Any, request: Request) -> Any:
     return results if batch else results[0]
 
 
-def stream(model: Runner, prompt: Prompt, request: Request) -> Iterator[str]:
+def stream(model: Runner, prompt: Prompt, request: Request) -> GenerationStream:
     """Return the pieces of a generated text as they are drawn; see `Model.stream`."""
     if model.tokenizer is None:
         raise ValueError("stream() returns text, but the model's file has no tokenizer")
-    stepper = _stepper(model, [prompt], request)
-    return (text for text in stepper if text)
+    model.tokenizer.stream_decoder()  # raises if it has no text
+    return GenerationStream(_stepper(model, [prompt], request))
 
 
 def chat(model: Runner, messages: Any, chat_options: ChatOptions, request: Request) -> Any:
@@ -47,21 +48,25 @@ def chat(model: Runner, messages: Any, chat_options: ChatOptions, request: Reque
 
 def chat_stream(
     model: Runner, messages: Any, chat_options: ChatOptions, request: Request
-) -> Iterator[str]:
+) -> GenerationStream:
     """Return the pieces of an answer as they are drawn; see `Model.chat_stream`."""
-    stepper = chat_stepper(model, [messages], chat_options, request)
-    return (text for text in stepper if text)
+    return GenerationStream(chat_stepper(model, [messages], chat_options, request))
 
 
 def beam_search(
-    model: Runner, prompt: Prompt, beams: int, options: Options, length_penalty: float
+    model: Runner,
+    prompt: Prompt,
+    beams: int,
+    options: Options,
+    length_penalty: float,
+    parse_special: bool = False,
 ) -> list[Generation]:
     """Return continuations of high probability; see `Model.beam_search`."""
     beams = ranged("beams", beams, 1)
     if not 0 <= length_penalty <= 10:
         raise ValueError(f"length_penalty is {length_penalty!r}; expected 0 to 10")
     model.need_logits()
-    ids = token_ids(prompt, model.tokenizer)
+    ids = token_ids(prompt, model.tokenizer, parse_special=parse_special)
     return search(model, ids, beams, options, float(length_penalty))
 
 
@@ -87,13 +92,20 @@ def chat_stepper(
     if more:
         options = dataclasses.replace(request.options, stop=(*request.options.stop, *more))
         request = dataclasses.replace(request, options=options)
+    variables = {
+        "documents": chat_options.documents,
+        "continue_final_message": chat_options.continue_final_message,
+        "merge_system": chat_options.merge_system,
+        **(chat_options.variables or {}),
+    }
     prompts = [
         tokenizer.encode_chat(
             messages,
             chat_options.tools,
-            template=chat_options.template,
-            parse_content=chat_options.parse_content,
-            **(chat_options.variables or {}),
+            chat_options.add_generation_prompt,
+            chat_options.template,
+            chat_options.parse_content,
+            **variables,
         )
         for messages in conversations
     ]
@@ -110,7 +122,10 @@ def _stepper(
     for sampler in samplers:
         sampler.check_ids(model.config.vocab_size)
     names = [f"prompt {i}" if len(prompts) > 1 else "the prompt" for i in range(len(prompts))]
-    ids = [token_ids(p, model.tokenizer, n) for p, n in zip(prompts, names, strict=True)]
+    ids = [
+        token_ids(prompt, model.tokenizer, name, request.parse_special)
+        for prompt, name in zip(prompts, names, strict=True)
+    ]
     layout = None if request.capture is None else model.layout(request.capture)
     program = model.program(request.edits)
     return Stepper(model, ids, samplers, request.options, layout, program, sessions)

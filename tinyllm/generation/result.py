@@ -137,8 +137,8 @@ class Generation:
         The tokens of the prompt.
     stop_reason : str
         ``"eog"`` (the model ended its text), ``"stop"`` (a stop string or id), ``"grammar"`` (the
-        grammar allows nothing more), ``"length"`` (`max_tokens`), or ``"context"`` (the context
-        is full).
+        grammar allows nothing more), ``"length"`` (`max_tokens`), ``"context"`` (the context
+        is full), ``"timeout"``, or ``"cancelled"`` (by `GenerationStream.cancel`).
     seed : int
         The seed of the draws.
     traces : list of Trace
@@ -148,12 +148,17 @@ class Generation:
         The stop string or id that ended the continuation.
     complete : bool, optional
         With ``grammar=``: whether the grammar accepts the text. False only if ``"length"``,
-        ``"context"`` or ``"stop"`` ended it early.
+        ``"context"``, ``"stop"``, ``"timeout"`` or ``"cancelled"`` ended it early.
     logprobs : Logprobs, optional
         With ``logprobs=``.
     timings : Timings, optional
     score : float, optional
         From `Model.beam_search`: the sum of the log-probabilities, including that of the end.
+    end_id : int, optional
+        The token that ended the continuation: of the model (``"eog"``), or one of `stop_ids`.
+    end_logprob : float, optional
+        With ``logprobs=``: its log-probability under the model. ``logprobs.logprobs`` has only
+        those of `ids`. The sum of all is the log-probability of the whole answer.
 
     Examples
     --------
@@ -174,6 +179,8 @@ class Generation:
     logprobs: Logprobs | None = None
     timings: Timings | None = None
     score: float | None = None
+    end_id: int | None = None
+    end_logprob: float | None = None
 
     def __str__(self) -> str:
         """Return the text."""

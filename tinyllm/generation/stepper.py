@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,8 +24,9 @@ from .result import Generation, Logprobs, Timings
 
 if TYPE_CHECKING:
     from ..grammar.grammar import Constraint
+    from ..trace.edits import Edit
 
-__all__ = ["PromptTooLong", "Stepper", "StopFinder", "allowed_tokens"]
+__all__ = ["PromptTooLong", "Stepper", "StopFinder", "allowed_tokens", "shifted"]
 
 
 def allowed_tokens(
@@ -39,7 +40,9 @@ def allowed_tokens(
         allowed = np.zeros(model.config.vocab_size, np.bool_)
         allowed[: mask.size] = mask
         allowed[ends] = constraint.is_complete(state)
-    tokens = model.config.vocab_size if model.tokenizer is None else len(model.tokenizer)
+    tokens = model.config.vocab_size
+    if model.tokenizer is not None and model.tokenizer.has_text:
+        tokens = len(model.tokenizer)
     if drawn < options.min_tokens or tokens < model.config.vocab_size:
         allowed = np.ones(model.config.vocab_size, np.bool_) if allowed is None else allowed
         allowed[tokens:] = False  # rows of the embedding that only fill it up have no token
@@ -98,6 +101,41 @@ class PromptTooLong(ValueError):
     """A prompt that the context does not hold."""
 
 
+class _Halted(Exception):
+    """A generation was cancelled, or its time is up."""
+
+
+def shifted(ids: Sequence[int], limit: int, first_stays: bool) -> list[int]:
+    """Return the tokens that stay when a text does not fit into the context.
+
+    Parameters
+    ----------
+    ids : sequence of int
+        The whole text.
+    limit : int
+        Number of tokens in the context.
+    first_stays : bool
+        Whether the first token stays.
+
+    Returns
+    -------
+    list of int
+        The text without its oldest tokens. A multiple of half the context is dropped, as little as
+        makes the rest fit, as llama.cpp does. So the rest runs again only once in half a context.
+
+    Examples
+    --------
+    >>> shifted([0, 1, 2, 3, 4, 5], 5, first_stays=True)
+    [0, 3, 4, 5]
+    >>> shifted([0, 1, 2, 3, 4], 5, first_stays=True)
+    [0, 1, 2, 3, 4]
+    """
+    keep = int(first_stays and limit > 1)
+    half = max((limit - keep) // 2, 1)
+    dropped = half * -(-max(len(ids) - limit, 0) // half)
+    return [*ids[:keep], *ids[keep + dropped :]]
+
+
 class _Run:
     """The state of one prompt's generation."""
 
@@ -109,11 +147,12 @@ class _Run:
         options: Options,
         session: Session | None,
     ) -> None:
-        limit = model.core.config["max_context"]
-        if len(prompt) > limit:
+        self._limit = limit = model.core.config["max_context"]
+        if len(prompt) > limit and options.context != "shift":
             raise PromptTooLong(
                 f"the prompt has {len(prompt)} tokens, which go beyond the context length of "
-                f"{limit}; load with a larger max_context to allow it"
+                f"{limit}; load with a larger max_context to allow it, or drop the oldest tokens "
+                "with context='shift'"
             )
         self.model, self.prompt, self.sampler, self.options = model, prompt, sampler, options
         self.session = Session(model) if session is None else session
@@ -127,11 +166,12 @@ class _Run:
         self.reason = ""
         self.stop: str | int | None = None
         self.drawn: list[tuple[float, float, npt.NDArray[np.int64], Float64]] = []
+        self.end: tuple[int, float] | None = None  # the end token and its log-probability
         self._finder = StopFinder(options.stop)
         self._decoder: StreamDecoder | None = None
         self._constraint: Constraint | None = None
         self._grammar_state = 0
-        if model.tokenizer is not None:
+        if model.tokenizer is not None and model.tokenizer.has_text:
             self._decoder = model.tokenizer.stream_decoder(strip_prefix=False)
             if options.grammar is not None:
                 self._constraint = options.grammar.constraint(model.tokenizer)
@@ -139,16 +179,30 @@ class _Run:
 
     def ended(self) -> bool:
         """Return whether to stop before the next step; set `reason` if so."""
-        limit = self.model.core.config["max_context"]
         if self.reason:
             return True
         if self.options.max_tokens is not None and len(self.ids) >= self.options.max_tokens:
             self.reason = "length"
         elif self._constraint is not None and self._constraint.is_finished(self._grammar_state):
             self.reason = "grammar"
-        elif len(self.prompt) + len(self.ids) > limit:
+        elif len(self.history) > self._limit and self.options.context != "shift":
             self.reason = "context"
         return bool(self.reason)
+
+    def fit(self, edits: Sequence[Edit] = ()) -> None:
+        """Drop the oldest tokens if those to run next do not fit into the context."""
+        if len(self.session) + len(self.tokens) > self._limit:
+            self.start(edits)
+
+    def start(self, edits: Sequence[Edit] = ()) -> None:
+        """Find the tokens to run, given those that the session has already."""
+        window = shifted(self.history, self._limit, self._first_stays())
+        kept = self.session.keep(window, edits)
+        self.tokens = np.asarray(window[kept:], np.int32)
+
+    def _first_stays(self) -> bool:
+        tokenizer = self.model.tokenizer
+        return tokenizer is not None and tokenizer.add_bos and self.history[0] == tokenizer.bos
 
     def step(self, logits: Float32) -> str:
         """Draw a token; return the text that is final now."""
@@ -159,14 +213,14 @@ class _Run:
             return self._stuck()
         draw = self.sampler.draw(logits, len(self.ids), self.history, self.state, allowed)
         token = draw.id
-        if token in self.model.eog_ids:
+        values = None if self.options.logprobs is None else log_softmax(logits)
+        if token in self.model.eog_ids or token in self.options.stop_ids:
             self.reason = "eog"
+            if token not in self.model.eog_ids:
+                self.reason, self.stop = "stop", token
+            self.end = token, float("nan") if values is None else float(values[token])
             return ""
-        if token in self.options.stop_ids:
-            self.reason, self.stop = "stop", token
-            return ""
-        if self.options.logprobs is not None:
-            values = log_softmax(logits)
+        if self.options.logprobs is not None and values is not None:
             top = best(values, self.options.logprobs)
             self.drawn.append((float(values[token]), draw.probability, top, values[top]))
         if allowed is not None and not allowed[token]:
@@ -238,6 +292,8 @@ class _Run:
             complete,
             logprobs,
             Timings(self.to_run, len(self.ids), prompt_seconds, seconds),
+            end_id=None if self.end is None else self.end[0],
+            end_logprob=None if self.end is None or logprobs is None else self.end[1],
         )
 
 
@@ -281,31 +337,57 @@ class Stepper:
             )
         ]
         self._times: list[float] = []
+        self._timeout = options.timeout
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """End all generations after the present token. Any thread may call this."""
+        self._cancelled = True
+
+    def _halted(self) -> str:
+        """Return why to end before the next token, or ``""``."""
+        if self._cancelled:
+            return "cancelled"
+        if self._timeout is None or time.perf_counter() - self._times[0] < self._timeout:
+            return ""
+        return "timeout"
+
+    def _watch(self) -> None:
+        if self._halted():
+            raise _Halted
 
     def steps(self) -> Iterator[tuple[int, str]]:
         """Yield the index of a prompt and the next piece of its text, as tokens are drawn.
 
         From its first step until it ends or is closed, the sessions belong to this iterator.
         """
-        self._times = [time.perf_counter()]
-        with contextlib.ExitStack() as stack:
-            for run in self._runs:
-                stack.enter_context(run.session.owned())
-                kept = run.session.keep(run.prompt.tolist(), self._edits)
-                run.tokens = run.prompt[kept:]
-                run.to_run = len(run.tokens)
-            yield from self._steps()
+        owner: list[weakref.ref[Generator[tuple[int, str], None, None]]] = []
+        steps = self._steps(owner)
+        owner.append(weakref.ref(steps))
+        return steps
 
-    def _steps(self) -> Iterator[tuple[int, str]]:
+    def _steps(
+        self, owner: list[weakref.ref[Generator[tuple[int, str], None, None]]]
+    ) -> Generator[tuple[int, str], None, None]:
+        self._times = [time.perf_counter()]
+        for run in self._runs:
+            run.session.lend(owner[0])
+            run.start(self._edits)
+            run.to_run = len(run.tokens)
         active = list(enumerate(self._runs))
         while active:
+            halted = self._halted()
             for i, run in active:
+                run.reason = run.reason or halted
                 if run.ended():
                     yield i, run.finish()
             active = [(i, run) for i, run in active if not run.reason]
             if not active:
                 break
-            logits = self._forward([run for _, run in active])
+            try:
+                logits = self._forward([run for _, run in active])
+            except _Halted:
+                continue
             if len(self._times) == 1:
                 self._times.append(time.perf_counter())
             for (i, run), row in zip(active, logits, strict=True):
@@ -313,16 +395,21 @@ class Stepper:
         self._times.append(time.perf_counter())
 
     def _forward(self, runs: list[_Run]) -> Float32:
+        for run in runs:
+            run.fit(self._edits)
         edits = []
         if self._program is not None:
             edits = [self._program.sites(len(r.session), len(r.tokens), False) for r in runs]
         ends = np.cumsum([len(run.tokens) for run in runs])
         sessions, tokens = [run.session for run in runs], [run.tokens for run in runs]
         cores = [session.core for session in sessions]
-        logits, traces = self._model.run(cores, tokens, ends - 1, self._layout, edits)
+        logits, traces = self._model.run(
+            cores, tokens, ends - 1, self._layout, edits, watch=self._watch
+        )
         for session, ran in zip(sessions, tokens, strict=True):
             session.ran(len(ran), self._edits)
         for run, trace in zip(runs, traces, strict=False):
+            trace.share_context(run.session.share)
             run.traces.append(trace)
         return logits
 
@@ -333,5 +420,6 @@ class Stepper:
 
     def results(self) -> list[Generation]:
         """Return the results, one per prompt."""
-        start, first, last = (*self._times, *[self._times[-1]] * 3)[:3]
+        times = self._times or [0.0]
+        start, first, last = (*times, *[times[-1]] * 3)[:3]
         return [run.result(first - start, last - first) for run in self._runs]

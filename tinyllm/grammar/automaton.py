@@ -11,12 +11,14 @@ CALL a b
     Continue at node a; at its END, continue at node b. b is -1 if the call ends its rule.
 END
     Return to the node that follows the call.
+TOKEN negated 0 a b
+    Match token b of `Program.tokens`, or, negated, any other token. It never matches bytes.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,16 +26,29 @@ from numpy.typing import NDArray
 
 from .. import _core
 from ..errors import UnsupportedError
-from .expr import Alt, Chars, Expr, Ref, Repeat, Rules, Seq, Text, references
+from .expr import Alt, Chars, Expr, Machine, Ref, Repeat, Rules, Seq, Text, Token, alive, references
 
-__all__ = ["BYTE", "CALL", "END", "MAX_NODES", "SPLIT", "Program", "accepts", "advance", "build"]
+__all__ = [
+    "BYTE",
+    "CALL",
+    "END",
+    "MAX_NODES",
+    "SPLIT",
+    "TOKEN",
+    "Program",
+    "accepts",
+    "advance",
+    "build",
+]
 
-BYTE, SPLIT, CALL, END = range(4)
+BYTE, SPLIT, CALL, END, TOKEN = range(5)
 #: The largest number of nodes of a program.
 MAX_NODES = 400_000
 # Rules up to this size are inlined. The core caches matches inside a rule for all its callers, so
 # larger rules are better, up to a point.
 _INLINE = 64
+# ... and inlined rules may refer to others this deep: building them takes Python's stack.
+_INLINE_DEPTH = 20
 # A repeated part is copied if the size of all copies is at most this; otherwise it is called.
 _COPIES = 60_000
 
@@ -50,42 +65,28 @@ class Program:
     root : int
     owners : list of str
         The rule of each node, for messages.
+    tokens : list of (str or int)
+        The tokens that the grammar names.
     """
 
     nodes: list[_Node] = field(default_factory=list)
     root: int = 0
     owners: list[str] = field(default_factory=list)
+    tokens: list[str | int] = field(default_factory=list)
 
     @functools.cached_property
     def array(self) -> NDArray[np.int32]:
         """The nodes as the core takes them, (n, 5); cached, so the program must be complete."""
         return np.asarray(self.nodes, np.int32)
 
-
-def utf8_sequences(low: int, high: int) -> Iterator[list[tuple[int, int]]]:
-    """Yield sequences of byte ranges that together match UTF-8 of the code points low to high."""
-    for end in (0x7F, 0x7FF, 0xFFFF):
-        if low <= end < high:
-            yield from utf8_sequences(low, end)
-            yield from utf8_sequences(end + 1, high)
-            return
-    if high < 0x80:
-        yield [(low, high)]
-        return
-    # split where the continuation bytes do not cover 80 to BF
-    for shift in (6, 12, 18):
-        mask = (1 << shift) - 1
-        if low & ~mask != high & ~mask:
-            if low & mask:
-                yield from utf8_sequences(low, low | mask)
-                yield from utf8_sequences((low | mask) + 1, high)
-                return
-            if high & mask != mask:
-                yield from utf8_sequences(low, (high & ~mask) - 1)
-                yield from utf8_sequences(high & ~mask, high)
-                return
-    first, last = chr(low).encode(), chr(high).encode()
-    yield list(zip(first, last, strict=True))
+    def with_tokens(self, ids: Sequence[int]) -> NDArray[np.int32]:
+        """Return the nodes with the ids of the tokens that the grammar names."""
+        if not self.tokens:
+            return self.array
+        array = self.array.copy()
+        named = array[:, 0] == TOKEN
+        array[named, 4] = np.asarray(ids, np.int32)[array[named, 4]]
+        return array
 
 
 class _Builder:
@@ -100,11 +101,18 @@ class _Builder:
         self.hoisted: dict[Expr, str] = {}
         self.bodies: dict[str, tuple[Expr, str]] = {}
         self.patches: list[tuple[int, str]] = []
+        self.tokens: dict[str | int, int] = {}
+        #: The start of an expression (by identity) before a node: built once.
+        self.built: dict[tuple[int, int], int] = {}
         #: Size of each rule that is inlined; None for rules that are called.
         self.sizes: dict[str, int | None] = dict.fromkeys(rules)
+        depths: dict[str, int] = {}
         for name in _not_recursive(rules):
             size = self.size(rules[name])
-            self.sizes[name] = size if size <= _INLINE else None
+            inner = [depths[n] for n in references(rules[name]) if self.sizes[n] is not None]
+            depths[name] = 1 + max(inner, default=0)
+            if size <= _INLINE and depths[name] <= _INLINE_DEPTH:
+                self.sizes[name] = size
         self.end = self.node((END, 0, 0, 0, 0))
 
     def node(self, node: _Node, shared: bool = True) -> int:
@@ -142,12 +150,27 @@ class _Builder:
             inner = self.size(expr.item)
             return (inner + 1) * max(expr.low, expr.high or 0, 1)
         if isinstance(expr, Ref):
-            return self.sizes[expr.name] or 1
+            return 1 if expr.called else self.sizes[expr.name] or 1
+        if isinstance(expr, Machine):
+            labels = [label for edges in expr.edges for label, _ in edges]
+            return len(expr.edges) + sum(map(self.size, labels))
+        if isinstance(expr, Token):
+            return 1
         return sum(self.size(item) + 1 for item in expr.items)
 
     # ---- building ----
 
     def build(self, expr: Expr, after: int) -> int:
+        """Return the node where an expression starts that is followed by node `after`."""
+        if isinstance(expr, Text | Ref):
+            return self.nodes_of(expr, after)
+        key = (id(expr), after)
+        found = self.built.get(key)
+        if found is None:
+            found = self.built[key] = self.nodes_of(expr, after)
+        return found
+
+    def nodes_of(self, expr: Expr, after: int) -> int:
         if isinstance(expr, Text):
             for byte in reversed(expr.value.encode()):
                 after = self.node((BYTE, byte, byte, after, 0))
@@ -162,7 +185,12 @@ class _Builder:
             return self.alternatives(expr.items, after)
         if isinstance(expr, Repeat):
             return self.repeat(expr, after)
-        if self.sizes[expr.name] is not None:
+        if isinstance(expr, Machine):
+            return self.machine(expr, after)
+        if isinstance(expr, Token):
+            index = self.tokens.setdefault(expr.token, len(self.tokens))
+            return self.node((TOKEN, int(expr.negated), 0, after, index))
+        if self.sizes[expr.name] is not None and not expr.called:
             owner, self.owner = self.owner, expr.name
             start = self.build(self.rules[expr.name], after)
             self.owner = owner
@@ -177,12 +205,11 @@ class _Builder:
 
     def chars(self, chars: Chars, after: int) -> int:
         starts = []
-        for low, high in chars.ranges:
-            for sequence in utf8_sequences(low, high):
-                at = after
-                for first, last in reversed(sequence):
-                    at = self.node((BYTE, first, last, at, 0))
-                starts.append(at)
+        for sequence in chars.utf8:
+            at = after
+            for first, last in reversed(sequence):
+                at = self.node((BYTE, first, last, at, 0))
+            starts.append(at)
         return self.split(starts)
 
     def alternatives(self, items: Sequence[Expr], after: int) -> int:
@@ -239,6 +266,20 @@ class _Builder:
             after = self.build(item, after)
         return after
 
+    def machine(self, machine: Machine, after: int) -> int:
+        # a node for each state, filled in once the nodes of all states are known
+        live = alive([[to for _, to in out] for out in machine.edges], machine.ends)
+        states = [self.node((SPLIT, 0, 0, -1, -1), shared=False) for _ in machine.edges]
+        for i, edges in enumerate(machine.edges):
+            starts = [self.build(label, states[to]) for label, to in edges if to in live]
+            if i in machine.ends:
+                starts.append(after)
+            if i not in live:
+                starts = [states[i]]  # no edge leads here
+            rest = self.split(starts[1:] or starts)
+            self.program.nodes[states[i]] = (SPLIT, 0, 0, starts[0], rest)
+        return states[0]
+
     def run(self) -> Program:
         root = next(iter(self.rules))
         self.entry(root)
@@ -249,6 +290,7 @@ class _Builder:
             self.program.nodes[index] = (op, low, high, self.entry(name), after)
             done += 1
         self.program.root = self.entries[root]
+        self.program.tokens = list(self.tokens)
         return self.program
 
     def entry(self, name: str) -> int:

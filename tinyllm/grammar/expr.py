@@ -6,7 +6,8 @@ build the expressions; `automaton` compiles them to an automaton over bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -15,14 +16,20 @@ __all__ = [
     "Alt",
     "Chars",
     "Expr",
+    "Machine",
     "Ref",
     "Repeat",
     "Rules",
     "Seq",
     "Text",
+    "Token",
+    "alive",
     "check",
+    "digit_ranges",
     "optional",
+    "prune",
     "to_gbnf",
+    "utf8_sequences",
 ]
 
 _LAST = 0x10FFFF
@@ -63,6 +70,11 @@ class Chars:
     def among(cls, characters: str) -> Chars:
         """Return the set of some characters."""
         return cls.of((ord(c), ord(c)) for c in characters)
+
+    @functools.cached_property
+    def utf8(self) -> list[list[tuple[int, int]]]:
+        """The sequences of byte ranges that match these characters."""
+        return [s for low, high in self.ranges for s in utf8_sequences(low, high)]
 
     def __invert__(self) -> Chars:
         gaps, at = [], 0
@@ -109,16 +121,75 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Ref:
-    """A reference to another rule."""
+    """A reference to another rule; `called`: the rule is not copied here, however small it is."""
 
     name: str
+    called: bool = False
 
 
-Expr: TypeAlias = Text | Chars | Seq | Alt | Repeat | Ref
+@dataclass(frozen=True, eq=False)
+class Machine:
+    """A finite automaton: for each state its edges, each an expression and the next state.
+
+    State 0 is the start. The expressions of edges match at least one byte. In a plain automaton
+    they hold no references, and every state leads to one of `ends`.
+    """
+
+    edges: tuple[tuple[tuple[Expr, int], ...], ...]
+    ends: frozenset[int]
+    plain: bool = True
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of the vocabulary, by its text or its id; `negated`: any token but this one."""
+
+    token: str | int
+    negated: bool = False
+
+
+Expr: TypeAlias = Text | Chars | Seq | Alt | Repeat | Ref | Machine | Token
 Rules: TypeAlias = Mapping[str, Expr]
 
 #: Any code point.
 ANY = ~Chars(())
+
+
+def digit_ranges(low: int, high: int, bits: int, count: int) -> Iterator[list[tuple[int, int]]]:
+    """Yield ranges of `count` digits, of `bits` bits each, that together are low to high."""
+    for shift in range(bits, bits * count, bits):
+        mask = (1 << shift) - 1
+        if low & ~mask != high & ~mask:
+            if low & mask:
+                yield from digit_ranges(low, low | mask, bits, count)
+                yield from digit_ranges((low | mask) + 1, high, bits, count)
+                return
+            if high & mask != mask:
+                yield from digit_ranges(low, (high & ~mask) - 1, bits, count)
+                yield from digit_ranges(high & ~mask, high, bits, count)
+                return
+    mask = (1 << bits) - 1
+    shifts = range(bits * (count - 1), -1, -bits)
+    yield [(low >> shift & mask, high >> shift & mask) for shift in shifts]
+
+
+def utf8_sequences(low: int, high: int) -> Iterator[list[tuple[int, int]]]:
+    """Yield sequences of byte ranges that together match UTF-8 of the code points low to high."""
+    for end in (0x7F, 0x7FF, 0xFFFF):
+        if low <= end < high:
+            yield from utf8_sequences(low, end)
+            yield from utf8_sequences(end + 1, high)
+            return
+    if high < 0x80:
+        yield [(low, high)]
+        return
+    count = len(chr(high).encode())
+    lead = 0xF00 >> count & 0xFF
+    for digits in digit_ranges(low, high, 6, count):
+        yield [
+            (a | (0x80 if i else lead), b | (0x80 if i else lead))
+            for i, (a, b) in enumerate(digits)
+        ]
 
 
 def optional(item: Expr) -> Repeat:
@@ -138,6 +209,33 @@ def references(expr: Expr) -> Iterator[str]:
                 waiting.append(at.item)
         elif isinstance(at, Seq | Alt):
             waiting += reversed(at.items)
+        elif isinstance(at, Machine) and not at.plain:
+            waiting += [label for edges in at.edges for label, _ in edges]
+
+
+def alive(edges: Sequence[Iterable[int]], ends: Iterable[int]) -> set[int]:
+    """Return the states of an automaton that lead to an end; `edges` are the next states of each.
+
+    Parameters
+    ----------
+    edges : sequence of iterables of int
+    ends : iterable of int
+
+    Returns
+    -------
+    set of int
+    """
+    before: list[list[int]] = [[] for _ in edges]
+    for i, out in enumerate(edges):
+        for target in out:
+            before[target].append(i)
+    found = set(ends)
+    waiting = list(found)
+    while waiting:
+        new = [i for i in before[waiting.pop()] if i not in found]
+        found.update(new)
+        waiting += new
+    return found
 
 
 def check(rules: Rules, root: str) -> dict[str, Expr]:
@@ -174,53 +272,96 @@ def check(rules: Rules, root: str) -> dict[str, Expr]:
     return found
 
 
+class _Solver:
+    """Finds the expressions that match an empty text, or any text, in time with their size.
+
+    Each expression is a part. A part holds once as many of the parts below it hold as it needs: all
+    of a sequence, one of alternatives.
+    """
+
+    def __init__(self, rules: Rules, holds: str) -> None:
+        self.any = holds == "ends"
+        self.missing: list[int] = []
+        self.above: list[list[int]] = []
+        self.of_rule = {name: self.add(1) for name in rules}
+        for name, expr in rules.items():
+            self.add_expr(expr, self.of_rule[name])
+
+    def add(self, needs: int, above: int | None = None) -> int:
+        self.missing.append(needs)
+        self.above.append([] if above is None else [above])
+        return len(self.missing) - 1
+
+    def add_expr(self, expr: Expr, above: int) -> None:
+        """Add an expression and all that is in it."""
+        if isinstance(expr, Ref):
+            self.above[self.of_rule[expr.name]].append(above)
+        elif isinstance(expr, Text):
+            self.add(0 if self.any or not expr.value else 1, above)
+        elif isinstance(expr, Chars):
+            self.add(0 if self.any and expr.ranges else 1, above)
+        elif isinstance(expr, Repeat):
+            part = self.add(1 if expr.low else 0, above)
+            if expr.low:
+                self.add_expr(expr.item, part)
+        elif isinstance(expr, Seq | Alt):
+            part = self.add(len(expr.items) if isinstance(expr, Seq) else 1, above)
+            for item in expr.items:
+                self.add_expr(item, part)
+        elif isinstance(expr, Token):
+            self.add(0 if self.any else 1, above)
+        elif expr.plain or not self.any:
+            self.add(0 if self.any or 0 in expr.ends else 1, above)
+        else:
+            states = [self.add(0 if i in expr.ends else 1) for i in range(len(expr.edges))]
+            self.above[states[0]].append(above)
+            for state, edges in zip(states, expr.edges, strict=True):
+                for label, to in edges:
+                    edge = self.add(2, state)
+                    self.above[states[to]].append(edge)
+                    self.add_expr(label, edge)
+
+    def solve(self) -> set[str]:
+        """Return the names of the rules that hold."""
+        waiting = [part for part, missing in enumerate(self.missing) if not missing]
+        while waiting:
+            for part in self.above[waiting.pop()]:
+                self.missing[part] -= 1
+                if not self.missing[part]:
+                    waiting.append(part)
+        return {name for name, part in self.of_rule.items() if self.missing[part] <= 0}
+
+
 def _fixpoint(rules: Rules, holds: str) -> set[str]:
     """Return the rules that can match an empty text (`holds` "empty"), or any text ("ends")."""
-    users: dict[str, set[str]] = {name: set() for name in rules}
-    for name, expr in rules.items():
-        for other in references(expr):
-            users[other].add(name)
-    known: set[str] = set()
-
-    def test(expr: Expr) -> bool:
-        if isinstance(expr, Text):
-            return holds == "ends" or not expr.value
-        if isinstance(expr, Chars):
-            return holds == "ends" and bool(expr.ranges)
-        if isinstance(expr, Seq):
-            return all(map(test, expr.items))
-        if isinstance(expr, Alt):
-            return any(map(test, expr.items))
-        if isinstance(expr, Repeat):
-            return expr.low == 0 or test(expr.item)
-        return expr.name in known
-
-    waiting = list(rules)
-    while waiting:
-        name = waiting.pop()
-        if name not in known and test(rules[name]):
-            known.add(name)
-            waiting += users[name]
-    return known
+    return _Solver(rules, holds).solve()
 
 
 def _check_ends(rules: Rules) -> None:
     ends = _fixpoint(rules, "ends")
-    endless = [name for name in rules if name not in ends]
+    endless = {name for name in rules if name not in ends}
     if not endless:
         return
     # name a rule of the cycle itself, not one that only refers to it
-    path = [endless[0]]
+    path = [next(name for name in rules if name in endless)]
+    seen = set(path)
     while True:
         onward = [name for name in references(rules[path[-1]]) if name in endless]
         if not onward:
             raise ValueError(f"rule {path[-1]!r} matches no text")
-        if onward[0] in path:
-            way = " -> ".join([*path[path.index(onward[0]) :], onward[0]])
+        if onward[0] in seen:
             raise ValueError(
-                f"rule {onward[0]!r} can never end: every path leads back to it ({way})"
+                f"rule {onward[0]!r} can never end: every path leads back to it "
+                f"({_way(path, onward[0])})"
             )
         path.append(onward[0])
+        seen.add(onward[0])
+
+
+def _way(path: list[str], name: str) -> str:
+    """Return a cycle for messages; of a long one, its ends."""
+    cycle = [*path[path.index(name) :], name]
+    return " -> ".join(cycle if len(cycle) <= 20 else [*cycle[:10], "...", *cycle[-10:]])
 
 
 def _check_left(rules: Rules) -> None:
@@ -235,6 +376,8 @@ def _check_left(rules: Rules) -> None:
             return any(map(is_empty, expr.items))
         if isinstance(expr, Repeat):
             return expr.low == 0 or is_empty(expr.item)
+        if isinstance(expr, Machine):
+            return 0 in expr.ends
         return isinstance(expr, Ref) and expr.name in empty
 
     def first(expr: Expr) -> Iterator[str]:
@@ -251,24 +394,88 @@ def _check_left(rules: Rules) -> None:
                 yield from first(item)
                 if not is_empty(item):
                     return
+        elif isinstance(expr, Machine) and not expr.plain:
+            for label, _ in expr.edges[0]:
+                yield from first(label)
 
     done: set[str] = set()
     for start in rules:
         path, ways = [start], [first(rules[start])]
+        on_path = {start}
         while path:
             name = next(ways[-1], None)
             if name is None:
-                done.add(path.pop())
+                last = path.pop()
+                done.add(last)
+                on_path.remove(last)
                 ways.pop()
-            elif name in path:
-                way = " -> ".join([*path[path.index(name) :], name])
+            elif name in on_path:
                 raise ValueError(
-                    f"rule {name!r} is left-recursive ({way}): it can start with itself; "
-                    "use a repetition, or put the recursion last"
+                    f"rule {name!r} is left-recursive ({_way(path, name)}): it can start with "
+                    "itself; use a repetition, or put the recursion last"
                 )
             elif name not in done:
                 path.append(name)
+                on_path.add(name)
                 ways.append(first(rules[name]))
+
+
+def prune(rules: Rules, root: str) -> dict[str, Expr]:
+    """Return the rules without the alternatives and optional parts that match no text.
+
+    Parameters
+    ----------
+    rules : mapping of str to Expr
+    root : str
+
+    Returns
+    -------
+    dict
+        The rules that are left; without the root if it matches no text.
+    """
+    ends = _fixpoint(rules, "ends")
+
+    def kept(expr: Expr) -> Expr | None:
+        if isinstance(expr, Ref):
+            return expr if expr.name in ends else None
+        if isinstance(expr, Repeat):
+            inner = kept(expr.item)
+            if inner is None:
+                return None if expr.low else Text("")
+            return expr if inner is expr.item else Repeat(inner, expr.low, expr.high)
+        if isinstance(expr, Seq | Alt):
+            items = [kept(item) for item in expr.items]
+            if all(new is old for new, old in zip(items, expr.items, strict=True)):
+                return expr if expr.items or isinstance(expr, Seq) else None
+            left = tuple(item for item in items if item is not None)
+            if isinstance(expr, Seq):
+                return Seq(left) if len(left) == len(items) else None
+            return None if not left else left[0] if len(left) == 1 else Alt(left)
+        if isinstance(expr, Machine):
+            return expr if expr.plain else kept_machine(expr)
+        return None if isinstance(expr, Chars) and not expr.ranges else expr
+
+    def kept_machine(machine: Machine) -> Machine | None:
+        edges: list[list[tuple[Expr, int]]] = []
+        same = True
+        for out in machine.edges:
+            labels = [(kept(label), label, to) for label, to in out]
+            same = same and all(new is old for new, old, _ in labels)
+            edges.append([(new, to) for new, _, to in labels if new is not None])
+        if same:
+            return machine
+        left = alive([[to for _, to in out] for out in edges], machine.ends)
+        # states are not renumbered: those that lead nowhere lose their edges
+        return (
+            None
+            if 0 not in left
+            else Machine(
+                tuple(tuple(e for e in out if e[1] in left) for out in edges), machine.ends, False
+            )
+        )
+
+    pruned = {name: kept(expr) for name, expr in rules.items() if name in ends}
+    return {name: expr for name, expr in pruned.items() if expr is not None}
 
 
 # ---- printing ----
@@ -306,6 +513,9 @@ def _show(expr: Expr, tight: bool) -> str:
         return f"[{'^' if negated else ''}{''.join(parts)}]"
     if isinstance(expr, Ref):
         return expr.name
+    if isinstance(expr, Token):
+        name = expr.token if isinstance(expr.token, str) else f"<[{expr.token}]>"
+        return "!" * expr.negated + name
     if isinstance(expr, Repeat):
         ends = {(0, None): "*", (1, None): "+", (0, 1): "?"}
         high = "" if expr.high is None else expr.high
@@ -314,8 +524,8 @@ def _show(expr: Expr, tight: bool) -> str:
         if isinstance(expr.item, Repeat):
             inner = f"({inner})"
         return inner + ends.get((expr.low, expr.high), count)
-    if not expr.items:
-        return '""'
+    if isinstance(expr, Machine) or not expr.items:
+        return '""'  # an automaton is written as rules
     if len(expr.items) == 1:
         return _show(expr.items[0], tight)
     if isinstance(expr, Seq):
@@ -338,19 +548,38 @@ def to_gbnf(rules: Rules) -> str:
     str
     """
     names: dict[str, str] = {}
+    taken: set[str] = set()
+    counts: dict[str, int] = {}
     for i, name in enumerate(rules):
         plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in name).strip("-") or "r"
         plain = "root" if i == 0 else plain
-        count = 2
         chosen = plain
-        while chosen in names.values():
-            chosen = f"{plain}-{count}"
-            count += 1
+        while chosen in taken:
+            counts[plain] = counts.get(plain, 1) + 1
+            chosen = f"{plain}-{counts[plain]}"
+        taken.add(chosen)
         names[name] = chosen
+
+    states: dict[str, Expr] = {}
+
+    def state_rules(machine: Machine) -> Ref:
+        """Add a rule for each state of an automaton; return a reference to the first."""
+        start = len(names) + len(states)
+        states.update((f"state-{start + i}", Text("")) for i in range(len(machine.edges)))
+        for i, edges in enumerate(machine.edges):
+            items: list[Expr] = [
+                Seq((renamed(label), Ref(f"state-{start + target}"))) for label, target in edges
+            ]
+            if i in machine.ends:
+                items.append(Text(""))
+            states[f"state-{start + i}"] = Alt(tuple(items))
+        return Ref(f"state-{start}")
 
     def renamed(expr: Expr) -> Expr:
         if isinstance(expr, Ref):
             return Ref(names[expr.name])
+        if isinstance(expr, Machine):
+            return state_rules(expr)
         if isinstance(expr, Repeat):
             return Repeat(renamed(expr.item), expr.low, expr.high) if expr.high != 0 else Text("")
         if isinstance(expr, Seq):
@@ -359,4 +588,6 @@ def to_gbnf(rules: Rules) -> str:
             return Alt(tuple(map(renamed, expr.items)))
         return expr
 
-    return "".join(f"{names[name]} ::= {_show(renamed(e), False)}\n" for name, e in rules.items())
+    lines = [f"{names[name]} ::= {_show(renamed(e), False)}\n" for name, e in rules.items()]
+    lines += [f"{name} ::= {_show(e, False)}\n" for name, e in states.items()]
+    return "".join(lines)

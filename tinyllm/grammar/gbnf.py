@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .expr import ANY, Alt, Chars, Expr, Ref, Repeat, Seq, Text
+from .expr import ANY, Alt, Chars, Expr, Ref, Repeat, Seq, Text, Token
 
 __all__ = ["MAX_DEPTH", "MAX_REPEAT", "parse"]
 
@@ -17,7 +17,8 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _COUNTS = re.compile(r"\{[ \t]*(\d+)?[ \t]*(,)?[ \t]*(\d+)?[ \t]*\}")
 _BLANK = re.compile(r"(?:[ \t]|#[^\r\n]*)*")
 _BLANK_LINES = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*")
-_PLAIN = {"t": "\t", "r": "\r", "n": "\n", "\\": "\\", '"': '"', "[": "[", "]": "]"}
+_TOKEN = re.compile(r"(!?)<(?:\[(\d{1,9})\]|([^>\r\n]+))>")
+_PLAIN = {"t": "\t", "r": "\r", "n": "\n"} | {c: c for c in '\\"[]-^'}
 _HEX = {"x": 2, "u": 4, "U": 8}
 
 
@@ -75,11 +76,19 @@ class _Parser:
         if depth > MAX_DEPTH:
             raise self.fail(f"groups are nested more than {MAX_DEPTH} deep")
         items = [self.sequence(depth)]
-        while self.peek() == "|":
+        while self.bar():
             self.at += 1
             self.blank(True)
             items.append(self.sequence(depth))
         return items[0] if len(items) == 1 else Alt(tuple(items))
+
+    def bar(self) -> bool:
+        """Return whether an alternative follows, on this line or after blank lines: go there."""
+        found = _BLANK_LINES.match(self.text, self.at)
+        end = found.end() if found else self.at
+        if self.text.startswith("|", end):
+            self.at = end
+        return self.peek() == "|"
 
     def sequence(self, depth: int) -> Expr:
         items: list[Expr] = []
@@ -114,7 +123,12 @@ class _Parser:
                 raise self.fail("the group that starts here has no ')'", start)
             self.at += 1
         elif mark == "<" or self.text.startswith("!<", self.at):
-            raise self.fail("token references such as <think> are not supported")
+            found = _TOKEN.match(self.text, self.at)
+            if not found:
+                raise self.fail("expected a token such as <think> or <[123]>", start)
+            self.at = found.end()
+            token = int(found[2]) if found[2] else f"<{found[3]}>"
+            item = Token(token, bool(found[1]))
         elif mark in ("*", "+", "?", "{"):
             raise self.fail(f"{mark!r} has nothing before it to repeat")
         elif _NAME.match(self.text, self.at):
@@ -158,8 +172,8 @@ class _Parser:
             return _PLAIN[letter]
         if letter not in _HEX or not letter:
             raise self.fail(
-                f"unknown escape '\\{letter}'; expected \\n \\r \\t \\\\ \\\" \\[ \\] \\xHH "
-                "\\uHHHH \\UHHHHHHHH",
+                f"unknown escape '\\{letter}'; expected \\n \\r \\t \\\\ \\\" \\[ \\] \\- \\^ "
+                "\\xHH \\uHHHH \\UHHHHHHHH",
                 self.at - 2,
             )
         digits = self.text[self.at : self.at + _HEX[letter]]
@@ -215,4 +229,4 @@ def parse(text: str) -> dict[str, Expr]:
     """
     if not isinstance(text, str):
         raise TypeError(f"the grammar is {type(text).__name__}; expected str")
-    return _Parser(text).parse()
+    return _Parser(text.removeprefix("\ufeff")).parse()  # a byte order mark is not text

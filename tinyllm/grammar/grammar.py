@@ -65,9 +65,9 @@ class Grammar:
         ----------
         text : str
             Rules ``name ::= ...``; ``root`` is the start. Rules consist of texts ``"..."``, sets
-            ``[a-z]`` and ``[^...]``, ``.``, groups, ``|``, ``* + ? {m} {m,} {m,n}`` and comments
-            ``#``. See llama.cpp's ``grammars/README.md``. Token references (``<think>``) are not
-            supported.
+            ``[a-z]`` and ``[^...]``, ``.``, groups, ``|``, ``* + ? {m} {m,} {m,n}``, comments
+            ``#``, and tokens: ``<think>`` is the token of this text in the vocabulary, ``<[7]>``
+            the token 7, ``!<think>`` any other token. See llama.cpp's ``grammars/README.md``.
 
         Returns
         -------
@@ -90,7 +90,11 @@ class Grammar:
 
     @classmethod
     def json_schema(
-        cls, schema_: Mapping[str, Any] | bool, *, ignore: Collection[str] = ()
+        cls,
+        schema_: Mapping[str, Any] | bool,
+        *,
+        ignore: Collection[str] = (),
+        form: str = "compact",
     ) -> Grammar:
         """Return a grammar of JSON texts that are valid under a schema.
 
@@ -125,7 +129,7 @@ class Grammar:
         >>> grammar.accepts('{"age": 42}'), grammar.accepts('{"age": 420}')
         (True, False)
         """
-        return cls(schema.convert(schema_, ignore))
+        return cls(schema.convert(schema_, ignore, form))
 
     @classmethod
     def regex(cls, pattern: str) -> Grammar:
@@ -201,6 +205,21 @@ class Grammar:
                 self._constraints[tokenizer] = found
             return found
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the grammar without what it caches for tokenizers."""
+        return {k: v for k, v in vars(self).items() if k not in ("_constraints", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._constraints = weakref.WeakKeyDictionary()
+        self._lock = threading.Lock()
+
+    def __copy__(self) -> Grammar:
+        return self  # immutable
+
+    def __deepcopy__(self, memo: object) -> Grammar:
+        return self
+
     def __str__(self) -> str:
         """Return the grammar as GBNF."""
         return to_gbnf(self.rules).rstrip("\n")
@@ -223,6 +242,20 @@ def _trie(tokenizer: Tokenizer) -> _core.Trie:
                 pieces[token] = b""
             found = _TRIES[tokenizer] = _core.Trie(pieces)
         return found
+
+
+def _token_id(token: str | int, tokenizer: Tokenizer) -> int:
+    """Return the id of a token that a grammar names."""
+    if isinstance(token, int):
+        if token >= len(tokenizer):
+            raise ValueError(
+                f"the grammar names token {token}; expected an id below {len(tokenizer)}"
+            )
+        return token
+    found = tokenizer.ids(token)
+    if not found:
+        raise ValueError(f"the grammar names the token {token!r}; expected one of the vocabulary")
+    return found[0]
 
 
 class Constraint:
@@ -249,8 +282,11 @@ class Constraint:
         self._program = grammar._program
         self._tokenizer_piece = functools.partial(tokenizer.pieces_bytes, skip_special=True)
         self._eog = np.array(sorted(tokenizer.eog_ids), np.int64)
+        self._ends = frozenset(tokenizer.eog_ids)
         self._lock = threading.Lock()
-        self._automaton = _core.Automaton(self._program.array, self._program.root, _trie(tokenizer))
+        named = [_token_id(token, tokenizer) for token in self._program.tokens]
+        nodes = self._program.with_tokens(named)
+        self._automaton = _core.Automaton(nodes, self._program.root, _trie(tokenizer))
 
     @property
     def states(self) -> int:
@@ -291,8 +327,7 @@ class Constraint:
                 node = self._automaton.look(state)[1]
                 raise UnsupportedError(f"{error}; in rule {self._program.owners[node]!r}") from None
             complete = self._automaton.look(state)[0]
-        if complete:
-            mask[self._eog] = True
+        mask[self._eog] = complete
         return mask
 
     def accept(self, state: int, token: int) -> int:
@@ -305,9 +340,14 @@ class Constraint:
         Returns
         -------
         int
-            0 if the token is not allowed here. A token without text is never allowed.
+            0 if the token is not allowed here. A token without text is allowed only where the
+            grammar names it.
         """
-        return self.accept_bytes(state, self._tokenizer_piece([token])[0])
+        piece = self._tokenizer_piece([token])[0]
+        if not self._program.tokens or token in self._ends:
+            return self.accept_bytes(state, piece)
+        with self._lock:
+            return self._automaton.accept(state, token, piece)
 
     def accept_bytes(self, state: int, data: bytes) -> int:
         """Return the state after some bytes.

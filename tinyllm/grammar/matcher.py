@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .automaton import BYTE, CALL, SPLIT, Program
+from .automaton import BYTE, CALL, SPLIT, TOKEN, Program
 
-__all__ = ["advance", "is_complete", "mask", "start"]
+__all__ = ["accept", "advance", "is_complete", "mask", "start"]
 
 Stack: TypeAlias = Any  # () or (int, Stack)
 State: TypeAlias = frozenset[Stack]
@@ -40,7 +40,7 @@ def _close(program: Program, stacks: Iterable[Stack]) -> State:
             waiting.append((a, below if b < 0 else (b, below)))
         elif op != BYTE:
             waiting.append(below)
-    return frozenset(s for s in seen if not s or program.nodes[s[0]][0] == BYTE)
+    return frozenset(s for s in seen if not s or program.nodes[s[0]][0] in (BYTE, TOKEN))
 
 
 def start(program: Program) -> State:
@@ -54,11 +54,24 @@ def advance(program: Program, state: State, data: bytes) -> State:
         onward = []
         for stack in state:
             if stack:
-                _, low, high, a, _ = program.nodes[stack[0]]
-                if low <= byte <= high:
+                op, low, high, a, _ = program.nodes[stack[0]]
+                if op == BYTE and low <= byte <= high:
                     onward.append((a, stack[1]))
         state = _close(program, onward)
     return state
+
+
+def accept(program: Program, state: State, token: int, piece: bytes) -> State:
+    """Return the state after a token; `program.tokens` are ids."""
+    onward = [
+        (program.nodes[stack[0]][3], stack[1])
+        for stack in state
+        if stack and program.nodes[stack[0]][0] == TOKEN
+        for _, negated, _, _, index in [program.nodes[stack[0]]]
+        if (program.tokens[index] == token) != bool(negated)
+    ]
+    spelled = advance(program, state, piece) if piece else frozenset()
+    return spelled | _close(program, onward)
 
 
 def is_complete(state: State) -> bool:

@@ -1,407 +1,189 @@
-"""Convert JSON Schema (draft 2020-12) to grammars.
-
-The supported subset is that of llama.cpp's ``json-schema-to-grammar``, with the same choices.
-Properties are in the order of the schema. An object with `properties` has no others unless
-`additionalProperties` allows them. Whitespace between tokens is limited.
+"""Convert JSON Schema to grammars.
 
 Every text of the grammar is valid. A keyword that the grammar cannot enforce is an error, and the
 message has a JSON pointer to it.
+
+There are two forms. A compact grammar writes as a person would: an object with `properties` has no
+others unless `additionalProperties` allows them, properties are in the order of the schema, and
+there are few blanks. A loose grammar takes what the standard takes: open objects and tuples,
+properties in another order, any blanks, escapes and spellings of numbers.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Collection, Iterator, Mapping
-from decimal import Decimal
-from typing import Any, NoReturn
-from urllib.parse import unquote
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
+from typing import Any
 
-from ..errors import UnsupportedError
-from . import regex
-from .automaton import accepts, build
-from .expr import ANY, Alt, Chars, Expr, Ref, Repeat, Seq, Text, check, optional
-from .formats import FORMATS
+from . import spelling
+from .document import Document, pointer, wrong
+from .expr import ANY, Alt, Chars, Expr, Ref, Repeat, Seq, Text, check, optional, prune
+from .flat import NUMBERS, Flat, nothing, pattern_expr
+from .formats import format_expr
 from .gbnf import MAX_REPEAT
-from .merge import KINDS, Flat, kinds_of, merge, never_valid
-from .numbers import MAX_DIGITS, decimal_range, digits, integer_range
+from .items import Items
+from .keywords import IGNORABLE, Keywords
+from .language import Condition, Length, Matches, Multiple, intersection, lengths
+from .logic import Logic
+from .members import Members
+from .numbers import decimal_range, digits, integer_range, loose_numbers, same_number
+from .parts import Impossible, Writer
 
-__all__ = ["convert"]
+__all__ = ["FORMS", "convert"]
 
-#: Keywords that never make a text invalid.
-_NOTES = frozenset(
-    "title description default examples example deprecated readOnly writeOnly $schema $id $comment "
-    "$defs definitions $anchor $vocabulary contentMediaType contentEncoding contentSchema".split()
-)
-#: Keywords that `_Converter` turns into a grammar.
-_KNOWN = frozenset(
-    "$ref allOf anyOf oneOf type enum const properties required additionalProperties items "
-    "prefixItems minItems maxItems minLength maxLength pattern format minimum maximum "
-    "exclusiveMinimum exclusiveMaximum".split()
-)
-#: Keywords of the standard that are not supported.
-_REFUSED = frozenset(
-    "not if then else patternProperties propertyNames dependentRequired dependentSchemas "
-    "dependencies contains minContains maxContains uniqueItems multipleOf minProperties "
-    "maxProperties unevaluatedItems unevaluatedProperties additionalItems $dynamicRef "
-    "$recursiveRef".split()
-)
-#: Values of these keywords that have no effect.
-_HARMLESS: dict[str, tuple[Any, ...]] = {
-    "uniqueItems": (False,),
-    "minProperties": (0,),
-    "unevaluatedItems": (True,),
-    "unevaluatedProperties": (True,),
-    "then": (True,),
-    "else": (True,),
-    "propertyNames": (True, {}),
-    "patternProperties": ({},),
-    "dependentRequired": ({},),
-    "dependentSchemas": ({},),
-}
-_COUNTS = ("minItems", "maxItems", "minLength", "maxLength")
-_LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
-_MAX_ALTERNATIVES = 1000
+#: The names of the forms.
+FORMS = ("compact", "any")
 _MAX_DEPTH = 100
+#: A pattern with a length needs this many states at most; a larger `maxLength` is lowered.
+_MAX_STATES = 8000
 
-_HEX = Chars.of([(0x30, 0x39), (0x41, 0x46), (0x61, 0x66)])
-# the characters that a JSON string may hold without an escape
-_PLAIN = ANY - Chars.of([(0, 0x1F)]) - Chars.among('"\\')
-_NOT_SURROGATE = Alt(
-    (
-        Seq((_HEX - Chars.among("dD"), _HEX, _HEX, _HEX)),
-        Seq((Chars.among("dD"), digits(0, 7), _HEX, _HEX)),
-    )
-)
-_CHARACTER = Alt(
-    (
-        _PLAIN,
-        Seq((Text("\\"), Alt((Chars.among('"\\/bfnrt'), Seq((Text("u"), _NOT_SURROGATE)))))),
-    )
-)
-_SHORT = {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r", 0x22: '\\"', 0x5C: "\\\\"}
 _BLANK = Alt((Text(""), Text(" "), Seq((Text("\n"), Repeat(Chars.among(" \t"), 0, 20)))))
-_COMMA = Seq((Text(","), Ref("blank")))
+_ANY_BLANK = Repeat(Chars.among(" \t\n\r"), 0, None)
+_INTEGER = Seq((optional(Text("-")), Alt((Text("0"), Seq((digits(1), Repeat(digits(), 0, 19)))))))
 _FRACTION = Seq((Text("."), Repeat(digits(), 1, 16)))
 _EXPONENT = Seq((Chars.among("eE"), optional(Chars.among("+-")), Repeat(digits(), 1, 2)))
-_INTEGER = Seq((optional(Text("-")), Alt((Text("0"), Seq((digits(1), Repeat(digits(), 0, 15)))))))
+_DECIMAL = Seq((_INTEGER, optional(_FRACTION)))
+
+
+def _string(loose: bool) -> Expr:
+    return Seq((Text('"'), Repeat(spelling.characters(loose)[1], 0, None), Text('"')))
+
 
 #: Rules that any schema may use.
 _COMMON: dict[str, Expr] = {
     "blank": _BLANK,
-    "string": Seq((Text('"'), Repeat(_CHARACTER, 0, None), Text('"'))),
-    "number": Seq((_INTEGER, optional(_FRACTION), optional(_EXPONENT))),
+    "comma": Seq((Text(","), Ref("blank"))),
+    "string": _string(False),
+    "number": Seq((_DECIMAL, optional(_EXPONENT))),
     "integer": _INTEGER,
     "boolean": Alt((Text("true"), Text("false"))),
     "null": Text("null"),
 }
 
 
-def _in_json(expr: Expr) -> Expr:
-    """Return an expression for the texts of another, as a JSON string spells them."""
-    if isinstance(expr, Text):
-        return Text(json.dumps(expr.value, ensure_ascii=False)[1:-1])
-    if isinstance(expr, Chars):
-        special = expr - _PLAIN
-        plain = expr & _PLAIN
-        spelled = [
-            Text(_SHORT.get(code, f"\\u{code:04x}"))
-            for low, high in special.ranges
-            for code in range(low, high + 1)
-        ]
-        return Alt((*([plain] if plain.ranges else []), *spelled))
-    if isinstance(expr, Repeat):
-        return Repeat(_in_json(expr.item), expr.low, expr.high)
-    if isinstance(expr, Seq):
-        return Seq(tuple(map(_in_json, expr.items)))
-    if isinstance(expr, Alt):
-        return Alt(tuple(map(_in_json, expr.items)))
-    return expr
+def _loose_common() -> dict[str, Expr]:
+    return {
+        "blank": _ANY_BLANK,
+        "string": _string(True),
+        "number": loose_numbers(None, False, None, False, False) or Text(""),
+        "integer": loose_numbers(None, False, None, False, True) or Text(""),
+    }
 
 
-def _pointer(at: str, *keys: object) -> str:
-    return at + "".join("/" + str(key).replace("~", "~0").replace("/", "~1") for key in keys)
-
-
-def _wrong(at: str, what: str) -> NoReturn:
-    raise ValueError(f"the JSON schema, {at}: {what}")
-
-
-def _unexpected(at: str, value: object, expected: str) -> NoReturn:
-    raise ValueError(f"the JSON schema, {at} is {value!r}; expected {expected}")
-
-
-def _other_keys(names: Collection[str]) -> Expr:
-    """Return the keys without escapes that are not among some names, in quotes."""
-    # a name that needs an escape differs from all keys without escapes
-    tree: dict[str, Any] = {}
-    for name in names:
-        if all(c in _PLAIN for c in name):
-            at = tree
-            for character in name:
-                at = at.setdefault(character, {})
-            at[""] = {}
-    any_rest = Repeat(_PLAIN, 0, None)
-
-    def others(at: dict[str, Any], depth: int) -> Expr:
-        onward = [c for c in at if c]
-        items: list[Expr] = [Seq((_PLAIN - Chars.among("".join(onward)), any_rest))]
-        items += [Seq((Text(c), others(at[c], depth + 1))) for c in onward]
-        if "" not in at:
-            items.append(Text(""))
-        return Alt(tuple(items))
-
-    longest = max(map(len, names), default=0)
-    if longest > 200:
-        raise UnsupportedError(
-            f"the JSON schema has a property name of {longest} characters together with "
-            "additionalProperties; expected at most 200"
-        )
-    return Seq((Text('"'), others(tree, 0), Text('"')))
-
-
-class _Converter:
-    def __init__(self, document: Any, ignore: Collection[str]) -> None:
-        self.document = document
-        self.ignore = frozenset(ignore)
+class _Converter(Writer):
+    def __init__(self, keywords: Keywords, loose: bool) -> None:
+        self.keywords = keywords
+        self.logic = Logic(keywords)
+        self.loose = loose
         self.rules: dict[str, Expr] = {}
-        self.names: dict[str, str] = {}
+        self.reasons: list[tuple[str, str]] = []
+        self._known = _COMMON | (_loose_common() if loose else {})
+        self._names: dict[str, str] = {}
+        self._counts: dict[str, int] = {}
+        self._waiting: deque[tuple[str, Any, str]] = deque()
+        self._members = Members(self)
+        self._items = Items(self)
 
     # ---- rules ----
 
-    def visit(self, schema: Any, at: str) -> Expr:
-        """Return a reference to the rule of a schema; equal schemas share a rule."""
+    def run(self, root: Any) -> Expr:
+        """Return the expression of the root, after all rules that it needs are there."""
+        start: Expr = self.visit(root, "#")
+        while self._waiting:
+            name, schema, at = self._waiting.popleft()
+            self.rules[name] = self.rule(schema, at)
+        return Seq((self.blank, start, self.blank)) if self.loose else start
+
+    def visit(self, schema: Any, at: str) -> Ref:
         schema, at = self.follow(schema, at)
         try:
             key = json.dumps(schema)
         except (TypeError, ValueError) as error:
-            _wrong(at, f"the schema is not JSON: {error}")
-        if key not in self.names:
+            wrong(at, f"the schema is not JSON: {error}")
+        if key not in self._names:
             if at.count("/") > 4 * _MAX_DEPTH:
-                _wrong(at, f"schemas are nested more than {_MAX_DEPTH} deep")
-            name = self.names[key] = self.define(at, Text("")).name  # its rule may refer to itself
-            self.rules[name] = self.rule(schema, at)
-        return Ref(self.names[key])
+                wrong(at, f"schemas are nested more than {_MAX_DEPTH} deep")
+            name = self._names[key] = self.define(at, Text("")).name
+            self._waiting.append((name, schema, at))
+        return Ref(self._names[key])
 
     def define(self, name: str, expr: Expr) -> Ref:
-        """Add a rule, under another name if this one is taken; return a reference to it."""
-        while name in self.rules:
-            name += "'"
-        self.rules[name] = expr
-        return Ref(name)
+        chosen = name
+        while chosen in self.rules:
+            self._counts[name] = self._counts.get(name, 1) + 1
+            chosen = f"{name} {self._counts[name]}"
+        self.rules[chosen] = expr
+        return Ref(chosen)
 
     def follow(self, schema: Any, at: str) -> tuple[Any, str]:
         """Return a schema and its pointer, after following a schema that is only a $ref."""
         seen = set()
-        while isinstance(schema, Mapping) and set(schema) - _NOTES == {"$ref"}:
+        while isinstance(schema, Mapping) and "$ref" in schema:
+            if set(self.keywords.read(schema, at)) != {"$ref"}:
+                break
             if at in seen:
-                _wrong(at, f"{schema['$ref']!r} leads back to itself; expected a schema")
+                wrong(at, f"{schema['$ref']!r} leads back to itself; expected a schema")
             seen.add(at)
-            schema, at = self.resolve(schema["$ref"], at)
+            schema, at = self.keywords.resolve(schema["$ref"], at)
         return schema, at
-
-    def resolve(self, ref: Any, at: str) -> tuple[Any, str]:
-        if not isinstance(ref, str):
-            _unexpected(_pointer(at, "$ref"), ref, "a string")
-        if not ref.startswith("#"):
-            raise UnsupportedError(
-                f"the JSON schema, {at}/$ref: {ref!r} is in another document; expected a reference "
-                "that starts with '#'"
-            )
-        found = self.document
-        path = unquote(ref[1:])
-        if path and not path.startswith("/"):
-            raise UnsupportedError(
-                f"the JSON schema, {at}/$ref: {ref!r}: anchors are not supported"
-            )
-        for part in path.split("/")[1:]:
-            key = part.replace("~1", "/").replace("~0", "~")
-            if isinstance(found, Mapping) and key in found:
-                found = found[key]
-            elif isinstance(found, list) and key.isdecimal() and int(key[:9]) < len(found):
-                found = found[int(key)]
-            else:
-                _wrong(
-                    _pointer(at, "$ref"),
-                    f"{ref!r} is not in the document; no {key!r} found",
-                )
-        return found, ref
-
-    def rule(self, schema: Any, at: str) -> Expr:
-        if schema is True or schema == {}:
-            return self.anything()
-        if schema is False:
-            _wrong(at, "false: no text is valid")
-        self.check(schema, at)
-        keys = set(schema) - _NOTES
-        for name in ("anyOf", "oneOf", "allOf"):
-            if keys & _KNOWN == {name} and (name != "allOf" or len(schema[name]) == 1):
-                parts = schema[name]
-                if name == "oneOf":
-                    self.check_one_of(parts, at)
-                items = [
-                    self.visit(part, _pointer(at, name, i))
-                    for i, part in enumerate(parts)
-                    if part is not False
-                ]
-                if not items:
-                    _wrong(_pointer(at, name), "no alternative is left")
-                return Alt(tuple(items))
-        flats = list(self.expand(schema, at, ()))
-        items, reason = [], "it contradicts itself"
-        for flat in flats:
-            try:
-                items.append(self.flat(flat, at))
-            except _Impossible as impossible:
-                reason = str(impossible)
-        if not items:
-            _wrong(at, f"no text is valid: {reason}")
-        return items[0] if len(items) == 1 else Alt(tuple(items))
-
-    def check(self, schema: Any, at: str) -> None:
-        """Raise if a value is not a schema, or has a keyword that is not supported."""
-        if not isinstance(schema, Mapping):
-            _unexpected(at, schema, "an object, true or false")
-        for key, value in schema.items():
-            where = _pointer(at, key)
-            if key in _REFUSED and key not in self.ignore:
-                if any(
-                    value is ok or (value == ok and value is not True)
-                    for ok in _HARMLESS.get(key, ())
-                ):
-                    continue
-                if key in ("then", "else") and "if" not in schema:
-                    continue
-                raise UnsupportedError(
-                    f"the JSON schema, {where}: the keyword {key!r} is not supported; "
-                    f"ignore=[{key!r}] leaves it unchecked"
-                )
-            if key in ("allOf", "anyOf", "oneOf", "prefixItems") and (
-                not isinstance(value, list) or not value
-            ):
-                _unexpected(where, value, "a non-empty list of schemas")
-            if key in ("properties", "$defs") and not isinstance(value, Mapping):
-                _unexpected(where, value, "an object")
-            if key == "enum" and not (isinstance(value, list) and value):
-                _unexpected(where, value, "a non-empty list of values")
-            if key == "required" and not (
-                isinstance(value, list) and all(isinstance(name, str) for name in value)
-            ):
-                _unexpected(where, value, "a list of names")
-            if key == "type":
-                for name in value if isinstance(value, list) else [value]:
-                    if name not in KINDS:
-                        _unexpected(where, name, f"one of {', '.join(KINDS)}")
-            if key in _COUNTS and (
-                isinstance(value, bool)
-                or not isinstance(value, int | float)
-                or value < 0
-                or value != int(value)
-            ):
-                _unexpected(where, value, "an integer of at least 0")
-            if key in _LIMITS:
-                if isinstance(value, bool) or not isinstance(value, int | float):
-                    _unexpected(where, value, "a number")
-                if not math.isfinite(value) or len(format(Decimal(repr(value)), "f")) > MAX_DIGITS:
-                    _unexpected(where, value, f"a finite number of at most {MAX_DIGITS} digits")
-
-    # ---- combining ----
-
-    def expand(self, schema: Any, at: str, seen: tuple[str, ...]) -> Iterator[Flat]:
-        """Yield schemas without $ref, allOf, anyOf and oneOf whose union is equivalent."""
-        if schema is False:
-            return
-        if schema is True:
-            yield {}
-            return
-        if at in seen or len(seen) > _MAX_DEPTH:
-            _wrong(at, "a $ref leads back to itself; expected a schema")
-        self.check(schema, at)
-        seen = (*seen, at)
-        base = {k: v for k, v in schema.items() if k in _KNOWN}
-        groups: list[list[Flat]] = []
-        if "$ref" in base:
-            groups.append(list(self.expand(*self.resolve(base.pop("$ref"), at), seen)))
-        for i, part in enumerate(base.pop("allOf", ())):
-            groups.append(list(self.expand(part, _pointer(at, "allOf", i), seen)))
-        for name in ("anyOf", "oneOf"):
-            parts = base.pop(name, None)
-            if parts is None:
-                continue
-            if name == "oneOf":
-                self.check_one_of(parts, at)
-            groups.append(
-                [
-                    flat
-                    for i, part in enumerate(parts)
-                    for flat in self.expand(part, _pointer(at, name, i), seen)
-                ]
-            )
-        flats = [base]
-        for group in groups:
-            merged = (merge(a, b, at) for a in flats for b in group)
-            flats = [flat for flat in merged if flat is not None]
-            if len(flats) > _MAX_ALTERNATIVES:
-                _wrong(at, f"more than {_MAX_ALTERNATIVES:,} combinations of alternatives")
-        yield from flats
-
-    def check_one_of(self, parts: list[Any], at: str) -> None:
-        """Raise if two alternatives may hold at once, which would make a text invalid."""
-        if "oneOf" in self.ignore:
-            return
-        flats = [list(self.expand(p, _pointer(at, "oneOf", i), ())) for i, p in enumerate(parts)]
-
-        def look(schema: Any) -> list[Flat]:
-            return list(self.expand(schema, at + "/...", ()))
-
-        for i, some in enumerate(flats):
-            for j, others in enumerate(flats):
-                if i != j and not all(never_valid(a, b, look) for a in some for b in others):
-                    raise UnsupportedError(
-                        f"the JSON schema, {at}/oneOf: alternatives {min(i, j)} and {max(i, j)} "
-                        "may hold at once; ignore=['oneOf'] treats it as anyOf"
-                    )
-
-    # ---- one schema without combinations ----
-
-    def flat(self, flat: Flat, at: str) -> Expr:
-        if "enum" in flat or "const" in flat:
-            return self.constants(flat, at)
-        kinds = kinds_of(flat)
-        if len(kinds) == len(KINDS) - 1 and not set(flat) - {"type"}:
-            return self.anything()
-        builders = {
-            "object": self.object,
-            "array": self.array,
-            "string": self.string,
-            "number": self.number,
-            "integer": self.integer,
-        }
-        items: list[Expr] = []
-        reason: _Impossible | None = None
-        for kind in kinds:
-            try:
-                build = builders.get(kind)
-                items.append(self.common(kind) if build is None else build(flat, at))
-            except _Impossible as impossible:
-                reason = impossible
-        if not items:
-            raise reason or _Impossible("no type is left")
-        return items[0] if len(items) == 1 else Alt(tuple(items))
 
     def common(self, name: str) -> Ref:
         if name not in self.rules:
-            self.rules[name] = _COMMON[name]
+            self.rules[name] = self._known[name]
+            if name == "comma":
+                self.common("blank")
         return Ref(name)
+
+    def impossible(self, at: str, reason: str) -> Expr:
+        self.reasons.append((at, reason))
+        return Alt(())
+
+    def rule(self, schema: Any, at: str) -> Expr:
+        """Return the expression of a schema."""
+        if schema is True or schema == {}:
+            return self.anything()
+        if schema is False:
+            return self.impossible(at, "the schema is false")
+        keys = self.keywords.read(schema, at)
+        for key in ("anyOf", "oneOf"):
+            if set(keys) != {key}:
+                continue
+            parts = [(part, pointer(at, key, i)) for i, part in enumerate(keys[key])]
+            if key == "anyOf" or self.exclude_each_other(parts):
+                return Alt(tuple(self.visit(*part) for part in parts))
+        flats = self.logic.expand(schema, at)
+        items: list[Expr] = []
+        reason = "it contradicts itself"
+        for flat in flats:
+            try:
+                items.append(self.flat(flat, at))
+            except Impossible as impossible:
+                reason = str(impossible)
+        if not items:
+            return self.impossible(at, reason)
+        return items[0] if len(items) == 1 else Alt(tuple(items))
+
+    def exclude_each_other(self, parts: list[tuple[Any, str]]) -> bool:
+        flats = [self.logic.expand(*part) for part in parts]
+        return all(
+            self.logic.disjoint(a, b)
+            for i, some in enumerate(flats)
+            for others in flats[i + 1 :]
+            for a in some
+            for b in others
+        )
 
     def anything(self) -> Expr:
         if "value" not in self.rules:
-            self.common("blank")
-            value, blank = Ref("value"), Ref("blank")
-            pair = Seq((self.common("string"), Text(":"), blank, value, blank))
-            pairs = Seq((pair, Repeat(Seq((_COMMA, pair)), 0, None)))
+            value, blank = Ref("value"), self.blank
+            before: tuple[Expr, ...] = (blank,) if self.loose else ()
+            pair = Seq((self.common("string"), *before, Text(":"), blank, value, blank))
+            pairs = Seq((pair, Repeat(Seq((self.comma, pair)), 0, None)))
             item = Seq((value, blank))
-            items = Seq((item, Repeat(Seq((_COMMA, item)), 0, None)))
+            items = Seq((item, Repeat(Seq((self.comma, item)), 0, None)))
             self.rules["value"] = Alt(
                 (
                     Seq((Text("{"), blank, optional(pairs), Text("}"))),
@@ -411,200 +193,199 @@ class _Converter:
             )
         return Ref("value")
 
-    def constants(self, flat: Flat, at: str) -> Expr:
-        values = flat.get("enum", [flat.get("const")])
-        rest = {k: v for k, v in flat.items() if k not in ("enum", "const")}
-        try:
-            texts = [
-                json.dumps(v, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-                for v in values
-            ]
-        except (TypeError, ValueError) as error:
-            _wrong(at, f"a constant is not JSON: {error}")
-        for i, text in enumerate(texts):
-            if any(0xD800 <= ord(c) <= 0xDFFF for c in text):
-                texts[i] = json.dumps(values[i], separators=(",", ":"))
-        if rest:
-            # keep the values that a grammar of the other keywords accepts
-            others = _Converter(self.document, self.ignore)
-            others.rules["root"] = Text("")
-            others.rules["root"] = others.flat(rest, at)
-            program = build(check(others.rules, "root"))
-            texts = [text for text in texts if accepts(program, text)]
-        if not texts:
-            raise _Impossible("no value of the enum fits the other keywords")
-        return Alt(tuple(map(Text, dict.fromkeys(texts))))
+    # ---- one alternative ----
 
-    def object(self, flat: Flat, at: str) -> Expr:
-        properties = dict(flat.get("properties", {}))
-        required = list(dict.fromkeys(flat.get("required", ())))
-        more = flat.get("additionalProperties", not properties and not required)
-        if not isinstance(more, bool | Mapping):
-            _unexpected(_pointer(at, "additionalProperties"), more, "an object, true or false")
-        blank = self.common("blank")
-        for name in required:
-            properties.setdefault(name, flat.get("additionalProperties", True))
-        pairs: list[tuple[Expr, bool]] = []
-        for name, schema in properties.items():
-            where = _pointer(at, "properties", name)
-            if not isinstance(name, str):
-                _wrong(where, f"the name is {name!r}; expected a string")
-            if schema is False:
-                if name in required:
-                    raise _Impossible(f"{name!r} is required, and its schema is false")
-                continue
-            key = json.dumps(name, ensure_ascii=any(0xD800 <= ord(c) <= 0xDFFF for c in name))
-            value = self.visit(schema, where)
-            pairs.append((Seq((Text(key + ":"), blank, value, blank)), name in required))
-        start, end = Seq((Text("{"), blank)), Text("}")
-        others: Expr | None = None
-        if more is not False:
-            others = Seq(
-                (
-                    _other_keys(properties),
-                    Text(":"),
-                    blank,
-                    self.visit(more, _pointer(at, "additionalProperties")),
-                    blank,
-                )
-            )
-        return Seq((start, self.members(pairs, others, at), end))
-
-    def members(self, pairs: list[tuple[Expr, bool]], others: Expr | None, at: str) -> Expr:
-        """Return the properties in order, with commas; those not required are optional."""
-        # rest[i]: what may follow after a first member, if pair i is next
-        rest: list[Expr] = [Text("") if others is None else Repeat(Seq((_COMMA, others)), 0, None)]
-        for i in range(len(pairs) - 1, 0, -1):
-            pair, needed = pairs[i]
-            rule = Seq((Seq((_COMMA, pair)) if needed else optional(Seq((_COMMA, pair))), rest[0]))
-            rest.insert(0, self.define(f"{at} (from property {i})", rule))
-        starts: list[Expr] = []
-        for i, (pair, needed) in enumerate(pairs):
-            starts.append(Seq((pair, rest[i])))
-            if needed:
-                return Alt(tuple(starts))
-        if others is not None:
-            starts.append(Seq((others, rest[-1])))
-        return Alt((*starts, Text("")))
-
-    def array(self, flat: Flat, at: str) -> Expr:
-        prefix = flat.get("prefixItems", [])
-        low = int(flat.get("minItems", 0))
-        # as in llama.cpp, prefixItems allows no further items unless minItems asks for them
-        items = flat.get("items", low > len(prefix) or not prefix)
-        high = None if "maxItems" not in flat else int(flat["maxItems"])
-        if isinstance(items, list):
-            raise UnsupportedError(
-                f"the JSON schema, {at}/items is a list; expected prefixItems (draft 2020-12)"
-            )
-        if items is False:
-            high = len(prefix) if high is None else min(high, len(prefix))
-        for i, schema in enumerate(prefix):
-            if schema is False:
-                prefix, high = prefix[:i], i if high is None else min(high, i)
-                break
-        if high is not None and low > high:
-            raise _Impossible(f"it asks for at least {low} items and at most {high}")
-        blank = self.common("blank")
-        slots = [
-            Seq((self.visit(schema, _pointer(at, "prefixItems", i)), blank))
-            for i, schema in enumerate(prefix[:high])
+    def flat(self, flat: Flat, at: str) -> Expr:
+        if flat.values is not None:
+            return Alt(tuple(self.constant(value, at) for value in flat.values))
+        if replace(flat, typed=False) == nothing():
+            return self.anything()
+        kinds = flat.kinds
+        if not self.loose and not flat.typed and flat.implied:
+            kinds &= flat.implied
+        builders: list[tuple[bool, Callable[[], Expr]]] = [
+            ("object" in kinds, lambda: self._members.object(flat, at)),
+            ("array" in kinds, lambda: self._items.array(flat, at)),
+            ("string" in kinds, lambda: self.string(flat, at)),
+            (bool(kinds & NUMBERS), lambda: self.number(flat, kinds & NUMBERS, at)),
+            ("boolean" in kinds, lambda: self.booleans(flat)),
+            ("null" in kinds and None not in flat.excluded, lambda: self.common("null")),
         ]
-        body: Expr = Text("")
-        if items is not False and (high is None or high > len(slots)):
-            item = Seq((self.visit(items, _pointer(at, "items")), blank))
-            least = max(low - len(slots), 0)
-            most = None if high is None else high - len(slots)
-            if slots:
-                body = Repeat(Seq((_COMMA, item)), least, most)
-            else:
-                more = Repeat(
-                    Seq((_COMMA, item)), max(least - 1, 0), None if most is None else most - 1
-                )
-                body = Seq((item, more))
-                body = body if least else optional(body)
-        for i in range(len(slots) - 1, -1, -1):
-            body = Seq((slots[i] if i == 0 else Seq((_COMMA, slots[i])), body))
-            if i >= low:
-                body = optional(body)
-        return Seq((Text("["), blank, body, Text("]")))
+        items: list[Expr] = []
+        reason: Impossible | None = None
+        for allowed, build in builders:
+            if allowed:
+                try:
+                    items.append(build())
+                except Impossible as impossible:
+                    reason = impossible
+        if not items:
+            raise reason or Impossible("no type is left")
+        return items[0] if len(items) == 1 else Alt(tuple(items))
+
+    def constant(self, value: Any, at: str) -> Expr:
+        if isinstance(value, list | dict) and value:
+            return self.visit(self.logic.constant(value), at)
+        try:
+            text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            wrong(at, f"a constant is not JSON: {error}")
+        if any(0xD800 <= ord(c) <= 0xDFFF for c in text):
+            return Text(json.dumps(value))
+        if self.loose and isinstance(value, str):
+            return spelling.quoted(Text(value), True)
+        if self.loose and isinstance(value, list | dict):
+            return Seq((Text(text[0]), self.blank, Text(text[1])))
+        if self.loose and isinstance(value, int | float) and not isinstance(value, bool):
+            whole = isinstance(value, int) and self.keywords.draft <= 4
+            return Text(text) if whole else Alt((Text(text), same_number(Decimal(repr(value)))))
+        return Text(text)
+
+    def booleans(self, flat: Flat) -> Expr:
+        left = [v for v in (True, False) if not any(v is x for x in flat.excluded)]
+        if len(left) == 2:
+            return self.common("boolean")
+        if not left:
+            raise Impossible("no boolean is left")
+        return Text(json.dumps(left[0]))
+
+    # ---- strings ----
 
     def string(self, flat: Flat, at: str) -> Expr:
-        low = int(flat.get("minLength", 0))
-        high = None if "maxLength" not in flat else int(flat["maxLength"])
+        low, high = flat.min_length, flat.max_length
+        excluded = [v for v in flat.excluded if isinstance(v, str)]
+        exprs = self.strings(flat)
+        for expr, positive in exprs:
+            if positive:
+                least, most = lengths(expr)
+                low = 0 if least >= low else low
+                high = None if high is None or (most is not None and most <= high) else high
         if high is not None and low > high:
-            raise _Impossible(f"it asks for at least {low} characters and at most {high}")
-        pattern = flat.get("pattern")
-        form = flat.get("format")
-        checked = form in FORMATS if isinstance(form, str) else False
-        limited = bool(low) or high is not None
-        if sum((pattern is not None, checked, limited)) > 1:
-            one, two = [
-                name
-                for name, there in (
-                    ("pattern", pattern is not None),
-                    (f"format {form!r}", checked),
-                    ("minLength or maxLength", limited),
-                )
-                if there
-            ][:2]
-            raise UnsupportedError(
-                f"the JSON schema, {at}: {one} together with {two} is not supported"
-            )
-        if pattern is not None or checked:
-            inner = (
-                regex.parse(FORMATS[str(form)])
-                if pattern is None
-                else regex.parse(pattern, True, f"the JSON schema, {at}/pattern:")
-            )
-            return Seq((Text('"'), _in_json(inner), Text('"')))
-        if not limited:
-            return self.common("string")
-        if max(low, high or 0) > MAX_REPEAT:
-            _wrong(at, f"a length is above {MAX_REPEAT:,}, which is not supported")
-        return Seq((Text('"'), Repeat(_CHARACTER, low, high), Text('"')))
+            raise Impossible(f"it asks for at least {low} characters and at most {high}")
+        if not exprs and not excluded:
+            if not low and high is None:
+                return self.common("string")
+            if low > MAX_REPEAT:
+                wrong(at, f"minLength {low} is above {MAX_REPEAT:,}, which is not supported")
+            # a text with the largest number of characters is longer than any context
+            high = None if high is None else min(high, MAX_REPEAT)
+            return Seq((Text('"'), Repeat(self.character(), low, high), Text('"')))
+        if len(exprs) == 1 and exprs[0][1] and not (low or high is not None or excluded):
+            return self.shared(flat.texts[0], exprs[0][0])
+        if not exprs and not low and high is None:
+            return spelling.quoted(spelling.other_names(excluded, ANY), True)
+        return spelling.quoted(self.language(exprs, excluded, low, high, at), True)
 
-    def integer(self, flat: Flat, at: str) -> Expr:
-        if not any(name in flat for name in _LIMITS):
-            return self.common("integer")
-        lows = [math.ceil(Decimal(repr(flat["minimum"])))] if "minimum" in flat else []
-        highs = [math.floor(Decimal(repr(flat["maximum"])))] if "maximum" in flat else []
-        if "exclusiveMinimum" in flat:
-            lows.append(math.floor(Decimal(repr(flat["exclusiveMinimum"]))) + 1)
-        if "exclusiveMaximum" in flat:
-            highs.append(math.ceil(Decimal(repr(flat["exclusiveMaximum"]))) - 1)
-        found = integer_range(max(lows, default=None), min(highs, default=None))
+    def character(self) -> Expr:
+        """Return one character of a string, for many copies: all but the usual ones are called."""
+        if "rare character" not in self.rules:
+            self.rules["rare character"] = spelling.characters(self.loose)[0]
+        return Alt((spelling.PLAIN_ASCII, Ref("rare character", called=True)))
+
+    def shared(self, text: tuple[str, str, bool, str], expr: Expr) -> Expr:
+        """Return the strings of a pattern or format, as one rule for all its places."""
+        name = f"{text[0]} {text[1]}"
+        if name not in self.rules:
+            self.rules[name] = spelling.quoted(expr, True)
+        return Ref(name)
+
+    def strings(self, flat: Flat) -> list[tuple[Expr, bool]]:
+        return [
+            (
+                format_expr(text)
+                if what == "format"
+                else pattern_expr(text, f"the JSON schema, {where}:"),
+                positive,
+            )
+            for what, text, positive, where in flat.texts
+        ]
+
+    def language(
+        self,
+        exprs: list[tuple[Expr, bool]],
+        excluded: list[str],
+        low: int,
+        high: int | None,
+        at: str,
+    ) -> Expr:
+        """Return the texts under which all conditions hold, as an automaton."""
+        conditions: list[Condition] = [Matches(expr, yes) for expr, yes in exprs]
+        if excluded:
+            conditions.append(Matches(Alt(tuple(map(Text, excluded))), False))
+        found = None
+        if low or high is not None:
+            if high is not None and high > 100 and conditions:
+                found = intersection(conditions)
+                size = 1 if found is None else len(found.edges)
+                high = max(low, min(high, _MAX_STATES // size))
+            conditions.append(Length(low, high))
+        if not conditions:
+            return Repeat(ANY, 0, None)
+        found = intersection(conditions)
         if found is None:
-            raise _Impossible("no integer lies between the limits")
+            raise Impossible("no text fits the pattern, the format and the length at once")
         return found
 
-    def number(self, flat: Flat, at: str) -> Expr:
-        if not any(name in flat for name in _LIMITS):
-            return self.common("number")
-        # lows: (limit, exclusive); highs: (limit, inclusive); of equals, the exclusive one counts
-        lows = [
-            (Decimal(repr(flat[k])), k != "minimum")
-            for k in ("minimum", "exclusiveMinimum")
-            if k in flat
+    # ---- numbers ----
+
+    def number(self, flat: Flat, kinds: frozenset[str], at: str) -> Expr:
+        whole = kinds == {"integer"}
+        low, high = flat.low, flat.high
+        excluded = [
+            Decimal(repr(v))
+            for v in flat.excluded
+            if isinstance(v, int | float) and not isinstance(v, bool)
         ]
-        highs = [
-            (Decimal(repr(flat[k])), k == "maximum")
-            for k in ("maximum", "exclusiveMaximum")
-            if k in flat
-        ]
-        low, low_open = max(lows, default=(None, False))
-        high, high_closed = min(highs, default=(None, True))
-        found = decimal_range(low, low_open, high, not high_closed)
+        plain = not flat.multiples and not excluded and "integer" in kinds
+        if plain and low is None and high is None:
+            if self.loose and whole and self.keywords.draft <= 4:
+                return self.range(flat, True, False)
+            return self.common("integer" if whole else "number")
+        base = self.range(flat, whole, plain and self.loose)
+        if plain:
+            return base
+        conditions: list[Condition] = [Matches(base)]
+        conditions += [Multiple(of, positive) for of, positive in flat.multiples]
+        if excluded:
+            conditions.append(Matches(Alt(tuple(map(same_number, excluded))), False))
+        if "integer" not in kinds:
+            dot = Seq((Text("."), Repeat(Text("0"), 1, None)))
+            number = Seq((optional(Text("-")), Repeat(digits(), 1, None), optional(dot)))
+            conditions.append(Matches(number, False))
+        found = intersection(conditions)
         if found is None:
-            raise _Impossible("no number lies between the limits")
+            raise Impossible("no number fits the limits and multipleOf at once")
+        return found
+
+    def range(self, flat: Flat, whole: bool, loose: bool) -> Expr:
+        """Return the numbers between the limits; `loose`: in all usual ways."""
+        low, low_open = flat.low or (None, False)
+        high, high_open = flat.high or (None, False)
+        found: Expr | None
+        if loose and not (whole and self.keywords.draft <= 4):
+            found = loose_numbers(low, low_open, high, high_open, whole)
+        elif whole:
+            first = None if low is None else int(low.to_integral_value(ROUND_CEILING))
+            last = None if high is None else int(high.to_integral_value(ROUND_FLOOR))
+            if first is not None and low_open and first == low:
+                first += 1
+            if last is not None and high_open and last == high:
+                last -= 1
+            found = None
+            if first is None or last is None or first <= last:
+                found = integer_range(first, last)
+            if found is not None and self.loose and self.keywords.draft > 4:
+                found = Seq((found, optional(Seq((Text("."), Repeat(Text("0"), 1, None))))))
+        elif low is None and high is None:
+            found = _DECIMAL
+        else:
+            found = decimal_range(low, low_open, high, high_open)
+        if found is None:
+            raise Impossible(f"no {'integer' if whole else 'number'} lies between the limits")
         return found
 
 
-class _Impossible(Exception):
-    """No text is valid under a schema; the message is the reason."""
-
-
-def convert(schema: Any, ignore: Collection[str] = ()) -> dict[str, Expr]:
+def convert(schema: Any, ignore: Collection[str] = (), form: str = "compact") -> dict[str, Expr]:
     """Return the rules of a schema.
 
     Parameters
@@ -612,7 +393,8 @@ def convert(schema: Any, ignore: Collection[str] = ()) -> dict[str, Expr]:
     schema : dict, bool
         As `json.loads` returns it.
     ignore : collection of str
-        Unsupported keywords to leave unchecked.
+        Keywords to leave unchecked.
+    form : "compact" or "any"
 
     Returns
     -------
@@ -626,14 +408,25 @@ def convert(schema: Any, ignore: Collection[str] = ()) -> dict[str, Expr]:
     tinyllm.UnsupportedError
         If it has a keyword that the grammar cannot enforce.
     """
-    unknown = sorted(set(ignore) - _REFUSED - {"oneOf"})
-    if isinstance(ignore, str) or unknown:
-        raise ValueError(
-            f"ignore is {ignore!r}; expected a list of {', '.join(sorted(_REFUSED | {'oneOf'}))}"
-        )
-    converter = _Converter(schema, ignore)
+    if form not in FORMS:
+        raise ValueError(f"form is {form!r}; expected 'compact' or 'any'")
+    if isinstance(ignore, str) or set(ignore) - IGNORABLE:
+        raise ValueError(f"ignore is {ignore!r}; expected a list of {', '.join(sorted(IGNORABLE))}")
     try:
-        start = converter.visit(schema, "#")
+        document = Document(schema)
+        converter = _Converter(Keywords(document, ignore), form == "any")
+        with localcontext() as context:
+            context.prec = 500
+            start = converter.run(document.root)
+        rules = prune({"root": start, **converter.rules}, "root")
     except RecursionError:
         raise ValueError("the JSON schema is nested too deeply") from None
-    return {"root": start, **converter.rules}
+    if "root" not in rules:
+        if converter.reasons:
+            at, reason = converter.reasons[0]
+            wrong(at, f"no text is valid: {reason}")
+        try:
+            check({"root": start, **converter.rules}, "root")
+        except ValueError as error:  # it names the rules that never end
+            raise ValueError(f"the JSON schema: no text is valid: {error}") from None
+    return rules

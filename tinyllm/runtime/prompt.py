@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from ..base.checks import integer
 from ..base.numeric import Float32
+from ..base.warning import warn
 from ..tokenizer import Tokenizer
 
 __all__ = ["Prompt", "Rows", "is_batch", "token_ids"]
@@ -17,7 +20,37 @@ __all__ = ["Prompt", "Rows", "is_batch", "token_ids"]
 Prompt: TypeAlias = str | bytes | Sequence[int] | npt.NDArray[np.integer[Any]]
 
 
-def token_ids(prompt: Any, tokenizer: Tokenizer | None, name: str = "the prompt") -> Any:
+#: Tokenizers whose users have been told about `parse_special`.
+_TOLD: weakref.WeakSet[Tokenizer] = weakref.WeakSet()
+
+
+def _encode(
+    text: str | bytes,
+    tokenizer: Tokenizer,
+    name: str,
+    parse_special: bool,
+    add_special: bool | None,
+) -> list[int]:
+    """Return the ids of a text. Warn once if it has special tokens that are not parsed."""
+    if not parse_special and tokenizer not in _TOLD:
+        control = tokenizer.control_text(text)
+        if control is not None:
+            _TOLD.add(tokenizer)
+            warn(
+                f"{name} contains {control!r}, the text of a control token, and reads it as plain "
+                "text; parse_special=True (--special on the command line) reads it as the token, "
+                "and chat() writes the tokens of a conversation itself"
+            )
+    return tokenizer.encode(text, add_special, parse_special)
+
+
+def token_ids(
+    prompt: Any,
+    tokenizer: Tokenizer | None,
+    name: str = "the prompt",
+    parse_special: bool = False,
+    add_special: bool | None = None,
+) -> Any:
     """Return text or ids as an int32 array of shape (T,), with T at least 1."""
     if isinstance(prompt, (str, bytes)):
         if tokenizer is None:
@@ -25,11 +58,13 @@ def token_ids(prompt: Any, tokenizer: Tokenizer | None, name: str = "the prompt"
                 f"{name} is text, and the model has no tokenizer; expected token ids. "
                 "load(..., tokenizer=) adds a tokenizer"
             )
-        ids = np.asarray(tokenizer.encode(prompt), np.int32)
+        ids = np.asarray(_encode(prompt, tokenizer, name, parse_special, add_special), np.int32)
         if ids.size == 0:
             raise ValueError(f"{name} is {prompt!r}; expected text of at least one token")
         return ids
     ids = np.asarray(prompt)
+    if ids.dtype == object:  # an array of Python's ints
+        ids = np.asarray(ids.tolist())
     if ids.size == 0:
         raise ValueError(f"{name} is empty; expected at least one token")
     if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
@@ -41,15 +76,18 @@ def token_ids(prompt: Any, tokenizer: Tokenizer | None, name: str = "the prompt"
     if ids.min() < limits.min or ids.max() > limits.max:
         wrong = int(ids.min() if ids.min() < limits.min else ids.max())
         raise ValueError(f"{name} holds {wrong}; expected token ids of the vocabulary")
-    return np.ascontiguousarray(ids, np.int32)
+    return np.array(ids, np.int32)  # a copy: traces keep it
 
 
 def is_batch(prompt: Any) -> bool:
-    """Return whether a prompt is a batch: a list of texts or of lists of ids, or a 2-D array."""
+    """Return whether a prompt is a batch: texts, lists of ids, or a 2-D array of ids."""
     if isinstance(prompt, np.ndarray):
-        return prompt.ndim == 2
+        if prompt.ndim != 1 or prompt.dtype.kind not in "OUS":
+            return prompt.ndim == 2
+        prompt = list(prompt)
     return isinstance(prompt, (list, tuple)) and any(
-        isinstance(item, (str, bytes, list, tuple, np.ndarray)) for item in prompt
+        isinstance(item, (str, bytes, list, tuple)) or getattr(item, "ndim", 0) > 0
+        for item in prompt
     )
 
 
@@ -74,8 +112,13 @@ class Rows:
             self.rows = names[self._how]
             return
         rows = []
-        for i, index in enumerate(logits):
-            row = int(index) + n if index < 0 else int(index)
+        if not isinstance(logits, Iterable):
+            raise TypeError(
+                f"logits is {logits!r}; expected 'last', 'all', 'none' or a list of indices"
+            )
+        for i, given in enumerate(logits):
+            index = integer(f"logits[{i}]", given)
+            row = index + n if index < 0 else index
             if not 0 <= row < n:
                 raise IndexError(f"logits[{i}] is {index}; expected -{n} to {n - 1}")
             rows.append(row)

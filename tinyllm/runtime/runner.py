@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from .._core import Weight
 from ..architectures.config import Config
 from ..architectures.plan import ForwardPlan
 from ..base.checks import index, integer
@@ -21,9 +22,10 @@ from ..files.model_file import ModelFile
 from ..tokenizer import Tokenizer
 from ..trace.arena import Arena, Layout, Plan
 from ..trace.taps import Capture, Tap, all_taps, select
-from ..trace.trace import Trace
+from ..trace.trace import Context, Trace
 from .machine import Memory
 from .prompt import Rows, is_batch, token_ids
+from .weights import Weights
 
 if TYPE_CHECKING:
     from ..trace.edit_program import Program, Sites
@@ -50,12 +52,26 @@ class Runner:
         threads: int,
     ) -> None:
         self.core = core
-        self.metadata, self.weights, self.path = file
+        self.metadata, self.path = file.metadata, file.path
+        self.weights: Mapping[str, Weight] = Weights(file.weights)
         self.config = config
         self.steps = steps
         self.tokenizer = tokenizer
         self.threads = threads
         self._layouts: dict[Hashable, Layout] = {}
+
+    def __reduce__(self) -> NoReturn:
+        where = "the bytes of its file" if self.path is None else f"its path, {self.path!r},"
+        raise TypeError(
+            "a Model cannot be pickled, because its weights belong to this process; send "
+            f"{where} and call tl.load there. Processes that load a file share its memory"
+        )
+
+    def __copy__(self) -> Self:
+        return self  # immutable
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
 
     # ---- running ----
 
@@ -68,6 +84,8 @@ class Runner:
         edits: Sequence[Sites] = (),
         first_layer: int = 0,
         resid: npt.ArrayLike | None = None,
+        *,
+        watch: Callable[[], object] | None = None,
     ) -> tuple[Float32, list[Trace]]:
         """Run tokens in several sessions together. `session` and `trace` are the simpler forms.
 
@@ -84,6 +102,8 @@ class Runner:
             The changes in each session, from `Program.sites`. Empty: no edits.
         first_layer, resid : int and array_like of float32, shape (T, D), optional
             Start at this layer with this residual stream, instead of the embedding.
+        watch : callable, optional
+            Called now and then during a long run, which ends if it raises.
 
         Returns
         -------
@@ -104,6 +124,12 @@ class Runner:
             needed = self._needed(dispatch.edits, arena.layout)
             captures = captures + Arena(needed, lengths, contexts).captures
         with Progress(1.0, f"running {sum(lengths)} tokens", sum(lengths) > 1) as bar:
+
+            def progress(done: float) -> None:
+                if watch is not None:
+                    watch()
+                bar.to(done)
+
             logits = self.core.forward(
                 tuple(sessions),
                 tuple(tokens),
@@ -114,13 +140,21 @@ class Runner:
                 edit=dispatch,
                 first_layer=first_layer,
                 resid=None if resid is None else np.ascontiguousarray(resid, np.float32),
-                progress=bar.to if bar.shown else None,
+                progress=progress if bar.shown or watch is not None else None,
             )
         if layout is None:
             return logits, []
         return logits, [
-            Trace(self.config, ids, self.pieces(ids), arena.views(i), start=starts[i], model=self)
-            for i, ids in enumerate(tokens)
+            Trace(
+                self.config,
+                ids,
+                self.pieces(ids),
+                arena.views(i),
+                start=starts[i],
+                model=self,
+                context=Context(session.tokens if starts[i] else ids, self.pieces),
+            )
+            for i, (ids, session) in enumerate(zip(tokens, sessions, strict=True))
         ]
 
     @functools.cached_property
@@ -194,7 +228,7 @@ class Runner:
 
     def pieces(self, ids: npt.NDArray[np.int32]) -> list[str]:
         """Return the text of each token, or its id as text if it has none."""
-        if self.tokenizer is None:
+        if self.tokenizer is None or not self.tokenizer.has_text:
             return [str(int(i)) for i in ids]
         known = len(self.tokenizer)
         return [self.tokenizer.pieces([int(i)])[0] if i < known else f"[{int(i)}]" for i in ids]
@@ -215,7 +249,7 @@ class Runner:
                 "hidden_states or embed"
             )
 
-    def logits(self, prompt: Any, *, edits: Any = ()) -> Any:
+    def logits(self, prompt: Any, *, edits: Any = (), parse_special: bool = False) -> Any:
         """Return the logits after every token of a prompt.
 
         Parameters
@@ -224,6 +258,8 @@ class Runner:
             The special tokens that the file specifies, such as BOS, are added to text. A list is
             a batch, as in `trace`.
         edits : Edit or sequence of Edit
+            As for `trace`.
+        parse_special : bool
             As for `trace`.
 
         Returns
@@ -244,11 +280,17 @@ class Runner:
         >>> model.logits([1, 2, 3]).shape == (3, model.config.vocab_size)
         True
         """
-        traces = self.trace(prompt, [], edits=edits, logits="all")
+        traces = self.trace(prompt, [], edits=edits, logits="all", parse_special=parse_special)
         return [trace.logits for trace in traces] if is_batch(prompt) else traces.logits
 
     def trace(
-        self, prompt: Any, capture: Capture = None, *, edits: Any = (), logits: Any = None
+        self,
+        prompt: Any,
+        capture: Capture = None,
+        *,
+        edits: Any = (),
+        logits: Any = None,
+        parse_special: bool = False,
     ) -> Any:
         """Run a prompt and return its inner values.
 
@@ -269,6 +311,10 @@ class Runner:
         logits : str or sequence of int, optional
             The logits in `Trace.logits`: ``"all"`` -> (T, V), ``"last"`` -> (V,), a list of n
             token indices -> (n, V). Default: the tap ``output``, if it is captured.
+        parse_special : bool
+            Whether the text of a special token in a prompt, such as ``"<|im_start|>"``, becomes
+            that token. Use False for text from users. A text with such a token then causes a
+            warning, once for each tokenizer.
 
         Returns
         -------
@@ -294,7 +340,12 @@ class Runner:
         layout = self.layout(capture)
         prompts = list(prompt) if is_batch(prompt) else [prompt]
         tokens = [
-            token_ids(p, self.tokenizer, f"prompt {i}" if len(prompts) > 1 else "the prompt")
+            token_ids(
+                p,
+                self.tokenizer,
+                f"prompt {i}" if len(prompts) > 1 else "the prompt",
+                parse_special,
+            )
             for i, p in enumerate(prompts)
         ]
         traces = self.trace_ids(tokens, layout, self.program(edits), logits)
@@ -346,13 +397,15 @@ class Runner:
                     at += len(want.rows)
         return traces
 
-    def hidden_states(self, prompt: Any, *, edits: Any = ()) -> Any:
+    def hidden_states(self, prompt: Any, *, edits: Any = (), parse_special: bool = False) -> Any:
         """Return the residual stream before each block and after the last one.
 
         Parameters
         ----------
         prompt : str, bytes, ids, or a list of them
         edits : Edit or sequence of Edit
+            As for `trace`.
+        parse_special : bool
             As for `trace`.
 
         Returns
@@ -370,7 +423,8 @@ class Runner:
         True
         """
         last = f"blk.{self.config.layers - 1}.resid_post"
-        traces = self.trace(prompt, ["blk.*.resid_pre", last], edits=edits)
+        taps = ["blk.*.resid_pre", last]
+        traces = self.trace(prompt, taps, edits=edits, parse_special=parse_special)
         batch = is_batch(prompt)
         states = [
             np.concatenate([trace.stack("blk.*.resid_pre"), trace[last][np.newaxis]])
@@ -439,18 +493,19 @@ class Runner:
                 raise ValueError(f"an edit has tap {tap.name!r}; expected layer {layer} or later")
         ids = np.zeros(len(stream), np.int32)
         (trace,) = self.trace_ids([ids], layout, program, logits, layer, stream)
-        trace.tokens = np.full(len(stream), -1, np.int32) if labels is None else labels
-        trace.pieces = (
-            [str(i) for i in range(len(stream))] if labels is None else self.pieces(labels)
-        )
+        if labels is None:
+            unknown = np.full(len(stream), -1, np.int32)
+            trace.relabel(unknown, [str(i) for i in range(len(stream))])
+        else:
+            trace.relabel(labels, self.pieces(labels))
         return trace
 
-    def plan(self, prompt: Any, capture: Capture = None) -> Plan:
+    def plan(self, prompt: Any, capture: Capture = None, *, parse_special: bool = False) -> Plan:
         """Return the shapes and bytes that `trace` would capture, without running the model.
 
         Parameters
         ----------
-        prompt, capture
+        prompt, capture, parse_special
             As for `trace`.
 
         Returns
@@ -464,7 +519,7 @@ class Runner:
         3
         """
         prompts = list(prompt) if is_batch(prompt) else [prompt]
-        lengths = [len(token_ids(p, self.tokenizer)) for p in prompts]
+        lengths = [len(token_ids(p, self.tokenizer, parse_special=parse_special)) for p in prompts]
         return self.layout(capture).plan(lengths)
 
     def memory(self, tokens: int | None = None) -> Memory:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, overload
+import weakref
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 import numpy as np
+import numpy.typing as npt
 
 from .. import _core
 from ..base.checks import ranged
@@ -57,7 +58,8 @@ class Session:
         self.core = _core.Session(model.core) if core is None else core
         self._logits: tuple[int, Float32 | None] = (0, None)
         self._edits: list[tuple[object, ...]] = []  # that each token ran under
-        self._reserved = False
+        self._shown = np.empty(0, np.int32)  # the tokens that traces hold; memory behind is free
+        self._generation: Callable[[], Generator[Any, Any, Any] | None] = lambda: None
 
     @property
     def tokens(self) -> list[int]:
@@ -70,6 +72,25 @@ class Session:
         """The logits of the last `eval`; None if tokens were added or forgotten since."""
         at, logits = self._logits
         return logits if at == len(self) else None
+
+    def share(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """Return an array equal to `ids` that shares memory with those of earlier calls.
+
+        Traces of successive calls hold the tokens of their contexts. Each alone would have a copy
+        of the beginning.
+        """
+        shown, n = self._shown, min(len(self._shown), len(ids))
+        if not np.array_equal(shown[:n], ids[:n]):
+            n = 0
+        elif n == len(ids):
+            return shown[:n]
+        memory: Any = shown.base
+        if n < len(shown) or memory is None or len(memory) < len(ids):
+            memory, n = np.empty(2 * len(ids), np.int32), 0
+        memory[n : len(ids)] = ids[n:]
+        self._shown = memory[: len(ids)]
+        self._shown.flags.writeable = False
+        return self._shown
 
     def _ran_under(self) -> list[tuple[object, ...]]:
         """The edits that each token ran under.
@@ -84,7 +105,13 @@ class Session:
 
     @overload
     def eval(
-        self, tokens: Any, logits: Any = "last", *, capture: None = None, edits: Any = ()
+        self,
+        tokens: Any,
+        logits: Any = "last",
+        *,
+        capture: None = None,
+        edits: Any = (),
+        parse_special: bool = False,
     ) -> Float32 | None: ...
     @overload
     def eval(
@@ -94,9 +121,16 @@ class Session:
         *,
         capture: str | re.Pattern[str] | Callable[[str], object] | Sequence[str | re.Pattern[str]],
         edits: Any = (),
+        parse_special: bool = False,
     ) -> Trace: ...
     def eval(
-        self, tokens: Any, logits: Any = "last", *, capture: Capture = None, edits: Any = ()
+        self,
+        tokens: Any,
+        logits: Any = "last",
+        *,
+        capture: Capture = None,
+        edits: Any = (),
+        parse_special: bool = False,
     ) -> Float32 | Trace | None:
         """Append tokens to the context and run them.
 
@@ -113,6 +147,8 @@ class Session:
         edits : Edit or sequence of Edit
             Changes of inner values: see `tinyllm.trace.edits`. Edited keys and values stay edited
             in the cache.
+        parse_special : bool
+            As for `Model.trace`.
 
         Returns
         -------
@@ -144,9 +180,8 @@ class Session:
         """
         self._check_free()
         model = self.model
-        if isinstance(tokens, (str, bytes)) and len(self) and model.tokenizer is not None:
-            tokens = model.tokenizer.encode(tokens, add_special=False)
-        ids = token_ids(tokens, model.tokenizer, "tokens")
+        add_special = False if len(self) else None
+        ids = token_ids(tokens, model.tokenizer, "tokens", parse_special, add_special)
         wanted = Rows(logits, len(ids))
         layout = None if capture is None else model.layout(capture)
         program = model.program(edits)
@@ -160,6 +195,7 @@ class Session:
         self._logits = len(self), taken
         if not traces:
             return taken
+        traces[0].share_context(self.share)
         if taken is not None:
             traces[0].keep_logits(taken)
         return traces[0]
@@ -288,33 +324,28 @@ class Session:
         del self._edits[len(self) - tokens :]
         self._ran_under()[len(self) - tokens :] = [tuple(edits)] * tokens
 
-    @contextlib.contextmanager
-    def owned(self) -> Iterator[None]:
-        """Reserve the session: until the end of the block nobody else may change it.
+    def lend(self, generation: weakref.ref[Generator[Any, Any, Any]]) -> None:
+        """Reserve the session for a generator. Until the generator ends nobody else may change it.
+
+        There is nothing to give back, which an interrupt could prevent.
+
+        Parameters
+        ----------
+        generation : weakref.ref
+            A reference to the generator.
 
         Raises
         ------
         RuntimeError
-            If it is reserved already.
-
-        Examples
-        --------
-        >>> import tinyllm as tl
-        >>> session = tl.load().session()
-        >>> with session.owned():
-        ...     session.eval([1, 2, 3])
-        Traceback (most recent call last):
-        RuntimeError: the session belongs to a generation that has not ended
+            If it is reserved for another one.
         """
         self._check_free()
-        self._reserved = True
-        try:
-            yield
-        finally:
-            self._reserved = False
+        self._generation = generation
 
     def _check_free(self) -> None:
-        if self._reserved:
+        generation = self._generation()
+        frame = getattr(generation, "gi_frame", None)  # None after its end, however it ended
+        if frame is not None:
             raise RuntimeError(
                 "the session belongs to a generation that has not ended; finish it, call its "
                 "close(), or use session.fork()"
@@ -391,7 +422,12 @@ class Session:
         """Remove at least `n` tokens, and return how many are left."""
         if n:
             self._logits = -1, None
-        return self.core.rewind(len(self) - n)
+        # The edits go before the tokens: if an interrupt comes between, they are unknown, and the
+        # tokens that come next do not inherit them.
+        edits, self._edits = self._edits, []
+        kept = self.core.rewind(len(self) - n)
+        self._edits = edits[:kept]
+        return kept
 
     def _go_back(self, length: int) -> None:
         """Keep `length` tokens. Those after the states that are known run again."""
@@ -407,6 +443,7 @@ class Session:
         if len(again):
             self.model.run([core], [again], [])
         self._logits = -1, None
+        del self._edits[length:]  # before the tokens, as in `_forget`
         self.core = core
 
     def reset(self) -> None:
@@ -443,6 +480,18 @@ class Session:
         fork._edits = list(self._ran_under())
         fork._logits = self._logits
         return fork
+
+    def __copy__(self) -> Session:
+        return self.fork()
+
+    def __deepcopy__(self, memo: object) -> Session:
+        return self.fork()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Session cannot be pickled, because its model belongs to this process; "
+            "Session.save writes it to a file, which Model.session reads"
+        )
 
     def __len__(self) -> int:
         """Return the number of tokens in the context."""

@@ -356,6 +356,10 @@ class Sampler:
         """
         return self.draw(logits, step, history, state).id
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the sampler without the state of its grammars, which the history gives again."""
+        return {**vars(self), "_state": {k: v for k, v in self._state.items() if k != "grammar"}}
+
     def __repr__(self) -> str:
         steps = ", ".join(_label(name, arguments) for name, arguments in self.chain)
         return f"Sampler({steps}{', ' if steps else ''}seed={self.seed})"

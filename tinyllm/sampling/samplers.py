@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from ..base.checks import integer
+from ..base.checks import integer, is_integer
 from ..base.numeric import Float64
 from .philox import uniform
 
@@ -145,6 +145,8 @@ def _check(ok: bool, name: str, value: object, expected: str) -> None:
 
 
 def _number(name: str, value: Any) -> float:
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         raise TypeError(f"{name} is {value!r}; expected a number")
     _check(not np.isnan(value), name, value, "a number")
@@ -166,7 +168,7 @@ def temperature(candidates: Candidates, context: Context, value: float) -> Candi
 
 @sampler("top_k")
 def top_k(candidates: Candidates, context: Context, k: int) -> Candidates:
-    """Keep the k best tokens; 0 or less keeps all."""
+    """Keep the k best tokens; 0 or less keeps all, as in llama.cpp."""
     k = integer("top_k", k)
     size = len(candidates.ids)
     if k <= 0 or k >= size:
@@ -180,13 +182,13 @@ def top_k(candidates: Candidates, context: Context, k: int) -> Candidates:
 
 @sampler("top_p")
 def top_p(candidates: Candidates, context: Context, p: float) -> Candidates:
-    """Keep the smallest number of best tokens whose probabilities sum to p; 1 or more keeps all.
+    """Keep the smallest number of best tokens whose probabilities sum to p, 0 to 1; 1 keeps all.
 
     Holtzman et al., "The Curious Case of Neural Text Degeneration" (2020).
     """
     p = _number("top_p", p)
-    _check(p >= 0, "top_p", p, "a number >= 0")
-    if p >= 1:
+    _check(0 <= p <= 1, "top_p", p, "0 to 1")
+    if p == 1:
         return candidates
     candidates = candidates.best_first()
     total = np.add.accumulate(candidates.probabilities)
@@ -228,8 +230,8 @@ def typical(candidates: Candidates, context: Context, p: float) -> Candidates:
     Meister et al., "Locally Typical Sampling" (2023).
     """
     p = _number("typical", p)
-    _check(p > 0, "typical", p, "a number > 0")
-    if p >= 1:
+    _check(0 < p <= 1, "typical", p, "a number > 0 and <= 1")
+    if p == 1:
         return candidates
     candidates = candidates.best_first()
     probabilities = candidates.probabilities
@@ -485,9 +487,9 @@ def _id_list(name: str, value: Any) -> NDArray[np.int64]:
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
         raise TypeError(f"{name} is {value!r}; expected a list of ids")
     listed = list(value)
-    if not all(hasattr(token, "__index__") for token in listed):
+    if not all(map(is_integer, listed)):
         raise TypeError(f"{name} is {value!r}; expected a list of ids")
-    return np.array([token.__index__() for token in listed], np.int64)
+    return np.array([int(token) for token in listed], np.int64)
 
 
 def _possible(name: str, candidates: Candidates) -> Candidates:
@@ -582,6 +584,7 @@ def mirostat(
 
     Basu et al., "Mirostat" (2021), version 1. Zipf's exponent is estimated from the m best tokens.
     """
+    _check(integer("mirostat m", m) >= 2, "mirostat m", m, "at least 2")
     state = _mirostat_state(candidates, context, "mirostat", tau, eta)
     candidates = candidates.best_first()
     probabilities = candidates.probabilities

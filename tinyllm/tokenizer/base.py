@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
+from ..base.checks import integer, is_integer
+from .conversation import Conversations
 from .explain import Explanation, Step
 from .special import Partition
 from .stream import StreamDecoder
@@ -18,7 +20,7 @@ __all__ = ["StreamDecoder", "Tokenizer"]
 _SPECIAL = (TokenType.CONTROL, TokenType.UNKNOWN)
 
 
-class Tokenizer(ABC):
+class Tokenizer(Conversations, ABC):
     """Converts text to token ids and back, with the vocabulary of a model file.
 
     Get a tokenizer from `load_tokenizer`, `tokenizer_from_metadata` or ``model.tokenizer``.
@@ -59,6 +61,8 @@ class Tokenizer(ABC):
 
     #: The name of the algorithm, for display.
     kind: ClassVar[str] = ""
+    #: Whether it converts text; see `UnknownTokenizer`.
+    has_text: ClassVar[bool] = True
     #: Values for keys that the file does not have; see `Vocab`.
     defaults: ClassVar[Mapping[str, Any]] = {}
 
@@ -89,6 +93,17 @@ class Tokenizer(ABC):
                 stacklevel=4,
             )
         return []
+
+    def __reduce__(self) -> tuple[type[Tokenizer], tuple[dict[str, Any]]]:
+        """Pickle the keys that make the tokenizer, so that it needs no file elsewhere."""
+        keys = [k for k in self._metadata if k.startswith(("tokenizer.", "general.architecture"))]
+        return type(self), ({key: self._metadata[key] for key in keys},)
+
+    def __copy__(self) -> Tokenizer:
+        return self  # immutable
+
+    def __deepcopy__(self, memo: object) -> Tokenizer:
+        return self
 
     # ---- defined by each algorithm ----
 
@@ -231,6 +246,30 @@ class Tokenizer(ABC):
         if isinstance(texts, str | bytes | bytearray):
             raise TypeError(f"texts is {type(texts).__name__}; expected a list of texts")
         return [self.encode(text, add_special, parse_special) for text in texts]
+
+    def control_text(self, text: str | bytes) -> str | None:
+        """Return the text of a control token that a text contains, or None.
+
+        Parameters
+        ----------
+        text : str or bytes
+
+        Returns
+        -------
+        str or None
+            The first one. `encode` reads it as the token with ``parse_special=True``, and as plain
+            text without.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> tl.load("demo").tokenizer.control_text("To be<|endoftext|>")
+        '<|endoftext|>'
+        """
+        for fragment in self._partition(_as_bytes(text), True):
+            if isinstance(fragment, int) and self._vocab.types[fragment] == TokenType.CONTROL:
+                return self._piece(fragment, False).decode(errors="replace")
+        return None
 
     # ---- decoding ----
 
@@ -393,14 +432,14 @@ class Tokenizer(ABC):
         return self.add_space_prefix
 
     def _checked(self, ids: Iterable[int] | int) -> list[int]:
-        if hasattr(ids, "tolist"):
-            ids = ids.tolist()
-        listed = [ids] if isinstance(ids, int) else list(ids)
+        given: Any = ids.tolist() if hasattr(ids, "tolist") else ids
+        if not is_integer(given) and not isinstance(given, Iterable):
+            raise TypeError(f"ids is {given!r}; expected ints")
+        listed: list[int] = [given] if is_integer(given) else list(given)
         size = len(self._vocab)
         for i, token in enumerate(listed):
-            if not hasattr(token, "__index__"):
-                raise TypeError(f"ids[{i}] is {token!r}; expected an int")
-            if not 0 <= token.__index__() < size:
+            listed[i] = integer(f"ids[{i}]", token, "an int")
+            if not 0 <= listed[i] < size:
                 raise IndexError(f"ids[{i}] is {token}; the vocabulary has {size} tokens")
         return listed
 
@@ -652,124 +691,6 @@ class Tokenizer(ABC):
                 steps.append(Step("special", b"", "add_eos or add_sep", list(self._suffix)))
             ids = around
         return Explanation(steps, ids, self.pieces_bytes(ids))
-
-    # ---- chat ----
-
-    @functools.cached_property
-    def chat_templates(self) -> Mapping[str, str]:
-        """The file's chat templates by name; the unnamed one is ``"default"``."""
-        from .. import chat
-
-        return chat.file_templates(self._metadata)
-
-    def render_chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Any] | None = None,
-        add_generation_prompt: bool = True,
-        template: str | None = None,
-        **variables: Any,
-    ) -> str:
-        """Return a conversation as text, rendered by the file's chat template.
-
-        Parameters
-        ----------
-        messages : sequence of Mapping
-            ``{"role": "user", "content": "..."}`` and so on.
-        tools : sequence of (dict or callable), optional
-            JSON schemas or annotated Python functions.
-        add_generation_prompt : bool
-            Whether the text ends with the start of an answer.
-        template : str, optional
-            The name of a template of the file or of `tinyllm.chat.TEMPLATES`, or Jinja2 source.
-            None: the file's template ``tool_use`` if tools are given, else its default template.
-        **variables
-            Further variables of the template. ``bos_token`` and ``eos_token`` are already set.
-
-        Returns
-        -------
-        str
-
-        Raises
-        ------
-        tinyllm.chat.ChatTemplateError
-            If there is no such template, it fails, or it takes too much time or memory.
-        ImportError
-            If Jinja2 is not installed.
-
-        Examples
-        --------
-        >>> import tinyllm as tl
-        >>> tl.load("demo").tokenizer.render_chat(
-        ...     [{"role": "user", "content": "Hi"}], template="{{ messages[0].content }}!")
-        'Hi!'
-        """
-        from .. import chat
-
-        source = chat.choose_template(self.chat_templates, template, bool(tools))
-        texts = self._vocab.texts
-        known = {
-            "bos_token": "" if self.bos is None else texts[self.bos],
-            "eos_token": "" if self.eos is None else texts[self.eos],
-        }
-        return chat.render_chat(
-            source, messages, tools, add_generation_prompt, **{**known, **variables}
-        )
-
-    def encode_chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Any] | None = None,
-        add_generation_prompt: bool = True,
-        template: str | None = None,
-        parse_content: bool = True,
-        **variables: Any,
-    ) -> list[int]:
-        """Return the ids of a conversation, rendered by the file's chat template.
-
-        Special tokens that the template writes are parsed. The BOS token is added if the model
-        asks for one and the template has not written it. No other token is added.
-
-        Parameters
-        ----------
-        messages, tools, add_generation_prompt, template
-            As in `render_chat`.
-        parse_content : bool
-            Whether special tokens in `messages` are parsed too, as Hugging Face does: a user who
-            writes ``<|im_end|>`` then ends the turn. False: they are plain text. In this case a
-            template that looks for one (such as ``</think>``) does not find it. A special token
-            that the template itself makes, for example by joining two messages, is still parsed.
-        **variables
-            As in `render_chat`.
-
-        Returns
-        -------
-        list of int
-
-        Raises
-        ------
-        tinyllm.chat.ChatTemplateError, ImportError
-            As in `render_chat`.
-
-        Examples
-        --------
-        >>> import tinyllm as tl
-        >>> tokenizer = tl.load("demo").tokenizer
-        >>> messages = [{"role": "user", "content": "Hi"}]
-        >>> ids = tokenizer.encode_chat(messages, template="{{ messages[0].content }}!")
-        >>> tokenizer.decode(ids, skip_special=True)
-        'Hi!'
-        """
-        from .. import chat
-
-        cover = None
-        if not parse_content:
-            source = chat.choose_template(self.chat_templates, template, bool(tools))
-            messages = chat.checked_messages(messages)
-            cover = chat.Cover(self._partition.spellings, messages, tools, source, variables)
-            messages = cover.hide(messages)
-        text = self.render_chat(messages, tools, add_generation_prompt, template, **variables)
-        return chat.encode_chat(self, text, cover)
 
     def __repr__(self) -> str:
         pre = f", pre {self._vocab.pre!r}" if self._vocab.pre else ""

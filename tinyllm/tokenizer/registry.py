@@ -8,15 +8,18 @@ from typing import Any
 
 from ..errors import FormatError, UnsupportedError, wrong
 from ..files.gguf import GGUF
-from ..files.paths import first_bytes
+from ..files.kinds import model_start
+from ..files.paths import regular_file
+from ..files.sources import locate
 from .base import Tokenizer
 from .bpe import BpeTokenizer, Gemma4Tokenizer
 from .rwkv import RwkvTokenizer
 from .spm import SpmTokenizer
 from .ugm import UgmTokenizer
+from .unknown import UnknownTokenizer
 from .wpm import WpmTokenizer
 
-__all__ = ["TOKENIZERS", "load_tokenizer", "tokenizer_from_metadata"]
+__all__ = ["TOKENIZERS", "load_tokenizer", "tokenizer_from_metadata", "unknown_tokenizer"]
 
 #: ``tokenizer.ggml.model`` -> class; None: the file has no tokenizer.
 TOKENIZERS: dict[str, type[Tokenizer] | None] = {
@@ -72,13 +75,44 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any]) -> Tokenizer | None:
     return None if kind is None else kind(metadata)
 
 
+def unknown_tokenizer(metadata: Mapping[str, Any], reason: str) -> UnknownTokenizer:
+    """Return what stands for a tokenizer of an unknown kind, so that its model runs on ids.
+
+    Parameters
+    ----------
+    metadata : Mapping
+    reason : str
+        What is missing; the message of the error from `tokenizer_from_metadata`.
+
+    Returns
+    -------
+    UnknownTokenizer
+
+    Raises
+    ------
+    FormatError
+        If the vocabulary is malformed.
+
+    Examples
+    --------
+    >>> from tinyllm.tokenizer.registry import unknown_tokenizer
+    >>> unknown_tokenizer({"tokenizer.ggml.tokens": ["a"]}, "the kind is unknown")
+    <tinyllm.Tokenizer: unknown, 1 tokens>
+    """
+    prefix = "tokenizer.ggml."
+    if f"{prefix}tokens" not in metadata:  # its vocabulary lies elsewhere
+        metadata = {key: metadata[key] for key in metadata if not key.startswith(prefix)}
+        metadata[f"{prefix}tokens"] = ["<unknown>"]
+    return UnknownTokenizer(metadata, reason)
+
+
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     """Return the tokenizer of a file.
 
     Parameters
     ----------
     path : str or os.PathLike
-        A GGUF file, or a ``tokenizer.bin`` of llama2.c.
+        A GGUF file, or a ``tokenizer.bin`` of llama2.c. It may be named as in :func:`load`.
 
     Returns
     -------
@@ -100,13 +134,20 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     Traceback (most recent call last):
     FileNotFoundError: [Errno 2] No such file or directory: '/no/such/file'
     """
-    magic = first_bytes(path)
-    if magic == b"GGUF":
-        found = tokenizer_from_metadata(GGUF(path).metadata)
-    else:
-        from ..files.llama2c import read_tokenizer_bin
+    path = locate(path)
+    if not isinstance(path, str | os.PathLike):
+        path = regular_file(path)
+    _, start = model_start(path)
+    try:
+        if start[:4] == b"GGUF":
+            found = tokenizer_from_metadata(GGUF(path).metadata)
+        else:
+            from ..files.llama2c import read_tokenizer_bin
 
-        found = tokenizer_from_metadata(read_tokenizer_bin(path))
+            found = tokenizer_from_metadata(read_tokenizer_bin(path))
+    except (FormatError, UnsupportedError) as error:
+        error.path = os.fsdecode(path)
+        raise
     if found is None:
         raise FormatError(
             f"the file has no tokenizer; expected {_MODEL} to name one",

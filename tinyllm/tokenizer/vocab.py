@@ -316,11 +316,11 @@ class Vocab:
             value = self._metadata.get(_PREFIX + key)
             if value is None:
                 continue
-            if isinstance(value, bool) or not hasattr(value, "__index__"):
+            if isinstance(value, bool) or not isinstance(value, int | np.integer):
                 raise _wrong(_PREFIX + key, value, "a token id")
-            index = value.__index__()
+            index = int(value)
             if 0 <= index < len(self.texts):
-                return int(index)
+                return index
             # some writers write -1 for "none"
             if index not in (-1, 0xFFFFFFFF):
                 warnings.warn(

@@ -6,6 +6,8 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+
 from .. import _core
 from ..base.numeric import Float32
 from .taps import Tap
@@ -100,14 +102,36 @@ class Layout:
         return Plan(shapes, self.nbytes(lengths, lengths))
 
 
+#: Arrays up to this size in bytes get memory of their own.
+_SMALL = 1 << 20
+
+
 class Views(Mapping[str, Float32]):
-    """The arrays of one piece by name: views of the blocks, made on access."""
+    """The arrays of one piece by name, made on access.
+
+    A large array is a view of its block, which has all layers, and all pieces of a batch. It keeps
+    the whole block alive. A small one is a copy, so that a caller who keeps a few rows of many
+    runs keeps little more than these rows.
+    """
 
     def __init__(self, layout: Layout, blocks: Sequence[Float32]) -> None:
         self._layout = layout
         self._blocks = blocks
+        self._copies: dict[str, Float32] = {}
 
     def __getitem__(self, name: str) -> Float32:
+        found = self._copies.get(name)
+        if found is not None:
+            return found
+        view = self.look(name)
+        block = self._blocks[self._layout.places[name][0]]
+        whole = block.base if isinstance(block.base, np.ndarray) else block
+        if view.nbytes > _SMALL or view.nbytes == whole.nbytes:
+            return view
+        return self._copies.setdefault(name, own(view))
+
+    def look(self, name: str) -> Float32:
+        """Return a view of the block, for a use that keeps nothing."""
         number, at = self._layout.places[name]
         view: Float32 = self._blocks[number][at]
         return view
@@ -132,6 +156,28 @@ class Views(Mapping[str, Float32]):
         if [tap.name for tap in self._layout.families[number].taps] == list(names):
             return self._blocks[number]
         return None
+
+
+class Copies(dict[str, Float32]):
+    """Arrays with memory of their own, by name.
+
+    Parameters
+    ----------
+    arrays : mapping of str to numpy.ndarray
+    roles : mapping of str to sequence of str
+        The roles of the values, by name.
+    """
+
+    def __init__(self, arrays: Mapping[str, Float32], roles: Mapping[str, Sequence[str]]) -> None:
+        super().__init__(arrays)
+        self.roles = {name: tuple(found) for name, found in roles.items() if name in arrays}
+
+
+def own(view: Float32) -> Float32:
+    """Return a read-only copy."""
+    copy = np.array(view)
+    copy.flags.writeable = False
+    return copy
 
 
 class Arena:

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from ..base.numeric import Float32
+from ..base.warning import warn
 from ..reference.ops import visible_keys
 from .edits import Edit
 from .site import Change, Piece, Site, shown_value
@@ -96,6 +98,18 @@ class Program:
 Sites: TypeAlias = dict[int, list[tuple[Site, Change]]]
 
 
+#: Roles of values from which a softmax makes probabilities.
+_SCORES = frozenset(("attn_scores", "router", "logits"))
+
+
+def _not_numbers(site: Site, values: Any) -> npt.NDArray[np.bool_]:
+    """Return which values are NaN or infinite. In scores, -inf hides a token or an expert."""
+    wrong: npt.NDArray[np.bool_] = ~np.isfinite(values)
+    if not _SCORES.isdisjoint(site.tap.roles):
+        wrong &= ~np.isneginf(values)
+    return wrong
+
+
 class Dispatcher:
     """The function that the core calls at an edited tap.
 
@@ -134,9 +148,18 @@ class Dispatcher:
 
     def _run(self, work: Sequence[tuple[Site, Change]], array: Float32) -> None:
         for site, change in work:
-            region = np.array(array[site.index])
+            before = array[site.index]
+            region = np.array(before)
             result = change(region, array)
-            array[site.index] = region if result is None else result
+            result = region if result is None else result
+            bad = _not_numbers(site, result)
+            if bad.any() and not _not_numbers(site, before).any():
+                warn(
+                    f"{site.label}: {np.count_nonzero(bad)} of {bad.size} values that it writes "
+                    "are NaN or infinite, and so is what is computed from them",
+                    RuntimeWarning,
+                )
+            array[site.index] = result
         if work and work[0][0].tap.choices:
             _check_ids(work[-1][0], array)
         if work and work[0][0].tap.matrix:

@@ -7,13 +7,14 @@ Captured values are those after the edits.
 
 ``at=None`` selects every token of the call. A non-negative number is an absolute position in the
 context. A negative number counts from the end of the call. A list selects several tokens, a slice a
-range. In `Model.trace`, a position outside the context is an error. A session, or a generation,
-runs its context in several calls. There, an edit does nothing in a call that does not have its
-positions. So ``at=7`` changes position 7 in the call that has it, and ``at=-1`` changes the last
-token of every call.
+range. In `Model.trace`, a position outside the context is an error; of a slice, only the first is
+checked. A session, or a generation, runs its context in several calls. There, an edit does nothing
+in a call that does not have its positions. So ``at=7`` changes position 7 in the call that has it,
+and ``at=-1`` changes the last token of every call.
 
 Masked entries of ``attn_scores`` and ``attn_probs``, those of later tokens, stay -inf and 0
-whatever an edit writes there.
+whatever an edit writes there. ``-inf`` in ``attn_scores`` hides a token. An edit that writes NaN,
+or infinity elsewhere, where the values were finite causes a RuntimeWarning that names it.
 """
 
 from __future__ import annotations
@@ -65,7 +66,10 @@ class Edit:
         head: Where,
         prepare: Callable[[Site], Change],
         shown: Any = ...,
+        value: Any = ...,
     ) -> None:
+        self._kind = kind
+        self._value = shown if isinstance(value, EllipsisType) else value  # a copy of `shown`
         self.tap = tap
         self.at = _checked(kind, "at", at)
         self.head = _checked(kind, "head", head)
@@ -85,10 +89,46 @@ class Edit:
         """Return the call that makes the edit."""
         return self._text
 
+    def __reduce__(self) -> tuple[Callable[..., Edit], tuple[Any, ...]]:
+        """Pickle the call that makes the edit."""
+        given = () if isinstance(self._value, EllipsisType) else (self._value,)
+        for function in (self.tap, *given):
+            if callable(function):
+                _need_pickle(function, self._text)
+        return _again, (self._kind, (self.tap, *given), self.at, self.head, self._text)
+
+    def __copy__(self) -> Edit:
+        return self  # immutable
+
+    def __deepcopy__(self, memo: object) -> Edit:
+        return self
+
+
+def _again(kind: str, given: tuple[Any, ...], at: Any, head: Any, text: str) -> Edit:
+    """Return an edit that was pickled."""
+    kinds: tuple[Callable[..., Edit], ...] = (set, add, scale, zero, mean, apply, patch)
+    made = next(make for make in kinds if make.__name__ == kind)(*given, at=at, head=head)
+    made._text = text
+    return made
+
+
+def _need_pickle(function: Callable[..., Any], text: str) -> None:
+    import pickle
+
+    try:
+        pickle.dumps(function)
+    except Exception as error:
+        raise TypeError(
+            f"{text} cannot be pickled, because of its function: {error}. Functions are pickled "
+            "by name, so it must be defined by `def` at the top level of a module"
+        ) from None
+
 
 def _integers(value: Any) -> npt.NDArray[np.int64] | None:
     """Return a list of integers as an array, or None if it is something else."""
     array = np.asarray(value)
+    if array.dtype == object:  # an array of Python's ints
+        array = np.asarray(array.tolist())
     if array.ndim != 1 or not (np.issubdtype(array.dtype, np.integer) or array.size == 0):
         return None
     return array.astype(np.int64)
@@ -122,7 +162,18 @@ def _numbers(kind: str, value: Any) -> Float32:
         raise TypeError(
             f"tl.{kind}: the value is {shown_value(value)}; expected real numbers"
         ) from None
-    return np.array(array, np.float32)  # a copy, so that the caller may change the argument later
+    with np.errstate(over="ignore"):
+        values = np.array(array, np.float32)  # a copy: the caller may change the argument later
+    if np.isnan(values).any():
+        raise ValueError(
+            f"tl.{kind}: the value is {shown_value(value)}, which holds NaN; expected numbers "
+            "(tl.apply can write NaN)"
+        )
+    if (np.isinf(values) & np.isfinite(array)).any():
+        raise ValueError(
+            f"tl.{kind}: the value is {shown_value(value)}; expected numbers that float32 holds"
+        )
+    return values
 
 
 # ---- the kinds of edits: one function each ----
@@ -153,6 +204,8 @@ def set(tap: Capture, value: Any, *, at: Where = None, head: Where = None) -> Ed
         `value` holds no real numbers, or `at` or `head` no integers. Everything else is checked
         against a model just before it runs, by an error that names the edit: ValueError (tap,
         shape) or IndexError (token, head).
+    ValueError
+        `value` holds NaN, or a number that float32 does not hold.
 
     Examples
     --------
@@ -167,7 +220,7 @@ def set(tap: Capture, value: Any, *, at: Where = None, head: Where = None) -> Ed
         fitted = site.fit(values)
         return lambda region, piece: fitted
 
-    return Edit("set", tap, at, head, prepare, value)
+    return Edit("set", tap, at, head, prepare, value, values)
 
 
 def add(tap: Capture, value: Any, *, at: Where = None, head: Where = None) -> Edit:
@@ -197,9 +250,15 @@ def add(tap: Capture, value: Any, *, at: Where = None, head: Where = None) -> Ed
 
     def prepare(site: Site) -> Change:
         fitted = site.fit(values)
-        return lambda region, piece: region + fitted
+        return lambda region, piece: _quietly(np.add, region, fitted)
 
-    return Edit("add", tap, at, head, prepare, value)
+    return Edit("add", tap, at, head, prepare, value, values)
+
+
+def _quietly(function: np.ufunc, a: Float32, b: Float32) -> Any:
+    """Return ``function(a, b)`` without NumPy's warnings: edits have one of their own."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return function(a, b)
 
 
 def scale(tap: Capture, factor: Any, *, at: Where = None, head: Where = None) -> Edit:
@@ -225,9 +284,9 @@ def scale(tap: Capture, factor: Any, *, at: Where = None, head: Where = None) ->
 
     def prepare(site: Site) -> Change:
         fitted = site.fit(factors, "the factor")
-        return lambda region, piece: region * fitted
+        return lambda region, piece: _quietly(np.multiply, region, fitted)
 
-    return Edit("scale", tap, at, head, prepare, factor)
+    return Edit("scale", tap, at, head, prepare, factor, factors)
 
 
 def zero(tap: Capture, *, at: Where = None, head: Where = None) -> Edit:
@@ -300,6 +359,8 @@ def mean(tap: Capture, over: Trace | None = None, *, at: Where = None, head: Whe
         if over is None:
             return lambda region, piece: average(piece)
         rows = _tap_of(site, over)
+        if not len(rows):
+            raise site.fail(ValueError, "over has no tokens; expected at least one")
         if rows.shape[1:] != site.full[1:]:
             raise site.fail(
                 ValueError,
@@ -410,8 +471,9 @@ def patch(tap: Capture, trace: Trace, *, at: Where = None, head: Where = None) -
     at : int, sequence of int or slice, optional
         Tokens. A non-negative position is the same in both runs. A negative one counts from the
         end of each: ``at=-1`` copies the trace's last token to the last token of the call. With
-        None, the trace must have every position of the call. In a session or a generation,
-        positions that the trace does not have are left unchanged.
+        None, the trace must have the positions of the call and no others. A session or a
+        generation runs its context in several calls. There the trace must have all positions of
+        a call, or none of them; then the call is left unchanged.
 
     Returns
     -------
@@ -429,6 +491,11 @@ def patch(tap: Capture, trace: Trace, *, at: Where = None, head: Where = None) -
     if not isinstance(trace, Trace):
         raise TypeError(f"tl.patch: trace is {shown_value(trace)}; expected a Trace")
     return Edit("patch", tap, at, head, lambda site: _patched(site, trace), trace)
+
+
+def _span(trace: Trace) -> str:
+    n = len(trace.tokens)
+    return f"positions {trace.start} to {trace.start + n - 1}" if n else "no positions"
 
 
 def _patched(site: Site, trace: Trace) -> Change:
@@ -454,12 +521,18 @@ def _patched(site: Site, trace: Trace) -> Change:
         if isinstance(at, slice) and (at.start or 0) < 0:  # counts from the end of each run
             rows = site.rows - site.length + n
     inside = (rows >= 0) & (rows < n)
-    if not inside.all() and (at is not None or site.whole):
+    if not inside.all() and (at is not None or site.whole or inside.any()):
         wrong = int(site.rows[~inside][0]) + site.start
         raise site.fail(
             IndexError,
-            f"trace has positions {trace.start} to {trace.start + n - 1}; expected position "
-            f"{wrong}, too. Select fewer positions with at=",
+            f"trace has {_span(trace)}; expected position {wrong}, too. Select fewer positions "
+            "with at=",
+        )
+    if at is None and site.whole and n > len(rows):
+        raise site.fail(
+            IndexError,
+            f"trace has {_span(trace)}; expected the positions of the call, {site.start} to "
+            f"{site.context - 1}. at= selects some of them",
         )
     heads = site.index[0] if tap.matrix else (site.index[1] if tap.head_axis else slice(None))
     if isinstance(heads, np.ndarray):

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..architectures.config import Config
 from ..architectures.plan import ForwardPlan, Step
@@ -20,6 +21,7 @@ from ..architectures.table import make_plan
 from ..errors import FormatError, UnsupportedError
 from ..files.arrays import (
     Array,
+    SafetensorsArrays,
     bad_field,
     check_format,
     parse_json,
@@ -27,7 +29,7 @@ from ..files.arrays import (
     read_token_ids,
 )
 from .taps import ALIASES, is_matrix
-from .trace import Trace
+from .trace import Context, Trace
 
 __all__ = ["read"]
 
@@ -165,22 +167,26 @@ class _Checked(Mapping[str, Array]):
         arrays: Mapping[str, Array],
         config: Config,
         tokens: int,
+        context: int,
         roles: Mapping[str, Sequence[str]],
     ) -> None:
         self._arrays = arrays
         self.roles = roles
         self._shapes = _Shapes(config)
-        self._tokens = tokens
+        self._tokens, self._context = tokens, context
         for name in arrays:
             self._shapes.step(name)
 
     def __getitem__(self, name: str) -> Array:
-        array = self._arrays[name]
+        return self.check(name, self._arrays[name])
+
+    def check(self, name: str, array: Array) -> Array:
+        """Return an array of the file, checked."""
         step = self._shapes.step(name)
         if is_matrix(name):
             heads = array.shape[:1] if step is None else step.shape
-            want = (*heads, self._tokens, *array.shape[2:])
-            right = array.ndim == 3 and array.shape == want and array.shape[2] >= self._tokens
+            want = (*heads, self._tokens, self._context)
+            right = array.ndim == 3 and array.shape == want
         else:
             want = (self._tokens, *(array.shape[1:] if step is None else step.shape))
             right = array.shape == want
@@ -202,21 +208,18 @@ def _trace(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> Trace:
     check_format(metadata, "tinyllm.trace")
     config = _read_config(metadata.get("config", "null"))
     tokens = read_token_ids(metadata)
-    pieces = parse_json(metadata.get("pieces", "null"), "pieces")
-    if not isinstance(pieces, list) or not all(isinstance(piece, str) for piece in pieces):
-        raise bad_field("pieces", pieces, "a list of strings")
-    if len(pieces) != len(tokens):
-        raise bad_field("pieces", f"{len(pieces)} strings", f"{len(tokens)}, one per token")
+    pieces = _strings(metadata, "pieces", len(tokens))
     start = metadata.get("start", "")
     if not (start.isascii() and start.isdigit() and len(start) < 12):
         raise bad_field("start", start, "a position")
     roles = parse_json(metadata.get("roles", "{}"), "roles")
     if not isinstance(roles, dict) or not all(isinstance(r, list) for r in roles.values()):
         raise bad_field("roles", roles, "an object whose values are lists of strings")
-    checked = _Checked(arrays, config, len(tokens), roles)
-    if isinstance(arrays, dict):  # a mapped file: all arrays can be checked without reading them
-        for name in checked:
-            checked[name]
+    context = _context(arrays, metadata, int(start), tokens, pieces)
+    checked = _Checked(arrays, config, len(tokens), len(context.ids), roles)
+    if isinstance(arrays, SafetensorsArrays):  # it knows the shapes without reading anything
+        for name in arrays:
+            checked.check(name, arrays.outline(name))
     return Trace(
         config,
         tokens,
@@ -224,4 +227,45 @@ def _trace(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> Trace:
         checked,
         start=int(start),
         fingerprint=metadata.get("fingerprint"),
+        context=context,
     )
+
+
+#: Longest context of which a file may leave the tokens unsaid.
+_CONTEXT_LIMIT = 1 << 20
+
+
+def _context(
+    arrays: Mapping[str, Array],
+    metadata: Mapping[str, str],
+    start: int,
+    tokens: npt.NDArray[np.int32],
+    pieces: list[str],
+) -> Context:
+    """Return the tokens of the whole context."""
+    stop = start + len(tokens)
+    if "context" not in metadata:
+        # The trace has the whole context, or an older version wrote it. Then the columns of an
+        # attention matrix tell how many tokens there were.
+        matrix = next((arrays[name] for name in arrays if is_matrix(name)), None)
+        size = stop if matrix is None or matrix.ndim != 3 else max(stop, matrix.shape[2])
+        if size > _CONTEXT_LIMIT:
+            raise bad_field("context", f"missing, of {size} tokens", "a list of token ids")
+        ids = np.full(size, -1, np.int32)
+        ids[start:stop] = tokens
+        return Context(ids, [""] * start + pieces + [""] * (size - stop))
+    ids = read_token_ids(metadata, "context")
+    texts = _strings(metadata, "context_pieces", len(ids))
+    if not np.array_equal(ids[start:stop], tokens):
+        raise bad_field("context", ids.tolist(), f"the ids of tokens from position {start} on")
+    return Context(ids, texts)
+
+
+def _strings(metadata: Mapping[str, str], key: str, count: int) -> list[str]:
+    """Return a metadata entry that is a list of strings, one per token."""
+    texts = parse_json(metadata.get(key, "null"), key)
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise bad_field(key, texts, "a list of strings")
+    if len(texts) != count:
+        raise bad_field(key, f"{len(texts)} strings", f"{count}, one per token")
+    return texts

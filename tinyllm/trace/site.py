@@ -112,6 +112,12 @@ class Site:
         if at is None:
             return slice(None)
         if isinstance(at, slice):
+            if self.whole and (at.start or 0) >= max(n, 1) + start and at.start != at.stop:
+                raise self.fail(
+                    IndexError,
+                    f"at is {at.start}:{'' if at.stop is None else at.stop}, which begins after "
+                    f"the call; expected a position up to {start + n - 1}",
+                )
             first, last, _ = slice(
                 at.start if at.start is None or at.start < 0 else max(at.start - start, 0),
                 at.stop if at.stop is None or at.stop < 0 else max(at.stop - start, 0),
@@ -148,6 +154,10 @@ class Site:
             )
         n = self.full[axis]
         if isinstance(head, slice):
+            if (head.start or 0) >= n and head.start != head.stop:
+                raise self.fail(
+                    IndexError, f"head is {shown_value(head)}; expected less than {n}, the heads"
+                )
             return slice(*head.indices(n)[:2])
         numbers = np.atleast_1d(head)
         if ((numbers < -n) | (numbers >= n)).any():

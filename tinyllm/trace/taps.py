@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from ..architectures.plan import ForwardPlan, Step
+from .dialects import hint, translate
 
 __all__ = ["ALIASES", "Capture", "Tap", "all_taps", "is_matrix", "match", "select", "unknown"]
 
@@ -117,15 +118,21 @@ def is_matrix(name: str) -> bool:
 
 
 def unknown(pattern: object, names: Iterable[str]) -> str:
-    """Return the message for a name or pattern that fits no tap, with the nearest names."""
+    """Return the message for a name or pattern that fits no tap, with ours or the nearest."""
     names = list(names)
+    start = f"no tap matches {pattern!r}"
+    if reason := hint(pattern, names):
+        return f"{start}; {reason}"
+    module = str(pattern).removesuffix(".weight").removesuffix(".bias")
+    if module != pattern and (module in names or translate(module, names)):
+        return f"{start}; it is a weight, as model.weights has them" + (
+            f". The tap is {module!r}" if module in names else f"; {hint(module, names)}"
+        )
     near = difflib.get_close_matches(str(pattern), names, n=3, cutoff=0.5)
     if not near and names:
         near = names[:3] + (["..."] if len(names) > 3 else [])
-        return f"no tap matches {pattern!r}; the taps are {', '.join(near)}"
-    return f"no tap matches {pattern!r}" + (
-        f"; the nearest are {', '.join(map(repr, near))}" if near else ""
-    )
+        return f"{start}; the taps are {', '.join(near)}"
+    return start + (f"; the nearest are {', '.join(map(repr, near))}" if near else "")
 
 
 def match(names: Sequence[str], capture: Capture, argument: str = "capture") -> list[str]:
@@ -162,7 +169,8 @@ def match(names: Sequence[str], capture: Capture, argument: str = "capture") -> 
     wanted: set[str] = set()
     known = frozenset(names)
     try:
-        patterns = [capture] if isinstance(capture, (str, re.Pattern)) else list(capture or ())
+        given = () if capture is None else capture
+        patterns = [given] if isinstance(given, (str, re.Pattern)) else list(given)
     except TypeError:
         patterns = [capture]  # type: ignore[list-item]
     for pattern in patterns:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -17,13 +17,14 @@ from ..base.numeric import Float32, Float64, softmax
 from ..display.histogram import sample, statistics
 from ..display.table import Table
 from ..display.taps import taps_html
-from .arena import Views
+from .arena import Copies, Views, own
+from .dialects import hint, table_names, translate
 from .taps import ALIASES, Capture, is_matrix, match, unknown
 
 if TYPE_CHECKING:
     from ..display.page import Page
 
-__all__ = ["Source", "Trace"]
+__all__ = ["Context", "Source", "Trace"]
 
 
 class Source(Protocol):
@@ -50,6 +51,34 @@ class Source(Protocol):
 STREAM_ROLES = ("resid_post", "attn_add", "ffn_add")
 
 
+class Context:
+    """The tokens of a whole context, which a trace and its slices share.
+
+    Parameters
+    ----------
+    ids : numpy.ndarray of int32, shape (S,)
+        -1 stands for a token that is not known.
+    texts : list of str or callable
+        The texts of the tokens, or a function that returns the texts of ids.
+    """
+
+    def __init__(
+        self,
+        ids: npt.NDArray[np.int32],
+        texts: list[str] | Callable[[npt.NDArray[np.int32]], list[str]],
+    ) -> None:
+        self.ids = ids
+        self._texts = texts
+
+    def pieces(self, start: int, stop: int) -> list[str]:
+        """Return the texts of some of the tokens. Unknown tokens have none."""
+        if isinstance(self._texts, list):
+            return self._texts[start:stop]
+        ids = self.ids[start:stop]
+        known = iter(self._texts(ids[ids >= 0]))
+        return [next(known) if i >= 0 else "" for i in ids]
+
+
 class _Cut(Mapping[str, Float32]):
     """The arrays of a slice of the tokens, sliced on access."""
 
@@ -58,8 +87,14 @@ class _Cut(Mapping[str, Float32]):
         self._key = key
 
     def __getitem__(self, name: str) -> Float32:
-        array = self._whole[name]
+        return self._cut(name, self._whole[name])
+
+    def _cut(self, name: str, array: Float32) -> Float32:
         return array[:, self._key] if is_matrix(name) else array[self._key]
+
+    def look(self, name: str) -> Float32:
+        """As `tinyllm.trace.arena.Views.look`."""
+        return self._cut(name, look(self._whole, name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._whole)
@@ -89,6 +124,11 @@ def roles_of(arrays: Mapping[str, Float32]) -> Mapping[str, Sequence[str]]:
     return roles
 
 
+def look(arrays: Mapping[str, Float32], name: str) -> Float32:
+    """Return an array for a use that keeps nothing of it. It may share memory with others."""
+    return arrays.look(name) if isinstance(arrays, (Views, _Cut)) else arrays[name]
+
+
 def _stack(arrays: Mapping[str, Float32], names: Sequence[str]) -> Float32 | None:
     return arrays.stack(names) if isinstance(arrays, (Views, _Cut)) else None
 
@@ -96,9 +136,18 @@ def _stack(arrays: Mapping[str, Float32], names: Sequence[str]) -> Float32 | Non
 class Trace(Mapping[str, Float32]):
     """The inner values of one run: a read-only mapping from tap name to array.
 
-    Arrays are float32 and read-only. They stay valid after the trace and the model are deleted. A
-    slice selects tokens: ``trace[10:20]`` is a trace of tokens 10 to 19. Values are those after
+    Arrays are float32 and read-only. They stay valid after the trace and the model are deleted.
+    An array of at most 1 MiB has memory of its own. A larger one, and a `stack`, is a view of a
+    block that has this value in all layers, and in all prompts of a batch. It keeps the block
+    alive. `copy` and `compact` give the values that are kept memory of their own. Traces can be
+    pickled; then they have no model, as those from files.
+
+    A slice selects tokens: ``trace[10:20]`` is a trace of tokens 10 to 19. Values are those after
     edits.
+
+    The rows of an array are the tokens of the call. The columns of ``attn_scores`` and
+    ``attn_probs`` are the tokens of the whole context: `context` has their ids, and
+    `context_pieces` their texts. Row i is column ``positions[i]``.
 
     Attributes
     ----------
@@ -110,6 +159,9 @@ class Trace(Mapping[str, Float32]):
         The config of the model.
     start : int
         Position of the first token in its context.
+    context : numpy.ndarray of int32, shape (S,)
+        The token ids of the whole context: those before the call, and those of the call. -1
+        stands for a token that is not known, as in files of older versions.
     model : Model or None
         The model that ran. None if the trace was read from a file.
     fingerprint : str or None
@@ -136,6 +188,7 @@ class Trace(Mapping[str, Float32]):
         model: Source | None = None,
         fingerprint: str | None = None,
         logits: Float32 | None = None,
+        context: Context | None = None,
     ) -> None:
         self.config = config
         self.tokens = tokens
@@ -145,6 +198,29 @@ class Trace(Mapping[str, Float32]):
         self._fingerprint = fingerprint
         self._arrays = arrays
         self._logits = logits
+        if context is None:  # nothing is known about tokens before the call
+            ids = np.concatenate([np.full(start, -1, np.int32), tokens])
+            context = Context(ids, [""] * start + pieces)
+        self._context = context
+
+    @property
+    def context(self) -> npt.NDArray[np.int32]:  # noqa: D102 (see Attributes)
+        return self._context.ids
+
+    @property
+    def context_pieces(self) -> list[str]:
+        """The texts of the tokens of the whole context, ``""`` where they are not known."""
+        stop = self.start + len(self.tokens)
+        return [
+            *self._context.pieces(0, self.start),
+            *self.pieces,
+            *self._context.pieces(stop, len(self.context)),
+        ]
+
+    @property
+    def positions(self) -> npt.NDArray[np.int64]:
+        """The positions of the tokens in their context, shape (T,)."""
+        return np.arange(self.start, self.start + len(self.tokens))
 
     @property
     def fingerprint(self) -> str | None:  # noqa: D102 (see Attributes)
@@ -171,12 +247,25 @@ class Trace(Mapping[str, Float32]):
         """Set `logits`. For the code that ran the model."""
         self._logits = logits
 
+    def relabel(self, tokens: npt.NDArray[np.int32], pieces: list[str]) -> None:
+        """Set the tokens of a whole context, and their texts. For the code that ran the model."""
+        self.tokens, self.pieces = tokens, pieces
+        self._context = Context(tokens, pieces)
+
+    def share_context(self, share: Callable[[npt.NDArray[np.int32]], Any]) -> None:
+        """Replace the memory of `context` by equal memory. For the code that ran the model."""
+        self._context.ids = share(self._context.ids)
+
     def __getitem__(self, key: Any) -> Any:
         """Return the array of a tap, or the trace of a slice of tokens."""
         if isinstance(key, slice):
             return self._slice(key)
         if not isinstance(key, str):
-            raise TypeError(f"key is {key!r}; expected the name of a tap or a slice of tokens")
+            reason = hint(key, self._names()) if isinstance(key, tuple) else ""
+            raise TypeError(
+                f"key is {key!r}; expected the name of a tap or a slice of tokens"
+                + (reason and f"; {reason}")
+            )
         try:
             return self._arrays[ALIASES.get(key, key)]
         except KeyError:
@@ -184,10 +273,22 @@ class Trace(Mapping[str, Float32]):
 
     def _why_not(self, key: str) -> str:
         """Return the message for a missing tap: the model has none, or it was not captured."""
-        taps = set() if self.model is None else {step.tap for step in self.model.steps}
-        if ALIASES.get(key, key) in taps:
-            return f"{key!r} was not captured; run again with it in capture=, or with capture='*'"
-        return unknown(key, taps or self._arrays)
+        names = self._names()
+        again = "run again with it in capture=, or with capture='*'"
+        if self.model is None:
+            again = "the file does not have it"
+        if ALIASES.get(key, key) in names:
+            return f"{key!r} was not captured; {again}"
+        found = [each.ours for each in translate(key, names)]
+        if found and "*" not in found[0] and not any(name in self._arrays for name in found):
+            return f"{unknown(key, names)}, and was not captured; {again}"
+        return unknown(key, self._arrays if self.model is None and not hint(key, names) else names)
+
+    def _names(self) -> list[str]:
+        """Return the names of the model's taps. A file does not tell; then those of the table."""
+        if self.model is None:
+            return [*self._arrays, *table_names(self.config.layers)]
+        return [step.tap for step in self.model.steps if step.visible]
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names of the captured taps, in the order of the forward pass."""
@@ -217,12 +318,13 @@ class Trace(Mapping[str, Float32]):
             start=self.start + first,
             model=self.model,
             fingerprint=self._fingerprint,
+            context=self._context,
         )
 
     @property
     def nbytes(self) -> int:
         """The size of all arrays in bytes."""
-        return sum(array.nbytes for array in self._arrays.values())
+        return sum(look(self._arrays, name).nbytes for name in self._arrays)
 
     def names(self, pattern: Capture = "*") -> list[str]:
         """Return the captured names that match a pattern.
@@ -335,6 +437,89 @@ class Trace(Mapping[str, Float32]):
         stacked = np.stack(arrays)
         stacked.flags.writeable = False
         return stacked
+
+    # ---- memory and processes ----
+
+    def copy(self, names: Capture = "*") -> Trace:
+        """Return a trace of some values, with memory of its own.
+
+        The values that are not copied can be freed with the first trace.
+
+        Parameters
+        ----------
+        names : str, re.Pattern, callable or sequence of them
+            Captured taps, as in ``capture=``.
+
+        Returns
+        -------
+        Trace
+
+        Raises
+        ------
+        ValueError
+            If a name or pattern matches nothing.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> kept = [tl.load().trace(text)[-1:].copy("output") for text in ("ROMEO:", "JULIET:")]
+        >>> [t["output"].shape == (1, t.config.vocab_size) for t in kept]
+        [True, True]
+        """
+        chosen = list(self._arrays)
+        if names != "*":
+            chosen = match(chosen, names, "names")
+        copied = self.__copy__()
+        arrays = {name: own(look(self._arrays, name)) for name in chosen}
+        copied._arrays = Copies(arrays, roles_of(self._arrays))
+        copied._logits = None if self._logits is None else own(self._logits)
+        copied._context = Context(self.context.copy(), self.context_pieces)
+        return copied
+
+    def compact(self) -> None:
+        """Give the values of this trace memory of their own.
+
+        A slice, or the trace of one prompt of a batch, then keeps no values of the other tokens or
+        prompts alive. Arrays that were taken before stay as they were.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> t = tl.load().trace(["ROMEO:", "JULIET:"])[0]
+        >>> t.compact()
+        >>> t["output"].base is None
+        True
+        """
+        compacted = self.copy()
+        self._arrays, self._logits = compacted._arrays, compacted._logits
+        self._context = compacted._context
+
+    def __copy__(self) -> Trace:
+        copied = object.__new__(type(self))
+        vars(copied).update(vars(self))
+        return copied
+
+    def __deepcopy__(self, memo: object) -> Trace:
+        copied = self.copy()
+        copied.tokens, copied.pieces = self.tokens.copy(), list(self.pieces)
+        return copied
+
+    def __reduce__(self) -> tuple[Callable[..., Trace], tuple[dict[str, Any]]]:
+        """Pickle the values and labels, without the model."""
+        return _unpickled, (
+            {
+                "config": self.config,
+                "tokens": self.tokens,
+                "pieces": self.pieces,
+                "arrays": {name: look(self._arrays, name) for name in self._arrays},
+                "roles": {name: tuple(roles) for name, roles in roles_of(self._arrays).items()},
+                "start": self.start,
+                "fingerprint": self.fingerprint,
+                "logits": self._logits,
+                "context": self.context,
+                "context_pieces": self.context_pieces,
+            },
+        )
 
     # ---- analysis and files ----
 
@@ -491,9 +676,13 @@ class Trace(Mapping[str, Float32]):
             "config": json.dumps(config_values(self.config)),
             "roles": json.dumps(dict(roles_of(self._arrays))),
         }
+        if len(self.context) != len(self.tokens):
+            metadata["context"] = json.dumps(self.context.tolist())
+            metadata["context_pieces"] = json.dumps(self.context_pieces)
         if self.fingerprint is not None:
             metadata["fingerprint"] = self.fingerprint
-        write_arrays(path, self, metadata)
+        arrays = {name: look(self._arrays, name) for name in self._arrays}
+        write_arrays(path, arrays, metadata)
 
     def html(self, path: str | os.PathLike[str]) -> None:
         """Write a self-contained HTML page for browsing layers, heads and tokens.
@@ -531,8 +720,9 @@ class Trace(Mapping[str, Float32]):
             f"{self.config.architecture}, {self.config.layers} layers",
             repr(self),
             self.start,
-            self.tokens.tolist(),
-            self.pieces,
+            len(self.tokens),
+            self.context.tolist(),
+            self.context_pieces,
             attention,
             self.stream_norms(),
         )
@@ -564,7 +754,8 @@ class Trace(Mapping[str, Float32]):
             ("tap", "shape", "mean", "norm", "rms", "min", "max", "bytes"),
             [
                 (name, array.shape, mean, _norm(array), *others, f"{array.nbytes:,}")
-                for name, array in self._arrays.items()
+                for name in self._arrays
+                for array in [look(self._arrays, name)]
                 for mean, *others in [statistics(sample(array))]
             ],
         )
@@ -576,7 +767,25 @@ class Trace(Mapping[str, Float32]):
         )
 
     def _repr_html_(self) -> str:
-        return taps_html(repr(self), self.start, self.tokens.tolist(), self.pieces, self)
+        arrays = {name: look(self._arrays, name) for name in self._arrays}
+        return taps_html(repr(self), self.start, self.tokens.tolist(), self.pieces, arrays)
+
+
+def _unpickled(state: dict[str, Any]) -> Trace:
+    """Return a trace that was pickled."""
+    arrays = state["arrays"]
+    for array in arrays.values():
+        array.flags.writeable = False
+    return Trace(
+        state["config"],
+        state["tokens"],
+        state["pieces"],
+        Copies(arrays, state["roles"]),
+        start=state["start"],
+        fingerprint=state["fingerprint"],
+        logits=state["logits"],
+        context=Context(state["context"], state["context_pieces"]),
+    )
 
 
 def _norm(array: Float32) -> str:

@@ -3,7 +3,8 @@
 // The data may come from an untrusted file. It becomes text nodes and pixels, never markup.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const count = data.pieces.length;
+  const { start, rows: count } = data; // the trace has `count` tokens of the context, from `start`
+  const last = start + count;
   const layers = Object.keys(data.attention).map(Number).sort((a, b) => a - b);
   const state = { layer: layers.length ? layers[0] : null, head: 0, token: count - 1 };
   let hovered = null; // the token under the pointer, or null
@@ -54,14 +55,21 @@
   make("p", document.body, "note",
     data.summary + "  Point at a token to look from it, click to stay there.");
   const strip = make("div", document.body, "tokens");
-  const tokens = data.pieces.map((piece, i) => {
-    const span = make("span", strip, "token", visible(piece));
-    span.title = `token ${data.start + i}, id ${data.ids[i]}`;
-    span.dataset.token = i;
-    span.addEventListener("click", () => show({ token: i }));
-    span.addEventListener("mouseenter", () => hover(i));
+  const spans = data.pieces.map((piece, position) => { // the whole context
+    const inside = position >= start && position < last;
+    const span = make("span", strip, inside ? "token" : "token outside", visible(piece));
+    span.title = `token ${position}, id ${data.ids[position]}`;
+    if (!inside) {
+      span.title += ", not among the tokens of this trace";
+      return span;
+    }
+    const row = position - start;
+    span.dataset.token = row;
+    span.addEventListener("click", () => show({ token: row }));
+    span.addEventListener("mouseenter", () => hover(row));
     return span;
   });
+  const tokens = spans.slice(start, last);
   strip.addEventListener("mouseleave", () => hover(null));
   const panes = make("div", document.body, "panes");
 
@@ -91,17 +99,13 @@
     return [Math.min(Math.max(row, 0), count - 1), Math.min(Math.max(column, 0), keys - 1)];
   }
 
-  function nameOf(key, keys) {
-    const i = key - (keys - count);
-    return i < 0 ? `(token ${data.start + i}, before this call)` : visible(data.pieces[i]);
-  }
-
   large.addEventListener("mousemove", (event) => {
     const [row, column] = cell(event);
     const keys = data.attention[state.layer].keys;
     const value = probs(state.layer)[(state.head * count + row) * keys + column] / 255;
     under.textContent =
-      `${visible(data.pieces[row])} attends to ${nameOf(column, keys)}: ${value.toFixed(2)}`;
+      `${visible(data.pieces[start + row])} (${start + row}) attends to ` +
+      `${visible(data.pieces[column])} (${column}): ${value.toFixed(2)}`;
   });
   large.addEventListener("click", (event) => show({ token: cell(event)[0] }));
 
@@ -138,16 +142,16 @@
     large.style.width = `${keys * scale}px`;
     large.style.height = `${count * scale}px`;
     const row = probs(state.layer).subarray((state.head * count + t) * keys);
-    tokens.forEach((span, i) => {
-      const value = row[keys - count + i] / 255;
-      span.style.background = i <= t ? `rgba(${accent.join(",")},${value})` : "";
+    spans.forEach((span, position) => {
+      const value = row[position] / 255;
+      span.style.background = position <= start + t ? `rgba(${accent.join(",")},${value})` : "";
     });
   }
 
   function showToken() {
     side.replaceChildren();
     const t = hovered ?? state.token;
-    make("h2", side, "", `token ${data.start + t}: ${visible(data.pieces[t])}`).id = "token";
+    make("h2", side, "", `token ${start + t}: ${visible(data.pieces[start + t])}`).id = "token";
     for (const [family, { layers: rows, values }] of Object.entries(data.norms)) {
       make("h2", side, "", `norm of ${family}`);
       const table = make("table", side);

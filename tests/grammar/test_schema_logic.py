@@ -1,0 +1,115 @@
+"""Combinations of JSON schemas, compared with another validator on many small values.
+
+A random schema over few names, texts and numbers is judged by its grammar and by `jsonschema` on
+values that were chosen to lie on both sides of its limits.
+"""
+
+import itertools
+import json
+import random
+
+import pytest
+
+import tinyllm as tl
+
+SCALARS = [None, True, False, 0, 1, 2, 3, -1, 1.5, 6, "", "a", "b", "ab", "ba", "aab", "x-a"]
+ARRAYS = [[], [1], ["a"], [1, "a"], ["a", "a"], [2, 1, 3], [True], [[]], [1, 1, 1, 1], [{"a": 1}]]
+KEYS = ["a", "b", "c", "x-a"]
+INNER = [1, "a", "ab", None, {"a": 1}]
+OBJECTS = [
+    dict(zip(keys, values, strict=True))
+    for n in range(4)
+    for keys in itertools.permutations(KEYS, n)
+    for values in [*itertools.product(INNER, repeat=min(n, 2))]
+    for values in [(*values, *[1] * (n - len(values)))]
+]
+
+
+def random_schema(rng, depth):
+    def inner():
+        return random_schema(rng, depth - 1)
+
+    def names():
+        return rng.sample(KEYS, rng.randint(1, 2))
+
+    if depth == 0 or rng.random() < 0.05:
+        return rng.choice(
+            [True, False, {}, {"type": "integer"}, {"type": "string"}, {"const": "a"}, {"enum": [1, "ab"]}]
+            + [{"type": "number"}, {"minLength": 2}, {"pattern": "^a"}, {"minimum": 1}, {"const": {"a": 1}}]
+        )  # fmt: skip
+    keywords = {
+        "type": lambda: rng.choice(
+            ["object", "object", "string", "number", "array", ["object", "integer"]]
+        ),
+        "properties": lambda: {name: inner() for name in names()},
+        "required": names,
+        "additionalProperties": lambda: rng.choice([False, inner()]),
+        "patternProperties": lambda: {rng.choice(["^x-", "a", "^[ab]$"]): inner()},
+        "propertyNames": lambda: rng.choice([{"pattern": "^[ab]"}, {"maxLength": 1}, {"enum": KEYS[:2]}]),
+        "minProperties": lambda: rng.randint(0, 2),
+        "maxProperties": lambda: rng.randint(0, 2),
+        "dependentRequired": lambda: {rng.choice(KEYS): names()},
+        "dependentSchemas": lambda: {rng.choice(KEYS): inner()},
+        "items": inner,
+        "prefixItems": lambda: [inner() for _ in range(rng.randint(1, 2))],
+        "minItems": lambda: rng.randint(0, 2),
+        "maxItems": lambda: rng.randint(0, 3),
+        "contains": inner,
+        "maxContains": lambda: rng.randint(1, 2),
+        "uniqueItems": lambda: False,
+        "minLength": lambda: rng.randint(0, 2),
+        "maxLength": lambda: rng.randint(0, 3),
+        "pattern": lambda: rng.choice(["^a", "b$", "^[ab]*$", "(?!b)a"]),
+        "minimum": lambda: rng.choice([0, 1, 1.5]),
+        "exclusiveMaximum": lambda: rng.choice([2, 3]),
+        "multipleOf": lambda: rng.choice([1, 2, 0.5]),
+        "not": inner,
+        "anyOf": lambda: [inner() for _ in range(2)],
+        "oneOf": lambda: [inner() for _ in range(rng.randint(2, 3))],
+        "allOf": lambda: [inner() for _ in range(2)],
+        "if": inner,
+        "then": inner,
+        "else": inner,
+    }  # fmt: skip
+    likely = ["properties", "required", "oneOf", "not", "type"]
+    chosen = {rng.choice([*keywords, *likely]) for _ in range(rng.randint(1, 4))}
+    return {key: keywords[key]() for key in keywords if key in chosen}
+
+
+def check_random_schemas(seed, count):
+    """Return how many texts were judged, and how many valid ones form="any" rejected."""
+    jsonschema = pytest.importorskip("jsonschema")
+    rng = random.Random(seed)
+    judged = rejected = refused = 0
+    for _ in range(count):
+        schema = random_schema(rng, 2)
+        if isinstance(schema, bool):
+            continue
+        validator = jsonschema.Draft202012Validator(schema)
+        values = [*SCALARS, *ARRAYS, *rng.sample(OBJECTS, 60)]
+        expected = [validator.is_valid(v) for v in values]
+        for form in ("compact", "any"):
+            try:
+                grammar = tl.Grammar.json_schema(schema, form=form)
+            except (ValueError, tl.UnsupportedError) as error:
+                refused += 1
+                assert "no text is valid" in str(error) or "ignore=" in str(error), (schema, error)
+                continue
+            for value, valid in zip(values, expected, strict=True):
+                judged += 1
+                accepted = grammar.accepts(json.dumps(value))
+                assert valid or not accepted, f"{form}: {json.dumps(schema)} accepts {value}"
+                rejected += form == "any" and valid and not accepted
+    return judged, rejected, refused
+
+
+def test_no_invalid_text_is_accepted():
+    judged, rejected, refused = check_random_schemas(1, 300)
+    assert judged > 30_000
+    assert rejected < 0.02 * judged
+    assert refused < 150
+
+
+@pytest.mark.slow
+def test_no_invalid_text_is_accepted_by_many_schemas():
+    check_random_schemas(2, 10_000)

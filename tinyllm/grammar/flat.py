@@ -1,0 +1,282 @@
+"""JSON schemas without combinations: conditions that hold at once, and how two of them merge."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any, TypeAlias
+
+from . import regex
+from .expr import Expr
+from .language import matches
+
+__all__ = [
+    "ALL",
+    "NUMBERS",
+    "TYPES",
+    "Flat",
+    "Limit",
+    "Shape",
+    "Tuple",
+    "all_of",
+    "canonical",
+    "kind_of",
+    "merge",
+    "nothing",
+    "pattern_expr",
+]
+
+#: The kinds of values. "fraction" is a number that is not an integer.
+ALL = frozenset("object array string integer fraction boolean null".split())
+NUMBERS = frozenset(("integer", "fraction"))
+#: The kinds of each type of JSON Schema.
+TYPES = {kind: frozenset((kind,)) for kind in ALL - {"fraction"}} | {"number": NUMBERS}
+
+#: A limit of a number, and whether the limit itself is excluded.
+Limit: TypeAlias = tuple[Decimal, bool]
+
+
+def canonical(value: Any) -> str:
+    """Return a text that is equal for equal JSON values: 1 and 1.0 are equal, 1 and true not."""
+
+    def plain(v: Any) -> Any:
+        if isinstance(v, float) and v.is_integer():
+            return int(v)
+        if isinstance(v, list | tuple):
+            return [plain(item) for item in v]
+        return {k: plain(item) for k, item in v.items()} if isinstance(v, Mapping) else v
+
+    return json.dumps(plain(value), sort_keys=True)
+
+
+def kind_of(value: Any, draft: int = 2020) -> str:
+    """Return the kind of a JSON value; up to draft 4, 1.0 is not an integer."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int):
+        return "integer"
+    if isinstance(value, float):
+        return "integer" if value.is_integer() and draft > 4 else "fraction"
+    return "string" if isinstance(value, str) else "array" if isinstance(value, list) else "object"
+
+
+def all_of(parts: Iterable[Any]) -> Any:
+    """Return a schema of what is valid under all of some schemas."""
+    kept: dict[str, Any] = {}
+    for part in parts:
+        if part is False:
+            return False
+        inner = part["allOf"] if isinstance(part, Mapping) and set(part) == {"allOf"} else [part]
+        for schema in inner:
+            if schema is not True and schema != {}:
+                kept.setdefault(json.dumps(schema), schema)
+    schemas = list(kept.values())
+    return True if not schemas else schemas[0] if len(schemas) == 1 else {"allOf": schemas}
+
+
+@functools.lru_cache(maxsize=512)
+def pattern_expr(pattern: str, name: str = "the pattern") -> Expr:
+    """Return the texts in which a pattern of JSON Schema is found."""
+    return regex.parse(pattern, True, name)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What one schema says about the properties of an object.
+
+    Attributes
+    ----------
+    properties, patterns : dict
+        Schemas by name and by pattern.
+    additional : schema
+        For the names that neither of them has.
+    listed : tuple of str, optional
+        The names that an object in compact form may have on behalf of this schema. None: it says
+        nothing about that.
+    opened : bool
+        Whether `additional` was written down.
+    """
+
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    patterns: Mapping[str, Any] = field(default_factory=dict)
+    additional: Any = True
+    listed: tuple[str, ...] | None = None
+    opened: bool = False
+
+    def schema(self, name: str) -> Any:
+        """Return the schema for the property of a name."""
+        found = [self.properties[name]] if name in self.properties else []
+        found += [s for p, s in self.patterns.items() if matches(pattern_expr(p), name)]
+        return all_of(found) if found else self.additional
+
+
+@dataclass(frozen=True)
+class Tuple:
+    """What one schema says about the items of an array: the first ones, and those after them."""
+
+    prefix: tuple[Any, ...] = ()
+    rest: Any = True
+    listed: bool = False
+    opened: bool = False
+
+    def schema(self, i: int) -> Any:
+        """Return the schema for item i."""
+        return self.prefix[i] if i < len(self.prefix) else self.rest
+
+
+@dataclass(frozen=True)
+class Flat:
+    """Conditions that hold at once. Those of one kind of value say nothing about other kinds.
+
+    Attributes
+    ----------
+    kinds : frozenset
+    typed : bool
+        Whether a schema named the types.
+    implied : frozenset
+        The kinds that keywords speak of.
+    values, excluded : list of JSON values
+        The only values, or None; and values that are not allowed (no arrays or objects).
+    low, high : Limit, optional
+    multiples : tuple of (Decimal, bool)
+        Of what a number is, or is not, a multiple.
+    texts : tuple of (str, str, bool, str)
+        "pattern" or "format", its text, whether it must hold or must not, and where it is written.
+    contains : tuple of (schema, int, int or None)
+        How many items are valid under a schema, at least and at most.
+    some : tuple of (Shape, schema)
+        A property that the shape does not name must be there, with a value valid under the schema.
+    names : tuple of schemas
+        For the names of properties.
+    """
+
+    kinds: frozenset[str] = ALL
+    typed: bool = False
+    implied: frozenset[str] = frozenset()
+    values: tuple[Any, ...] | None = None
+    excluded: tuple[Any, ...] = ()
+    low: Limit | None = None
+    high: Limit | None = None
+    multiples: tuple[tuple[Decimal, bool], ...] = ()
+    min_length: int = 0
+    max_length: int | None = None
+    texts: tuple[tuple[str, str, bool, str], ...] = ()
+    tuples: tuple[Tuple, ...] = ()
+    min_items: int = 0
+    max_items: int | None = None
+    contains: tuple[tuple[Any, int, int | None], ...] = ()
+    unique: bool = False
+    shapes: tuple[Shape, ...] = ()
+    required: tuple[str, ...] = ()
+    min_names: int = 0
+    max_names: int | None = None
+    names: tuple[Any, ...] = ()
+    some: tuple[tuple[Shape, Any], ...] = ()
+
+    def property_schema(self, name: str) -> Any:
+        """Return the schema for the property of a name."""
+        return all_of(shape.schema(name) for shape in self.shapes)
+
+    def item_schema(self, i: int) -> Any:
+        """Return the schema for item i."""
+        return all_of(t.schema(i) for t in self.tuples)
+
+    @property
+    def prefix(self) -> int:
+        """The number of items that have a schema of their own."""
+        return max((len(t.prefix) for t in self.tuples), default=0)
+
+
+def _smaller(a: int | None, b: int | None) -> int | None:
+    return b if a is None else a if b is None else min(a, b)
+
+
+def _low(a: Limit | None, b: Limit | None) -> Limit | None:
+    return b if a is None else a if b is None else max(a, b)
+
+
+def _high(a: Limit | None, b: Limit | None) -> Limit | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return min(a, b, key=lambda limit: (limit[0], not limit[1]))
+
+
+def _unite(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (*a, *(x for x in b if x not in a)) if a and b else a or b
+
+
+def merge(a: Flat, b: Flat) -> Flat | None:
+    """Return the conditions of two schemas at once.
+
+    Parameters
+    ----------
+    a, b : Flat
+
+    Returns
+    -------
+    Flat or None
+        None if it is plain that no value is valid under both.
+    """
+    if a is _NOTHING or b is _NOTHING:
+        return b if a is _NOTHING else a
+    kinds = a.kinds & b.kinds
+    values = a.values if b.values is None else b.values
+    if a.values is not None and b.values is not None:
+        allowed = {canonical(v) for v in b.values}
+        values = tuple(v for v in a.values if canonical(v) in allowed)
+    out = Flat(
+        kinds=kinds,
+        typed=a.typed or b.typed,
+        implied=a.implied | b.implied,
+        values=values,
+        excluded=a.excluded + b.excluded,
+        low=_low(a.low, b.low),
+        high=_high(a.high, b.high),
+        multiples=_unite(a.multiples, b.multiples),
+        min_length=max(a.min_length, b.min_length),
+        max_length=_smaller(a.max_length, b.max_length),
+        texts=_unite(a.texts, b.texts),
+        tuples=_unite(a.tuples, b.tuples),
+        min_items=max(a.min_items, b.min_items),
+        max_items=_smaller(a.max_items, b.max_items),
+        contains=_unite(a.contains, b.contains),
+        unique=a.unique or b.unique,
+        shapes=_unite(a.shapes, b.shapes),
+        required=_unite(a.required, b.required),
+        min_names=max(a.min_names, b.min_names),
+        max_names=_smaller(a.max_names, b.max_names),
+        names=_unite(a.names, b.names),
+        some=_unite(a.some, b.some),
+    )
+    return None if values == () else _tidy(out)
+
+
+_NOTHING = Flat()
+
+
+def nothing() -> Flat:
+    """Return no conditions."""
+    return _NOTHING
+
+
+def _tidy(flat: Flat) -> Flat | None:
+    """Drop the kinds of values for which the conditions plainly contradict each other."""
+    wrong = set()
+    if flat.max_length is not None and flat.min_length > flat.max_length:
+        wrong.add("string")
+    if flat.max_items is not None and flat.min_items > flat.max_items:
+        wrong.add("array")
+    if flat.max_names is not None and max(flat.min_names, len(flat.required)) > flat.max_names:
+        wrong.add("object")
+    if flat.low is not None and flat.high is not None and flat.low[0] > flat.high[0]:
+        wrong |= NUMBERS
+    for name in flat.required:
+        if any(shape.properties.get(name) is False for shape in flat.shapes):
+            wrong.add("object")
+    kinds = flat.kinds - wrong
+    return None if not kinds else flat if not wrong else replace(flat, kinds=kinds)

@@ -1,0 +1,194 @@
+"""Arrays of JSON schemas, as expressions."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from .document import pointer, unsupported, wrong
+from .expr import Alt, Expr, Ref, Repeat, Seq, Text, optional
+from .flat import Flat, all_of, canonical
+from .gbnf import MAX_REPEAT
+from .parts import Impossible, Writer
+
+__all__ = ["Items"]
+
+#: The largest number of states of an array whose items are counted.
+_MAX_STATES = 4000
+#: The largest number of different items of an array with `uniqueItems`, in any order.
+_MAX_UNIQUE = 8
+
+
+class Items:
+    """Writes arrays.
+
+    Parameters
+    ----------
+    writer : Writer
+    """
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+
+    def array(self, flat: Flat, at: str) -> Expr:
+        """Return the arrays under some conditions.
+
+        Parameters
+        ----------
+        flat : Flat
+        at : str
+
+        Returns
+        -------
+        Expr
+        """
+        low, high, prefix = flat.min_items, flat.max_items, flat.prefix
+        listed = any(t.listed for t in flat.tuples)
+        opened = self.writer.loose or any(t.opened for t in flat.tuples)
+        if listed and prefix and not opened and low <= prefix and not flat.contains:
+            # as in llama.cpp, prefixItems allows no more items unless minItems asks for them
+            high = prefix if high is None else min(high, prefix)
+        for i in range(prefix + 1):
+            if flat.item_schema(i) is False:
+                high = i if high is None else min(high, i)
+                break
+        if high is not None and low > high:
+            raise Impossible(f"it asks for at least {low} items and at most {high}")
+        if low > MAX_REPEAT:
+            wrong(at, f"minItems {low} is above {MAX_REPEAT:,}, which is not supported")
+        high = None if high is None else min(high, MAX_REPEAT)  # longer than any context
+        if flat.unique and (high is None or high > 1):
+            body = self.unique(flat, low, high, at)
+        elif flat.contains:
+            body = self.counted(flat, low, high, at)
+        else:
+            body = self.plain(flat, low, high, at)
+        return Seq((Text("["), self.writer.blank, body, Text("]")))
+
+    def item(self, schema: Any, at: str) -> Expr:
+        return Seq((self.writer.visit(schema, at), self.writer.blank))
+
+    def plain(self, flat: Flat, low: int, high: int | None, at: str) -> Expr:
+        prefix = flat.prefix if high is None else min(flat.prefix, high)
+        slots = [
+            self.item(flat.item_schema(i), pointer(at, "prefixItems", i)) for i in range(prefix)
+        ]
+        body: Expr = Text("")
+        comma = self.writer.comma
+        if high is None or high > prefix:
+            item = self.item(flat.item_schema(flat.prefix), pointer(at, "items"))
+            least = max(low - prefix, 0)
+            most = None if high is None else high - prefix
+            if slots:
+                body = Repeat(Seq((comma, item)), least, most)
+            else:
+                rest = None if most is None else most - 1
+                body = Seq((item, Repeat(Seq((comma, item)), max(least - 1, 0), rest)))
+                body = body if least else optional(body)
+        for i in range(len(slots) - 1, -1, -1):
+            body = Seq((slots[i] if i == 0 else Seq((comma, slots[i])), body))
+            if i >= low:
+                body = optional(body)
+        return body
+
+    # ---- contains ----
+
+    def counted(self, flat: Flat, low: int, high: int | None, at: str) -> Expr:
+        """Return the items, with those counted that `contains` asks for.
+
+        A state is the number of items, and for each `contains` the number of items that are
+        known to fit; numbers that no limit depends on are not told apart.
+        """
+        tops = [most + 1 if most is not None else least for _, least, most in flat.contains]
+        top = max(1, low, flat.prefix, 0 if high is None else high)
+        count = (top + 1) * len(list(itertools.product(*(range(t + 1) for t in tops))))
+        if count > _MAX_STATES:
+            unsupported(pointer(at, "contains"), f"it needs {count:,} states, which is too many")
+        names: dict[tuple[int, tuple[int, ...]], Ref] = {}
+        waiting = [(0, tuple(0 for _ in tops))]
+        names[waiting[0]] = self.writer.define(f"{at} (items)", Text(""))
+        for i, counts in waiting:  # grows
+            choices: list[Expr] = []
+            enough = all(c >= least for c, (_, least, _) in zip(counts, flat.contains, strict=True))
+            if i >= low and enough:
+                choices.append(Text(""))
+            if high is None or i < high:
+                for schema, after in self.choices(flat, i, counts):
+                    state = (min(i + 1, top), after)
+                    if state not in names:
+                        names[state] = self.writer.define(f"{at} (items)", Text(""))
+                        waiting.append(state)
+                    item = self.item(schema, pointer(at, "items"))
+                    parts = [] if i == 0 else [self.writer.comma]
+                    choices.append(Seq((*parts, item, names[state])))
+            self.writer.rules[names[i, counts].name] = Alt(tuple(choices))
+        return names[0, tuple(0 for _ in tops)]
+
+    @staticmethod
+    def choices(
+        flat: Flat, i: int, counts: tuple[int, ...]
+    ) -> Iterator[tuple[Any, tuple[int, ...]]]:
+        """Yield the schema of item i and the counts after it, for each way to count it."""
+        base = flat.item_schema(i)
+        for hits in itertools.product((False, True), repeat=len(counts)):
+            parts, after = [base], list(counts)
+            fine = True
+            for k, (hit, (schema, least, most)) in enumerate(zip(hits, flat.contains, strict=True)):
+                if hit:
+                    parts.append(schema)
+                    after[k] = counts[k] + 1 if most is not None else min(counts[k] + 1, least)
+                    fine = fine and (most is None or after[k] <= most)
+                    # once there are enough, nothing depends on this item
+                    fine = fine and not (most is None and counts[k] >= least)
+                elif most is not None:
+                    parts.append({"not": schema})
+            schema = all_of(parts)
+            if fine and schema is not False:
+                yield schema, tuple(after)
+
+    # ---- uniqueItems ----
+
+    def unique(self, flat: Flat, low: int, high: int | None, at: str) -> Expr:
+        """Return arrays of different items out of a few."""
+        values: dict[str, Any] = {}
+        schema = flat.item_schema(0)
+        for part in self.writer.logic.expand(schema, pointer(at, "items")):
+            found = part.values
+            if found is None and part.kinds <= {"boolean", "null"}:
+                kinds = {"boolean": (False, True), "null": (None,)}
+                found = tuple(v for kind in sorted(part.kinds) for v in kinds[kind])
+                found = tuple(v for v in found if not any(v is x for x in part.excluded))
+            if found is None or flat.prefix or flat.contains:
+                unsupported(
+                    pointer(at, "uniqueItems"),
+                    "the keyword 'uniqueItems' is supported only where the items are of an enum; "
+                    "ignore=['uniqueItems'] leaves it unchecked",
+                )
+            values.update((canonical(v), v) for v in found)
+        options = list(values.values())
+        high = len(options) if high is None else min(high, len(options))
+        if low > high:
+            raise Impossible(f"it asks for at least {low} different items and there are {high}")
+        items = [self.item({"const": v}, pointer(at, "items")) for v in options]
+        ordered = len(items) > _MAX_UNIQUE
+        names: dict[tuple[int, int], Expr] = {}
+
+        def state(used: int, count: int) -> Expr:
+            # used: a bit for each item that is there, or, if ordered, where to go on
+            if (used, count) in names:
+                return names[used, count]
+            names[used, count] = ref = self.writer.define(f"{at} (items)", Text(""))
+            choices: list[Expr] = [Text("")] if count >= low else []
+            for i, item in enumerate(items):
+                after = i + 1 if ordered else used | 1 << i
+                free = i >= used if ordered else not used >> i & 1
+                if free and count < high:
+                    parts = [] if count == 0 else [self.writer.comma]
+                    choices.append(Seq((*parts, item, state(after, count + 1))))
+            self.writer.rules[ref.name] = Alt(tuple(choices))
+            return ref
+
+        if ordered and len(items) * high > _MAX_STATES:
+            unsupported(pointer(at, "uniqueItems"), "the enum of the items is too long")
+        return state(0, 0)

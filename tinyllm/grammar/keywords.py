@@ -1,0 +1,133 @@
+"""The keywords of JSON schemas: which count, those of older drafts as today's, and their values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from .document import Document, pointer, unexpected, unsupported, wrong
+
+__all__ = ["IGNORABLE", "LIMITS", "Keywords"]
+
+#: Keywords that can be left unchecked.
+IGNORABLE = frozenset(
+    "oneOf not if then else patternProperties propertyNames dependentRequired dependentSchemas "
+    "dependencies contains minContains maxContains uniqueItems multipleOf minProperties "
+    "maxProperties unevaluatedItems unevaluatedProperties additionalItems $dynamicRef "
+    "$recursiveRef minLength maxLength pattern format minItems maxItems minimum maximum "
+    "exclusiveMinimum exclusiveMaximum".split()
+)
+#: Keywords that make a text invalid; all others are notes.
+_KNOWN = IGNORABLE | frozenset(
+    "$ref allOf anyOf type enum const properties required additionalProperties items prefixItems "
+    "discriminator nullable".split()
+)
+_TYPE_NAMES = ("object", "array", "string", "number", "integer", "boolean", "null")
+_COUNTS = frozenset(
+    "minItems maxItems minLength maxLength minProperties maxProperties minContains "
+    "maxContains".split()
+)
+LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+_LISTS_OF_SCHEMAS = ("allOf", "anyOf", "oneOf", "prefixItems")
+
+
+class Keywords:
+    """Reads the schemas of one document.
+
+    Parameters
+    ----------
+    document : Document
+    ignore : collection of str
+        Keywords to leave unchecked.
+    """
+
+    def __init__(self, document: Document, ignore: Collection[str] = ()) -> None:
+        self.document = document
+        self.draft = document.draft
+        self.ignore = frozenset(ignore)
+
+    def read(self, schema: Any, at: str) -> dict[str, Any]:
+        """Return the keywords of a schema that count, those of older drafts as today's.
+
+        Raises ValueError if the value of one is malformed.
+        """
+        if not isinstance(schema, Mapping):
+            unexpected(at, schema, "an object, true or false")
+        if self.document.draft <= 7 and "$ref" in schema:
+            return {"$ref": schema["$ref"]}
+        out = {k: v for k, v in schema.items() if k in _KNOWN and k not in self.ignore}
+        if "oneOf" in self.ignore and "oneOf" in schema:  # that several hold is not checked
+            part = {"anyOf": schema["oneOf"], "discriminator": schema.get("discriminator")}
+            out["allOf"] = [*out.get("allOf", ()), part]
+        if out.pop("nullable", False) is True and "type" in out:  # of OpenAPI 3.0
+            kinds = out["type"] if isinstance(out["type"], list) else [out["type"]]
+            out["type"] = [*kinds, "null"]
+        if isinstance(out.get("items"), list):
+            prefix = out.pop("items")
+            rest = out.pop("additionalItems", None)
+            if prefix:
+                out["prefixItems"] = prefix
+            if rest is not None:
+                out["items"] = rest
+        out.pop("additionalItems", None)
+        if isinstance(out.get("dependencies"), Mapping):
+            for name, needed in out.pop("dependencies").items():
+                key = "dependentRequired" if isinstance(needed, list | str) else "dependentSchemas"
+                needed = [needed] if isinstance(needed, str) else needed
+                out[key] = {**out.get(key, {}), name: needed}
+        for limit, exclusive in (
+            ("minimum", "exclusiveMinimum"),
+            ("maximum", "exclusiveMaximum"),
+        ):
+            if isinstance(out.get(exclusive), bool):
+                if out.pop(exclusive) and limit in out:
+                    out[exclusive] = out.pop(limit)
+        for key, value in out.items():
+            self._check(key, value, pointer(at, key))
+        return out
+
+    def _check(self, key: str, value: Any, where: str) -> None:
+        if key in _LISTS_OF_SCHEMAS and (not isinstance(value, list) or not value):
+            unexpected(where, value, "a non-empty list of schemas")
+        if key in (
+            "properties", "patternProperties", "dependentRequired", "dependentSchemas"
+        ) and not isinstance(value, Mapping):  # fmt: skip
+            unexpected(where, value, "an object")
+        if key == "properties":
+            for name in value:
+                if not isinstance(name, str):
+                    wrong(where, f"the name is {name!r}; expected a string")
+        if key == "enum" and not (isinstance(value, list) and value):
+            unexpected(where, value, "a non-empty list of values")
+        if key in ("pattern", "format") and not isinstance(value, str):
+            unexpected(where, value, "a string")
+        names = value.values() if key == "dependentRequired" else [value]
+        if key in ("required", "dependentRequired") and not all(
+            isinstance(n, list) and all(isinstance(name, str) for name in n) for n in names
+        ):
+            unexpected(where, value, "a list of names")
+        if key == "type":
+            for name in value if isinstance(value, list) else [value]:
+                if name not in _TYPE_NAMES:
+                    unexpected(where, name, f"one of {', '.join(_TYPE_NAMES)}")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if key in _COUNTS and not (number and value >= 0 and value == int(value)):
+            unexpected(where, value, "an integer of at least 0")
+        if key in (*LIMITS, "multipleOf"):
+            if not number:
+                unexpected(where, value, "a number")
+            if not math.isfinite(value):
+                unexpected(where, value, "a finite number")
+        if key == "multipleOf" and value <= 0:
+            unexpected(where, value, "a number above 0")
+
+    def resolve(self, ref: Any, at: str, key: str = "$ref") -> tuple[Any, str]:
+        """Return the schema that a reference leads to, and its pointer."""
+        if key != "$ref" and not (isinstance(ref, str) and (ref == "#" or ref[:2] == "#/")):
+            unsupported(
+                pointer(at, key),
+                f"where {ref!r} leads depends on the way to it, which is not supported; "
+                f"ignore=[{key!r}] leaves it unchecked",
+            )
+        return self.document.resolve(ref, at)

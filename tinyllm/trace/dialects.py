@@ -1,0 +1,327 @@
+"""Names of inner values and weights in other libraries, and ours: one table.
+
+Messages about unknown names use it, and a reader of other programs' values can.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Collection
+from typing import NamedTuple
+
+__all__ = ["TABLE", "Row", "Translation", "hint", "table_names", "translate"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One of our names, and its names elsewhere. ``{i}`` stands for the number of the block.
+
+    Attributes
+    ----------
+    ours : str
+        A tap, or a step that uses the weight ``ours + ".weight"``.
+    transformer_lens : str
+        Hooks of `HookedTransformer` and `TransformerBridge`, separated by blanks.
+    hugging_face : str
+        Modules, whose outputs are meant. Their parameters are ``name + ".weight"``.
+    llama_cpp : str
+        Tensors of the graph, of the versions from 2025 on.
+    meta : str
+        Modules of Meta's checkpoints.
+    parameters : str
+        Parameters of TransformerLens. Those that begin with ``b_`` are biases.
+    replaces : tuple of str
+        Rows whose names mean this row instead in models that have both.
+    """
+
+    ours: str
+    transformer_lens: str = ""
+    hugging_face: str = ""
+    llama_cpp: str = ""
+    meta: str = ""
+    parameters: str = ""
+    replaces: tuple[str, ...] = ()
+
+
+#: In the order of the forward pass. A name that has several meanings is in several rows.
+TABLE = (
+    Row("token_embd", "hook_embed embed.hook_out", "embed_tokens wte", "inp_embd embd",
+        "tok_embeddings", "embed.W_E W_E"),
+    Row("position_embd", "hook_pos_embed pos_embed.hook_out", "wpe", "pos_embd", "",
+        "pos_embed.W_pos W_pos"),
+    Row("blk.{i}.resid_pre", "blocks.{i}.hook_resid_pre blocks.{i}.hook_in", "hidden_states[{i}]"),
+    Row("blk.{i}.attn_norm_scale", "blocks.{i}.ln1.hook_scale"),
+    Row("blk.{i}.attn_norm", "blocks.{i}.ln1.hook_normalized blocks.{i}.ln1.hook_out",
+        "layers.{i}.input_layernorm h.{i}.ln_1", "attn_norm-{i}", "layers.{i}.attention_norm",
+        "blocks.{i}.ln1.w"),
+    Row("blk.{i}.attn_qkv", "", "layers.{i}.self_attn.qkv_proj h.{i}.attn.c_attn", "wqkv-{i}"),
+    Row("blk.{i}.attn_q", "blocks.{i}.attn.hook_q blocks.{i}.attn.q.hook_out",
+        "layers.{i}.self_attn.q_proj", "Qcur-{i}", "layers.{i}.attention.wq",
+        "blocks.{i}.attn.W_Q blocks.{i}.attn.b_Q"),
+    Row("blk.{i}.attn_k", "blocks.{i}.attn.hook_k blocks.{i}.attn.k.hook_out",
+        "layers.{i}.self_attn.k_proj", "Kcur-{i}", "layers.{i}.attention.wk",
+        "blocks.{i}.attn.W_K blocks.{i}.attn.b_K"),
+    Row("blk.{i}.attn_v", "blocks.{i}.attn.hook_v blocks.{i}.attn.v.hook_out",
+        "layers.{i}.self_attn.v_proj", "Vcur-{i}", "layers.{i}.attention.wv",
+        "blocks.{i}.attn.W_V blocks.{i}.attn.b_V"),
+    Row("blk.{i}.attn_q_norm", "", "layers.{i}.self_attn.q_norm", "Qcur_normed-{i}"),
+    Row("blk.{i}.attn_k_norm", "", "layers.{i}.self_attn.k_norm", "Kcur_normed-{i}"),
+    Row("blk.{i}.attn_q_rope", "blocks.{i}.attn.hook_rot_q", "", "Qcur-{i} q-{i}"),
+    Row("blk.{i}.attn_k_rope", "blocks.{i}.attn.hook_rot_k", "", "Kcur-{i} k-{i}"),
+    Row("blk.{i}.attn_scores", "blocks.{i}.attn.hook_attn_scores", "", "kq-{i}"),
+    Row("blk.{i}.attn_probs", "blocks.{i}.attn.hook_pattern", "attentions[{i}]",
+        "kq_soft_max-{i} kq_soft_max_ext-{i}"),
+    Row("blk.{i}.attn_mix", "blocks.{i}.attn.hook_z blocks.{i}.attn.o.hook_in", "",
+        "kqv-{i} kqv_merged-{i} kqv_merged_cont-{i} kqv_out-{i}"),
+    Row("blk.{i}.attn_output",
+        "blocks.{i}.hook_attn_out blocks.{i}.attn.hook_out blocks.{i}.attn.o.hook_out",
+        "layers.{i}.self_attn.o_proj layers.{i}.self_attn h.{i}.attn.c_proj h.{i}.attn",
+        "attn_out-{i} kqv_out-{i}",
+        "layers.{i}.attention.wo", "blocks.{i}.attn.W_O blocks.{i}.attn.b_O"),
+    Row("blk.{i}.post_attention_norm", "blocks.{i}.hook_attn_out",
+        "layers.{i}.post_attention_layernorm", "attn_post_norm-{i}",
+        replaces=("blk.{i}.attn_output", "blk.{i}.ffn_norm")),
+    Row("blk.{i}.resid_mid", "blocks.{i}.hook_resid_mid blocks.{i}.ln2.hook_in", "",
+        "ffn_inp-{i}"),
+    Row("blk.{i}.ffn_norm_scale", "blocks.{i}.ln2.hook_scale"),
+    Row("blk.{i}.ffn_norm", "blocks.{i}.ln2.hook_normalized blocks.{i}.ln2.hook_out",
+        "layers.{i}.post_attention_layernorm layers.{i}.pre_feedforward_layernorm h.{i}.ln_2",
+        "ffn_norm-{i}", "layers.{i}.ffn_norm",
+        "blocks.{i}.ln2.w"),
+    Row("blk.{i}.ffn_gate", "blocks.{i}.mlp.hook_pre blocks.{i}.mlp.gate.hook_out",
+        "layers.{i}.mlp.gate_proj", "ffn_gate-{i}", "layers.{i}.feed_forward.w1",
+        "blocks.{i}.mlp.W_gate", replaces=("blk.{i}.ffn_up",)),
+    Row("blk.{i}.ffn_up",
+        "blocks.{i}.mlp.hook_pre blocks.{i}.mlp.hook_pre_linear blocks.{i}.mlp.in.hook_out",
+        "layers.{i}.mlp.up_proj layers.{i}.mlp.gate_up_proj h.{i}.mlp.c_fc", "ffn_up-{i}",
+        "layers.{i}.feed_forward.w3",
+        "blocks.{i}.mlp.W_in blocks.{i}.mlp.b_in"),
+    Row("blk.{i}.ffn_act", "blocks.{i}.mlp.hook_post blocks.{i}.mlp.out.hook_in", "",
+        "ffn_swiglu-{i} ffn_gate_par-{i}"),
+    Row("blk.{i}.ffn_down",
+        "blocks.{i}.hook_mlp_out blocks.{i}.mlp.hook_out blocks.{i}.mlp.out.hook_out",
+        "layers.{i}.mlp.down_proj layers.{i}.mlp h.{i}.mlp.c_proj h.{i}.mlp", "ffn_out-{i}",
+        "layers.{i}.feed_forward.w2",
+        "blocks.{i}.mlp.W_out blocks.{i}.mlp.b_out"),
+    Row("blk.{i}.ffn_gate_inp", "", "layers.{i}.mlp.gate layers.{i}.block_sparse_moe.gate",
+        "ffn_moe_logits-{i}"),
+    Row("blk.{i}.ffn_expert_probs", "", "", "ffn_moe_probs-{i}"),
+    Row("blk.{i}.ffn_moe", "blocks.{i}.hook_mlp_out",
+        "layers.{i}.mlp layers.{i}.block_sparse_moe", "ffn_moe_out-{i}"),
+    Row("blk.{i}.post_ffw_norm", "blocks.{i}.hook_mlp_out",
+        "layers.{i}.post_feedforward_layernorm", "ffn_post_norm-{i}",
+        replaces=("blk.{i}.ffn_down", "blk.{i}.ffn_moe")),
+    Row("blk.{i}.resid_post", "blocks.{i}.hook_resid_post blocks.{i}.hook_out", "layers.{i} h.{i}",
+        "l_out-{i}"),
+    Row("output_norm_scale", "ln_final.hook_scale"),
+    Row("output_norm", "ln_final.hook_normalized ln_final.hook_out unembed.hook_in", "norm ln_f",
+        "result_norm", "norm", "ln_final.w"),
+    Row("output", "unembed.hook_out", "lm_head", "result_output", "output", "unembed.W_U W_U"),
+)  # fmt: skip
+
+#: Where the value under another name differs from ours.
+_DIFFERENT = {
+    "hook_scale": "there the divisor, here the factor",
+    "hook_normalized": "there without the weight of the norm",
+    "kq": "there neither scaled nor masked",
+    "Qcur": "there both before and after RoPE",
+    "Kcur": "there both before and after RoPE",
+    "kqv_out": "there before the output projection, in versions of 2025 after it",
+}
+
+#: Names of TransformerLens for ``cache["q", 3]``, by the part of the block that they belong to.
+_SHORT = {
+    "attn": ("q", "k", "v", "z", "rot_q", "rot_k", "attn_scores", "pattern"),
+    "mlp": ("pre", "post", "pre_linear"),
+    "": ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"),
+}
+
+#: The number of a block, or a pattern of numbers, where names have it.
+_NUMBER = re.compile(r"(?<=[.\[-])(\d+|\*)(?=[.\]]|$)")
+
+#: What wrappers of Hugging Face's modules put before their names.
+_WRAPPERS = re.compile(r"(?:(?:base_model|language_model|model|transformer)\.)+")
+
+#: Suffixes of the parameters of a module.
+_SUFFIXES = (".weight", ".bias")
+
+
+class Translation(NamedTuple):
+    """One of our names for a name of another library.
+
+    Attributes
+    ----------
+    ours : str
+    library : str
+        The library that has the other name.
+    differs : str
+        How the value there differs from ours, or ``""``.
+    """
+
+    ours: str
+    library: str
+    differs: str
+
+
+@functools.cache
+def _index() -> dict[str, list[tuple[str, str]]]:
+    """Return the libraries and our names, by the names in other libraries."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for row in TABLE:
+        for library, names in (
+            ("TransformerLens", row.transformer_lens),
+            ("Hugging Face", row.hugging_face),
+            ("llama.cpp", row.llama_cpp),
+            ("Meta's checkpoints", row.meta),
+        ):
+            for name in names.split():
+                found.setdefault(name, []).append((library, row.ours))
+                if library in ("Hugging Face", "Meta's checkpoints"):
+                    for suffix in _SUFFIXES:
+                        found.setdefault(name + suffix, []).append((library, row.ours + suffix))
+        for name in row.parameters.split():
+            suffix = _SUFFIXES["b_" in name.split(".")[-1]]
+            found.setdefault(name, []).append(("TransformerLens", row.ours + suffix))
+    return found
+
+
+def _translations(name: object) -> list[Translation]:
+    """Return our names for a name of another library, whether a model has them or not."""
+    text = _long(name) if isinstance(name, tuple) else name
+    if not isinstance(text, str):
+        return []
+    number = _NUMBER.search(text)
+    general = _NUMBER.sub("{i}", text, count=1)
+    wrapped = _WRAPPERS.match(general)
+    module = general[wrapped.end() :] if wrapped else general
+    out: dict[str, Translation] = {}
+    for spelling in (general, module, module.removesuffix(".output")):
+        for library, ours in _index().get(spelling, ()):
+            if spelling != general and library != "Hugging Face":
+                continue
+            there = ours.replace("{i}", number[0] if number else "")
+            word = spelling.split(".")[-1].split("-")[0]
+            out.setdefault(there, Translation(there, library, _DIFFERENT.get(word, "")))
+            if there == "output.weight":  # the name where the two matrices are one
+                tied = "token_embd.weight"
+                out.setdefault(tied, Translation(tied, library, "shared with the embedding"))
+    return list(out.values())
+
+
+def translate(name: object, known: Collection[str]) -> list[Translation]:
+    """Return our names for a name of TransformerLens, Hugging Face, llama.cpp or Meta.
+
+    Parameters
+    ----------
+    name : str, or tuple as in ``cache["q", 3]`` of TransformerLens
+        The number of the block may be ``*``.
+    known : collection of str
+        The names that there are. Others are left out.
+
+    Returns
+    -------
+    list of Translation
+        Empty if no library has the name.
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> from tinyllm.trace.dialects import translate
+    >>> taps = [step.tap for step in tl.load().steps]
+    >>> [found.ours for found in translate("model.layers.3.self_attn.q_proj", taps)]
+    ['blk.3.attn_q']
+    >>> [found.ours for found in translate(("pattern", 2), taps)]
+    ['blk.2.attn_probs']
+    """
+    found = [each for each in _translations(name) if each.ours.replace("*", "0") in known]
+    replaced = {other for each in found for other in _replaced(each.ours)}
+    found = [each for each in found if each.ours not in replaced]
+    if len(found) > 1 and found[-1].differs == "shared with the embedding":
+        del found[-1]
+    return found
+
+
+def _replaced(ours: str) -> list[str]:
+    """Return the names that mean this one instead, in models that have both."""
+    number = _NUMBER.search(ours)
+    general = _NUMBER.sub("{i}", ours, count=1)
+    suffix = next((s for s in _SUFFIXES if general.endswith(s)), "")
+    found = [row.replaces for row in TABLE if row.ours + suffix == general]
+    others = found[0] if found else ()
+    return [other.replace("{i}", number[0] if number else "") + suffix for other in others]
+
+
+def hint(name: object, known: Collection[str]) -> str:
+    """Return a sentence part that says what an unknown name should have been, or ``""``.
+
+    Parameters
+    ----------
+    name, known
+        As for `translate`.
+
+    Examples
+    --------
+    >>> from tinyllm.trace.dialects import hint
+    >>> known = {"blk.0.attn_probs", "blk.1.attn_probs"}
+    >>> hint("blocks.1.attn.hook_pattern", known)
+    "that name of TransformerLens is 'blk.1.attn_probs' here"
+    >>> hint("blk.7.attn_probs", known)
+    'expected one of the blocks 0 to 1'
+    """
+    if isinstance(name, str) and (blocks := _blocks(name, known)):
+        return f"expected one of the blocks {blocks}"
+    found = translate(name, known)
+    if found:
+        ours = " or ".join(repr(each.ours) for each in found)
+        differs = f" ({found[0].differs})" if found[0].differs else ""
+        return f"that name of {found[0].library} is {ours} here{differs}"
+    for each in _translations(name):
+        if blocks := _blocks(each.ours, known):
+            return (
+                f"that name of {each.library} would be {each.ours!r} here; expected one of the "
+                f"blocks {blocks}"
+            )
+    return ""
+
+
+def table_names(layers: int) -> set[str]:
+    """Return all taps of the table for a number of blocks. No model has all of them.
+
+    Examples
+    --------
+    >>> from tinyllm.trace.dialects import table_names
+    >>> "blk.1.attn_probs" in table_names(2), "blk.2.attn_probs" in table_names(2)
+    (True, False)
+    """
+    return {row.ours.replace("{i}", str(i)) for row in TABLE for i in range(layers)}
+
+
+def _long(key: tuple[object, ...]) -> str | None:
+    """Return the name of a hook for a key of TransformerLens such as ``("scale", 3, "ln2")``."""
+    short, layer, part = (*key, None, None, None)[:3]
+    if not isinstance(short, str) or isinstance(layer, bool) or not isinstance(layer, int):
+        return None
+    short = {"attn": "pattern"}.get(short, short)
+    if short in ("scale", "normalized") and part in ("ln1", "ln2"):
+        return f"blocks.{layer}.{part}.hook_{short}"
+    for part, names in _SHORT.items():
+        if short in names:
+            return ".".join(filter(None, ("blocks", str(layer), part, f"hook_{short}")))
+    return None
+
+
+_IN_BLOCK = re.compile(r"blk\.(-?\d+)\.(.*)")
+
+
+def _blocks(name: str, known: Collection[str]) -> str:
+    """Return the blocks that have one of our names if it is wrong only in the block, or ``""``."""
+    mine = _IN_BLOCK.fullmatch(name)
+    if mine is None or name in known:
+        return ""
+    others = (_IN_BLOCK.fullmatch(other) for other in known)
+    blocks = sorted(int(other[1]) for other in others if other and other[2] == mine[2])
+    if not blocks or blocks == list(range(len(blocks))):
+        return f"0 to {blocks[-1]}" if blocks else ""
+    return ", ".join(map(str, blocks[:8])) + (", ..." if len(blocks) > 8 else "")
