@@ -267,10 +267,6 @@ static size_t layer_norm(int layer, size_t x) {
                                       .weights = {"norm", below(2) == 0 ? "norm" : NULL}});
 }
 
-static size_t two(const char *op, int layer, size_t a, size_t b) {
-    return push(op, layer, (struct tl_step_spec){.reads = {a, b}});
-}
-
 /* Functions, factors, and halves of a value that are put together again. */
 static size_t elementwise(int layer, size_t x, size_t width) {
     const double half = (double)(width / 2);
