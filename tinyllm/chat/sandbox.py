@@ -40,7 +40,7 @@ from .operations import FILTERS, METHODS, check_compare, check_operator, listed
 __all__ = ["MAX_SECONDS", "MAX_SIZE", "ChatTemplateError", "render"]
 
 _MAX_SOURCE = 1_000_000  # characters
-_MAX_TOKENS = 20_000
+_MAX_TOKENS = 20_000  # ten times as many as the longest template that we have
 _MAX_NESTING = 100  # of blocks, branches and expressions
 _MAX_ARGUMENTS = 1000  # of a call
 _MAX_DIGITS = 20  # of an integer
@@ -88,7 +88,7 @@ def _parsed(value: Any) -> Any:
     """Return a value with the mapping in place of each text that has one."""
     if isinstance(value, ArgumentText):
         return str(value) if value._mapping is None else value._mapping
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         changed = {key: _parsed(item) for key, item in value.items()}
         same = all(changed[key] is item for key, item in value.items())
         return value if same else changed
