@@ -66,6 +66,59 @@ def test_the_quantized_model_is_that_of_the_reference(case, tmp_path):
     assert models.normwise_error(quantized.trace(ids, last)[last], want) < 5e-5
 
 
+def test_attribution_sums_to_the_logit(case):
+    model, ids, trace = case
+    if not model.steps.roles("logits"):
+        with pytest.raises(ValueError, match="is an encoder"):
+            tl.attribution(trace, 5)
+        return
+    for at in (0, TOKENS - 1):
+        parts = tl.attribution(trace, 5, at=at)
+        uncapped = "output_uncapped" if "output_uncapped" in trace else "output"
+        want = float(trace[uncapped][at, 5])
+        assert abs(parts.total - want) < 1e-4 * max(1, np.abs(parts.values).sum())
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_a_trace_comes_back_from_a_file(case, suffix, tmp_path):
+    _, _, trace = case
+    trace.save(tmp_path / f"t.{suffix}")
+    back = tl.read(tmp_path / f"t.{suffix}")
+    assert list(back) == list(trace)
+    for name in trace:
+        assert np.array_equal(back[name], trace[name]), name
+
+
+def test_what_shows_a_model_takes_every_row(case, tmp_path):
+    model, ids, trace = case
+    trace.html(tmp_path / "page.html")
+    assert len(model.hidden_states(ids)) == model.config.layers + 1
+    assert model.memory(100).cache > 0
+    for shown in (trace, model, model.steps):
+        assert shown._repr_html_()
+    assert str(trace.table())
+    for _, norms in trace.stream_norms().values():
+        assert all(len(row) == TOKENS for row in norms)
+
+
+def test_sessions_go_on_and_come_back(case, tmp_path):
+    model, ids, trace = case
+    if not model.steps.roles("logits"):
+        with pytest.raises(ValueError, match="is an encoder"):
+            model.session()
+        return
+    want = trace["output"]
+    session = model.session()
+    session.eval(ids[:50])
+    session.save(tmp_path / "s.npz")
+    for again in (session, model.session(tmp_path / "s.npz"), session.fork()):
+        got = again.eval(ids[len(again) :], "all")
+        assert np.array_equal(got, want[-len(got) :])
+        again.rewind(TOKENS - 50)
+    text = model.generate(ids[:9], max_tokens=4, temperature=0)
+    assert text.ids[0] == want[8].argmax()
+
+
 def test_every_number_of_the_plan_has_a_source(case):
     model, _, _ = case
     text = str(model.steps)

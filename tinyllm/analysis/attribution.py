@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
+from ..architectures.plan import FUNCTIONS, Step
 from ..base.numeric import Float64
 from ..display.table import Table, escape
 from ..runtime.runner import Runner
@@ -88,7 +90,8 @@ def attribution(
     """Return what every head and every feed-forward network adds to a logit.
 
     This is direct logit attribution. The residual stream is a sum of components. A logit is
-    linear in it if the scale of the final norm is fixed at its value in this run. Elhage et al.
+    linear in it if the statistics of the norms between are fixed at their values in this run. If
+    logits have a soft cap, it is left out. Elhage et al.
     2021, "A Mathematical Framework for Transformer Circuits" (transformer-circuits.pub). For
     differences of logits: Wang et al. 2022, "Interpretability in the Wild" (arXiv:2211.00593),
     section 3.1.
@@ -97,7 +100,8 @@ def attribution(
     ----------
     trace : Trace
         A trace with ``token_embd``, every ``attn_mix`` (what ``attn_output`` reads) and
-        ``ffn_down``, and ``output_norm_scale``. The default capture has them.
+        ``ffn_down``, and the scales of norms between them and the logits, such as
+        ``output_norm_scale``. The default capture has them.
     token : int or str
         The token of the logit, as an id or as the text of one token.
     minus : int or str, optional
@@ -135,57 +139,154 @@ def attribution(
     True
     """
     model = model_of(trace, model)
-    steps, layers = model.steps, range(model.config.layers)
-    embedding, scale = steps.role("embedding"), steps.role("final_norm_scale")
-    split = [steps.has_role("attn_project", i) for i in layers]  # into heads
-    mixes = [
-        steps[steps.role("attn_project", i)].reads[0] if split[i] else steps.role("attn_add", i)
-        for i in layers
-    ]
-    ffns = [steps.role("ffn_add", i) for i in layers]
-    need_taps(trace, [embedding, *mixes, *ffns, scale], "attribution")
+    model.need_logits()
     n = len(trace.tokens)
     if not -n <= at < n:
         raise IndexError(f"at is {at}; expected {-n} to {n - 1}")
-    matrix, last_bias, factor = steps[steps.role("logits")].weights
     ids = [token_id(model, token)]
     ids += [] if minus is None else [token_id(model, minus, "minus")]
     signs = np.array([1.0, -1.0])[: len(ids)]
-    direction = signs @ weight_values(model, matrix, ids)
-    if factor is not None:
-        direction = direction * weight_values(model, factor)
-    direction = direction * weight_values(model, steps[steps.role("final_norm")].weights[0])
-    direction = direction * float(trace[scale][at])
+    parts = _Parts(model, trace, at)
+    need_taps(trace, parts.needed(), "attribution")
+    parts.add_logits(ids, signs)
 
-    names = [embedding]
-    values = [float(trace[embedding][at].astype(np.float64) @ direction)]
-    most = max((steps[mixes[i]].shape[0] for i in layers if split[i]), default=0)
-    heads, ffn = np.full((len(layers), most), np.nan), np.empty(len(layers))
-    for i in layers:
-        mix = trace[mixes[i]][at].astype(np.float64)
-        ffn[i] = trace[ffns[i]][at].astype(np.float64) @ direction
-        if not split[i]:
-            names += [mixes[i], ffns[i]]
-            values += [float(mix @ direction), float(ffn[i])]
-            continue
-        project, bias, factor = steps[steps.role("attn_project", i)].weights
-        parts = mix * (direction @ weight_values(model, project)).reshape(mix.shape)
-        if factor is not None:
-            parts = parts * weight_values(model, factor)
-        heads[i, : len(mix)] = parts.sum(axis=-1)
-        names += [f"{mixes[i]}[{head}]" for head in range(len(mix))]
-        values += heads[i, : len(mix)].tolist()
-        if bias is not None:
-            names.append(bias)
-            values.append(float(weight_values(model, bias) @ direction))
-        names.append(ffns[i])
-        values.append(float(ffn[i]))
-    if last_bias is not None:
-        names.append(last_bias)
-        values.append(float(signs @ weight_values(model, last_bias)[ids]))
-    array = np.array(values)
+    steps, layers = model.steps, range(model.config.layers)
+    heads = np.full((len(layers), max(map(len, parts.heads.values()), default=0)), np.nan)
+    for layer, values in parts.heads.items():
+        heads[layer, : len(values)] = values
+    named = parts.named()
+    ffn = np.array([dict(named).get(steps.role("ffn_add", i), np.nan) for i in layers])
+    array = np.array([value for _, value in named])
     pieces = model.pieces(np.array(ids, np.int32))
     other = pieces[1] if minus is not None else None
     return Attribution(
-        names, array, heads, ffn, float(array.sum()), pieces[0], other, at % n if n else 0
+        [name for name, _ in named],
+        array,
+        heads,
+        ffn,
+        float(array.sum()),
+        pieces[0],
+        other,
+        at % n if n else 0,
     )
+
+
+class _Parts:
+    """The parts of a logit: a walk from the logits back over all steps that are linear.
+
+    Norms are linear in their input if their statistics are fixed at those of the run. The walk
+    ends at the embedding, at the feed-forward networks, at the heads of attention, and at any
+    step that is not linear.
+    """
+
+    def __init__(self, model: Runner, trace: Trace, at: int) -> None:
+        self.model, self.trace, self.at = model, trace, at
+        self.steps = model.steps
+        self.heads: dict[int, Float64] = {}
+        self._values: dict[tuple[int, int, str], float] = {}  # by step, order within it, and name
+        self._numbers = {step.tap: i for i, step in enumerate(model.steps)}
+
+    def _leaf(self, tap: str) -> bool:
+        roles = self.steps[tap].roles
+        return "embedding" in roles or "ffn_add" in roles
+
+    def needed(self) -> list[str]:
+        """Return the taps that the walk reads."""
+        found, waiting, needed = set(), [self.steps.role("logits")], []
+        while waiting:
+            tap = waiting.pop()
+            step = self.steps[tap]
+            if tap in found:
+                continue
+            found.add(tap)
+            if self._leaf(tap) or not self._linear(step):
+                needed.append(tap)
+            elif "attn_project" in step.roles:
+                needed.append(step.reads[0])
+            elif step.op in ("norm", "layer_norm"):
+                needed += step.reads[2:] if step.op == "layer_norm" else step.reads[1:]
+                waiting.append(step.reads[0])
+            else:
+                waiting += step.reads
+        return sorted(needed, key=self._numbers.__getitem__)
+
+    def _linear(self, step: Step) -> bool:
+        """Whether the walk goes through a step."""
+        if step.op == "linear":
+            return "attn_project" in step.roles or step.layer == self.model.config.layers
+        if step.op == "unary":
+            function = FUNCTIONS[int(step.number("function"))]
+            return function == "scale" or (function == "soft_cap" and "logits" in step.roles)
+        return step.op in ("same", "add", "norm", "layer_norm", "scale")
+
+    def add_logits(self, ids: list[int], signs: Float64) -> None:
+        """Walk from the logits of tokens, with signs, to all parts."""
+        tap, factor = self.steps.role("logits"), 1.0
+        while self.steps[tap].op != "linear":
+            if FUNCTIONS[int(self.steps[tap].number("function"))] == "scale":
+                factor *= self.steps[tap].number("parameter")
+            tap = self.steps[tap].reads[0]
+        matrix, bias, scale = self.steps[tap].weights
+        direction = factor * signs @ self._weight(matrix, ids)
+        if scale is not None:
+            direction = direction * self._weight(scale)
+        if bias is not None:
+            self._add(tap, bias, factor * float(signs @ self._weight(bias)[ids]))
+        waiting = [(self.steps[tap].reads[0], direction)]
+        while waiting:
+            tap, direction = waiting.pop()
+            waiting += self._back(tap, direction)
+
+    def _weight(self, name: str | None, rows: Any = None) -> Float64:
+        return weight_values(self.model, name, rows)
+
+    def _value(self, tap: str) -> Float64:
+        return self.trace[tap][self.at].astype(np.float64)
+
+    def _add(self, tap: str, name: str, value: float, order: int = 0) -> None:
+        key = (self._numbers[tap], order, name)
+        self._values[key] = self._values.get(key, 0.0) + value
+
+    def named(self) -> list[tuple[str, float]]:
+        """Return the names and values of all parts, in the order of the steps."""
+        return [(name, value) for (_, _, name), value in sorted(self._values.items())]
+
+    def _back(self, tap: str, direction: Float64) -> list[tuple[str, Float64]]:
+        """Add what ends at a step; return what goes on, with the directions there."""
+        step = self.steps[tap]
+        if self._leaf(tap) or not self._linear(step):
+            self._add(tap, tap, float(self._value(tap).ravel() @ direction.ravel()))
+            return []
+        if step.op == "linear":
+            self._add_heads(step, direction)
+            return []
+        if step.op == "add":
+            return [(read, direction) for read in step.reads]
+        if step.op in ("norm", "layer_norm"):
+            return [(step.reads[0], self._through_norm(step, direction))]
+        if step.op == "unary":
+            direction = direction * step.number("parameter")
+        elif step.op == "scale":
+            direction = direction * self._weight(step.weights[0])
+        return [(step.reads[0], direction)]
+
+    def _through_norm(self, step: Step, direction: Float64) -> Float64:
+        if step.op == "layer_norm" and step.weights[1] is not None:
+            self._add(step.tap, step.weights[1], float(self._weight(step.weights[1]) @ direction))
+        if step.weights[0] is not None:
+            direction = direction * self._weight(step.weights[0])
+        direction = direction * float(self._value(step.reads[-1]))
+        return direction - direction.mean() if step.op == "layer_norm" else direction
+
+    def _add_heads(self, step: Step, direction: Float64) -> None:
+        """Add the heads whose values an output projection reads."""
+        matrix, bias, scale = step.weights
+        if bias is not None:
+            self._add(step.tap, bias, float(self._weight(bias) @ direction), order=1 << 30)
+        mix = self._value(step.reads[0])
+        parts = mix * (direction @ self._weight(matrix)).reshape(mix.shape)
+        if scale is not None:
+            parts = parts * self._weight(scale)
+        self.heads[step.layer] = parts.sum(axis=-1)
+        for head, value in enumerate(self.heads[step.layer].tolist()):
+            self._add(step.tap, f"{step.reads[0]}[{head}]", value, order=head)

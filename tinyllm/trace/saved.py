@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ..architectures.config import Config
 from ..architectures.plan import ForwardPlan, Step
-from ..architectures.table import make_plan
+from ..architectures.table import find, make_plan
 from ..errors import FormatError, UnsupportedError
 from ..files.arrays import (
     Array,
@@ -118,8 +118,12 @@ def read(path: str | os.PathLike[str]) -> Trace:
         raise
 
 
-#: The name of a tap in a block. Names of other taps have no dots.
+#: The names of taps in a block, and of other taps.
 _IN_BLOCK = re.compile(r"blk\.(0|[1-9][0-9]{0,8})\.([a-z][a-z0-9_.]*)")
+_OUTSIDE = re.compile(r"[a-z][a-z0-9_]*")
+
+#: Taps outside the blocks that a model has if keys or tensors of its file say so.
+_BY_KEYS = ("embd_scaled", "embd", "position_embd", "output_unscaled", "output_uncapped")
 
 
 class _Shapes:
@@ -133,14 +137,15 @@ class _Shapes:
         """Return the step of a tap, or None if it depends on the tensors of the model file."""
         found = _IN_BLOCK.fullmatch(name)
         layer = int(found[1]) if found else 0
-        if ALIASES.get(name, name) != name or layer >= self._config.layers:
+        known = found or _OUTSIDE.fullmatch(name)
+        if not known or ALIASES.get(name, name) != name or layer >= self._config.layers:
             raise bad_field("tap", name, "a tap of a model with this config")
         plan = self._plan(layer)
         try:
             here = f"blk.0.{found[2]}" if found else name
             return plan[here] if plan is not None else None
         except KeyError:
-            if not found:
+            if not found and name not in _BY_KEYS:
                 raise bad_field("tap", name, "a tap of a model with this config") from None
             return None
 
@@ -151,6 +156,8 @@ class _Shapes:
         if key not in self._plans:
             self._plans[key] = None
             with contextlib.suppress(UnsupportedError, FormatError):  # it needs keys of the file
+                if find(self._config.architecture).embedding is not None:
+                    return None  # such an architecture has sizes that a config does not hold
                 one: Any = dataclasses.replace(self._config, layers=1, **sizes)  # type: ignore[arg-type]
                 self._plans[key] = make_plan(one)
         return self._plans[key]

@@ -727,7 +727,7 @@ class Trace(Mapping[str, Float32]):
             self.stream_norms(),
         )
         names = self.by_role("resid_post")
-        if self.model is not None and names:
+        if self.model is not None and self.model.steps.roles("logits") and names:
             _, probs, pieces = self.guesses(names, min(5, self.config.vocab_size))
             page.lens = Guesses(names, pieces, probs)
         return page
