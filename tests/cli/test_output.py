@@ -208,7 +208,21 @@ def test_warnings_are_one_line(tmp_path):
     assert done.returncode == 0
     assert done.stderr.startswith(b"tinyllm: warning: tokenizer.ggml.pre is 'new")
     assert CONTROL.search(done.stderr.decode()) is None
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        tl.load(tmp_path / "m.gguf")
-    assert CONTROL.search(str(caught[0].message)) is None
+
+
+def test_warnings_have_no_control_characters(tmp_path):
+    file = tl.GGUF(DEMO)
+    odd = {f"odd{BAD}": np.zeros(2, np.float32)}
+    for name, keys, tensors in (
+        ("pre-tokenizer", {"tokenizer.ggml.pre": BAD}, {}),
+        ("key", {f"llama.new{BAD}": 1}, {}),
+        ("tensor", {}, odd),
+    ):
+        path = tmp_path / f"{name}.gguf"
+        tl.write_gguf(path, file.metadata.typed() | keys, {**file.tensors, **tensors})
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            tl.load(path, strict=False)
+        assert caught, name
+        for warning in caught:
+            assert CONTROL.search(str(warning.message)) is None, name

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import warnings
 
+from ..errors import printable
+
 __all__ = ["warn"]
 
 
@@ -14,6 +16,7 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     Parameters
     ----------
     message : str
+        Control characters in it, which may come from a file, become escapes.
     category : type
 
     Examples
@@ -32,4 +35,4 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
         if name != package and not name.startswith(f"{package}."):
             break
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, category, stacklevel=level)
+    warnings.warn(printable(message), category, stacklevel=level)

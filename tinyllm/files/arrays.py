@@ -307,7 +307,7 @@ class SafetensorsArrays(Mapping[str, Array]):
     def outline(self, name: str) -> Array:
         """Return zeros in the shape and dtype of an array, without reading it."""
         stored = self._stored[name]
-        dtype = "<f4" if stored.dtype == "BF16" else _DTYPES[stored.dtype]
+        dtype = "<f4" if stored.dtype in _WIDENED else _DTYPES[stored.dtype]
         return np.broadcast_to(np.zeros((), dtype), stored.shape)
 
     def __iter__(self) -> Iterator[str]:
