@@ -56,10 +56,10 @@ class Mxfp4(NamedTuple):
         *first, rows, groups, _ = self.blocks.shape
         return (*first, 32 * groups, rows)
 
-    @property
-    def raw(self) -> npt.NDArray[np.uint8]:
-        """The bytes of the values."""
-        return self.blocks.raw
+    def forget(self) -> None:
+        """As `StoredArray.forget`."""
+        self.blocks.forget()
+        self.scales.forget()
 
     def _nibbles(self) -> npt.NDArray[np.uint8]:
         blocks = self.blocks.read()
@@ -106,10 +106,10 @@ class ScaledArray(NamedTuple):
         """The shape of the values."""
         return self.values.shape
 
-    @property
-    def raw(self) -> npt.NDArray[np.uint8]:
-        """The bytes of the values."""
-        return self.values.raw
+    def forget(self) -> None:
+        """As `StoredArray.forget`."""
+        self.values.forget()
+        self.scales.forget()
 
     def read(self) -> Float32:
         """Return the values times their scales."""
