@@ -173,6 +173,7 @@ IN_CODE = {
 #: Where an architecture or a checkpoint has other names than the list above.
 IN_ITS_CODE = {
     "hy_v3": {r"mlp\.expert_bias": ("exp_probs_b",)},
+    "falcon_h1": {r"pre_ff_layernorm\.weight": ("ffn_norm",)},
     "bloom": {r"post_attention_layernorm\.(\w+)": ("ffn_norm.{}",)},
     "laguna": {r"post_attention_layernorm\.weight": ("ffn_norm.weight",)},
     "granitehybrid_dense": {

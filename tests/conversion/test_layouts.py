@@ -463,3 +463,16 @@ def test_t5_has_two_stacks():
     )
     assert metadata["t5.decoder_block_count"] == 2
     assert metadata["t5.attention.key_length"] == 6
+
+
+def test_falcon_h1_has_a_norm_without_a_suffix():
+    theirs = sources("falcon_h1")
+    _, tensors = read_checkpoint(data.path("hf", "falcon_h1"))
+    np.testing.assert_array_equal(
+        tensors["blk.1.ffn_norm"], theirs["model.layers.1.pre_ff_layernorm.weight"]
+    )
+    assert "blk.1.ffn_norm.weight" not in tensors
+
+
+def test_modern_bert_names_its_activation():
+    assert keys_of("modernbert", "hidden_activation") == {"hidden_activation": "gelu"}

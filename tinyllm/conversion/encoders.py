@@ -110,6 +110,7 @@ def _modern_keys(config: CheckpointConfig) -> Keys:
         "attention.layer_norm_epsilon": config.number("norm_eps", "layer_norm_eps", default=1e-5),
         "attention.layer_norm_rms_epsilon": None,
         "rope.scaling.type": "none",
+        "hidden_activation": str(config.get("hidden_activation", default="gelu")),
     }
 
 

@@ -57,8 +57,9 @@ class Mxfp4(NamedTuple):
         return (*first, 32 * groups, rows)
 
     def forget(self) -> None:
-        """Let the system drop the mapped pages; see `StoredArray.forget`."""
+        """As `StoredArray.forget`."""
         self.blocks.forget()
+        self.scales.forget()
 
     def _nibbles(self) -> npt.NDArray[np.uint8]:
         blocks = self.blocks.read()
@@ -106,8 +107,9 @@ class ScaledArray(NamedTuple):
         return self.values.shape
 
     def forget(self) -> None:
-        """Let the system drop the mapped pages; see `StoredArray.forget`."""
+        """As `StoredArray.forget`."""
         self.values.forget()
+        self.scales.forget()
 
     def read(self) -> Float32:
         """Return the values times their scales."""

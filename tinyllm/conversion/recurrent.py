@@ -294,7 +294,7 @@ FALCON_H1 = Family(
         "embed_tokens": To("token_embd", scaled(_factor("embedding_multiplier"))),
         "lm_head": To("output", scaled(_factor("lm_head_multiplier"))),
         "final_layernorm": "output_norm",
-        "pre_ff_layernorm": "ffn_norm",
+        "pre_ff_layernorm.weight": "ffn_norm",  # without a suffix, as llama.cpp reads it
         "self_attn.q_proj": To("attn_q", scaled(_factor(_IN))),
         "self_attn.k_proj": To("attn_k", scaled(_factor(_IN, "key_multiplier"))),
         "self_attn.v_proj": To("attn_v", scaled(_factor(_IN))),
