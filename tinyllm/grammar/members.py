@@ -76,6 +76,7 @@ class Members:
         return Alt(tuple(items))
 
     def tried(self, flat: Flat, at: str, witness: tuple[Shape, Any] | None) -> list[Expr]:
+        """Return the objects under conditions, or nothing if there are none."""
         try:
             return [self.object(flat, at) if witness is None else self.plain(flat, at, witness)]
         except Impossible:
@@ -89,6 +90,7 @@ class Members:
         return list(dict.fromkeys((*listed, *named, *flat.required)))
 
     def plain(self, flat: Flat, at: str, witness: tuple[Shape, Any] | None) -> Expr:
+        """Return the objects; with a witness, those that have a property it asks for."""
         listing = [shape for shape in flat.shapes if shape.listed is not None]
         closed = not self.writer.loose and bool(listing) and not any(s.opened for s in flat.shapes)
         names = self.names(flat)
@@ -115,6 +117,7 @@ class Members:
     # ---- keys ----
 
     def name_fits(self, name: str, flat: Flat, at: str) -> bool:
+        """Return whether a name is valid under `propertyNames`."""
         try:
             return all(
                 self.writer.logic.valid(name, schema, pointer(at, "propertyNames"))
@@ -124,6 +127,7 @@ class Members:
             return False
 
     def pair(self, name: str, schema: Any, at: str) -> Expr:
+        """Return a property of a name, with the blanks after it."""
         value = self.writer.visit(schema, pointer(at, "properties", name))
         if any(0xD800 <= ord(c) <= 0xDFFF for c in name):
             return self.joined(Text(json.dumps(name)), value)
@@ -134,6 +138,7 @@ class Members:
         return self.joined(Text(json.dumps(name, ensure_ascii=False)), value)
 
     def joined(self, key: Expr, value: Expr) -> Expr:
+        """Return a property of a key and a value."""
         blank = self.writer.blank
         if self.writer.loose:
             return Seq((key, blank, Text(":"), blank, value, blank))
