@@ -4,8 +4,8 @@
 
 FOLDER holds JSON files of JSON-Schema-Test-Suite (``tests/draft2020-12``: lists of a schema and its
 tests) or of MaskBench (``maskbench/data``: a schema and its tests). Neither is part of this
-repository. A schema passes if it compiles and all its tests are judged rightly. A wrong text that is
-accepted is the worst, so those are always shown.
+repository. A schema passes if it compiles and all its tests are judged rightly. A wrong text that
+is accepted is the worst, so those are always shown.
 """
 
 import argparse

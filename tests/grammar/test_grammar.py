@@ -8,14 +8,17 @@ import itertools
 import random
 import re
 import threading
+import time
 
 import numpy as np
 import pytest
 
 import tinyllm as tl
 from tinyllm import _core
-from tinyllm.grammar import gbnf, matcher
+from tinyllm.grammar import gbnf, matcher, regex
+from tinyllm.grammar.automaton import accepts, build
 from tinyllm.grammar.expr import check, to_gbnf, utf8_sequences
+from tinyllm.grammar.language import Length, Matches, intersection
 
 pytestmark = pytest.mark.sanitize
 
@@ -178,6 +181,11 @@ def test_left_recursion_is_found_exactly_where_it_is():
         ('root ::= "a" |\n "b"\n', ["a", "b"], ["ab"]),
         ('# first\n\nroot ::=\n  x # end\nx ::= "q"\r\n', ["q"], [""]),
         ('root ::= | "a"', ["", "a"], ["aa"]),
+        ('root ::=\n  | "a"\n\n  | "b"\nx ::= "c"', ["", "a", "b"], ["ab"]),
+        ('root ::= "a"\n  | "b"', ["a", "b"], ["", "ab"]),
+        (r"root ::= [a\-z\^]", ["a", "-", "z", "^"], ["b"]),
+        (r'root ::= "a\-\^"', ["a-^"], ["a"]),
+        ('\ufeffroot ::= "a"', ["a"], ["\ufeffa"]),
         ("root ::= (", None, "no '\\)'|expected"),
     ],
 )
@@ -217,7 +225,8 @@ def test_gbnf(source, good, bad):
         ('root ::= "a"{1000000}', "more than 100,000"),
         ('root ::= "a"{99999999999999999999}', "more than 100,000"),
         ("root = x", "expected '::='"),
-        ("root ::= <think>", "token references"),
+        ("root ::= <think", "expected a token"),
+        ("root ::= !x", "expected the end of the line, found '!'"),
         ("root ::= " + "(" * 5000 + ")" * 5000, "nested more than 100"),
         ('root ::= root "a"', "'root' is left-recursive .root -> root"),
         ('root ::= x\nx ::= y | "b"\ny ::= x "c"', "x -> y -> x"),
@@ -235,6 +244,122 @@ def test_gbnf(source, good, bad):
 def test_grammars_that_are_refused(source, words):
     with pytest.raises(ValueError, match=words):
         tl.Grammar.gbnf(source)
+
+
+def test_tokens_by_id_and_by_text():
+    tokenizer = tl.load().tokenizer
+    first, last = tokenizer.id("e"), tokenizer.id("t")
+    end = next(iter(tokenizer.eog_ids))
+    grammar = tl.Grammar.gbnf(f"root ::= <[{first}]> !<[{last}]>* <[{last}]> ([a-z] | <[{first}]>)")
+    assert tl.Grammar.gbnf(str(grammar)).rules == grammar.rules
+    assert not grammar.accepts("et")  # the texts of the tokens are not the tokens
+    constraint = grammar.constraint(tokenizer)
+    ids = {token: program for program, token in enumerate(grammar._program.tokens)}
+    assert set(ids) == {first, last}
+    rng = random.Random(4)
+    pieces = tokenizer.pieces_bytes(range(len(tokenizer)), skip_special=True)
+    for token in tokenizer.eog_ids:
+        pieces[token] = b""
+    for _ in range(30):
+        state, slow = constraint.start(), matcher.start(grammar._program)
+        while True:
+            mask = constraint.mask(state)
+            want = [
+                bool(matcher.accept(grammar._program, slow, token, piece))
+                for token, piece in enumerate(pieces)
+            ]
+            for token in tokenizer.eog_ids:
+                want[token] = matcher.is_complete(slow)
+            assert mask.tolist() == want
+            if constraint.is_finished(state):
+                break
+            allowed = [i for i in np.flatnonzero(mask) if i not in tokenizer.eog_ids]
+            token = last if last in allowed and rng.random() < 0.5 else int(rng.choice(allowed))
+            state = constraint.accept(state, token)
+            slow = matcher.accept(grammar._program, slow, token, pieces[token])
+        assert constraint.accept(constraint.start(), end) == 0
+    with pytest.raises(ValueError, match="names the token '<nope>'"):
+        tl.Grammar.gbnf("root ::= <nope>").constraint(tokenizer)
+    with pytest.raises(ValueError, match=f"token 99999; expected an id below {len(tokenizer)}"):
+        tl.Grammar.gbnf("root ::= <[99999]>").constraint(tokenizer)
+
+
+CHAINS = {
+    "calls": ("r{i} ::= r{next}", ""),
+    "optional ends": ('r{i} ::= r{next} "b"?', ""),
+    "twice": ('r{i} ::= r{next} | r{next} "c"', ""),
+    "may be empty": ("r{i} ::= r{next}?", ""),
+    "cycle": ("r{i} ::= r{next}", "left-recursive"),
+    "endless": ('r{i} ::= "a" r{next}', "can never end"),
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_chains_of_rules_take_time_in_proportion_to_the_text(name):
+    pattern, error = CHAINS[name]
+
+    def seconds(n):
+        lines = [pattern.format(i=i, next=(i + 1) % n if error else i + 1) for i in range(n)]
+        source = "\n".join([*lines, "root ::= r0", *([] if error else [f'r{n} ::= "a"'])])
+        start = time.process_time()
+        if error:
+            with pytest.raises(ValueError, match=error) as caught:
+                tl.Grammar.gbnf(source)
+            assert len(str(caught.value)) < 500
+        else:
+            tl.Grammar.gbnf(source)
+        return time.process_time() - start
+
+    small = min(seconds(2000) for _ in range(3))
+    assert seconds(16_000) < 8 * 4 * small + 0.5
+
+
+def test_a_rule_of_many_rules_takes_time_in_proportion():
+    def seconds(n):
+        names = [f"r{i}" for i in range(n)]
+        rules = "\n".join(f'{name} ::= "a"?' for name in names)
+        start = time.process_time()
+        tl.Grammar.gbnf(f"root ::= {' '.join(names)}\n{rules}")
+        return time.process_time() - start
+
+    small = min(seconds(1000) for _ in range(3))
+    assert seconds(8000) < 8 * 4 * small + 0.5
+
+
+def test_assertions_of_regular_expressions_agree_with_re():
+    patterns = [
+        r"^(?!foo).*$", r"(?=.*a)(?=.*b)", r"\bfoo\b", r"a(?!b)", r"(?<!a)b", r"^a|b$", r"(^a|b)c",
+        r"(?i)aB", r"(?i:a)b", r"a\Bb", r"a(?=b$)b", r"(?<=a)b+(?!c)", r"^(a|(?!b)c)?$",
+        r"^(?!foo\b).*$", r"^(?=a|b$).*o$", r"a(?=(?!b)c)", r"^(?!^a|b).*", r"^(?:(?=a)..)?c$",
+    ]  # fmt: skip
+    texts = ["".join(p) for n in range(5) for p in itertools.product("abcfo ", repeat=n)]
+    texts += ["foobar", "xfoo", "foo foo", "AB", "Ab", "FOO"]
+    for pattern in patterns:
+        found = [text for text in texts if re.search(pattern, text)]
+        if pattern == r"^(?!^a|b).*":
+            with pytest.raises(tl.UnsupportedError, match="looks out of"):
+                regex.parse(pattern, True)
+            continue
+        grammar = tl.Grammar({"root": regex.parse(pattern, True)})
+        assert [text for text in texts if grammar.accepts(text)] == found, pattern
+
+
+def test_intersections_agree_with_their_parts():
+    rng = random.Random(6)
+    everything = ["".join(p) for n in range(6) for p in itertools.product("ab1", repeat=n)]
+    for _ in range(60):
+        patterns = [(random_pattern(rng, 2), rng.random() < 0.7) for _ in range(2)]
+        low, high = rng.choice([(0, None), (1, 3), (2, 2), (0, 4)])
+        conditions = [Matches(regex.parse(p), positive) for p, positive in patterns]
+        found = intersection([*conditions, Length(low, high)])
+        want = [
+            text
+            for text in everything
+            if low <= len(text) <= (9 if high is None else high)
+            and all(bool(re.fullmatch(p, text, re.ASCII)) == yes for p, yes in patterns)
+        ]
+        program = build({"root": found}) if found else None
+        assert [text for text in everything if program and accepts(program, text)] == want
 
 
 def test_gbnf_takes_text():
@@ -386,7 +511,8 @@ def test_wrong_arguments_of_the_core():
         (lambda: _core.Automaton(nodes[:0], 0), ValueError, "nodes"),
         (lambda: _core.Automaton([[1, 0, 0, 0, 5]], 0), ValueError, "node 0"),
         (lambda: _core.Automaton([[2, 0, 0, 0, -2]], 0), ValueError, "node 0"),
-        (lambda: _core.Automaton([[4, 0, 0, 0, 0]], 0), ValueError, "node 0"),
+        (lambda: _core.Automaton([[4, 0, 0, 0, -1]], 0), ValueError, "node 0"),
+        (lambda: _core.Automaton([[5, 0, 0, 0, 0]], 0), ValueError, "node 0"),
         (lambda: _core.Automaton(nodes, 1, [b"A"]), TypeError, "trie"),
         (lambda: _core.Automaton(nodes, 1).mask(1), ValueError, "without a trie"),
         (lambda: _core.Trie([b"a", "b"]), TypeError, r"pieces\[1\]"),
@@ -491,13 +617,15 @@ def test_regular_expressions_match_like_python_does(search):
         ("a{1000001}", ValueError, "more than"),
         ("[z-a]", ValueError, "backwards"),
         ("a\\", ValueError, "backslash at the end"),
-        (r"(?=a)", tl.UnsupportedError, "not supported"),
-        (r"(?<!a)b", tl.UnsupportedError, "not supported"),
-        (r"(?i)b", tl.UnsupportedError, "not supported"),
+        (r"(?=a)", ValueError, "matches no text"),
+        (r"a(?i)b", tl.UnsupportedError, "in the middle"),
+        (r"(?m)b", tl.UnsupportedError, "not supported"),
+        (r"(?:(?!ab).)*", tl.UnsupportedError, "inside a repetition"),
+        (r"(?!\bfoo)o", tl.UnsupportedError, "looks out of"),
+        (r"\p{Nope}", tl.UnsupportedError, "class"),
         (r"(a)\1", tl.UnsupportedError, "not supported"),
-        (r"\bword", tl.UnsupportedError, "not supported"),
-        (r"a^b", tl.UnsupportedError, "in the middle"),
-        (r"(a$)b", tl.UnsupportedError, "in the middle"),
+        (r"a^b", ValueError, "matches no text"),
+        (r"(a$)b", ValueError, "matches no text"),
         (r"a++", tl.UnsupportedError, "possessive"),
         ("(" * 3000 + ")" * 3000, ValueError, "nested"),
         (5, TypeError, "expected str"),

@@ -7,6 +7,7 @@ values that were chosen to lie on both sides of its limits.
 import itertools
 import json
 import random
+import re
 
 import pytest
 
@@ -33,10 +34,9 @@ def random_schema(rng, depth):
         return rng.sample(KEYS, rng.randint(1, 2))
 
     if depth == 0 or rng.random() < 0.05:
-        return rng.choice(
-            [True, False, {}, {"type": "integer"}, {"type": "string"}, {"const": "a"}, {"enum": [1, "ab"]}]
-            + [{"type": "number"}, {"minLength": 2}, {"pattern": "^a"}, {"minimum": 1}, {"const": {"a": 1}}]
-        )  # fmt: skip
+        simple = [True, False, {}, {"type": "integer"}, {"type": "string"}, {"const": "a"}]
+        simple += [{"enum": [1, "ab"]}, {"type": "number"}, {"minLength": 2}, {"pattern": "^a"}]
+        return rng.choice([*simple, {"minimum": 1}, {"const": {"a": 1}}])
     keywords = {
         "type": lambda: rng.choice(
             ["object", "object", "string", "number", "array", ["object", "integer"]]
@@ -45,7 +45,9 @@ def random_schema(rng, depth):
         "required": names,
         "additionalProperties": lambda: rng.choice([False, inner()]),
         "patternProperties": lambda: {rng.choice(["^x-", "a", "^[ab]$"]): inner()},
-        "propertyNames": lambda: rng.choice([{"pattern": "^[ab]"}, {"maxLength": 1}, {"enum": KEYS[:2]}]),
+        "propertyNames": lambda: rng.choice(
+            [{"pattern": "^[ab]"}, {"maxLength": 1}, {"enum": KEYS[:2]}]
+        ),
         "minProperties": lambda: rng.randint(0, 2),
         "maxProperties": lambda: rng.randint(0, 2),
         "dependentRequired": lambda: {rng.choice(KEYS): names()},
@@ -93,7 +95,8 @@ def check_random_schemas(seed, count):
                 grammar = tl.Grammar.json_schema(schema, form=form)
             except (ValueError, tl.UnsupportedError) as error:
                 refused += 1
-                assert "no text is valid" in str(error) or "ignore=" in str(error), (schema, error)
+                if not re.search("no text is valid|ignore=", str(error)):
+                    raise
                 continue
             for value, valid in zip(values, expected, strict=True):
                 judged += 1

@@ -102,6 +102,8 @@ class _Builder:
         self.bodies: dict[str, tuple[Expr, str]] = {}
         self.patches: list[tuple[int, str]] = []
         self.tokens: dict[str | int, int] = {}
+        #: The size of an expression, by identity.
+        self.measured: dict[int, int] = {}
         #: The start of an expression (by identity) before a node: built once.
         self.built: dict[tuple[int, int], int] = {}
         #: Size of each rule that is inlined; None for rules that are called.
@@ -140,6 +142,15 @@ class _Builder:
     # ---- how large an expression becomes ----
 
     def size(self, expr: Expr) -> int:
+        """Return about how many nodes an expression becomes."""
+        if isinstance(expr, Text | Ref):
+            return self.size_of(expr)
+        found = self.measured.get(id(expr))
+        if found is None:
+            found = self.measured[id(expr)] = self.size_of(expr)
+        return found
+
+    def size_of(self, expr: Expr) -> int:
         if isinstance(expr, Text):
             return len(expr.value.encode())
         if isinstance(expr, Chars):

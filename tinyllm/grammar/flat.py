@@ -85,6 +85,12 @@ def pattern_expr(pattern: str, name: str = "the pattern") -> Expr:
     return regex.parse(pattern, True, name)
 
 
+@functools.lru_cache(maxsize=16384)
+def _found(pattern: str, text: str) -> bool:
+    """Return whether a pattern is found in a text."""
+    return matches(pattern_expr(pattern), text)
+
+
 @dataclass(frozen=True)
 class Shape:
     """What one schema says about the properties of an object.
@@ -111,7 +117,7 @@ class Shape:
     def schema(self, name: str) -> Any:
         """Return the schema for the property of a name."""
         found = [self.properties[name]] if name in self.properties else []
-        found += [s for p, s in self.patterns.items() if matches(pattern_expr(p), name)]
+        found += [s for p, s in self.patterns.items() if _found(p, name)]
         return all_of(found) if found else self.additional
 
 

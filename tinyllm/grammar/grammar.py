@@ -101,15 +101,18 @@ class Grammar:
         Parameters
         ----------
         schema_ : dict or bool
-            JSON Schema, draft 2020-12, the subset that ``docs/generation.md`` lists.
+            JSON Schema; ``docs/generation.md`` lists the keywords.
         ignore : collection of str
-            Unsupported keywords to leave unchecked.
+            Keywords to leave unchecked.
+        form : "compact" or "any"
+            "compact": objects have only the properties that the schema names, in its order, and
+            there are few blanks. "any": all valid texts, with the exceptions in
+            ``docs/generation.md``.
 
         Returns
         -------
         Grammar
-            Every text that it accepts is valid. It does not accept every valid text: properties
-            must be in the order of the schema, and whitespace is limited.
+            Every text that it accepts is valid.
 
         Raises
         ------
@@ -149,7 +152,7 @@ class Grammar:
         ValueError
             If the pattern is malformed.
         tinyllm.UnsupportedError
-            If the pattern has look-around, backreferences, ``\b`` or flags.
+            If the pattern has backreferences, or other syntax that is not supported.
 
         Examples
         --------

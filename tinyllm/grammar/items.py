@@ -67,9 +67,11 @@ class Items:
         return Seq((Text("["), self.writer.blank, body, Text("]")))
 
     def item(self, schema: Any, at: str) -> Expr:
+        """Return one item, with the blanks after it."""
         return Seq((self.writer.visit(schema, at), self.writer.blank))
 
     def plain(self, flat: Flat, low: int, high: int | None, at: str) -> Expr:
+        """Return the items where each only depends on its place."""
         prefix = flat.prefix if high is None else min(flat.prefix, high)
         slots = [
             self.item(flat.item_schema(i), pointer(at, "prefixItems", i)) for i in range(prefix)

@@ -116,9 +116,11 @@ class Matches(Condition):
         self._classes: Classes | None = None
 
     def alphabet(self) -> Iterable[Chars]:
+        """Return the sets of characters that the condition tells apart."""
         return _sets(self.expr)
 
     def start(self, classes: Classes) -> State:
+        """Return the state before the text."""
         if self._classes is not classes:
             self._classes = classes
             self._nodes: list[tuple[tuple[int, ...], int] | list[int]] = [[]]  # 0: the end
@@ -129,9 +131,11 @@ class Matches(Condition):
         return self._closure(self._first)
 
     def holds(self, state: State) -> bool:
+        """Return whether the text may end in a state."""
         return (0 in state) == self.positive if isinstance(state, frozenset) else False
 
     def moves(self, state: State, classes: Classes) -> Mapping[int, State]:
+        """Return the state after one character of each class."""
         found = self._moves.get(state)
         if found is None:
             onward: dict[int, set[int]] = {}
@@ -190,7 +194,7 @@ class Matches(Condition):
                 if i in expr.ends:
                     states[i].append(after)
             return indices[0]
-        raise UnsupportedError(f"a reference to {expr.name!r} is not regular")
+        raise UnsupportedError(f"{expr!r} is not regular")
 
     def _closure(self, start: int) -> frozenset[int]:
         """Return the nodes that read a character, or end, and are reached without reading."""
@@ -215,13 +219,16 @@ class Length(Condition):
         self.low, self.high = low, high
 
     def start(self, classes: Classes) -> State:
+        """Return the state before the text."""
         self._all = range(len(classes.chars))
         return 0
 
     def holds(self, state: State) -> bool:
+        """Return whether the text may end in a state."""
         return isinstance(state, int) and state >= self.low
 
     def moves(self, state: State, classes: Classes) -> Mapping[int, State]:
+        """Return the state after one character of each class."""
         count = state + 1 if isinstance(state, int) else 0
         if self.high is None:
             count = min(count, self.low)
@@ -246,20 +253,24 @@ class Multiple(Condition):
             raise UnsupportedError(f"multipleOf {of} needs too many states")
 
     def alphabet(self) -> Iterable[Chars]:
+        """Return the sets of characters that the condition tells apart."""
         return [*_DIGIT_SETS, _POINT, _MINUS]
 
     def start(self, classes: Classes) -> State:
+        """Return the state before the text."""
         # the remainder (-1: never a multiple) and the digits after the point (-1: before it)
         return (0, -1)
 
     def holds(self, state: State) -> bool:
+        """Return whether the text may end in a state."""
         if not isinstance(state, tuple):
             return False
         remainder, after = state
         rest = remainder * 10 ** (self.places - max(after, 0)) % self.modulus
-        return (remainder >= 0 and rest == 0) == self.positive
+        return bool(remainder >= 0 and rest == 0) == self.positive
 
     def moves(self, state: State, classes: Classes) -> Mapping[int, State]:
+        """Return the state after one character of each class."""
         onward: dict[int, State] = {}
         if not isinstance(state, tuple):
             return onward
@@ -292,14 +303,14 @@ def _follow(
     states = [first]
     edges: list[dict[int, list[int]]] = []
     needed = len(conditions)
-    every = range(len(classes.chars))
+    every: Iterable[int] = range(len(classes.chars))
     for state in states:  # grows
         moves = [
             part.moves(s, classes) if s is not None else {}
             for part, s in zip(parts, state, strict=True)
         ]
         out: dict[int, list[int]] = {}
-        here: Iterable[int] = min(moves[:needed], key=len) if needed else every
+        here = min(moves[:needed], key=lambda m: len(m)).keys() if needed else every
         for c in here:
             target = tuple([m.get(c) for m in moves])
             if None in target[:needed]:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .automaton import BYTE, CALL, SPLIT, TOKEN, Program
+from .automaton import BYTE, CALL, END, SPLIT, TOKEN, Program
 
 __all__ = ["accept", "advance", "is_complete", "mask", "start"]
 
@@ -38,7 +38,7 @@ def _close(program: Program, stacks: Iterable[Stack]) -> State:
             waiting += [(a, below), (b, below)]
         elif op == CALL:
             waiting.append((a, below if b < 0 else (b, below)))
-        elif op != BYTE:
+        elif op == END:
             waiting.append(below)
     return frozenset(s for s in seen if not s or program.nodes[s[0]][0] in (BYTE, TOKEN))
 

@@ -41,6 +41,7 @@ class Members:
 
     def __init__(self, writer: Writer) -> None:
         self.writer = writer
+        self._keys: dict[str, dict[tuple[bool, ...], Expr]] = {}
 
     def object(self, flat: Flat, at: str) -> Expr:
         """Return the objects under some conditions.
@@ -76,6 +77,7 @@ class Members:
         return Alt(tuple(items))
 
     def tried(self, flat: Flat, at: str, witness: tuple[Shape, Any] | None) -> list[Expr]:
+        """Return the objects under conditions, or nothing if there are none."""
         try:
             return [self.object(flat, at) if witness is None else self.plain(flat, at, witness)]
         except Impossible:
@@ -89,6 +91,7 @@ class Members:
         return list(dict.fromkeys((*listed, *named, *flat.required)))
 
     def plain(self, flat: Flat, at: str, witness: tuple[Shape, Any] | None) -> Expr:
+        """Return the objects; with a witness, those that have a property it asks for."""
         listing = [shape for shape in flat.shapes if shape.listed is not None]
         closed = not self.writer.loose and bool(listing) and not any(s.opened for s in flat.shapes)
         names = self.names(flat)
@@ -115,6 +118,7 @@ class Members:
     # ---- keys ----
 
     def name_fits(self, name: str, flat: Flat, at: str) -> bool:
+        """Return whether a name is valid under `propertyNames`."""
         try:
             return all(
                 self.writer.logic.valid(name, schema, pointer(at, "propertyNames"))
@@ -124,6 +128,7 @@ class Members:
             return False
 
     def pair(self, name: str, schema: Any, at: str) -> Expr:
+        """Return a property of a name, with the blanks after it."""
         value = self.writer.visit(schema, pointer(at, "properties", name))
         if any(0xD800 <= ord(c) <= 0xDFFF for c in name):
             return self.joined(Text(json.dumps(name)), value)
@@ -134,6 +139,7 @@ class Members:
         return self.joined(Text(json.dumps(name, ensure_ascii=False)), value)
 
     def joined(self, key: Expr, value: Expr) -> Expr:
+        """Return a property of a key and a value."""
         blank = self.writer.blank
         if self.writer.loose:
             return Seq((key, blank, Text(":"), blank, value, blank))
@@ -159,19 +165,39 @@ class Members:
             if closed:
                 return None
             return self.other_pair(None, names, (), flat, at, witness)
-        conditions: list[Condition] = [Matches(Alt(tuple(map(Text, names))), False)]
-        conditions += [Matches(self.name_texts(schema, at)) for schema in flat.names]
-        where = pointer(at, "patternProperties")
-        free = [
-            Matches(pattern_expr(p, f"the JSON schema, {pointer(where, p)}:")) for p in patterns
-        ]
         items = []
-        for which, key in partition(conditions, free).items():
+        for which, key in self.keys(names, patterns, flat, at).items():
             found = tuple(p for p, there in zip(patterns, which, strict=True) if there)
             if found or not closed:
                 pair = self.other_pair(key, names, found, flat, at, witness)
                 items += [] if pair is None else [pair]
         return None if not items else items[0] if len(items) == 1 else Alt(tuple(items))
+
+    def keys(
+        self, names: list[str], patterns: list[str], flat: Flat, at: str
+    ) -> dict[tuple[bool, ...], Expr]:
+        """Return the keys that are not among some names, by which patterns they match."""
+        of = json.dumps([sorted(names), patterns, flat.names])
+        if of not in self._keys:
+            conditions: list[Condition] = [Matches(Alt(tuple(map(Text, names))), False)]
+            conditions += [Matches(self.name_texts(schema, at)) for schema in flat.names]
+            where = pointer(at, "patternProperties")
+            free = [
+                Matches(pattern_expr(p, f"the JSON schema, {pointer(where, p)}:")) for p in patterns
+            ]
+            found = partition(conditions, free)
+            loose = self.writer.loose
+            self._keys[of] = {w: spelling.quoted(key, loose) for w, key in found.items()}
+        return self._keys[of]
+
+    def other_key(self, names: list[str]) -> Expr:
+        """Return the keys that are not among some names."""
+        of = json.dumps(sorted(names))
+        if of not in self._keys:
+            loose = self.writer.loose
+            key = spelling.other_names(names, ANY if loose else spelling.PLAIN)
+            self._keys[of] = {(): spelling.quoted(key, loose)}
+        return self._keys[of][()]
 
     def other_pair(
         self,
@@ -195,13 +221,9 @@ class Members:
         if schema is False:
             return None
         value = self.writer.visit(schema, pointer(at, "additionalProperties"))
-        loose = self.writer.loose
         if key is not None:
-            return self.joined(spelling.quoted(key, loose), value)
-        if not names:
-            return self.joined(self.writer.common("string"), value)
-        key = spelling.other_names(names, ANY if loose else spelling.PLAIN)
-        return self.joined(spelling.quoted(key, loose), value)
+            return self.joined(key, value)
+        return self.joined(self.other_key(names) if names else self.writer.common("string"), value)
 
     def name_texts(self, schema: Any, at: str) -> Expr:
         """Return the texts that are valid under the schema of `propertyNames`."""
