@@ -67,7 +67,7 @@ def test_the_quantized_model_is_that_of_the_reference(case, tmp_path):
 
 
 def test_attribution_sums_to_the_logit(case):
-    model, ids, trace = case
+    model, _, trace = case
     if not model.steps.roles("logits"):
         with pytest.raises(ValueError, match="is an encoder"):
             tl.attribution(trace, 5)

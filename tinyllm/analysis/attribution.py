@@ -241,7 +241,8 @@ class _Parts:
         return weight_values(self.model, name, rows)
 
     def _value(self, tap: str) -> Float64:
-        return self.trace[tap][self.at].astype(np.float64)
+        value: Float64 = self.trace[tap][self.at].astype(np.float64)
+        return value
 
     def _add(self, tap: str, name: str, value: float, order: int = 0) -> None:
         key = (self._numbers[tap], order, name)
