@@ -476,3 +476,8 @@ def test_falcon_h1_has_a_norm_without_a_suffix():
 
 def test_modern_bert_names_its_activation():
     assert keys_of("modernbert", "hidden_activation") == {"hidden_activation": "gelu"}
+
+
+def test_nemotron_h_has_both_epsilons():
+    names = ("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon")
+    assert set(keys_of("nemotron_h", *names).values()) == {1e-5}

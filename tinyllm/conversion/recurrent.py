@@ -182,6 +182,7 @@ def _nemotron_keys(config: CheckpointConfig) -> Keys:
     widths = {"-": config.integer("intermediate_size")}
     if "E" in pattern:
         widths["E"] = config.integer("moe_intermediate_size")
+    epsilon = config.number("layer_norm_epsilon", "rms_norm_eps", default=1e-5)
     return {
         **_heads_where([kind == "*" for kind in pattern], config),
         "feed_forward_length": np.array([widths.get(kind, 0) for kind in pattern], np.int32),
@@ -190,10 +191,9 @@ def _nemotron_keys(config: CheckpointConfig) -> Keys:
         "ssm.group_count": _groups(config),
         "ssm.inner_size": heads * config.integer("mamba_head_dim"),
         "ssm.time_step_rank": heads,
-        "attention.layer_norm_rms_epsilon": config.number(
-            "layer_norm_epsilon", "rms_norm_eps", default=1e-5
-        ),
-        "attention.layer_norm_epsilon": None,
+        # llama.cpp's loaders want one or the other
+        "attention.layer_norm_rms_epsilon": epsilon,
+        "attention.layer_norm_epsilon": epsilon,
     }
 
 
