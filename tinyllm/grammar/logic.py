@@ -73,6 +73,7 @@ class Logic:
         self.keywords = keywords
         self.valid = Validity(keywords)
         self._expanded: dict[int, tuple[Any, Flats]] = {}
+        self._nested = 0
 
     # ---- reading one schema ----
 
@@ -545,9 +546,17 @@ class Logic:
         merged = merge(replace(a, kinds=TYPES["object"]), replace(b, kinds=TYPES["object"]))
         if merged is None:
             return True
-        if depth == 0:
+        # expanding a property may ask again which alternatives are disjoint, without end
+        if depth == 0 or self._nested >= 3:
             return False
-        for name in merged.required:
+        self._nested += 1
+        try:
+            return self._disjoint_properties(a, b, merged.required, depth)
+        finally:
+            self._nested -= 1
+
+    def _disjoint_properties(self, a: Flat, b: Flat, names: tuple[str, ...], depth: int) -> bool:
+        for name in names:
             one, two = a.property_schema(name), b.property_schema(name)
             if one is False or two is False:
                 return True
