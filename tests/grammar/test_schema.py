@@ -137,6 +137,11 @@ TABLE = [
       "then": {"properties": {"v": {"type": "integer"}}}, "else": {"properties": {"v": {"type": "string"}}}},
      ['{"k":"n","v":1}', '{"k":"s","v":"x"}'], ['{"k":"n","v":"x"}']),
     ({"properties": {"a": {"type": "integer"}, "b": {"type": "object", "enum": ["x"]}}}, ['{"a": 1}'], ['{"a":1,"b":"x"}']),
+    ({"type": "object", "properties": {"b": {}, "c": {}},
+      "oneOf": [{"minProperties": 2}, {"properties": {"a": {}}, "additionalProperties": False}]},
+     ['{"b":1,"c":1}'], ['{"b":1}']),
+    ({"type": "object", "minProperties": 1, "maxProperties": 1,
+      "not": {"properties": {"a": {}}, "additionalProperties": False}}, ['{"b":1}'], ['{"a":1}', "{}"]),
     ({"const": {"a": [1]}}, ['{"a": [1]}', '{"a":[1]}'], ['{"a":[]}']),
 ]
 # fmt: on

@@ -296,7 +296,8 @@ class Members:
         left = None if most is None else most - count
         if last is not None:
             # any others, then the one that must be there, then any others
-            if left is not None and left < 1:
+            # those may have its name, so only it counts
+            if least > 1 or (left is not None and left < 1):
                 return Alt(())
             again: Expr = Text("")
             before: Expr = Text("")
@@ -338,15 +339,17 @@ class Members:
         if need > 1:  # only properties that are not there twice count
             tracked = [*tracked, *(pair for pair in pairs if not pair.needed)]
             free = []
-            if len(tracked) > _MAX_COUNTED or need > len(tracked) + (others is not None):
+            other = others is not None and last is None  # it may have the name of the last
+            if len(tracked) > _MAX_COUNTED or need > len(tracked) + other:
                 unsupported(
                     pointer(at, "minProperties"),
                     f"{need} properties are not counted where there are {len(tracked)} names; "
                     "ignore=['minProperties'] leaves it unchecked",
                 )
-        elif others is not None:
+        counted = others if need > 1 and last is None else None
+        if others is not None and counted is None:
             free.append(others)
-        return _AnyOrder(self.writer, tracked, free, others if need > 1 else None, need, most, at)()
+        return _AnyOrder(self.writer, tracked, free, counted, need, most, at)()
 
 
 class _AnyOrder:
