@@ -36,6 +36,10 @@ PARTS = {
     "qwen3next": ("output.weight", "*.ssm_ba.weight"),
     "glm4moe": ("output.weight", "*exp_probs_b.bias", "*attn_q_norm.weight", "*attn_k_norm.weight"),
     "hy_v3": ("output.weight", "*exp_probs_b"),
+    "starcoder": ("*attn_qkv.weight", "*.bias"),
+    "nemotron": ("output.weight", "*norm.bias"),
+    "jais2": ("output.weight", "*.bias"),
+    "eurobert": (),
     "bert": ("token_types.weight", "*.bias"),
     "nomic-bert": ("token_types.weight", "*norm.bias", "*attn_qkv.weight"),
 }
@@ -138,6 +142,7 @@ KEYS = {
     "olmo2": {"attention.sliding_window": 50, "block_count": 4},
     "gptneox": {"use_parallel_residual": True, "rope.dimension_count": 16},
     "phi2": {"rope.dimension_count": 16},
+    "nemotron": {"rope.dimension_count": 16},
     "stablelm": {"rope.dimension_count": 16},
     "command-r": {"logit_scale": 0.25},
     "cohere2": {"logit_scale": 0.25, "attention.sliding_window": 50, "block_count": 4},

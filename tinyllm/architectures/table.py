@@ -184,6 +184,19 @@ ARCHITECTURES: dict[str, Arch] = {
         optional=("ffn_norm", *QK_NORMS),
         classes=("StableLmForCausalLM",),
     ),
+    "seed_oss": dataclasses.replace(
+        QWEN2, ffn_norm="post_attention_norm", classes=("SeedOssForCausalLM",)
+    ),
+    "arcee": dataclasses.replace(LLAMA, ffn=plain, act="relu2", classes=("ArceeForCausalLM",)),
+    "ernie4_5": dataclasses.replace(LLAMA, classes=("Ernie4_5ForCausalLM",)),
+    "nemotron": dataclasses.replace(GPT, act="relu2", classes=("NemotronForCausalLM",)),
+    "jais2": dataclasses.replace(GPT, act="relu2", classes=("Jais2ForCausalLM",)),
+    "starcoder": dataclasses.replace(
+        GPT, rope="none", required=("position_embd",), classes=("GPTBigCodeForCausalLM",)
+    ),
+    "eurobert": dataclasses.replace(
+        LLAMA, rope="halves", head=encoders.last_norm, causal=False, classes=("EuroBertModel",)
+    ),
     "command-r": dataclasses.replace(COHERE, classes=("CohereForCausalLM",)),
     "cohere2": dataclasses.replace(
         COHERE,
@@ -289,7 +302,7 @@ MISSING = {
     "mamba": "Mamba's scan",
     "jamba": "Mamba's scan",
     "falcon-h1": "Mamba's scan",
-    "nemotron": "Mamba's scan, or squared ReLU with LayerNorm",
+    "nemotron_h": "Mamba's scan",
     "granitehybrid": "Mamba's scan",
     "plamo": "Mamba's scan, or norms of its own",
     "rwkv": "RWKV's recurrence",
