@@ -102,6 +102,13 @@ def model(tmp_path_factory):
 IDS = [5, 9, 2, 6, 1]
 
 
+def setting(tap, value, at=None):
+    """An edit that sets a value, also one that is no number, which `tl.set` refuses."""
+    values = np.array(value, np.float32)
+    return tl.apply(tap, lambda x: np.broadcast_to(values, x.shape).copy(), at=at)
+
+
+@pytest.mark.filterwarnings("ignore:.*(NaN|infinity|inf)")
 @pytest.mark.parametrize(
     "value",
     [[4, 0], [-1, 0], [0.5, 1], [np.nan, 1], [np.inf, 1], [-np.inf, 1], [1, 1], [0, 3e38]],
@@ -109,7 +116,7 @@ IDS = [5, 9, 2, 6, 1]
 @pytest.mark.parametrize("capture", [None, "*"])
 def test_ids_that_are_no_experts(model, value, capture):
     tap = "blk.1.ffn_expert_ids"
-    edit = tl.set(tap, np.array(value, np.float32), at=3)
+    edit = setting(tap, value, at=3)
     with pytest.raises(
         ValueError, match=rf"edits\[0\].*{tap} becomes .* at token 3; expected 2 diff"
     ):
@@ -162,7 +169,7 @@ def test_chosen_experts_can_be_set(model):
 def choice(model, values, tap="ffn_expert_probs"):
     """The ids of block 0 when the values that they are chosen by are set."""
     values = np.array(values, np.float32)
-    edits = [tl.set(f"blk.0.{tap}", values)]
+    edits = [setting(f"blk.0.{tap}", values)]
     return model.trace(IDS[: len(values)], "*", edits=edits)["blk.0.ffn_expert_ids"].tolist()
 
 
@@ -170,11 +177,12 @@ def test_ties_go_to_the_lower_id(model):
     assert choice(model, [[1, 1, 1, 1], [0, 2, 1, 2], [3, 2, 2, 1]]) == [[0, 1], [1, 3], [0, 1]]
 
 
+@pytest.mark.filterwarnings("ignore:.*(NaN|infinity|inf)")
 def test_without_numbers_the_ids_differ(model):
     nan, inf = np.nan, np.inf
     rows = [[nan] * 4, [nan, nan, 0, nan], [nan, -inf, nan, -inf], [inf, nan, inf, 1]]
     assert choice(model, rows) == [[0, 1], [2, 0], [0, 1], [0, 2]]
-    trace = model.trace(IDS[:1], "*", edits=[tl.set("blk.0.ffn_gate_inp", nan)])
+    trace = model.trace(IDS[:1], "*", edits=[setting("blk.0.ffn_gate_inp", nan)])
     assert trace["blk.0.ffn_expert_ids"].tolist() == [[0, 1]]
     assert np.isnan(trace["blk.0.ffn_expert_weights"]).all()
     assert np.isnan(trace["blk.0.ffn_moe"]).all()
@@ -193,6 +201,7 @@ def test_a_bias_takes_part_in_the_choice_only(tmp_path):
     assert models.normwise_error(trace["blk.0.ffn_expert_weights"], want) < 1e-7
 
 
+@pytest.mark.filterwarnings("ignore:.*(NaN|infinity|inf)")
 def test_groups(tmp_path):
     """4 groups of 2: those with the best two sums, then the best 3 experts of these."""
     file = mixture(used=3, layers=1, keys=GROUPS)
