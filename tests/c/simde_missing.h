@@ -1,6 +1,6 @@
 /*
  * simde_missing.h - the intrinsics for a build with SIMDe 0.7.4. Adds those that it lacks, and
- * replaces those that it rounds twice where the processor rounds once. run_simde.sh includes this
+ * replaces those that round in another way than the processor. run_simde.sh includes this
  * before everything else.
  */
 #include <math.h>
@@ -35,6 +35,12 @@
         for (int i = 0; i < (n); i++) r.lanes[i] = (expression);                                   \
         return type##_from_private(r);                                                             \
     }
+
+/* ---- rounding to the nearest integer, ties to even: SIMDe rounds them away from zero ---- */
+
+TL_EACH_1(tl_round_256, simde__m256, simde__m256, f32, 8, nearbyintf(x.f32[i]))
+#undef _mm256_round_ps
+#define _mm256_round_ps(a, mode) tl_round_256(a)
 
 /* ---- fused multiply and add: one rounding ---- */
 
