@@ -114,5 +114,6 @@ def test_no_invalid_text_is_accepted():
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_no_invalid_text_is_accepted_by_many_schemas():
     check_random_schemas(2, 10_000)
