@@ -453,9 +453,7 @@ def test_what_is_missing_is_named():
     with pytest.raises(TypeError, match="weights is None"):
         reference.steps(config)
     config.architecture = "mamba"
-    with pytest.raises(
-        tinyllm.errors.UnsupportedError, match="is 'mamba'; this version supports llama"
-    ):
+    with pytest.raises(tinyllm.errors.UnsupportedError, match="is 'mamba'; it needs Mamba's scan"):
         reference.forward(config, weights, [1])
 
 
