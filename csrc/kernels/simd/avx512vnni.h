@@ -25,7 +25,7 @@ TL_INLINE v16i v16i_look_up_lanes(v16i table, v16i index) {
 /* In every lane the dword that begins at byte `n`, 1 to 3, of `low` and continues in `high`. */
 TL_INLINE v16i v16i_join(v16i low, v16i high, const int n) {
     const uint64_t of_high = 0x1111111111111111u * (0xfu << (4 - n) & 0xfu);
-#if defined(TL_NO_INLINE) && !defined(TL_SIMDE) // then n is no constant
+#if (defined(TL_NO_INLINE) || defined(__clang__)) && !defined(TL_SIMDE) // n is no constant there
     const v16i count = _mm512_set1_epi32(32 - 8 * n);
     return _mm512_mask_blend_epi8(of_high, _mm512_rolv_epi32(low, count),
                                   _mm512_rolv_epi32(high, count));
