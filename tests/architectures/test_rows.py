@@ -11,8 +11,6 @@ from testkit import architectures, models
 from tinyllm import reference
 from tinyllm.architectures.table import ARCHITECTURES, MISSING, find
 
-pytestmark = pytest.mark.sanitize
-
 ROOT = Path(__file__).parents[2]
 TOKENS = 70  # more than the windows of the random models
 
@@ -25,6 +23,7 @@ def case(request, tmp_path_factory):
     return model, ids, model.trace(ids, "*")
 
 
+@pytest.mark.sanitize
 def test_every_step_is_that_of_the_reference(case):
     """Each step alone, from the inputs that it had, and all steps together."""
     model, ids, trace = case
@@ -49,6 +48,7 @@ def test_the_core_derives_the_shapes_that_the_plan_states(case):
             assert trace[step.tap].shape == want, step.tap
 
 
+@pytest.mark.sanitize
 def test_an_edit_that_changes_nothing_changes_no_bit(case):
     model, ids, trace = case
     last = model.steps[-1].tap
@@ -106,6 +106,7 @@ def test_what_shows_a_model_takes_every_row(case, tmp_path):
         assert all(len(row) == TOKENS for row in norms)
 
 
+@pytest.mark.sanitize
 def test_sessions_go_on_and_come_back(case, tmp_path):
     model, ids, trace = case
     if not model.steps.roles("logits"):
