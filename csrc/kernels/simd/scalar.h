@@ -7,6 +7,7 @@
 
 #include "kernels/simd/simd.h"
 
+#define LONG_INLINE static // lanes are loops, and inlining them all takes the compiler a minute
 #define ATTN_QUERIES 4
 #define ATTN_KEYS 1
 #define FLOAT_TOKENS 6

@@ -12,10 +12,12 @@
  *   FLOAT_TOKENS              the tile of float weights: tokens
  *   PANEL_VECTORS             the tile of quantized weights: vectors of 16 rows
  *   PREFETCH_BYTES            how far ahead of the reads memory is prefetched
- *   INT8_OFFSET               what is added to weights of eight bits so that they can be
- * multiplied; -1: they cannot, and are multiplied as int16 SCALED_WORDS              whether exact
- * prompts of Q6_K are multiplied as int16 with the sub-scales in the weights TILE_ASM defined where
- * tile_asm*() is the inner tile in assembly
+ *   INT8_OFFSET               what is added to weights of eight bits, to multiply them as bytes;
+ *                             -1: they are multiplied as int16
+ *   SCALED_WORDS              whether exact prompts of Q6_K are multiplied as int16 with the
+ *                             sub-scales in the weights
+ *   LONG_INLINE               how functions of many operations are compiled; default: TL_INLINE
+ *   TILE_ASM                  defined where tile_asm*() is the inner tile in assembly
  *
  * Types: v16 (float32), d16 (float64, sums only); where there are integers v16i (int32) and v16d
  * (float64) as well. Operations: those of scalar.h and avx2.h. The less obvious ones:

@@ -7,6 +7,10 @@
  * Defines: v16_load_part, v16_store_part, v16_exp, function_unary, function_gated
  */
 
+#ifndef LONG_INLINE
+#define LONG_INLINE TL_INLINE
+#endif
+
 /* A partial load and store for the last n < 16 values; the lanes beyond are zero. */
 TL_INLINE v16 v16_load_part(const float *p, size_t n) {
     float part[16] = {0};
@@ -25,7 +29,7 @@ TL_INLINE void v16_store_part(float *p, size_t n, v16 x) {
  * exp(x) = 2^n exp(r), |r| <= ln(2)/2, by the Taylor series of degree 7; 1.5 * 2^23 rounds to
  * an integer when added. 2^(n-1) * 2 instead of 2^n, so that n = 128 does not overflow early.
  */
-TL_INLINE v16 v16_exp(v16 x) {
+LONG_INLINE v16 v16_exp(v16 x) {
     const v16 magic = v16_set1(12582912.0f), two = v16_set1(2.0f);
     v16 shifted = v16_fma(x, v16_set1(1.44269504f), magic);
     v16 n = v16_sub(shifted, magic);
@@ -64,14 +68,14 @@ TL_INLINE v16 v16_silu(v16 x) {
 }
 
 /* x (1 + tanh(u)) / 2 = x / (1 + exp(-2 u)), u = sqrt(2 / pi) (x + 0.044715 x^3) */
-TL_INLINE v16 v16_gelu_tanh(v16 x) {
+LONG_INLINE v16 v16_gelu_tanh(v16 x) {
     const v16 cube = v16_mul(v16_mul(x, x), x);
     const v16 u = v16_mul(v16_fma(cube, v16_set1(0.044715f), x), v16_set1(-1.5957691f));
     return v16_div(x, v16_add(v16_set1(1.0f), v16_exp(u)));
 }
 
 /* The polynomials are those of tanhf and erff in the Cephes library (Moshier). */
-TL_INLINE v16 v16_tanh(v16 x) {
+LONG_INLINE v16 v16_tanh(v16 x) {
     const v16 zero = v16_set1(0.0f), one = v16_set1(1.0f), two = v16_set1(2.0f);
     const v16 a = v16_max(x, v16_negative(x)), z = v16_mul(x, x);
     v16 p = v16_set1(-5.70498872745e-3f), t;
@@ -86,7 +90,7 @@ TL_INLINE v16 v16_tanh(v16 x) {
 }
 
 /* The standard normal distribution function: erfc(-x / sqrt(2)) / 2. */
-TL_INLINE v16 v16_normal(v16 x) {
+LONG_INLINE v16 v16_normal(v16 x) {
     const v16 half = v16_set1(0.5f), one = v16_set1(1.0f);
     const v16 t = v16_mul(x, v16_set1(0.70710678f)), a = v16_max(t, v16_negative(t));
     const v16 z = v16_mul(t, t), q = v16_div(one, a), y = v16_mul(q, q);
@@ -121,111 +125,90 @@ TL_INLINE v16 v16_normal(v16 x) {
     return v16_if_less(a, one, v16_fma(half, erf, half), tail);
 }
 
-/* f(x) of one of the functions; `p` is its parameter. */
-TL_INLINE v16 function_of(const enum tl_function f, v16 x, float p) {
-    const v16 zero = v16_set1(0.0f), parameter = v16_set1(p);
-    switch (f) {
-    case TL_FN_SILU:
-        return v16_silu(x);
-    case TL_FN_GELU_TANH:
-        return v16_gelu_tanh(x);
-    case TL_FN_GELU_ERF:
-        return v16_mul(x, v16_normal(x));
-    case TL_FN_SIGMOID:
-        return v16_sigmoid(x);
-    case TL_FN_RELU:
-        return v16_if_less(x, zero, zero, x);
-    case TL_FN_RELU2:
-        x = v16_if_less(x, zero, zero, x);
-        return v16_mul(x, x);
-    case TL_FN_SOFT_CAP:
-        return v16_mul(parameter, v16_tanh(v16_mul(x, v16_set1(1.0f / p))));
-    case TL_FN_CLAMP:
-        return v16_clamp(x, v16_negative(parameter), parameter);
-    case TL_FN_SCALE:
-        return v16_mul(x, parameter);
-    default:
-        return x;
+/* Up to 16 of n values that are left. */
+TL_INLINE v16 v16_load_some(const float *p, size_t n) {
+    return n >= 16 ? v16_load(p) : v16_load_part(p, n);
+}
+
+TL_INLINE void v16_store_some(float *p, size_t n, v16 x) {
+    if (n >= 16) {
+        v16_store(p, x);
+    } else {
+        v16_store_part(p, n, x);
     }
 }
 
-TL_INLINE void unary_loop(const enum tl_function f, float p, const float *x, float *y, size_t n) {
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) v16_store(y + i, function_of(f, v16_load(x + i), p));
-    if (i < n) v16_store_part(y + i, n - i, function_of(f, v16_load_part(x + i, n - i), p));
+/*
+ * The loops of a function: unary_<name>, y = f(x), and gated_<name>, y = f(x) * up. `f` is the
+ * value for x, and may use `parameter`, p in every lane. Each function is written out on its own,
+ * because a choice among inlined functions takes the compiler minutes.
+ */
+#define FUNCTION(name, f)                                                                          \
+    static void unary_##name(float p, const float *from, float *y, size_t n) {                     \
+        const v16 zero = v16_set1(0.0f), parameter = v16_set1(p);                                  \
+        (void)zero, (void)parameter;                                                               \
+        for (size_t i = 0; i < n; i += 16) {                                                       \
+            v16 x = v16_load_some(from + i, n - i);                                                \
+            v16_store_some(y + i, n - i, (f));                                                     \
+        }                                                                                          \
+    }                                                                                              \
+    static void gated_##name(float p, const float *from, const float *up, float *y, size_t n) {    \
+        const v16 zero = v16_set1(0.0f), parameter = v16_set1(p);                                  \
+        (void)zero, (void)parameter;                                                               \
+        for (size_t i = 0; i < n; i += 16) {                                                       \
+            v16 x = v16_load_some(from + i, n - i), u = v16_load_some(up + i, n - i);              \
+            v16_store_some(y + i, n - i, v16_mul((f), u));                                         \
+        }                                                                                          \
+    }
+
+FUNCTION(identity, x)
+FUNCTION(silu, v16_silu(x))
+FUNCTION(gelu_tanh, v16_gelu_tanh(x))
+FUNCTION(gelu_erf, v16_mul(x, v16_normal(x)))
+FUNCTION(sigmoid, v16_sigmoid(x))
+FUNCTION(relu, v16_if_less(x, zero, zero, x))
+FUNCTION(relu2, v16_mul(v16_if_less(x, zero, zero, x), v16_if_less(x, zero, zero, x)))
+FUNCTION(soft_cap, v16_mul(parameter, v16_tanh(v16_mul(x, v16_set1(1.0f / p)))))
+FUNCTION(clamp, v16_clamp(x, v16_negative(parameter), parameter))
+FUNCTION(scale, v16_mul(x, parameter))
+
+#undef FUNCTION
+
+static void gated_oai(float alpha, float limit, const float *gate, const float *up, float *y,
+                      size_t n) {
+    const v16 top = v16_set1(limit), one = v16_set1(1.0f), slope = v16_set1(-alpha);
+    for (size_t i = 0; i < n; i += 16) {
+        v16 g = v16_load_some(gate + i, n - i), u = v16_load_some(up + i, n - i), e;
+        g = v16_if_less(top, g, top, g);
+        e = v16_exp(v16_mul(g, slope));
+        u = v16_clamp(u, v16_negative(top), top);
+        v16_store_some(y + i, n - i, v16_mul(v16_div(g, v16_add(one, e)), v16_add(u, one)));
+    }
 }
 
-TL_INLINE v16 gated_of(const enum tl_function f, v16 gate, v16 up, float alpha, float limit) {
-    if (f == TL_FN_OAI) {
-        const v16 top = v16_set1(limit), one = v16_set1(1.0f);
-        const v16 g = v16_if_less(top, gate, top, gate);
-        const v16 e = v16_exp(v16_mul(g, v16_set1(-alpha)));
-        up = v16_clamp(up, v16_negative(top), top);
-        return v16_mul(v16_div(g, v16_add(one, e)), v16_add(up, one));
-    }
-    return v16_mul(function_of(f, gate, alpha), up);
-}
-
-TL_INLINE void gated_loop(const enum tl_function f, float alpha, float limit, const float *gate,
-                          const float *up, float *y, size_t n) {
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        v16_store(y + i, gated_of(f, v16_load(gate + i), v16_load(up + i), alpha, limit));
-    }
-    if (i < n) {
-        v16 g = v16_load_part(gate + i, n - i), u = v16_load_part(up + i, n - i);
-        v16_store_part(y + i, n - i, gated_of(f, g, u, alpha, limit));
-    }
-}
-
-/* Each function in a loop of its own. */
-#define FUNCTION_CASES(call)                                                                       \
-    switch (f) {                                                                                   \
-    case TL_FN_SILU:                                                                               \
-        call(TL_FN_SILU);                                                                          \
-        break;                                                                                     \
-    case TL_FN_GELU_TANH:                                                                          \
-        call(TL_FN_GELU_TANH);                                                                     \
-        break;                                                                                     \
-    case TL_FN_GELU_ERF:                                                                           \
-        call(TL_FN_GELU_ERF);                                                                      \
-        break;                                                                                     \
-    case TL_FN_SIGMOID:                                                                            \
-        call(TL_FN_SIGMOID);                                                                       \
-        break;                                                                                     \
-    case TL_FN_RELU:                                                                               \
-        call(TL_FN_RELU);                                                                          \
-        break;                                                                                     \
-    case TL_FN_RELU2:                                                                              \
-        call(TL_FN_RELU2);                                                                         \
-        break;                                                                                     \
-    case TL_FN_SOFT_CAP:                                                                           \
-        call(TL_FN_SOFT_CAP);                                                                      \
-        break;                                                                                     \
-    case TL_FN_CLAMP:                                                                              \
-        call(TL_FN_CLAMP);                                                                         \
-        break;                                                                                     \
-    case TL_FN_SCALE:                                                                              \
-        call(TL_FN_SCALE);                                                                         \
-        break;                                                                                     \
-    case TL_FN_OAI:                                                                                \
-        call(TL_FN_OAI);                                                                           \
-        break;                                                                                     \
-    default:                                                                                       \
-        call(TL_FN_IDENTITY);                                                                      \
+#define FUNCTIONS(kind)                                                                            \
+    {                                                                                              \
+        [TL_FN_IDENTITY] = kind##_identity, [TL_FN_SILU] = kind##_silu,                            \
+        [TL_FN_GELU_TANH] = kind##_gelu_tanh, [TL_FN_GELU_ERF] = kind##_gelu_erf,                  \
+        [TL_FN_SIGMOID] = kind##_sigmoid, [TL_FN_RELU] = kind##_relu,                              \
+        [TL_FN_RELU2] = kind##_relu2, [TL_FN_SOFT_CAP] = kind##_soft_cap,                          \
+        [TL_FN_CLAMP] = kind##_clamp, [TL_FN_SCALE] = kind##_scale, [TL_FN_OAI] = kind##_identity, \
     }
 
 static void function_unary(enum tl_function f, float p, const float *x, float *y, size_t n) {
-#define CALL(constant) unary_loop(constant, p, x, y, n)
-    FUNCTION_CASES(CALL)
-#undef CALL
+    static void (*const functions[])(float, const float *, float *, size_t) = FUNCTIONS(unary);
+    functions[f](p, x, y, n);
 }
 
 static void function_gated(enum tl_function f, float alpha, float limit, const float *gate,
                            const float *up, float *y, size_t n) {
-#define CALL(constant) gated_loop(constant, alpha, limit, gate, up, y, n)
-    FUNCTION_CASES(CALL)
-#undef CALL
+    static void (*const functions[])(float, const float *, const float *, float *, size_t) =
+        FUNCTIONS(gated);
+    if (f == TL_FN_OAI) {
+        gated_oai(alpha, limit, gate, up, y, n);
+    } else {
+        functions[f](alpha, gate, up, y, n);
+    }
 }
 
-#undef FUNCTION_CASES
+#undef FUNCTIONS
