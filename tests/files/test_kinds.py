@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import io
+import json
 import lzma
 import pickle
 import tarfile
@@ -11,7 +12,6 @@ import zipfile
 import gguf
 import numpy as np
 import pytest
-import safetensors.numpy
 
 import tinyllm as tl
 from testkit import models
@@ -25,6 +25,17 @@ def zipped(*names):
         for name in names:
             archive.writestr(name, b"x" * 100)
     return data.getvalue()
+
+
+def safetensors(arrays):
+    """A safetensors file: the length of the header, the header, the data."""
+    entries, data = {}, b""
+    for name, array in arrays.items():
+        offsets = [len(data), len(data) + array.nbytes]
+        entries[name] = {"dtype": "F64", "shape": array.shape, "data_offsets": offsets}
+        data += array.tobytes()
+    header = json.dumps(entries).encode()
+    return len(header).to_bytes(8, "little") + header + data
 
 
 def tarred():
@@ -62,7 +73,7 @@ BYTES = {
     "ggjt": (b"tjgg\3\0\0\0" + bytes(100), "an old GGJT file"),
     "old imatrix": (OLD_IMATRIX, "an imatrix"),
     "session of llama.cpp": (b"nsgg\x09\0\0\0" + bytes(100), "a saved session of llama.cpp"),
-    "safetensors": (safetensors.numpy.save({"a": np.eye(2)}), "tinyllm.convert"),
+    "safetensors": (safetensors({"a": np.eye(2)}), "tinyllm.convert"),
     "numpy": (b"\x93NUMPY\1\0" + bytes(100), "a NumPy array"),
     "zeros": (bytes(5000), "not complete"),
     "empty": (b"", "empty"),

@@ -78,6 +78,7 @@ def test_without_it_a_warning_says_how_once(model, name):
 
 
 def test_no_warning_for_other_texts_and_for_chats(model, monkeypatch):
+    pytest.importorskip("jinja2")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for text in ("<|endoftext", "<s>", "<unk>", "a < b | c >"):
