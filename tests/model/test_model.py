@@ -220,6 +220,18 @@ def test_weights_outlive_the_model(path):
     assert not raw.flags.writeable
 
 
+def test_a_model_that_is_no_longer_used_frees_its_weights(path):
+    def weights():
+        gc.collect()
+        return sum(type(thing) is tl.Weight for thing in gc.get_objects())
+
+    before = weights()
+    model = tl.load(path)
+    assert weights() > before
+    del model
+    assert weights() == before
+
+
 def test_prompts(model):
     want = model.logits([1, 2])
     for prompt in ((1, 2), np.array([1, 2], np.uint8), np.array([1, 2])):

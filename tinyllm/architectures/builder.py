@@ -74,6 +74,7 @@ class Builder:
         self.layer = -1
         self._tensors = tensors
         self._numbers: dict[str, int] = {}
+        self._ropes: dict[bool, tuple[Number, ...]] = {}
 
     # ---- names and numbers ----
 
@@ -416,8 +417,12 @@ class Builder:
         names = (f"rope_factors_{length}.weight", "rope_freqs.weight")
         return next((name for name in names if name in self._tensors), None)
 
-    @functools.cache  # noqa: B019 (a builder lives for one plan)
     def _rope_numbers(self, local: bool) -> tuple[Number, ...]:
+        if local not in self._ropes:
+            self._ropes[local] = self._new_rope_numbers(local)
+        return self._ropes[local]
+
+    def _new_rope_numbers(self, local: bool) -> tuple[Number, ...]:
         c = self.config
         scaling = dict(c.rope_scaling or {})
         base = self.number("base", c.rope_base, "rope.freq_base", "rule")
