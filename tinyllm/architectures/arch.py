@@ -104,8 +104,6 @@ class Arch:
     required, optional : tuple of str
         Norms, embeddings and sinks that the file must have, and that it may have, besides those
         that the other fields demand.
-    classes : tuple of str
-        Class names in Hugging Face checkpoints.
     experimental : bool
         Whether no other implementation has confirmed the results. Loading warns of it.
     """
@@ -139,5 +137,9 @@ class Arch:
     tiled: bool = False
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
-    classes: tuple[str, ...] = ()
     experimental: bool = False
+
+    @property
+    def epsilon_key(self) -> str:
+        """The key of the epsilon of norms."""
+        return f"attention.layer_norm_{'rms_' if self.norm == 'rms' else ''}epsilon"

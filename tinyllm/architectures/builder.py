@@ -106,8 +106,17 @@ class Builder:
 
     # ---- steps ----
 
-    def add_step(self, op: str, tap: str, reads: tuple[str, ...], **more: Any) -> str:
-        """Append a step and return its tap."""
+    @property
+    def width(self) -> Number:
+        """The width of the residual stream, as the size of a value."""
+        return self.number("size", self.config.width, "embedding_length")
+
+    def add_step(
+        self, op: str, tap: str, reads: tuple[str, ...], *, role: str = "", **more: Any
+    ) -> str:
+        """Append a step and return its tap. "" is no role."""
+        if role:
+            more["roles"] = (role,)
         step = Step(self.name(tap), op, self.layer, reads, **more)
         self.steps.append(step)
         self._numbers[step.tap] = len(self.steps) - 1
@@ -166,7 +175,7 @@ class Builder:
 
     def same(self, tap: str, x: str) -> str:
         """Add a second name for a value. The name is also its role."""
-        return self.add_step("same", tap, (x,), shape=self.shape(x), roles=(tap,))
+        return self.add_step("same", tap, (x,), shape=self.shape(x), role=tap)
 
     def cut(self, tap: str, x: str, axis: int, first: int, size: int, role: str = "") -> str:
         """Add a part of an axis of a value. Axis 0 is the first one after T."""
@@ -183,7 +192,7 @@ class Builder:
             ),
             shape=tuple(shape),
             heads=self.step(x).heads,
-            roles=(role,) if role else (),
+            role=role,
         )
 
     def heads(self, tap: str, x: str, heads: int, size: int) -> str:
@@ -212,7 +221,7 @@ class Builder:
             numbers=(Number("size", size, ""),),
             shape=self.shape(x),
             heads=self.step(x).heads,
-            roles=(role,) if role else (),
+            role=role,
         )
 
     def step(self, tap: str) -> Step:
@@ -238,8 +247,8 @@ class Builder:
         x : str
         role : str
         kind : str
-            ``"rms"``, ``"layer"`` or ``"row"``: RMSNorm over all axes of x. Default: that of the
-            architecture.
+            ``"rms"``, ``"layer"``, ``"row"`` (RMSNorm over all axes of x), or ``"unit"`` (the
+            division by the L2 norm). Default: that of the architecture.
         covers : int
             How many of the last axes the weight covers, for RMSNorm and LayerNorm.
         weights : bool
@@ -247,20 +256,18 @@ class Builder:
         """
         kind = kind or self.arch.norm
         shape = self.shape(x)
-        key = f"attention.layer_norm_{'rms_' if self.arch.norm == 'rms' else ''}epsilon"
-        epsilon = self.number("epsilon", self.config.norm_epsilon, key)
-        roles = {name: (f"{role}_{name}",) if role else () for name in ("mean", "scale")}
+        epsilon = self.number("epsilon", self.config.norm_epsilon, self.arch.epsilon_key)
         weight = self.name(f"{tap}.weight") if self.arch.norm_weights and weights else None
         axes = Number("axes", 0 if covers == 1 else covers, UNUSED if covers == 1 else "row")
         more: dict[str, Any] = {
             "numbers": (axes,),
             "shape": shape,
             "heads": self.step(x).heads,
-            "roles": (role,) if role else (),
+            "role": role,
         }
         if kind == "layer":
             mean = self.add_step(
-                "norm_mean", f"{tap}_mean", (x,), shape=shape[:-1], roles=roles["mean"]
+                "norm_mean", f"{tap}_mean", (x,), shape=shape[:-1], role=role and f"{role}_mean"
             )
             scale = self.add_step(
                 "layer_scale",
@@ -268,7 +275,7 @@ class Builder:
                 (x, mean),
                 numbers=(epsilon,),
                 shape=shape[:-1],
-                roles=roles["scale"],
+                role=role and f"{role}_scale",
             )
             bias = self.optional(f"{tap}.bias")
             bias = self.name(f"{tap}.bias") if tap in self.arch.biases else bias
@@ -280,13 +287,13 @@ class Builder:
             f"{tap}_scale",
             (x,),
             numbers=(
-                epsilon,
-                Number("kind", 0, UNUSED),
+                Number("epsilon", 1e-6, "row") if kind == "unit" else epsilon,
+                Number("kind", int(kind == "unit"), "row: L2" if kind == "unit" else UNUSED),
                 Number("axes", over, UNUSED if over == 1 else "row"),
             ),
             shape=shape[:-over],
             heads=self.step(x).heads and over == 1,
-            roles=roles["scale"],
+            role=role and f"{role}_scale",
         )
         return self.add_step("norm", tap, (x, scale), weights=(weight,), **more)
 
@@ -337,7 +344,7 @@ class Builder:
             ),
             shape=tuple(int(axis.value) for axis in axes),
             heads=heads is not None,
-            roles=(role,) if role else (),
+            role=role,
         )
 
     # ---- positions ----
@@ -525,7 +532,7 @@ class Builder:
             shape=(heads,),
             heads=True,
             matrix=True,
-            roles=("attn_scores",),
+            role="attn_scores",
         )
         probs = self.add_step(
             "softmax",
@@ -535,7 +542,7 @@ class Builder:
             shape=(heads,),
             heads=True,
             matrix=True,
-            roles=("attn_probs",),
+            role="attn_probs",
         )
         return self.add_step(
             "mix",
@@ -543,12 +550,12 @@ class Builder:
             (probs, values),
             shape=(heads, self.shape(values)[1]),
             heads=True,
-            roles=("attn_mix",),
+            role="attn_mix",
         )
 
     def add(self, tap: str, x: str, y: str, role: str = "") -> str:
         """Add the sum of two values."""
-        return self.add_step("add", tap, (x, y), shape=self.shape(x), roles=(role,) if role else ())
+        return self.add_step("add", tap, (x, y), shape=self.shape(x), role=role)
 
     def residual(self, branch: str, x: str) -> str:
         """Add the factor of a branch, if the file states one."""
@@ -571,7 +578,7 @@ class Builder:
             ),
             shape=self.shape(x),
             heads=self.step(x).heads,
-            roles=(role,) if role else (),
+            role=role,
         )
 
     def act(
@@ -591,7 +598,7 @@ class Builder:
             ),
             shape=self.shape(up),
             heads=self.step(up).heads,
-            roles=(role,) if role else (),
+            role=role,
         )
 
     def output(self, x: str) -> str:

@@ -237,10 +237,9 @@ def read_config(read: Reader, tensors: Mapping[str, Any], arch: Arch) -> Config:
                 f"a divisor of the width, {width}, or a value of {read.prefix}attention.key_length",
             )
         head_size = width // heads
-    epsilon_key = f"attention.layer_norm_{'rms_' if arch.norm == 'rms' else ''}epsilon"
-    epsilon = read.number(epsilon_key)
+    epsilon = read.number(arch.epsilon_key)
     if not 0 <= epsilon < 1:
-        raise wrong(read.prefix + epsilon_key, epsilon, "at least 0 and less than 1")
+        raise wrong(read.prefix + arch.epsilon_key, epsilon, "at least 0 and less than 1")
     base = read.number("rope.freq_base", 10000.0)
     if not base > 0:
         raise wrong(read.prefix + "rope.freq_base", base, "a positive number")

@@ -77,7 +77,7 @@ def _shared(b: Builder, x: str, width: Number) -> str:
         return ""
     gate, up = b.linear("ffn_gate_shexp", x, width), b.linear("ffn_up_shexp", x, width)
     hidden = b.act("ffn_act_shexp", gate, up, role="")
-    return b.linear("ffn_down_shexp", hidden, b.number("size", b.config.width, "embedding_length"))
+    return b.linear("ffn_down_shexp", hidden, b.width)
 
 
 def chosen_experts(b: Builder, x: str, logits: str) -> str:
@@ -86,8 +86,7 @@ def chosen_experts(b: Builder, x: str, logits: str) -> str:
     gate = _matmul(b, "ffn_gate_exps", x, ids, _width(b))
     up = _matmul(b, "ffn_up_exps", x, ids, _width(b))
     hidden = b.act("ffn_act_exps", gate, up)
-    width = b.number("size", b.config.width, "embedding_length")
-    down = _matmul(b, "ffn_down_exps", hidden, ids, width)
+    down = _matmul(b, "ffn_down_exps", hidden, ids, b.width)
     return b.add_step("weighted_sum", "ffn_moe", (down, weights), shape=(b.config.width,))
 
 
@@ -108,7 +107,7 @@ def _choice(b: Builder, logits: str) -> tuple[str, str]:
             (logits,),
             numbers=(Number("function", ("softmax", "sigmoid").index(function), source),),
             shape=b.shape(logits),
-            roles=("router_probs",),
+            role="router_probs",
         )
     ids = b.add_step(
         "route_ids",
@@ -117,7 +116,7 @@ def _choice(b: Builder, logits: str) -> tuple[str, str]:
         weights=(b.optional("exp_probs_b.bias") or b.optional("exp_probs_b"),),
         numbers=(used, *_groups(b)),
         shape=(int(used.value),),
-        roles=("expert_ids",),
+        role="expert_ids",
     )
     return ids, _weights(b, scores, ids, function, source)
 
@@ -182,7 +181,7 @@ def _weights(b: Builder, scores: str, ids: str, function: str, source: str) -> s
             scale if scale.value else scale._replace(value=1.0),  # 0 stands for no scale
         ),
         shape=b.shape(ids),
-        roles=("expert_weights",),
+        role="expert_weights",
     )
 
 

@@ -13,7 +13,7 @@ def _width(b: Builder) -> Number:
 
 
 def _down(b: Builder, hidden: str) -> str:
-    return b.linear("ffn_down", hidden, b.number("size", b.config.width, "embedding_length"))
+    return b.linear("ffn_down", hidden, b.width)
 
 
 def gated(b: Builder, x: str) -> str:

@@ -60,9 +60,7 @@ def attention(b: Builder, x: str) -> str:
         source = _last_of_kind(b, first_shared)
         k, v = f"blk.{source}.attn_k_rope", f"blk.{source}.attn_v_norm"
     mix = b.attend(q, k, v)
-    return b.linear(
-        "attn_output", mix, b.number("size", c.width, "embedding_length"), role="attn_project"
-    )
+    return b.linear("attn_output", mix, b.width, role="attn_project")
 
 
 def _shared_layers(b: Builder) -> int:
@@ -135,6 +133,4 @@ def _per_layer_input(b: Builder, x: str, size: int) -> str:
     own = b.heads("per_layer_own", own, 0, size)
     gate = b.linear("inp_gate", x, b.number("size", size, "embedding_length_per_layer_input"))
     own = b.act("inp_act", gate, own, role="")
-    return b.norm(
-        "post_norm", b.linear("proj", own, b.number("size", b.config.width, "embedding_length"))
-    )
+    return b.norm("post_norm", b.linear("proj", own, b.width))

@@ -39,8 +39,7 @@ def _attend(b: Builder, q: str, k: str, v: str, gate: str = "") -> str:
     mix = b.attend(q, k, v)
     if gate:
         mix = b.act("attn_gated", gate, mix, role="", function="sigmoid")
-    width = b.number("size", b.config.width, "embedding_length")
-    return b.linear("attn_output", mix, width, role="attn_project")
+    return b.linear("attn_output", mix, b.width, role="attn_project")
 
 
 def projections(b: Builder, x: str, gated: bool = False) -> tuple[str, str, str]:

@@ -7,7 +7,7 @@ import math
 from ..errors import wrong
 from .builder import Builder
 from .mixers import attention, gated_attention
-from .plan import UNUSED, Number
+from .plan import Number
 
 __all__ = ["conv_or_attention", "delta_net", "delta_or_attention", "short_convolution"]
 
@@ -71,8 +71,8 @@ def delta_net(b: Builder, x: str) -> str:
         )
     qkv = b.linear("attn_qkv", x, size, Number("heads", 2 * k + v, "rule: of q, k and v"))
     y = b.unary("ssm_conv1d_act", "silu", _conv(b, "ssm_conv1d", qkv, "ssm.conv_kernel"))
-    queries = _unit(b, "ssm_q_norm", b.cut("ssm_q", y, 0, 0, k))
-    keys = _unit(b, "ssm_k_norm", b.cut("ssm_k", y, 0, k, k))
+    queries = b.norm("ssm_q_norm", b.cut("ssm_q", y, 0, 0, k), kind="unit", weights=False)
+    keys = b.norm("ssm_k_norm", b.cut("ssm_k", y, 0, k, k), kind="unit", weights=False)
     values = b.cut("ssm_v", y, 0, 2 * k, v)
     gate = b.linear("attn_gate", x, size, heads)
     alpha, beta = _alpha_and_beta(b, x, heads, key_heads)
@@ -95,7 +95,7 @@ def delta_net(b: Builder, x: str) -> str:
         heads=True,
     )
     y = b.act("ssm_gated", gate, b.norm("ssm_norm", mix), role="", function="silu")
-    return b.linear("ssm_out", y, b.number("size", b.config.width, "embedding_length"))
+    return b.linear("ssm_out", y, b.width)
 
 
 def _alpha_and_beta(b: Builder, x: str, heads: Number, key_heads: Number) -> tuple[str, str]:
@@ -122,30 +122,4 @@ def _conv(b: Builder, tap: str, x: str, key: str) -> str:
         numbers=(b.number("taps", b.keys.integer(key), key),),
         shape=b.shape(x),
         heads=b.step(x).heads,
-    )
-
-
-def _unit(b: Builder, tap: str, x: str) -> str:
-    """Add the division by the L2 norm, without weights, in two steps."""
-    shape = b.shape(x)
-    scale = b.add_step(
-        "norm_scale",
-        f"{tap}_scale",
-        (x,),
-        numbers=(
-            Number("epsilon", 1e-6, "row"),
-            Number("kind", 1, "row: L2"),
-            Number("axes", 1, UNUSED),
-        ),
-        shape=shape[:-1],
-        heads=True,
-    )
-    return b.add_step(
-        "norm",
-        tap,
-        (x, scale),
-        weights=(None,),
-        numbers=(Number("axes", 0, UNUSED),),
-        shape=shape,
-        heads=True,
     )

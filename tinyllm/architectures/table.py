@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -30,22 +31,20 @@ __all__ = ["ARCHITECTURES", "MISSING", "find", "make_plan", "read_model"]
 
 QK_NORMS = ("attn_q_norm", "attn_k_norm")
 
-LLAMA = Arch(
-    block=serial,
-    mixer=attention,
-    ffn=gated,
-    rope="pairs",
-)
+LLAMA = Arch(block=serial, mixer=attention, ffn=gated, rope="pairs")
 HALVES = dataclasses.replace(LLAMA, rope="halves")
 GRANITE = dataclasses.replace(
-    LLAMA,
-    rotated=lambda b: b.keys.flag("rope.scaling.finetuned", True),
-    logit_scale="over",
-    classes=("GraniteForCausalLM",),
+    LLAMA, rotated=lambda b: b.keys.flag("rope.scaling.finetuned", True), logit_scale="over"
 )
 QWEN2 = dataclasses.replace(HALVES, biases=("attn_q", "attn_k", "attn_v"))
 QWEN3 = dataclasses.replace(HALVES, required=QK_NORMS)
 GEMMA = dataclasses.replace(HALVES, act="gelu_tanh", embed_scale="sqrt_width")
+GEMMA3 = dataclasses.replace(
+    GEMMA,
+    post_norms=True,
+    window=Window(every=6, base=10000.0, scaled=False),
+    required=QK_NORMS,
+)
 GPT = dataclasses.replace(HALVES, norm="layer", ffn=plain, act="gelu_tanh")
 COHERE = dataclasses.replace(
     LLAMA, norm="layer", block=parallel, qk_norm="heads", optional=QK_NORMS
@@ -80,74 +79,37 @@ def _scale_by_width(layers: int) -> Callable[[Builder], float]:
 
 #: The rows, by ``general.architecture``.
 ARCHITECTURES: dict[str, Arch] = {
-    "llama": dataclasses.replace(
-        LLAMA,
-        ffn=gated_or_experts,
-        classes=("LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM"),
-    ),
-    "mistral3": dataclasses.replace(
-        LLAMA, ffn=gated_or_experts, classes=("Ministral3ForCausalLM",)
-    ),
-    "qwen2": dataclasses.replace(QWEN2, classes=("Qwen2ForCausalLM",)),
-    "qwen2vl": dataclasses.replace(
-        QWEN2,
-        classes=("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"),
-    ),
-    "qwen3": dataclasses.replace(QWEN3, classes=("Qwen3ForCausalLM",)),
-    "qwen3vl": dataclasses.replace(QWEN3, classes=("Qwen3VLForConditionalGeneration",)),
-    "gemma": dataclasses.replace(GEMMA, classes=("GemmaForCausalLM",)),
+    "llama": dataclasses.replace(LLAMA, ffn=gated_or_experts),
+    "mistral3": dataclasses.replace(LLAMA, ffn=gated_or_experts),
+    "qwen2": QWEN2,
+    "qwen2vl": QWEN2,
+    "qwen3": QWEN3,
+    "qwen3vl": QWEN3,
+    "gemma": GEMMA,
     "gemma2": dataclasses.replace(
         GEMMA,
         post_norms=True,
         window=Window(every=2, size=4096),
         caps=(50.0, 30.0),
         scale=_scale_by_width(46),
-        classes=("Gemma2ForCausalLM",),
     ),
-    "gemma3": dataclasses.replace(
-        GEMMA,
-        post_norms=True,
-        window=Window(every=6, base=10000.0, scaled=False),
-        scale=_scale_by_width(62),
-        required=QK_NORMS,
-        classes=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
-    ),
+    "gemma3": dataclasses.replace(GEMMA3, scale=_scale_by_width(62)),
     "gemma4": dataclasses.replace(
-        GEMMA,
+        GEMMA3,
         embedding=gemma4.embedding,
         block=gemma4.block,
         mixer=gemma4.attention,
-        window=Window(every=6, base=10000.0, scaled=False),
         scale=lambda b: 1.0,
-        required=QK_NORMS,
-        classes=("Gemma4ForCausalLM", "Gemma4ForConditionalGeneration"),
     ),
-    "gemma-embedding": dataclasses.replace(
-        GEMMA,
-        post_norms=True,
-        window=Window(every=6, base=10000.0, scaled=False),
-        head=encoders.last_norm,
-        causal=False,
-        required=QK_NORMS,
-        classes=("Gemma3TextModel",),
-    ),
+    "gemma-embedding": dataclasses.replace(GEMMA3, head=encoders.last_norm, causal=False),
     "bert": dataclasses.replace(
-        BERT,
-        ffn=plain,
-        rope="none",
-        act="gelu",
-        required=("position_embd",),
-        classes=("BertModel", "BertForMaskedLM", "BertForSequenceClassification"),
+        BERT, ffn=plain, rope="none", act="gelu", required=("position_embd",)
     ),
-    "nomic-bert": dataclasses.replace(BERT, classes=("NomicBertModel",)),
-    "phi3": dataclasses.replace(HALVES, ffn=fused, classes=("Phi3ForCausalLM",)),
+    "nomic-bert": BERT,
+    "phi3": dataclasses.replace(HALVES, ffn=fused),
     "granite": GRANITE,
-    "smollm3": dataclasses.replace(
-        LLAMA, rotated=lambda b: (b.layer + 1) % 4 != 0, classes=("SmolLM3ForCausalLM",)
-    ),
-    "olmo": dataclasses.replace(
-        LLAMA, norm="layer", norm_weights=False, classes=("OlmoForCausalLM",)
-    ),
+    "smollm3": dataclasses.replace(LLAMA, rotated=lambda b: (b.layer + 1) % 4 != 0),
+    "olmo": dataclasses.replace(LLAMA, norm="layer", norm_weights=False),
     "olmo2": dataclasses.replace(
         HALVES,
         pre_norms=False,
@@ -155,76 +117,33 @@ ARCHITECTURES: dict[str, Arch] = {
         qk_norm="row",
         window=Window(every=4, scaled=False),
         required=QK_NORMS,
-        classes=("Olmo2ForCausalLM", "Olmo3ForCausalLM"),
     ),
-    "gpt2": dataclasses.replace(
-        GPT, rope="none", required=("position_embd",), classes=("GPT2LMHeadModel",)
-    ),
-    "gptneox": dataclasses.replace(
-        GPT,
-        act="gelu",
-        block=parallel_by_key,
-        required=("ffn_norm",),
-        classes=("GPTNeoXForCausalLM",),
-    ),
-    "phi2": dataclasses.replace(GPT, block=parallel, classes=("PhiForCausalLM",)),
-    "falcon": dataclasses.replace(
-        GPT,
-        act="gelu",
-        block=parallel,
-        optional=("attn_norm_2",),
-        classes=("FalconForCausalLM", "RWForCausalLM"),
-    ),
-    "starcoder2": dataclasses.replace(GPT, classes=("Starcoder2ForCausalLM",)),
+    "gpt2": dataclasses.replace(GPT, rope="none", required=("position_embd",)),
+    "gptneox": dataclasses.replace(GPT, act="gelu", block=parallel_by_key, required=("ffn_norm",)),
+    "phi2": dataclasses.replace(GPT, block=parallel),
+    "falcon": dataclasses.replace(GPT, act="gelu", block=parallel, optional=("attn_norm_2",)),
+    "starcoder2": GPT,
     "stablelm": dataclasses.replace(
         HALVES,
         norm="layer",
         block=parallel_by_norms,
         qk_norm="heads",
         optional=("ffn_norm", *QK_NORMS),
-        classes=("StableLmForCausalLM",),
     ),
-    "seed_oss": dataclasses.replace(
-        QWEN2, ffn_norm="post_attention_norm", classes=("SeedOssForCausalLM",)
-    ),
-    "arcee": dataclasses.replace(LLAMA, ffn=plain, act="relu2", classes=("ArceeForCausalLM",)),
-    "ernie4_5": dataclasses.replace(LLAMA, classes=("Ernie4_5ForCausalLM",)),
-    "nemotron": dataclasses.replace(GPT, act="relu2", classes=("NemotronForCausalLM",)),
-    "jais2": dataclasses.replace(GPT, act="relu2", classes=("Jais2ForCausalLM",)),
-    "starcoder": dataclasses.replace(
-        GPT, rope="none", required=("position_embd",), classes=("GPTBigCodeForCausalLM",)
-    ),
-    "eurobert": dataclasses.replace(
-        LLAMA, rope="halves", head=encoders.last_norm, causal=False, classes=("EuroBertModel",)
-    ),
-    "command-r": dataclasses.replace(COHERE, classes=("CohereForCausalLM",)),
-    "cohere2": dataclasses.replace(
-        COHERE,
-        window=Window(every=4),
-        rotated=lambda b: b.local,
-        classes=("Cohere2ForCausalLM",),
-    ),
-    "qwen2moe": dataclasses.replace(
-        QWEN2,
-        ffn=experts_with_gated_shared,
-        normalize=False,
-        classes=("Qwen2MoeForCausalLM",),
-    ),
-    "qwen3moe": dataclasses.replace(QWEN3, ffn=experts, classes=("Qwen3MoeForCausalLM",)),
-    "qwen3vlmoe": dataclasses.replace(
-        QWEN3,
-        ffn=experts,
-        classes=("Qwen3VLMoeForConditionalGeneration",),
-        experimental=True,
-    ),
-    "olmoe": dataclasses.replace(
-        QWEN3, ffn=experts, qk_norm="row", normalize=False, classes=("OlmoeForCausalLM",)
-    ),
-    "granitemoe": dataclasses.replace(
-        GRANITE,
-        ffn=experts,
-        classes=("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"),
-    ),
+    "seed_oss": dataclasses.replace(QWEN2, ffn_norm="post_attention_norm"),
+    "arcee": dataclasses.replace(LLAMA, ffn=plain, act="relu2"),
+    "ernie4_5": LLAMA,
+    "nemotron": dataclasses.replace(GPT, act="relu2"),
+    "jais2": dataclasses.replace(GPT, act="relu2"),
+    "starcoder": dataclasses.replace(GPT, rope="none", required=("position_embd",)),
+    "eurobert": dataclasses.replace(HALVES, head=encoders.last_norm, causal=False),
+    "command-r": COHERE,
+    "cohere2": dataclasses.replace(COHERE, window=Window(every=4), rotated=lambda b: b.local),
+    "qwen2moe": dataclasses.replace(QWEN2, ffn=experts_with_gated_shared, normalize=False),
+    "qwen3moe": dataclasses.replace(QWEN3, ffn=experts),
+    "qwen3vlmoe": dataclasses.replace(QWEN3, ffn=experts, experimental=True),
+    "olmoe": dataclasses.replace(QWEN3, ffn=experts, qk_norm="row", normalize=False),
+    "granitemoe": dataclasses.replace(GRANITE, ffn=experts),
     "gpt-oss": dataclasses.replace(
         HALVES,
         ffn=experts,
@@ -238,53 +157,22 @@ ARCHITECTURES: dict[str, Arch] = {
             *("ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"),
         ),
         required=("attn_sinks",),
-        classes=("GptOssForCausalLM",),
     ),
-    "lfm2": dataclasses.replace(LFM2, classes=("Lfm2ForCausalLM",)),
-    "lfm2moe": dataclasses.replace(
-        LFM2, ffn=experts, routing="sigmoid", classes=("Lfm2MoeForCausalLM",)
-    ),
-    "qwen3next": dataclasses.replace(
-        QWEN35,
-        ffn=experts_with_gated_shared,
-        tiled=False,
-        classes=("Qwen3NextForCausalLM",),
-    ),
-    "qwen35": dataclasses.replace(
-        QWEN35, classes=("Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration")
-    ),
-    "qwen35moe": dataclasses.replace(
-        QWEN35,
-        ffn=experts_with_gated_shared,
-        classes=("Qwen3_5MoeForCausalLM", "Qwen3_5MoeForConditionalGeneration"),
-    ),
-    "dots1": dataclasses.replace(QWEN3, ffn=experts, classes=("Dots1ForCausalLM",)),
+    "lfm2": LFM2,
+    "lfm2moe": dataclasses.replace(LFM2, ffn=experts, routing="sigmoid"),
+    "qwen3next": dataclasses.replace(QWEN35, ffn=experts_with_gated_shared, tiled=False),
+    "qwen35": QWEN35,
+    "qwen35moe": dataclasses.replace(QWEN35, ffn=experts_with_gated_shared),
+    "dots1": dataclasses.replace(QWEN3, ffn=experts),
     "glm4moe": dataclasses.replace(
-        HALVES,
-        ffn=experts,
-        ffn_norm="post_attention_norm",
-        optional=QK_NORMS,
-        classes=("Glm4MoeForCausalLM",),
+        HALVES, ffn=experts, ffn_norm="post_attention_norm", optional=QK_NORMS
     ),
-    "minimax-m2": dataclasses.replace(
-        QWEN3,
-        ffn=experts,
-        routing="sigmoid",
-        qk_norm="row",
-        classes=("MiniMaxM2ForCausalLM",),
-    ),
-    "hy_v3": dataclasses.replace(
-        QWEN3, ffn=experts, routing="sigmoid", classes=("HYV3ForCausalLM",)
-    ),
+    "minimax-m2": dataclasses.replace(QWEN3, ffn=experts, routing="sigmoid", qk_norm="row"),
+    "hy_v3": dataclasses.replace(QWEN3, ffn=experts, routing="sigmoid"),
     "exaone-moe": dataclasses.replace(
-        QWEN3,
-        ffn=experts,
-        routing="sigmoid",
-        window=Window(every=4),
-        rotated=lambda b: b.local,
-        classes=("ExaoneMoeForCausalLM", "ExaoneMoEForCausalLM"),
+        QWEN3, ffn=experts, routing="sigmoid", window=Window(every=4), rotated=lambda b: b.local
     ),
-    "ernie4_5-moe": dataclasses.replace(LLAMA, ffn=experts, classes=("Ernie4_5_MoeForCausalLM",)),
+    "ernie4_5-moe": dataclasses.replace(LLAMA, ffn=experts),
 }
 
 
@@ -404,7 +292,10 @@ def make_plan(
     >>> len(make_plan(model.config, model.weights)) == len(model.steps)
     True
     """
-    keys = Reader(metadata or {}, config.architecture)
+    return _plan(config, tensors, Reader(metadata or {}, config.architecture), max_context)
+
+
+def _plan(config: Any, tensors: Collection[str], keys: Reader, max_context: int) -> ForwardPlan:
     builder = Builder(config, find(config.architecture), tensors, keys, max_context)
     model(builder)
     return ForwardPlan(builder.steps, config.layers)
@@ -451,11 +342,10 @@ def read_model(
     arch = find(metadata.get("general.architecture"))
     read = Reader(metadata, metadata["general.architecture"])
     config = read_config(read, tensors, arch)
-    builder = Builder(config, arch, tensors, read, max_context or 0)
-    model(builder)
-    plan = ForwardPlan(builder.steps, config.layers)
+    plan = _plan(config, tensors, read, max_context or 0)
     check_keys(metadata, config.architecture, read.used, config.context_length)
-    unused = [name for name in plan.unused(tensors) if not _of_draft_head(name, config, read)]
+    drafts = range(config.layers, read.integer("block_count"))  # they predict further tokens
+    unused = [name for name in plan.unused(tensors) if _block(name) not in drafts]
     if unused:
         shown = ", ".join(unused[:5]) + (f" and {len(unused) - 5} more" if len(unused) > 5 else "")
         message = (
@@ -475,7 +365,7 @@ def read_model(
     return config, plan
 
 
-def _of_draft_head(tensor: str, config: Config, read: Reader) -> bool:
-    """Whether a tensor belongs to a block that predicts further tokens, which does not run."""
-    first, end = config.layers, min(read.integer("block_count"), config.layers + 99)
-    return tensor.startswith(tuple(f"blk.{layer}." for layer in range(first, end)))
+def _block(tensor: str) -> int:
+    """Return the number of a tensor's block, or -1."""
+    found = re.match(r"blk\.(\d{1,9})\.", tensor)
+    return int(found[1]) if found else -1
