@@ -102,27 +102,31 @@ struct norm {
     size_t vectors;             // per row
     size_t n;                   // values per vector
     size_t weights;             // values that the weight covers, a multiple of n
-    double divisor;
     float epsilon;
+    bool unit; // L2 norm
 };
+
+/* Runs a step whose value is a statistic of each vector. The caller sets what only its rows use. */
+static int run_statistic(struct run *r, const struct tl_step *s, struct norm a, pass_row_fn *rows) {
+    a.x = pass_in(r, s, 0);
+    a.y = pass_out(r, s);
+    a.vectors = s->width;
+    a.n = r->p->steps[s->in[0]].width / s->width;
+    TL_TRY(pass_rows(r, r->n, s->width * a.n, rows, &a));
+    return pass_done(r, s, a.y);
+}
 
 static void scale_rows(struct run *r, const void *arg, size_t first, size_t last) {
     const struct norm *a = arg;
+    const double divisor = a->unit ? 1.0 : (double)a->n;
     for (size_t i = first * a->vectors; i < last * a->vectors; i++) {
-        a->y[i] = r->k->norm_scale(a->x + i * a->n, a->n, a->divisor, a->epsilon);
+        a->y[i] = r->k->norm_scale(a->x + i * a->n, a->n, divisor, a->epsilon);
     }
 }
 
 int norm_scale_run(struct run *r, const struct tl_step *s) {
-    const size_t n = r->p->steps[s->in[0]].width / s->width;
-    const struct norm a = {.x = pass_in(r, s, 0),
-                           .y = pass_out(r, s),
-                           .vectors = s->width,
-                           .n = n,
-                           .divisor = s->numbers[1] == 0 ? (double)n : 1.0,
-                           .epsilon = (float)s->numbers[0]};
-    TL_TRY(pass_rows(r, r->n, s->width * n, scale_rows, &a));
-    return pass_done(r, s, a.y);
+    const struct norm a = {.epsilon = (float)s->numbers[0], .unit = s->numbers[1] != 0};
+    return run_statistic(r, s, a, scale_rows);
 }
 
 static void mean_rows(struct run *r, const void *arg, size_t first, size_t last) {
@@ -133,10 +137,7 @@ static void mean_rows(struct run *r, const void *arg, size_t first, size_t last)
 }
 
 int norm_mean_run(struct run *r, const struct tl_step *s) {
-    const size_t n = r->p->steps[s->in[0]].width / s->width;
-    const struct norm a = {.x = pass_in(r, s, 0), .y = pass_out(r, s), .vectors = s->width, .n = n};
-    TL_TRY(pass_rows(r, r->n, s->width * n, mean_rows, &a));
-    return pass_done(r, s, a.y);
+    return run_statistic(r, s, (struct norm){0}, mean_rows);
 }
 
 static void layer_scale_rows(struct run *r, const void *arg, size_t first, size_t last) {
@@ -147,15 +148,8 @@ static void layer_scale_rows(struct run *r, const void *arg, size_t first, size_
 }
 
 int layer_scale_run(struct run *r, const struct tl_step *s) {
-    const size_t n = r->p->steps[s->in[0]].width / s->width;
-    const struct norm a = {.x = pass_in(r, s, 0),
-                           .means = pass_in(r, s, 1),
-                           .y = pass_out(r, s),
-                           .vectors = s->width,
-                           .n = n,
-                           .epsilon = (float)s->numbers[0]};
-    TL_TRY(pass_rows(r, r->n, s->width * n, layer_scale_rows, &a));
-    return pass_done(r, s, a.y);
+    const struct norm a = {.epsilon = (float)s->numbers[0], .means = pass_in(r, s, 1)};
+    return run_statistic(r, s, a, layer_scale_rows);
 }
 
 static void norm_rows(struct run *r, const void *arg, size_t first, size_t last) {

@@ -31,11 +31,10 @@ def embed(
     tap = model.steps.role("final_norm")
     batch = is_batch(prompt)
     traces = model.trace(prompt, tap, parse_special=parse_special)
+    finished = _classified if kind == "rank" else _projected
     vectors = []
     for trace in traces if batch else [traces]:
-        vector = _classified(model, pool(trace[tap], kind)) if kind == "rank" else None
-        if vector is None:
-            vector = _projected(model, pool(trace[tap], kind))
+        vector = finished(model, pool(trace[tap], kind))
         if normalize:
             length = np.sqrt(np.sum(vector * vector, axis=-1, keepdims=True))
             vector = vector / np.where(length > 0, length, 1)
