@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 
 import tinyllm as tl
-from testkit import data, every_split, hf, models, recurrent
+from testkit import every_split, models, recurrent
 from testkit.exact_arithmetic import fma32
 from tinyllm import reference
 
 pytestmark = pytest.mark.sanitize
 
-CHECKPOINTS = ("lfm2", "qwen35", "qwen3next", "qwen35moe")
 SHAPES = {
     "lfm2": {},
     "qwen35": {},
@@ -31,22 +30,6 @@ def long(model):
     """600 tokens, and their logits in one call."""
     ids = models.random_ids(model, 600)
     return ids, model.logits(ids)
-
-
-# --- oracles -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", CHECKPOINTS)
-def test_hidden_states_and_logits_are_those_of_hugging_face(name, tmp_path):
-    directory = data.path("hf", name)
-    model = tl.load(models.write(tmp_path / "m.gguf", *hf.load_checkpoint(directory)))
-    ids, logits, hidden = hf.load_golden(directory)
-    exact = reference.forward(model.steps, model.weights, ids)
-    trace = model.trace(ids, "*")
-    taps = [*model.steps.roles("resid_pre"), model.steps.role("final_norm")]
-    for tap, want in zip(["output", *taps], [logits, *hidden], strict=True):
-        assert models.normwise_error(exact[tap], want) < 1e-6, tap
-        assert models.normwise_error(trace[tap], want) < 1e-5, tap
 
 
 def test_every_tap_is_that_of_the_reference(model):
