@@ -1,5 +1,6 @@
 """Traces in memory and between processes: what keeps what alive, copies, pickles."""
 
+import concurrent.futures
 import copy
 import functools
 import gc
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import tinyllm as tl
-from testkit import models
+from testkit import models, worker
 from tinyllm.trace import arena
 
 SIZES = {"layers": 3, "width": 32, "heads": 4, "kv_heads": 2, "ffn": 48, "vocab": 60}
@@ -29,10 +30,6 @@ def behind(array):
     while isinstance(array.base, np.ndarray):
         array = array.base
     return array.nbytes
-
-
-def twice(array):
-    return array * 2
 
 
 # ---- what keeps what alive ----
@@ -178,7 +175,7 @@ EDITS = {
     "zero": tl.zero(["blk.0.attn_mix", "blk.1.attn_mix"], head=1, at=slice(1, 3)),
     "mean": tl.mean("blk.0.ffn_down"),
     "apply": tl.apply("blk.0.ffn_act", np.tanh),
-    "apply with def": tl.apply("blk.0.ffn_act", twice, at=[0, -1]),
+    "apply with def": tl.apply("blk.0.ffn_act", worker.twice, at=[0, -1]),
     "apply with partial": tl.apply("blk.0.ffn_act", functools.partial(np.multiply, 2)),
 }
 
@@ -288,19 +285,12 @@ def test_what_belongs_to_a_process_says_so(model):
         assert fork.model is model
 
 
-def work(argument):
-    """Run in another process: it gets edits and a tokenizer, and hands traces back."""
-    path, edit, tokenizer = argument
-    model = tl.load(path, threads=1)
-    g = model.generate(tokenizer.encode("ROMEO:"), 2, seed=1, edits=edit, capture="output")
-    return g, model.trace("ROMEO:", "*")[2:]
-
-
 def test_between_processes():
     model = tl.load()
-    edit = tl.apply("blk.0.ffn_act", twice)
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        ((g, t),) = pool.map(work, [(model.path, edit, model.tokenizer)])
+    edit = tl.apply("blk.0.ffn_act", worker.twice)
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        g, t = pool.submit(worker.work, model.path, edit, model.tokenizer).result()
     want = model.generate("ROMEO:", 2, seed=1, edits=edit, capture="output")
     assert g.ids == want.ids
     assert all(map(same, g.traces, want.traces))
