@@ -93,7 +93,7 @@ _LOADING = {
     "load_in_4bit": "nothing: quantized files run as they are",
     "n_batch": "nothing: a prompt of any length is split inside",
     "n_ubatch": "nothing: a prompt of any length is split inside",
-    "seed": "seed= of generate",
+    "seed": "an argument of generate, seed=",
     "chat_format": "template= of chat",
     "logits_all": "nothing: Model.logits returns all rows",
     "embedding": "nothing: Model.embed works on every model",
