@@ -534,7 +534,7 @@ class Model(Runner):
 
         Examples
         --------
-        >>> import tinyllm as tl
+        >>> import tinyllm as tl  # pip install jinja2
         >>> model = tl.load()
         >>> messages = [{"role": "user", "content": "Good morrow!"}]
         >>> session = model.session()
@@ -604,7 +604,7 @@ class Model(Runner):
 
         Examples
         --------
-        >>> import tinyllm as tl
+        >>> import tinyllm as tl  # pip install jinja2
         >>> model = tl.load()
         >>> messages = [{"role": "user", "content": "Good morrow!"}]
         >>> pieces = list(model.chat_stream(messages, None, 9, seed=1, template="plain"))
