@@ -45,7 +45,7 @@ HUB_ERRORS = "HfHubHTTPError = RepositoryNotFoundError = GatedRepoError = type('
 
 RUN_PYTHON = """
 import doctest, json, sys
-only = next(f for f in sys.meta_path if hasattr(f, "allow"))
+only = next(f for f in sys.meta_path if hasattr(f, "more"))
 names = {"__name__": "page"}
 for source, where, allowed in json.load(open("blocks.json")):
     only.more[:] = allowed
@@ -86,11 +86,14 @@ def commands(text):
 
 
 def environment(folder, more=()):
-    packages = os.pathsep.join(
-        map(str, [NUMPY_ONLY, folder / "fake", Path(tl.__file__).parents[1]])
-    )
-    return {**os.environ, "PYTHONPATH": packages, "TINYLLM_TEST_ALLOW": " ".join(more),
-            "MPLBACKEND": "agg", "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"}  # fmt: skip
+    places = [NUMPY_ONLY, folder / "fake", Path(tl.__file__).parents[1]]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, places)),
+        "TINYLLM_TEST_ALLOW": " ".join(more),
+        "MPLBACKEND": "agg",
+        "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
+    }
 
 
 @pytest.fixture
@@ -98,9 +101,8 @@ def folder(tmp_path):
     """A folder with the files that pages name, and the command tinyllm."""
     from tinyllm.chat.templates import TEMPLATES
 
-    metadata = tl.GGUF(DEMO).metadata.typed() | {
-        "tokenizer.chat_template": TEMPLATES["chatml"].source
-    }
+    template = "{% if tools %}{{ tools | tojson }}{% endif %}" + TEMPLATES["chatml"].source
+    metadata = tl.GGUF(DEMO).metadata.typed() | {"tokenizer.chat_template": template}
     tl.write_gguf(tmp_path / "model.gguf", metadata, tl.GGUF(DEMO).tensors)
     hub = tmp_path / "fake" / "huggingface_hub"
     hub.mkdir(parents=True)
@@ -190,7 +192,6 @@ def test_the_readme_names_a_real_model():
 
 RUN_DOCSTRINGS = """
 import doctest, importlib, os, pkgutil, sys, tempfile, tinyllm
-only = next(f for f in sys.meta_path if hasattr(f, "allow"))
 failed, ran, top = 0, 0, os.getcwd()
 for info in pkgutil.walk_packages(tinyllm.__path__, "tinyllm."):
     if info.name == "tinyllm.__main__":
