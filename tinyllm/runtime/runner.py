@@ -18,6 +18,7 @@ from ..architectures.plan import ForwardPlan
 from ..base.checks import index, integer
 from ..base.numeric import Float32
 from ..base.progress import Progress
+from ..base.words import dir_without
 from ..files.model_file import ModelFile
 from ..tokenizer import Tokenizer
 from ..trace.arena import Arena, Layout, Plan
@@ -41,6 +42,8 @@ class Runner:
     config, steps, weights, metadata, tokenizer, threads, path, core
         See `tinyllm.Model`.
     """
+
+    __dir__ = dir_without("core", "layout", "need_logits", "program", "run", "trace_ids")
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from ..architectures.config import Config
 from ..architectures.plan import ForwardPlan
 from ..base.checks import index
 from ..base.numeric import Float32, Float64, softmax
+from ..base.words import dir_without, getattr_of
 from ..display.histogram import sample, statistics
 from ..display.table import Table
 from ..display.taps import taps_html
@@ -177,6 +178,8 @@ class Trace(Mapping[str, Float32]):
     ['blk.0.attn_probs', 'output']
     """
 
+    __dir__ = dir_without("keep_logits", "relabel", "share_context", "source", "start")
+
     def __init__(
         self,
         config: Config,
@@ -242,6 +245,9 @@ class Trace(Mapping[str, Float32]):
         raise AttributeError(
             "this trace has no logits; ask for them with logits='all' or capture 'output'"
         )
+
+    if not TYPE_CHECKING:
+        __getattr__ = getattr_of("Trace")
 
     def keep_logits(self, logits: Float32 | None) -> None:
         """Set `logits`. For the code that ran the model."""
