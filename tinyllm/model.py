@@ -26,11 +26,13 @@ from .tokenizer.registry import unknown_tokenizer
 from .trace.taps import Capture
 
 if TYPE_CHECKING:
+    from .display.page import Page
     from .evaluation.scoring import Perplexity
     from .generation.result import Generation
     from .generation.stream import GenerationStream
     from .grammar.grammar import Grammar
     from .sampling.sampler import Sampler
+    from .trace.trace import Trace
 
 __all__ = ["DEMO", "Model", "load"]
 
@@ -758,6 +760,11 @@ class Model(Runner):
         return perplexity(self, text, stride, window, method, parse_special)
 
     # ---- showing ----
+
+    def page(self, trace: Trace) -> Page:  # noqa: D102 (as in Runner)
+        from .analysis.page import page
+
+        return page(trace, self)
 
     def table(self) -> Table:
         """Return a table of the properties of the model.
