@@ -27,12 +27,14 @@ from .tokenizer.registry import unknown_tokenizer
 from .trace.taps import Capture
 
 if TYPE_CHECKING:
+    from .display.page import Page
     from .evaluation.scoring import Perplexity
     from .generation.result import Generation
     from .generation.stream import GenerationStream
     from .grammar.grammar import Grammar
     from .sampling.keywords import SamplerKeywords
     from .sampling.sampler import Sampler
+    from .trace.trace import Trace
 
 __all__ = ["DEMO", "Model", "load"]
 
@@ -816,6 +818,11 @@ class Model(Runner):
         )
 
     # ---- showing ----
+
+    def page(self, trace: Trace) -> Page:  # noqa: D102 (as in Runner)
+        from .analysis.page import page
+
+        return page(trace, self)
 
     def table(self) -> Table:
         """Return a table of the properties of the model.
