@@ -65,7 +65,7 @@ _DRAWING = {
     "output_hidden_states": 'capture="*.resid_post"',
     "output_attentions": 'capture="*.attn_probs"',
     "fwd_hooks": "edits=",
-    "system": 'messages=[{"role": "system", "content": ...}, ...]',
+    "system": 'Model.chat with messages=[{"role": "system", "content": ...}, ...]',
     "chat_template": "Model.chat with template=",
     "verbose": "nothing: tinyllm prints nothing",
 }
