@@ -22,7 +22,7 @@ from ..base.words import dir_without
 from ..files.model_file import ModelFile
 from ..tokenizer import Tokenizer
 from ..trace.arena import Arena, Layout, Plan
-from ..trace.taps import Capture, Tap, all_taps, select
+from ..trace.taps import Capture, Taps, all_taps, select
 from ..trace.trace import Context, Trace
 from .machine import Memory
 from .prompt import Rows, is_batch, token_ids
@@ -162,9 +162,9 @@ class Runner:
         ]
 
     @functools.cached_property
-    def taps(self) -> tuple[Tap, ...]:
-        """Every tap of the model, in the order of the forward pass."""
-        return tuple(all_taps(self.steps))
+    def taps(self) -> Taps:
+        """Every tap of the model, in the order of the forward pass. It is shown as a table."""
+        return Taps(all_taps(self.steps))
 
     def layout(self, capture: Capture) -> Layout:
         """Return the layout of a capture in memory. Layouts are cached.
