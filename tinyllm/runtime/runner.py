@@ -86,6 +86,7 @@ class Runner:
         resid: npt.ArrayLike | None = None,
         *,
         watch: Callable[[], object] | None = None,
+        arena: Arena | None = None,
     ) -> tuple[Float32, list[Trace]]:
         """Run tokens in several sessions together. `session` and `trace` are the simpler forms.
 
@@ -104,6 +105,8 @@ class Runner:
             Start at this layer with this residual stream, instead of the embedding.
         watch : callable, optional
             Called now and then during a long run, which ends if it raises.
+        arena : Arena, optional
+            Memory for `layout`, which the caller has made.
 
         Returns
         -------
@@ -114,7 +117,8 @@ class Runner:
         lengths = [len(ids) for ids in tokens]
         starts = [len(session) for session in sessions]
         contexts = [a + b for a, b in zip(starts, lengths, strict=True)]
-        arena = Arena(layout or self.layout([]), lengths, contexts)
+        if arena is None:
+            arena = Arena(layout or self.layout([]), lengths, contexts)
         captures = arena.captures
         dispatch = None
         if any(edits):
