@@ -81,7 +81,8 @@ int experts_check(const struct tl_op_check *c, struct tl_step *s) {
 }
 
 /*
- * reads: x (H, cols); weights and numbers: as experts, with a matrix for each head; value (H, size).
+ * reads: x (H, cols); weights and numbers: as experts, with a matrix for each head; value (H,
+ * size).
  */
 int head_linear_check(const struct tl_op_check *c, struct tl_step *s) {
     const struct tl_step *x = op_read(c, s, 0);

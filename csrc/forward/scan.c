@@ -24,10 +24,10 @@ struct scan {
     const struct tl_step *step;
     const float *in[MOST_READS];
     float *y;
-    const float *skip;     // D, one per head or channel; or NULL
-    size_t heads, groups;  // of scan_channels: 1
-    size_t states, size;   // N; columns of the state of a head
-    size_t slices;         // tasks per head
+    const float *skip;    // D, one per head or channel; or NULL
+    size_t heads, groups; // of scan_channels: 1
+    size_t states, size;  // N; columns of the state of a head
+    size_t slices;        // tasks per head
 };
 
 /* Some columns of the state of one head in one span. */

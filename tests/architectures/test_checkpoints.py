@@ -28,7 +28,13 @@ SHORT = ("phi3_longrope", "phimoe")
 AFTER = ("mamba", "falcon_mamba", "mamba2")
 
 #: Models in whose blocks float32 moves a value further than in others.
-TAP_LIMITS = {"bitnet": 1e-5, "qwen35moe": 1e-5, "qwen35": 1e-5, "qwen3next": 1e-5, "gemma4_e": 1e-5}
+TAP_LIMITS = {
+    "bitnet": 1e-5,
+    "qwen35moe": 1e-5,
+    "qwen35": 1e-5,
+    "qwen3next": 1e-5,
+    "gemma4_e": 1e-5,
+}
 
 
 def case(name, long):

@@ -40,7 +40,6 @@ PARTS = {
     "nemotron": ("output.weight", "*norm.bias"),
     "jais2": ("output.weight", "*.bias"),
     "eurobert": (),
-    "chatglm": ("output.weight", "*attn_qkv.weight", "*attn_qkv.bias"),
     "bloom": ("*attn_qkv.weight", "*.bias"),
     "mpt": ("*attn_qkv.weight", "*attn_q_norm.weight", "*attn_k_norm.weight"),
     "dbrx": ("output.weight", "*attn_qkv.weight"),

@@ -108,9 +108,9 @@ class Arch:
         Soft caps of attention scores and of logits, if the file states none. 0 for no cap.
     rounded : bool
         Whether YaRN rounds the range of pairs that it interpolates.
-    alibi : callable
+    alibi : callable or None
         Takes a `Builder`. The largest bias of ALiBi (Press et al. 2021, arXiv:2108.12409), if the
-        file states none; 0 for none.
+        file states none; 0 for none. None: the architecture never has ALiBi.
     temperature : tuple of float
         Slope, length and offset of the factor of queries that grows with the position, in blocks
         without RoPE, if the file states none. All 0: all blocks have what the file states.
@@ -158,7 +158,7 @@ class Arch:
     gated_experts: bool = True
     caps: tuple[float, float] = (0.0, 0.0)
     rounded: bool = True
-    alibi: Callable[..., float] = lambda b: 0.0
+    alibi: Callable[..., float] | None = None
     temperature: tuple[float, float, float] = (0.0, 0.0, 0.0)
     latent: bool = False
     causal: bool = True

@@ -293,11 +293,10 @@ class Builder:
         """
         kind = kind or self.arch.norm
         shape = self.shape(x)
-        epsilon = epsilon or self.number(
-            "epsilon", self.config.norm_epsilon, self.arch.epsilon_key
-        )
-        weight = self.optional(tap) or self.name(f"{tap}.weight")
-        weight = weight if self.arch.norm_weights and weights else None
+        epsilon = epsilon or self.number("epsilon", self.config.norm_epsilon, self.arch.epsilon_key)
+        weight: str | None = None
+        if self.arch.norm_weights and weights:
+            weight = self.optional(tap) or self.name(f"{tap}.weight")
         axes = Number("axes", 0 if covers == 1 else covers, UNUSED if covers == 1 else "row")
         more: dict[str, Any] = {
             "numbers": (axes,),
@@ -488,10 +487,9 @@ class Builder:
         c = self.config
         scaling = dict(c.rope_scaling or {})
         base = self.number("base", c.rope_base, "rope.freq_base", "rule")
-        if local:
-            default = self.arch.window.base or c.rope_base
-            own = self.key("base", "rope.freq_base_swa", default)
-            base = own if self.arch.window.base or own.value != c.rope_base else base
+        swa = "rope.freq_base_swa"
+        if local and (self.arch.window.base or self.keys.number(swa, None) is not None):
+            base = self.key("base", swa, self.arch.window.base)
         if local and not self.arch.window.scaled:
             scaling = {}
         rotated = self.number(
@@ -615,6 +613,8 @@ class Builder:
 
     def _alibi(self) -> Number:
         """Return the largest bias of ALiBi, which the distance of a key has; 0 for none."""
+        if self.arch.alibi is None:
+            return Number("alibi", 0, UNUSED)
         bias = self.key("alibi", "attention.max_alibi_bias", self.arch.alibi(self))
         if not 0 <= bias.value <= 1e6:
             key = f"{self.keys.prefix}attention.max_alibi_bias"

@@ -212,12 +212,13 @@ def _groups(b: Builder) -> tuple[Number, Number, Number]:
             f"{count}, of which {used} are used",
             f"groups of equal size of the {experts} experts, with {chosen} in those that are used",
         )
+    largest = b.arch.latent and _function(b)[0] == "softmax"  # DeepSeek-V2; V3 sums two
     if count == used:  # then groups change nothing
         return Number("groups", 1, UNUSED), Number("groups_used", 1, UNUSED), _best(1, UNUSED)
     return (
         b.number("groups", count, "expert_group_count"),
         b.number("groups_used", used, "expert_group_used_count"),
-        _best(1 if _function(b)[0] == "softmax" else min(2, experts // count), "rule"),
+        _best(1 if largest else min(2, experts // count), "row: 1" if largest else "rule: 2"),
     )
 
 

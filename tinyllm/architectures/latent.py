@@ -24,9 +24,7 @@ def latent_attention(b: Builder, x: str) -> str:
     and values of every head.
     """
     key, value = _head_sizes(b)
-    rank = b.number(
-        "size", b.keys.integer("attention.kv_lora_rank"), "attention.kv_lora_rank"
-    )
+    rank = b.number("size", b.keys.integer("attention.kv_lora_rank"), "attention.kv_lora_rank")
     rotated, n = b.config.rope_dimension, int(rank.value)
     plain = int(key.value) - rotated
     if plain < 1:

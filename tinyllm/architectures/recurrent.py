@@ -9,7 +9,13 @@ from .builder import Builder
 from .mixers import attention, gated_attention
 from .plan import Number
 
-__all__ = ["conv_or_attention", "convolution", "delta_net", "delta_or_attention", "short_convolution"]
+__all__ = [
+    "conv_or_attention",
+    "convolution",
+    "delta_net",
+    "delta_or_attention",
+    "short_convolution",
+]
 
 
 def conv_or_attention(b: Builder, x: str) -> str:

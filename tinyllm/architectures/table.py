@@ -180,15 +180,14 @@ ARCHITECTURES: dict[str, Arch] = {
     ),
     "hunyuan-dense": dataclasses.replace(QWEN3, late_qk_norm=True),
     "hunyuan-moe": dataclasses.replace(QWEN3, late_qk_norm=True, ffn=experts),
-    "bitnet": dataclasses.replace(
-        HALVES, act="relu2", required=("attn_sub_norm", "ffn_sub_norm")
-    ),
+    "bitnet": dataclasses.replace(HALVES, act="relu2", required=("attn_sub_norm", "ffn_sub_norm")),
     "apertus": dataclasses.replace(QWEN3, ffn=xielu),
     "bloom": BLOOM,
     "mpt": dataclasses.replace(
         GPT,
         rope="none",
         act="gelu",
+        alibi=lambda b: 0.0,
         qk_norm="layer",
         optional=("position_embd", *QK_NORMS),
     ),
@@ -210,9 +209,7 @@ ARCHITECTURES: dict[str, Arch] = {
         zeros=True,
         required=("ssm_norm",),
     ),
-    "falcon-h1": dataclasses.replace(
-        HALVES, mixer=attention_and_mamba2, optional=("ssm_norm",)
-    ),
+    "falcon-h1": dataclasses.replace(HALVES, mixer=attention_and_mamba2, optional=("ssm_norm",)),
     "nemotron_h": NEMOTRON_H,
     "nemotron_h_moe": dataclasses.replace(
         NEMOTRON_H, ffn=experts, gated_experts=False, routing="sigmoid"
