@@ -65,9 +65,13 @@ _DRAWING = {
     "output_hidden_states": 'capture="*.resid_post"',
     "output_attentions": 'capture="*.attn_probs"',
     "fwd_hooks": "edits=",
-    "system": 'messages=[{"role": "system", "content": ...}, ...]',
-    "chat_template": "template=",
     "verbose": "nothing: tinyllm prints nothing",
+}
+
+_TALKING = {
+    **_DRAWING,
+    "system": 'messages, with {"role": "system", "content": ...} first',
+    "chat_template": "template=",
 }
 
 _LOADING = {
@@ -104,7 +108,8 @@ _LOADING = {
 #: What each function says to the words of others: name of the function -> word -> ours.
 KEYWORDS: dict[str, dict[str, str]] = {
     "load": _LOADING,
-    **dict.fromkeys(("generate", "stream", "chat", "chat_stream"), _DRAWING),
+    **dict.fromkeys(("generate", "stream"), _DRAWING),
+    **dict.fromkeys(("chat", "chat_stream"), _TALKING),
 }
 
 _MODEL = {
