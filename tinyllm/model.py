@@ -12,10 +12,11 @@ from . import _core
 from .architectures.table import read_model
 from .base.checks import choice, ranged
 from .base.samples import sample_weights
+from .base.units import size
 from .base.warning import warn
 from .base.words import bound, check_keywords, getattr_of
 from .display.table import Table
-from .display.weights import weights_table
+from .display.weights import weights_html
 from .embedding.embed import embed
 from .errors import Error, FormatError, UnsupportedError
 from .files.model_file import DEMO, check_holds_model, open_file
@@ -27,12 +28,14 @@ from .tokenizer.registry import unknown_tokenizer
 from .trace.taps import Capture
 
 if TYPE_CHECKING:
+    from .display.page import Page
     from .evaluation.scoring import Perplexity
     from .generation.result import Generation
     from .generation.stream import GenerationStream
     from .grammar.grammar import Grammar
     from .sampling.keywords import SamplerKeywords
     from .sampling.sampler import Sampler
+    from .trace.trace import Trace
 
 __all__ = ["DEMO", "Model", "load"]
 
@@ -817,6 +820,11 @@ class Model(Runner):
 
     # ---- showing ----
 
+    def page(self, trace: Trace) -> Page:  # noqa: D102 (as in Runner)
+        from .analysis.page import page
+
+        return page(trace, self)
+
     def table(self) -> Table:
         """Return a table of the properties of the model.
 
@@ -840,7 +848,7 @@ class Model(Runner):
             ("name", self.metadata.get("general.name", self.path or "")),
             ("architecture", config.architecture),
             ("parameters", f"{parameters:,}"),
-            ("weights", ", ".join(f"{name} {size:,} bytes" for name, size in types.items())),
+            ("weights", ", ".join(f"{name} {size(nbytes)}" for name, nbytes in types.items())),
             ("layers, width", f"{config.layers} x {config.width}"),
             ("heads, kv heads", f"{config.heads}, {config.kv_heads} of {config.head_size}"),
             ("feed-forward width", config.ffn_width),
@@ -859,9 +867,8 @@ class Model(Runner):
         )
 
     def _repr_html_(self) -> str:
-        weights, caption = weights_table(sample_weights(self.weights.values()))
+        weights = weights_html(sample_weights(self.weights.values()))
         return (
             f"{self.table().html(caption=repr(self))}"
-            f"<details><summary>{len(self.weights)} weights</summary>{weights.html(caption)}"
-            "</details>"
+            f"<details><summary>{len(self.weights)} weights</summary>{weights}</details>"
         )

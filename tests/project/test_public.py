@@ -204,6 +204,7 @@ def examples():
     found = [
         model.config,
         tl.lens(trace, 2),
+        tl.lens(trace, token=5),
         tl.attribution(trace, 5),
         model.score(text),
         model.perplexity(text, method="hf"),

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from .. import _core
 from ..base.checks import ranged
 from ..base.numeric import Float32, best, log_softmax
+from ..base.units import size
 from ..base.words import dir_without
 from ..display.histogram import sample, spark, statistics
 from ..display.table import Markup, Table, escape
@@ -526,7 +527,7 @@ class Session:
         rows: list[tuple[str, str]] = [
             ("tokens", f"{n:,} of {limit:,}"),
             ("text", f"...{text}" if n > 64 else text),
-            ("kv cache", f"{self.core.nbytes:,} bytes"),
+            ("kv cache", size(self.core.nbytes)),
         ]
         for kind, shapes in kinds.items():
             each = [f"{shape} in {count} layers" for shape, count in shapes.items()]
@@ -557,7 +558,7 @@ class Session:
 
     def __repr__(self) -> str:
         """Return the number of tokens and the memory of the cache."""
-        return f"<tinyllm.Session: {len(self)} tokens, kv cache {self.core.nbytes:,} bytes>"
+        return f"<tinyllm.Session: {len(self)} tokens, kv cache {size(self.core.nbytes)}>"
 
     def _repr_html_(self) -> str:
         return self.table().html(caption=repr(self))
