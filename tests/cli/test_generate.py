@@ -116,7 +116,7 @@ def test_options_from_text():
 def test_json_never_controls_a_terminal(capsys):
     found = result(capsys, "--regex", "[\x9b\u202e]{3}é")
     assert found["text"].endswith("é")
-    main(["generate", "a", "-n", "9", "--json", "--regex", "[\x9b\u202e]{3}é"])
+    main(["generate", "a", "-n", "20", "--json", "--regex", "[\x9b\u202e]{3}é"])
     out = capsys.readouterr().out
     assert "é" in out
     assert "\x9b" not in out

@@ -65,7 +65,7 @@ def read_prompt(args: argparse.Namespace) -> str:
 
 def load_model(args: argparse.Namespace) -> Model:
     """Return the model that the arguments name."""
-    from ..model import load
+    from ..loading import load
 
     return load(
         args.model,
