@@ -54,7 +54,7 @@ _HOMES = {
     "integrated_gradients": "analysis.gradients",
     "kl": "evaluation.scoring",
     "lens": "analysis.lens",
-    "load": "model",
+    "load": "loading",
     "load_tokenizer": "tokenizer.registry",
     "logit": "analysis.scalars",
     "logprob": "analysis.scalars",

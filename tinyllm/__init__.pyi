@@ -35,8 +35,8 @@ from .files.gguf_write import write_gguf as write_gguf
 from .generation.result import Generation as Generation
 from .generation.stream import GenerationStream as GenerationStream
 from .grammar.grammar import Grammar as Grammar
+from .loading import load as load
 from .model import Model as Model
-from .model import load as load
 from .runtime.machine import CPU as CPU
 from .runtime.machine import Memory as Memory
 from .runtime.machine import cpu as cpu

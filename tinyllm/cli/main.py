@@ -8,7 +8,18 @@ from types import ModuleType
 
 from .. import __version__
 from ..errors import Error
-from . import chat, convert, generate, info, trace, weights
+from . import (
+    chat,
+    convert,
+    embed,
+    generate,
+    info,
+    lens,
+    score,
+    tokenize,
+    trace,
+    weights,
+)
 from .output import complain, standard_streams
 
 __all__ = ["main"]
@@ -18,6 +29,10 @@ COMMANDS: dict[str, ModuleType] = {
     "generate": generate,
     "chat": chat,
     "trace": trace,
+    "lens": lens,
+    "score": score,
+    "tokenize": tokenize,
+    "embed": embed,
     "info": info,
     "weights": weights,
     "convert": convert,
