@@ -153,7 +153,8 @@ class Trace(Mapping[str, Float32]):
     tokens : numpy.ndarray of int32, shape (T,)
         The token ids of the call.
     pieces : list of str
-        The texts of the tokens, or their ids as text if the model has no tokenizer.
+        The texts of the tokens, or their ids as text if the model has no tokenizer. Bytes that are
+        only a part of a character are shown as ``<0xE7>``.
     config : Config
         The config of the model.
     start : int
