@@ -18,6 +18,7 @@ from ..architectures.plan import ForwardPlan
 from ..base.checks import index, integer
 from ..base.numeric import Float32
 from ..base.progress import Progress
+from ..base.words import dir_without
 from ..files.model_file import ModelFile
 from ..tokenizer import Tokenizer
 from ..trace.arena import Arena, Layout, Plan
@@ -42,6 +43,8 @@ class Runner:
     config, steps, weights, metadata, tokenizer, threads, path, core
         See `tinyllm.Model`.
     """
+
+    __dir__ = dir_without("core", "layout", "need_logits", "program", "run", "trace_ids")
 
     def __init__(
         self,
@@ -87,6 +90,7 @@ class Runner:
         resid: npt.ArrayLike | None = None,
         *,
         watch: Callable[[], object] | None = None,
+        arena: Arena | None = None,
     ) -> tuple[Float32, list[Trace]]:
         """Run tokens in several sessions together. `session` and `trace` are the simpler forms.
 
@@ -105,6 +109,8 @@ class Runner:
             Start at this layer with this residual stream, instead of the embedding.
         watch : callable, optional
             Called now and then during a long run, which ends if it raises.
+        arena : Arena, optional
+            Memory for `layout`, which the caller has made.
 
         Returns
         -------
@@ -115,7 +121,8 @@ class Runner:
         lengths = [len(ids) for ids in tokens]
         starts = [len(session) for session in sessions]
         contexts = [a + b for a, b in zip(starts, lengths, strict=True)]
-        arena = Arena(layout or self.layout([]), lengths, contexts)
+        if arena is None:
+            arena = Arena(layout or self.layout([]), lengths, contexts)
         captures = arena.captures
         dispatch = None
         if any(edits):

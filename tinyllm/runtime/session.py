@@ -13,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from ..architectures.plan import Step
 from ..base.checks import ranged
 from ..base.numeric import Float32, best, log_softmax
 from ..base.units import size
+from ..base.words import dir_without
 from ..display.histogram import sample, spark, statistics
 from ..display.table import Markup, Table, escape
 from ..errors import FormatError
@@ -52,6 +54,8 @@ class Session:
     >>> len(session) == len(session.tokens)
     True
     """
+
+    __dir__ = dir_without("core", "keep", "lend", "ran", "share")
 
     def __init__(self, model: Runner, core: _core.Session | None = None) -> None:
         model.need_logits()
@@ -586,13 +590,19 @@ def _caches(model: Runner, n: int) -> list[dict[str, tuple[int, ...]]]:
         if step.op == "cache":
             block = f"blk.{step.layer}"
             caches.append({f"{block}.keys": (n, *reads[0]), f"{block}.values": (n, *reads[1])})
-        elif step.op == "conv":
-            before = int(step.number("taps")) - 1
-            caches.append({f"{step.tap}.state": (before, math.prod(step.shape))})
         else:
-            heads, size = step.shape
-            caches.append({f"{step.tap}.state": (heads, reads[1][1], size)})
+            caches.append({f"{step.tap}.state": _state_shape(step, reads)})
     return caches
+
+
+def _state_shape(step: Step, reads: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """Return the shape of the state of a step, from the shapes of what it reads."""
+    if step.op == "conv":
+        return int(step.number("taps")) - 1, math.prod(step.shape)
+    if step.op == "scan_channels":
+        return reads[2][-1], *step.shape
+    heads, size = step.shape
+    return heads, reads[1 if step.op == "delta" else 2][-1], size
 
 
 def _cached(model: Runner, arrays: Mapping[str, Array], n: int) -> list[tuple[Float32, ...]]:

@@ -15,6 +15,7 @@ from ..architectures.plan import ForwardPlan
 from ..base.checks import index
 from ..base.numeric import Float32, Float64
 from ..base.units import size
+from ..base.words import dir_without, getattr_of
 from ..display.histogram import sample, statistics
 from ..display.table import Table
 from ..display.taps import taps_html
@@ -177,6 +178,8 @@ class Trace(Mapping[str, Float32]):
     ['blk.0.attn_probs', 'output']
     """
 
+    __dir__ = dir_without("keep_logits", "relabel", "share_context", "source", "start")
+
     def __init__(
         self,
         config: Config,
@@ -242,6 +245,9 @@ class Trace(Mapping[str, Float32]):
         raise AttributeError(
             "this trace has no logits; ask for them with logits='all' or capture 'output'"
         )
+
+    if not TYPE_CHECKING:
+        __getattr__ = getattr_of("Trace")
 
     def keep_logits(self, logits: Float32 | None) -> None:
         """Set `logits`. For the code that ran the model."""
@@ -647,6 +653,44 @@ class Trace(Mapping[str, Float32]):
             metadata["fingerprint"] = self.fingerprint
         arrays = {name: look(self._arrays, name) for name in self._arrays}
         write_arrays(path, arrays, metadata)
+
+    def as_(self, dialect: str) -> dict[str, npt.NDArray[Any]]:
+        """Return the values under the names of another library, and in its layout.
+
+        Parameters
+        ----------
+        dialect : str
+            ``"hf"``: modules of Hugging Face; the input of a module ends with ``.in``.
+            ``"transformer_lens"``: hooks of `HookedTransformer`. Both have a batch axis of 1, and
+            the order of queries and keys that checkpoints of Hugging Face have. ``"llama.cpp"``:
+            tensors of its graph. There, queries and keys after RoPE have the name of those before
+            it; in the result, the second one ends with ``#2``.
+
+        Returns
+        -------
+        dict of str to numpy.ndarray
+            Values for which the library has no name are left out. `tinyllm.read` reads the result.
+
+        Raises
+        ------
+        ValueError
+            If the dialect is another.
+
+        Examples
+        --------
+        >>> import tinyllm
+        >>> t = tinyllm.load().trace("ROMEO:", capture="blk.0.attn_*")
+        >>> list(t.as_("transformer_lens"))[:2]
+        ['blocks.0.ln1.hook_scale', 'blocks.0.ln1.hook_normalized']
+        >>> t.as_("hf")["model.layers.0.self_attn.q_proj"].shape == (1, len(t.tokens), 256)
+        True
+        """
+        from .renamed import renamed
+
+        architecture, model = self.config.architecture, self.model
+        steps = None if model is None else model.steps
+        weights = {} if model is None else model.weights
+        return renamed(self, dialect, architecture, self._names(), steps, weights)
 
     def html(self, path: str | os.PathLike[str]) -> None:
         """Write a self-contained HTML page for browsing layers, heads and tokens.
