@@ -53,6 +53,15 @@ def test_trace(capsys):
     assert "next token:" in out
 
 
+def test_trace_writes_a_page(capsys, tmp_path):
+    page = tmp_path / "t.html"
+    assert main(["trace", "ROMEO:", "--html", str(page)]) == 0
+    out = capsys.readouterr().out
+    assert "next token:" in out
+    assert f"{page}: " in out
+    assert '"parts":{"names"' in page.read_text("utf-8")
+
+
 def test_info(capsys, path):
     assert main(["info", str(path)]) == 0
     out = capsys.readouterr().out
