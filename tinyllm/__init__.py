@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "CPU": "runtime.machine",
     "Config": "architectures.config",
+    "Dump": "comparison.read",
     "Edit": "trace.edits",
     "Error": "errors",
     "FormatError": "errors",
@@ -55,7 +56,7 @@ _HOMES = {
     "patch": "trace.edits",
     "patch_sweep": "analysis.sweep",
     "qk_circuit": "analysis.circuits",
-    "read": "trace.saved",
+    "read": "comparison.read",
     "scale": "trace.edits",
     "set": "trace.edits",
     "write_gguf": "files.gguf_write",

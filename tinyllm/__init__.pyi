@@ -12,6 +12,8 @@ from .analysis.heads import induction_scores as induction_scores
 from .analysis.lens import lens as lens
 from .analysis.sweep import patch_sweep as patch_sweep
 from .architectures.config import Config as Config
+from .comparison.read import Dump as Dump
+from .comparison.read import read as read
 from .conversion.convert import convert as convert
 from .errors import Error as Error
 from .errors import FormatError as FormatError
@@ -43,7 +45,6 @@ from .trace.edits import patch as patch
 from .trace.edits import scale as scale
 from .trace.edits import set as set
 from .trace.edits import zero as zero
-from .trace.saved import read as read
 from .trace.trace import Trace as Trace
 
 __version__: str

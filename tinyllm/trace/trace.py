@@ -684,6 +684,44 @@ class Trace(Mapping[str, Float32]):
         arrays = {name: look(self._arrays, name) for name in self._arrays}
         write_arrays(path, arrays, metadata)
 
+    def as_(self, dialect: str) -> dict[str, npt.NDArray[Any]]:
+        """Return the values under the names of another library, and in its layout.
+
+        Parameters
+        ----------
+        dialect : str
+            ``"hf"``: modules of Hugging Face; the input of a module ends with ``.in``.
+            ``"transformer_lens"``: hooks of `HookedTransformer`. Both have a batch axis of 1, and
+            the order of queries and keys that checkpoints of Hugging Face have. ``"llama.cpp"``:
+            tensors of its graph. There, queries and keys after RoPE have the name of those before
+            it; in the result, the second one ends with ``#2``.
+
+        Returns
+        -------
+        dict of str to numpy.ndarray
+            Values for which the library has no name are left out. `tinyllm.read` reads the result.
+
+        Raises
+        ------
+        ValueError
+            If the dialect is another.
+
+        Examples
+        --------
+        >>> import tinyllm
+        >>> t = tinyllm.load().trace("ROMEO:", capture="blk.0.attn_*")
+        >>> list(t.as_("transformer_lens"))[:2]
+        ['blocks.0.ln1.hook_scale', 'blocks.0.ln1.hook_normalized']
+        >>> t.as_("hf")["model.layers.0.self_attn.q_proj"].shape == (1, len(t.tokens), 256)
+        True
+        """
+        from .renamed import renamed
+
+        architecture, model = self.config.architecture, self.model
+        steps = None if model is None else model.steps
+        weights = {} if model is None else model.weights
+        return renamed(self, dialect, architecture, self._names(), steps, weights)
+
     def html(self, path: str | os.PathLike[str]) -> None:
         """Write a self-contained HTML page for browsing layers, heads and tokens.
 
