@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "CPU": "runtime.machine",
     "Config": "architectures.config",
+    "Diagnosis": "diagnosis.report",
     "Dump": "comparison.read",
     "Edit": "trace.edits",
     "Error": "errors",
@@ -46,6 +47,7 @@ _HOMES = {
     "attribution": "analysis.attribution",
     "convert": "conversion.convert",
     "cpu": "runtime.machine",
+    "doctor": "diagnosis.doctor",
     "induction_scores": "analysis.heads",
     "kl": "evaluation.scoring",
     "lens": "analysis.lens",

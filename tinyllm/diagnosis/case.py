@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from ..comparison.read import read
 from ..runtime.prompt import token_ids
-from ..trace.taps import ALIASES, unknown
+from ..trace.taps import unknown
+from ..trace.trace import Trace
 from .replay import Array, Known
 from .texts import Asked
 
@@ -39,6 +41,8 @@ class Case:
     asked : Asked
     rows : int
         Tokens of the values; 0 if there are none.
+    notes : tuple of str
+        What was assumed when the values were read.
     """
 
     known: dict[str, Known]
@@ -48,6 +52,7 @@ class Case:
     prompt: int
     asked: Asked
     rows: int
+    notes: tuple[str, ...] = ()
 
 
 def read_case(model: Any, dump: Any, tokens: Any, parse_special: bool = False) -> Case:
@@ -61,48 +66,72 @@ def read_case(model: Any, dump: Any, tokens: Any, parse_special: bool = False) -
     Raises
     ------
     ValueError
-        If a name is not a tap, a shape does not fit, or the tokens are missing.
+        If no value can be read, or the tokens are missing.
     TypeError
-        If the dump is no mapping.
+        If the dump is of another type.
     """
-    if not isinstance(dump, Mapping):
-        raise TypeError(
-            f"dump is a {type(dump).__name__}; expected a trace, a mapping from taps to arrays, "
-            "or what tinyllm.read returns"
-        )
-    arrays = {str(name): value for name, value in dump.items()}
-    used = _ids(arrays.pop("tokens", None), "dump['tokens']", model)
-    generated = _ids(arrays.pop("ids", None), "dump['ids']", model)
-    if used is None and getattr(dump, "tokens", None) is not None:
-        used = np.asarray(dump.tokens, np.int64)  # type: ignore[attr-defined]
-        used = used if (used >= 0).all() else None
-        if getattr(dump, "start", 0):
+    entries = dict(dump) if isinstance(dump, Mapping) and not isinstance(dump, Trace) else {}
+    generated = _ids(entries.pop("generated", None), "dump['generated']", model)
+    used = _ids(entries.pop("tokens", None), "dump['tokens']", model)
+    trace = None
+    if isinstance(dump, (str, os.PathLike, Trace)) or entries:
+        trace = read(entries or dump, model=model)
+        if trace.start:
             raise ValueError(
-                f"the dump begins at position {dump.start}; expected a run from the first token on"  # type: ignore[attr-defined]
+                f"the dump begins at position {trace.start}; expected a run from the first token on"
             )
-    rows = _rows(model, arrays)
-    if tokens is None and used is None and (rows or generated is not None):
+        if used is None and (trace.tokens >= 0).all():
+            used = _in_vocabulary(np.asarray(trace.tokens), "the dump", model)
+    elif not isinstance(dump, Mapping):
+        raise TypeError(
+            f"dump is a {type(dump).__name__}; expected a trace, a mapping from names to arrays, "
+            "or the path of a file that tinyllm.read reads"
+        )
+    if tokens is None and used is None:
         raise ValueError(
             "tokens is None and the dump has no entry 'tokens'; expected the text or the ids that "
             "the engine ran"
         )
+    rows = 0 if trace is None else len(trace.tokens)
     asked = _asked(model, used if tokens is None else tokens, parse_special)
     made = np.zeros(0, np.int64) if generated is None else generated
     right = np.asarray(asked.ids, np.int64)
-    candidates = [used] if used is not None else [right, np.concatenate([right, made])]
-    candidates += [np.concatenate([right, made[:-1]])]
-    fitting = [ids for ids in candidates if not rows or len(ids) == rows]
-    ids = fitting[0] if fitting else used
+    possible = [right, np.concatenate([right, made]), np.concatenate([right, made[:-1]])]
+    possible = possible if used is None else [used]
+    ids = next((each for each in possible if rows in (0, len(each))), used)
     prompt = len(right) if ids is not None and len(ids) > len(right) else 0
+    known = {} if trace is None else _known(model, trace)
     if ids is not None and len(ids) > LONGEST and model.steps.roles("logits"):
-        arrays = {name: _cut(model, name, array, LONGEST) for name, array in arrays.items()}
+        known = {name: _cut(model, name, each) for name, each in known.items() if each.whole}
         ids, rows = ids[:LONGEST], min(rows, LONGEST)
-    count = rows or (0 if ids is None else len(ids))
-    known = {
-        ALIASES.get(name, name): _known(model, ALIASES.get(name, name), array, count)
-        for name, array in arrays.items()
-    }
-    return Case(known, ids, used is not None, made, prompt, asked, rows)
+    notes = tuple(getattr(trace, "notes", ()))
+    return Case(known, ids, used is not None, made, prompt, asked, rows, notes)
+
+
+def _known(model: Any, trace: Trace) -> dict[str, Known]:
+    """Return the values of a trace by tap."""
+    found = {name: Known(np.asarray(array, np.float32)) for name, array in trace.items()}
+    for name, array in getattr(trace, "tails", {}).items():
+        found[name] = Known(np.asarray(array, np.float32), whole=False)
+    names = {step.tap for step in model.steps if step.visible}
+    for name, known in found.items():
+        if name not in names:
+            raise ValueError(f"the dump: {unknown(name, names)}")
+        step, rows = model.steps[name], len(trace.tokens)
+        shape = (*step.shape, rows, rows) if step.matrix else (rows, *step.shape)
+        if known.whole and known.array.shape != shape:
+            raise ValueError(
+                f"the dump: {name!r} has shape {known.array.shape}; expected {shape}, as in this "
+                "model"
+            )
+    return found
+
+
+def _cut(model: Any, name: str, known: Known) -> Known:
+    """Return the first tokens of a value."""
+    if model.steps[name].matrix:
+        return Known(known.array[:, :LONGEST, :LONGEST])
+    return Known(known.array[:LONGEST])
 
 
 def _ids(value: Any, name: str, model: Any) -> Array | None:
@@ -138,68 +167,3 @@ def _asked(model: Any, tokens: Any, parse_special: bool) -> Asked:
     ids = _in_vocabulary(ids, "tokens", model)
     text = tokens.decode("utf-8", "replace") if isinstance(tokens, bytes) else tokens
     return Asked(ids.tolist(), tokenizer, metadata, text if isinstance(text, str) else None)
-
-
-def _step(model: Any, name: str) -> Any:
-    names = [step.tap for step in model.steps if step.visible]
-    if name not in names:
-        raise ValueError(f"the dump: {unknown(name, names)}")
-    return model.steps[name]
-
-
-def _rows(model: Any, arrays: Mapping[str, Any]) -> int:
-    """Return how many tokens the arrays have: the most common number."""
-    counts: dict[int, int] = {}
-    for name, array in arrays.items():
-        step = _step(model, ALIASES.get(name, name))
-        shape = np.shape(array)
-        flat = math.prod(step.shape)
-        if step.matrix:
-            rows = shape[-2] if len(shape) >= 3 else 0
-        elif flat and math.prod(shape) % flat == 0:
-            rows = math.prod(shape) // flat
-        else:
-            rows = 0
-        if rows:
-            counts[rows] = counts.get(rows, 0) + 1
-    if not counts:
-        return 0
-    most = max(counts.values())
-    return max(rows for rows, count in counts.items() if count == most)
-
-
-def _known(model: Any, name: str, array: Any, rows: int) -> Known:
-    """Return a value in the shape of its tap."""
-    step = _step(model, name)
-    x = np.asarray(array)
-    if x.dtype.kind not in "fiub":
-        raise ValueError(f"the dump: {name!r} has dtype {x.dtype}; expected numbers")
-    x = x.astype(np.float32)
-    whole = (*step.shape, rows, rows) if step.matrix else (rows, *step.shape)
-    if x.size == math.prod(whole) and _fits(x.shape, whole):
-        return Known(x.reshape(whole))
-    if step.matrix and x.size and x.ndim >= 3 and x.shape[-1] > rows:  # a padded cache
-        return _known(model, name, x[..., :rows], rows)
-    size = math.prod(step.shape)
-    late = step.layer >= model.steps.layers - 1 and not step.matrix
-    if late and size and x.size % size == 0 and x.size // size < rows:
-        return Known(x.reshape(-1, *step.shape), whole=False)
-    expected = ("H, T, T" if step.matrix else "T, ...") + f" = {whole}"
-    raise ValueError(f"the dump: {name!r} has shape {np.shape(array)}; expected ({expected})")
-
-
-def _fits(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
-    """Return whether two shapes differ only by axes of length 1 and by flattened heads."""
-    a = [n for n in shape if n != 1]
-    b = [n for n in whole if n != 1]
-    return a == b or (len(b) > 1 and a in ([b[0], math.prod(b[1:])], [math.prod(b)]))
-
-
-def _cut(model: Any, name: str, array: Any, count: int) -> Array:
-    """Return the first tokens of a value, if it has a row for each."""
-    step = _step(model, ALIASES.get(name, name))
-    x = np.asarray(array)
-    if step.matrix:
-        return x[..., :count, :count]
-    squeezed = x[0] if x.ndim > 1 and x.shape[0] == 1 else x
-    return squeezed[:count]

@@ -21,6 +21,7 @@ __all__ = [
     "Variant",
     "candidates",
     "fault",
+    "named",
     "once",
 ]
 
@@ -87,6 +88,11 @@ Variants: TypeAlias = Callable[[ForwardPlan, int, int], Iterable[Variant]]
 def once(plan: ForwardPlan, tokens: int, prompt: int) -> list[Variant]:
     """Return the only variant of a mistake that has no others."""
     return [Variant()]
+
+
+def named(*variants: tuple[str, Any]) -> Variants:
+    """Return a function that returns variants: their texts and values."""
+    return lambda plan, tokens, prompt: [Variant(text, value) for text, value in variants]
 
 
 @dataclasses.dataclass(frozen=True)

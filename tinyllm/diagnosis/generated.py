@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..base.progress import Progress
-from .catalogue import Injection
 from .faults import candidates
-from .replay import Array, Replay
+from .replay import Array, Injection, Replay
 from .texts import Asked, wrong_ids
 
 __all__ = ["Guess", "Judged", "from_ids"]

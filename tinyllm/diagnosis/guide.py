@@ -25,23 +25,29 @@ _FIRST = (
 SNIPPETS = {
     "Python": """\
 import numpy as np
-values = {}                                   # fill it while the engine runs one prompt
-values["blk.0.attn_q"] = np.asarray(q)        # (tokens, heads, head size), float32
-values["tokens"] = np.asarray(ids)            # the ids that the engine ran
+values = {}                              # fill it while the engine runs one prompt
+values["blk.0.attn_q"] = np.asarray(q)   # (tokens, heads, head size), float32
+values["tokens"] = np.asarray(ids)       # the ids that the engine ran
 np.savez("engine.npz", **values)""",
     "C": """\
-void dump(const char *tap, const float *x, int rows, int columns) {   /* writes tap.npy */
-    char path[300], head[118]; snprintf(path, sizeof path, "dump/%s.npy", tap);
-    int n = snprintf(head, sizeof head, "{'descr': '<f4', 'fortran_order': False, 'shape': (%d, %d), }", rows, columns);
-    memset(head + n, ' ', sizeof head - n); head[117] = '\\n'; FILE *f = fopen(path, "wb");
-    fwrite("\\x93NUMPY\\1\\0v\\0", 1, 10, f); fwrite(head, 1, 118, f); fwrite(x, 4, (size_t)rows * columns, f); fclose(f); }""",
+/* dump("dump/blk.0.attn_q.npy", q, tokens, heads * head_size); */
+void dump(const char *path, const float *x, int rows, int columns) {
+    const char *dict = "{'descr': '<f4', 'fortran_order': False, 'shape': (%9d, %9d), }";
+    FILE *f = fopen(path, "wb");
+    fwrite("\\x93NUMPY\\1\\0v\\0", 1, 10, f);
+    int n = fprintf(f, dict, rows, columns);
+    fprintf(f, "%*s\\n", 117 - n, "");
+    fwrite(x, 4, (size_t)rows * columns, f); fclose(f); }""",
     "Rust": """\
-fn dump(tap: &str, x: &[f32], rows: usize) -> std::io::Result<()> {   // writes tap.npy
-    let head = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}", rows, x.len() / rows);
-    let mut file = b"\\x93NUMPY\\x01\\x00v\\x00".to_vec(); file.extend(format!("{head:<117}\\n").bytes());
+// dump("dump/blk.0.attn_q.npy", &q, tokens)?;
+fn dump(path: &str, x: &[f32], rows: usize) -> std::io::Result<()> {
+    let dict = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {}), }}",
+                       x.len() / rows);
+    let mut file = b"\\x93NUMPY\\x01\\x00v\\x00".to_vec();
+    file.extend(format!("{dict:<117}\\n").bytes());
     file.extend(x.iter().flat_map(|v| v.to_le_bytes()));
-    std::fs::write(format!("dump/{tap}.npy"), file) }""",
-}  # fmt: skip
+    std::fs::write(path, file) }""",
+}
 
 
 def guide(model: Any) -> str:
@@ -77,7 +83,7 @@ def guide(model: Any) -> str:
         "number of tokens. Begin with the first line; each\nfurther line tells more. All names: "
         "print(model.steps).\n\n"
         f"{Table(('name', 'shape', 'why'), rows)}\n\n"
-        "The ids of a greedy generation alone tell something, too: dump = {'ids': [...]}, with "
-        "the prompt as tokens.\n\n"
+        "The ids of a greedy generation alone tell something, too: dump = {'generated': [...]}, "
+        "with the prompt as tokens.\n\n"
         f"{codes}\n"
     )

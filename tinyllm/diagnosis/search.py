@@ -103,7 +103,7 @@ class Search:
                 break
             self._probed |= probes
             start = turn / rounds
-            found = self._singly(probes, lambda share, s=start: self.step(s + share / rounds))
+            found = self._singly(probes, start, 1 / rounds)
             if found:
                 self._cover(found)
             elif not self._in_pairs(probes):
@@ -137,15 +137,13 @@ class Search:
     def _explains(self, residual: float, error: float) -> bool:
         return residual <= EXPLAINS * min(error, 1.0)
 
-    def _singly(
-        self, probes: set[str], step: Callable[[float], None]
-    ) -> dict[int, dict[str, float]]:
+    def _singly(self, probes: set[str], start: float, part: float) -> dict[int, dict[str, float]]:
         """Return the residuals of all values for each candidate that explains a probe."""
         found = {}
         taps = sorted(probes)
         self._tried: dict[int, dict[str, float]] = {}
         for i, candidate in enumerate(self.candidates):
-            step(i / len(self.candidates))
+            self.step(start + part * i / len(self.candidates))
             near = self._affecting(candidate, taps)
             if not near:
                 continue
