@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument(
         "dump",
-        help=".npz or .safetensors file, or folder of .npy files; - says what to dump, or goes with "
-        "--generated",
+        help=".npz or .safetensors file, or folder of .npy files; - says what to dump, and goes "
+        "with --generated",
     )
     add_prompt(parser)
     add_model(parser)

@@ -99,7 +99,8 @@ def read_case(model: Any, dump: Any, tokens: Any, parse_special: bool = False) -
     possible = [right, np.concatenate([right, made]), np.concatenate([right, made[:-1]])]
     possible = possible if used is None else [used]
     ids = next((each for each in possible if rows in (0, len(each))), used)
-    prompt = len(right) if ids is not None and len(ids) > len(right) else 0
+    longer = ids is not None and len(ids) > len(right) and np.array_equal(ids[: len(right)], right)
+    prompt = len(right) if longer else 0
     known = {} if trace is None else _known(model, trace)
     if ids is not None and len(ids) > LONGEST and model.steps.roles("logits"):
         known = {name: _cut(model, name, each) for name, each in known.items() if each.whole}

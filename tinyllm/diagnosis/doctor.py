@@ -23,6 +23,9 @@ from .texts import Asked, same_texts, wrong_ids
 
 __all__ = ["doctor"]
 
+#: Errors up to this one are those of float32, whatever else an engine rounds.
+_FLOAT32 = 2e-5
+
 
 def doctor(
     model: Any,
@@ -98,7 +101,7 @@ def doctor(
     unexplained = {
         step.tap: search.open[step.tap]
         for step in replay.ordered(search.open)
-        if not search.by_rounding(step.tap)
+        if step.tap not in search.explained and not search.by_rounding(step.tap)
     }
     rounding = _rounding(search, unexplained)
     return Diagnosis(
@@ -248,7 +251,11 @@ def _merged(accepted: Iterable[Accepted], replay: Replay) -> list[Finding]:
 
 def _rounding(search: Search, unexplained: Mapping[str, float]) -> str:
     """Return the way to round whose errors are most like those that no mistake explains, or ""."""
-    taps = [tap for tap in search.open if tap not in unexplained]
+    taps = [
+        tap
+        for tap, error in search.open.items()
+        if tap not in unexplained and error > _FLOAT32 and search.by_rounding(tap)
+    ]
     if not taps:
         return ""
 

@@ -108,6 +108,8 @@ class Call:
             tensors = list(used)
         with np.errstate(all="ignore"):
             value: Array = OPS[self.step.op](*arrays, *tensors, **{**self.numbers, **numbers})
+            if self.step.op == "mix" and not np.isfinite(arrays[1]).all():
+                value = _mix_of_visible(arrays[0], arrays[1])
         return value
 
     def value(self, tap: str) -> Array:
@@ -117,6 +119,14 @@ class Call:
     def other(self, tap: str, *inputs: Array) -> Array:
         """Return what another step computes, right, from other inputs."""
         return Call(self._walk, self.plan[tap], list(inputs)).run()
+
+
+def _mix_of_visible(probs: Array, values: Array) -> Array:
+    """Return a mix where values that are not finite count only where they have a probability."""
+    finite = np.isfinite(values)
+    value: Array = OPS["mix"](probs, np.where(finite, values, 0))
+    reached = OPS["mix"]((probs > 0).astype(np.float32), (~finite).astype(np.float32))
+    return np.where(reached > 0, np.nan, value)
 
 
 class Replay:
@@ -221,6 +231,11 @@ class Replay:
     def value(self, injections: Sequence[Injection], tap: str) -> Array:
         """Return the value of a step if the engine has these mistakes."""
         return _Walk(self, injections).value(tap)
+
+    def values(self, injections: Sequence[Injection], taps: Iterable[str]) -> dict[str, Array]:
+        """Return the values of several steps if the engine has these mistakes."""
+        walk = _Walk(self, injections)
+        return {tap: walk.value(tap) for tap in taps}
 
     def error(self, tap: str, value: Array, theirs: Array | None = None) -> float:
         """Return the relative error of a computed value against theirs, or another one."""

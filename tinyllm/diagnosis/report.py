@@ -97,6 +97,14 @@ class Diagnosis:
         What to dump first, if there were no values; else ``""``.
     notes : list of str
         What was assumed when the values were read, as in `Dump.notes`.
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> model = tl.load()
+    >>> result = tl.doctor(model, model.trace("ROMEO:", capture="output"))
+    >>> result.ok, result.faults
+    (True, [])
     """
 
     def __init__(

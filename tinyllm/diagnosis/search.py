@@ -17,7 +17,7 @@ EXPLAINS = 0.3
 
 #: Relative error of a right engine that computes in float32: of a step without sums of products,
 #: and what such a sum adds.
-FLOOR, PRODUCT = 1e-6, 4e-6
+FLOOR, PRODUCT = 1e-6, 1e-6
 
 #: Variants that only matter where a value depends on at most so many steps.
 NEAR = 40
@@ -61,6 +61,8 @@ class Search:
     accepted : list of Accepted
     open : dict of str to float
         The errors that no mistake explains.
+    explained : set of str
+        The values that mistakes explain. What is left of their errors may be open.
     noise : dict of str to dict of str to float
         What each way to round would cause. Empty if every value agrees in float32.
     """
@@ -79,6 +81,7 @@ class Search:
         self.noise = expected(replay, list(self.suspects)) if self.suspects else {}
         self.open = dict(self.suspects)
         self.accepted: list[Accepted] = []
+        self.explained: set[str] = set()
         self._probed: set[str] = set()
 
     def floor(self, tap: str) -> float:
@@ -92,7 +95,7 @@ class Search:
     def by_rounding(self, tap: str) -> bool:
         """Return whether some way to round explains the error of a value."""
         most = max((errors.get(tap, 0.0) for errors in self.noise.values()), default=0.0)
-        return self.errors[tap] <= SLACK * most + self.floor(tap)
+        return self.open[tap] <= SLACK * most + self.floor(tap)
 
     def run(self) -> None:
         """Search until no value is left that a mistake may explain."""
@@ -240,14 +243,12 @@ class Search:
         return False
 
     def _settle(self) -> None:
-        """Remove from the open values what the accepted mistakes explain together."""
+        """Let the open values keep what the accepted mistakes together leave of their errors."""
         residuals = self.replay.residuals(self._known(), list(self.open))
         for tap, residual in residuals.items():
-            if self._explains(residual, self.errors[tap]) or residual <= self.floor(tap):
-                for each in self.accepted:
-                    if self._affecting(each.candidate, [tap]):
-                        each.residuals.setdefault(tap, residual)
-                        each.errors.setdefault(tap, self.errors[tap])
+            before, self.open[tap] = self.open[tap], residual
+            if self._explains(residual, before):
+                self.explained.add(tap)
+                self._probed.discard(tap)  # a second mistake may explain the rest
+            if residual <= self.floor(tap):
                 del self.open[tap]
-            else:
-                self.open[tap] = residual
