@@ -408,6 +408,17 @@ def _attention_softcap_missing(call: Call, value: Any) -> Array:
 
 
 @fault(
+    "alibi_missing",
+    "scores",
+    "ALiBi is missing: scores do not fall with the distance of a key.",
+    "Subtract the distance times the slope of the head.",
+    where=lambda site, value: any(n.name == "alibi" and n.value for n in site.step.numbers),
+)
+def _alibi_missing(call: Call, value: Any) -> Array:
+    return call.run(alibi=0.0)
+
+
+@fault(
     "sink_missing",
     "softmax",
     "The attention sink of each head is missing.",

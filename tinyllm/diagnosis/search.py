@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from .catalogue import Candidate
-from .replay import Replay
+from .replay import HEAVY, Replay
 from .rounding import SLACK, expected
 
 __all__ = ["Accepted", "Search"]
@@ -86,10 +86,7 @@ class Search:
 
     def floor(self, tap: str) -> float:
         """Return the relative error that float32 explains."""
-        heavy = sum(
-            self.replay.plan[name].op in ("linear", "experts", "scores", "mix", "delta", "conv")
-            for name in self.replay.behind(tap)
-        )
+        heavy = sum(self.replay.plan[name].op in HEAVY for name in self.replay.behind(tap))
         return FLOOR + PRODUCT * math.sqrt(heavy)
 
     def by_rounding(self, tap: str) -> bool:
