@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "CPU": "runtime.machine",
     "Config": "architectures.config",
+    "Diagnosis": "diagnosis.report",
     "Dump": "comparison.read",
     "Edit": "trace.edits",
     "Error": "errors",
@@ -50,6 +51,7 @@ _HOMES = {
     "attribution_patching": "analysis.gradients",
     "convert": "conversion.convert",
     "cpu": "runtime.machine",
+    "doctor": "diagnosis.doctor",
     "induction_scores": "analysis.heads",
     "integrated_gradients": "analysis.gradients",
     "kl": "evaluation.scoring",

@@ -24,6 +24,8 @@ from .architectures.config import Config as Config
 from .comparison.read import Dump as Dump
 from .comparison.read import read as read
 from .conversion.convert import convert as convert
+from .diagnosis.doctor import doctor as doctor
+from .diagnosis.report import Diagnosis as Diagnosis
 from .errors import Error as Error
 from .errors import FormatError as FormatError
 from .errors import UnsupportedError as UnsupportedError

@@ -11,6 +11,7 @@ from ..errors import Error
 from . import (
     chat,
     convert,
+    doctor,
     embed,
     generate,
     info,
@@ -36,6 +37,7 @@ COMMANDS: dict[str, ModuleType] = {
     "info": info,
     "weights": weights,
     "convert": convert,
+    "doctor": doctor,
 }
 
 
