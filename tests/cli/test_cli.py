@@ -103,7 +103,16 @@ def test_wrong_usage():
     assert run("fly").returncode == 2
     done = run("--help")
     assert done.returncode == 0
-    for command in ("generate", "chat", "trace", "info", "weights", "convert"):
+    for command in (
+        "generate",
+        "chat",
+        "trace",
+        "info",
+        "weights",
+        "convert",
+        "quantize",
+        "imatrix",
+    ):
         assert command in done.stdout
         assert "usage" in run(command, "--help").stdout
     assert run("--version").stdout.startswith("tinyllm ")
