@@ -56,7 +56,7 @@ def test_every_type_with_a_formula_for_its_values_can_be_written():
     assert len(TYPES) >= 16
 
 
-@pytest.mark.parametrize("kind", EXACT + ("Q8_0",))
+@pytest.mark.parametrize("kind", [*EXACT, "Q8_0"])
 def test_the_bytes_of_gguf(kind):
     x, _ = values()
     x[0, :4] = [-0.0, 1e-7, -6e-8, 65504]

@@ -153,7 +153,7 @@ def test_wrong_arguments(source, tmp_path):
         tl.quantize(source, out, "Q4_X")
     with pytest.raises(ValueError, match=r"types\['\*'\] is 'Q8_K'; expected one of"):
         tl.quantize(source, out, types={"*": "Q8_K"})
-    with pytest.raises(ValueError, match="no tensor has a name like 'blk.7"):
+    with pytest.raises(ValueError, match=r"no tensor has a name like 'blk\.7"):
         tl.quantize(source, out, types={"blk.7.*": "Q8_0"})
     with pytest.raises(ValueError, match="needs an imatrix"):
         tl.quantize(source, out, "Q2_K_S")

@@ -193,7 +193,8 @@ class Imatrix:
         means = self._means(name, matrices)
         middle = means.mean(axis=1, keepdims=True)
         relative = np.divide(means, middle, out=np.ones_like(means), where=middle > 0)
-        return np.clip(relative, _LEAST, _MOST).astype(np.float32)
+        weights: Float32 = np.clip(relative, _LEAST, _MOST).astype(np.float32)
+        return weights
 
     def __repr__(self) -> str:
         return (
@@ -302,10 +303,11 @@ def _add(
         sums, counts = (inputs * inputs).sum(axis=0), np.array([float(tokens)])
     else:
         numbers = picks.reshape(tokens, -1).astype(np.int64)
-        inputs = values.reshape(tokens, -1, values.shape[-1]).astype(np.float64)
-        squares = np.broadcast_to(inputs * inputs, (*numbers.shape, inputs.shape[-1]))
-        table = np.zeros((experts, inputs.shape[-1]))
-        np.add.at(table, numbers.reshape(-1), squares.reshape(-1, inputs.shape[-1]))
+        per_use = values.reshape(tokens, -1, values.shape[-1]).astype(np.float64)
+        width = per_use.shape[-1]
+        squares = np.broadcast_to(per_use * per_use, (*numbers.shape, width))
+        table = np.zeros((experts, width))
+        np.add.at(table, numbers.reshape(-1), squares.reshape(-1, width))
         sums = table.reshape(-1)
         counts = np.bincount(numbers.reshape(-1), minlength=experts).astype(np.float64)
     result.sums[name] = result.sums.get(name, 0.0) + sums
