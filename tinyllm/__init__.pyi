@@ -39,6 +39,9 @@ from .generation.stream import GenerationStream as GenerationStream
 from .grammar.grammar import Grammar as Grammar
 from .loading import load as load
 from .model import Model as Model
+from .quantization.imatrix import Imatrix as Imatrix
+from .quantization.imatrix import imatrix as imatrix
+from .quantization.quantize import quantize as quantize
 from .runtime.machine import CPU as CPU
 from .runtime.machine import Memory as Memory
 from .runtime.machine import cpu as cpu

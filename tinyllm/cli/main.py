@@ -14,8 +14,10 @@ from . import (
     doctor,
     embed,
     generate,
+    imatrix,
     info,
     lens,
+    quantize,
     score,
     tokenize,
     trace,
@@ -38,6 +40,8 @@ COMMANDS: dict[str, ModuleType] = {
     "weights": weights,
     "convert": convert,
     "doctor": doctor,
+    "quantize": quantize,
+    "imatrix": imatrix,
 }
 
 
