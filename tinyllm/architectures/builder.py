@@ -135,14 +135,21 @@ class Builder:
     def embedding(self) -> str:
         """Add the look-up of the tokens' embeddings, and what the model does to them."""
         x = self.embed("token_embd", self.config.vocab_size)
-        default = math.sqrt(self.config.width) if self.arch.embed_scale == "sqrt_width" else 1.0
-        factor = self.key("parameter", "embedding_scale", default, "rule: sqrt(width)")
+        default, rule = self._scales[0], "row"
+        if self.arch.embed_scale == "sqrt_width":
+            default, rule = math.sqrt(self.config.width), "rule: sqrt(width)"
+        factor = self.key("parameter", "embedding_scale", default, rule)
         if factor.value not in (0.0, 1.0):
             x = self.unary("embd_scaled", "scale", x, factor)
         if self.has("position_embd"):
             positions = self.embed("position_embd", self.config.context_length, index=1)
             x = self.add("embd", x, positions)
         return self.give_role(x, "embedding")
+
+    @functools.cached_property
+    def _scales(self) -> tuple[float, float, float]:
+        """Factors of the embedding, the branches and the logits, if the file states none."""
+        return self.arch.scales(self.config) if self.arch.scales else (1.0, 1.0, 1.0)
 
     def rows(self, tensor: str, default: int = 1) -> int:
         """Return how many rows ``tensor.weight`` has; `default` if that is not known."""
@@ -203,6 +210,7 @@ class Builder:
             (x,),
             numbers=(Number("heads", heads, ""), Number("size", size, "")),
             shape=(heads, size) if heads else (size,),
+            heads=heads > 0,
         )
 
     def scaled(self, tap: str, x: str, factor: float, rule: str) -> str:
@@ -270,7 +278,7 @@ class Builder:
         *,
         kind: str = "",
         covers: int = 1,
-        weights: bool = True,
+        weights: bool | str = True,
         epsilon: Number | None = None,
     ) -> str:
         """Add RMSNorm or LayerNorm in two or three steps: statistics, and the norm.
@@ -286,8 +294,8 @@ class Builder:
             division by the L2 norm). Default: that of the architecture.
         covers : int
             How many of the last axes the weight covers, for RMSNorm and LayerNorm.
-        weights : bool
-            Whether this norm has weights, if norms of the architecture have.
+        weights : bool or str
+            Whether this norm has weights, if norms of the architecture have; or their tensor.
         epsilon : Number, optional
             Default: that of the file.
         """
@@ -295,7 +303,9 @@ class Builder:
         shape = self.shape(x)
         epsilon = epsilon or self.number("epsilon", self.config.norm_epsilon, self.arch.epsilon_key)
         weight: str | None = None
-        if self.arch.norm_weights and weights:
+        if isinstance(weights, str):
+            weight = weights
+        elif self.arch.norm_weights and weights:
             weight = self.optional(tap) or self.name(f"{tap}.weight")
         axes = Number("axes", 0 if covers == 1 else covers, UNUSED if covers == 1 else "row")
         more: dict[str, Any] = {
@@ -342,8 +352,11 @@ class Builder:
             return self.norm(tap, x, weights=False)
         if not self.has(tap):
             return x
-        kinds = {"head": "rms", "row": "row", "heads": "layer", "layer": "layer"}
-        kind = kinds[self.arch.qk_norm]
+        if self.arch.qk_norm == "layer":
+            heads, size = self.shape(x)
+            y = self.norm(tap, self.heads(f"{tap}_input", x, 0, heads * size), kind="layer")
+            return self.heads(f"{tap}_heads", y, heads, size)
+        kind = {"head": "rms", "row": "row", "heads": "layer"}[self.arch.qk_norm]
         return self.norm(tap, x, kind=kind, covers=2 if self.arch.qk_norm == "heads" else 1)
 
     def linear(
@@ -498,6 +511,8 @@ class Builder:
         if local and self.keys.integer("rope.dimension_count_swa", 0, least=0):
             key = "rope.dimension_count_swa"
             rotated = self.number("rotated", self.keys.integer(key), key)
+        if not local and self.arch.window.rotated != 1.0:
+            rotated = rotated._replace(value=rotated.value * self.arch.window.rotated)
         kind = scaling.get("type")
         if kind not in _ROPE_SCALINGS:
             raise UnsupportedError(
@@ -627,7 +642,7 @@ class Builder:
 
     def residual(self, branch: str, x: str) -> str:
         """Add the factor of a branch, if the file states one."""
-        factor = self.key("parameter", "residual_scale", 1.0)
+        factor = self.key("parameter", "residual_scale", self._scales[1])
         if factor.value in (0.0, 1.0):
             return x
         return self.unary(f"{branch}_scaled", "scale", x, factor)
@@ -676,6 +691,21 @@ class Builder:
             function = "identity"
         return self.act(tap, gate, x, role="", function=function)
 
+    def clamped_act(self, tap: str, gate: str, up: str, key: str, role: str = "") -> str:
+        """Add the gated activation; `key` may bound its two factors, with a number per block.
+
+        silu is never below -0.28, so its bound on both sides is one from above.
+        """
+        blocks = self.keys.integer("block_count", self.config.layers)
+        limit = self.keys.numbers(key, blocks, (0.0,) * blocks)[self.layer]
+        if not limit > 0:
+            return self.act(tap, gate, up, role=role)
+        number = self.number("parameter", limit, key)
+        gate = self.unary(f"{self.step(gate).family}_act", self.arch.act, gate)
+        gate = self.unary(f"{self.step(gate).family}_clamp", "clamp", gate, number)
+        up = self.unary(f"{self.step(up).family}_clamp", "clamp", up, number)
+        return self.act(tap, gate, up, role=role, function="identity")
+
     def output(self, x: str) -> str:
         """Add the logits. Without ``output.weight`` in the file, the matrix is the embedding.
 
@@ -683,7 +713,7 @@ class Builder:
         are ``output_unscaled`` and ``output_uncapped``.
         """
         tied = self.optional("output.weight") is None
-        factor = self.key("parameter", "logit_scale", 1.0)
+        factor = self.key("parameter", "logit_scale", self._scales[2])
         cap = self.key("parameter", "final_logit_softcapping", self.arch.caps[1])
         scaled = factor.value not in (0.0, 1.0)
         capped = "output_uncapped" if cap.value else "output"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import UnsupportedError, wrong
 from .builder import Builder
-from .feed_forward import gated
+from .feed_forward import gated, plain
 from .plan import UNUSED, Number
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "experts_with_weighted_input",
     "gated_or_experts",
     "is_dense",
+    "plain_or_experts",
 ]
 
 #: Where the weights of the chosen experts come from, by the key ``expert_gating_func``: the
@@ -47,6 +48,14 @@ def experts(b: Builder, x: str) -> str:
     else:
         chosen = chosen_experts(b, x, logits)
     return b.add("ffn_out", chosen, shared) if shared else chosen
+
+
+def plain_or_experts(b: Builder, x: str) -> str:
+    """Build experts in every ``moe_every_n_layers``-th block, else a plain network."""
+    step = b.keys.integer("moe_every_n_layers", 0, least=0)
+    if not step or b.layer % step != 1:
+        return plain(b, x)
+    return chosen_experts(b, x, _router(b, x))
 
 
 def experts_by_tensor(b: Builder, x: str) -> str:
@@ -125,7 +134,7 @@ def _shared(b: Builder, x: str, width: Number) -> str:
         return ""
     if b.arch.gated_experts:
         gate, up = b.linear("ffn_gate_shexp", x, width), b.linear("ffn_up_shexp", x, width)
-        hidden = b.act("ffn_act_shexp", gate, up, role="")
+        hidden = b.clamped_act("ffn_act_shexp", gate, up, "swiglu_clamp_shexp")
     else:
         hidden = b.unary("ffn_act_shexp", b.arch.act, b.linear("ffn_up_shexp", x, width))
     return b.linear("ffn_down_shexp", hidden, b.width)
@@ -143,7 +152,7 @@ def _experts_of(b: Builder, x: str, ids: str, size: Number) -> str:
     if b.arch.gated_experts:
         gate = _matmul(b, "ffn_gate_exps", x, ids, _width(b))
         up = _matmul(b, "ffn_up_exps", x, ids, _width(b))
-        hidden = b.act("ffn_act_exps", gate, up)
+        hidden = b.clamped_act("ffn_act_exps", gate, up, "swiglu_clamp_exp", "ffn_hidden")
     else:
         up = _matmul(b, "ffn_up_exps", x, ids, _width(b))
         hidden = b.unary("ffn_act_exps", b.arch.act, up, role="ffn_hidden")

@@ -5,7 +5,13 @@ from __future__ import annotations
 from .builder import Builder
 from .plan import Number
 
-__all__ = ["attention", "gated_attention", "output_gated_attention", "projections"]
+__all__ = [
+    "attention",
+    "attention_or_matrix",
+    "gated_attention",
+    "output_gated_attention",
+    "projections",
+]
 
 
 def attention(b: Builder, x: str) -> str:
@@ -16,6 +22,13 @@ def attention(b: Builder, x: str) -> str:
     et al. 2023 (arXiv:2302.05442).
     """
     return _attend(b, *projections(b, x))
+
+
+def attention_or_matrix(b: Builder, x: str) -> str:
+    """Build attention, or a product with ``attn_output`` where the file states 0 kv heads."""
+    if b.of_layer(b.config.kv_heads):
+        return attention(b, x)
+    return b.linear("attn_output", x, b.width)
 
 
 def gated_attention(b: Builder, x: str) -> str:

@@ -37,6 +37,7 @@ HARMLESS = {
     "*.input_scale": "scales of activations for 4-bit hardware",
     "blk.*.attn_rot_embd": "RoPE frequencies of files from 2023, which follow from the base",
     "blk.*.nextn.*": "the draft head that predicts several tokens, which is not supported",
+    "blk.*.indexer.*": "the choice of keys in contexts that are longer than those that run",
     "rope_factors_*.weight": "RoPE factors for contexts of another length",
     "dense_[23].*": "projections of an embedding, which `Model.embed` uses",
     "cls.*": "the classifier of a reranker, which `Model.embed` uses",

@@ -24,6 +24,7 @@ from .blocks import (
     parallel_by_key,
     parallel_by_norms,
     serial,
+    some_branches,
 )
 from .builder import Builder
 from .config import Config, read_config
@@ -35,12 +36,13 @@ from .experts import (
     experts_with_weighted_input,
     gated_or_experts,
     is_dense,
+    plain_or_experts,
 )
-from .feed_forward import fused, gated, plain, xielu
+from .feed_forward import fused, gated, gated_half, plain, xielu
 from .keys import check_keys
-from .latent import latent_attention, latent_scale
+from .latent import latent_attention, latent_attention_of_few, latent_scale
 from .mamba import attention_and_mamba2, mamba, mamba2, mamba2_or_attention, mamba_or_attention
-from .mixers import attention, output_gated_attention
+from .mixers import attention, attention_or_matrix, output_gated_attention
 from .plan import ForwardPlan
 from .reader import Reader
 from .recurrent import conv_or_attention, delta_or_attention
@@ -81,6 +83,9 @@ LFM2 = dataclasses.replace(
 )
 LATENT = dataclasses.replace(
     LLAMA, mixer=latent_attention, scale=latent_scale, latent=True, normalize=False
+)
+DSA = dataclasses.replace(
+    LATENT, mixer=latent_attention_of_few, ffn=experts, routing="sigmoid", normalize=False
 )
 MAMBA = dataclasses.replace(
     LLAMA,
@@ -216,6 +221,72 @@ ARCHITECTURES: dict[str, Arch] = {
     ),
     "deepseek2": dataclasses.replace(LATENT, ffn=experts),
     "mistral4": dataclasses.replace(LATENT, ffn=experts),
+    "glm-dsa": DSA,
+    "deepseek32": DSA,
+    "plm": dataclasses.replace(LATENT, ffn=plain, act="relu2"),
+    "deepseek": dataclasses.replace(LLAMA, ffn=experts, normalize=False),
+    "bailingmoe": dataclasses.replace(LLAMA, ffn=experts, normalize=False),
+    "bailingmoe2": dataclasses.replace(QWEN3, ffn=experts, normalize=False),
+    "exaone": HALVES,
+    "internlm2": LLAMA,
+    "xverse": LLAMA,
+    "orion": dataclasses.replace(HALVES, norm="layer"),
+    "baichuan": dataclasses.replace(
+        LLAMA,
+        rotated=lambda b: b.config.layers != 40,
+        alibi=lambda b: 8.0 if b.config.layers == 40 else 0.0,
+    ),
+    "qwen": dataclasses.replace(HALVES, ffn=gated_half, biases=("attn_q", "attn_k", "attn_v")),
+    "refact": dataclasses.replace(LLAMA, rope="none", alibi=lambda b: 8.0),
+    "minicpm": dataclasses.replace(
+        LLAMA,
+        logit_scale="over",
+        scales=lambda c: (12.0, 1.4 / math.sqrt(c.layers), c.width / 256),
+    ),
+    "codeshell": GPT,
+    "jais": dataclasses.replace(
+        GPT,
+        rope="none",
+        ffn=gated,
+        act="silu",
+        alibi=lambda b: 0.0,
+        scale=lambda b: 1 / b.config.head_size,
+    ),
+    "deci": dataclasses.replace(LLAMA, block=some_branches, mixer=attention_or_matrix, zeros=True),
+    "openelm": QWEN3,
+    "pangu-embedded": QWEN2,
+    "maincoder": dataclasses.replace(LLAMA, required=QK_NORMS, late_qk_norm=True),
+    "granite_swa": dataclasses.replace(GRANITE, ffn=gated_or_experts, required=("attn_sinks",)),
+    "llama-embed": dataclasses.replace(LLAMA, head=encoders.last_norm, causal=False),
+    "neo-bert": dataclasses.replace(
+        LLAMA, head=encoders.last_encoder_norm, ffn=fused, causal=False
+    ),
+    "nomic-bert-moe": dataclasses.replace(
+        BERT,
+        ffn=plain_or_experts,
+        act="gelu",
+        normalize=False,
+        gated_experts=False,
+    ),
+    "jina-bert-v2": dataclasses.replace(
+        BERT,
+        rope="none",
+        ffn=fused,
+        act="gelu",
+        alibi=lambda b: 8.0,
+        qk_norm="layer",
+        optional=("token_types", "attn_norm_2", *QK_NORMS),
+    ),
+    "jina-bert-v3": dataclasses.replace(BERT, ffn=plain, act="gelu"),
+    "step35": dataclasses.replace(
+        HALVES,
+        mixer=output_gated_attention,
+        ffn=experts,
+        routing="sigmoid",
+        normalize=False,
+        window=Window(scaled=False, rotated=0.5),
+        optional=QK_NORMS,
+    ),
     "minicpm3": dataclasses.replace(LATENT, rope="halves", logit_scale="over"),
     "modern-bert": dataclasses.replace(
         HALVES,
@@ -313,7 +384,7 @@ ARCHITECTURES: dict[str, Arch] = {
 #: What other architectures need that this version does not have, by the first part of their names
 #: in llama.cpp, src/llama-arch.cpp. The longest part that fits counts.
 MISSING = {
-    "deepseek": "an indexer, compressed keys or streams",
+    "deepseek4": "an indexer, compressed keys or streams",
     "glm": "an indexer, compressed keys or streams",
     "kimi": "Kimi delta attention",
     "plamo": "a Mamba mixer or norms of its own",
@@ -321,10 +392,6 @@ MISSING = {
     "arwkv": "RWKV's recurrence",
     "gemma3n": "AltUp streams and sparse activations",
     "t5": "an encoder with a decoder, and buckets of positions",
-    "baichuan": "ALiBi",
-    "jais": "ALiBi",
-    "refact": "ALiBi",
-    "jina-bert": "ALiBi in encoders",
     "dream": "generation by diffusion",
     "llada": "generation by diffusion",
     "rnd1": "generation by diffusion",
