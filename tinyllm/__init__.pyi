@@ -7,11 +7,22 @@ from . import tokenizer as tokenizer
 from .analysis.attribution import attribution as attribution
 from .analysis.circuits import ov_circuit as ov_circuit
 from .analysis.circuits import qk_circuit as qk_circuit
+from .analysis.gradients import Gradients as Gradients
+from .analysis.gradients import attribution_patching as attribution_patching
+from .analysis.gradients import integrated_gradients as integrated_gradients
+from .analysis.gradients import saliency as saliency
 from .analysis.heads import attention_entropy as attention_entropy
 from .analysis.heads import induction_scores as induction_scores
 from .analysis.lens import lens as lens
+from .analysis.scalars import Scalar as Scalar
+from .analysis.scalars import logit as logit
+from .analysis.scalars import logprob as logprob
+from .analysis.scalars import nll as nll
+from .analysis.scalars import tap_value as tap_value
 from .analysis.sweep import patch_sweep as patch_sweep
 from .architectures.config import Config as Config
+from .comparison.read import Dump as Dump
+from .comparison.read import read as read
 from .conversion.convert import convert as convert
 from .errors import Error as Error
 from .errors import FormatError as FormatError
@@ -43,7 +54,6 @@ from .trace.edits import patch as patch
 from .trace.edits import scale as scale
 from .trace.edits import set as set
 from .trace.edits import zero as zero
-from .trace.saved import read as read
 from .trace.trace import Trace as Trace
 
 __version__: str

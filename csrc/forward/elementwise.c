@@ -257,14 +257,17 @@ int temper_check(const struct tl_op_check *c, struct tl_step *s) {
     return TL_OK;
 }
 
+float temper_factor(const double *numbers, size_t position) {
+    const double steps = floor(((double)position + numbers[2]) / numbers[1]);
+    return (float)(1.0 + numbers[0] * tl_log(1.0 + steps));
+}
+
 static void temper_rows(struct run *r, const void *arg, size_t first, size_t last) {
     const struct unary *a = arg;
     for (size_t i = 0; i < r->n_spans; i++) {
         const struct span *s = &r->spans[i];
         for (size_t row = TL_MAX(first, s->row); row < TL_MIN(last, s->row + s->n); row++) {
-            const double position = (double)(s->position + (row - s->row));
-            const double steps = floor((position + a->numbers[2]) / a->numbers[1]);
-            const float factor = (float)(1.0 + a->numbers[0] * tl_log(1.0 + steps));
+            const float factor = temper_factor(a->numbers, s->position + (row - s->row));
             r->k->unary(TL_FN_SCALE, factor, a->x + row * a->width, a->y + row * a->width,
                         a->width);
         }

@@ -18,5 +18,7 @@ int xielu_check(const struct tl_op_check *c, struct tl_step *s);
 int xielu_run(struct run *r, const struct tl_step *s);
 int temper_check(const struct tl_op_check *c, struct tl_step *s);
 int temper_run(struct run *r, const struct tl_step *s);
+/* The factor of a temper step with these numbers at a position. */
+float temper_factor(const double *numbers, size_t position);
 
 #endif

@@ -16,6 +16,8 @@ from .. import _core
 from ..architectures.plan import Step
 from ..base.checks import ranged
 from ..base.numeric import Float32, best, log_softmax
+from ..base.units import size
+from ..base.words import dir_without
 from ..display.histogram import sample, spark, statistics
 from ..display.table import Markup, Table, escape
 from ..errors import FormatError
@@ -52,6 +54,8 @@ class Session:
     >>> len(session) == len(session.tokens)
     True
     """
+
+    __dir__ = dir_without("core", "keep", "lend", "ran", "share")
 
     def __init__(self, model: Runner, core: _core.Session | None = None) -> None:
         model.need_logits()
@@ -524,7 +528,7 @@ class Session:
         rows: list[tuple[str, str]] = [
             ("tokens", f"{n:,} of {limit:,}"),
             ("text", f"...{text}" if n > 64 else text),
-            ("kv cache", f"{self.core.nbytes:,} bytes"),
+            ("kv cache", size(self.core.nbytes)),
         ]
         for kind, shapes in kinds.items():
             each = [f"{shape} in {count} layers" for shape, count in shapes.items()]
@@ -555,7 +559,7 @@ class Session:
 
     def __repr__(self) -> str:
         """Return the number of tokens and the memory of the cache."""
-        return f"<tinyllm.Session: {len(self)} tokens, kv cache {self.core.nbytes:,} bytes>"
+        return f"<tinyllm.Session: {len(self)} tokens, kv cache {size(self.core.nbytes)}>"
 
     def _repr_html_(self) -> str:
         return self.table().html(caption=repr(self))
