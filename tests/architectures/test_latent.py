@@ -7,7 +7,7 @@ import pytest
 
 import tinyllm as tl
 from testkit import architectures, data, hf, models
-from tinyllm import _core
+from tinyllm import _core, reference
 
 pytestmark = pytest.mark.sanitize
 
@@ -90,7 +90,12 @@ CASES = [
     ("deepseek2", "attn_k_b", {"reads": ("attn_norm",)}, "too few axes"),
     ("deepseek2", "attn_k_b", {"numbers": (257.0, 0.0, 256.0)}, "257 rows from 0 on; expected at"),
     ("deepseek2", "attn_k_b", {"numbers": (256.0, 0.0, 300.0)}, "is 4, 256, 64; expected 4, 300"),
-    ("bloom", "attn_scores", {"numbers": (1.0, 0.0, 0.0, 0.0, -1.0)}, "number 4 is -1; expected 0"),
+    (
+        "bloom",
+        "attn_scores",
+        {"numbers": (1.0, 0.0, 0.0, 0.0, -1.0, 0.0)},
+        "number 4 is -1; expected 0",
+    ),
     ("apertus", "ffn_act", {"numbers": (1.0, 1.0, 1.0, np.nan)}, "number 3 is nan; expected"),
     ("laguna", "attn_gate_softplus", {"weights": ("output_norm.weight",)}, "is 256; expected 4"),
     ("phimoe", "ffn_expert_weights", {"numbers": (0.0, 1.5, 1.0)}, "not a whole number"),
@@ -102,6 +107,16 @@ CASES = [
     ("mamba", "ssm_mix", {"reads": {1: "attn_norm_scale"}}, "too few axes"),
     ("mamba", "ssm_mix", {"reads": {2: "ssm_gate"}}, r"expected x and dt \(n\), B and C \(N\)"),
     ("mamba", "ssm_mix", {"weights": (None, None)}, "its weight is None"),
+    ("gemma3n", "altup_mixed", {"reads": {0: "resid_pre"}}, "too few axes"),
+    ("gemma3n", "altup_mixed", {"reads": {1: "altup_predict_norm_scale"}}, "too few axes"),
+    ("gemma3n", "altup_mixed", {"reads": {1: "altup_predict"}}, "do not match|differ in shape"),
+    ("gemma3n", "altup_shared", {"reads": {1: "altup_predict"}}, r"expected \(n, D\) and \(D\)"),
+    ("gemma3n", "ffn_gate_sparse", {"reads": {1: "attn_norm"}}, "expected one for each vector"),
+    ("gemma3n", "ffn_gate_sparse", {"numbers": (np.nan,)}, "number 0 is nan"),
+    ("t5encoder", "attn_scores", {"numbers": (1, 4, 0, 0, 0, 30)}, "no multiple of 4, or too many"),
+    ("t5encoder", "attn_scores", {"numbers": (1, 4, 0, 0, 0, 2048)}, "or too many"),
+    ("t5encoder", "attn_scores", {"numbers": (1, 4, 0, 0, 0, 64)}, "is 32, 4; expected 64, 4"),
+    ("t5encoder", "attn_scores", {"weights": (None,)}, "its weight is None"),
 ]
 
 
@@ -140,7 +155,9 @@ def test_what_the_core_refuses(name, tap, changes, message, loaded):
         load()
 
 
-@pytest.mark.parametrize("name", ["deepseek2", "mamba", "mamba2", "bloom", "laguna", "phimoe"])
+@pytest.mark.parametrize(
+    "name", ["deepseek2", "mamba", "mamba2", "bloom", "laguna", "phimoe", "gemma3n"]
+)
 def test_random_changes_are_refused_or_run(name, loaded):
     """Whatever plan is accepted runs, and gives the same bits again."""
     model = loaded(name)
@@ -182,3 +199,36 @@ def test_random_changes_are_refused_or_run(name, loaded):
             continue
         assert np.array_equal(*runs, equal_nan=True)
     assert accepted > 5
+
+
+def test_a_model_with_several_streams_has_no_logit_lens(loaded):
+    model = loaded("gemma3n")
+    trace = model.trace([1, 2, 3])
+    with pytest.raises(ValueError, match="is a gemma3n, whose logits are made from more than"):
+        tl.lens(trace)
+    with pytest.raises(ValueError, match="cannot start at layer 2"):
+        model.run_from(2, trace["blk.2.resid_pre"])
+    assert "blk.0.resid_post" in str(trace.table())
+
+
+def test_buckets_of_distances():
+    """The table of the paper's authors: 16 buckets on each side, 8 of them of one distance."""
+    near = np.arange(-8, 9)
+    assert reference.ops.relative_buckets(near, 32, later=True).tolist() == [
+        *range(8, 0, -1),
+        0,
+        *range(17, 25),
+    ]
+    far = np.array([11, 12, 15, 16, 31, 32, 63, 64, 90, 91, 127, 128, 10**6])
+    want = [8, 9, 9, 10, 11, 12, 13, 14, 14, 15, 15, 15, 15]
+    assert reference.ops.relative_buckets(-far, 32, later=True).tolist() == want
+    assert reference.ops.relative_buckets(far, 32, later=True).tolist() == [16 + b for b in want]
+
+
+def test_distances_beyond_the_last_bucket(tmp_path):
+    """300 tokens, so that most distances are in buckets that others share."""
+    model = architectures.random_model(tmp_path, "t5encoder", width=64, ffn=64, vocab=50)
+    ids = models.random_ids(model, 300)
+    name = "blk.1.attn_scores"
+    want = reference.forward(model.steps, model.weights, ids)[name]
+    assert models.normwise_error(model.trace(ids, name)[name], want) < 5e-6

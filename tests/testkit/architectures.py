@@ -67,6 +67,8 @@ PARTS = {
     "pangu-embedded": ("output.weight", "*attn_output.bias"),
     "llama-embed": (),
     "neo-bert": ("*attn_qkv.weight",),
+    "t5encoder": ("*.0.attn_rel_b.weight", "*.attn_o.weight", "*.1.ffn_gate.weight"),
+    "gemma3n": ("*.altup_correct_scale.weight", "*.attn_v.weight"),
     "nomic-bert-moe": ("token_types.weight", "*norm.bias", "*attn_qkv.*"),
     "jina-bert-v2": (
         *("token_types.weight", "*norm*.bias", "*attn_norm_2.weight", "*attn_?_norm.weight"),
@@ -155,6 +157,19 @@ KEYS = {
         "expert_used_count": 2,
         "expert_feed_forward_length": 256,
     },
+    "gemma3n": {
+        "block_count": 5,
+        "attention.sliding_window": 50,
+        "attention.sliding_window_pattern": np.array([True, True, False, True, False]),
+        "attention.shared_kv_layers": 2,
+        "altup.active_idx": 0,
+        "altup.num_inputs": 4,
+        "embedding_length_per_layer_input": 32,
+        "activation_sparsity_scale": np.array([0.5, 0, -1, *2 * [-np.inf]], np.float32),
+        "final_logit_softcapping": 30.0,
+        "rope.freq_base": 1e6,
+    },
+    "t5encoder": {"attention.relative_buckets_count": 32},
     "gemma-embedding": {"attention.sliding_window": 50, "block_count": 7},
     "gpt-oss": {
         **EXPERTS,
@@ -421,6 +436,8 @@ def tensor_shapes(plan):
 
 def _shape(step, i, reads, experts):
     numbers = {number.name: int(number.value) for number in step.numbers if number.value < 2**31}
+    if step.op == "scores":
+        return numbers["buckets"], step.shape[0]
     if step.op == "embed":
         return numbers["vocabulary"], numbers["width"]
     if step.op == "linear":

@@ -123,6 +123,10 @@ class Arch:
     latent : bool
         Whether attention is latent: then YaRN's multiplier in the file changes the factor of the
         scores instead of the rotation.
+    buckets : bool
+        Whether scores have biases, one for each head and bucket of distances.
+    blocks : str
+        What the names of the tensors of blocks begin with.
     causal : bool
         Whether a token sees only itself and earlier tokens.
     zeros : bool
@@ -168,6 +172,8 @@ class Arch:
     alibi: Callable[..., float] | None = None
     temperature: tuple[float, float, float] = (0.0, 0.0, 0.0)
     latent: bool = False
+    buckets: bool = False
+    blocks: str = "blk"
     causal: bool = True
     zeros: bool = False
     tiled: bool = False

@@ -274,8 +274,8 @@ def _matmul(b: Builder, tap: str, x: str, ids: str, size: Number) -> str:
         tap,
         (x, ids),
         weights=(
-            b.name(f"{stem}.weight"),
-            b.name(f"{stem}.bias") if tap in b.arch.biases else b.optional(f"{stem}.bias"),
+            b.tensor(f"{stem}.weight"),
+            b.tensor(f"{stem}.bias") if tap in b.arch.biases else b.optional(f"{stem}.bias"),
             b.optional(f"{stem}.scale"),
         ),
         numbers=(size, Number("first", first, source), Number("rows", rows, source)),

@@ -8,7 +8,7 @@ from ..errors import UnsupportedError
 from .builder import Builder
 from .plan import Number
 
-__all__ = ["fused", "gated", "gated_half", "plain", "xielu"]
+__all__ = ["fused", "gated", "gated_half", "gated_or_plain", "plain", "xielu"]
 
 #: Activations by their names in Hugging Face.
 _ACTIVATIONS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "silu": "silu"}
@@ -70,6 +70,19 @@ def plain(b: Builder, x: str) -> str:
     up = b.linear("ffn_up", x, _width(b))
     hidden = b.unary("ffn_act", b.arch.act, up, role="ffn_hidden")
     return _down(b, hidden)
+
+
+def gated_or_plain(b: Builder, x: str) -> str:
+    """Build a gated network with GELU if the file has a gate, else a plain one with ReLU.
+
+    Raffel et al. 2019, "T5" (arXiv:1910.10683), and its version 1.1.
+    """
+    width = _width(b)
+    up = b.linear("ffn_up", x, width)
+    if b.optional("ffn_gate.weight"):
+        gate = b.linear("ffn_gate", x, width)
+        return _down(b, b.act("ffn_act", gate, up, function="gelu_tanh"))
+    return _down(b, b.unary("ffn_act", "relu", up, role="ffn_hidden"))
 
 
 def xielu(b: Builder, x: str) -> str:

@@ -177,6 +177,14 @@ class ForwardPlan(Sequence[Step]):
         """Whether a step has a state, which cannot be taken back by some tokens."""
         return any(step.op != "cache" for step in self.caches)
 
+    @functools.cached_property
+    def ends_with_stream(self) -> bool:
+        """Whether the steps after the blocks read the residual stream and nothing else."""
+        last = [step for step in self._steps if step.layer == self.layers]
+        inside = {step.tap for step in last}
+        reads = {name for step in last for name in step.reads} - inside
+        return len(reads) == 1 and len(self[reads.pop()].shape) == 1
+
     def role(self, role: str, layer: int | None = None) -> str:
         """Return the name of the value with a role. Names differ between architectures.
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ..errors import FormatError, UnsupportedError, printable
-from . import encoders, gemma4
+from . import encoders, gemma3n, gemma4
 from .arch import Arch, Window
 from .blocks import (
     model,
@@ -38,7 +38,7 @@ from .experts import (
     is_dense,
     plain_or_experts,
 )
-from .feed_forward import fused, gated, gated_half, plain, xielu
+from .feed_forward import fused, gated, gated_half, gated_or_plain, plain, xielu
 from .keys import check_keys
 from .latent import latent_attention, latent_attention_of_few, latent_scale
 from .mamba import attention_and_mamba2, mamba, mamba2, mamba2_or_attention, mamba_or_attention
@@ -136,6 +136,13 @@ ARCHITECTURES: dict[str, Arch] = {
         embedding=gemma4.embedding,
         block=gemma4.block,
         mixer=gemma4.attention,
+        scale=lambda b: 1.0,
+    ),
+    "gemma3n": dataclasses.replace(
+        GEMMA3,
+        embedding=gemma3n.embedding,
+        block=gemma3n.block,
+        head=gemma3n.head,
         scale=lambda b: 1.0,
     ),
     "gemma-embedding": dataclasses.replace(GEMMA3, head=encoders.last_norm, causal=False),
@@ -260,6 +267,16 @@ ARCHITECTURES: dict[str, Arch] = {
     "llama-embed": dataclasses.replace(LLAMA, head=encoders.last_norm, causal=False),
     "neo-bert": dataclasses.replace(
         LLAMA, head=encoders.last_encoder_norm, ffn=fused, causal=False
+    ),
+    "t5encoder": dataclasses.replace(
+        LLAMA,
+        head=encoders.last_encoder_norm,
+        ffn=gated_or_plain,
+        rope="none",
+        scale=lambda b: 1.0,
+        buckets=True,
+        blocks="enc.blk",
+        causal=False,
     ),
     "nomic-bert-moe": dataclasses.replace(
         BERT,
@@ -390,7 +407,6 @@ MISSING = {
     "plamo": "a Mamba mixer or norms of its own",
     "rwkv": "RWKV's recurrence",
     "arwkv": "RWKV's recurrence",
-    "gemma3n": "AltUp streams and sparse activations",
     "t5": "an encoder with a decoder, and buckets of positions",
     "dream": "generation by diffusion",
     "llada": "generation by diffusion",
