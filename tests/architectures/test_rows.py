@@ -163,13 +163,27 @@ def test_every_row_of_the_documents_has_an_oracle():
 
 @pytest.mark.parametrize(
     ("name", "needs"),
-    [("deepseek4", "indexer"), ("kimi-k3", "delta"), ("rwkv7", "recurrence"), ("t5", "decoder")],
+    [
+        ("deepseek4", "compressed keys"),
+        ("kimi-k3", "delta"),
+        ("rwkv7", "recurrence"),
+        ("t5", "decoder"),
+    ],
 )
 def test_another_architecture_says_what_it_needs(name, needs):
     with pytest.raises(tl.UnsupportedError, match=rf"{name}.*needs.*{needs}.*tinyllm\.GGUF"):
         find(name)
     with pytest.raises(tl.UnsupportedError, match="'newest'; this version supports llama"):
         find("newest")
+
+
+def test_the_documents_say_what_is_missing():
+    text = (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8")
+    table = text[text.index("| name | what is missing") :].split("\n\n", 1)[0]
+    rows = [line.split("|")[1:3] for line in table.splitlines()[2:]]
+    listed = {name.strip(" `"): needs.strip() for name, needs in rows}
+    assert listed == {name: needs for name, needs in MISSING.items() if name != "clip"}
+    assert len(listed) + len(ARCHITECTURES) == 152  # those of llama.cpp in October 2026
 
 
 def test_no_row_that_runs_is_called_missing():

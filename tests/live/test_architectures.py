@@ -45,6 +45,8 @@ def file_of(name, layers, path):
         with_indexer(name, metadata, tensors)
     if name in LATENT:
         metadata[f"{name}.attention.layer_norm_rms_epsilon"] = 1e-6
+    if name == "smallthinker":  # whose window is 4096 whatever the file states
+        metadata["smallthinker.attention.sliding_window"] = 4096
     for key, value in metadata.items():  # llama.cpp reads arrays of 32 bits
         if isinstance(value, np.ndarray) and value.dtype == np.int64:
             metadata[key] = value.astype(np.int32)

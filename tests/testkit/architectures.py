@@ -78,6 +78,7 @@ PARTS = {
         *("token_types.weight", "*attn_qkv.*", "*norm.bias", "*attn_output.bias"),
         "*ffn_*.bias",
     ),
+    "plamo3": ("output.weight", "*attn_qkv.weight", "*.post_attention_norm", "*.post_ffw_norm"),
     "step35": ("output.weight", "*attn_q_norm.weight", "*attn_k_norm.weight", "*exp_probs_b.bias"),
     "mistral4": ("output.weight", "*attn_k_b.weight", "*ffn_gate_up_exps.weight"),
     "bert": ("token_types.weight", "*.bias"),
@@ -89,6 +90,7 @@ LLAMA_CPP = (
     *("deepseek", "bailingmoe", "bailingmoe2", "exaone", "internlm2", "xverse", "orion", "qwen"),
     *("baichuan", "refact", "minicpm", "plm", "codeshell", "jais", "deci", "openelm", "glm-dsa"),
     *("deepseek32", "pangu-embedded", "maincoder", "granite_swa", "step35", "llama-embed"),
+    *("smallthinker", "arctic", "plamo", "plamo3", "hunyuan_vl", "paddleocr", "nanbeige"),
     *("neo-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3"),
 )
 
@@ -381,10 +383,24 @@ KEYS = {
     "granite_swa": {
         "attention.sliding_window": 50,
         "attention.sliding_window_pattern": np.array([True, False]),
+        "attention.rope_pattern": np.array([True, False]),
         "logit_scale": 4.0,
         "residual_scale": 0.4,
     },
     "nomic-bert-moe": {**EXPERTS, "expert_feed_forward_length": 512, "moe_every_n_layers": 2},
+    "smallthinker": {
+        **EXPERTS,
+        "block_count": 5,
+        "attention.sliding_window": 50,
+        "expert_gating_func": 2,
+    },
+    "arctic": {"expert_count": 8, "expert_used_count": 2},
+    "hunyuan_vl": {"rope.dimension_sections": np.array([16, 8, 8, 0], np.int32)},
+    "paddleocr": {"rope.dimension_sections": np.array([16, 8, 8, 0], np.int32)},
+    "plamo3": {
+        "attention.sliding_window": 50,
+        "attention.sliding_window_pattern": np.array([True, False]),
+    },
     "step35": {
         **EXPERTS,
         "leading_dense_block_count": 1,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from ..errors import UnsupportedError, wrong
 from .builder import Builder
-from .feed_forward import gated, plain
+from .feed_forward import gated, gated_of, plain
 from .plan import UNUSED, Number
 
 __all__ = [
     "chosen_experts",
+    "early_router",
     "experts",
     "experts_averaged",
+    "experts_beside_block",
     "experts_by_tensor",
     "experts_with_gated_shared",
     "experts_with_weighted_input",
@@ -56,6 +58,33 @@ def plain_or_experts(b: Builder, x: str) -> str:
     if not step or b.layer % step != 1:
         return plain(b, x)
     return chosen_experts(b, x, _router(b, x))
+
+
+def early_router(b: Builder, x: str) -> str:
+    """Build a serial block whose router reads what enters the block. (T, D) -> (T, D).
+
+    Song et al. 2025, "SmallThinker" (arXiv:2507.20984).
+    """
+    x = b.same("resid_pre", x)
+    logits = _router(b, x)
+    mixed = b.arch.mixer(b, b.norm("attn_norm", x, "attn_input"))
+    middle = b.add("resid_mid", x, b.give_role(mixed, "attn_add"))
+    out = chosen_experts(b, b.norm("ffn_norm", middle, "ffn_input"), logits)
+    return b.add("resid_post", middle, b.give_role(out, "ffn_add"), "resid_post")
+
+
+def experts_beside_block(b: Builder, x: str) -> str:
+    """Build a serial block, plus experts that read what enters it. (T, D) -> (T, D).
+
+    Snowflake 2024, "Arctic" (github.com/Snowflake-Labs/snowflake-arctic).
+    """
+    x = b.same("resid_pre", x)
+    mixed = b.arch.mixer(b, b.norm("attn_norm", x, "attn_input"))
+    middle = b.add("resid_mid", x, b.give_role(mixed, "attn_add"))
+    out = gated_of(b, b.norm("ffn_norm", middle, "ffn_input"), b.width)
+    y = b.add("resid_ffn", middle, b.give_role(out, "ffn_add"))
+    normed = b.norm("ffn_norm_exps", x)
+    return b.add("resid_post", y, chosen_experts(b, normed, _router(b, normed)), "resid_post")
 
 
 def experts_by_tensor(b: Builder, x: str) -> str:

@@ -8,7 +8,7 @@ from ..errors import UnsupportedError
 from .builder import Builder
 from .plan import Number
 
-__all__ = ["fused", "gated", "gated_half", "gated_or_plain", "plain", "xielu"]
+__all__ = ["fused", "gated", "gated_half", "gated_of", "gated_or_plain", "plain", "xielu"]
 
 #: Activations by their names in Hugging Face.
 _ACTIVATIONS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "silu": "silu"}
@@ -27,16 +27,17 @@ def gated(b: Builder, x: str) -> str:
 
     Shazeer 2020, "GLU Variants Improve Transformer" (arXiv:2002.05202), equation 6.
     """
-    return _gated(b, x, _width(b))
+    return gated_of(b, x, _width(b))
 
 
 def gated_half(b: Builder, x: str) -> str:
     """Build `gated` with half of the width that the file states."""
     width = _width(b)
-    return _gated(b, x, width._replace(value=width.value // 2))
+    return gated_of(b, x, width._replace(value=width.value // 2))
 
 
-def _gated(b: Builder, x: str, width: Number) -> str:
+def gated_of(b: Builder, x: str, width: Number) -> str:
+    """Build `gated` with another width."""
     gate, up = b.linear("ffn_gate", x, width), b.linear("ffn_up", x, width)
     hidden = b.clamped_act("ffn_act", gate, up, "swiglu_clamp_shexp", "ffn_hidden")
     if b.has("ffn_sub_norm"):

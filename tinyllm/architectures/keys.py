@@ -75,6 +75,7 @@ _CHANGING: dict[str, Callable[[Any, int], bool]] = {
     "activation_sparsity_scale": _zero,
     "use_parallel_residual": _zero,
     "swin_norm": _zero,
+    "num_loops": _unset_or_one,
     "expert_count": _zero,
     "expert_used_count": _zero,
     "expert_shared_count": _zero,

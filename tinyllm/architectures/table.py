@@ -29,8 +29,10 @@ from .blocks import (
 from .builder import Builder
 from .config import Config, read_config
 from .experts import (
+    early_router,
     experts,
     experts_averaged,
+    experts_beside_block,
     experts_by_tensor,
     experts_with_gated_shared,
     experts_with_weighted_input,
@@ -263,7 +265,14 @@ ARCHITECTURES: dict[str, Arch] = {
     "openelm": QWEN3,
     "pangu-embedded": QWEN2,
     "maincoder": dataclasses.replace(LLAMA, required=QK_NORMS, late_qk_norm=True),
-    "granite_swa": dataclasses.replace(GRANITE, ffn=gated_or_experts, required=("attn_sinks",)),
+    "granite_swa": dataclasses.replace(
+        GRANITE,
+        ffn=gated_or_experts,
+        rotated=lambda b: b.keys.flags(
+            "attention.rope_pattern", b.config.layers, (True,) * b.config.layers
+        )[b.layer],
+        required=("attn_sinks",),
+    ),
     "llama-embed": dataclasses.replace(LLAMA, head=encoders.last_norm, causal=False),
     "neo-bert": dataclasses.replace(
         LLAMA, head=encoders.last_encoder_norm, ffn=fused, causal=False
@@ -295,6 +304,19 @@ ARCHITECTURES: dict[str, Arch] = {
         optional=("token_types", "attn_norm_2", *QK_NORMS),
     ),
     "jina-bert-v3": dataclasses.replace(BERT, ffn=plain, act="gelu"),
+    "smallthinker": dataclasses.replace(
+        HALVES,
+        block=early_router,
+        act="relu",
+        window=Window(every=4, first=True),
+        rotated=lambda b: b.layer % 4 != 0 or not b.windowed,
+    ),
+    "arctic": dataclasses.replace(LLAMA, block=experts_beside_block),
+    "plamo": dataclasses.replace(HALVES, block=parallel),
+    "plamo3": dataclasses.replace(QWEN3, ffn=fused, post_norms=True),
+    "hunyuan_vl": dataclasses.replace(QWEN3, late_qk_norm=True),
+    "paddleocr": HALVES,
+    "nanbeige": LLAMA,
     "step35": dataclasses.replace(
         HALVES,
         mixer=output_gated_attention,
@@ -398,19 +420,47 @@ ARCHITECTURES: dict[str, Arch] = {
 }
 
 
-#: What other architectures need that this version does not have, by the first part of their names
-#: in llama.cpp, src/llama-arch.cpp. The longest part that fits counts.
+#: What the other architectures of llama.cpp (src/llama-arch.cpp) need that this version does not
+#: have, by name.
 MISSING = {
-    "deepseek4": "an indexer, compressed keys or streams",
-    "glm": "an indexer, compressed keys or streams",
-    "kimi": "Kimi delta attention",
-    "plamo": "a Mamba mixer or norms of its own",
-    "rwkv": "RWKV's recurrence",
-    "arwkv": "RWKV's recurrence",
-    "t5": "an encoder with a decoder, and buckets of positions",
+    "t5": "a decoder that attends to an encoder",
+    "grok": "a soft cap of its router",
+    "grovemoe": "experts that groups of experts share",
+    "muse-glimmer": "norms and caps of its own",
+    "spark2_5": "gates and windows of its own",
+    "maple": "gates and clamps of its own",
+    "talkie": "a skip from the embedding",
+    "plamo2": "a Mamba mixer of its own",
+    "rwkv6": "RWKV's recurrence",
+    "rwkv6qwen2": "RWKV's recurrence",
+    "rwkv7": "RWKV's recurrence",
+    "arwkv7": "RWKV's recurrence",
+    "kimi-linear": "Kimi delta attention",
+    "kimi-k3": "Kimi delta attention, and attention to earlier blocks",
+    "bailingmoe3": "Kimi delta attention",
+    "glm5-next": "Kimi delta attention and hyper-connections",
+    "minimax-01": "lightning attention",
+    "minimax-m3": "attention to chosen blocks of keys",
+    "deepseek4": "compressed keys and hyper-connections",
+    "dots3note": "an indexer and streams",
+    "hy_v4": "hyper-connections",
+    "qwen4exp": "hyper-connections and embeddings of several tokens",
+    "hrm_text": "loops over its blocks",
+    "graniteswitch": "adapters that tokens switch on",
     "dream": "generation by diffusion",
     "llada": "generation by diffusion",
+    "llada-moe": "generation by diffusion",
     "rnd1": "generation by diffusion",
+    "chameleon": "norms after its branches, and logits without those of images",
+    "cogvlm": "weights of their own for images",
+    "deepseek2-ocr": "attention of DeepSeek without latent values",
+    "wavtokenizer-dec": "speech: it makes sound from tokens",
+    "pockettts": "speech: it makes sound from text",
+    "qwen3tts": "speech: it makes sound from text",
+    "eagle3": "a model whose next tokens it drafts",
+    "dflash": "a model whose next tokens it drafts",
+    "gemma4-assistant": "a model whose next tokens it drafts",
+    "gptj": "a graph, which llama.cpp does not have either",
     "clip": "images: it is the projector of a vision model, not a language model",
 }
 
@@ -448,8 +498,9 @@ def find(architecture: Any) -> Arch:
             expected="the name of an architecture",
         )
     if architecture not in ARCHITECTURES:
-        known = max(filter(architecture.startswith, MISSING), key=len, default="")
-        needs = f"it needs {MISSING[known]}. This" if known else "this"
+        needs = "this"
+        if architecture in MISSING:
+            needs = f"it needs {MISSING[architecture]}. This"
         raise UnsupportedError(
             f"general.architecture is {architecture!r}; {needs} version supports "
             f"{', '.join(ARCHITECTURES)}. The file's metadata, weights and tokenizer can be read "
