@@ -151,3 +151,30 @@ def test_edits_of_states_reach_later_tokens(model):
     changed = model.trace(ids, "output", edits=edit)["output"]
     assert np.array_equal(changed[:4], clean[:4])
     assert all((changed[t] != clean[t]).any() for t in range(4, 9))
+
+
+def test_states_of_a_session(model):
+    """What a session keeps gives the next value of the scan."""
+    ids = models.random_ids(model, 6)
+    session = model.session()
+    assert session.states() == {}
+    session.eval(ids[:5])
+    states = session.states()
+    found = [step for step in model.steps if step.op in ("conv", "scan", "scan_channels")]
+    assert list(states) == [f"{step.tap}.state" for step in found]
+    step = found[1]
+    before = states[f"{step.tap}.state"].astype(np.float64)
+    trace = session.eval(ids[5:], capture="blk.0.*")
+    x, dt, b, c, *decay = (trace[name][0].astype(np.float64) for name in step.reads)
+    weights = [model.weights[name].numpy().astype(np.float64) for name in step.weights]
+    if step.op == "scan":
+        b, c = (np.repeat(value, len(x) // len(value), axis=0) for value in (b, c))
+        after = decay[0][:, None, None] * before + b[:, :, None] * (dt[:, None] * x)[:, None]
+        want = np.einsum("hn,hnp->hp", c, after) + weights[0].reshape(-1, 1) * x
+    else:
+        after = np.exp(dt * weights[0].T) * before + np.outer(b, dt * x)
+        want = c @ after + weights[1] * x
+    assert models.normwise_error(trace[step.tap][0], want) < 1e-6
+    assert models.normwise_error(session.states()[f"{step.tap}.state"], after) < 1e-6
+    states[f"{step.tap}.state"][:] = 0  # a copy
+    assert session.states()[f"{step.tap}.state"].any()
