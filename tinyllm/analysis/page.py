@@ -26,7 +26,7 @@ def page(trace: Trace, model: Runner) -> Page:
     """
     made = trace.page()
     names = trace.by_role("resid_post")
-    if not model.steps.roles("logits") or not names:
+    if not (model.steps.roles("logits") and model.steps.ends_with_stream and names):
         return made
     found = lens(trace, min(5, model.config.vocab_size), taps=names, model=model)
     made.lens = Guesses(found.names, found.pieces, found.probs)

@@ -205,6 +205,33 @@ class Session:
             traces[0].keep_logits(taken)
         return traces[0]
 
+    def states(self) -> dict[str, Float32]:
+        """Return copies of the states after the last token, of the blocks that have some.
+
+        Returns
+        -------
+        dict of str to float32 array
+            By the step that a state belongs to, with ``.state`` behind its name. Its shape follows
+            from the op: short convolution (taps - 1, channels), the oldest token first; delta net
+            (Hv, Dk, Dv); Mamba-2 (H, N, P); Mamba-1 (N, channels). Empty if no block has a state,
+            or if the session has no tokens.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> session = tl.load().session()
+        >>> session.states()  # attention keeps keys and values instead
+        {}
+        """
+        found: dict[str, Float32] = {}
+        if len(self) == 0:
+            return found
+        for number, shapes in enumerate(_caches(self.model, len(self))):
+            for name, array in zip(shapes, self.core.cache(number), strict=True):
+                if name.endswith(".state"):
+                    found[name] = np.array(array, np.float32)
+        return found
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the context with its keys, values and states to a file.
 
