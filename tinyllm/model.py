@@ -138,7 +138,9 @@ def load(
         if error.path is None:
             error.path = file.path
         raise
-    return Model(core, file, config, steps, tok, threads or _core.cpu_count())
+    model = Model(core, file, config, steps, tok, threads or _core.cpu_count())
+    model.mode = mode
+    return model
 
 
 class Model(Runner):

@@ -38,9 +38,11 @@ class Runner:
 
     Attributes
     ----------
-    config, steps, weights, metadata, tokenizer, threads, path, core
+    config, steps, weights, metadata, tokenizer, threads, mode, path, core
         See `tinyllm.Model`.
     """
+
+    mode = "exact"
 
     def __init__(
         self,
