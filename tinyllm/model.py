@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, TypedDict, Unpack
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from .architectures.table import read_model
 from .base.checks import choice, ranged
 from .base.samples import sample_weights
 from .base.warning import warn
+from .base.words import bound, check_keywords, getattr_of
 from .display.table import Table
 from .display.weights import weights_table
 from .embedding.embed import embed
@@ -26,13 +27,20 @@ from .tokenizer.registry import unknown_tokenizer
 from .trace.taps import Capture
 
 if TYPE_CHECKING:
+    from .display.page import Page
     from .evaluation.scoring import Perplexity
     from .generation.result import Generation
     from .generation.stream import GenerationStream
     from .grammar.grammar import Grammar
+    from .sampling.keywords import SamplerKeywords
     from .sampling.sampler import Sampler
+    from .trace.trace import Trace
 
 __all__ = ["DEMO", "Model", "load"]
+
+
+class _NoOther(TypedDict):
+    """No further arguments: type checkers refuse what the function refuses."""
 
 
 def load(
@@ -44,6 +52,7 @@ def load(
     mmap: bool = True,
     max_context: int | None = None,
     strict: bool = True,
+    **unknown: Unpack[_NoOther],
 ) -> Model:
     """Open a model file and return the model.
 
@@ -89,6 +98,8 @@ def load(
         If the file is malformed, its parts do not fit together, or it holds no model.
     tinyllm.UnsupportedError
         If the file is valid, but this version does not support the model.
+    TypeError
+        If an argument is `unknown`. The message knows the words of other libraries.
 
     Examples
     --------
@@ -96,7 +107,11 @@ def load(
     >>> model = tl.load()
     >>> model.config.architecture
     'llama'
+    >>> tl.load(n_ctx=512)
+    Traceback (most recent call last):
+    TypeError: load() has no argument n_ctx; here it is max_context=
     """
+    check_keywords("load", unknown, _LOAD_ARGUMENTS)
     choice("mode", mode, ("exact", "fast"))
     if threads is not None:
         ranged("threads", threads, 1, 256)
@@ -143,6 +158,9 @@ def load(
     return model
 
 
+_LOAD_ARGUMENTS = ("path", "mode", "threads", "tokenizer", "mmap", "max_context", "strict")
+
+
 class Model(Runner):
     """A model that `load` opened.
 
@@ -163,10 +181,10 @@ class Model(Runner):
         The tokenizer. Without one, prompts must be token ids.
     threads : int
         Largest number of threads.
+    mode : str
+        ``"exact"`` or ``"fast"``, as in `load`.
     path : str or None
         The path of the file. None if the model was loaded from bytes.
-    core : tinyllm._core.Model
-        The model in the C core.
 
     Examples
     --------
@@ -224,6 +242,7 @@ class Model(Runner):
         timeout: float | None = None,
         context: str = "stop",
         parse_special: bool = False,
+        **samplers: Unpack[SamplerKeywords],
     ) -> Any:
         """Generate a continuation of a prompt, or of each prompt in a batch.
 
@@ -279,6 +298,13 @@ class Model(Runner):
         parse_special : bool
             Whether the text of a special token in the prompt, such as ``"<|im_start|>"``, becomes
             that token, as in `trace`.
+        **samplers
+            Further samplers by name, such as ``min_p=0.05`` or ``dry={"multiplier": 0.8}``:
+            `logit_bias`, `allowed`, `banned`, `repeat_penalty`, `frequency_penalty`,
+            `presence_penalty`, `dry`, `dynamic_temperature`, `min_p`, `typical`, `top_n_sigma`,
+            `xtc`, `forced`, `mirostat`, `mirostat_v2`. They run in this order, with `temperature`,
+            `top_k` and `top_p` after `dry`. `dynamic_temperature` replaces the default of
+            `temperature`, and both kinds of mirostat replace those of `top_k` and `top_p`.
 
         Returns
         -------
@@ -302,23 +328,48 @@ class Model(Runner):
         True
         >>> model.generate("Rich or poor? ", grammar=tl.Grammar.regex("rich|poor"), seed=1).complete
         True
+        >>> len(model.generate("ROMEO:", 5, min_p=0.1, repeat_penalty=1.1, seed=1).ids)
+        5
         """
-        from .generation.options import Chain, Options, Request
+        from .generation.options import Request
         from .generation.request import generate
 
-        options = Options.checked(
-            self,
-            max_tokens,
-            min_tokens,
-            stop,
-            stop_ids,
-            grammar,
-            logprobs,
-            timeout=timeout,
-            context=context,
+        return generate(self, prompt, Request.asked(self, "generate", locals()))
+
+    async def agenerate(self, prompt: Any, *arguments: Any, **options: Any) -> Any:
+        """Generate as `generate` does, for `asyncio`: other tasks run meanwhile.
+
+        The model runs in a thread. If the task is cancelled, the generation ends after the present
+        token.
+
+        Parameters
+        ----------
+        prompt, *arguments, **options
+            As for `generate`.
+
+        Returns
+        -------
+        Generation, or list of Generation for a batch
+
+        Raises
+        ------
+        ValueError, TypeError, tinyllm.Error
+            As for `generate`.
+
+        Examples
+        --------
+        >>> import asyncio, tinyllm as tl
+        >>> model = tl.load()
+        >>> asyncio.run(model.agenerate("ROMEO:", max_tokens=5, seed=1)).stop_reason
+        'length'
+        """
+        from .generation.options import Request
+        from .generation.request import agenerate
+
+        request = Request.asked(
+            self, "generate", bound(self.generate, prompt, *arguments, **options)
         )
-        chain = Chain(temperature, top_k, top_p, seed, sampler)
-        return generate(self, prompt, Request(options, chain, capture, edits, parse_special))
+        return await agenerate(self, prompt, request)
 
     def stream(
         self,
@@ -338,6 +389,9 @@ class Model(Runner):
         timeout: float | None = None,
         context: str = "stop",
         parse_special: bool = False,
+        logprobs: int | None = None,
+        capture: Capture = None,
+        **samplers: Unpack[SamplerKeywords],
     ) -> GenerationStream:
         """Generate a continuation of a prompt and yield its text piece by piece.
 
@@ -345,15 +399,15 @@ class Model(Runner):
         ----------
         prompt, max_tokens, temperature, top_k, top_p, seed, sampler, grammar, stop, stop_ids
             As for `generate`. The model needs a tokenizer.
-        min_tokens, edits, timeout, context, parse_special
-            As for `generate`.
+        min_tokens, edits, timeout, context, parse_special, logprobs, capture, **samplers
+            As for `generate`. `GenerationStream.result` has what they ask for.
 
         Returns
         -------
         GenerationStream
             An iterator over new text, in whole characters. Text that may be the beginning of a
             stop string is held back. The pieces joined are `Generation.text`. `cancel` ends it
-            from any thread.
+            from any thread. ``async for`` works, too.
 
         Examples
         --------
@@ -362,15 +416,38 @@ class Model(Runner):
         >>> "".join(model.stream("ROMEO:", 5, seed=1)) == model.generate("ROMEO:", 5, seed=1).text
         True
         """
-        from .generation.options import Chain, Options, Request
+        from .generation.options import Request
         from .generation.request import stream
 
-        options = Options.checked(
-            self, max_tokens, min_tokens, stop, stop_ids, grammar, timeout=timeout, context=context
-        )
-        chain = Chain(temperature, top_k, top_p, seed, sampler)
-        request = Request(options, chain, edits=edits, parse_special=parse_special)
-        return stream(self, prompt, request)
+        return stream(self, prompt, Request.asked(self, "stream", locals()))
+
+    async def astream(self, prompt: Prompt, *arguments: Any, **options: Any) -> AsyncIterator[str]:
+        """Yield the pieces of a text as `stream` does, for `asyncio`.
+
+        The model runs in a thread. If the task is cancelled, or the iterator is closed, the
+        generation ends after the present token.
+
+        Parameters
+        ----------
+        prompt, *arguments, **options
+            As for `stream`.
+
+        Yields
+        ------
+        str
+
+        Examples
+        --------
+        >>> import asyncio, tinyllm as tl
+        >>> model = tl.load()
+        >>> async def text():
+        ...     return "".join([piece async for piece in model.astream("ROMEO:", 5, seed=1)])
+        >>> asyncio.run(text()) == model.generate("ROMEO:", 5, seed=1).text
+        True
+        """
+        with self.stream(prompt, *arguments, **options) as pieces:
+            async for piece in pieces:
+                yield piece
 
     def chat(
         self,
@@ -400,6 +477,7 @@ class Model(Runner):
         add_generation_prompt: bool | None = None,
         continue_final_message: bool | str = False,
         merge_system: bool = False,
+        **samplers: Unpack[SamplerKeywords],
     ) -> Any:
         """Generate the answer to a conversation, or to each conversation in a batch.
 
@@ -409,15 +487,16 @@ class Model(Runner):
 
         Parameters
         ----------
-        messages : sequence of Mapping, or a list of such sequences
-            ``{"role": "user", "content": "..."}`` and so on. Several conversations are a batch.
-            Each gets the answer that it would get alone.
+        messages : str, sequence of Mapping, or a list of these
+            ``{"role": "user", "content": "..."}`` and so on. A text is one message of the user.
+            Several conversations are a batch. Each gets the answer that it would get alone.
         tools : sequence of (dict or callable), optional
             JSON schemas or annotated Python functions, for templates that support tools. A tool
-            call is text in the answer, in the notation of the model.
+            call is text in the answer, in the notation of the model; `Generation.tool_calls`
+            reads it.
         max_tokens, temperature, top_k, top_p, seed, sampler, grammar, stop, stop_ids, min_tokens
             As for `generate`.
-        logprobs, capture, edits, timeout, context
+        logprobs, capture, edits, timeout, context, **samplers
             As for `generate`.
         template : str, optional
             A template that replaces the file's default: the name of a template in the file,
@@ -461,7 +540,7 @@ class Model(Runner):
 
         Examples
         --------
-        >>> import tinyllm as tl
+        >>> import tinyllm as tl  # pip install jinja2
         >>> model = tl.load()
         >>> messages = [{"role": "user", "content": "Good morrow!"}]
         >>> session = model.session()
@@ -471,38 +550,19 @@ class Model(Runner):
         >>> again = model.chat(messages, max_tokens=5, seed=1, template="plain", session=session)
         >>> again.timings.prompt_tokens < len(again.prompt_ids)
         True
+        >>> len(model.chat("Good morrow!", max_tokens=5, seed=1, template="plain").ids)
+        5
         """
-        from .generation.options import Chain, ChatOptions, Options, Request
+        from .generation.options import ChatOptions, Request
         from .generation.request import chat
 
-        options = Options.checked(
-            self,
-            max_tokens,
-            min_tokens,
-            stop,
-            stop_ids,
-            grammar,
-            logprobs,
-            timeout=timeout,
-            context=context,
-        )
-        chain = Chain(temperature, top_k, top_p, seed, sampler)
-        chat_options = ChatOptions(
-            tools,
-            template,
-            variables,
-            parse_content,
-            session,
-            documents,
-            add_generation_prompt,
-            continue_final_message,
-            merge_system,
-        )
-        return chat(self, messages, chat_options, Request(options, chain, capture, edits))
+        asked = locals()
+        request = Request.asked(self, "chat", asked)
+        return chat(self, messages, ChatOptions.asked(asked), request)
 
     def chat_stream(
         self,
-        messages: Sequence[Mapping[str, Any]],
+        messages: str | Sequence[Mapping[str, Any]],
         tools: Sequence[Any] | None = None,
         max_tokens: int | None = None,
         temperature: float = 0.8,
@@ -526,6 +586,9 @@ class Model(Runner):
         add_generation_prompt: bool | None = None,
         continue_final_message: bool | str = False,
         merge_system: bool = False,
+        logprobs: int | None = None,
+        capture: Capture = None,
+        **samplers: Unpack[SamplerKeywords],
     ) -> GenerationStream:
         """Generate the answer to a conversation and yield its text piece by piece.
 
@@ -537,7 +600,7 @@ class Model(Runner):
             As for `chat`.
         max_tokens, temperature, top_k, top_p, seed, sampler, grammar, stop, stop_ids
             As for `generate`.
-        min_tokens, edits, timeout, context
+        min_tokens, edits, timeout, context, logprobs, capture, **samplers
             As for `generate`.
 
         Returns
@@ -547,32 +610,19 @@ class Model(Runner):
 
         Examples
         --------
-        >>> import tinyllm as tl
+        >>> import tinyllm as tl  # pip install jinja2
         >>> model = tl.load()
         >>> messages = [{"role": "user", "content": "Good morrow!"}]
         >>> pieces = list(model.chat_stream(messages, None, 9, seed=1, template="plain"))
         >>> "".join(pieces) == model.chat(messages, None, 9, seed=1, template="plain").text
         True
         """
-        from .generation.options import Chain, ChatOptions, Options, Request
+        from .generation.options import ChatOptions, Request
         from .generation.request import chat_stream
 
-        options = Options.checked(
-            self, max_tokens, min_tokens, stop, stop_ids, grammar, timeout=timeout, context=context
-        )
-        chain = Chain(temperature, top_k, top_p, seed, sampler)
-        chat_options = ChatOptions(
-            tools,
-            template,
-            variables,
-            parse_content,
-            session,
-            documents,
-            add_generation_prompt,
-            continue_final_message,
-            merge_system,
-        )
-        return chat_stream(self, messages, chat_options, Request(options, chain, edits=edits))
+        asked = locals()
+        request = Request.asked(self, "chat_stream", asked)
+        return chat_stream(self, messages, ChatOptions.asked(asked), request)
 
     def beam_search(
         self,
@@ -759,7 +809,24 @@ class Model(Runner):
 
         return perplexity(self, text, stride, window, method, parse_special)
 
+    # ---- words of other libraries ----
+
+    if not TYPE_CHECKING:
+        __getattr__ = getattr_of("Model")
+
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        """Raise an error that says which method is meant."""
+        raise TypeError(
+            "a model is no function; model.generate(prompt) continues a text, model.chat(messages) "
+            "answers, model.logits(prompt) returns logits"
+        )
+
     # ---- showing ----
+
+    def page(self, trace: Trace) -> Page:  # noqa: D102 (as in Runner)
+        from .analysis.page import page
+
+        return page(trace, self)
 
     def table(self) -> Table:
         """Return a table of the properties of the model.

@@ -6,8 +6,9 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..base.words import getattr_of
 from ..errors import FormatError, UnsupportedError, wrong
 from .arch import Arch
 from .reader import LONGEST, Reader
@@ -83,6 +84,9 @@ class Config:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         scaling = self.rope_scaling
         return _remade, ({**values, "rope_scaling": None if scaling is None else dict(scaling)},)
+
+    if not TYPE_CHECKING:
+        __getattr__ = getattr_of("Config")
 
     def layer(self, name: str, index: int) -> int:
         """Return the value of a field in one layer.

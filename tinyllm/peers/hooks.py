@@ -80,7 +80,7 @@ def hugging_face(
             raise ValueError("model was loaded from bytes; expected a model from a file")
         if like is None and not Path(path).is_dir() and first_bytes(path)[:4] == b"GGUF":
             like = model if isinstance(model, Model) else load(path)
-        model = _load(transformers, Path(path), getattr(torch, dtype))
+        model = _load(torch, transformers, Path(path), getattr(torch, dtype))
     tokens = token_ids(ids, None if like is None else like.tokenizer, "ids")
     if like is None:
         known = table_names(int(model.config.num_hidden_layers))
@@ -94,19 +94,29 @@ def hugging_face(
     return read_dump(values, "hf", tokens, like).only(wanted)
 
 
-def _load(transformers: Any, path: Path, dtype: Any) -> Any:
+def _load(torch: Any, transformers: Any, path: Path, dtype: Any) -> Any:
+    """Return a model of transformers with the weights of a file, dequantized."""
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "eager"}
     folder = path
     if not path.is_dir():
         folder, options["gguf_file"] = path.parent, path.name
+        options["dtype"] = torch.float32
+        if hasattr(transformers, "GgufConfig"):  # without it, weights may stay quantized
+            options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     progress = transformers.utils.logging
     shown = progress.is_progress_bar_enabled()
     progress.disable_progress_bar()
     try:
-        return transformers.AutoModelForCausalLM.from_pretrained(os.fspath(folder), **options)
+        found = transformers.AutoModelForCausalLM.from_pretrained(os.fspath(folder), **options)
     finally:
         if shown:
             progress.enable_progress_bar()
+    if options["dtype"] != dtype:
+        kept = {name: buffer.clone() for name, buffer in found.named_buffers()}
+        found.to(dtype)
+        for name, buffer in found.named_buffers():  # the frequencies of RoPE stay float32
+            buffer.data = kept[name]
+    return found
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from ..architectures.plan import ForwardPlan
 from ..base.checks import index, integer
 from ..base.numeric import Float32
 from ..base.progress import Progress
+from ..base.words import dir_without
 from ..files.model_file import ModelFile
 from ..tokenizer import Tokenizer
 from ..trace.arena import Arena, Layout, Plan
@@ -28,6 +29,7 @@ from .prompt import Rows, is_batch, token_ids
 from .weights import Weights
 
 if TYPE_CHECKING:
+    from ..display.page import Page
     from ..trace.edit_program import Program, Sites
 
 __all__ = ["Runner"]
@@ -43,6 +45,7 @@ class Runner:
     """
 
     mode = "exact"
+    __dir__ = dir_without("core", "layout", "need_logits", "program", "run", "trace_ids")
 
     def __init__(
         self,
@@ -227,6 +230,19 @@ class Runner:
         from ..trace.edit_program import Program
 
         return Program(self.taps, edits, self.core.config["max_context"])
+
+    def page(self, trace: Trace) -> Page:
+        """Return the page of a trace, for `Trace.html`. `Model` adds what takes analysis.
+
+        Parameters
+        ----------
+        trace : Trace
+
+        Returns
+        -------
+        tinyllm.display.page.Page
+        """
+        return trace.page()
 
     def pieces(self, ids: npt.NDArray[np.int32]) -> list[str]:
         """Return the text of each token, or its id as text if it has none."""

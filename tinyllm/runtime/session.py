@@ -15,6 +15,7 @@ import numpy.typing as npt
 from .. import _core
 from ..base.checks import ranged
 from ..base.numeric import Float32, best, log_softmax
+from ..base.words import dir_without
 from ..display.histogram import sample, spark, statistics
 from ..display.table import Markup, Table, escape
 from ..errors import FormatError
@@ -51,6 +52,8 @@ class Session:
     >>> len(session) == len(session.tokens)
     True
     """
+
+    __dir__ = dir_without("core", "keep", "lend", "ran", "share")
 
     def __init__(self, model: Runner, core: _core.Session | None = None) -> None:
         model.need_logits()

@@ -13,7 +13,8 @@ from .._core import Weight
 from ..architectures.config import Config
 from ..architectures.plan import ForwardPlan
 from ..base.checks import index
-from ..base.numeric import Float32, Float64, softmax
+from ..base.numeric import Float32, Float64
+from ..base.words import dir_without, getattr_of
 from ..display.histogram import sample, statistics
 from ..display.table import Table
 from ..display.taps import taps_html
@@ -42,10 +43,8 @@ class Source(Protocol):
     def pieces(self, ids: npt.NDArray[np.int32]) -> list[str]:
         """Return the text of each token."""
 
-    def run_from(
-        self, layer: int, resid: npt.ArrayLike, capture: Capture = ..., *, logits: Any = ...
-    ) -> Trace:
-        """Run the blocks from `layer` on, starting from a residual stream."""
+    def page(self, trace: Trace) -> Page:
+        """Return the page of a trace, with what takes the weights of the model."""
 
 
 #: Roles of the residual stream and of its summands, whose norms are shown.
@@ -178,6 +177,8 @@ class Trace(Mapping[str, Float32]):
     ['blk.0.attn_probs', 'output']
     """
 
+    __dir__ = dir_without("keep_logits", "relabel", "share_context", "source", "start")
+
     def __init__(
         self,
         config: Config,
@@ -243,6 +244,9 @@ class Trace(Mapping[str, Float32]):
         raise AttributeError(
             "this trace has no logits; ask for them with logits='all' or capture 'output'"
         )
+
+    if not TYPE_CHECKING:
+        __getattr__ = getattr_of("Trace")
 
     def keep_logits(self, logits: Float32 | None) -> None:
         """Set `logits`. For the code that ran the model."""
@@ -603,42 +607,6 @@ class Trace(Mapping[str, Float32]):
             )
         return model
 
-    def guesses(
-        self, names: Sequence[str], k: int, model: Source | None = None
-    ) -> tuple[npt.NDArray[np.int32], Float32, list[list[list[str]]]]:
-        """Return the predictions of the final norm and output, applied to residual streams.
-
-        `tinyllm.lens` is the public form.
-
-        Parameters
-        ----------
-        names : sequence of str
-            Captured taps of shape (T, D).
-        k : int
-            Number of tokens to keep for each prediction.
-        model : Model, optional
-            The model of a trace that was read from a file.
-
-        Returns
-        -------
-        ids : numpy.ndarray of int32, shape (len(names), T, k)
-            The most likely tokens, in descending order of probability.
-        probs : numpy.ndarray of float32, shape (len(names), T, k)
-            Their probabilities.
-        pieces : list of list of list of str
-            Their texts.
-        """
-        source = self.source(model)
-        shape = (len(names), len(self.tokens), k)
-        ids, probs = np.empty(shape, np.int32), np.empty(shape, np.float32)
-        for i, name in enumerate(names):
-            logits = source.run_from(self.config.layers, self[name], [], logits="all").logits
-            best = np.argsort(-logits, axis=-1, kind="stable")[:, :k]
-            ids[i] = best
-            probs[i] = np.take_along_axis(softmax(logits), best, axis=-1)
-        texts = dict(zip(np.unique(ids).tolist(), source.pieces(np.unique(ids)), strict=True))
-        return ids, probs, [[[texts[t] for t in row] for row in layer] for layer in ids.tolist()]
-
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the trace to a file, which `tinyllm.read` reads.
 
@@ -748,14 +716,21 @@ class Trace(Mapping[str, Float32]):
         """
         from ..files.atomic import write_atomically
 
-        text = self._page().html().encode()
+        page = self.page() if self.model is None else self.model.page(self)
+        text = page.html().encode()
         write_atomically(path, lambda file: file.write(text))
 
-    def _page(self) -> Page:
-        from ..display.page import Guesses, Page
+    def page(self) -> Page:
+        """Return the page that `html` writes, without what takes the model's weights.
+
+        Returns
+        -------
+        tinyllm.display.page.Page
+        """
+        from ..display.page import Page
 
         attention = {name.split(".")[1]: self[name] for name in self.by_role("attn_probs")}
-        page = Page(
+        return Page(
             f"{self.config.architecture}, {self.config.layers} layers",
             repr(self),
             self.start,
@@ -765,11 +740,6 @@ class Trace(Mapping[str, Float32]):
             attention,
             self.stream_norms(),
         )
-        names = self.by_role("resid_post")
-        if self.model is not None and self.model.steps.roles("logits") and names:
-            _, probs, pieces = self.guesses(names, min(5, self.config.vocab_size))
-            page.lens = Guesses(names, pieces, probs)
-        return page
 
     # ---- showing ----
 
