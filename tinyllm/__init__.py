@@ -22,6 +22,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "CPU": "runtime.machine",
     "Config": "architectures.config",
+    "Diff": "comparison.diff",
+    "Difference": "comparison.diff",
     "Dump": "comparison.read",
     "Edit": "trace.edits",
     "Error": "errors",
@@ -47,6 +49,7 @@ _HOMES = {
     "attribution": "analysis.attribution",
     "convert": "conversion.convert",
     "cpu": "runtime.machine",
+    "diff": "comparison.diff",
     "induction_scores": "analysis.heads",
     "kl": "evaluation.scoring",
     "lens": "analysis.lens",
@@ -68,7 +71,7 @@ _HOMES = {
 __all__ = [name for name in (*_HOMES, "__version__") if not hasattr(builtins, name)]
 
 #: Public modules, as in ``tl.plot.attention``. They are also imported on first use.
-_MODULES = ("chat", "errors", "grammar", "plot", "reference", "tokenizer")
+_MODULES = ("chat", "errors", "grammar", "peers", "plot", "reference", "tokenizer")
 
 
 def __getattr__(name: str) -> Any:

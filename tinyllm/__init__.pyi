@@ -1,6 +1,7 @@
 from . import chat as chat
 from . import errors as errors
 from . import grammar as grammar
+from . import peers as peers
 from . import plot as plot
 from . import reference as reference
 from . import tokenizer as tokenizer
@@ -12,6 +13,9 @@ from .analysis.heads import induction_scores as induction_scores
 from .analysis.lens import lens as lens
 from .analysis.sweep import patch_sweep as patch_sweep
 from .architectures.config import Config as Config
+from .comparison.diff import Diff as Diff
+from .comparison.diff import Difference as Difference
+from .comparison.diff import diff as diff
 from .comparison.read import Dump as Dump
 from .comparison.read import read as read
 from .conversion.convert import convert as convert

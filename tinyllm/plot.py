@@ -19,6 +19,7 @@ from .analysis.lens import Lens
 from .analysis.lens import lens as _lens
 from .base.checks import index, ranged
 from .base.numeric import Float64
+from .display.axes import axes
 from .trace.taps import Capture
 from .trace.trace import Trace
 
@@ -47,21 +48,6 @@ _SCALES = {
     "IQ4_XS": 0,
     "MXFP4": 0,
 }
-
-
-def _axes(ax: Any, width: float, height: float) -> Any:
-    try:
-        import matplotlib.axes
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError(
-            "tinyllm.plot needs matplotlib: pip install matplotlib", name=error.name
-        ) from error
-    if ax is None:
-        return plt.subplots(figsize=(width, height), layout="constrained")[1]
-    if not isinstance(ax, matplotlib.axes.Axes):
-        raise TypeError(f"ax is {ax!r}; expected a matplotlib Axes or None")
-    return ax
 
 
 def _label(text: str) -> str:
@@ -133,7 +119,7 @@ def attention(
     keys, start, stop = trace.context_pieces, trace.start, trace.start + len(trace.tokens)
     edges = (-0.5, len(keys) - 0.5, stop - 0.5, start - 0.5)
     if head is not None:
-        ax = _axes(ax, 5, 5)
+        ax = axes(ax, 5, 5)
         ax.imshow(probs[head], cmap=cmap, vmin=0, vmax=1, aspect="auto", extent=edges)
         _token_ticks(ax, keys, "x")
         _token_ticks(ax, trace.pieces, "y", start)
@@ -141,7 +127,7 @@ def attention(
         return ax
     columns = min(count, 4) if count <= 8 else int(np.ceil(np.sqrt(count)))
     rows = -(-count // columns)
-    ax = _axes(ax, 3 * columns + 0.6, 3.5 * rows)
+    ax = axes(ax, 3 * columns + 0.6, 3.5 * rows)
     ax.set_axis_off()
     ax.set_title(name, fontsize=10)
     for i in range(count):
@@ -204,7 +190,7 @@ def grid(
     for name, labels, size in (("rows", rows, len(table)), ("columns", columns, table.shape[1])):
         if labels is not None and len(labels) != size:
             raise ValueError(f"{name} has {len(labels)} labels; expected {size}")
-    ax = _axes(ax, 2 + 0.35 * min(table.shape[1], 40), 1.2 + 0.35 * min(len(table), 40))
+    ax = axes(ax, 2 + 0.35 * min(table.shape[1], 40), 1.2 + 0.35 * min(len(table), 40))
     finite = table[np.isfinite(table)]
     most = float(np.abs(finite).max()) if finite.size else 1.0
     image = ax.imshow(table, cmap="RdBu", vmin=-(most or 1), vmax=most or 1, aspect="auto")
@@ -250,7 +236,7 @@ def lens(
         result = _lens(result, 1, taps=taps, model=model)
     layers, tokens, _ = result.ids.shape
     start = int(result.positions[0])
-    ax = _axes(ax, 2 + 0.6 * min(tokens, 40), 1.4 + 0.45 * min(layers, 40))
+    ax = axes(ax, 2 + 0.6 * min(tokens, 40), 1.4 + 0.45 * min(layers, 40))
     image = ax.imshow(
         result.probs[:, :, 0],
         cmap="viridis",
@@ -306,7 +292,7 @@ def norms(trace: Trace, *, ax: Any = None) -> Any:
     found = trace.stream_norms()
     if not found:
         raise ValueError("plot.norms needs resid_post, attn_output or ffn_down; capture one")
-    ax = _axes(ax, 6, 3.6)
+    ax = axes(ax, 6, 3.6)
     for family, (layers, rows) in found.items():
         values = np.array(rows)
         ax.plot(layers, values.mean(axis=1), marker="o", markersize=3, label=family)
@@ -357,7 +343,7 @@ def attribution(
         result = _attribution(result, token, **options)
     ranged("top", top, 1)
     order = np.argsort(-abs(result.values), kind="stable")[:top]
-    ax = _axes(ax, 6, 1 + 0.24 * len(order))
+    ax = axes(ax, 6, 1 + 0.24 * len(order))
     values = result.values[order]
     ax.barh(range(len(order)), values, color=np.where(values < 0, "#b2543a", "#3a72b2"))
     ax.set_yticks(range(len(order)), [result.names[i] for i in order], fontsize=7)
@@ -402,7 +388,7 @@ def weights(weight: Weight, *, ax: Any = None) -> Any:
     chosen = np.unique(np.linspace(0, total - 1, min(total, 256)).astype(np.int64))
     values = weight.numpy(chosen) if matrix else weight.numpy()
     values = np.asarray(values, np.float64).reshape(len(chosen), -1)
-    ax = _axes(ax, 6, 4)
+    ax = axes(ax, 6, 4)
     finite = values[np.isfinite(values)]
     most = float(np.abs(finite).max()) if finite.size else 1.0
     edges = np.linspace(-(most or 1), most or 1, 102)

@@ -80,7 +80,9 @@ def measure(a: Float32, b: Float32, matrix: bool, heads: bool) -> Measure:
     squares, size, dot, other = (np.zeros(tokens) for _ in range(4))
     strange = np.full(tokens[0], "", dtype="<U4")
     for rows, x, y in _blocks(by_heads(a, matrix, heads), by_heads(b, matrix, heads)):
-        x, y, strange[rows] = _finite(x, y, matrix)
+        x, y, apart = _parts(x, y, matrix)
+        for name, where in apart.items():
+            strange[rows][where.any((1, 2))] = name
         squares[rows] = ((x - y) ** 2).sum(-1)
         size[rows], other[rows] = (x**2).sum(-1), (y**2).sum(-1)
         dot[rows] = (x * y).sum(-1)
@@ -102,32 +104,52 @@ def _blocks(a: Float32, b: Float32) -> Iterator[tuple[slice, Float64, Float64]]:
         yield rows, a[rows].astype(np.float64), b[rows].astype(np.float64)
 
 
-def _finite(
-    a: Float64, b: Float64, matrix: bool
-) -> tuple[Float64, Float64, npt.NDArray[np.str_]]:
-    """Return finite values, and what the others are, by token."""
+class _Parts(NamedTuple):
+    """Finite values of both sides, and where one side has something else than the other."""
+
+    a: Float64
+    b: Float64
+    strange: dict[str, npt.NDArray[np.bool_]]
+
+
+def _parts(a: npt.NDArray[Any], b: npt.NDArray[Any], matrix: bool) -> _Parts:
+    wrong = np.zeros(a.shape, bool)
     if matrix:
-        hidden = [(x < MASKED) & ~np.isposinf(x) for x in (a, b)]
+        hidden = [x < MASKED for x in (a, b)]
         wrong = hidden[0] != hidden[1]
         a, b = (np.where(hidden[0] | hidden[1], 0.0, x) for x in (a, b))
-    else:
-        wrong = np.zeros(a.shape, bool)
     same = (a == b) | (np.isnan(a) & np.isnan(b))
-    names = np.full(len(a), "", dtype="<U4")
-    for name, found in (
-        ("mask", wrong),
-        ("inf", ~same & (np.isinf(a) | np.isinf(b))),
-        ("NaN", ~same & (np.isnan(a) | np.isnan(b))),
-    ):
-        names[found.any((1, 2))] = name
     known = np.isfinite(a) & np.isfinite(b)
-    return np.where(known, a, 0.0), np.where(known, b, 0.0), names
+    strange = {
+        "mask": wrong,
+        "inf": ~same & (np.isinf(a) | np.isinf(b)),
+        "NaN": ~same & (np.isnan(a) | np.isnan(b)),
+    }
+    return _Parts(np.where(known, a, 0.0), np.where(known, b, 0.0), strange)
 
 
-def worst(a: Any, b: Any) -> tuple[int, ...]:
-    """Return the index of the largest difference. A value that is not finite counts as infinite."""
-    with np.errstate(invalid="ignore"):
-        apart = np.abs(np.asarray(a, np.float64) - b)
-    apart[np.isnan(apart) & ~((a == b) | (np.isnan(a) & np.isnan(b)))] = np.inf
-    apart[np.isnan(apart)] = 0.0
+def worst(a: Float32, b: Float32, matrix: bool = False) -> tuple[int, ...]:
+    """Return the index of the largest difference. What only one side has counts as infinite.
+
+    Parameters
+    ----------
+    a, b : numpy.ndarray of one shape
+    matrix : bool
+        As in `measure`.
+
+    Returns
+    -------
+    tuple of int
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tinyllm.comparison.measure import worst
+    >>> worst(np.float32([1, 2, 3]), np.float32([1, np.nan, 9]))
+    (1,)
+    """
+    if np.ndim(a) == 0:
+        return ()
+    x, y, strange = _parts(a, b, matrix)
+    apart = np.where(np.any(list(strange.values()), axis=0), np.inf, np.abs(x - y))
     return tuple(int(i) for i in np.unravel_index(int(apart.argmax()), apart.shape))

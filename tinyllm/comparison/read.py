@@ -30,7 +30,7 @@ from .dialects import Dialect, Named, Naming, name_values
 if TYPE_CHECKING:
     from ..runtime.runner import Runner
 
-__all__ = ["Dump", "read", "read_dump"]
+__all__ = ["Dump", "in_order", "read", "read_dump"]
 
 #: Arrays of a dump that hold the ids of the tokens.
 _IDS = ("tokens", "input_ids", "token_ids", "ids", "inp_tokens", "hook_tokens")
@@ -54,6 +54,8 @@ class Dump(Trace):
         Names in the dump that are no tap, or whose array has a wrong shape.
     notes : list of str
         What was assumed where a name or a shape has several meanings.
+    exact : bool
+        Whether the program is known to compute in float32 throughout.
 
     Examples
     --------
@@ -66,6 +68,7 @@ class Dump(Trace):
     """
 
     dialect = ""
+    exact = False
     theirs: dict[str, str]
     tails: dict[str, Float32]
     unread: list[str]
@@ -317,7 +320,7 @@ def read_dump(values: Values, dialect: Dialect, tokens: Any, model: Runner | Non
     count = max(votes, key=lambda n: (votes[n] if n > 1 else 0, n), default=1)
     if ids is None:
         ids = np.full(count, -1, np.int32)
-    elif count != len(ids) and 2 * votes[len(ids)] < votes[count]:
+    elif count not in (len(ids), 1) and 2 * votes[len(ids)] < votes[count]:
         raise ValueError(
             f"tokens are {len(ids)} ids, and most arrays have the rows of {count} tokens; expected "
             "the tokens of the dump, with those that its program adds, such as BOS"
@@ -385,7 +388,7 @@ def _arrays(
     tails: dict[str, Float32] = {}
     wrong, waiting = [], []
     rotated = model is not None and permuted(model.config.architecture)
-    for ours in _in_order(naming.found, model):
+    for ours in in_order(naming.found, model):
         named = naming.found[ours]
         step = None if model is None else model.steps[ours]
         try:
@@ -483,8 +486,9 @@ def _converted(named: Named, array: Float32, step: Step | None, model: Runner | 
     return array
 
 
-def _in_order(found: Mapping[str, Named], model: Runner | None) -> list[str]:
+def in_order(found: Iterable[str], model: Runner | None) -> list[str]:
     """Return our names in the order of the forward pass."""
+    found = set(found)
     if model is not None:
         return [step.tap for step in model.steps if step.tap in found]
     places = {row.ours: i for i, row in enumerate(TABLE)}

@@ -8,6 +8,7 @@ whose layout may move between versions. So it is compared with a known tensor be
 from __future__ import annotations
 
 import ctypes
+import importlib
 import logging
 import os
 from pathlib import Path
@@ -87,7 +88,7 @@ def llama_cpp(
     >>> print(tl.diff(model.trace("ROMEO:"), t))  # doctest: +SKIP
     """
     try:
-        import llama_cpp as library
+        library = importlib.import_module("llama_cpp")
     except ImportError as error:
         raise ImportError(
             "tinyllm.peers.llama_cpp needs llama-cpp-python: pip install llama-cpp-python",

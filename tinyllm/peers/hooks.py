@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import sys
 from collections.abc import Collection, Iterator
@@ -66,8 +67,8 @@ def hugging_face(
     >>> print(tl.diff(model.trace("ROMEO:"), t))  # doctest: +SKIP
     """
     try:
-        import torch
-        import transformers
+        torch: Any = importlib.import_module("torch")
+        transformers: Any = importlib.import_module("transformers")
     except ImportError as error:
         raise ImportError(
             "tinyllm.peers.hugging_face needs torch and transformers: pip install torch "
@@ -91,7 +92,9 @@ def hugging_face(
     values: list[tuple[str, Array]] = []
     with _eager(model), _hooked(torch, model, known, wanted, values), torch.no_grad():
         model.eval()(torch.tensor([tokens.tolist()], device=model.device), use_cache=False)
-    return read_dump(values, "hf", tokens, like).only(wanted)
+    found = read_dump(values, "hf", tokens, like).only(wanted)
+    found.exact = model.dtype == torch.float32
+    return found
 
 
 def _load(torch: Any, transformers: Any, path: Path, dtype: Any) -> Any:
@@ -135,13 +138,17 @@ def _eager(model: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _hooked(
-    torch: Any, model: Any, known: Collection[str], wanted: set[str], values: list[tuple[str, Array]]
+    torch: Any,
+    model: Any,
+    known: Collection[str],
+    wanted: set[str],
+    values: list[tuple[str, Array]],
 ) -> Iterator[None]:
     """Append each wanted input and output of a module to `values` while the model runs."""
 
     def keep(name: str, value: Any) -> None:
         if torch.is_tensor(value) and (
-            wanted & {each.ours for each in translate(name, known, _LIBRARY)}
+            {each.ours for each in translate(name, known, _LIBRARY)}.intersection(wanted)
         ):
             values.append((name, value.detach().float().cpu().numpy().copy()))
 
@@ -160,7 +167,7 @@ def _hooked(
         module.register_forward_hook(watch(name), with_kwargs=True)
         for module, name in names.items()
     ]
-    homes = {sys.modules[type(module).__module__] for module in names}
+    homes: set[Any] = {sys.modules[type(module).__module__] for module in names}
     with contextlib.ExitStack() as stack:
         for handle in handles:
             stack.callback(handle.remove)

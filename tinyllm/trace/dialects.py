@@ -115,6 +115,7 @@ TABLE = (
         "layers.{i}.self_attn.o_proj layers.{i}.self_attn h.{i}.attn.c_proj h.{i}.attn",
         "attn_out-{i} kqv_out-{i}",
         "layers.{i}.attention.wo", "blocks.{i}.attn.W_O blocks.{i}.attn.b_O",
+        inputs="layers.{i}.post_attention_layernorm",
         plain="xb2 o wo o_proj attn_out attn_output attention_out attn_proj"),
     Row("blk.{i}.post_attention_norm", "blocks.{i}.hook_attn_out",
         "layers.{i}.post_attention_layernorm", "attn_post_norm-{i}",
@@ -195,6 +196,9 @@ _SHORT = {
     "mlp": ("pre", "post", "pre_linear"),
     "": ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"),
 }
+
+#: Where a block has both, the norm between them reads the output of attention, not the stream.
+_SANDWICH = ("post_attention_norm", "post_ffw_norm")
 
 #: The number of a block, or a pattern of numbers, where names have it.
 _NUMBER = re.compile(r"(?<=[.\[-])(\d+|\*)(?=[.\]]|$)")
@@ -308,6 +312,10 @@ def translate(name: object, known: Collection[str], library: str = "") -> list[T
         for each in _translations(name)
         if each.ours.replace("*", "0") in known and library in ("", each.library)
     ]
+    families = [each.ours.split(".")[-1] for each in found]
+    if families == ["attn_output", "resid_mid"]:
+        block = found[0].ours.removesuffix("attn_output").replace("*", "0")
+        del found[all(f"{block}{name}" in known for name in _SANDWICH)]
     replaced = {other for each in found for other in _replaced(each.ours)}
     found = [each for each in found if each.ours not in replaced]
     if len(found) > 1 and found[-1].differs == "shared with the embedding":
