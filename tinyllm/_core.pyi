@@ -93,6 +93,18 @@ class Model:
         resid: npt.NDArray[np.float32] | None = None,
         progress: Callable[[float], object] | None = None,
     ) -> npt.NDArray[np.float32]: ...
+    def backward(
+        self,
+        tokens: tuple[npt.NDArray[np.int32], ...],
+        values: tuple[tuple[tuple[int, ...], int, npt.NDArray[np.float32]], ...],
+        seeds: tuple[tuple[tuple[int, ...], int, npt.NDArray[np.float32]], ...],
+        captures: tuple[tuple[tuple[int, ...], int, npt.NDArray[np.float32]], ...],
+        *,
+        weights: tuple[tuple[int, int, npt.NDArray[np.float32]], ...] = (),
+        edits: tuple[int, ...] = (),
+        edit: Callable[[int, npt.NDArray[np.float32], int], object] | None = None,
+        threads: int = 1,
+    ) -> None: ...
     def memory(self, tokens: int, threads: int, /) -> tuple[int, int]: ...
 
 @final

@@ -12,10 +12,11 @@ from . import _core
 from .architectures.table import read_model
 from .base.checks import choice, ranged
 from .base.samples import sample_weights
+from .base.units import size
 from .base.warning import warn
 from .base.words import bound, check_keywords, getattr_of
 from .display.table import Table
-from .display.weights import weights_table
+from .display.weights import weights_html
 from .embedding.embed import embed
 from .errors import Error, FormatError, UnsupportedError
 from .files.model_file import DEMO, check_holds_model, open_file
@@ -27,6 +28,7 @@ from .tokenizer.registry import unknown_tokenizer
 from .trace.taps import Capture
 
 if TYPE_CHECKING:
+    from .analysis.scalars import Objective
     from .display.page import Page
     from .evaluation.scoring import Perplexity
     from .generation.result import Generation
@@ -809,6 +811,62 @@ class Model(Runner):
 
         return perplexity(self, text, stride, window, method, parse_special)
 
+    def gradients(
+        self,
+        prompt: Any,
+        of: Objective,
+        wrt: Capture = "blk.*.resid_post",
+        *,
+        edits: Any = (),
+        parse_special: bool = False,
+    ) -> Any:
+        """Run a prompt, and return the gradients of a number by inner values.
+
+        Parameters
+        ----------
+        prompt : str, bytes, ids, or a list of them
+            As for `trace`. A list is a batch.
+        of : Scalar or callable
+            The number: `tinyllm.logit`, `tinyllm.logprob`, `tinyllm.nll`, `tinyllm.tap_value`, or a
+            sum, a difference or a multiple of them. Or a function of the logits, an array of
+            float32 of shape (T, V), that returns its value and its gradient, an array of the same
+            shape.
+        wrt : str, re.Pattern, callable or sequence of them
+            The taps, as `capture` in `trace`. None: all except ``attn_scores`` and
+            ``attn_probs``.
+        edits : Edit or sequence of Edit
+            As for `trace`. The gradients by an edited tap are those by the value after the edits.
+        parse_special : bool
+            As for `trace`.
+
+        Returns
+        -------
+        Gradients, or list of Gradients for a batch
+            A `Trace` of derivatives, with the names and shapes of the taps. Its `value` is the
+            number. They are computed in float32 with the exact weights, quantized or not. Values
+            that nothing depends on have gradients of 0, and so have the ids of experts.
+
+        Raises
+        ------
+        UnsupportedError
+            If the gradient of an operation on the way is not implemented. The message names it.
+        ValueError
+            If no tap has a name, or the derivative of an edit is not known.
+        IndexError
+            If a token or an index is out of range.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> model = tl.load()
+        >>> g = model.gradients("ROMEO:", of=tl.logit(5) - tl.logit(6))
+        >>> g["blk.0.resid_post"].shape == (len(g.tokens), model.config.width)
+        True
+        """
+        from .analysis.gradients import gradients
+
+        return gradients(self, prompt, of, wrt, edits=edits, parse_special=parse_special)
+
     # ---- words of other libraries ----
 
     if not TYPE_CHECKING:
@@ -851,7 +909,7 @@ class Model(Runner):
             ("name", self.metadata.get("general.name", self.path or "")),
             ("architecture", config.architecture),
             ("parameters", f"{parameters:,}"),
-            ("weights", ", ".join(f"{name} {size:,} bytes" for name, size in types.items())),
+            ("weights", ", ".join(f"{name} {size(nbytes)}" for name, nbytes in types.items())),
             ("layers, width", f"{config.layers} x {config.width}"),
             ("heads, kv heads", f"{config.heads}, {config.kv_heads} of {config.head_size}"),
             ("feed-forward width", config.ffn_width),
@@ -870,9 +928,8 @@ class Model(Runner):
         )
 
     def _repr_html_(self) -> str:
-        weights, caption = weights_table(sample_weights(self.weights.values()))
+        weights = weights_html(sample_weights(self.weights.values()))
         return (
             f"{self.table().html(caption=repr(self))}"
-            f"<details><summary>{len(self.weights)} weights</summary>{weights.html(caption)}"
-            "</details>"
+            f"<details><summary>{len(self.weights)} weights</summary>{weights}</details>"
         )

@@ -87,7 +87,7 @@ def test_the_lens_at_some_tokens(model, trace, at, rows, monkeypatch):
 
 def test_a_lens_of_many_tokens_in_a_notebook(model):
     result = tl.lens(model.trace(np.arange(40) % 60))
-    assert result._repr_html_().count("<th>") == 11
+    assert result._repr_html_().count("<th ") == 11
     assert "the last 10 are shown" in result._repr_html_()
     assert len(result.table().columns) == 41
     with pytest.raises(ValueError, match="last is 0"):

@@ -187,8 +187,8 @@ class _NotebookBar:
             return
         self._percent = percent
         shown = {
-            "text/html": f"{html.escape(self._label)} <progress value='{percent}' max='100'></progress> "
-            f"{percent} %",
+            "text/html": f"{html.escape(self._label)} "
+            f"<progress value='{percent}' max='100'></progress> {percent} %",
             "text/plain": f"{self._label} {percent} %",
         }
         if self._handle is None:

@@ -65,8 +65,8 @@ _DRAWING = {
     "output_hidden_states": 'capture="*.resid_post"',
     "output_attentions": 'capture="*.attn_probs"',
     "fwd_hooks": "edits=",
-    "system": 'messages=[{"role": "system", "content": ...}, ...]',
-    "chat_template": "template=",
+    "system": 'Model.chat with messages=[{"role": "system", "content": ...}, ...]',
+    "chat_template": "Model.chat with template=",
     "verbose": "nothing: tinyllm prints nothing",
 }
 
@@ -94,7 +94,7 @@ _LOADING = {
     "n_batch": "nothing: a prompt of any length is split inside",
     "n_ubatch": "nothing: a prompt of any length is split inside",
     "seed": "an argument of generate, seed=",
-    "chat_format": "template= of chat",
+    "chat_format": "an argument of Model.chat, template=",
     "logits_all": "nothing: Model.logits returns all rows",
     "embedding": "nothing: Model.embed works on every model",
     "verbose": "nothing: tinyllm prints nothing",

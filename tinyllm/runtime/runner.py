@@ -22,7 +22,7 @@ from ..base.words import dir_without
 from ..files.model_file import ModelFile
 from ..tokenizer import Tokenizer
 from ..trace.arena import Arena, Layout, Plan
-from ..trace.taps import Capture, Tap, all_taps, select
+from ..trace.taps import Capture, Taps, all_taps, select
 from ..trace.trace import Context, Trace
 from .machine import Memory
 from .prompt import Rows, is_batch, token_ids
@@ -91,6 +91,7 @@ class Runner:
         resid: npt.ArrayLike | None = None,
         *,
         watch: Callable[[], object] | None = None,
+        arena: Arena | None = None,
     ) -> tuple[Float32, list[Trace]]:
         """Run tokens in several sessions together. `session` and `trace` are the simpler forms.
 
@@ -109,6 +110,8 @@ class Runner:
             Start at this layer with this residual stream, instead of the embedding.
         watch : callable, optional
             Called now and then during a long run, which ends if it raises.
+        arena : Arena, optional
+            Memory for `layout`, which the caller has made.
 
         Returns
         -------
@@ -119,7 +122,8 @@ class Runner:
         lengths = [len(ids) for ids in tokens]
         starts = [len(session) for session in sessions]
         contexts = [a + b for a, b in zip(starts, lengths, strict=True)]
-        arena = Arena(layout or self.layout([]), lengths, contexts)
+        if arena is None:
+            arena = Arena(layout or self.layout([]), lengths, contexts)
         captures = arena.captures
         dispatch = None
         if any(edits):
@@ -163,9 +167,9 @@ class Runner:
         ]
 
     @functools.cached_property
-    def taps(self) -> tuple[Tap, ...]:
-        """Every tap of the model, in the order of the forward pass."""
-        return tuple(all_taps(self.steps))
+    def taps(self) -> Taps:
+        """Every tap of the model, in the order of the forward pass. It is shown as a table."""
+        return Taps(all_taps(self.steps))
 
     def layout(self, capture: Capture) -> Layout:
         """Return the layout of a capture in memory. Layouts are cached.

@@ -14,6 +14,7 @@ from ..architectures.config import Config
 from ..architectures.plan import ForwardPlan
 from ..base.checks import index
 from ..base.numeric import Float32, Float64
+from ..base.units import size
 from ..base.words import dir_without, getattr_of
 from ..display.histogram import sample, statistics
 from ..display.table import Table
@@ -744,7 +745,7 @@ class Trace(Mapping[str, Float32]):
     # ---- showing ----
 
     def table(self) -> Table:
-        """Return a table of the taps: name, shape, mean, norm, rms, minimum, maximum, bytes.
+        """Return a table of the taps: name, shape, mean, norm, rms, minimum, maximum, size.
 
         Returns
         -------
@@ -760,9 +761,9 @@ class Trace(Mapping[str, Float32]):
         tap...
         """
         return Table(
-            ("tap", "shape", "mean", "norm", "rms", "min", "max", "bytes"),
+            ("tap", "shape", "mean", "norm", "rms", "min", "max", "size"),
             [
-                (name, array.shape, mean, _norm(array), *others, f"{array.nbytes:,}")
+                (name, array.shape, mean, _norm(array), *others, size(array.nbytes))
                 for name in self._arrays
                 for array in [look(self._arrays, name)]
                 for mean, *others in [statistics(sample(array))]
@@ -771,9 +772,7 @@ class Trace(Mapping[str, Float32]):
 
     def __repr__(self) -> str:
         """Return the numbers of tokens, taps and bytes."""
-        return (
-            f"<tinyllm.Trace: {len(self.tokens)} tokens, {len(self)} taps, {self.nbytes:,} bytes>"
-        )
+        return f"<tinyllm.Trace: {len(self.tokens)} tokens, {len(self)} taps, {size(self.nbytes)}>"
 
     def _repr_html_(self) -> str:
         arrays = {name: look(self._arrays, name) for name in self._arrays}
