@@ -80,7 +80,7 @@ _HOMES = {
 __all__ = [name for name in (*_HOMES, "__version__") if not hasattr(builtins, name)]
 
 #: Public modules, as in ``tl.plot.attention``. They are also imported on first use.
-_MODULES = ("chat", "errors", "grammar", "peers", "plot", "reference", "tokenizer")
+_MODULES = ("chat", "errors", "grammar", "peers", "plot", "reference", "testing", "tokenizer")
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from . import grammar as grammar
 from . import peers as peers
 from . import plot as plot
 from . import reference as reference
+from . import testing as testing
 from . import tokenizer as tokenizer
 from .analysis.attribution import attribution as attribution
 from .analysis.circuits import ov_circuit as ov_circuit

@@ -132,7 +132,7 @@ def test_sides(model, trace, tmp_path):
     with pytest.raises(ValueError, match="a has 7 tokens, and b has 6"):
         tl.diff(trace, model.trace(IDS[:-1]))
     with pytest.raises(
-        ValueError, match="no tap in common: a has token_embd, .*; and b has|common"
+        ValueError, match=r"no tap in common: a has token_embd, .*; and b has|common"
     ):
         tl.diff(model.trace(IDS, "token_embd"), model.trace(IDS, "output"))
     with pytest.raises(ValueError, match="does not have its tokens; give tokens="):
