@@ -444,7 +444,7 @@ def _loose(named: Named, tokens: int) -> Float32:
         return array[:, :, :tokens]
     if array.ndim > 1 and array.shape[-1] == 1 and named.ours.endswith("_scale"):
         array = array[..., 0]
-    if array.ndim > 1 and len(array) == 1 and array.shape[1] == tokens:
+    if array.ndim > 1 and len(array) == 1 and (array.shape[1] == tokens or array.ndim == 4):
         array = array[0]
     if array.ndim == 1 and not named.ours.endswith("_scale"):
         array = array[np.newaxis]

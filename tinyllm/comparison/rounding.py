@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..architectures.plan import FUNCTIONS
 from ..base.numeric import Float32, Float64
 from ..display.histogram import sample
 from ..model import Model
@@ -52,10 +53,11 @@ FLOAT32 = Rounding(1e-5, "float32", "both sides compute in float32")
 
 #: What llama.cpp rounds activations to, by the type of the matrices.
 _LLAMA_CPP = {
-    "F32": Rounding(5e-3, "float16", "llama.cpp takes exp and silu from tables of float16"),
+    "F32": FLOAT32,
     "F16": Rounding(5e-3, "float16", "llama.cpp rounds activations to float16"),
     "BF16": Rounding(2e-2, "bfloat16", "llama.cpp rounds activations to bfloat16"),
 }
+_GELU = Rounding(5e-3, "float16", "llama.cpp takes gelu from a table of float16")
 _EIGHT = Rounding(5e-2, "8 bits", "llama.cpp rounds activations to 8 bits for these weights")
 
 
@@ -97,8 +99,17 @@ def _of_side(side: Trace, model: Model | None) -> Rounding | None:
             return _EIGHT._replace(reason="mode='fast' rounds activations to 8 bits")
         return FLOAT32
     if side.dialect == "llama.cpp" and model is not None:
-        return _LLAMA_CPP.get(_usual_type(model), _EIGHT)
+        found = _LLAMA_CPP.get(_usual_type(model), _EIGHT)
+        return max(found, _GELU) if _has_gelu(model) else found
     return _stored(side) or (FLOAT32 if side.exact else None)
+
+
+def _has_gelu(model: Model) -> bool:
+    return any(
+        FUNCTIONS[int(step.number("function"))].startswith("gelu")
+        for step in model.steps
+        if step.op in ("act", "unary")
+    )
 
 
 def _usual_type(model: Model) -> str:
