@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "CPU": "runtime.machine",
     "Config": "architectures.config",
+    "Diagnosis": "diagnosis.report",
     "Diff": "comparison.diff",
     "Difference": "comparison.diff",
     "Dump": "comparison.read",
@@ -53,6 +54,7 @@ _HOMES = {
     "convert": "conversion.convert",
     "cpu": "runtime.machine",
     "diff": "comparison.diff",
+    "doctor": "diagnosis.doctor",
     "induction_scores": "analysis.heads",
     "integrated_gradients": "analysis.gradients",
     "kl": "evaluation.scoring",

@@ -29,6 +29,8 @@ from .comparison.diff import diff as diff
 from .comparison.read import Dump as Dump
 from .comparison.read import read as read
 from .conversion.convert import convert as convert
+from .diagnosis.doctor import doctor as doctor
+from .diagnosis.report import Diagnosis as Diagnosis
 from .errors import Error as Error
 from .errors import FormatError as FormatError
 from .errors import UnsupportedError as UnsupportedError

@@ -8,7 +8,7 @@ from types import ModuleType
 
 from .. import __version__
 from ..errors import Error
-from . import chat, convert, diff, generate, info, trace, weights
+from . import chat, convert, diff, doctor, generate, info, trace, weights
 from .output import complain, standard_streams
 
 __all__ = ["main"]
@@ -22,6 +22,7 @@ COMMANDS: dict[str, ModuleType] = {
     "weights": weights,
     "convert": convert,
     "diff": diff,
+    "doctor": doctor,
 }
 
 
