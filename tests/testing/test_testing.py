@@ -93,6 +93,17 @@ def test_assert_same():
         tl.testing.assert_same(model, wrong, "blk.7.*", tokens=ids)
 
 
+def test_the_message_names_the_mistake():
+    model = tl.load()
+    t = model.trace("ROMEO: I am here", "*")
+    engine = dict(t)
+    for i in range(model.config.layers):
+        keys = np.repeat(t[f"blk.{i}.attn_k_rope"], 2, axis=1)
+        engine[f"blk.{i}.attn_mix"] = np.einsum("hts,shd->thd", t[f"blk.{i}.attn_probs"], keys)
+    with pytest.raises(AssertionError, match="\nlikely keys_as_values: Attention sums up keys"):
+        tl.testing.assert_same(model, engine, tokens=t.tokens)
+
+
 def run_pytest(tmp_path, code):
     (tmp_path / "test_engine.py").write_text(textwrap.dedent(code))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "tinyllm.testing.plugin", "-p",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..comparison.diff import diff
-from ..comparison.read import read
+from ..comparison.read import Dump, read
+from ..diagnosis.doctor import doctor
 from ..model import Model
 from ..trace.taps import Capture, match
 from ..trace.trace import Trace
@@ -61,10 +62,21 @@ def assert_same(
     model = expected if isinstance(expected, Model) else getattr(expected, "model", None)
     values = read(dump, dialect, tokens, model=model)
     names = match([*values, *getattr(values, "tails", {})], taps, "taps")
-    if hasattr(values, "only"):
-        values = values.only(names)
+    if isinstance(values, Dump):
+        chosen: Trace = values.only(names)
     else:
-        values = values.copy([name for name in names if name in values])
-    found = diff(expected, values, tol, dialect=dialect, tokens=tokens, model=model)
+        chosen = values.copy([name for name in names if name in values])
+    found = diff(expected, chosen, tol, dialect=dialect, tokens=tokens, model=model)
     if not found.same:
-        raise AssertionError(f"the values part from the model's\n{found}")
+        raise AssertionError(f"the values part from the model's\n{found}{_mistake(model, values)}")
+
+
+def _mistake(model: Model | None, values: Trace) -> str:
+    """Return what the doctor says about the values of an engine, or ``""``."""
+    if model is None or (values.tokens < 0).any():
+        return ""
+    faults = doctor(model, values, progress=False).faults
+    if not faults:
+        return ""
+    best = faults[0]
+    return f"\nlikely {best.name}: {best.message} {best.repair}"
