@@ -23,6 +23,8 @@ _HOMES = {
     "CPU": "runtime.machine",
     "Config": "architectures.config",
     "Diagnosis": "diagnosis.report",
+    "Diff": "comparison.diff",
+    "Difference": "comparison.diff",
     "Dump": "comparison.read",
     "Edit": "trace.edits",
     "Error": "errors",
@@ -52,6 +54,7 @@ _HOMES = {
     "attribution_patching": "analysis.gradients",
     "convert": "conversion.convert",
     "cpu": "runtime.machine",
+    "diff": "comparison.diff",
     "doctor": "diagnosis.doctor",
     "imatrix": "quantization.imatrix",
     "induction_scores": "analysis.heads",
@@ -82,7 +85,7 @@ _HOMES = {
 __all__ = [name for name in (*_HOMES, "__version__") if not hasattr(builtins, name)]
 
 #: Public modules, as in ``tl.plot.attention``. They are also imported on first use.
-_MODULES = ("chat", "errors", "grammar", "plot", "reference", "tokenizer")
+_MODULES = ("chat", "errors", "grammar", "peers", "plot", "reference", "testing", "tokenizer")
 
 
 def __getattr__(name: str) -> Any:

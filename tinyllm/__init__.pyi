@@ -1,8 +1,10 @@
 from . import chat as chat
 from . import errors as errors
 from . import grammar as grammar
+from . import peers as peers
 from . import plot as plot
 from . import reference as reference
+from . import testing as testing
 from . import tokenizer as tokenizer
 from .analysis.attribution import attribution as attribution
 from .analysis.circuits import ov_circuit as ov_circuit
@@ -21,6 +23,9 @@ from .analysis.scalars import nll as nll
 from .analysis.scalars import tap_value as tap_value
 from .analysis.sweep import patch_sweep as patch_sweep
 from .architectures.config import Config as Config
+from .comparison.diff import Diff as Diff
+from .comparison.diff import Difference as Difference
+from .comparison.diff import diff as diff
 from .comparison.read import Dump as Dump
 from .comparison.read import read as read
 from .conversion.convert import convert as convert

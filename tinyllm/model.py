@@ -53,6 +53,8 @@ class Model(Runner):
         The tokenizer. Without one, prompts must be token ids.
     threads : int
         Largest number of threads.
+    mode : str
+        ``"exact"`` or ``"fast"``, as in `load`.
     path : str or None
         The path of the file. None if the model was loaded from bytes.
 

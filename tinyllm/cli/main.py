@@ -11,6 +11,7 @@ from ..errors import Error
 from . import (
     chat,
     convert,
+    diff,
     doctor,
     embed,
     generate,
@@ -39,6 +40,7 @@ COMMANDS: dict[str, ModuleType] = {
     "info": info,
     "weights": weights,
     "convert": convert,
+    "diff": diff,
     "doctor": doctor,
     "quantize": quantize,
     "imatrix": imatrix,
