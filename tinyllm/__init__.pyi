@@ -19,7 +19,9 @@ from .analysis.scalars import logit as logit
 from .analysis.scalars import logprob as logprob
 from .analysis.scalars import nll as nll
 from .analysis.scalars import tap_value as tap_value
+from .analysis.sweep import ablation_sweep as ablation_sweep
 from .analysis.sweep import patch_sweep as patch_sweep
+from .analysis.sweep import sweep as sweep
 from .architectures.config import Config as Config
 from .comparison.read import Dump as Dump
 from .comparison.read import read as read
