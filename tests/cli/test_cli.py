@@ -112,7 +112,8 @@ def test_wrong_usage():
     assert run("fly").returncode == 2
     done = run("--help")
     assert done.returncode == 0
-    for command in ("generate", "chat", "trace", "info", "weights", "convert"):
+    commands = ("generate", "chat", "trace", "info", "weights", "convert", "quantize", "imatrix")
+    for command in commands:
         assert command in done.stdout
         assert "usage" in run(command, "--help").stdout
     assert run("--version").stdout.startswith("tinyllm ")
