@@ -21,7 +21,9 @@ from .analysis.scalars import logit as logit
 from .analysis.scalars import logprob as logprob
 from .analysis.scalars import nll as nll
 from .analysis.scalars import tap_value as tap_value
+from .analysis.sweep import ablation_sweep as ablation_sweep
 from .analysis.sweep import patch_sweep as patch_sweep
+from .analysis.sweep import sweep as sweep
 from .architectures.config import Config as Config
 from .comparison.diff import Diff as Diff
 from .comparison.diff import Difference as Difference
