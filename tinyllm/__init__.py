@@ -32,6 +32,7 @@ _HOMES = {
     "Memory": "runtime.machine",
     "Model": "model",
     "Plan": "trace.arena",
+    "Run": "training.run",
     "Sampler": "sampling.sampler",
     "Scalar": "analysis.scalars",
     "Session": "runtime.session",
@@ -67,6 +68,7 @@ _HOMES = {
     "scale": "trace.edits",
     "set": "trace.edits",
     "tap_value": "analysis.scalars",
+    "train": "training.trainer",
     "write_gguf": "files.gguf_write",
     "zero": "trace.edits",
 }

@@ -135,6 +135,35 @@ def exp(x: npt.ArrayLike, /) -> npt.NDArray[np.float64]: ...
 def log(x: npt.ArrayLike, /) -> npt.NDArray[np.float64]: ...
 def softmax(x: npt.ArrayLike, /) -> npt.NDArray[np.float64]: ...
 def sum(x: npt.ArrayLike, /) -> float: ...
+def cross_entropy(
+    logits: npt.NDArray[np.float32],
+    targets: npt.ArrayLike,
+    gradient: npt.NDArray[np.float32] | None = None,
+    *,
+    scale: float = 1.0,
+    threads: int = 1,
+) -> npt.NDArray[np.float64]: ...
+def sum_squares(array: npt.NDArray[np.float32], /) -> float: ...
+def adamw(
+    items: tuple[tuple[npt.NDArray[np.float32] | float, ...], ...],
+    *,
+    rate: float = 0.001,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 1e-08,
+    step: int = 0,
+    scale: float = 1.0,
+    threads: int = 1,
+) -> None: ...
+def muon(
+    items: tuple[tuple[npt.NDArray[np.float32] | float, ...], ...],
+    rows: tuple[int, ...],
+    *,
+    rate: float = 0.02,
+    momentum: float = 0.95,
+    scale: float = 1.0,
+    threads: int = 1,
+) -> None: ...
 
 @final
 class Encoder:

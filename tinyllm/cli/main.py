@@ -8,7 +8,7 @@ from types import ModuleType
 
 from .. import __version__
 from ..errors import Error
-from . import chat, convert, generate, info, trace, weights
+from . import chat, convert, generate, info, log, trace, train, weights
 from .output import complain, standard_streams
 
 __all__ = ["main"]
@@ -21,6 +21,8 @@ COMMANDS: dict[str, ModuleType] = {
     "info": info,
     "weights": weights,
     "convert": convert,
+    "train": train,
+    "log": log,
 }
 
 
