@@ -11,6 +11,7 @@ True
 
 from __future__ import annotations
 
+import builtins
 import importlib
 from typing import Any
 
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "CPU": "runtime.machine",
     "Config": "architectures.config",
+    "Dump": "comparison.read",
     "Edit": "trace.edits",
     "Error": "errors",
     "FormatError": "errors",
@@ -63,7 +65,7 @@ _HOMES = {
     "patch": "trace.edits",
     "patch_sweep": "analysis.sweep",
     "qk_circuit": "analysis.circuits",
-    "read": "trace.saved",
+    "read": "comparison.read",
     "saliency": "analysis.gradients",
     "scale": "trace.edits",
     "set": "trace.edits",
@@ -73,8 +75,8 @@ _HOMES = {
     "zero": "trace.edits",
 }
 
-__all__ = [*_HOMES, "__version__"]
-
+#: Names that ``from tinyllm import *`` gives: all public ones but those that would hide a builtin.
+__all__ = [name for name in (*_HOMES, "__version__") if not hasattr(builtins, name)]
 
 #: Public modules, as in ``tl.plot.attention``. They are also imported on first use.
 _MODULES = ("chat", "errors", "grammar", "plot", "reference", "tokenizer")
@@ -87,8 +89,13 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
         globals()[name] = value
         return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # private names are asked for by tools, and need no help
+    if name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise importlib.import_module(".base.words", __name__).no_attribute(
+        "tinyllm", name, [*_HOMES, *_MODULES]
+    )
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*_HOMES, *_MODULES, "__version__"])

@@ -21,6 +21,8 @@ from .analysis.scalars import nll as nll
 from .analysis.scalars import tap_value as tap_value
 from .analysis.sweep import patch_sweep as patch_sweep
 from .architectures.config import Config as Config
+from .comparison.read import Dump as Dump
+from .comparison.read import read as read
 from .conversion.convert import convert as convert
 from .errors import Error as Error
 from .errors import FormatError as FormatError
@@ -52,7 +54,6 @@ from .trace.edits import patch as patch
 from .trace.edits import scale as scale
 from .trace.edits import set as set
 from .trace.edits import zero as zero
-from .trace.saved import read as read
 from .trace.trace import Trace as Trace
 from .training.run import Run as Run
 from .training.trainer import train as train

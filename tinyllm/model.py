@@ -3,37 +3,45 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, TypedDict, Unpack
 
 import numpy as np
 
 from . import _core
+from .analysis.gradients import Differentiable
 from .architectures.table import read_model
 from .base.checks import choice, ranged
 from .base.samples import sample_weights
+from .base.units import size
 from .base.warning import warn
+from .base.words import bound, check_keywords, getattr_of
 from .display.table import Table
-from .display.weights import weights_table
+from .display.weights import weights_html
 from .embedding.embed import embed
 from .errors import Error, FormatError, UnsupportedError
 from .files.model_file import DEMO, check_holds_model, open_file
 from .runtime.prompt import Prompt
-from .runtime.runner import Runner
 from .runtime.session import Session
 from .tokenizer import Tokenizer, load_tokenizer, tokenizer_from_metadata
 from .tokenizer.registry import unknown_tokenizer
 from .trace.taps import Capture
 
 if TYPE_CHECKING:
-    from .analysis.scalars import Objective
+    from .display.page import Page
     from .evaluation.scoring import Perplexity
     from .generation.result import Generation
     from .generation.stream import GenerationStream
     from .grammar.grammar import Grammar
+    from .sampling.keywords import SamplerKeywords
     from .sampling.sampler import Sampler
+    from .trace.trace import Trace
 
 __all__ = ["DEMO", "Model", "load"]
+
+
+class _NoOther(TypedDict):
+    """No further arguments: type checkers refuse what the function refuses."""
 
 
 def load(
@@ -45,6 +53,7 @@ def load(
     mmap: bool = True,
     max_context: int | None = None,
     strict: bool = True,
+    **unknown: Unpack[_NoOther],
 ) -> Model:
     """Open a model file and return the model.
 
@@ -90,6 +99,8 @@ def load(
         If the file is malformed, its parts do not fit together, or it holds no model.
     tinyllm.UnsupportedError
         If the file is valid, but this version does not support the model.
+    TypeError
+        If an argument is `unknown`. The message knows the words of other libraries.
 
     Examples
     --------
@@ -97,7 +108,11 @@ def load(
     >>> model = tl.load()
     >>> model.config.architecture
     'llama'
+    >>> tl.load(n_ctx=512)
+    Traceback (most recent call last):
+    TypeError: load() has no argument n_ctx; here it is max_context=
     """
+    check_keywords("load", unknown, _LOAD_ARGUMENTS)
     choice("mode", mode, ("exact", "fast"))
     if threads is not None:
         ranged("threads", threads, 1, 256)
@@ -142,7 +157,10 @@ def load(
     return Model(core, file, config, steps, tok, threads or _core.cpu_count())
 
 
-class Model(Runner):
+_LOAD_ARGUMENTS = ("path", "mode", "threads", "tokenizer", "mmap", "max_context", "strict")
+
+
+class Model(Differentiable):
     """A model that `load` opened.
 
     A model is immutable, and threads can share it. Each call has its own session.
@@ -164,8 +182,6 @@ class Model(Runner):
         Largest number of threads.
     path : str or None
         The path of the file. None if the model was loaded from bytes.
-    core : tinyllm._core.Model
-        The model in the C core.
 
     Examples
     --------
@@ -223,6 +239,7 @@ class Model(Runner):
         timeout: float | None = None,
         context: str = "stop",
         parse_special: bool = False,
+        **samplers: Unpack[SamplerKeywords],
     ) -> Any:
         """Generate a continuation of a prompt, or of each prompt in a batch.
 
@@ -278,6 +295,13 @@ class Model(Runner):
         parse_special : bool
             Whether the text of a special token in the prompt, such as ``"<|im_start|>"``, becomes
             that token, as in `trace`.
+        **samplers
+            Further samplers by name, such as ``min_p=0.05`` or ``dry={"multiplier": 0.8}``:
+            `logit_bias`, `allowed`, `banned`, `repeat_penalty`, `frequency_penalty`,
+            `presence_penalty`, `dry`, `dynamic_temperature`, `min_p`, `typical`, `top_n_sigma`,
+            `xtc`, `forced`, `mirostat`, `mirostat_v2`. They run in this order, with `temperature`,
+            `top_k` and `top_p` after `dry`. `dynamic_temperature` replaces the default of
+            `temperature`, and both kinds of mirostat replace those of `top_k` and `top_p`.
 
         Returns
         -------
@@ -301,23 +325,48 @@ class Model(Runner):
         True
         >>> model.generate("Rich or poor? ", grammar=tl.Grammar.regex("rich|poor"), seed=1).complete
         True
+        >>> len(model.generate("ROMEO:", 5, min_p=0.1, repeat_penalty=1.1, seed=1).ids)
+        5
         """
-        from .generation.options import Chain, Options, Request
+        from .generation.options import Request
         from .generation.request import generate
 
-        options = Options.checked(
-            self,
-            max_tokens,
-            min_tokens,
-            stop,
-            stop_ids,
-            grammar,
-            logprobs,
-            timeout=timeout,
-            context=context,
+        return generate(self, prompt, Request.asked(self, "generate", locals()))
+
+    async def agenerate(self, prompt: Any, *arguments: Any, **options: Any) -> Any:
+        """Generate as `generate` does, for `asyncio`: other tasks run meanwhile.
+
+        The model runs in a thread. If the task is cancelled, the generation ends after the present
+        token.
+
+        Parameters
+        ----------
+        prompt, *arguments, **options
+            As for `generate`.
+
+        Returns
+        -------
+        Generation, or list of Generation for a batch
+
+        Raises
+        ------
+        ValueError, TypeError, tinyllm.Error
+            As for `generate`.
+
+        Examples
+        --------
+        >>> import asyncio, tinyllm as tl
+        >>> model = tl.load()
+        >>> asyncio.run(model.agenerate("ROMEO:", max_tokens=5, seed=1)).stop_reason
+        'length'
+        """
+        from .generation.options import Request
+        from .generation.request import agenerate
+
+        request = Request.asked(
+            self, "generate", bound(self.generate, prompt, *arguments, **options)
         )
-        chain = Chain(temperature, top_k, top_p, seed, sampler)
-        return generate(self, prompt, Request(options, chain, capture, edits, parse_special))
+        return await agenerate(self, prompt, request)
 
     def stream(
         self,
@@ -337,6 +386,9 @@ class Model(Runner):
         timeout: float | None = None,
         context: str = "stop",
         parse_special: bool = False,
+        logprobs: int | None = None,
+        capture: Capture = None,
+        **samplers: Unpack[SamplerKeywords],
     ) -> GenerationStream:
         """Generate a continuation of a prompt and yield its text piece by piece.
 
@@ -344,15 +396,15 @@ class Model(Runner):
         ----------
         prompt, max_tokens, temperature, top_k, top_p, seed, sampler, grammar, stop, stop_ids
             As for `generate`. The model needs a tokenizer.
-        min_tokens, edits, timeout, context, parse_special
-            As for `generate`.
+        min_tokens, edits, timeout, context, parse_special, logprobs, capture, **samplers
+            As for `generate`. `GenerationStream.result` has what they ask for.
 
         Returns
         -------
         GenerationStream
             An iterator over new text, in whole characters. Text that may be the beginning of a
             stop string is held back. The pieces joined are `Generation.text`. `cancel` ends it
-            from any thread.
+            from any thread. ``async for`` works, too.
 
         Examples
         --------
@@ -361,15 +413,38 @@ class Model(Runner):
         >>> "".join(model.stream("ROMEO:", 5, seed=1)) == model.generate("ROMEO:", 5, seed=1).text
         True
         """
-        from .generation.options import Chain, Options, Request
+        from .generation.options import Request
         from .generation.request import stream
 
-        options = Options.checked(
-            self, max_tokens, min_tokens, stop, stop_ids, grammar, timeout=timeout, context=context
-        )
-        chain = Chain(temperature, top_k, top_p, seed, sampler)
-        request = Request(options, chain, edits=edits, parse_special=parse_special)
-        return stream(self, prompt, request)
+        return stream(self, prompt, Request.asked(self, "stream", locals()))
+
+    async def astream(self, prompt: Prompt, *arguments: Any, **options: Any) -> AsyncIterator[str]:
+        """Yield the pieces of a text as `stream` does, for `asyncio`.
+
+        The model runs in a thread. If the task is cancelled, or the iterator is closed, the
+        generation ends after the present token.
+
+        Parameters
+        ----------
+        prompt, *arguments, **options
+            As for `stream`.
+
+        Yields
+        ------
+        str
+
+        Examples
+        --------
+        >>> import asyncio, tinyllm as tl
+        >>> model = tl.load()
+        >>> async def text():
+        ...     return "".join([piece async for piece in model.astream("ROMEO:", 5, seed=1)])
+        >>> asyncio.run(text()) == model.generate("ROMEO:", 5, seed=1).text
+        True
+        """
+        with self.stream(prompt, *arguments, **options) as pieces:
+            async for piece in pieces:
+                yield piece
 
     def chat(
         self,
@@ -399,6 +474,7 @@ class Model(Runner):
         add_generation_prompt: bool | None = None,
         continue_final_message: bool | str = False,
         merge_system: bool = False,
+        **samplers: Unpack[SamplerKeywords],
     ) -> Any:
         """Generate the answer to a conversation, or to each conversation in a batch.
 
@@ -408,15 +484,16 @@ class Model(Runner):
 
         Parameters
         ----------
-        messages : sequence of Mapping, or a list of such sequences
-            ``{"role": "user", "content": "..."}`` and so on. Several conversations are a batch.
-            Each gets the answer that it would get alone.
+        messages : str, sequence of Mapping, or a list of these
+            ``{"role": "user", "content": "..."}`` and so on. A text is one message of the user.
+            Several conversations are a batch. Each gets the answer that it would get alone.
         tools : sequence of (dict or callable), optional
             JSON schemas or annotated Python functions, for templates that support tools. A tool
-            call is text in the answer, in the notation of the model.
+            call is text in the answer, in the notation of the model; `Generation.tool_calls`
+            reads it.
         max_tokens, temperature, top_k, top_p, seed, sampler, grammar, stop, stop_ids, min_tokens
             As for `generate`.
-        logprobs, capture, edits, timeout, context
+        logprobs, capture, edits, timeout, context, **samplers
             As for `generate`.
         template : str, optional
             A template that replaces the file's default: the name of a template in the file,
@@ -460,7 +537,7 @@ class Model(Runner):
 
         Examples
         --------
-        >>> import tinyllm as tl
+        >>> import tinyllm as tl  # pip install jinja2
         >>> model = tl.load()
         >>> messages = [{"role": "user", "content": "Good morrow!"}]
         >>> session = model.session()
@@ -470,38 +547,19 @@ class Model(Runner):
         >>> again = model.chat(messages, max_tokens=5, seed=1, template="plain", session=session)
         >>> again.timings.prompt_tokens < len(again.prompt_ids)
         True
+        >>> len(model.chat("Good morrow!", max_tokens=5, seed=1, template="plain").ids)
+        5
         """
-        from .generation.options import Chain, ChatOptions, Options, Request
+        from .generation.options import ChatOptions, Request
         from .generation.request import chat
 
-        options = Options.checked(
-            self,
-            max_tokens,
-            min_tokens,
-            stop,
-            stop_ids,
-            grammar,
-            logprobs,
-            timeout=timeout,
-            context=context,
-        )
-        chain = Chain(temperature, top_k, top_p, seed, sampler)
-        chat_options = ChatOptions(
-            tools,
-            template,
-            variables,
-            parse_content,
-            session,
-            documents,
-            add_generation_prompt,
-            continue_final_message,
-            merge_system,
-        )
-        return chat(self, messages, chat_options, Request(options, chain, capture, edits))
+        asked = locals()
+        request = Request.asked(self, "chat", asked)
+        return chat(self, messages, ChatOptions.asked(asked), request)
 
     def chat_stream(
         self,
-        messages: Sequence[Mapping[str, Any]],
+        messages: str | Sequence[Mapping[str, Any]],
         tools: Sequence[Any] | None = None,
         max_tokens: int | None = None,
         temperature: float = 0.8,
@@ -525,6 +583,9 @@ class Model(Runner):
         add_generation_prompt: bool | None = None,
         continue_final_message: bool | str = False,
         merge_system: bool = False,
+        logprobs: int | None = None,
+        capture: Capture = None,
+        **samplers: Unpack[SamplerKeywords],
     ) -> GenerationStream:
         """Generate the answer to a conversation and yield its text piece by piece.
 
@@ -536,7 +597,7 @@ class Model(Runner):
             As for `chat`.
         max_tokens, temperature, top_k, top_p, seed, sampler, grammar, stop, stop_ids
             As for `generate`.
-        min_tokens, edits, timeout, context
+        min_tokens, edits, timeout, context, logprobs, capture, **samplers
             As for `generate`.
 
         Returns
@@ -546,32 +607,19 @@ class Model(Runner):
 
         Examples
         --------
-        >>> import tinyllm as tl
+        >>> import tinyllm as tl  # pip install jinja2
         >>> model = tl.load()
         >>> messages = [{"role": "user", "content": "Good morrow!"}]
         >>> pieces = list(model.chat_stream(messages, None, 9, seed=1, template="plain"))
         >>> "".join(pieces) == model.chat(messages, None, 9, seed=1, template="plain").text
         True
         """
-        from .generation.options import Chain, ChatOptions, Options, Request
+        from .generation.options import ChatOptions, Request
         from .generation.request import chat_stream
 
-        options = Options.checked(
-            self, max_tokens, min_tokens, stop, stop_ids, grammar, timeout=timeout, context=context
-        )
-        chain = Chain(temperature, top_k, top_p, seed, sampler)
-        chat_options = ChatOptions(
-            tools,
-            template,
-            variables,
-            parse_content,
-            session,
-            documents,
-            add_generation_prompt,
-            continue_final_message,
-            merge_system,
-        )
-        return chat_stream(self, messages, chat_options, Request(options, chain, edits=edits))
+        asked = locals()
+        request = Request.asked(self, "chat_stream", asked)
+        return chat_stream(self, messages, ChatOptions.asked(asked), request)
 
     def beam_search(
         self,
@@ -758,63 +806,24 @@ class Model(Runner):
 
         return perplexity(self, text, stride, window, method, parse_special)
 
+    # ---- words of other libraries ----
+
+    if not TYPE_CHECKING:
+        __getattr__ = getattr_of("Model")
+
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        """Raise an error that says which method is meant."""
+        raise TypeError(
+            "a model is no function; model.generate(prompt) continues a text, model.chat(messages) "
+            "answers, model.logits(prompt) returns logits"
+        )
+
     # ---- showing ----
 
-    def gradients(
-        self,
-        prompt: Any,
-        of: Objective,
-        wrt: Capture = "blk.*.resid_post",
-        *,
-        edits: Any = (),
-        parse_special: bool = False,
-    ) -> Any:
-        """Run a prompt, and return the gradients of a number by inner values.
+    def page(self, trace: Trace) -> Page:  # noqa: D102 (as in Runner)
+        from .analysis.page import page
 
-        Parameters
-        ----------
-        prompt : str, bytes, ids, or a list of them
-            As for `trace`. A list is a batch.
-        of : Scalar or callable
-            The number: `tinyllm.logit`, `tinyllm.logprob`, `tinyllm.nll`, `tinyllm.tap_value`, or a
-            sum, a difference or a multiple of them. Or a function of the logits, an array of
-            float32 of shape (T, V), that returns its value and its gradient, an array of the same
-            shape.
-        wrt : str, re.Pattern, callable or sequence of them
-            The taps, as `capture` in `trace`. None: all except ``attn_scores`` and
-            ``attn_probs``.
-        edits : Edit or sequence of Edit
-            As for `trace`. The gradients by an edited tap are those by the value after the edits.
-        parse_special : bool
-            As for `trace`.
-
-        Returns
-        -------
-        Gradients, or list of Gradients for a batch
-            A `Trace` of derivatives, with the names and shapes of the taps. Its `value` is the
-            number. They are computed in float32 with the exact weights, quantized or not. Values
-            that nothing depends on have gradients of 0, and so have the ids of experts.
-
-        Raises
-        ------
-        UnsupportedError
-            If the gradient of an operation on the way is not implemented. The message names it.
-        ValueError
-            If no tap has a name, or the derivative of an edit is not known.
-        IndexError
-            If a token or an index is out of range.
-
-        Examples
-        --------
-        >>> import tinyllm as tl
-        >>> model = tl.load()
-        >>> g = model.gradients("ROMEO:", of=tl.logit(5) - tl.logit(6))
-        >>> g["blk.0.resid_post"].shape == (len(g.tokens), model.config.width)
-        True
-        """
-        from .analysis.gradients import gradients
-
-        return gradients(self, prompt, of, wrt, edits=edits, parse_special=parse_special)
+        return page(trace, self)
 
     def table(self) -> Table:
         """Return a table of the properties of the model.
@@ -839,7 +848,7 @@ class Model(Runner):
             ("name", self.metadata.get("general.name", self.path or "")),
             ("architecture", config.architecture),
             ("parameters", f"{parameters:,}"),
-            ("weights", ", ".join(f"{name} {size:,} bytes" for name, size in types.items())),
+            ("weights", ", ".join(f"{name} {size(nbytes)}" for name, nbytes in types.items())),
             ("layers, width", f"{config.layers} x {config.width}"),
             ("heads, kv heads", f"{config.heads}, {config.kv_heads} of {config.head_size}"),
             ("feed-forward width", config.ffn_width),
@@ -858,9 +867,8 @@ class Model(Runner):
         )
 
     def _repr_html_(self) -> str:
-        weights, caption = weights_table(sample_weights(self.weights.values()))
+        weights = weights_html(sample_weights(self.weights.values()))
         return (
             f"{self.table().html(caption=repr(self))}"
-            f"<details><summary>{len(self.weights)} weights</summary>{weights.html(caption)}"
-            "</details>"
+            f"<details><summary>{len(self.weights)} weights</summary>{weights}</details>"
         )

@@ -250,7 +250,7 @@ def lens(
     if isinstance(result, Trace):
         result = _lens(result, 1, taps=taps, model=model)
     layers, tokens, _ = result.ids.shape
-    start = result.start
+    start = int(result.positions[0])
     ax = _axes(ax, 2 + 0.6 * min(tokens, 40), 1.4 + 0.45 * min(layers, 40))
     image = ax.imshow(
         result.probs[:, :, 0],

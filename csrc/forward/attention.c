@@ -12,6 +12,8 @@
  */
 #include "forward/attention.h"
 
+#include "base/math64.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -79,8 +81,31 @@ static float sink_of(const struct attention *a, size_t head) {
     return a->softmax->vectors[0] != NULL ? a->softmax->vectors[0][head] : -INFINITY;
 }
 
-static void cap_scores(const struct attention *a, float *scores, size_t n) {
+/* 2^x */
+static float power_of_two(double x) {
+    return (float)tl_exp(x * 0.69314718055994530942);
+}
+
+/* ALiBi's factor of the distance, of a head (Press et al. 2021, arXiv:2108.12409). */
+static float slope_of(const struct attention *a, size_t head) {
+    const double most = a->scores->numbers[SCORES_BIAS];
+    size_t n = 1; // the largest power of two up to the number of heads
+    while (2 * n <= a->heads) n *= 2;
+    if (head < n) return power_of_two(-most * (double)(head + 1) / (double)n);
+    return power_of_two(-most * (double)(2 * (head - n) + 1) / (double)(2 * n));
+}
+
+/* Finishes the scores of one query at `position`, of n keys from the one at `first` on. */
+static void finish_scores(const struct attention *a, float *scores, size_t n, size_t head,
+                          size_t position, size_t first) {
     if (a->cap > 0) a->r->k->unary(TL_FN_SOFT_CAP, a->cap, scores, scores, n);
+    if (a->scores->numbers[SCORES_BIAS] > 0) {
+        const float slope = slope_of(a, head);
+        for (size_t j = 0; j < n; j++) {
+            const size_t key = first + j, far = key > position ? key - position : position - key;
+            scores[j] = scores[j] - slope * (float)far;
+        }
+    }
 }
 
 /* How many heads of a single token a task takes: those that share a kv head, or fewer if otherwise
@@ -213,7 +238,8 @@ static void attention_task(void *arg, size_t task, int thread) {
         r->k->attn_scores(q, t.n, keys, c->key_size, any.end - base, a->scale, scores, stride);
         for (size_t i = 0; i < t.n; i++) {
             float *row = scores + i * stride + (seen[i].first - base);
-            cap_scores(a, row, seen[i].end - seen[i].first);
+            finish_scores(a, row, seen[i].end - seen[i].first, t.head + i * t.heads,
+                          s->position + t.first + i * t.tokens, seen[i].first);
             if (tap_scores != NULL) store_scores(tap_scores + i * tap_row, row, seen[i], context);
         }
     }
@@ -325,7 +351,10 @@ static void split_scores_task(void *arg, size_t task, int thread) {
     float *scores = p->scores + part.kv * n * stride + part.first * TL_BLOCK;
     p->a.r->k->attn_scores(p->a.q + part.kv * n * c->key_size, n, part.key_blocks + part.first,
                            c->key_size, part.keys, p->a.scale, scores, stride);
-    for (size_t i = 0; i < n; i++) cap_scores(&p->a, scores + i * stride, part.keys);
+    for (size_t i = 0; i < n; i++) {
+        finish_scores(&p->a, scores + i * stride, part.keys, part.kv * n + i, p->seen.end - 1,
+                      p->seen.first / TL_BLOCK * TL_BLOCK + part.first * TL_BLOCK);
+    }
 }
 
 static void split_softmax_task(void *arg, size_t head, int thread) {
@@ -496,6 +525,7 @@ int scores_check(const struct tl_op_check *c, struct tl_step *s) {
     TL_TRY(op_size(c, s, SCORES_MASK, 0, &size));
     TL_TRY(op_number(c, s, SCORES_SIZE, 0, 1 << 30));
     TL_TRY(op_number(c, s, SCORES_CAP, 0, 1e30));
+    TL_TRY(op_number(c, s, SCORES_BIAS, 0, 1e6));
     if (s->numbers[SCORES_SIZE] != floor(s->numbers[SCORES_SIZE]) ||
         (s->numbers[SCORES_SIZE] == 0 &&
          (s->numbers[SCORES_MASK] == MASK_WINDOW || s->numbers[SCORES_MASK] == MASK_CHUNK))) {

@@ -14,6 +14,7 @@ enum {
     SCORES_MASK, // enum mask of attention.c
     SCORES_SIZE, // of a window or chunk
     SCORES_CAP,  // c tanh(score / c); 0: none
+    SCORES_BIAS, // the largest bias of ALiBi; 0: none
 };
 
 int cache_check(const struct tl_op_check *c, struct tl_step *s);

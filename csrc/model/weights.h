@@ -39,7 +39,7 @@ bool tl_weights_has_size(const struct tl_weights *w, const char *name, size_t n)
 int tl_weights_array(const struct tl_weights *w, const char *name, const size_t *axes, int n_axes,
                      float **out, struct tl_error *err);
 
-/* The same for one axis of n values. */
+/* The same for one axis of n values, or for a column of them, (n, 1). */
 int tl_weights_vector(const struct tl_weights *w, const char *name, size_t n, float **out,
                       struct tl_error *err);
 

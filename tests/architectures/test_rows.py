@@ -144,7 +144,7 @@ def test_the_documents_list_every_row():
 
 @pytest.mark.parametrize(
     ("name", "needs"),
-    [("deepseek2", "MLA"), ("mamba2", "scan"), ("glm-dsa", "indexer"), ("bloom", "ALiBi")],
+    [("deepseek4", "indexer"), ("kimi-k3", "delta"), ("rwkv7", "recurrence"), ("jais", "ALiBi")],
 )
 def test_another_architecture_says_what_it_needs(name, needs):
     with pytest.raises(tl.UnsupportedError, match=rf"{name}.*needs.*{needs}.*tinyllm\.GGUF"):

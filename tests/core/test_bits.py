@@ -203,7 +203,18 @@ def test_every_split_on_every_instruction_set(type_name, mode, tmp_path):
 
 def test_without_fused_operations_in_hardware(files):
     # the C library's fma is slow: a few types and rows stand for their classes of kernels
-    rows = ("llama", "gemma3", "gpt2", "falcon", "gpt-oss", "qwen35", "lfm2", "bert")
+    rows = (
+        "llama",
+        "gemma3",
+        "gpt2",
+        "falcon",
+        "gpt-oss",
+        "qwen35",
+        "lfm2",
+        "bert",
+        "mamba",
+        "bloom",
+    )
     some = [f for f in files if f.stem in ("F32", "Q5_1", "Q8_0", "odd", *rows)]
     assert run_isa("plain", 9, some) == run_isa("scalar", 9, some)
 

@@ -39,7 +39,7 @@ def trace(model):
 
 
 def page(trace):
-    return trace._page().html()
+    return trace.model.page(trace).html()
 
 
 def data_of(text):

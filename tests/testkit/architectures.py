@@ -40,6 +40,22 @@ PARTS = {
     "nemotron": ("output.weight", "*norm.bias"),
     "jais2": ("output.weight", "*.bias"),
     "eurobert": (),
+    "bloom": ("*attn_qkv.weight", "*.bias"),
+    "mpt": ("*attn_qkv.weight", "*attn_q_norm.weight", "*attn_k_norm.weight"),
+    "dbrx": ("output.weight", "*attn_qkv.weight"),
+    "cohere2moe": (),
+    "mimo2": ("output.weight", "*.attn_sinks.weight", "*exp_probs_b.bias"),
+    "phimoe": ("output.*", "*.bias", "rope_factors_long.weight"),
+    "modern-bert": ("*attn_qkv.weight", "blk.[1-9].attn_norm.weight"),
+    "mamba": ("*conv1d.bias", "*ssm_dt.bias"),
+    "mamba2": ("output.weight", "*conv1d.bias"),
+    "jamba": ("output.weight", "*conv1d.bias", "*ssm_dt.bias", "blk.1.ffn_gate_inp.weight"),
+    "granitehybrid": ("output.weight", "*conv1d.bias"),
+    "falcon-h1": ("output.weight", "*conv1d.bias", "*.ssm_norm.weight", "*.ffn_norm"),
+    "nemotron_h": ("output.weight", "*conv1d.bias"),
+    "nemotron_h_moe": ("output.weight", "*conv1d.bias", "*exp_probs_b.bias"),
+    "deepseek2": ("output.weight", "*attn_k_b.weight", "*exp_probs_b.bias", "*v_b.scale"),
+    "mistral4": ("output.weight", "*attn_k_b.weight", "*ffn_gate_up_exps.weight"),
     "bert": ("token_types.weight", "*.bias"),
     "nomic-bert": ("token_types.weight", "*norm.bias", "*attn_qkv.weight"),
 }
@@ -55,6 +71,30 @@ DELTA = {
     "ssm.time_step_rank": 4,
     "ssm.inner_size": 128,
 }
+
+LATENT = {
+    "attention.head_count_kv": 1,
+    "attention.q_lora_rank": 64,
+    "attention.kv_lora_rank": 256,
+    "attention.key_length": 272,
+    "attention.value_length": 256,
+    "attention.key_length_mla": 80,
+    "attention.value_length_mla": 64,
+    "rope.dimension_count": 16,
+    "rope.scaling.type": "yarn",
+    "rope.scaling.factor": 4.0,
+    "rope.scaling.original_context_length": 16,
+    "rope.scaling.yarn_log_multiplier": 0.1,
+}
+MAMBA = {
+    "block_count": 3,
+    "ssm.conv_kernel": 4,
+    "ssm.state_size": 16,
+    "ssm.inner_size": 256,
+    "ssm.time_step_rank": 8,
+}
+MAMBA2 = {**MAMBA, "ssm.group_count": 2}
+SECOND = np.array([0, 2, 0])  # of three blocks, only the second one has attention
 
 #: Keys besides the usual ones. Windows are shorter than the contexts of the tests.
 KEYS = {
@@ -146,6 +186,116 @@ KEYS = {
     "stablelm": {"rope.dimension_count": 16},
     "command-r": {"logit_scale": 0.25},
     "cohere2": {"logit_scale": 0.25, "attention.sliding_window": 50, "block_count": 4},
+    "cohere2moe": {
+        **EXPERTS,
+        "logit_scale": 0.25,
+        "attention.sliding_window": 50,
+        "block_count": 4,
+        "leading_dense_block_count": 1,
+        "expert_shared_feed_forward_length": 256,
+    },
+    "exaone4": {"attention.sliding_window": 50, "block_count": 4},
+    "hunyuan-moe": {**EXPERTS, "expert_shared_feed_forward_length": 256},
+    "apertus": {
+        "xielu.alpha_n": np.array([0.4, 0.7], np.float32),
+        "xielu.alpha_p": np.array([0.9, -0.2], np.float32),
+        "xielu.beta": 0.5,
+        "xielu.eps": -1e-6,
+    },
+    "mpt": {"attention.max_alibi_bias": 8.0, "attention.clamp_kqv": 1.5},
+    "dbrx": {**EXPERTS, "attention.clamp_kqv": 1.5},
+    "mellum": {**EXPERTS, "attention.sliding_window": 50, "block_count": 4},
+    "mimo2": {
+        **EXPERTS,
+        "attention.sliding_window": 50,
+        "attention.sliding_window_pattern": np.array([True, False]),
+        "attention.head_count_kv": np.array([4, 2]),
+        "attention.key_length": 48,
+        "attention.value_length": 32,
+        "attention.value_scale": 0.7,
+        "rope.dimension_count": 16,
+        "rope.freq_base_swa": 5000.0,
+    },
+    "phimoe": {**EXPERTS, "rope.scaling.original_context_length": 64},
+    "llama4": {
+        **EXPERTS,
+        "expert_used_count": 1,
+        "block_count": 4,
+        "interleave_moe_layer_step": 2,
+        "attention.chunk_size": 40,
+        "attention.temperature_length": 16,
+    },
+    "laguna": {
+        **EXPERTS,
+        "block_count": 4,
+        "attention.sliding_window": 50,
+        "attention.head_count": np.array([4, 8, 8, 8]),
+        "attention.key_length": 64,
+        "rope.dimension_count": 32,
+        "rope.dimension_count_swa": 64,
+        "expert_shared_feed_forward_length": 256,
+    },
+    "afmoe": {
+        **EXPERTS,
+        "block_count": 4,
+        "attention.sliding_window": 50,
+        "leading_dense_block_count": 1,
+        "expert_shared_count": 1,
+    },
+    "modern-bert": {"block_count": 4, "attention.sliding_window": 50, "rope.freq_base_swa": 5e3},
+    "mamba": {
+        **MAMBA,
+        "attention.head_count": 0,
+        "feed_forward_length": 0,
+        "ssm.dt_b_c_rms": True,
+    },
+    "mamba2": {**MAMBA2, "attention.head_count": 0, "feed_forward_length": 0},
+    "jamba": {**EXPERTS, **MAMBA, "attention.head_count_kv": SECOND},
+    "granitehybrid": {
+        **EXPERTS,
+        **MAMBA2,
+        "attention.head_count_kv": SECOND,
+        "expert_shared_feed_forward_length": 256,
+        "rope.scaling.finetuned": False,
+        "embedding_scale": 6.0,
+        "logit_scale": 4.0,
+        "residual_scale": 0.4,
+    },
+    "falcon-h1": MAMBA2,
+    "nemotron_h": {
+        **MAMBA2,
+        "attention.head_count_kv": SECOND,
+        "feed_forward_length": np.array([0, 0, 512]),
+    },
+    "nemotron_h_moe": {
+        **EXPERTS,
+        **MAMBA2,
+        "attention.head_count_kv": SECOND,
+        "feed_forward_length": np.array([0, 0, 256]),
+        "moe_latent_size": 256,
+        "expert_shared_feed_forward_length": 256,
+    },
+    "deepseek2": {
+        **EXPERTS,
+        **LATENT,
+        "expert_gating_func": 2,
+        "expert_group_count": 4,
+        "expert_group_used_count": 2,
+        "expert_shared_count": 1,
+        "leading_dense_block_count": 1,
+    },
+    "mistral4": {**EXPERTS, **LATENT, "attention.temperature_scale": 0.1},
+    "minicpm3": {
+        "attention.head_count_kv": 4,
+        "attention.q_lora_rank": 64,
+        "attention.kv_lora_rank": 64,
+        "attention.key_length": 80,
+        "attention.value_length": 64,
+        "rope.dimension_count": 16,
+        "embedding_scale": 6.0,
+        "residual_scale": 0.4,
+        "logit_scale": 4.0,
+    },
 }
 
 
@@ -180,7 +330,7 @@ def _shape(step, i, reads, experts):
     if step.op == "linear":
         rows = numbers["rows"] or max(numbers["heads"], 1) * numbers["size"]
         return ((rows, math.prod(reads[0])), (rows,), (1,))[i]
-    if step.op == "layer_norm" and numbers["axes"]:
+    if step.op in ("norm", "layer_norm") and numbers["axes"]:
         return step.shape[-numbers["axes"] :]
     if step.op == "norm":
         return (math.prod(step.shape[len(reads[1]) :]),)
@@ -192,6 +342,13 @@ def _shape(step, i, reads, experts):
         return (step.shape[0],)
     if step.op == "scale":
         return (numbers["size"],)
+    if step.op == "head_linear":
+        count, rows = step.shape[0], numbers["rows"]
+        return ((count, rows, reads[0][-1]), (count, rows), (count,))[i]
+    if step.op == "scan_channels":
+        return ((*step.shape, reads[2][0]), step.shape)[i]
+    if step.op in ("scan", "softplus"):
+        return (step.shape[0],)
     if step.op == "experts":
         count, rows = experts, numbers["rows"]
         return ((count, rows, reads[0][-1]), (count, rows), (count,))[i]
@@ -216,7 +373,6 @@ def random_architecture(
     patterns of names of optional tensors.
     """
     random = np.random.default_rng(seed)
-    prefix = f"{architecture}."
     keys = {
         "block_count": layers,
         "context_length": context,
@@ -232,7 +388,7 @@ def random_architecture(
     metadata = {
         "general.architecture": architecture,
         "general.name": f"random {architecture}",
-        **{prefix + key: value for key, value in keys.items()},
+        **{Reader({}, architecture).full(key): value for key, value in keys.items()},
         **(metadata or {}),
     }
     row = ARCHITECTURES[architecture]
@@ -244,13 +400,13 @@ def random_architecture(
     tensors = {}
     for name, shape in tensor_shapes(plan).items():
         matrix = len(shape) > 1 and "norm" not in name and not name.endswith(".bias")
-        if matrix:
+        if name.endswith("ssm_a"):  # negative, or else the state grows without limit
+            values = -random.uniform(0.02, 0.4, shape)
+        elif matrix:
             std = 1.0 if "embd" in name else shape[-1] ** -0.5
             values = std * random.standard_normal(shape)
         elif "rope_f" in name:
             values = 1 + random.uniform(0, 2, shape)
-        elif name.endswith("ssm_a"):  # negative, or else the state grows without limit
-            values = -random.uniform(0.02, 0.4, shape)
         else:
             values = ("norm" in name and "bias" not in name) + 0.3 * random.standard_normal(shape)
         patterns = (types or {}).items()

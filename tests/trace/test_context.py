@@ -234,7 +234,7 @@ def test_plots_without_labels_count_positions(model):
 
 @pytest.mark.parametrize("part", [slice(0, 8), slice(0, 5), slice(5, 8), slice(2, 3)])
 def test_the_page_has_the_tokens_of_the_columns(trace, part):
-    text = trace[part]._page().html()
+    text = trace[part].page().html()
     data = json.loads(text.split("id='data'>")[1].split("</script>")[0])
     rows = range(8)[part]
     assert data["pieces"] == PIECES

@@ -155,7 +155,9 @@ def attribution(
     for layer, values in parts.heads.items():
         heads[layer, : len(values)] = values
     named = parts.named()
-    ffn = np.array([dict(named).get(steps.role("ffn_add", i), np.nan) for i in layers])
+    by_name, has = dict(named), steps.has_role
+    names = [steps.role("ffn_add", i) if has("ffn_add", i) else "" for i in layers]
+    ffn = np.array([by_name.get(name, np.nan) for name in names])
     array = np.array([value for _, value in named])
     pieces = model.pieces(np.array(ids, np.int32))
     other = pieces[1] if minus is not None else None

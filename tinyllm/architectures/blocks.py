@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from .builder import Builder
 
-__all__ = ["model", "parallel", "parallel_by_key", "parallel_by_norms", "serial"]
+__all__ = [
+    "model",
+    "normed_embedding",
+    "one_branch",
+    "parallel",
+    "parallel_by_key",
+    "parallel_by_norms",
+    "serial",
+]
 
 
 def serial(b: Builder, x: str) -> str:
@@ -50,6 +58,24 @@ def parallel_by_key(b: Builder, x: str) -> str:
 def parallel_by_norms(b: Builder, x: str) -> str:
     """Build a serial block, or a parallel one if the file has one norm only. (T, D) -> (T, D)."""
     return (serial if b.has("ffn_norm") else parallel)(b, x)
+
+
+def one_branch(b: Builder, x: str) -> str:
+    """Build y = x + branch(norm(x)), where the branch is a mixer or a feed-forward network.
+
+    (T, D) -> (T, D). A block has a feed-forward network if the file states a width of it.
+    """
+    x = b.same("resid_pre", x)
+    kind = "ffn" if b.of_layer(b.config.ffn_width) else "attn"
+    build = b.arch.ffn if kind == "ffn" else b.arch.mixer
+    out = build(b, b.norm("attn_norm", x, f"{kind}_input"))
+    out = b.give_role(b.residual(kind, out), f"{kind}_add")
+    return b.add("resid_post", x, out, "resid_post")
+
+
+def normed_embedding(b: Builder) -> str:
+    """Build the embedding and its norm. -> (T, D)."""
+    return b.norm("token_embd_norm", b.embedding())
 
 
 def _before(b: Builder, tap: str, x: str, role: str) -> str:

@@ -88,8 +88,8 @@ class Builder:
 
     def number(self, name: str, value: float, key: str | None = None, rule: str = "") -> Number:
         """Return a number whose source is `key` if the file has this key, else `rule`."""
-        full = f"{self.keys.prefix}{key}"
-        return Number(name, float(value), full if key and full in self.keys.metadata else rule)
+        full = self.keys.full(key) if key else ""
+        return Number(name, float(value), full if full in self.keys.metadata else rule)
 
     def key(self, name: str, key: str, default: float, rule: str = "row") -> Number:
         """Return a number that a key of the file states, or the default."""
@@ -144,13 +144,13 @@ class Builder:
             x = self.add("embd", x, positions)
         return self.give_role(x, "embedding")
 
-    def rows(self, tensor: str) -> int:
-        """Return how many rows ``tensor.weight`` has; 1 if that is not known."""
+    def rows(self, tensor: str, default: int = 1) -> int:
+        """Return how many rows ``tensor.weight`` has; `default` if that is not known."""
         tensors: Any = self._tensors
         try:
             return int(tensors[f"{tensor}.weight"].shape[0])
         except (TypeError, KeyError, AttributeError):
-            return 1
+            return default
 
     def embed(self, tap: str, rows: int, index: int = 0, width: int = 0) -> str:
         """Add a row of ``tap.weight`` for each token, of the model's width or another one.
@@ -224,6 +224,40 @@ class Builder:
             role=role,
         )
 
+    def concat(self, tap: str, x: str, y: str) -> str:
+        """Add y behind x in each head; a y of one head is shared by all heads."""
+        heads, size = self.shape(x)
+        return self.add_step(
+            "concat", tap, (x, y), shape=(heads, size + self.shape(y)[1]), heads=self.step(x).heads
+        )
+
+    def softplus(self, tap: str, x: str, bias: str | None = None) -> str:
+        """Add log(1 + exp(x + bias))."""
+        return self.add_step(
+            "softplus", tap, (x,), weights=(bias,), shape=self.shape(x), heads=self.step(x).heads
+        )
+
+    def head_linear(self, tap: str, x: str, size: Number, part: tuple[int, int] = (0, 0)) -> str:
+        """Add a product of each head with a matrix of its own. (H, n) -> (H, size).
+
+        ``tap.weight`` has the shape (H, size, n). `part` names the first row and how many rows a
+        head has in all, if these are not all.
+        """
+        heads = self.shape(x)[0]
+        return self.add_step(
+            "head_linear",
+            tap,
+            (x,),
+            weights=(self.name(f"{tap}.weight"), None, self.optional(f"{tap}.scale")),
+            numbers=(
+                size,
+                Number("first", part[0], UNUSED),
+                Number("rows", part[1] or size.value, UNUSED),
+            ),
+            shape=(heads, int(size.value)),
+            heads=True,
+        )
+
     def step(self, tap: str) -> Step:
         """Return the step that computes a value."""
         return self.steps[self._numbers[tap]]
@@ -237,6 +271,7 @@ class Builder:
         kind: str = "",
         covers: int = 1,
         weights: bool = True,
+        epsilon: Number | None = None,
     ) -> str:
         """Add RMSNorm or LayerNorm in two or three steps: statistics, and the norm.
 
@@ -253,11 +288,15 @@ class Builder:
             How many of the last axes the weight covers, for RMSNorm and LayerNorm.
         weights : bool
             Whether this norm has weights, if norms of the architecture have.
+        epsilon : Number, optional
+            Default: that of the file.
         """
         kind = kind or self.arch.norm
         shape = self.shape(x)
-        epsilon = self.number("epsilon", self.config.norm_epsilon, self.arch.epsilon_key)
-        weight = self.name(f"{tap}.weight") if self.arch.norm_weights and weights else None
+        epsilon = epsilon or self.number("epsilon", self.config.norm_epsilon, self.arch.epsilon_key)
+        weight: str | None = None
+        if self.arch.norm_weights and weights:
+            weight = self.optional(tap) or self.name(f"{tap}.weight")
         axes = Number("axes", 0 if covers == 1 else covers, UNUSED if covers == 1 else "row")
         more: dict[str, Any] = {
             "numbers": (axes,),
@@ -299,9 +338,12 @@ class Builder:
 
     def head_norm(self, tap: str, x: str) -> str:
         """Add the norm of queries or keys, if the file has one or the architecture demands it."""
+        if self.arch.qk_norm == "plain":
+            return self.norm(tap, x, weights=False)
         if not self.has(tap):
             return x
-        kind = {"head": "rms", "row": "row", "heads": "layer"}[self.arch.qk_norm]
+        kinds = {"head": "rms", "row": "row", "heads": "layer", "layer": "layer"}
+        kind = kinds[self.arch.qk_norm]
         return self.norm(tap, x, kind=kind, covers=2 if self.arch.qk_norm == "heads" else 1)
 
     def linear(
@@ -350,6 +392,11 @@ class Builder:
     # ---- positions ----
 
     @property
+    def windowed(self) -> bool:
+        """Whether some blocks see only a window."""
+        return self._windows[0] > 0
+
+    @property
     def local(self) -> bool:
         """Whether the current block sees only a window."""
         return self.is_local(self.layer)
@@ -373,11 +420,15 @@ class Builder:
             self.number("size", value_size, value_key, rules[1]),
         )
 
+    @property
+    def _window_key(self) -> str:
+        return "attention.chunk_size" if self.arch.window.chunked else "attention.sliding_window"
+
     @functools.cached_property
     def _windows(self) -> tuple[int, tuple[bool, ...]]:
         """The size of a window (0: none), and which blocks are local."""
         layers, row = self.config.layers, self.arch.window
-        key = "attention.sliding_window"
+        key = self._window_key
         size = self.keys.integer(key, row.size, most=LONGEST, least=0)
         pattern = f"{key}_pattern"
         if isinstance(self.keys.metadata.get(self.keys.prefix + pattern), (int, np.integer)):
@@ -386,16 +437,19 @@ class Builder:
             return size, self.keys.flags(pattern, layers)
         else:
             every = row.every
-        return size, tuple(every == 0 or layer % every < every - 1 for layer in range(layers))
+        whole = 0 if row.first else every - 1
+        return size, tuple(every == 0 or layer % every != whole for layer in range(layers))
 
     def mask(self) -> tuple[Number, Number]:
         """Return the numbers of the mask and the window of the current block."""
         causal = self.keys.flag("attention.causal", self.arch.causal)
         size = self._windows[0] if self.local else 0
         kind = ("causal" if causal else "none", "window" if causal else "symmetric")[size > 0]
+        if size and self.arch.window.chunked:
+            kind = "chunk"
         if kind == "causal":
             return Number("mask", 0, UNUSED), Number("window", 0, UNUSED)
-        window = self.number("window", size, "attention.sliding_window", "row")
+        window = self.number("window", size, self._window_key, "row")
         return Number("mask", _MASKS[kind], kind), window if size else window._replace(
             source=UNUSED
         )
@@ -433,8 +487,9 @@ class Builder:
         c = self.config
         scaling = dict(c.rope_scaling or {})
         base = self.number("base", c.rope_base, "rope.freq_base", "rule")
-        if local and self.arch.window.base:
-            base = self.key("base", "rope.freq_base_swa", self.arch.window.base)
+        swa = "rope.freq_base_swa"
+        if local and (self.arch.window.base or self.keys.number(swa, None) is not None):
+            base = self.key("base", swa, self.arch.window.base)
         if local and not self.arch.window.scaled:
             scaling = {}
         rotated = self.number(
@@ -486,16 +541,18 @@ class Builder:
 
     def temper(self, tap: str, x: str) -> str:
         """Add the factor of queries that grows with the position, if the file states one."""
-        slope = self.key("slope", "attention.temperature_scale", 0.0)
+        row = self.arch.temperature
+        slope = self.key("slope", "attention.temperature_scale", row[0])
         if not slope.value:
             return x
         original = (self.config.rope_scaling or {}).get("original_context_length", 0)
-        length = self.key("length", "attention.temperature_length", original, "rule: as YaRN")
+        rule = "row" if row[1] else "rule: as YaRN"
+        length = self.key("length", "attention.temperature_length", row[1] or original, rule)
         if not length.value > 0:
             raise wrong(
                 f"{self.keys.prefix}attention.temperature_length", length.value, "a positive number"
             )
-        offset = self.key("offset", "attention.temperature_offset", 0.0)
+        offset = self.key("offset", "attention.temperature_offset", row[2])
         return self.add_step(
             "temper",
             tap,
@@ -528,6 +585,7 @@ class Builder:
                 ),
                 *self.mask(),
                 cap if cap.value else cap._replace(source=UNUSED),
+                self._alibi(),
             ),
             shape=(heads,),
             heads=True,
@@ -552,6 +610,16 @@ class Builder:
             heads=True,
             role="attn_mix",
         )
+
+    def _alibi(self) -> Number:
+        """Return the largest bias of ALiBi, which the distance of a key has; 0 for none."""
+        if self.arch.alibi is None:
+            return Number("alibi", 0, UNUSED)
+        bias = self.key("alibi", "attention.max_alibi_bias", self.arch.alibi(self))
+        if not 0 <= bias.value <= 1e6:
+            key = f"{self.keys.prefix}attention.max_alibi_bias"
+            raise wrong(key, bias.value, "a number from 0 to 1e6")
+        return bias if bias.value else bias._replace(source=UNUSED)
 
     def add(self, tap: str, x: str, y: str, role: str = "") -> str:
         """Add the sum of two values."""
@@ -600,6 +668,13 @@ class Builder:
             heads=self.step(up).heads,
             role=role,
         )
+
+    def gate_by(self, tap: str, function: str, gate: str, x: str) -> str:
+        """Add x times a function of a gate, whose axes are those of x or the first ones."""
+        if function == "softplus":
+            gate = self.softplus(f"{self.step(gate).family}_softplus", gate)
+            function = "identity"
+        return self.act(tap, gate, x, role="", function=function)
 
     def output(self, x: str) -> str:
         """Add the logits. Without ``output.weight`` in the file, the matrix is the embedding.

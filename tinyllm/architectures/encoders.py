@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .builder import Builder
 
-__all__ = ["embedding", "last_norm", "last_stream", "post_norm_block"]
+__all__ = ["embedding", "last_norm", "last_stream", "post_norm_block", "pre_norm_block"]
 
 
 def embedding(b: Builder) -> str:
@@ -30,6 +30,20 @@ def post_norm_block(b: Builder, x: str) -> str:
     y = b.norm("attn_output_norm", b.add("resid_mid", x, mixed), "ffn_input")
     out = b.give_role(b.arch.ffn(b, y), "ffn_add")
     return b.same("resid_post", b.norm("layer_output_norm", b.add("resid_ffn", y, out)))
+
+
+def pre_norm_block(b: Builder, x: str) -> str:
+    """Build y = x + mixer(norm(x)), then y + ffn(norm(y)). (T, D) -> (T, D).
+
+    The first block may lack the norm of its mixer, because the embedding has one.
+    """
+    x = b.same("resid_pre", x)
+    mixed = b.norm("attn_norm", x, "attn_input") if b.has("attn_norm") else x
+    if mixed == x:
+        b.give_role(x, "attn_input")
+    middle = b.add("resid_mid", x, b.give_role(b.arch.mixer(b, mixed), "attn_add"))
+    out = b.give_role(b.arch.ffn(b, b.norm("ffn_norm", middle, "ffn_input")), "ffn_add")
+    return b.add("resid_post", middle, out, "resid_post")
 
 
 def last_norm(b: Builder, x: str) -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
+from ..errors import UnsupportedError
 from .builder import Builder
 from .plan import Number
 
-__all__ = ["fused", "gated", "plain"]
+__all__ = ["fused", "gated", "plain", "xielu"]
+
+#: Activations by their names in Hugging Face.
+_ACTIVATIONS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "silu": "silu"}
 
 
 def _width(b: Builder) -> Number:
@@ -23,22 +29,68 @@ def gated(b: Builder, x: str) -> str:
     """
     width = _width(b)
     gate, up = b.linear("ffn_gate", x, width), b.linear("ffn_up", x, width)
-    return _down(b, b.act("ffn_act", gate, up))
+    hidden = b.act("ffn_act", gate, up)
+    if b.has("ffn_sub_norm"):
+        hidden = b.norm("ffn_sub_norm", hidden)
+    return _down(b, hidden)
 
 
 def fused(b: Builder, x: str) -> str:
-    """Build the same as `gated` from one matrix ``ffn_up`` with the rows of the gate first."""
+    """Build the same as `gated` from one matrix ``ffn_up`` with the rows of the gate first.
+
+    The key ``hidden_activation`` may name the activation.
+    """
+    named = b.keys.text("hidden_activation", "")
+    if named and named not in _ACTIVATIONS:
+        expected = ", ".join(_ACTIVATIONS)
+        raise UnsupportedError(
+            f"{b.keys.prefix}hidden_activation is {named!r}; this version supports {expected}"
+        )
+    function = _ACTIVATIONS[named] if named else ""
     width = _width(b)
     if b.optional("ffn_gate.weight"):
         return gated(b, x)
     size = int(width.value)
     gate = b.linear("ffn_gate", x, width, part=("ffn_up", 0, 2 * size))
     up = b.linear("ffn_up", x, width, part=("ffn_up", size, 2 * size))
-    return _down(b, b.act("ffn_act", gate, up))
+    return _down(b, b.act("ffn_act", gate, up, function=function))
 
 
 def plain(b: Builder, x: str) -> str:
     """Build down(f(up(x))), where f is the activation. (T, D) -> (T, D)."""
     up = b.linear("ffn_up", x, _width(b))
     hidden = b.unary("ffn_act", b.arch.act, up, role="ffn_hidden")
+    return _down(b, hidden)
+
+
+def xielu(b: Builder, x: str) -> str:
+    """Build down(xIELU(up(x))), with the numbers of xIELU for each block. (T, D) -> (T, D).
+
+    Huang and Schlag 2024 (arXiv:2411.13010). The file has the slopes before their softplus.
+    """
+    blocks = b.keys.integer("block_count")
+    stored = {
+        name: b.keys.numbers(f"xielu.{name}", blocks)[b.layer]
+        for name in ("alpha_p", "alpha_n", "beta", "eps")
+    }
+
+    def softplus(value: float) -> float:
+        return max(value, 0.0) + math.log1p(math.exp(-abs(value)))
+
+    up = b.linear("ffn_up", x, _width(b))
+    hidden = b.add_step(
+        "xielu",
+        "ffn_act",
+        (up,),
+        numbers=(
+            b.number("alpha_positive", softplus(stored["alpha_p"]), "xielu.alpha_p"),
+            b.number(
+                "alpha_negative", stored["beta"] + softplus(stored["alpha_n"]), "xielu.alpha_n"
+            ),
+            b.number("beta", stored["beta"], "xielu.beta"),
+            b.number("epsilon", stored["eps"], "xielu.eps"),
+        ),
+        shape=b.shape(up),
+        role="ffn_hidden",
+    )
     return _down(b, hidden)

@@ -30,7 +30,7 @@ FUNCTIONS = (
 UNUSED = "unused"
 
 #: The ops whose steps keep something of a context for later tokens: keys and values, or a state.
-_KEEPING = ("cache", "conv", "delta")
+_KEEPING = ("cache", "conv", "delta", "scan", "scan_channels")
 
 #: Tensors that no step needs: pattern of the names, and what they are.
 HARMLESS = {

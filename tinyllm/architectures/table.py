@@ -16,13 +16,31 @@ from typing import Any
 from ..errors import FormatError, UnsupportedError, printable
 from . import encoders, gemma4
 from .arch import Arch, Window
-from .blocks import model, parallel, parallel_by_key, parallel_by_norms, serial
+from .blocks import (
+    model,
+    normed_embedding,
+    one_branch,
+    parallel,
+    parallel_by_key,
+    parallel_by_norms,
+    serial,
+)
 from .builder import Builder
 from .config import Config, read_config
-from .experts import experts, experts_with_gated_shared, gated_or_experts
-from .feed_forward import fused, gated, plain
+from .experts import (
+    experts,
+    experts_averaged,
+    experts_by_tensor,
+    experts_with_gated_shared,
+    experts_with_weighted_input,
+    gated_or_experts,
+    is_dense,
+)
+from .feed_forward import fused, gated, plain, xielu
 from .keys import check_keys
-from .mixers import attention
+from .latent import latent_attention, latent_scale
+from .mamba import attention_and_mamba2, mamba, mamba2, mamba2_or_attention, mamba_or_attention
+from .mixers import attention, output_gated_attention
 from .plan import ForwardPlan
 from .reader import Reader
 from .recurrent import conv_or_attention, delta_or_attention
@@ -61,6 +79,20 @@ BERT = dataclasses.replace(
 LFM2 = dataclasses.replace(
     QWEN3, mixer=conv_or_attention, output_norm="token_embd_norm", zeros=True
 )
+LATENT = dataclasses.replace(
+    LLAMA, mixer=latent_attention, scale=latent_scale, latent=True, normalize=False
+)
+MAMBA = dataclasses.replace(
+    LLAMA,
+    block=one_branch,
+    mixer=mamba,
+    rope="none",
+    zeros=True,
+)
+NEMOTRON_H = dataclasses.replace(
+    MAMBA, mixer=mamba2_or_attention, ffn=plain, act="relu2", required=("ssm_norm",)
+)
+BLOOM = dataclasses.replace(GPT, rope="none", embedding=normed_embedding, alibi=lambda b: 8.0)
 QWEN35 = dataclasses.replace(
     QWEN3, mixer=delta_or_attention, ffn_norm="post_attention_norm", tiled=True
 )
@@ -137,6 +169,66 @@ ARCHITECTURES: dict[str, Arch] = {
     "jais2": dataclasses.replace(GPT, act="relu2"),
     "starcoder": dataclasses.replace(GPT, rope="none", required=("position_embd",)),
     "eurobert": dataclasses.replace(HALVES, head=encoders.last_norm, causal=False),
+    "chatglm": dataclasses.replace(LLAMA, ffn=fused, biases=("attn_q", "attn_k", "attn_v")),
+    "glm4": dataclasses.replace(LLAMA, ffn=fused, post_norms=True),
+    "exaone4": dataclasses.replace(
+        QWEN3,
+        pre_norms=False,
+        post_norms=True,
+        window=Window(every=4),
+        rotated=lambda b: b.local or not b.windowed,
+    ),
+    "hunyuan-dense": dataclasses.replace(QWEN3, late_qk_norm=True),
+    "hunyuan-moe": dataclasses.replace(QWEN3, late_qk_norm=True, ffn=experts),
+    "bitnet": dataclasses.replace(HALVES, act="relu2", required=("attn_sub_norm", "ffn_sub_norm")),
+    "apertus": dataclasses.replace(QWEN3, ffn=xielu),
+    "bloom": BLOOM,
+    "mpt": dataclasses.replace(
+        GPT,
+        rope="none",
+        act="gelu",
+        alibi=lambda b: 0.0,
+        qk_norm="layer",
+        optional=("position_embd", *QK_NORMS),
+    ),
+    "mamba": MAMBA,
+    "mamba2": dataclasses.replace(MAMBA, mixer=mamba2, required=("ssm_norm",)),
+    "jamba": dataclasses.replace(
+        LLAMA,
+        mixer=mamba_or_attention,
+        ffn=experts_by_tensor,
+        rope="none",
+        zeros=True,
+        normalize=False,
+        required=("ssm_dt_norm", "ssm_b_norm", "ssm_c_norm"),
+    ),
+    "granitehybrid": dataclasses.replace(
+        GRANITE,
+        mixer=mamba2_or_attention,
+        ffn=gated_or_experts,
+        zeros=True,
+        required=("ssm_norm",),
+    ),
+    "falcon-h1": dataclasses.replace(HALVES, mixer=attention_and_mamba2, optional=("ssm_norm",)),
+    "nemotron_h": NEMOTRON_H,
+    "nemotron_h_moe": dataclasses.replace(
+        NEMOTRON_H, ffn=experts, gated_experts=False, routing="sigmoid"
+    ),
+    "deepseek2": dataclasses.replace(LATENT, ffn=experts),
+    "mistral4": dataclasses.replace(LATENT, ffn=experts),
+    "minicpm3": dataclasses.replace(LATENT, rope="halves", logit_scale="over"),
+    "modern-bert": dataclasses.replace(
+        HALVES,
+        embedding=normed_embedding,
+        block=encoders.pre_norm_block,
+        head=encoders.last_norm,
+        ffn=fused,
+        norm="layer",
+        act="gelu",
+        window=Window(every=3, first=True),
+        causal=False,
+        optional=("attn_norm",),
+    ),
     "command-r": COHERE,
     "cohere2": dataclasses.replace(COHERE, window=Window(every=4), rotated=lambda b: b.local),
     "qwen2moe": dataclasses.replace(QWEN2, ffn=experts_with_gated_shared, normalize=False),
@@ -173,38 +265,65 @@ ARCHITECTURES: dict[str, Arch] = {
         QWEN3, ffn=experts, routing="sigmoid", window=Window(every=4), rotated=lambda b: b.local
     ),
     "ernie4_5-moe": dataclasses.replace(LLAMA, ffn=experts),
+    "cohere2moe": dataclasses.replace(
+        COHERE,
+        ffn=experts_averaged,
+        routing="sigmoid",
+        window=Window(every=4),
+        rotated=lambda b: b.local or is_dense(b),
+    ),
+    "dbrx": dataclasses.replace(HALVES, norm="layer", ffn=experts, ffn_norm="attn_output_norm"),
+    "mellum": dataclasses.replace(QWEN3, ffn=experts, window=Window(every=4, scaled=False)),
+    "mimo2": dataclasses.replace(HALVES, ffn=experts, routing="sigmoid", optional=("attn_sinks",)),
+    "phimoe": dataclasses.replace(
+        HALVES, norm="layer", ffn=experts, routing="sparse_mixer", normalize=False
+    ),
+    "llama4": dataclasses.replace(
+        LLAMA,
+        ffn=experts_with_weighted_input,
+        qk_norm="plain",
+        late_qk_norm=True,
+        routing="sigmoid",
+        normalize=False,
+        window=Window(every=4, size=8192, chunked=True),
+        temperature=(0.1, 8192.0, 1.0),
+        rotated=lambda b: (b.layer + 1) % 4 != 0,
+    ),
+    "laguna": dataclasses.replace(
+        QWEN3,
+        mixer=output_gated_attention,
+        gate="softplus",
+        ffn=experts,
+        routing="sigmoid",
+        window=Window(every=4, first=True, scaled=False),
+    ),
+    "afmoe": dataclasses.replace(
+        QWEN3,
+        mixer=output_gated_attention,
+        ffn=experts,
+        post_norms=True,
+        embed_scale="sqrt_width",
+        routing="sigmoid",
+        window=Window(every=4),
+        rotated=lambda b: b.local,
+    ),
 }
 
 
 #: What other architectures need that this version does not have, by the first part of their names
 #: in llama.cpp, src/llama-arch.cpp. The longest part that fits counts.
 MISSING = {
-    "deepseek": "latent attention (MLA) or experts in groups",
-    "mistral4": "latent attention (MLA)",
-    "glm-dsa": "latent attention (MLA) with an indexer",
-    "glm": "fused matrices with experts or norms of its own",
-    "chatglm": "fused matrices",
-    "minicpm": "latent attention (MLA) or scales of its own",
-    "plm": "latent attention (MLA)",
-    "kimi": "latent attention (MLA) and Kimi delta attention",
-    "mamba": "Mamba's scan",
-    "jamba": "Mamba's scan",
-    "falcon-h1": "Mamba's scan",
-    "nemotron_h": "Mamba's scan",
-    "granitehybrid": "Mamba's scan",
-    "plamo": "Mamba's scan, or norms of its own",
+    "deepseek": "an indexer, compressed keys or streams",
+    "glm": "an indexer, compressed keys or streams",
+    "kimi": "Kimi delta attention",
+    "plamo": "a Mamba mixer or norms of its own",
     "rwkv": "RWKV's recurrence",
     "arwkv": "RWKV's recurrence",
-    "llama4": "attention in chunks with a temperature and weighted inputs of experts",
     "gemma3n": "AltUp streams and sparse activations",
     "t5": "an encoder with a decoder, and buckets of positions",
-    "bloom": "ALiBi",
-    "mpt": "ALiBi",
     "baichuan": "ALiBi",
     "jais": "ALiBi",
     "refact": "ALiBi",
-    "bitnet": "norms inside the branches",
-    "modern-bert": "windows of encoders with gates",
     "jina-bert": "ALiBi in encoders",
     "dream": "generation by diffusion",
     "llada": "generation by diffusion",

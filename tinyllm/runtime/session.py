@@ -13,8 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from ..architectures.plan import Step
 from ..base.checks import ranged
 from ..base.numeric import Float32, best, log_softmax
+from ..base.units import size
+from ..base.words import dir_without
 from ..display.histogram import sample, spark, statistics
 from ..display.table import Markup, Table, escape
 from ..errors import FormatError
@@ -51,6 +54,8 @@ class Session:
     >>> len(session) == len(session.tokens)
     True
     """
+
+    __dir__ = dir_without("core", "keep", "lend", "ran", "share")
 
     def __init__(self, model: Runner, core: _core.Session | None = None) -> None:
         model.need_logits()
@@ -523,7 +528,7 @@ class Session:
         rows: list[tuple[str, str]] = [
             ("tokens", f"{n:,} of {limit:,}"),
             ("text", f"...{text}" if n > 64 else text),
-            ("kv cache", f"{self.core.nbytes:,} bytes"),
+            ("kv cache", size(self.core.nbytes)),
         ]
         for kind, shapes in kinds.items():
             each = [f"{shape} in {count} layers" for shape, count in shapes.items()]
@@ -554,7 +559,7 @@ class Session:
 
     def __repr__(self) -> str:
         """Return the number of tokens and the memory of the cache."""
-        return f"<tinyllm.Session: {len(self)} tokens, kv cache {self.core.nbytes:,} bytes>"
+        return f"<tinyllm.Session: {len(self)} tokens, kv cache {size(self.core.nbytes)}>"
 
     def _repr_html_(self) -> str:
         return self.table().html(caption=repr(self))
@@ -579,13 +584,19 @@ def _caches(model: Runner, n: int) -> list[dict[str, tuple[int, ...]]]:
         if step.op == "cache":
             block = f"blk.{step.layer}"
             caches.append({f"{block}.keys": (n, *reads[0]), f"{block}.values": (n, *reads[1])})
-        elif step.op == "conv":
-            before = int(step.number("taps")) - 1
-            caches.append({f"{step.tap}.state": (before, math.prod(step.shape))})
         else:
-            heads, size = step.shape
-            caches.append({f"{step.tap}.state": (heads, reads[1][1], size)})
+            caches.append({f"{step.tap}.state": _state_shape(step, reads)})
     return caches
+
+
+def _state_shape(step: Step, reads: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """Return the shape of the state of a step, from the shapes of what it reads."""
+    if step.op == "conv":
+        return int(step.number("taps")) - 1, math.prod(step.shape)
+    if step.op == "scan_channels":
+        return reads[2][-1], *step.shape
+    heads, size = step.shape
+    return heads, reads[1 if step.op == "delta" else 2][-1], size
 
 
 def _cached(model: Runner, arrays: Mapping[str, Array], n: int) -> list[tuple[Float32, ...]]:

@@ -6,9 +6,10 @@ import functools
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..base.checks import integer, is_integer
+from ..base.words import dir_without, getattr_of
 from .conversation import Conversations
 from .explain import Explanation, Step
 from .special import Partition
@@ -59,6 +60,8 @@ class Tokenizer(Conversations, ABC):
     'ab a'
     """
 
+    __dir__ = dir_without("default_pre", "defaults", "encode_fragments", "use_core")
+
     #: The name of the algorithm, for display.
     kind: ClassVar[str] = ""
     #: Whether it converts text; see `UnknownTokenizer`.
@@ -98,6 +101,9 @@ class Tokenizer(Conversations, ABC):
         """Pickle the keys that make the tokenizer, so that it needs no file elsewhere."""
         keys = [k for k in self._metadata if k.startswith(("tokenizer.", "general.architecture"))]
         return type(self), ({key: self._metadata[key] for key in keys},)
+
+    if not TYPE_CHECKING:
+        __getattr__ = getattr_of("Tokenizer")
 
     def __copy__(self) -> Tokenizer:
         return self  # immutable
