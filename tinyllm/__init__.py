@@ -38,6 +38,7 @@ _HOMES = {
     "Memory": "runtime.machine",
     "Model": "model",
     "Plan": "trace.arena",
+    "Run": "training.run",
     "Sampler": "sampling.sampler",
     "Scalar": "analysis.scalars",
     "Session": "runtime.session",
@@ -79,6 +80,7 @@ _HOMES = {
     "set": "trace.edits",
     "sweep": "analysis.sweep",
     "tap_value": "analysis.scalars",
+    "train": "training.trainer",
     "write_gguf": "files.gguf_write",
     "zero": "trace.edits",
 }

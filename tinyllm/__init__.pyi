@@ -67,5 +67,7 @@ from .trace.edits import scale as scale
 from .trace.edits import set as set
 from .trace.edits import zero as zero
 from .trace.trace import Trace as Trace
+from .training.run import Run as Run
+from .training.trainer import train as train
 
 __version__: str

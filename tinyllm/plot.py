@@ -27,8 +27,9 @@ from .trace.trace import Trace
 
 if TYPE_CHECKING:
     from .model import Model
+    from .training.run import Run
 
-__all__ = ["attention", "attribution", "grid", "lens", "norms", "weights"]
+__all__ = ["attention", "attribution", "grid", "lens", "loss", "norms", "weights"]
 
 #: Number of tokens in a picture of the lens, whose cells have words.
 _WORDS = 40
@@ -455,6 +456,48 @@ def norms(trace: Trace, *, ax: Any = None) -> Any:
     ax.set_xlabel("layer")
     ax.set_ylabel("norm: mean and range over tokens")
     ax.set_yscale("log")
+    ax.legend(fontsize=8)
+    return ax
+
+
+def loss(run: Run, *, smooth: int = 1, ax: Any = None) -> Any:
+    """Plot the loss of a training run by step.
+
+    Parameters
+    ----------
+    run : Run
+        The result of `tinyllm.train`.
+    smooth : int
+        The loss of the steps is averaged over this many.
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        With the loss of the held out part, if there is one.
+
+    Raises
+    ------
+    ValueError
+        If the run has no steps, or fewer than `smooth`.
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> run = tl.train("abcd" * 90, layers=1, width=8, heads=2, context=8, batch=2, steps=4)
+    >>> ax = tl.plot.loss(run)  # doctest: +SKIP
+    """
+    losses = run.log.loss
+    if not 1 <= smooth <= len(losses):
+        raise ValueError(f"smooth is {smooth}; expected 1 to {len(losses)}, the number of steps")
+    ax = axes(ax, 6, 3.6)
+    mean = np.convolve(losses, np.full(smooth, 1 / smooth), mode="valid")
+    ax.plot(np.arange(smooth, len(losses) + 1), mean, linewidth=1, label="training")
+    held_out = run.log.validation_loss
+    if len(held_out):
+        ax.plot(held_out[:, 0], held_out[:, 1], marker="o", markersize=3, label="held out")
+    ax.set_xlabel("step")
+    ax.set_ylabel("loss, nats per token")
     ax.legend(fontsize=8)
     return ax
 

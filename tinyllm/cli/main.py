@@ -18,10 +18,12 @@ from . import (
     imatrix,
     info,
     lens,
+    log,
     quantize,
     score,
     tokenize,
     trace,
+    train,
     weights,
 )
 from .output import complain, standard_streams
@@ -44,6 +46,8 @@ COMMANDS: dict[str, ModuleType] = {
     "doctor": doctor,
     "quantize": quantize,
     "imatrix": imatrix,
+    "train": train,
+    "log": log,
 }
 
 
