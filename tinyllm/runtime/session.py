@@ -551,7 +551,7 @@ class Session:
             for name, shape in cache.items():
                 shapes = kinds.setdefault(name.rsplit(".", 1)[1], {})
                 shapes[shape] = shapes.get(shape, 0) + 1
-        text = "".join(self._pieces(self.tokens[-64:]))
+        text = self._text(self.tokens[-64:])
         rows: list[tuple[str, str]] = [
             ("tokens", f"{n:,} of {limit:,}"),
             ("text", f"...{text}" if n > 64 else text),
@@ -570,6 +570,12 @@ class Session:
             shown.plain = plain
             rows += [("logits", shown), ("next", self._likely())]
         return Table(("what", "value"), rows)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        tokenizer = self.model.tokenizer
+        if tokenizer is None or not tokenizer.has_text or max(ids, default=0) >= len(tokenizer):
+            return "".join(self._pieces(ids))
+        return b"".join(tokenizer.pieces_bytes(ids)).decode(errors="replace")
 
     def _pieces(self, ids: Sequence[int]) -> list[str]:
         return self.model.pieces(np.asarray(ids, np.int32))
