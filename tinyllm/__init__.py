@@ -51,6 +51,7 @@ _HOMES = {
     "attention_entropy": "analysis.heads",
     "attribution": "analysis.attribution",
     "attribution_patching": "analysis.gradients",
+    "collect": "analysis.collect",
     "convert": "conversion.convert",
     "cpu": "runtime.machine",
     "doctor": "diagnosis.doctor",
