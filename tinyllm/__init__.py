@@ -54,6 +54,7 @@ _HOMES = {
     "attention_entropy": "analysis.heads",
     "attribution": "analysis.attribution",
     "attribution_patching": "analysis.gradients",
+    "collect": "analysis.collect",
     "convert": "conversion.convert",
     "cpu": "runtime.machine",
     "diff": "comparison.diff",

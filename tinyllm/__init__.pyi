@@ -9,6 +9,7 @@ from . import tokenizer as tokenizer
 from .analysis.attribution import attribution as attribution
 from .analysis.circuits import ov_circuit as ov_circuit
 from .analysis.circuits import qk_circuit as qk_circuit
+from .analysis.collect import collect as collect
 from .analysis.gradients import Gradients as Gradients
 from .analysis.gradients import attribution_patching as attribution_patching
 from .analysis.gradients import integrated_gradients as integrated_gradients

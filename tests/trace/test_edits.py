@@ -595,3 +595,20 @@ def test_places_beyond_the_call_are_refused(model):
 def test_a_mean_over_no_tokens(model):
     with pytest.raises(ValueError, match="over has no tokens"):
         model.trace([1, 2], edits=tl.mean(TAP, model.trace([1, 2])[:0]))
+
+
+def test_each_prompt_of_a_batch_has_its_own_edits(model):
+    prompts = [[3, 1, 4], [1, 5], [9, 2, 6]]
+    edits = [[tl.zero("blk.0.ffn_down")], [], [tl.scale("blk.1.attn_mix", 2), tl.zero("output")]]
+    for prompt, each, t in zip(prompts, edits, model.trace(prompts, "*", edits=edits), strict=True):
+        alone = model.trace(prompt, "*", edits=each)
+        assert all(np.array_equal(t[name], alone[name]) for name in alone)
+    got = model.logits(prompts, edits=edits)
+    assert all(
+        np.array_equal(a, model.logits(p, edits=e))
+        for a, p, e in zip(got, prompts, edits, strict=True)
+    )
+    with pytest.raises(ValueError, match="edits has 2 lists and the batch 3 prompts"):
+        model.trace(prompts, edits=edits[:2])
+    with pytest.raises(TypeError, match="expected an edit"):
+        model.trace(prompts[0], edits=edits)

@@ -35,6 +35,15 @@ if TYPE_CHECKING:
 __all__ = ["Runner"]
 
 
+def _is_per_prompt(edits: Any) -> bool:
+    """Return whether edits are a list of lists, one for each prompt of a batch."""
+    return (
+        isinstance(edits, (list, tuple))
+        and len(edits) > 0
+        and all(isinstance(each, (list, tuple)) for each in edits)
+    )
+
+
 class Runner:
     """The base class of `tinyllm.Model`, which lower packages use to run a model.
 
@@ -333,7 +342,7 @@ class Runner:
             square of the context.
         edits : Edit or sequence of Edit
             Changes of inner values, applied in this order: see `tinyllm.trace.edits`. In a batch,
-            they apply to each prompt.
+            they apply to each prompt; a list of lists has the edits of each prompt.
         logits : str or sequence of int, optional
             The logits in `Trace.logits`: ``"all"`` -> (T, V), ``"last"`` -> (V,), a list of n
             token indices -> (n, V). Default: the tap ``output``, if it is captured.
@@ -374,14 +383,24 @@ class Runner:
             )
             for i, p in enumerate(prompts)
         ]
-        traces = self.trace_ids(tokens, layout, self.program(edits), logits)
+        program: Program | list[Program | None] | None = None
+        if is_batch(prompt) and _is_per_prompt(edits):
+            if len(edits) != len(prompts):
+                raise ValueError(
+                    f"edits has {len(edits)} lists and the batch {len(prompts)} prompts; expected "
+                    "equal numbers"
+                )
+            program = [self.program(each) for each in edits]
+        else:
+            program = self.program(edits)
+        traces = self.trace_ids(tokens, layout, program, logits)
         return traces if is_batch(prompt) else traces[0]
 
     def trace_ids(
         self,
         tokens: Sequence[npt.NDArray[np.int32]],
         layout: Layout,
-        program: Program | None = None,
+        program: Program | Sequence[Program | None] | None = None,
         logits: Any = None,
         first_layer: int = 0,
         resid: npt.ArrayLike | None = None,
@@ -408,9 +427,11 @@ class Runner:
         for ids, want in zip(tokens, wanted, strict=True):
             rows += [] if "output" in layout.places else [total + row for row in want.rows]
             total += len(ids)
-        edits = []
-        if program is not None:
-            edits = [program.sites(0, len(ids), True) for ids in tokens]
+        programs = program if isinstance(program, Sequence) else [program] * len(tokens)
+        edits = [
+            each.sites(0, len(ids), True) if each is not None else {}
+            for each, ids in zip(programs, tokens, strict=True)
+        ]
         sessions = [_core.Session(self.core) for _ in tokens]
         values, traces = self.run(sessions, tokens, rows, layout, edits, first_layer, resid)
         if logits is not None:
