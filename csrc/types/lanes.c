@@ -177,6 +177,26 @@ void tl_lanes_round(const struct tl_lanes *s, const struct tl_levels *levels, co
     }
 }
 
+void tl_lanes_products(const struct tl_lanes *s, const float *scale, const float *offset,
+                       const int8_t *q, float *out_xx, float *out_xy) {
+    float xx[TL_LANES] = {0}, xy[TL_LANES] = {0};
+    for (int i = 0; i < 16; i++) {
+        float multiple[TL_LANES];
+        EACH_LANE multiple[l] = (float)q[start_of(s->wide, l) + i];
+        EACH_LANE {
+            const float x = s->x[16 * i + l] + s->mean[l];
+            const float y = scale[l] * multiple[l] + (offset != NULL ? offset[l] : 0);
+            const float wx = s->w[16 * i + l] * x;
+            xx[l] += wx * x;
+            xy[l] += wx * y;
+        }
+    }
+    fold(s->wide, xx);
+    fold(s->wide, xy);
+    memcpy(out_xx, xx, sizeof(xx));
+    memcpy(out_xy, xy, sizeof(xy));
+}
+
 /* ---- a scale and an offset ---- */
 
 void tl_lanes_center(struct tl_lanes *s) {

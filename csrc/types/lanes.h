@@ -51,6 +51,13 @@ void tl_lanes_scales(const struct tl_lanes *s, const struct tl_levels *levels, f
 void tl_lanes_sums(const struct tl_lanes *s, const struct tl_levels *levels, const float *scale,
                    float *xq, float *qq);
 
+/*
+ * The sums over each group of w x^2, and of w x y, where y = scale * q + offset is the rounded
+ * value. `offset` may be NULL.
+ */
+void tl_lanes_products(const struct tl_lanes *s, const float *scale, const float *offset,
+                       const int8_t *q, float *xx, float *xy);
+
 /* ---- a scale and an offset ---- */
 
 /* Subtracts from each group its weighted mean. */

@@ -63,7 +63,8 @@ void tl_pack_iq4_xs(const float *x, const float *weight, size_t blocks, uint8_t 
     tl_fit_sub_scales(&s, &iq4_levels, -32, 31, &d, sub);
     for (int l = 0; l < TL_LANES; l++) scale[l] = d * (float)sub[l];
     tl_lanes_round(&s, &iq4_levels, scale, q);
-    tl_store_u16(dst, tl_f32_to_f16(d));
+    d *= tl_grow(&s, scale, NULL, q);
+    tl_store_u16(dst, tl_f32_to_f16_scale(d));
     for (int b = 0; b < 8; b++) {
         const uint32_t value = (uint32_t)(sub[b] + 32);
         low |= (value & 15) << 4 * b;

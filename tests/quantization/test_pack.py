@@ -35,7 +35,7 @@ GGML = {
 }
 
 #: SHA-256 of the blocks of all these types.
-DIGEST = "0f6869db44d71b84a8d92f1516039a4344fcbd443bf835bbe0acb74e7d7d62de"
+DIGEST = "e9a2c87c77e85ddd8b6d2371b025759e3e5dde0571fd4a4ea34a84c289632d16"
 
 
 def values():
