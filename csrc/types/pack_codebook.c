@@ -17,7 +17,7 @@
 static const float iq4_at[15] = {-115.5f, -93.5f, -74,   -57,   -42, -28.5f, -16, -4.5f,
                                  7,       19,     31.5f, 45.5f, 61,  79,     101};
 static const float iq4_rise[15] = {23, 21, 18, 16, 14, 13, 12, 11, 12, 12, 13, 15, 16, 20, 24};
-static const struct tl_levels iq4_levels = {-127, 113, 0.30f, 0.05f, 10, iq4_at, iq4_rise, 15};
+static const struct tl_levels iq4_levels = {-127, 113, 0.24f, 0.08f, 6, iq4_at, iq4_rise, 15};
 
 /* The values of tl_codebook_mxfp4 in ascending order. */
 static const float mxfp4_at[14] = {-10,  -7,   -5,   -3.5f, -2.5f, -1.5f, -0.5f,

@@ -257,7 +257,7 @@ void tl_pack_q2_k(const float *x, const float *weight, size_t blocks, uint8_t *d
     tl_store_u16(dst + 82, tl_f32_to_f16_scale(f.dmin));
 }
 
-static const struct tl_levels levels_3 = {-4, 3, 0.30f, 0.06f, 10, NULL, NULL, 0};
+static const struct tl_levels levels_3 = {-4, 3, 0.30f, 0.10f, 7, NULL, NULL, 0};
 static const struct tl_levels levels_6 = {-32, 31, 0.04f, 0.01f, 8, NULL, NULL, 0};
 
 void tl_pack_q3_k(const float *x, const float *weight, size_t blocks, uint8_t *dst) {

@@ -35,7 +35,7 @@ GGML = {
 }
 
 #: SHA-256 of the blocks of all these types.
-DIGEST = "e9a2c87c77e85ddd8b6d2371b025759e3e5dde0571fd4a4ea34a84c289632d16"
+DIGEST = "c8e8c5928dfbbc5a0bce8891ad8496389c06510379c46727e99fe8fedb1b09fd"
 
 
 def values():
