@@ -44,6 +44,7 @@ _HOMES = {
     "apply": "trace.edits",
     "attention_entropy": "analysis.heads",
     "attribution": "analysis.attribution",
+    "compare_quantizations": "quantization.compare",
     "convert": "conversion.convert",
     "cpu": "runtime.machine",
     "imatrix": "quantization.imatrix",
