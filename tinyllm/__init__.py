@@ -11,6 +11,7 @@ True
 
 from __future__ import annotations
 
+import builtins
 import importlib
 from typing import Any
 
@@ -21,18 +22,22 @@ __version__ = "0.1.0"
 _HOMES = {
     "CPU": "runtime.machine",
     "Config": "architectures.config",
+    "Diagnosis": "diagnosis.report",
+    "Dump": "comparison.read",
     "Edit": "trace.edits",
     "Error": "errors",
     "FormatError": "errors",
     "GGUF": "files.gguf",
     "Generation": "generation.result",
     "GenerationStream": "generation.stream",
+    "Gradients": "analysis.gradients",
     "Grammar": "grammar.grammar",
     "Imatrix": "quantization.imatrix",
     "Memory": "runtime.machine",
     "Model": "model",
     "Plan": "trace.arena",
     "Sampler": "sampling.sampler",
+    "Scalar": "analysis.scalars",
     "Session": "runtime.session",
     "StreamDecoder": "tokenizer.stream",
     "TensorSource": "files.gguf_write",
@@ -44,30 +49,38 @@ _HOMES = {
     "apply": "trace.edits",
     "attention_entropy": "analysis.heads",
     "attribution": "analysis.attribution",
+    "attribution_patching": "analysis.gradients",
     "compare_quantizations": "quantization.compare",
     "convert": "conversion.convert",
     "cpu": "runtime.machine",
+    "doctor": "diagnosis.doctor",
     "imatrix": "quantization.imatrix",
     "induction_scores": "analysis.heads",
+    "integrated_gradients": "analysis.gradients",
     "kl": "evaluation.scoring",
     "lens": "analysis.lens",
-    "load": "model",
+    "load": "loading",
     "load_tokenizer": "tokenizer.registry",
+    "logit": "analysis.scalars",
+    "logprob": "analysis.scalars",
     "mean": "trace.edits",
+    "nll": "analysis.scalars",
     "ov_circuit": "analysis.circuits",
     "patch": "trace.edits",
     "patch_sweep": "analysis.sweep",
     "qk_circuit": "analysis.circuits",
     "quantize": "quantization.quantize",
-    "read": "trace.saved",
+    "read": "comparison.read",
+    "saliency": "analysis.gradients",
     "scale": "trace.edits",
     "set": "trace.edits",
+    "tap_value": "analysis.scalars",
     "write_gguf": "files.gguf_write",
     "zero": "trace.edits",
 }
 
-__all__ = [*_HOMES, "__version__"]
-
+#: Names that ``from tinyllm import *`` gives: all public ones but those that would hide a builtin.
+__all__ = [name for name in (*_HOMES, "__version__") if not hasattr(builtins, name)]
 
 #: Public modules, as in ``tl.plot.attention``. They are also imported on first use.
 _MODULES = ("chat", "errors", "grammar", "plot", "reference", "tokenizer")
@@ -80,8 +93,13 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
         globals()[name] = value
         return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # private names are asked for by tools, and need no help
+    if name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise importlib.import_module(".base.words", __name__).no_attribute(
+        "tinyllm", name, [*_HOMES, *_MODULES]
+    )
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*_HOMES, *_MODULES, "__version__"])

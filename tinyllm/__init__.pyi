@@ -7,12 +7,25 @@ from . import tokenizer as tokenizer
 from .analysis.attribution import attribution as attribution
 from .analysis.circuits import ov_circuit as ov_circuit
 from .analysis.circuits import qk_circuit as qk_circuit
+from .analysis.gradients import Gradients as Gradients
+from .analysis.gradients import attribution_patching as attribution_patching
+from .analysis.gradients import integrated_gradients as integrated_gradients
+from .analysis.gradients import saliency as saliency
 from .analysis.heads import attention_entropy as attention_entropy
 from .analysis.heads import induction_scores as induction_scores
 from .analysis.lens import lens as lens
+from .analysis.scalars import Scalar as Scalar
+from .analysis.scalars import logit as logit
+from .analysis.scalars import logprob as logprob
+from .analysis.scalars import nll as nll
+from .analysis.scalars import tap_value as tap_value
 from .analysis.sweep import patch_sweep as patch_sweep
 from .architectures.config import Config as Config
+from .comparison.read import Dump as Dump
+from .comparison.read import read as read
 from .conversion.convert import convert as convert
+from .diagnosis.doctor import doctor as doctor
+from .diagnosis.report import Diagnosis as Diagnosis
 from .errors import Error as Error
 from .errors import FormatError as FormatError
 from .errors import UnsupportedError as UnsupportedError
@@ -24,8 +37,8 @@ from .files.gguf_write import write_gguf as write_gguf
 from .generation.result import Generation as Generation
 from .generation.stream import GenerationStream as GenerationStream
 from .grammar.grammar import Grammar as Grammar
+from .loading import load as load
 from .model import Model as Model
-from .model import load as load
 from .quantization.compare import compare_quantizations as compare_quantizations
 from .quantization.imatrix import Imatrix as Imatrix
 from .quantization.imatrix import imatrix as imatrix
@@ -47,7 +60,6 @@ from .trace.edits import patch as patch
 from .trace.edits import scale as scale
 from .trace.edits import set as set
 from .trace.edits import zero as zero
-from .trace.saved import read as read
 from .trace.trace import Trace as Trace
 
 __version__: str

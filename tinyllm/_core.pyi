@@ -93,6 +93,18 @@ class Model:
         resid: npt.NDArray[np.float32] | None = None,
         progress: Callable[[float], object] | None = None,
     ) -> npt.NDArray[np.float32]: ...
+    def backward(
+        self,
+        tokens: tuple[npt.NDArray[np.int32], ...],
+        values: tuple[tuple[tuple[int, ...], int, npt.NDArray[np.float32]], ...],
+        seeds: tuple[tuple[tuple[int, ...], int, npt.NDArray[np.float32]], ...],
+        captures: tuple[tuple[tuple[int, ...], int, npt.NDArray[np.float32]], ...],
+        *,
+        weights: tuple[tuple[int, int, npt.NDArray[np.float32]], ...] = (),
+        edits: tuple[int, ...] = (),
+        edit: Callable[[int, npt.NDArray[np.float32], int], object] | None = None,
+        threads: int = 1,
+    ) -> None: ...
     def memory(self, tokens: int, threads: int, /) -> tuple[int, int]: ...
 
 @final
@@ -123,6 +135,14 @@ def exp(x: npt.ArrayLike, /) -> npt.NDArray[np.float64]: ...
 def log(x: npt.ArrayLike, /) -> npt.NDArray[np.float64]: ...
 def softmax(x: npt.ArrayLike, /) -> npt.NDArray[np.float64]: ...
 def sum(x: npt.ArrayLike, /) -> float: ...
+def top_k(
+    logits: npt.ArrayLike, k: int, token: int = -1, threads: int = 1
+) -> tuple[
+    npt.NDArray[np.int32],
+    npt.NDArray[np.float32],
+    npt.NDArray[np.float64],
+    npt.NDArray[np.int64],
+]: ...
 def pack(
     type: str, values: npt.ArrayLike, weight: npt.ArrayLike | None = None, threads: int = 0
 ) -> npt.NDArray[np.uint8]: ...

@@ -1,144 +1,36 @@
-"""`load` and `Model`: the public interface for running models."""
+"""`Model`: the public interface for running models."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 import numpy as np
 
-from . import _core
-from .architectures.table import read_model
-from .base.checks import choice, ranged
 from .base.samples import sample_weights
-from .base.warning import warn
+from .base.units import size
+from .base.words import bound, getattr_of
 from .display.table import Table
-from .display.weights import weights_table
+from .display.weights import weights_html
 from .embedding.embed import embed
-from .errors import Error, FormatError, UnsupportedError
-from .files.model_file import DEMO, check_holds_model, open_file
 from .runtime.prompt import Prompt
 from .runtime.runner import Runner
 from .runtime.session import Session
-from .tokenizer import Tokenizer, load_tokenizer, tokenizer_from_metadata
-from .tokenizer.registry import unknown_tokenizer
 from .trace.taps import Capture
 
 if TYPE_CHECKING:
+    from .analysis.scalars import Objective
+    from .display.page import Page
     from .evaluation.scoring import Perplexity
     from .generation.result import Generation
     from .generation.stream import GenerationStream
     from .grammar.grammar import Grammar
+    from .sampling.keywords import SamplerKeywords
     from .sampling.sampler import Sampler
+    from .trace.trace import Trace
 
-__all__ = ["DEMO", "Model", "load"]
-
-
-def load(
-    path: str | os.PathLike[str] | bytes | bytearray | memoryview = "demo",
-    *,
-    mode: str = "exact",
-    threads: int | None = None,
-    tokenizer: str | os.PathLike[str] | Tokenizer | None = None,
-    mmap: bool = True,
-    max_context: int | None = None,
-    strict: bool = True,
-) -> Model:
-    """Open a model file and return the model.
-
-    Parameters
-    ----------
-    path : str, os.PathLike or bytes-like
-        The path or contents of a GGUF file or a llama2.c checkpoint. For a GGUF model that is
-        split into several files, the path of the first. ``"demo"`` is the small model that ships
-        in the package. ``"hf:owner/repo"``, ``"hf:owner/repo/file.gguf"`` and
-        ``"hf:owner/repo:Q4_K_M"`` are files on Hugging Face (``docs/sources.md``), and
-        ``"ollama:name:tag"`` is a model in Ollama's store. A file with such a name is ``"./demo"``.
-    mode : str
-        ``"exact"``: weights have their exact values, and activations are not rounded. The bits of
-        a result do not depend on the number of threads, the way a prompt is split into calls, the
-        captured taps, or the CPU. ``"fast"``: activations are rounded before each matmul with
-        quantized weights, as in llama.cpp, but less coarsely. On one CPU, the bits do not depend
-        on the number of threads.
-    threads : int, optional
-        Largest number of threads. Default: the number of physical cores that this process may
-        use.
-    tokenizer : str, os.PathLike or Tokenizer, optional
-        A tokenizer that replaces the file's own. A path leads to a GGUF file, or to a
-        ``tokenizer.bin`` of llama2.c. If the file's own is of an unknown kind, the model runs on
-        token ids, and the tokenizer raises when it is used.
-    mmap : bool
-        If False, the file is read into memory instead of mapped.
-    max_context : int, optional
-        The longest context. Default: the context length in the file. A longer one causes a
-        warning, because the model was not trained on such positions.
-    strict : bool
-        If True, a file with tensors that the architecture does not use is an error. If False, such
-        a file causes a warning, and results may be wrong.
-
-    Returns
-    -------
-    Model
-
-    Raises
-    ------
-    OSError
-        If the file cannot be opened or downloaded.
-    tinyllm.FormatError
-        If the file is malformed, its parts do not fit together, or it holds no model.
-    tinyllm.UnsupportedError
-        If the file is valid, but this version does not support the model.
-
-    Examples
-    --------
-    >>> import tinyllm as tl
-    >>> model = tl.load()
-    >>> model.config.architecture
-    'llama'
-    """
-    choice("mode", mode, ("exact", "fast"))
-    if threads is not None:
-        ranged("threads", threads, 1, 256)
-    if max_context is not None:
-        ranged("max_context", max_context, 1)
-    file = open_file(path, mmap)
-    tok: Tokenizer | None
-    try:
-        check_holds_model(file)
-        config, steps = read_model(file.metadata, file.weights, strict, max_context)
-        if max_context is not None and max_context > config.context_length:
-            warn(
-                f"max_context is {max_context}, and the model was made for a context of "
-                f"{config.context_length} tokens; results beyond it may be useless"
-            )
-        if tokenizer is not None:
-            tok = tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(tokenizer)
-            if len(tok) > config.vocab_size:
-                raise FormatError(
-                    f"the tokenizer has {len(tok)} tokens; expected at most {config.vocab_size}, "
-                    "the size of the model's vocabulary",
-                    field="tokenizer",
-                    value=len(tok),
-                    expected=f"at most {config.vocab_size}",
-                )
-        else:
-            try:
-                tok = tokenizer_from_metadata(file.metadata)
-            except UnsupportedError as error:
-                tok = unknown_tokenizer(file.metadata, str(error))
-        core = _core.Model(
-            steps.lowered(),
-            file.weights.values(),
-            layers=config.layers,
-            max_context=max_context or config.context_length,
-            fast=mode == "fast",
-        )
-    except Error as error:
-        if error.path is None:
-            error.path = file.path
-        raise
-    return Model(core, file, config, steps, tok, threads or _core.cpu_count())
+__all__ = ["Model"]
 
 
 class Model(Runner):
@@ -163,8 +55,6 @@ class Model(Runner):
         Largest number of threads.
     path : str or None
         The path of the file. None if the model was loaded from bytes.
-    core : tinyllm._core.Model
-        The model in the C core.
 
     Examples
     --------
@@ -222,6 +112,7 @@ class Model(Runner):
         timeout: float | None = None,
         context: str = "stop",
         parse_special: bool = False,
+        **samplers: Unpack[SamplerKeywords],
     ) -> Any:
         """Generate a continuation of a prompt, or of each prompt in a batch.
 
@@ -277,6 +168,13 @@ class Model(Runner):
         parse_special : bool
             Whether the text of a special token in the prompt, such as ``"<|im_start|>"``, becomes
             that token, as in `trace`.
+        **samplers
+            Further samplers by name, such as ``min_p=0.05`` or ``dry={"multiplier": 0.8}``:
+            `logit_bias`, `allowed`, `banned`, `repeat_penalty`, `frequency_penalty`,
+            `presence_penalty`, `dry`, `dynamic_temperature`, `min_p`, `typical`, `top_n_sigma`,
+            `xtc`, `forced`, `mirostat`, `mirostat_v2`. They run in this order, with `temperature`,
+            `top_k` and `top_p` after `dry`. `dynamic_temperature` replaces the default of
+            `temperature`, and both kinds of mirostat replace those of `top_k` and `top_p`.
 
         Returns
         -------
@@ -300,23 +198,48 @@ class Model(Runner):
         True
         >>> model.generate("Rich or poor? ", grammar=tl.Grammar.regex("rich|poor"), seed=1).complete
         True
+        >>> len(model.generate("ROMEO:", 5, min_p=0.1, repeat_penalty=1.1, seed=1).ids)
+        5
         """
-        from .generation.options import Chain, Options, Request
+        from .generation.options import Request
         from .generation.request import generate
 
-        options = Options.checked(
-            self,
-            max_tokens,
-            min_tokens,
-            stop,
-            stop_ids,
-            grammar,
-            logprobs,
-            timeout=timeout,
-            context=context,
+        return generate(self, prompt, Request.asked(self, "generate", locals()))
+
+    async def agenerate(self, prompt: Any, *arguments: Any, **options: Any) -> Any:
+        """Generate as `generate` does, for `asyncio`: other tasks run meanwhile.
+
+        The model runs in a thread. If the task is cancelled, the generation ends after the present
+        token.
+
+        Parameters
+        ----------
+        prompt, *arguments, **options
+            As for `generate`.
+
+        Returns
+        -------
+        Generation, or list of Generation for a batch
+
+        Raises
+        ------
+        ValueError, TypeError, tinyllm.Error
+            As for `generate`.
+
+        Examples
+        --------
+        >>> import asyncio, tinyllm as tl
+        >>> model = tl.load()
+        >>> asyncio.run(model.agenerate("ROMEO:", max_tokens=5, seed=1)).stop_reason
+        'length'
+        """
+        from .generation.options import Request
+        from .generation.request import agenerate
+
+        request = Request.asked(
+            self, "generate", bound(self.generate, prompt, *arguments, **options)
         )
-        chain = Chain(temperature, top_k, top_p, seed, sampler)
-        return generate(self, prompt, Request(options, chain, capture, edits, parse_special))
+        return await agenerate(self, prompt, request)
 
     def stream(
         self,
@@ -336,6 +259,9 @@ class Model(Runner):
         timeout: float | None = None,
         context: str = "stop",
         parse_special: bool = False,
+        logprobs: int | None = None,
+        capture: Capture = None,
+        **samplers: Unpack[SamplerKeywords],
     ) -> GenerationStream:
         """Generate a continuation of a prompt and yield its text piece by piece.
 
@@ -343,15 +269,15 @@ class Model(Runner):
         ----------
         prompt, max_tokens, temperature, top_k, top_p, seed, sampler, grammar, stop, stop_ids
             As for `generate`. The model needs a tokenizer.
-        min_tokens, edits, timeout, context, parse_special
-            As for `generate`.
+        min_tokens, edits, timeout, context, parse_special, logprobs, capture, **samplers
+            As for `generate`. `GenerationStream.result` has what they ask for.
 
         Returns
         -------
         GenerationStream
             An iterator over new text, in whole characters. Text that may be the beginning of a
             stop string is held back. The pieces joined are `Generation.text`. `cancel` ends it
-            from any thread.
+            from any thread. ``async for`` works, too.
 
         Examples
         --------
@@ -360,15 +286,38 @@ class Model(Runner):
         >>> "".join(model.stream("ROMEO:", 5, seed=1)) == model.generate("ROMEO:", 5, seed=1).text
         True
         """
-        from .generation.options import Chain, Options, Request
+        from .generation.options import Request
         from .generation.request import stream
 
-        options = Options.checked(
-            self, max_tokens, min_tokens, stop, stop_ids, grammar, timeout=timeout, context=context
-        )
-        chain = Chain(temperature, top_k, top_p, seed, sampler)
-        request = Request(options, chain, edits=edits, parse_special=parse_special)
-        return stream(self, prompt, request)
+        return stream(self, prompt, Request.asked(self, "stream", locals()))
+
+    async def astream(self, prompt: Prompt, *arguments: Any, **options: Any) -> AsyncIterator[str]:
+        """Yield the pieces of a text as `stream` does, for `asyncio`.
+
+        The model runs in a thread. If the task is cancelled, or the iterator is closed, the
+        generation ends after the present token.
+
+        Parameters
+        ----------
+        prompt, *arguments, **options
+            As for `stream`.
+
+        Yields
+        ------
+        str
+
+        Examples
+        --------
+        >>> import asyncio, tinyllm as tl
+        >>> model = tl.load()
+        >>> async def text():
+        ...     return "".join([piece async for piece in model.astream("ROMEO:", 5, seed=1)])
+        >>> asyncio.run(text()) == model.generate("ROMEO:", 5, seed=1).text
+        True
+        """
+        with self.stream(prompt, *arguments, **options) as pieces:
+            async for piece in pieces:
+                yield piece
 
     def chat(
         self,
@@ -398,6 +347,7 @@ class Model(Runner):
         add_generation_prompt: bool | None = None,
         continue_final_message: bool | str = False,
         merge_system: bool = False,
+        **samplers: Unpack[SamplerKeywords],
     ) -> Any:
         """Generate the answer to a conversation, or to each conversation in a batch.
 
@@ -407,15 +357,16 @@ class Model(Runner):
 
         Parameters
         ----------
-        messages : sequence of Mapping, or a list of such sequences
-            ``{"role": "user", "content": "..."}`` and so on. Several conversations are a batch.
-            Each gets the answer that it would get alone.
+        messages : str, sequence of Mapping, or a list of these
+            ``{"role": "user", "content": "..."}`` and so on. A text is one message of the user.
+            Several conversations are a batch. Each gets the answer that it would get alone.
         tools : sequence of (dict or callable), optional
             JSON schemas or annotated Python functions, for templates that support tools. A tool
-            call is text in the answer, in the notation of the model.
+            call is text in the answer, in the notation of the model; `Generation.tool_calls`
+            reads it.
         max_tokens, temperature, top_k, top_p, seed, sampler, grammar, stop, stop_ids, min_tokens
             As for `generate`.
-        logprobs, capture, edits, timeout, context
+        logprobs, capture, edits, timeout, context, **samplers
             As for `generate`.
         template : str, optional
             A template that replaces the file's default: the name of a template in the file,
@@ -459,7 +410,7 @@ class Model(Runner):
 
         Examples
         --------
-        >>> import tinyllm as tl
+        >>> import tinyllm as tl  # pip install jinja2
         >>> model = tl.load()
         >>> messages = [{"role": "user", "content": "Good morrow!"}]
         >>> session = model.session()
@@ -469,38 +420,19 @@ class Model(Runner):
         >>> again = model.chat(messages, max_tokens=5, seed=1, template="plain", session=session)
         >>> again.timings.prompt_tokens < len(again.prompt_ids)
         True
+        >>> len(model.chat("Good morrow!", max_tokens=5, seed=1, template="plain").ids)
+        5
         """
-        from .generation.options import Chain, ChatOptions, Options, Request
+        from .generation.options import ChatOptions, Request
         from .generation.request import chat
 
-        options = Options.checked(
-            self,
-            max_tokens,
-            min_tokens,
-            stop,
-            stop_ids,
-            grammar,
-            logprobs,
-            timeout=timeout,
-            context=context,
-        )
-        chain = Chain(temperature, top_k, top_p, seed, sampler)
-        chat_options = ChatOptions(
-            tools,
-            template,
-            variables,
-            parse_content,
-            session,
-            documents,
-            add_generation_prompt,
-            continue_final_message,
-            merge_system,
-        )
-        return chat(self, messages, chat_options, Request(options, chain, capture, edits))
+        asked = locals()
+        request = Request.asked(self, "chat", asked)
+        return chat(self, messages, ChatOptions.asked(asked), request)
 
     def chat_stream(
         self,
-        messages: Sequence[Mapping[str, Any]],
+        messages: str | Sequence[Mapping[str, Any]],
         tools: Sequence[Any] | None = None,
         max_tokens: int | None = None,
         temperature: float = 0.8,
@@ -524,6 +456,9 @@ class Model(Runner):
         add_generation_prompt: bool | None = None,
         continue_final_message: bool | str = False,
         merge_system: bool = False,
+        logprobs: int | None = None,
+        capture: Capture = None,
+        **samplers: Unpack[SamplerKeywords],
     ) -> GenerationStream:
         """Generate the answer to a conversation and yield its text piece by piece.
 
@@ -535,7 +470,7 @@ class Model(Runner):
             As for `chat`.
         max_tokens, temperature, top_k, top_p, seed, sampler, grammar, stop, stop_ids
             As for `generate`.
-        min_tokens, edits, timeout, context
+        min_tokens, edits, timeout, context, logprobs, capture, **samplers
             As for `generate`.
 
         Returns
@@ -545,32 +480,19 @@ class Model(Runner):
 
         Examples
         --------
-        >>> import tinyllm as tl
+        >>> import tinyllm as tl  # pip install jinja2
         >>> model = tl.load()
         >>> messages = [{"role": "user", "content": "Good morrow!"}]
         >>> pieces = list(model.chat_stream(messages, None, 9, seed=1, template="plain"))
         >>> "".join(pieces) == model.chat(messages, None, 9, seed=1, template="plain").text
         True
         """
-        from .generation.options import Chain, ChatOptions, Options, Request
+        from .generation.options import ChatOptions, Request
         from .generation.request import chat_stream
 
-        options = Options.checked(
-            self, max_tokens, min_tokens, stop, stop_ids, grammar, timeout=timeout, context=context
-        )
-        chain = Chain(temperature, top_k, top_p, seed, sampler)
-        chat_options = ChatOptions(
-            tools,
-            template,
-            variables,
-            parse_content,
-            session,
-            documents,
-            add_generation_prompt,
-            continue_final_message,
-            merge_system,
-        )
-        return chat_stream(self, messages, chat_options, Request(options, chain, edits=edits))
+        asked = locals()
+        request = Request.asked(self, "chat_stream", asked)
+        return chat_stream(self, messages, ChatOptions.asked(asked), request)
 
     def beam_search(
         self,
@@ -757,7 +679,80 @@ class Model(Runner):
 
         return perplexity(self, text, stride, window, method, parse_special)
 
+    def gradients(
+        self,
+        prompt: Any,
+        of: Objective,
+        wrt: Capture = "blk.*.resid_post",
+        *,
+        edits: Any = (),
+        parse_special: bool = False,
+    ) -> Any:
+        """Run a prompt, and return the gradients of a number by inner values.
+
+        Parameters
+        ----------
+        prompt : str, bytes, ids, or a list of them
+            As for `trace`. A list is a batch.
+        of : Scalar or callable
+            The number: `tinyllm.logit`, `tinyllm.logprob`, `tinyllm.nll`, `tinyllm.tap_value`, or a
+            sum, a difference or a multiple of them. Or a function of the logits, an array of
+            float32 of shape (T, V), that returns its value and its gradient, an array of the same
+            shape.
+        wrt : str, re.Pattern, callable or sequence of them
+            The taps, as `capture` in `trace`. None: all except ``attn_scores`` and
+            ``attn_probs``.
+        edits : Edit or sequence of Edit
+            As for `trace`. The gradients by an edited tap are those by the value after the edits.
+        parse_special : bool
+            As for `trace`.
+
+        Returns
+        -------
+        Gradients, or list of Gradients for a batch
+            A `Trace` of derivatives, with the names and shapes of the taps. Its `value` is the
+            number. They are computed in float32 with the exact weights, quantized or not. Values
+            that nothing depends on have gradients of 0, and so have the ids of experts.
+
+        Raises
+        ------
+        UnsupportedError
+            If the gradient of an operation on the way is not implemented. The message names it.
+        ValueError
+            If no tap has a name, or the derivative of an edit is not known.
+        IndexError
+            If a token or an index is out of range.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> model = tl.load()
+        >>> g = model.gradients("ROMEO:", of=tl.logit(5) - tl.logit(6))
+        >>> g["blk.0.resid_post"].shape == (len(g.tokens), model.config.width)
+        True
+        """
+        from .analysis.gradients import gradients
+
+        return gradients(self, prompt, of, wrt, edits=edits, parse_special=parse_special)
+
+    # ---- words of other libraries ----
+
+    if not TYPE_CHECKING:
+        __getattr__ = getattr_of("Model")
+
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        """Raise an error that says which method is meant."""
+        raise TypeError(
+            "a model is no function; model.generate(prompt) continues a text, model.chat(messages) "
+            "answers, model.logits(prompt) returns logits"
+        )
+
     # ---- showing ----
+
+    def page(self, trace: Trace) -> Page:  # noqa: D102 (as in Runner)
+        from .analysis.page import page
+
+        return page(trace, self)
 
     def table(self) -> Table:
         """Return a table of the properties of the model.
@@ -782,7 +777,7 @@ class Model(Runner):
             ("name", self.metadata.get("general.name", self.path or "")),
             ("architecture", config.architecture),
             ("parameters", f"{parameters:,}"),
-            ("weights", ", ".join(f"{name} {size:,} bytes" for name, size in types.items())),
+            ("weights", ", ".join(f"{name} {size(nbytes)}" for name, nbytes in types.items())),
             ("layers, width", f"{config.layers} x {config.width}"),
             ("heads, kv heads", f"{config.heads}, {config.kv_heads} of {config.head_size}"),
             ("feed-forward width", config.ffn_width),
@@ -801,9 +796,8 @@ class Model(Runner):
         )
 
     def _repr_html_(self) -> str:
-        weights, caption = weights_table(sample_weights(self.weights.values()))
+        weights = weights_html(sample_weights(self.weights.values()))
         return (
             f"{self.table().html(caption=repr(self))}"
-            f"<details><summary>{len(self.weights)} weights</summary>{weights.html(caption)}"
-            "</details>"
+            f"<details><summary>{len(self.weights)} weights</summary>{weights}</details>"
         )

@@ -83,6 +83,10 @@ double tl_log(double x) {
     return fma(e, 0x1.62e42fefa39efp-1, 2 * f + (2 * p + e * 0x1.abc9e3b39803fp-56));
 }
 
+double tl_softplus(double x) {
+    return (x > 0 ? x : 0.0) + tl_log(1 + tl_exp(-fabs(x)));
+}
+
 void tl_sincos(double x, double *sin_out, double *cos_out) {
     // x = q pi/2 + r, |r| <= pi/4, with pi/2 in three parts; then both Taylor series
     double q, r, r2, s, c;

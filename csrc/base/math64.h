@@ -10,8 +10,9 @@
 
 #include <stddef.h>
 
-double tl_exp(double x); // 0 below -745.2, inf above 709.79; subnormal results rounded twice
-double tl_log(double x); // -inf for 0, NaN below 0
+double tl_exp(double x);      // 0 below -745.2, inf above 709.79; subnormal results rounded twice
+double tl_log(double x);      // -inf for 0, NaN below 0
+double tl_softplus(double x); // log(1 + exp(x))
 void tl_sincos(double x, double *sin, double *cos); // |x| <= 1e9, else NaN
 
 /* The sum of n values, added one after another to +0. */

@@ -12,16 +12,10 @@
  */
 #include "forward/attention.h"
 
+#include "base/math64.h"
+
 #include <math.h>
 #include <string.h>
-
-/* The numbers of a scores step. */
-enum {
-    FACTOR,
-    MASK, // enum mask
-    SIZE, // of a window or chunk
-    CAP,  // c tanh(score / c); 0: none
-};
 
 /* The keys that the query at position p sees, of a context of n positions. */
 enum mask {
@@ -56,8 +50,8 @@ static struct attention attention_of(struct run *r, const struct tl_step *s) {
                               .cache = &r->p->caches[cache->number],
                               .cache_number = cache->number,
                               .heads = s->axes[0],
-                              .scale = (float)s->numbers[FACTOR],
-                              .cap = (float)s->numbers[CAP],
+                              .scale = (float)s->numbers[SCORES_FACTOR],
+                              .cap = (float)s->numbers[SCORES_CAP],
                               .stages = STAGE_ALL};
 }
 
@@ -66,10 +60,9 @@ static float *matrix_of(const struct tl_piece *p, const struct tl_step *s) {
     return p->matrices != NULL ? p->matrices[s->number] : NULL;
 }
 
-/* The keys that a query sees, in a context of n positions once the call is complete. */
-static struct tl_range seen_from(const struct attention *a, size_t position, size_t n) {
-    const size_t size = (size_t)a->scores->numbers[SIZE], half = size / 2, end = position + 1;
-    switch ((enum mask)a->scores->numbers[MASK]) {
+struct tl_range attention_seen(const struct tl_step *scores, size_t position, size_t n) {
+    const size_t size = (size_t)scores->numbers[SCORES_SIZE], half = size / 2, end = position + 1;
+    switch ((enum mask)scores->numbers[SCORES_MASK]) {
     case MASK_WINDOW:
         return (struct tl_range){end > size ? end - size : 0, end};
     case MASK_CHUNK:
@@ -88,8 +81,77 @@ static float sink_of(const struct attention *a, size_t head) {
     return a->softmax->vectors[0] != NULL ? a->softmax->vectors[0][head] : -INFINITY;
 }
 
-static void cap_scores(const struct attention *a, float *scores, size_t n) {
+/* 2^x */
+static float power_of_two(double x) {
+    return (float)tl_exp(x * 0.69314718055994530942);
+}
+
+/* ALiBi's factor of the distance, of a head (Press et al. 2021, arXiv:2108.12409). */
+static float slope_of(const struct attention *a, size_t head) {
+    const double most = a->scores->numbers[SCORES_BIAS];
+    size_t n = 1; // the largest power of two up to the number of heads
+    while (2 * n <= a->heads) n *= 2;
+    if (head < n) return power_of_two(-most * (double)(head + 1) / (double)n);
+    return power_of_two(-most * (double)(2 * (head - n) + 1) / (double)(2 * n));
+}
+
+/* Distances from this one on share a bucket (Raffel et al. 2019, arXiv:1910.10683). */
+#define FARTHEST 128
+
+/* The bucket of a distance, of n buckets on one side: small distances have one each. */
+static size_t bucket_of(size_t distance, size_t n) {
+    const size_t exact = n / 2;
+    double part;
+    if (distance < exact) return distance;
+    part = tl_log((double)distance / (double)exact) / tl_log((double)FARTHEST / (double)exact);
+    return TL_MIN(exact + (size_t)(part * (double)(n - exact) + 1e-9), n - 1);
+}
+
+/* Loads the biases (buckets, H) as those of every distance, (H, 2 FARTHEST + 1). */
+static int load_biases(const struct tl_op_check *c, struct tl_step *s, size_t heads) {
+    const size_t n = (size_t)s->numbers[SCORES_BUCKETS], axes[2] = {n, heads};
+    const bool both = s->numbers[SCORES_MASK] >= MASK_SYMMETRIC; // half of them for later keys
+    const size_t side = both ? n / 2 : n;
+    float *table = NULL;
+    const char *name;
+    size_t bytes;
+    TL_TRY(op_name(c, 0, &name));
+    TL_TRY(tl_weights_array(c->weights, name, axes, 2, &table, c->err));
+    if (tl_mul_size(heads, (2 * FARTHEST + 1) * sizeof(float), &bytes)) {
+        s->vectors[0] = tl_alloc(bytes);
+    }
+    for (size_t h = 0; s->vectors[0] != NULL && h < heads; h++) {
+        float *of_head = s->vectors[0] + h * (2 * FARTHEST + 1);
+        for (size_t d = 0; d <= FARTHEST; d++) {
+            const size_t bucket = bucket_of(d, side);
+            of_head[FARTHEST - d] = table[bucket * heads + h];
+            if (d > 0) of_head[FARTHEST + d] = table[(both ? bucket + side : 0) * heads + h];
+        }
+    }
+    tl_free(table);
+    if (s->vectors[0] != NULL) return TL_OK;
+    return tl_fail(c->err, TL_ENOMEM, "no memory for tensor '%s'", name);
+}
+
+/* Finishes the scores of one query at `position`, of n keys from the one at `first` on. */
+static void finish_scores(const struct attention *a, float *scores, size_t n, size_t head,
+                          size_t position, size_t first) {
     if (a->cap > 0) a->r->k->unary(TL_FN_SOFT_CAP, a->cap, scores, scores, n);
+    if (a->scores->numbers[SCORES_BIAS] > 0) {
+        const float slope = slope_of(a, head);
+        for (size_t j = 0; j < n; j++) {
+            const size_t key = first + j, far = key > position ? key - position : position - key;
+            scores[j] = scores[j] - slope * (float)far;
+        }
+    }
+    if (a->scores->vectors[0] != NULL) {
+        const float *biases = a->scores->vectors[0] + head * (2 * FARTHEST + 1) + FARTHEST;
+        for (size_t j = 0; j < n; j++) {
+            const size_t key = first + j, far = key > position ? key - position : position - key;
+            const ptrdiff_t at = (ptrdiff_t)TL_MIN(far, (size_t)FARTHEST);
+            scores[j] = scores[j] + biases[key > position ? at : -at];
+        }
+    }
 }
 
 /* How many heads of a single token a task takes: those that share a kv head, or fewer if otherwise
@@ -205,7 +267,7 @@ static void attention_task(void *arg, size_t task, int thread) {
     if (tap_scores != NULL) tap_scores += tap_at;
     if (tap_probs != NULL) tap_probs += tap_at;
     for (size_t i = 0; i < t.n; i++) {
-        seen[i] = seen_from(a, s->position + t.first + i * t.tokens, context);
+        seen[i] = attention_seen(a->scores, s->position + t.first + i * t.tokens, context);
         any.first = TL_MIN(any.first, seen[i].first);
         any.end = TL_MAX(any.end, seen[i].end);
     }
@@ -222,7 +284,8 @@ static void attention_task(void *arg, size_t task, int thread) {
         r->k->attn_scores(q, t.n, keys, c->key_size, any.end - base, a->scale, scores, stride);
         for (size_t i = 0; i < t.n; i++) {
             float *row = scores + i * stride + (seen[i].first - base);
-            cap_scores(a, row, seen[i].end - seen[i].first);
+            finish_scores(a, row, seen[i].end - seen[i].first, t.head + i * t.heads,
+                          s->position + t.first + i * t.tokens, seen[i].first);
             if (tap_scores != NULL) store_scores(tap_scores + i * tap_row, row, seen[i], context);
         }
     }
@@ -334,7 +397,10 @@ static void split_scores_task(void *arg, size_t task, int thread) {
     float *scores = p->scores + part.kv * n * stride + part.first * TL_BLOCK;
     p->a.r->k->attn_scores(p->a.q + part.kv * n * c->key_size, n, part.key_blocks + part.first,
                            c->key_size, part.keys, p->a.scale, scores, stride);
-    for (size_t i = 0; i < n; i++) cap_scores(&p->a, scores + i * stride, part.keys);
+    for (size_t i = 0; i < n; i++) {
+        finish_scores(&p->a, scores + i * stride, part.keys, part.kv * n + i, p->seen.end - 1,
+                      p->seen.first / TL_BLOCK * TL_BLOCK + part.first * TL_BLOCK);
+    }
 }
 
 static void split_softmax_task(void *arg, size_t head, int thread) {
@@ -398,7 +464,8 @@ int attention_run(struct run *r, const struct tl_step *s) {
     const bool staged = pass_edited(r, a.scores) || pass_edited(r, a.softmax);
     const struct tl_piece *first = r->spans[0].piece;
     const size_t position = r->spans[0].position;
-    const struct tl_range seen = seen_from(&a, position, position + 1); // by a single token
+    const struct tl_range seen =
+        attention_seen(a.scores, position, position + 1); // by a single token
     const size_t parts = parts_of(&a, seen.end - seen.first / TL_BLOCK * TL_BLOCK);
     size_t tasks = 0;
     a.q = pass_in(r, s, 0);
@@ -495,21 +562,29 @@ int scores_check(const struct tl_op_check *c, struct tl_step *s) {
         return tl_op_wrong(
             c, "its queries do not match its cache; expected (H, Dh), H a multiple of K");
     }
-    if (!(s->numbers[FACTOR] > 0 && s->numbers[FACTOR] <= 1e30)) {
+    if (!(s->numbers[SCORES_FACTOR] > 0 && s->numbers[SCORES_FACTOR] <= 1e30)) {
         return tl_fail(c->err, TL_EARG,
                        "step %zu (scores): its factor is %g; expected a positive number", p->n,
-                       s->numbers[FACTOR]);
+                       s->numbers[SCORES_FACTOR]);
     }
-    TL_TRY(op_number(c, s, MASK, MASK_CAUSAL, MASK_NONE));
-    TL_TRY(op_size(c, s, MASK, 0, &size));
-    TL_TRY(op_number(c, s, SIZE, 0, 1 << 30));
-    TL_TRY(op_number(c, s, CAP, 0, 1e30));
-    if (s->numbers[SIZE] != floor(s->numbers[SIZE]) ||
-        (s->numbers[SIZE] == 0 &&
-         (s->numbers[MASK] == MASK_WINDOW || s->numbers[MASK] == MASK_CHUNK))) {
+    TL_TRY(op_number(c, s, SCORES_MASK, MASK_CAUSAL, MASK_NONE));
+    TL_TRY(op_size(c, s, SCORES_MASK, 0, &size));
+    TL_TRY(op_number(c, s, SCORES_SIZE, 0, 1 << 30));
+    TL_TRY(op_number(c, s, SCORES_CAP, 0, 1e30));
+    TL_TRY(op_number(c, s, SCORES_BIAS, 0, 1e6));
+    if (s->numbers[SCORES_SIZE] != floor(s->numbers[SCORES_SIZE]) ||
+        (s->numbers[SCORES_SIZE] == 0 &&
+         (s->numbers[SCORES_MASK] == MASK_WINDOW || s->numbers[SCORES_MASK] == MASK_CHUNK))) {
         return tl_op_wrong(c, "its window is not a positive whole number");
     }
-    if (s->numbers[MASK] == MASK_SYMMETRIC || s->numbers[MASK] == MASK_NONE) p->whole = true;
+    TL_TRY(op_number(c, s, SCORES_BUCKETS, 0, 1 << 16));
+    TL_TRY(op_size(c, s, SCORES_BUCKETS, 0, &size));
+    if (size != 0 && (size % 4 != 0 || size / 4 >= FARTHEST)) {
+        return tl_op_wrong(c, "its buckets are no multiple of 4, or too many");
+    }
+    if (size != 0) TL_TRY(load_biases(c, s, q->axes[0]));
+    if (s->numbers[SCORES_MASK] == MASK_SYMMETRIC || s->numbers[SCORES_MASK] == MASK_NONE)
+        p->whole = true;
     s->value = TL_VALUE_MATRIX;
     s->axes[0] = q->axes[0];
     s->n_axes = 1;

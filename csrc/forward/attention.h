@@ -8,10 +8,25 @@
 /* Queries per task at most. */
 #define MAX_QUERIES 48
 
+/* The numbers of a scores step. */
+enum {
+    SCORES_FACTOR,
+    SCORES_MASK,    // enum mask of attention.c
+    SCORES_SIZE,    // of a window or chunk
+    SCORES_CAP,     // c tanh(score / c); 0: none
+    SCORES_BIAS,    // the largest bias of ALiBi; 0: none
+    SCORES_BUCKETS, // of distances, each with a bias per head; 0: none
+};
+
 int cache_check(const struct tl_op_check *c, struct tl_step *s);
 int scores_check(const struct tl_op_check *c, struct tl_step *s);
 int softmax_check(const struct tl_op_check *c, struct tl_step *s);
 int mix_check(const struct tl_op_check *c, struct tl_step *s);
+
+/* The keys that the query at a position sees, in a context of n positions once the call is
+ * complete.
+ */
+struct tl_range attention_seen(const struct tl_step *scores, size_t position, size_t n);
 
 /* Appends the chunk's keys and values to the caches of its sessions. */
 int cache_run(struct run *r, const struct tl_step *s);

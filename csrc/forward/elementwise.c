@@ -173,6 +173,74 @@ int scale_run(struct run *r, const struct tl_step *s) {
     return pass_done(r, s, a.y);
 }
 
+/* ---- softplus and xielu: in float64 until the end ---- */
+
+/* reads: x; weights: bias (values of x) or None; value log(1 + exp(x + bias)). */
+int softplus_check(const struct tl_op_check *c, struct tl_step *s) {
+    const struct tl_step *x = op_read(c, s, 0);
+    TL_TRY(op_rows(c, s, 0, 0));
+    op_shape(s, x, x->n_axes);
+    return op_vector(c, s, 0, x->width);
+}
+
+struct curve {
+    const float *x, *bias;
+    float *y;
+    size_t width;
+    const double *numbers;
+};
+
+static void softplus_rows(struct run *r, const void *arg, size_t first, size_t last) {
+    const struct curve *a = arg;
+    (void)r;
+    for (size_t i = first * a->width; i < last * a->width; i++) {
+        const double bias = a->bias != NULL ? (double)a->bias[i % a->width] : 0.0;
+        a->y[i] = (float)tl_softplus((double)a->x[i] + bias);
+    }
+}
+
+int softplus_run(struct run *r, const struct tl_step *s) {
+    const struct curve a = {pass_in(r, s, 0), s->vectors[0], pass_out(r, s), s->width, NULL};
+    TL_TRY(pass_rows(r, r->n, s->width * 64, softplus_rows, &a));
+    return pass_done(r, s, a.y);
+}
+
+/* The numbers of an xielu step. */
+enum { ALPHA_POSITIVE, ALPHA_NEGATIVE, BETA, EPSILON };
+
+/*
+ * reads: x; numbers: see above; value (alpha_p x + beta) x where x is positive, elsewhere
+ * alpha_n (exp(min(x, epsilon)) - 1 - x) + beta x.
+ */
+int xielu_check(const struct tl_op_check *c, struct tl_step *s) {
+    const struct tl_step *x = op_read(c, s, 0);
+    TL_TRY(op_rows(c, s, 0, 0));
+    for (int i = ALPHA_POSITIVE; i <= EPSILON; i++) TL_TRY(op_number(c, s, i, -1e30, 1e30));
+    op_shape(s, x, x->n_axes);
+    return TL_OK;
+}
+
+static void xielu_rows(struct run *r, const void *arg, size_t first, size_t last) {
+    const struct curve *a = arg;
+    const double positive = (float)a->numbers[ALPHA_POSITIVE], beta = (float)a->numbers[BETA];
+    const double negative = (float)a->numbers[ALPHA_NEGATIVE], top = (float)a->numbers[EPSILON];
+    (void)r;
+    for (size_t i = first * a->width; i < last * a->width; i++) {
+        const double x = a->x[i];
+        if (x > 0) {
+            a->y[i] = (float)((positive * x + beta) * x);
+        } else {
+            a->y[i] = (float)((tl_exp(x > top ? top : x) - 1.0 - x) * negative + beta * x);
+        }
+    }
+}
+
+int xielu_run(struct run *r, const struct tl_step *s) {
+    const struct curve a = {pass_in(r, s, 0), NULL, pass_out(r, s), s->width, s->numbers};
+    TL_TRY(pass_rows(r, r->n, s->width * 64, xielu_rows, &a));
+    return pass_done(r, s, a.y);
+}
+
 /* ---- temper: a factor that grows with the position ---- */
 
 /*
@@ -189,14 +257,17 @@ int temper_check(const struct tl_op_check *c, struct tl_step *s) {
     return TL_OK;
 }
 
+float temper_factor(const double *numbers, size_t position) {
+    const double steps = floor(((double)position + numbers[2]) / numbers[1]);
+    return (float)(1.0 + numbers[0] * tl_log(1.0 + steps));
+}
+
 static void temper_rows(struct run *r, const void *arg, size_t first, size_t last) {
     const struct unary *a = arg;
     for (size_t i = 0; i < r->n_spans; i++) {
         const struct span *s = &r->spans[i];
         for (size_t row = TL_MAX(first, s->row); row < TL_MIN(last, s->row + s->n); row++) {
-            const double position = (double)(s->position + (row - s->row));
-            const double steps = floor((position + a->numbers[2]) / a->numbers[1]);
-            const float factor = (float)(1.0 + a->numbers[0] * tl_log(1.0 + steps));
+            const float factor = temper_factor(a->numbers, s->position + (row - s->row));
             r->k->unary(TL_FN_SCALE, factor, a->x + row * a->width, a->y + row * a->width,
                         a->width);
         }

@@ -5,6 +5,8 @@
  * expert is read once for all tokens that use it. A job is some pairs of one expert: their
  * activations are packed together, and multiplied by the matrices of all steps of the region. Jobs
  * run in waves, whose packed activations fit into the buffer.
+ *
+ * The heads of attention that have a matrix each are experts that every token uses, in their order.
  */
 #include "forward/experts.h"
 
@@ -37,23 +39,19 @@
  * None; numbers: size, first row, rows; value (U, size). The matrix of an expert is `size` rows of
  * its part of the tensor, from the first row on.
  */
-int experts_check(const struct tl_op_check *c, struct tl_step *s) {
+static int check_matrices(const struct tl_op_check *c, struct tl_step *s, size_t experts,
+                          size_t used) {
     const struct tl_step *x = op_read(c, s, 0);
-    size_t experts = 0, used = 0, size = 0, first = 0, rows = 0;
+    size_t size = 0, first = 0, rows = 0;
     const char *name;
-    TL_TRY(op_rows(c, s, 0, 1));
-    TL_TRY(router_read(c, s, 1, &experts, &used));
-    if (x->n_axes > 2 || (x->n_axes == 2 && x->axes[0] != used)) {
-        return tl_op_wrong(c, "its reads do not match; expected (T, n) or (T, U, n)");
-    }
     TL_TRY(op_name(c, 0, &name));
     TL_TRY(op_size(c, s, 0, 1, &size));
     TL_TRY(op_size(c, s, 1, 0, &first));
     TL_TRY(op_size(c, s, 2, 1, &rows));
     if (first + size > rows) {
         return tl_fail(c->err, TL_EARG,
-                       "step %zu (experts): %zu rows from %zu on; expected at most %zu in all",
-                       c->plan->n, size, first, rows);
+                       "step %zu (%s): %zu rows from %zu on; expected at most %zu in all",
+                       c->plan->n, c->spec->op, size, first, rows);
     }
     TL_TRY(tl_weights_experts(c->weights, name, experts, rows, x->axes[x->n_axes - 1], &s->matrix,
                               c->err));
@@ -69,6 +67,28 @@ int experts_check(const struct tl_op_check *c, struct tl_step *s) {
         TL_TRY(tl_weights_array(c->weights, name, axes, 2, &s->vectors[1], c->err));
     }
     return op_vector(c, s, 2, experts);
+}
+
+int experts_check(const struct tl_op_check *c, struct tl_step *s) {
+    const struct tl_step *x = op_read(c, s, 0);
+    size_t experts = 0, used = 0;
+    TL_TRY(op_rows(c, s, 0, 1));
+    TL_TRY(router_read(c, s, 1, &experts, &used));
+    if (x->n_axes > 2 || (x->n_axes == 2 && x->axes[0] != used)) {
+        return tl_op_wrong(c, "its reads do not match; expected (T, n) or (T, U, n)");
+    }
+    return check_matrices(c, s, experts, used);
+}
+
+/*
+ * reads: x (H, cols); weights and numbers: as experts, with a matrix for each head; value (H,
+ * size).
+ */
+int head_linear_check(const struct tl_op_check *c, struct tl_step *s) {
+    const struct tl_step *x = op_read(c, s, 0);
+    TL_TRY(op_rows(c, s, 0, 2));
+    if (x->n_axes != 2) return tl_op_wrong(c, "its read does not match; expected (T, H, n)");
+    return check_matrices(c, s, x->axes[0], x->axes[0]);
 }
 
 bool experts_share(const struct tl_step *a, const struct tl_step *b) {
@@ -236,20 +256,23 @@ static size_t job_pairs(const struct wave *w, size_t left, int *format, size_t *
 }
 
 int experts_run(struct run *r, const struct tl_step *s) {
-    const struct tl_step *ids = &r->p->steps[s->in[1]], *x = &r->p->steps[s->in[0]];
-    const size_t experts = r->p->steps[ids->in[0]].width, pairs = r->n * ids->width;
+    const struct tl_step *x = &r->p->steps[s->in[0]];
+    const bool heads = s->op == TL_OP_HEAD_LINEAR;
+    const size_t used = s->axes[0], pairs = r->n * used;
+    const size_t experts = heads ? used : r->p->steps[r->p->steps[s->in[1]].in[0]].width;
     struct job jobs[MOST_JOBS];
     struct wave w = {.r = r,
                      .steps = s,
                      .n_steps = s->together,
                      .x = pass_in(r, s, 0),
                      .cols = s->matrix.cols,
-                     .used = ids->width,
+                     .used = used,
                      .own = x->n_axes == 2,
                      .next = r->n == 1 ? s->next : NULL,
                      .jobs = jobs};
     size_t bytes = 0, e = 0;
-    TL_TRY(router_ids(r, s, 1));
+    if (!heads) TL_TRY(router_ids(r, s, 1));
+    for (size_t i = 0; heads && i < pairs; i++) r->expert_ids[i] = (uint32_t)(i % used);
     sort_pairs(r, experts, pairs);
     for (size_t i = 0; i < w.n_steps; i++) w.y[i] = pass_out(r, s + i);
     for (size_t at = 0; at < pairs;) {
@@ -282,6 +305,11 @@ void experts_plan(struct run *r, const struct tl_step *s, size_t rows) {
     const int one = r->k->format(m->type, 1), many = r->k->format(m->type, most);
     const size_t one_bytes = r->k->pack_bytes(one, m->cols, 1);
     size_t bytes, scratch = r->k->scratch(m, one, 1);
+    if (s->op == TL_OP_HEAD_LINEAR) {
+        if (!tl_mul_size(rows, used, &bytes)) bytes = SIZE_MAX; // which cannot be allocated
+        r->pairs = TL_MAX(r->pairs, bytes);
+        r->experts = TL_MAX(r->experts, used);
+    }
     if (rows == 1) {
         r->pack_one_bytes = TL_MAX(r->pack_one_bytes, one_bytes);
     } else {

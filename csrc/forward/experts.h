@@ -8,6 +8,8 @@
 int experts_check(const struct tl_op_check *c, struct tl_step *s);
 
 /* Runs the steps of one region. */
+int head_linear_check(const struct tl_op_check *c, struct tl_step *s);
+
 int experts_run(struct run *r, const struct tl_step *s);
 
 /* Whether two steps can share a region: they have one input and one type of weights. */

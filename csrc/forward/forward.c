@@ -9,6 +9,7 @@
 #include "base/fpu.h"
 #include "forward/ops.h"
 #include "forward/pass.h"
+#include "forward/recurrent.h"
 #include "forward/rope.h"
 #include "forward/workspace.h"
 
@@ -168,7 +169,7 @@ static void carry_states(struct run *r) {
     const size_t first = r->call->resid != NULL ? r->p->first[r->call->first_layer] : 0;
     for (size_t i = 0; i < first; i++) {
         const struct tl_step *s = &r->p->steps[i];
-        if (s->op != TL_OP_CONV && s->op != TL_OP_DELTA) continue;
+        if (!recurrent_op(s->op)) continue;
         for (size_t j = 0; j < r->n_pieces; j++) {
             tl_session_carry_state(r->pieces[j].session, s->number);
         }

@@ -10,6 +10,8 @@
 #include "forward/rope.h"
 #include "forward/router.h"
 #include "forward/rows.h"
+#include "forward/scan.h"
+#include "forward/streams.h"
 
 #include <math.h>
 #include <string.h>
@@ -77,41 +79,50 @@ bool op_same_shape(const struct tl_step *a, const struct tl_step *b) {
     return a->n_axes == b->n_axes && op_begins_with(a, b);
 }
 
-/* One row per op. No gradient is implemented yet. */
+/* One row per op. The gradients of ops have a table in training/back.c. */
 const struct tl_op_info tl_ops[TL_OP_COUNT] = {
-    // name, reads, weights, numbers, scope, check, run, back
-    [TL_OP_EMBED] = {"embed", 0, 1, 3, TL_SCOPE_CONTEXT, embed_check, embed_run, NULL},
-    [TL_OP_SAME] = {"same", 1, 0, 0, TL_SCOPE_ROW, same_check, same_run, NULL},
-    [TL_OP_SHAPE] = {"shape", 1, 0, 2, TL_SCOPE_ROW, shape_check, same_run, NULL},
-    [TL_OP_SLICE] = {"slice", 1, 0, 3, TL_SCOPE_ROW, slice_check, slice_run, NULL},
-    [TL_OP_NORM_SCALE] = {"norm_scale", 1, 0, 3, TL_SCOPE_ROW, norm_scale_check, norm_scale_run,
-                          NULL},
-    [TL_OP_NORM] = {"norm", 2, 1, 1, TL_SCOPE_ROW, norm_check, norm_run, NULL},
-    [TL_OP_NORM_MEAN] = {"norm_mean", 1, 0, 0, TL_SCOPE_ROW, norm_mean_check, norm_mean_run, NULL},
-    [TL_OP_LAYER_SCALE] = {"layer_scale", 2, 0, 1, TL_SCOPE_ROW, layer_scale_check, layer_scale_run,
-                           NULL},
-    [TL_OP_LAYER_NORM] = {"layer_norm", 3, 2, 1, TL_SCOPE_ROW, layer_norm_check, layer_norm_run,
-                          NULL},
-    [TL_OP_LINEAR] = {"linear", 1, 3, 4, TL_SCOPE_ROW, linear_check, linear_run, NULL},
-    [TL_OP_ROPE] = {"rope", 1, 1, 11, TL_SCOPE_CONTEXT, rope_check, rope_run, NULL},
-    [TL_OP_TEMPER] = {"temper", 1, 0, 3, TL_SCOPE_CONTEXT, temper_check, temper_run, NULL},
-    [TL_OP_CACHE] = {"cache", 2, 0, 0, TL_SCOPE_CONTEXT, cache_check, cache_run, NULL},
-    [TL_OP_SCORES] = {"scores", 2, 0, 4, TL_SCOPE_CONTEXT, scores_check, attention_run, NULL},
-    [TL_OP_SOFTMAX] = {"softmax", 1, 1, 0, TL_SCOPE_CONTEXT, softmax_check, NULL, NULL},
-    [TL_OP_MIX] = {"mix", 2, 0, 0, TL_SCOPE_CONTEXT, mix_check, NULL, NULL},
-    [TL_OP_ADD] = {"add", 2, 0, 0, TL_SCOPE_ROW, add_check, add_run, NULL},
-    [TL_OP_ACT] = {"act", 2, 0, 3, TL_SCOPE_ROW, act_check, act_run, NULL},
-    [TL_OP_UNARY] = {"unary", 1, 0, 2, TL_SCOPE_ROW, unary_check, unary_run, NULL},
-    [TL_OP_SCALE] = {"scale", 1, 1, 1, TL_SCOPE_ROW, scale_check, scale_run, NULL},
-    [TL_OP_ROUTE_PROBS] = {"route_probs", 1, 0, 1, TL_SCOPE_ROW, route_probs_check, route_probs_run,
-                           NULL},
-    [TL_OP_ROUTE_IDS] = {"route_ids", 1, 1, 4, TL_SCOPE_ROW, route_ids_check, route_ids_run, NULL},
+    // name, reads, weights, numbers, scope, check, run
+    [TL_OP_EMBED] = {"embed", 0, 1, 3, TL_SCOPE_CONTEXT, embed_check, embed_run},
+    [TL_OP_SAME] = {"same", 1, 0, 0, TL_SCOPE_ROW, same_check, same_run},
+    [TL_OP_SHAPE] = {"shape", 1, 0, 2, TL_SCOPE_ROW, shape_check, same_run},
+    [TL_OP_SLICE] = {"slice", 1, 0, 3, TL_SCOPE_ROW, slice_check, slice_run},
+    [TL_OP_CONCAT] = {"concat", 2, 0, 0, TL_SCOPE_ROW, concat_check, concat_run},
+    [TL_OP_NORM_SCALE] = {"norm_scale", 1, 0, 3, TL_SCOPE_ROW, norm_scale_check, norm_scale_run},
+    [TL_OP_NORM] = {"norm", 2, 1, 1, TL_SCOPE_ROW, norm_check, norm_run},
+    [TL_OP_NORM_MEAN] = {"norm_mean", 1, 0, 0, TL_SCOPE_ROW, norm_mean_check, norm_mean_run},
+    [TL_OP_LAYER_SCALE] = {"layer_scale", 2, 0, 1, TL_SCOPE_ROW, layer_scale_check,
+                           layer_scale_run},
+    [TL_OP_LAYER_NORM] = {"layer_norm", 3, 2, 1, TL_SCOPE_ROW, layer_norm_check, layer_norm_run},
+    [TL_OP_LINEAR] = {"linear", 1, 3, 4, TL_SCOPE_ROW, linear_check, linear_run},
+    [TL_OP_ROPE] = {"rope", 1, 1, 11, TL_SCOPE_CONTEXT, rope_check, rope_run},
+    [TL_OP_TEMPER] = {"temper", 1, 0, 3, TL_SCOPE_CONTEXT, temper_check, temper_run},
+    [TL_OP_CACHE] = {"cache", 2, 0, 0, TL_SCOPE_CONTEXT, cache_check, cache_run},
+    [TL_OP_SCORES] = {"scores", 2, 1, 6, TL_SCOPE_CONTEXT, scores_check, attention_run},
+    [TL_OP_SOFTMAX] = {"softmax", 1, 1, 0, TL_SCOPE_CONTEXT, softmax_check, NULL},
+    [TL_OP_MIX] = {"mix", 2, 0, 0, TL_SCOPE_CONTEXT, mix_check, NULL},
+    [TL_OP_ADD] = {"add", 2, 0, 0, TL_SCOPE_ROW, add_check, add_run},
+    [TL_OP_COMBINE] = {"combine", 2, 0, 0, TL_SCOPE_ROW, combine_check, combine_run},
+    [TL_OP_ADD_SHARED] = {"add_shared", 2, 0, 0, TL_SCOPE_ROW, add_shared_check, add_shared_run},
+    [TL_OP_MATCH_RMS] = {"match_rms", 2, 0, 1, TL_SCOPE_ROW, match_rms_check, match_rms_run},
+    [TL_OP_SPARSIFY] = {"sparsify", 3, 0, 1, TL_SCOPE_ROW, sparsify_check, sparsify_run},
+    [TL_OP_ACT] = {"act", 2, 0, 3, TL_SCOPE_ROW, act_check, act_run},
+    [TL_OP_UNARY] = {"unary", 1, 0, 2, TL_SCOPE_ROW, unary_check, unary_run},
+    [TL_OP_SCALE] = {"scale", 1, 1, 1, TL_SCOPE_ROW, scale_check, scale_run},
+    [TL_OP_SOFTPLUS] = {"softplus", 1, 1, 0, TL_SCOPE_ROW, softplus_check, softplus_run},
+    [TL_OP_XIELU] = {"xielu", 1, 0, 4, TL_SCOPE_ROW, xielu_check, xielu_run},
+    [TL_OP_ROUTE_PROBS] = {"route_probs", 1, 0, 1, TL_SCOPE_ROW, route_probs_check,
+                           route_probs_run},
+    [TL_OP_ROUTE_IDS] = {"route_ids", 1, 1, 4, TL_SCOPE_ROW, route_ids_check, route_ids_run},
     [TL_OP_ROUTE_WEIGHTS] = {"route_weights", 2, 0, 3, TL_SCOPE_ROW, route_weights_check,
-                             route_weights_run, NULL},
-    [TL_OP_EXPERTS] = {"experts", 2, 3, 3, TL_SCOPE_ROW, experts_check, experts_run, NULL},
+                             route_weights_run},
+    [TL_OP_EXPERTS] = {"experts", 2, 3, 3, TL_SCOPE_ROW, experts_check, experts_run},
+    [TL_OP_HEAD_LINEAR] = {"head_linear", 1, 3, 3, TL_SCOPE_ROW, head_linear_check, experts_run},
     [TL_OP_WEIGHTED_SUM] = {"weighted_sum", 2, 0, 0, TL_SCOPE_ROW, weighted_sum_check,
-                            weighted_sum_run, NULL},
-    [TL_OP_CONV] = {"conv", 1, 2, 1, TL_SCOPE_CONTEXT, conv_check, conv_run, NULL},
-    [TL_OP_DECAY] = {"decay", 1, 2, 0, TL_SCOPE_ROW, decay_check, decay_run, NULL},
-    [TL_OP_DELTA] = {"delta", 5, 0, 2, TL_SCOPE_CONTEXT, delta_check, delta_run, NULL},
+                            weighted_sum_run},
+    [TL_OP_CONV] = {"conv", 1, 2, 1, TL_SCOPE_CONTEXT, conv_check, conv_run},
+    [TL_OP_DECAY] = {"decay", 1, 2, 0, TL_SCOPE_ROW, decay_check, decay_run},
+    [TL_OP_DELTA] = {"delta", 5, 0, 2, TL_SCOPE_CONTEXT, delta_check, delta_run},
+    [TL_OP_SCAN] = {"scan", 5, 1, 0, TL_SCOPE_CONTEXT, scan_check, scan_run},
+    [TL_OP_SCAN_CHANNELS] = {"scan_channels", 4, 2, 0, TL_SCOPE_CONTEXT, scan_channels_check,
+                             scan_channels_run},
 };

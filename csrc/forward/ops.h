@@ -29,8 +29,6 @@ struct tl_op_info {
     int (*check)(const struct tl_op_check *c, struct tl_step *s);
     /* Runs the region that begins with this step. NULL: never the first of its region. */
     int (*run)(struct run *r, const struct tl_step *s);
-    /* Computes the gradients of the reads from that of the value. NULL: not implemented. */
-    int (*back)(struct run *r, const struct tl_step *s);
 };
 
 /* ---- for checks: they fail with a message that names the step and its op ---- */

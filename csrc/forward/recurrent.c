@@ -14,9 +14,8 @@
 
 #define MAX_TAPS 256
 
-/* Adds a state of these axes to the plan and gives it to the step. */
-static int add_state(const struct tl_op_check *c, struct tl_step *s, const size_t *axes,
-                     int n_axes) {
+int recurrent_add_state(const struct tl_op_check *c, struct tl_step *s, const size_t *axes,
+                        int n_axes) {
     struct tl_plan *p = c->plan;
     struct tl_cache *cache = &p->caches[p->n_caches];
     *cache = (struct tl_cache){.state = 1, .n_axes = n_axes};
@@ -33,16 +32,18 @@ static int add_state(const struct tl_op_check *c, struct tl_step *s, const size_
     return TL_OK;
 }
 
-/* The state before the rows of a span. It may be the same memory as the one after them. */
-static const float *state_before(const struct tl_step *s, const struct span *span) {
+bool recurrent_op(enum tl_op op) {
+    return op == TL_OP_CONV || op == TL_OP_DELTA || op == TL_OP_SCAN || op == TL_OP_SCAN_CHANNELS;
+}
+
+const float *recurrent_before(const struct tl_step *s, const struct span *span) {
     const struct tl_session *session = span->piece->session;
     const float *state = tl_session_state(session, s->number);
     // without tokens, a session has no state, and the call has begun to write it with zeros
     return span->done > 0 || state == NULL ? tl_session_next_state(session, s->number) : state;
 }
 
-/* After how many rows of the span the session keeps a copy of the state; 0: after none. */
-static size_t rows_to_mark(const struct span *span) {
+size_t recurrent_mark(const struct span *span) {
     const size_t mark = span->piece->session->mark;
     return mark > span->position && mark - span->position <= span->n ? mark - span->position : 0;
 }
@@ -85,7 +86,7 @@ int conv_check(const struct tl_op_check *c, struct tl_step *s) {
     op_shape(s, x, x->n_axes);
     axes[0] = taps - 1;
     axes[1] = x->width;
-    return add_state(c, s, axes, 2);
+    return recurrent_add_state(c, s, axes, 2);
 }
 
 struct conv {
@@ -106,7 +107,7 @@ static void conv_rows(struct run *r, const void *arg, size_t first, size_t last)
     const struct conv *a = arg;
     for (size_t i = 0; i < r->n_spans; i++) {
         const struct span *span = &r->spans[i];
-        const float *state = state_before(a->step, span);
+        const float *state = recurrent_before(a->step, span);
         for (size_t t = TL_MAX(first, span->row); t < TL_MIN(last, span->row + span->n); t++) {
             const float *rows[MAX_TAPS];
             for (size_t j = 0; j < a->taps; j++) {
@@ -138,8 +139,8 @@ int conv_run(struct run *r, const struct tl_step *s) {
     for (size_t i = 0; i < r->n_spans; i++) {
         const struct span *span = &r->spans[i];
         const struct tl_session *session = span->piece->session;
-        const float *before = state_before(s, span);
-        const size_t mark = rows_to_mark(span);
+        const float *before = recurrent_before(s, span);
+        const size_t mark = recurrent_mark(span);
         if (mark > 0) conv_state(&a, span, before, mark, tl_session_marked(session, s->number));
         conv_state(&a, span, before, span->n, tl_session_next_state(session, s->number));
     }
@@ -173,8 +174,7 @@ static void decay_rows(struct run *r, const void *arg, size_t first, size_t last
     (void)r;
     for (size_t i = first * n; i < last * n; i++) {
         const double t = (double)d->x[i] + (double)d->step->vectors[1][i % n];
-        const double softplus = (t > 0 ? t : 0.0) + tl_log(1 + tl_exp(-fabs(t)));
-        d->y[i] = (float)tl_exp((double)d->step->vectors[0][i % n] * softplus);
+        d->y[i] = (float)tl_exp((double)d->step->vectors[0][i % n] * tl_softplus(t));
     }
 }
 
@@ -214,7 +214,7 @@ int delta_check(const struct tl_op_check *c, struct tl_step *s) {
     axes[0] = v->axes[0];
     axes[1] = k->axes[1];
     axes[2] = v->axes[1];
-    return add_state(c, s, axes, 3);
+    return recurrent_add_state(c, s, axes, 3);
 }
 
 #define COLUMNS 64 // of the state per task
@@ -238,9 +238,9 @@ static void delta_task(void *arg, size_t task, int thread) {
     const size_t first = slice * COLUMNS, n = TL_MIN(a->value_size - first, (size_t)COLUMNS);
     const size_t key_head =
         a->step->numbers[TILED] != 0 ? head % a->key_heads : head / (a->heads / a->key_heads);
-    const size_t at = head * a->key_size * a->value_size + first, mark = rows_to_mark(span);
+    const size_t at = head * a->key_size * a->value_size + first, mark = recurrent_mark(span);
     float *to = tl_session_next_state(session, a->step->number) + at;
-    const float *from = state_before(a->step, span) + at;
+    const float *from = recurrent_before(a->step, span) + at;
     struct tl_delta d = {.key_size = a->key_size,
                          .stride = a->value_size,
                          .factor = (float)a->step->numbers[FACTOR]};

@@ -7,6 +7,8 @@
  */
 #include "forward/router.h"
 
+#include "base/math64.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -206,9 +208,15 @@ int route_ids_run(struct run *r, const struct tl_step *s) {
 
 /* ---- route_weights: the factors of the chosen experts ---- */
 
+/* How weights are made from logits. */
+enum { NOT_FROM_LOGITS, SOFTMAX_OF_CHOSEN, MIXER };
+
+#define MIXER_GAP 0.02 // twice the noise in training
+
 /*
  * reads: probs (E) or logits, ids; numbers: whether the weights are divided by their sum, whether
- * they are the softmax of what is chosen, and a factor; value (U).
+ * they are made from logits (1: the softmax of what is chosen, 2: as in the sparse mixer), and a
+ * factor; value (U).
  */
 int route_weights_check(const struct tl_op_check *c, struct tl_step *s) {
     size_t experts = 0, used = 0;
@@ -218,8 +226,11 @@ int route_weights_check(const struct tl_op_check *c, struct tl_step *s) {
         return tl_op_wrong(c, "its reads do not match; expected the probs of the same experts");
     }
     TL_TRY(op_number(c, s, 0, 0, 1));
-    TL_TRY(op_number(c, s, 1, 0, 1));
+    TL_TRY(op_number(c, s, 1, 0, MIXER));
     TL_TRY(op_number(c, s, 2, -1e30, 1e30));
+    if (s->numbers[1] != (int)s->numbers[1]) {
+        return tl_op_wrong(c, "the way its weights are made is not a whole number");
+    }
     if (s->numbers[0] != 0 && s->numbers[1] != 0) {
         return tl_op_wrong(c, "its weights are both a softmax and divided by a sum; expected one");
     }
@@ -227,24 +238,44 @@ int route_weights_check(const struct tl_op_check *c, struct tl_step *s) {
     return TL_OK;
 }
 
+/*
+ * The weight of a rank in the sparse mixer: the share of its expert in the softmax of those that
+ * come after the ranks before it, without those that are far below it (Liu et al. 2024,
+ * arXiv:2409.12136).
+ */
+static float mixer_weight(const float *logits, size_t experts, const uint32_t *ids, size_t rank) {
+    const double top = logits[ids[rank]];
+    double sum = 0;
+    for (size_t e = 0; e < experts; e++) {
+        const double x = logits[e], large = fabs(x) > top ? fabs(x) : top;
+        bool before = false;
+        for (size_t i = 0; i < rank; i++) before |= ids[i] == e;
+        if (!before && !((top - x) / large > MIXER_GAP)) sum += tl_exp(x - top);
+    }
+    return (float)(1 / sum);
+}
+
 struct weights {
     const float *probs;
     float *y;
     size_t experts, used;
-    bool sum, softmax;
+    bool sum;
+    int made; // from logits
     float factor;
 };
 
 static void weights_rows(struct run *r, const void *arg, size_t first, size_t last) {
     const struct weights *a = arg;
     for (size_t t = first; t < last; t++) {
+        const float *probs = a->probs + t * a->experts;
+        const uint32_t *ids = r->expert_ids + t * a->used;
         float *y = a->y + t * a->used;
         double sum = 0;
         for (size_t i = 0; i < a->used; i++) {
-            y[i] = a->probs[t * a->experts + r->expert_ids[t * a->used + i]];
+            y[i] = a->made == MIXER ? mixer_weight(probs, a->experts, ids, i) : probs[ids[i]];
             sum += (double)y[i];
         }
-        if (a->softmax) r->k->attn_softmax(y, a->used, -INFINITY, y);
+        if (a->made == SOFTMAX_OF_CHOSEN) r->k->attn_softmax(y, a->used, -INFINITY, y);
         for (size_t i = 0; i < a->used && a->sum; i++) y[i] = (float)((double)y[i] / (sum + 1e-20));
         for (size_t i = 0; i < a->used && a->factor != 1; i++) y[i] = y[i] * a->factor;
     }
@@ -256,7 +287,7 @@ int route_weights_run(struct run *r, const struct tl_step *s) {
                               .experts = r->p->steps[s->in[0]].width,
                               .used = s->width,
                               .sum = s->numbers[0] != 0,
-                              .softmax = s->numbers[1] != 0,
+                              .made = (int)s->numbers[1],
                               .factor = (float)s->numbers[2]};
     TL_TRY(router_ids(r, s, 1));
     TL_TRY(pass_rows(r, r->n, s->width * 8, weights_rows, &a));

@@ -169,3 +169,49 @@ int slice_run(struct run *r, const struct tl_step *s) {
     TL_TRY(pass_rows(r, r->n, s->width, slice_rows, &a));
     return pass_done(r, s, a.y);
 }
+
+/* ---- concat: two values, one behind the other in each head ---- */
+
+/* reads: a (H, n), b (H, m) or (1, m), which all heads share; value (H, n + m). */
+int concat_check(const struct tl_op_check *c, struct tl_step *s) {
+    const struct tl_step *a = op_read(c, s, 0), *b = op_read(c, s, 1);
+    TL_TRY(op_rows(c, s, 0, 2));
+    TL_TRY(op_rows(c, s, 1, 2));
+    if (a->n_axes != 2 || b->n_axes != 2 || (b->axes[0] != a->axes[0] && b->axes[0] != 1)) {
+        return tl_op_wrong(c, "its reads do not match; expected (H, n), and (H, m) or (1, m)");
+    }
+    op_shape(s, a, 2);
+    s->axes[1] = a->axes[1] + b->axes[1];
+    return TL_OK;
+}
+
+struct concat {
+    const float *a, *b;
+    float *y;
+    size_t heads, a_size, b_size;
+    bool shared; // b has one head
+};
+
+static void concat_rows(struct run *r, const void *arg, size_t first, size_t last) {
+    const struct concat *c = arg;
+    const size_t size = c->a_size + c->b_size;
+    (void)r;
+    for (size_t i = first * c->heads; i < last * c->heads; i++) {
+        const size_t at = c->shared ? i / c->heads : i;
+        memcpy(c->y + i * size, c->a + i * c->a_size, c->a_size * sizeof(float));
+        memcpy(c->y + i * size + c->a_size, c->b + at * c->b_size, c->b_size * sizeof(float));
+    }
+}
+
+int concat_run(struct run *r, const struct tl_step *s) {
+    const struct tl_step *a = &r->p->steps[s->in[0]], *b = &r->p->steps[s->in[1]];
+    const struct concat c = {.a = pass_in(r, s, 0),
+                             .b = pass_in(r, s, 1),
+                             .y = pass_out(r, s),
+                             .heads = a->axes[0],
+                             .a_size = a->axes[1],
+                             .b_size = b->axes[1],
+                             .shared = b->axes[0] == 1};
+    TL_TRY(pass_rows(r, r->n, s->width, concat_rows, &c));
+    return pass_done(r, s, c.y);
+}

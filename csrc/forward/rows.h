@@ -11,5 +11,7 @@ int same_run(struct run *r, const struct tl_step *s);
 int shape_check(const struct tl_op_check *c, struct tl_step *s);
 int slice_check(const struct tl_op_check *c, struct tl_step *s);
 int slice_run(struct run *r, const struct tl_step *s);
+int concat_check(const struct tl_op_check *c, struct tl_step *s);
+int concat_run(struct run *r, const struct tl_step *s);
 
 #endif

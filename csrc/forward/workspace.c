@@ -78,7 +78,7 @@ void workspace_wanted(const struct run *r, size_t row0, size_t n, size_t *first,
 static void plan_step(struct run *r, const struct tl_step *s, size_t rows) {
     if (s->op == TL_OP_LINEAR) linear_plan(r, s, rows);
     if (s->op == TL_OP_ROUTE_IDS) router_plan(r, s, rows);
-    if (s->op == TL_OP_EXPERTS) experts_plan(r, s, rows);
+    if (s->op == TL_OP_EXPERTS || s->op == TL_OP_HEAD_LINEAR) experts_plan(r, s, rows);
 }
 
 /* Plans the matmuls of a chunk of n rows: in the blocks they have all of them, after the blocks

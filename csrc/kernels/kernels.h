@@ -26,6 +26,13 @@
 #define TL_INLINE static inline
 #endif
 
+/* For a large function that is called often enough to be inlined and seldom enough not to be. */
+#if defined(__GNUC__)
+#define TL_OUTLINE static __attribute__((noinline))
+#else
+#define TL_OUTLINE static
+#endif
+
 /* Unrolls the loop that follows, which has a constant number of rounds, at most n. */
 #if defined(__clang__)
 #define TL_UNROLL(n) TL_PRAGMA(unroll n)

@@ -42,6 +42,11 @@ bool tl_weights_has_size(const struct tl_weights *w, const char *name, size_t n)
     return t != NULL && t->n_dims == 1 && t->dims[0] == n;
 }
 
+int tl_weights_axes(const struct tl_weights *w, const char *name) {
+    const struct tl_tensor *t = tl_weights_find(w, name);
+    return t != NULL ? t->n_dims : 0;
+}
+
 static int missing(const char *name, struct tl_error *err) {
     char field[130];
     snprintf(field, sizeof(field), "tensor '%.90s'", name);
@@ -71,6 +76,8 @@ static int find(const struct tl_weights *w, const char *name, const size_t *axes
                 const struct tl_tensor **out, struct tl_error *err) {
     const struct tl_tensor *t = tl_weights_find(w, name);
     if (t == NULL) return missing(name, err);
+    // writers of files leave out leading axes of one
+    while (n_axes > t->n_dims && n_axes > 1 && axes[0] == 1) axes++, n_axes--;
     if (t->n_dims != n_axes) return wrong_shape(t, axes, n_axes, err);
     for (int i = 0; i < n_axes; i++) {
         if (t->dims[n_axes - 1 - i] != axes[i]) return wrong_shape(t, axes, n_axes, err);
@@ -104,6 +111,11 @@ int tl_weights_array(const struct tl_weights *w, const char *name, const size_t 
 
 int tl_weights_vector(const struct tl_weights *w, const char *name, size_t n, float **out,
                       struct tl_error *err) {
+    const struct tl_tensor *t = tl_weights_find(w, name);
+    const size_t column[2] = {n, 1};
+    if (t != NULL && t->n_dims == 2 && t->dims[0] == 1) {
+        return tl_weights_array(w, name, column, 2, out, err);
+    }
     return tl_weights_array(w, name, &n, 1, out, err);
 }
 

@@ -3,6 +3,7 @@
 
 #include "base/os.h"
 #include "forward/forward.h"
+#include "py/py_backward.h"
 #include "py/py_forward.h"
 #include "py/py_weight.h"
 
@@ -311,6 +312,8 @@ static PyObject *model_memory(PyObject *op, PyObject *args) {
 static PyMethodDef model_methods[] = {
     {"forward", (PyCFunction)(void (*)(void))tlpy_forward, METH_VARARGS | METH_KEYWORDS,
      tlpy_forward_doc},
+    {"backward", (PyCFunction)(void (*)(void))tlpy_backward, METH_VARARGS | METH_KEYWORDS,
+     tlpy_backward_doc},
     {"memory", model_memory, METH_VARARGS, memory_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -12,6 +12,7 @@
 #include "py/py_model.h"
 #include "py/py_pack.h"
 #include "py/py_session.h"
+#include "py/py_top.h"
 #include "py/py_weight.h"
 
 /* Types of the module, one row each. */
@@ -115,6 +116,7 @@ static int module_exec(PyObject *m) {
     if (tlpy_array_init() < 0 || tlpy_state_init(st) < 0) return -1;
     if (PyModule_AddFunctions(m, tlpy_kernel_methods) < 0) return -1;
     if (PyModule_AddFunctions(m, tlpy_math_methods) < 0) return -1;
+    if (PyModule_AddFunctions(m, tlpy_top_methods) < 0) return -1;
     if (PyModule_AddFunctions(m, tlpy_pack_methods) < 0) return -1;
     Py_AtExit(tl_pool_shutdown);
     for (size_t i = 0; i < Py_ARRAY_LENGTH(type_specs); i++) {

@@ -50,6 +50,50 @@ def test_the_lens_reads_every_layer_as_the_last(model, trace):
     assert tl.lens(trace, 1, taps="*resid_pre").names == ["blk.0.resid_pre", "blk.1.resid_pre"]
 
 
+def test_the_lens_of_one_token(model, trace):
+    whole = tl.lens(trace, k=60)
+    result = tl.lens(trace, token=17)
+    assert (result.token, result.id) == ("17", 17)
+    assert result.ranks.shape == result.probs.shape == result.logprobs.shape == (2, 7)
+    for layer in range(2):
+        for t in range(7):
+            rank = whole.ids[layer, t].tolist().index(17)
+            assert result.ranks[layer, t] == rank
+            assert np.isclose(result.probs[layer, t], whole.probs[layer, t, rank], rtol=1e-6)
+    logits = trace["output"].astype(np.float64)
+    want = logits[:, 17] - np.log(np.exp(logits).sum(axis=-1))
+    assert np.allclose(result.logprobs[-1], want, atol=1e-6)
+    assert "of '17': 2 layers, 7 tokens" in repr(result)
+    assert result.table().rows[1][7] == f"{result.probs[1, 6]:.4f} #{result.ranks[1, 6]}"
+    assert "<table>" in result._repr_html_()
+    last = tl.lens(trace, token=17, at=-1)
+    assert last.table().columns == ("tap", "probability", "log-probability", "rank")
+    assert np.array_equal(last.logprobs, result.logprobs[:, 6:])
+
+
+@pytest.mark.parametrize(
+    ("at", "rows"),
+    [(-1, [6]), (0, [0]), ([5, 1, -2], [5, 1, 5]), (slice(2, 4), [2, 3]), (np.int64(3), [3])],
+)
+def test_the_lens_at_some_tokens(model, trace, at, rows, monkeypatch):
+    monkeypatch.setattr("tinyllm.analysis.lens._LOGITS", 3 * 60)  # several calls
+    whole, some = tl.lens(trace), tl.lens(trace, at=at)
+    assert np.array_equal(some.ids, whole.ids[:, rows])
+    assert np.array_equal(some.probs, whole.probs[:, rows])
+    assert some.positions.tolist() == rows
+    assert some.tokens == [trace.pieces[row] for row in rows]
+    assert some.pieces == [[layer[row] for row in rows] for layer in whole.pieces]
+
+
+def test_a_lens_of_many_tokens_in_a_notebook(model):
+    result = tl.lens(model.trace(np.arange(40) % 60))
+    assert result._repr_html_().count("<th ") == 11
+    assert "the last 10 are shown" in result._repr_html_()
+    assert len(result.table().columns) == 41
+    with pytest.raises(ValueError, match="last is 0"):
+        result.table(0)
+
+
 def test_attribution_sums_to_the_logit(model, trace):
     for token in (0, 17, 59):
         for at in (-1, 0, 3):
@@ -223,6 +267,12 @@ def test_a_sweep_needs_its_taps(model, trace):
     ("call", "error", "words"),
     [
         (lambda m, t: tl.lens(t, 0), ValueError, "k is 0"),
+        (lambda m, t: tl.lens(t, at=7), IndexError, "at is 7; expected 0 to 6"),
+        (lambda m, t: tl.lens(t, at=[0, -8]), IndexError, "at is -8"),
+        (lambda m, t: tl.lens(t, at=1.5), TypeError, "at is 1.5; expected an integer"),
+        (lambda m, t: tl.lens(t, at=[]), ValueError, "selects no token"),
+        (lambda m, t: tl.lens(t, token=60), ValueError, "token is 60"),
+        (lambda m, t: tl.lens(t, token=" Paris"), ValueError, "no tokenizer"),
         (lambda m, t: tl.lens(t, taps="*attn_q"), ValueError, "shape (T, D)"),
         (lambda m, t: tl.lens(t, taps="nothing"), ValueError, "no tap"),
         (lambda m, t: tl.attribution(t, 60), ValueError, "token is 60"),

@@ -21,8 +21,20 @@ CHECKPOINTS = {
     if row in ARCHITECTURES and name != "bert_rank"
 }
 
+#: Models whose RoPE depends on the longest context.
+SHORT = ("phi3_longrope", "phimoe")
+
+#: Models whose hidden states are those after each block, instead of before it.
+AFTER = ("mamba", "falcon_mamba", "mamba2")
+
 #: Models in whose blocks float32 moves a value further than in others.
-TAP_LIMITS = {"qwen35moe": 1e-5, "qwen35": 1e-5, "qwen3next": 1e-5, "gemma4_e": 1e-5}
+TAP_LIMITS = {
+    "bitnet": 1e-5,
+    "qwen35moe": 1e-5,
+    "qwen35": 1e-5,
+    "qwen3next": 1e-5,
+    "gemma4_e": 1e-5,
+}
 
 
 def case(name, long):
@@ -40,7 +52,7 @@ def case(name, long):
 def test_hidden_states_and_results_are_those_of_hugging_face(name, long, tmp_path):
     file, (ids, result, hidden) = case(name, long)
     path = models.write(tmp_path / "m.gguf", *file)
-    model = tl.load(path, max_context=len(ids) if "longrope" in name else None)
+    model = tl.load(path, max_context=len(ids) if name in SHORT else None)
     steps = model.steps
     assert model.config.architecture == CHECKPOINTS[name]
     exact = reference.forward(steps, model.weights, ids)
@@ -48,7 +60,11 @@ def test_hidden_states_and_results_are_those_of_hugging_face(name, long, tmp_pat
     assert list(trace) == list(exact)
     for tap, array in exact.items():
         assert models.normwise_error(trace[tap], array) < TAP_LIMITS.get(name, 2e-6), tap
-    taps = [*steps.roles("resid_pre"), steps.role("final_norm")]
+    stream = steps.roles("resid_post" if name in AFTER else "resid_pre")
+    last = steps.role("final_norm")
+    if name == "gemma3n":  # whose last hidden state is the active stream, without a norm
+        last = steps.roles("resid_post")[-1]
+    taps = [*stream, last]
     if not steps.roles("logits"):
         result = hidden[-1]
     for tap, want in zip([steps[-1].tap, *taps], [result, *hidden], strict=True):

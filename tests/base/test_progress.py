@@ -5,10 +5,12 @@ import os
 import pty
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import tinyllm
 from testkit import models
 from tinyllm.base import progress
 from tinyllm.base.progress import Progress
@@ -117,3 +119,62 @@ def test_on_a_real_terminal(monkeypatch, without_tqdm):
         monkeypatch.undo()
         assert b"50 %" in os.read(ours, 1000)
     os.close(ours)
+
+
+def test_a_bar_inside_a_bar_is_silent(terminal, without_tqdm):
+    stream = terminal()
+    with Progress(2, "outer") as outer:
+        with Progress(2, "inner") as inner:
+            inner.add(1)
+            assert not inner.shown
+        outer.add(1)
+
+    def fail():
+        with Progress(2, "again") as bar:
+            bar.add(1)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert Progress(1, "x").shown
+    assert "inner" not in stream.getvalue()
+    assert "again" in stream.getvalue()
+
+
+NOTEBOOK = """
+import tinyllm.base.progress as progress
+progress.PATIENCE = 0
+print("before")
+with progress.Progress(4, "<counting>") as bar:
+    bar.add(1)
+    bar.add(1)
+print("after", bar.shown)
+"""
+
+
+def test_in_a_notebook(monkeypatch, tmp_path):
+    """A real kernel. The bar is updated in place, and nothing of it is left in the file."""
+    nbclient = pytest.importorskip("nbclient")
+    nbformat = pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    book = nbformat.v4.new_notebook()
+    book.cells.append(nbformat.v4.new_code_cell(NOTEBOOK))
+    seen = []
+
+    class Client(nbclient.NotebookClient):
+        def process_message(self, msg, cell, cell_index):
+            if msg["msg_type"] in ("display_data", "update_display_data"):
+                seen.append((msg["msg_type"], dict(msg["content"]["data"])))
+            return super().process_message(msg, cell, cell_index)
+
+    # the kernel is another process: it must find the same tinyllm as this one
+    path = [str(Path(tinyllm.__file__).parents[1]), *filter(None, sys.path)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+    Client(book, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert [kind for kind, _ in seen] == ["display_data"] + ["update_display_data"] * 2
+    assert seen[0][1]["text/plain"] == "<counting> 25 %"
+    assert "&lt;counting&gt; <progress value='50' max='100'>" in seen[1][1]["text/html"]
+    assert seen[2][1] == {}
+    printed = [out.text for out in book.cells[0].outputs if out.output_type == "stream"]
+    assert "".join(printed) == "before\nafter True\n"
+    assert all(not out.data for out in book.cells[0].outputs if out.output_type == "display_data")

@@ -45,12 +45,21 @@ def test_trace(capsys):
     assert main(["trace", "ROMEO:", "--top", "3"]) == 0
     out = capsys.readouterr().out
     assert "blk.0.attn_q_rope" in out
-    assert "next token:" in out
+    assert out.index("tokens:") < out.index("next token:") < out.index("token_embd")
     assert main(["trace", "ROMEO:", "-c", "blk.0.ffn_*", "-c", "output_norm"]) == 0
     out = capsys.readouterr().out
     assert "blk.0.ffn_up" in out
     assert "blk.0.attn_q" not in out
     assert "next token:" in out
+
+
+def test_trace_writes_a_page(capsys, tmp_path):
+    page = tmp_path / "t.html"
+    assert main(["trace", "ROMEO:", "--html", str(page)]) == 0
+    out = capsys.readouterr().out
+    assert "next token:" in out
+    assert f"{page}: " in out
+    assert '"parts":{"names"' in page.read_text("utf-8")
 
 
 def test_info(capsys, path):

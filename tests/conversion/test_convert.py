@@ -13,6 +13,7 @@ import pytest
 
 import tinyllm as tl
 from testkit import data, hf, models
+from tinyllm.base.units import size
 from tinyllm.cli.main import main
 from tinyllm.conversion.convert import tensor_type
 from tinyllm.conversion.encode import encode
@@ -161,7 +162,7 @@ def test_wrong_arguments(tmp_path):
 def test_the_command(tmp_path, capsys):
     out = tmp_path / "m.gguf"
     assert main(["convert", str(data.path("hf", "llama")), str(out), "--dtype", "F16"]) == 0
-    assert f"{out.stat().st_size:,} bytes" in capsys.readouterr().out
+    assert f"{out}: {size(out.stat().st_size)}\n" in capsys.readouterr().out
     assert main(["convert", str(data.path("hf", "llama")), str(out), "--no-vocab"]) == 0
     capsys.readouterr()
     assert main(["convert", str(tmp_path), str(out)]) == 2

@@ -89,6 +89,19 @@ def test_decoding_over_a_long_context(heads, kv_heads, window, tmp_path):
         assert np.array_equal(looked["output"][0], want[58])
 
 
+def test_alibi_over_a_long_context(tmp_path):
+    """A single token over a long context is split by positions, with the distances of all keys."""
+    size = {"width": 96, "heads": 6, "ffn": 64, "vocab": 50}
+    path = architectures.random_model(tmp_path, "refact", **size).path
+    ids = models.random_ids(tl.load(path), 1460)
+    want = tl.load(path).logits(ids)[1450:]
+    for threads in (1, 5):
+        session = tl.load(path, threads=threads).session()
+        session.eval(ids[:1450], "none")
+        got = [session.eval(ids[i : i + 1]) for i in range(1450, 1460)]
+        assert np.array_equal(np.array(got), want)
+
+
 def test_ragged_batch(case):
     model, ids, want = case
     cuts = [ids, ids[:1], ids[:97], ids[5:270]]
@@ -203,7 +216,18 @@ def test_every_split_on_every_instruction_set(type_name, mode, tmp_path):
 
 def test_without_fused_operations_in_hardware(files):
     # the C library's fma is slow: a few types and rows stand for their classes of kernels
-    rows = ("llama", "gemma3", "gpt2", "falcon", "gpt-oss", "qwen35", "lfm2", "bert")
+    rows = (
+        "llama",
+        "gemma3",
+        "gpt2",
+        "falcon",
+        "gpt-oss",
+        "qwen35",
+        "lfm2",
+        "bert",
+        "mamba",
+        "bloom",
+    )
     some = [f for f in files if f.stem in ("F32", "Q5_1", "Q8_0", "odd", *rows)]
     assert run_isa("plain", 9, some) == run_isa("scalar", 9, some)
 

@@ -1,5 +1,6 @@
 """The tables of weights, files and models in notebooks."""
 
+import re
 import time
 
 import numpy as np
@@ -11,7 +12,10 @@ from testkit import models
 from tinyllm import Weight
 from tinyllm.base.samples import MOST_SAMPLED, STRETCH, sample_weight, sample_weights
 from tinyllm.display import weights as display
-from tinyllm.display.histogram import spark
+from tinyllm.display.families import Member, families, layers_text
+from tinyllm.display.histogram import line, spark
+from tinyllm.display.table import Table
+from tinyllm.display.table import _columns_of as wcwidth
 
 RNG = np.random.default_rng(5)
 
@@ -100,15 +104,112 @@ def test_a_file_of_very_many_tensors_stays_quick():
 def test_models_and_files_show_their_weights():
     model = tl.load()
     page = model._repr_html_()
-    assert page.count("<svg") == len(model.weights)
+    names = {re.sub(r"blk\.\d+", "blk.*", name) for name in model.weights}
+    assert len(names) < page.count("<svg") <= 2 * len(names)  # histograms, and lines over blocks
     assert "evenly spaced" in page
-    norm = model.weights["blk.0.attn_norm.weight"].numpy()
-    for shown in (page, tl.GGUF(tl.model.DEMO)._repr_html_()):
-        assert f"{norm.min():.4g}" in shown
-        assert f"{norm.max():.4g}" in shown
+    norms = [model.weights[f"blk.{i}.attn_norm.weight"].numpy() for i in range(4)]
+    for shown in (page, tl.GGUF(tl.model.DEMO)._repr_html_(), model.weights._repr_html_()):
+        assert all(f">{name}</td>" in shown for name in names)
+        assert f"{np.min(norms):.4g}" in shown
+        assert f"{np.max(norms):.4g}" in shown
+        assert ">0-3</td>" in shown
     start = time.perf_counter()
     model._repr_html_()
     assert time.perf_counter() - start < 1  # usually a few milliseconds
+    rows = str(model.weights).splitlines()
+    assert len(rows) == 1 + len(model.weights)
+    assert rows[1].split() == ["token_embd.weight", "Q8_0", "(1024,", "256)", "279", "kB"]
+
+
+def test_a_notebook_of_thirty_layers_stays_small(tmp_path):
+    model = models.random_model(tmp_path, layers=30, vocab=300)
+    t = model.trace(np.arange(100), "*")
+    assert len(t) > 600
+    for shown in (t, t.table(), model, model.weights, model.taps, model.steps):
+        assert len(shown._repr_html_()) < 40_000, shown
+    html = t._repr_html_()
+    assert "20 more" in html
+    # one row per name, whose numbers are those of all layers
+    t = t[:60]
+    html = t._repr_html_()
+    assert f"at most {16384:,} values" in html
+    values = t.stack("blk.*.resid_post")
+    row = html[html.index(">blk.*.resid_post<") :].split("</tr>")[0]
+    assert ">0-29<" in row
+    assert f">{values.max():.4g}<" in row
+    assert f">{np.sqrt((values.astype(np.float64) ** 2).mean()):.4g}<" in row
+    norms = np.sqrt((values.astype(np.float64) ** 2).mean(axis=(1, 2)))
+    assert f"<title>{norms.min():.4g} to {norms.max():.4g}</title>" in row
+
+
+def test_families_of_names():
+    def member(name, shape=(2,)):
+        return Member(name, (shape,), 8, np.ones(2))
+
+    names = ["token_embd", "blk.1.a", "blk.0.a", "blk.1.b", "enc.blk.0.a", "notblk.0.a", "output"]
+    found = families([*map(member, names), member("blk.4.a"), member("blk.2.a", (3,))])
+    assert [(f.pattern, layers_text(f.layers)) for f in found] == [
+        ("token_embd", ""),
+        ("blk.*.a", "0-1, 4"),
+        ("blk.*.b", "1"),
+        ("enc.blk.*.a", "0"),
+        ("notblk.0.a", ""),
+        ("output", ""),
+        ("blk.*.a", "2"),
+    ]
+    assert layers_text(range(0, 20, 2)) == "0, 2, 4, …, 16, 18"
+
+
+def test_small_images():
+    values = np.array([0.0, 0, 0, 1, 2])
+    heights = [64 - int(y) for y in re.findall(r"V(\d+)h8", spark(values, bins=4))]
+    assert heights == [60, 0, 20, 20]
+    places = re.findall(r"[ML](\d+) (\d+)", line([1, 2, np.nan, 0]))
+    assert [int(y) for _, y in places] == [32, 4, 60]
+    assert line([1, np.nan, 2]).count("M") == 2  # a gap
+    assert line([np.nan]) == spark(np.zeros(0)) == ""
+    assert "1e+38" in spark(np.array([-1e38, 1e38]))
+
+
+def test_columns_are_aligned_by_kind():
+    table = Table(
+        ("name", "count", "value", "mixed", "size"),
+        [("a", 1, "-1.5e-05", "1 of 3", "512 B"), ("漢字", 1200, "nan", "10", "13.8 MB")],
+    )
+    assert str(table) == (
+        "name  count     value  mixed      size\n"
+        "a         1  -1.5e-05  1 of 3    512 B\n"
+        "漢字   1200       nan  10      13.8 MB"
+    )
+    html = table.html()
+    assert html.count("style=text-align:right") == 9
+    assert html.count("style=text-align:left") == 6
+
+
+def test_a_table_fits_the_terminal(monkeypatch):
+    rows = [("blk.0.attn_q", "x" * 50, *range(100, 110))]
+    table = Table(("tap", "text", *map(str, range(10))), rows)
+    whole = len(str(table).splitlines()[1])
+    assert whole == 12 + 2 + 50 + 10 * 5
+    for width in range(12, whole + 1):
+        shown = [wcwidth(line) for line in table.text(width).splitlines()]
+        assert max(shown) <= max(width, 22), width  # the first, a mark and the last always show
+    assert table.text(80).splitlines()[1].split()[1] == "xxxxxxxxxxxxxxx…"
+    assert table.text(30).splitlines()[1] == "blk.0.attn_q  …  107  108  109"
+    monkeypatch.setattr("tinyllm.display.table.terminal_width", lambda: 30)
+    assert str(table) == table.text(30)
+
+
+def test_long_tables_in_a_notebook():
+    table = Table([f"c{i}" for i in range(40)], [[i] * 40 for i in range(300)])
+    html = table.html("many")
+    assert html.count("<tr>") == 1 + 100 + 1
+    assert "200 rows are not shown" in html
+    assert "16 columns are not shown" in html
+    assert ">0<" in html
+    assert ">299<" in html
+    assert ">150<" not in html
+    assert Table(("a",), [(i,) for i in range(300)]).html(rows=None).count("<tr>") == 301
 
 
 def test_hostile_names_are_escaped():

@@ -113,7 +113,7 @@ def test_metadata_is_a_read_only_mapping():
 def test_representations_are_escaped():
     entries = [b.entry("<i>", b.STRING, b"<script>\xff"), b.entry("n", b.ARRAY, b.array(b.U8, [9]))]
     file = tinyllm.GGUF(b.build(entries, [b.info("<b>", (1,), 0, 0)], bytes(4)))
-    assert repr(file) == "<GGUF version 3, 2 keys, 1 tensors, 4 bytes>"
+    assert repr(file) == "<GGUF version 3, 2 keys, 1 tensors, 4 B>"
     html = file._repr_html_()
     html.encode()
     assert "<script>" not in html

@@ -349,7 +349,7 @@ def test_how_models_are_shown(model, path):
     assert "<table>" in page
     trace = model.trace([1, 2])
     assert repr(trace).startswith("<tinyllm.Trace: 2 tokens")
-    assert "blk.0.attn_q" in trace._repr_html_()
+    assert "blk.*.attn_q" in trace._repr_html_()
     assert "blk.0.attn_q" in str(trace.table())
     hostile = tl.load(path)
     hostile.metadata = {"general.name": "<script>alert(1)</script>"}

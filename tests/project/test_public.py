@@ -1,11 +1,15 @@
 """The public names: where they live, that the stubs agree, and that results can be pickled."""
 
 import ast
+import builtins
+import copy
 import dataclasses
+import functools
 import importlib
 import inspect
 import pickle
 import pkgutil
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +19,8 @@ import numpy as np
 import pytest
 
 import tinyllm as tl
+from tinyllm.base.words import ATTRIBUTES, KEYWORDS
+from tinyllm.sampling.samplers import SAMPLERS
 
 PACKAGE = Path(tl.__file__).parent
 
@@ -61,7 +67,110 @@ def test_type_checkers_are_told_the_same_names_and_homes():
             others += [alias.asname for alias in node.names]
     assert homes == tl._HOMES
     assert tuple(others) == tl._MODULES
-    assert set(tl.__all__) == {*homes, "__version__"}
+    builtin = {name for name in homes if hasattr(builtins, name)}
+    assert set(tl.__all__) == {*homes, "__version__"} - builtin
+    assert set(dir(tl)) == {*homes, *tl._MODULES, "__version__"}
+
+
+def test_star_imports_and_completion():
+    names = {}
+    exec("from tinyllm import *", names)
+    assert set(dir(builtins)) & set(names) <= {"__doc__", "__name__", "__package__", "__loader__",
+                                               "__spec__"}  # fmt: skip
+    model = tl.load()
+    trace = model.trace("ROMEO:")
+    for item in (model, trace, model.session(), model.tokenizer, model.config):
+        shown = [name for name in dir(item) if not name.startswith("_")]
+        assert all(hasattr(item, name) for name in shown if name != "logits")
+        # what completion shows has a docstring, in the class or in its list of attributes
+        for name in shown:
+            text = inspect.getdoc(inspect.getattr_static(type(item), name, None)) or ""
+            known = [text] + [inspect.getdoc(base) or "" for base in type(item).__mro__]
+            assert text or any(re.search(rf"\b{name}\b", doc) for doc in known), (item, name)
+    assert not {"core", "run", "layout"} & set(dir(model))
+
+
+def test_words_of_other_libraries_lead_to_names_that_exist():
+    model = tl.load()
+    items = {"Model": model, "Config": model.config, "Tokenizer": model.tokenizer,
+             "Trace": model.trace("a"), "tinyllm": tl}  # fmt: skip
+    assert set(items) == set(ATTRIBUTES)
+    for owner, item in items.items():
+        for word, ours in ATTRIBUTES[owner].items():
+            assert not hasattr(item, word), (owner, word)
+            with pytest.raises(AttributeError, match=f"has no attribute {word}; ") as caught:
+                getattr(item, word)
+            if ours.startswith("nothing: "):
+                continue
+            assert ours in str(caught.value)
+            for root, value in (("tl", tl), ("model", model), ("tokenizer", model.tokenizer)):
+                for path in re.findall(rf"\b{root}\.([\w.]+)", ours):
+                    functools.reduce(getattr, path.split("."), value)
+            own = re.fullmatch(r"(\w+)(\(.*\))?", ours)
+            if own and own[1] not in ("dict", "len"):
+                getattr(item, own[1])
+    calls = {"load": tl.load, "generate": model.generate, "stream": model.stream,
+             "chat": model.chat, "chat_stream": model.chat_stream}  # fmt: skip
+    assert set(calls) == set(KEYWORDS)
+    for name, function in calls.items():
+        known = {*inspect.signature(function).parameters, *SAMPLERS}
+        for word, ours in KEYWORDS[name].items():
+            assert word not in known
+            with pytest.raises(TypeError, match=rf"^{name}\(\) has no argument {word}; "):
+                function("demo", **{word: 1})
+            for ours_too in re.findall(r"^(\w+)=", ours):
+                assert ours_too in known
+    with pytest.raises(TypeError, match=r"a model is no function; model\.generate"):
+        model("Hello")
+    assert copy.copy(model.config) == model.config == pickle.loads(pickle.dumps(model.config))
+
+
+def test_no_private_name_in_messages():
+    """A wrong argument of any kind ends in a message without the names of private classes."""
+    model = tl.load()
+    trace = model.trace("ROMEO:")
+    odd = [None, object(), 3.5, model, trace, model.tokenizer, [model], b"\xff", {}]
+    functions = [
+        model.generate,
+        model.stream,
+        model.chat,
+        model.trace,
+        model.logits,
+        model.score,
+        model.embed,
+        model.session().eval,
+        model.tokenizer.encode,
+        model.tokenizer.decode,
+        tl.load,
+        tl.GGUF,
+        tl.read,
+        tl.load_tokenizer,
+        tl.lens,
+        tl.kl,
+        tl.Sampler,
+        tl.Grammar.gbnf,
+        tl.Grammar.regex,
+        tl.Grammar.json_schema,
+        tl.zero,
+        tl.add,
+        tl.patch,
+        tl.attribution,
+        trace.__getitem__,
+        trace.stack,
+        model.weights.get,
+    ]
+    for function in functions:
+        for value in odd:
+            for arguments in ((value,), (value, value), ("ROMEO:", value)):
+                try:
+                    function(*arguments)
+                except Exception as error:
+                    said = re.sub(r"<[^<>]*object at 0x[^<>]*>", "", str(error))
+                    assert not re.search(r"(?<![\w.])_[A-Z]\w+|tinyllm\._core|_core\.", said), (
+                        function,
+                        arguments,
+                        said,
+                    )
 
 
 def test_public_names_are_where_they_are_said_to_be():
@@ -97,6 +206,7 @@ def examples():
     found = [
         model.config,
         tl.lens(trace, 2),
+        tl.lens(trace, token=5),
         tl.attribution(trace, 5),
         model.score(text),
         model.perplexity(text, method="hf"),

@@ -10,6 +10,7 @@ import pytest
 import tinyllm as tl
 from testkit import models
 from tinyllm import _core
+from tinyllm.base.units import size
 
 
 def test_cpu_tells_what_runs(monkeypatch):
@@ -46,7 +47,7 @@ def test_memory_is_what_a_session_takes(tmp_path):
         assert memory.total == memory.weights + memory.cache + memory.workspace
     assert model.memory(600).workspace > model.memory(1).workspace
     assert memory.weights == sum(w.nbytes for w in model.weights.values())
-    assert f"{memory.total:,}" in memory._repr_html_()
+    assert size(memory.total).replace(" ", "&nbsp;") in memory._repr_html_()
     for tokens in (0, -1, 601):
         with pytest.raises(ValueError, match="expected 1 to 600"):
             model.memory(tokens)

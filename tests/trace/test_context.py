@@ -228,13 +228,15 @@ def test_plots_without_labels_count_positions(model):
     t = model.trace(np.arange(200) % 60, "*")[100:180]
     ax = tl.plot.attention(t, 0, head=0)
     assert ax.images[0].get_extent() == [-0.5, 199.5, 179.5, 99.5]
-    assert tl.plot.lens(t).images[0].get_extent()[:2] == [99.5, 179.5]
+    assert tl.plot.lens(t).images[0].get_extent()[:2] == [139.5, 179.5]
+    whole = tl.plot.lens(t, tokens=slice(None))
+    assert whole.images[0].get_extent()[:2] == [99.5, 179.5]
     plt.close("all")
 
 
 @pytest.mark.parametrize("part", [slice(0, 8), slice(0, 5), slice(5, 8), slice(2, 3)])
 def test_the_page_has_the_tokens_of_the_columns(trace, part):
-    text = trace[part]._page().html()
+    text = trace[part].page().html()
     data = json.loads(text.split("id='data'>")[1].split("</script>")[0])
     rows = range(8)[part]
     assert data["pieces"] == PIECES

@@ -140,7 +140,11 @@ def test_weights_say_our_name(model):
         tied.weights["lm_head.weight"]
 
 
-@pytest.mark.parametrize("ours", [row.ours for row in TABLE])
+#: Values after a step that has no weight of its own. In some models, a module's output is one.
+WEIGHTLESS = ("embd_scaled", "output_uncapped", "output_unscaled")
+
+
+@pytest.mark.parametrize("ours", [row.ours for row in TABLE if row.ours not in WEIGHTLESS])
 def test_our_weights_agree_with_those_of_gguf(ours):
     """PyPI gguf has a table of the names of parameters, which its converters use."""
     kinds = ("LLAMA", "GEMMA2", "GPT2", "QWEN3MOE", "PHI3")

@@ -254,7 +254,7 @@ def test_tables_show_hostile_names_and_tokens_as_text(model, tmp_path):
     html = t._repr_html_()
     assert "<script>alert" not in html
     assert "&lt;script&gt;alert" in html
-    assert "blk.2.ffn_down" in html
+    assert "blk.*.ffn_down</td><td style=text-align:left>0-2" in html
     assert "nan" not in str(t.table())
     assert "(4, 5, 5)" in str(t.table())
 

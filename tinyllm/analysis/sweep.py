@@ -62,8 +62,7 @@ def patch_sweep(
         The argument of `metric`: ``"last"``, the logits of the last token, or ``"all"``, the logits
         of every token.
     progress : bool
-        Whether to show a progress bar. It appears only if standard error is a terminal and the
-        sweep takes long.
+        Whether to show a progress bar if the sweep takes long.
 
     Returns
     -------

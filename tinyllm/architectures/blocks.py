@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from .builder import Builder
 
-__all__ = ["model", "parallel", "parallel_by_key", "parallel_by_norms", "serial"]
+__all__ = [
+    "model",
+    "normed_embedding",
+    "one_branch",
+    "parallel",
+    "parallel_by_key",
+    "parallel_by_norms",
+    "serial",
+    "some_branches",
+]
 
 
 def serial(b: Builder, x: str) -> str:
@@ -50,6 +59,42 @@ def parallel_by_key(b: Builder, x: str) -> str:
 def parallel_by_norms(b: Builder, x: str) -> str:
     """Build a serial block, or a parallel one if the file has one norm only. (T, D) -> (T, D)."""
     return (serial if b.has("ffn_norm") else parallel)(b, x)
+
+
+def one_branch(b: Builder, x: str) -> str:
+    """Build y = x + branch(norm(x)), where the branch is a mixer or a feed-forward network.
+
+    (T, D) -> (T, D). A block has a feed-forward network if the file states a width of it.
+    """
+    x = b.same("resid_pre", x)
+    kind = "ffn" if b.of_layer(b.config.ffn_width) else "attn"
+    build = b.arch.ffn if kind == "ffn" else b.arch.mixer
+    out = build(b, b.norm("attn_norm", x, f"{kind}_input"))
+    out = b.give_role(b.residual(kind, out), f"{kind}_add")
+    return b.add("resid_post", x, out, "resid_post")
+
+
+def some_branches(b: Builder, x: str) -> str:
+    """Build a serial block without the branches that the file leaves out. (T, D) -> (T, D).
+
+    A block has no mixer if it has 0 heads, and no feed-forward network if its width is 0
+    (Bercovich et al. 2024, "Puzzle", arXiv:2411.19146).
+    """
+    x = b.same("resid_pre", x)
+    mixer, ffn = b.of_layer(b.config.heads), b.of_layer(b.config.ffn_width)
+    if mixer:
+        mixed = b.arch.mixer(b, b.norm("attn_norm", x, "attn_input"))
+        last = "resid_mid" if ffn else "resid_post"
+        x = b.add(last, x, b.give_role(mixed, "attn_add"), "" if ffn else last)
+    if ffn:
+        out = b.give_role(b.arch.ffn(b, b.norm(b.arch.ffn_norm, x, "ffn_input")), "ffn_add")
+        x = b.add("resid_post", x, out, "resid_post")
+    return x if mixer or ffn else b.same("resid_post", x)
+
+
+def normed_embedding(b: Builder) -> str:
+    """Build the embedding and its norm. -> (T, D)."""
+    return b.norm("token_embd_norm", b.embedding())
 
 
 def _before(b: Builder, tap: str, x: str, role: str) -> str:

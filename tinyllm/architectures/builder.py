@@ -79,8 +79,13 @@ class Builder:
     # ---- names and numbers ----
 
     def name(self, tap: str) -> str:
-        """Return the full name of a tap or tensor of the current block."""
+        """Return the full name of a tap of the current block."""
         return f"blk.{self.layer}.{tap}" if 0 <= self.layer < self.config.layers else tap
+
+    def tensor(self, name: str) -> str:
+        """Return the full name of a tensor of the current block."""
+        inside = 0 <= self.layer < self.config.layers
+        return f"{self.arch.blocks}.{self.layer}.{name}" if inside else name
 
     def of_layer(self, value: int | Sequence[int]) -> int:
         """Return the value for the current block of a config field that may be per layer."""
@@ -88,8 +93,8 @@ class Builder:
 
     def number(self, name: str, value: float, key: str | None = None, rule: str = "") -> Number:
         """Return a number whose source is `key` if the file has this key, else `rule`."""
-        full = f"{self.keys.prefix}{key}"
-        return Number(name, float(value), full if key and full in self.keys.metadata else rule)
+        full = self.keys.full(key) if key else ""
+        return Number(name, float(value), full if full in self.keys.metadata else rule)
 
     def key(self, name: str, key: str, default: float, rule: str = "row") -> Number:
         """Return a number that a key of the file states, or the default."""
@@ -97,7 +102,7 @@ class Builder:
 
     def optional(self, tensor: str) -> str | None:
         """Return the name of a tensor of the current block, or None if the file has none."""
-        return self.name(tensor) if self.name(tensor) in self._tensors else None
+        return self.tensor(tensor) if self.tensor(tensor) in self._tensors else None
 
     def has(self, part: str) -> bool:
         """Whether the model has a part: demanded by the row, or allowed and in the file."""
@@ -135,8 +140,10 @@ class Builder:
     def embedding(self) -> str:
         """Add the look-up of the tokens' embeddings, and what the model does to them."""
         x = self.embed("token_embd", self.config.vocab_size)
-        default = math.sqrt(self.config.width) if self.arch.embed_scale == "sqrt_width" else 1.0
-        factor = self.key("parameter", "embedding_scale", default, "rule: sqrt(width)")
+        default, rule = self._scales[0], "row"
+        if self.arch.embed_scale == "sqrt_width":
+            default, rule = math.sqrt(self.config.width), "rule: sqrt(width)"
+        factor = self.key("parameter", "embedding_scale", default, rule)
         if factor.value not in (0.0, 1.0):
             x = self.unary("embd_scaled", "scale", x, factor)
         if self.has("position_embd"):
@@ -144,13 +151,18 @@ class Builder:
             x = self.add("embd", x, positions)
         return self.give_role(x, "embedding")
 
-    def rows(self, tensor: str) -> int:
-        """Return how many rows ``tensor.weight`` has; 1 if that is not known."""
+    @functools.cached_property
+    def _scales(self) -> tuple[float, float, float]:
+        """Factors of the embedding, the branches and the logits, if the file states none."""
+        return self.arch.scales(self.config) if self.arch.scales else (1.0, 1.0, 1.0)
+
+    def rows(self, tensor: str, default: int = 1) -> int:
+        """Return how many rows ``tensor.weight`` has; `default` if that is not known."""
         tensors: Any = self._tensors
         try:
             return int(tensors[f"{tensor}.weight"].shape[0])
         except (TypeError, KeyError, AttributeError):
-            return 1
+            return default
 
     def embed(self, tap: str, rows: int, index: int = 0, width: int = 0) -> str:
         """Add a row of ``tap.weight`` for each token, of the model's width or another one.
@@ -195,24 +207,28 @@ class Builder:
             role=role,
         )
 
-    def heads(self, tap: str, x: str, heads: int, size: int) -> str:
-        """Add the same values in the shape (heads, size), or (size,) for 0 heads."""
+    def heads(self, tap: str, x: str, heads: int, size: int, named: bool = False) -> str:
+        """Add the same values in the shape (heads, size), or (size,) for 0 heads.
+
+        `named`: the first axis counts heads, and not other things.
+        """
         return self.add_step(
             "shape",
             tap,
             (x,),
             numbers=(Number("heads", heads, ""), Number("size", size, "")),
             shape=(heads, size) if heads else (size,),
+            heads=named,
         )
 
     def scaled(self, tap: str, x: str, factor: float, rule: str) -> str:
         """Add a value times a number."""
         return self.unary(tap, "scale", x, Number("parameter", factor, rule))
 
-    def weighted(self, tap: str, x: str, tensor: str, role: str = "") -> str:
+    def weighted(self, tap: str, x: str, tensor: str, role: str = "", each: bool = False) -> str:
         """Add a value times a tensor, of one value or of as many as the last axis."""
-        name = self.name(tensor if tensor.endswith(".scale") else f"{tensor}.weight")
-        size = self.shape(x)[-1] if tensor.endswith(".scale") else 1
+        name = self.tensor(tensor if tensor.endswith(".scale") else f"{tensor}.weight")
+        size = self.shape(x)[-1] if each or tensor.endswith(".scale") else 1
         return self.add_step(
             "scale",
             tap,
@@ -222,6 +238,50 @@ class Builder:
             shape=self.shape(x),
             heads=self.step(x).heads,
             role=role,
+        )
+
+    def combine(self, tap: str, x: str, coefficients: str) -> str:
+        """Add weighted sums of vectors. (n, D), m times n values -> (m, D)."""
+        n, size = self.shape(x)
+        count = math.prod(self.shape(coefficients)) // n
+        return self.add_step("combine", tap, (x, coefficients), shape=(count, size))
+
+    def add_shared(self, tap: str, x: str, y: str) -> str:
+        """Add the sum of each vector with one vector. (n, D), (D,) -> (n, D)."""
+        return self.add_step("add_shared", tap, (x, y), shape=self.shape(x))
+
+    def concat(self, tap: str, x: str, y: str) -> str:
+        """Add y behind x in each head; a y of one head is shared by all heads."""
+        heads, size = self.shape(x)
+        return self.add_step(
+            "concat", tap, (x, y), shape=(heads, size + self.shape(y)[1]), heads=self.step(x).heads
+        )
+
+    def softplus(self, tap: str, x: str, bias: str | None = None) -> str:
+        """Add log(1 + exp(x + bias))."""
+        return self.add_step(
+            "softplus", tap, (x,), weights=(bias,), shape=self.shape(x), heads=self.step(x).heads
+        )
+
+    def head_linear(self, tap: str, x: str, size: Number, part: tuple[int, int] = (0, 0)) -> str:
+        """Add a product of each head with a matrix of its own. (H, n) -> (H, size).
+
+        ``tap.weight`` has the shape (H, size, n). `part` names the first row and how many rows a
+        head has in all, if these are not all.
+        """
+        heads = self.shape(x)[0]
+        return self.add_step(
+            "head_linear",
+            tap,
+            (x,),
+            weights=(self.tensor(f"{tap}.weight"), None, self.optional(f"{tap}.scale")),
+            numbers=(
+                size,
+                Number("first", part[0], UNUSED),
+                Number("rows", part[1] or size.value, UNUSED),
+            ),
+            shape=(heads, int(size.value)),
+            heads=True,
         )
 
     def step(self, tap: str) -> Step:
@@ -236,7 +296,8 @@ class Builder:
         *,
         kind: str = "",
         covers: int = 1,
-        weights: bool = True,
+        weights: bool | str = True,
+        epsilon: Number | None = None,
     ) -> str:
         """Add RMSNorm or LayerNorm in two or three steps: statistics, and the norm.
 
@@ -251,13 +312,19 @@ class Builder:
             division by the L2 norm). Default: that of the architecture.
         covers : int
             How many of the last axes the weight covers, for RMSNorm and LayerNorm.
-        weights : bool
-            Whether this norm has weights, if norms of the architecture have.
+        weights : bool or str
+            Whether this norm has weights, if norms of the architecture have; or their tensor.
+        epsilon : Number, optional
+            Default: that of the file.
         """
         kind = kind or self.arch.norm
         shape = self.shape(x)
-        epsilon = self.number("epsilon", self.config.norm_epsilon, self.arch.epsilon_key)
-        weight = self.name(f"{tap}.weight") if self.arch.norm_weights and weights else None
+        epsilon = epsilon or self.number("epsilon", self.config.norm_epsilon, self.arch.epsilon_key)
+        weight: str | None = None
+        if isinstance(weights, str):
+            weight = weights
+        elif self.arch.norm_weights and weights:
+            weight = self.optional(tap) or self.tensor(f"{tap}.weight")
         axes = Number("axes", 0 if covers == 1 else covers, UNUSED if covers == 1 else "row")
         more: dict[str, Any] = {
             "numbers": (axes,),
@@ -278,7 +345,7 @@ class Builder:
                 role=role and f"{role}_scale",
             )
             bias = self.optional(f"{tap}.bias")
-            bias = self.name(f"{tap}.bias") if tap in self.arch.biases else bias
+            bias = self.tensor(f"{tap}.bias") if tap in self.arch.biases else bias
             reads = (x, mean, scale)
             return self.add_step("layer_norm", tap, reads, weights=(weight, bias), **more)
         over = len(shape) if kind == "row" else 1
@@ -299,8 +366,14 @@ class Builder:
 
     def head_norm(self, tap: str, x: str) -> str:
         """Add the norm of queries or keys, if the file has one or the architecture demands it."""
+        if self.arch.qk_norm == "plain":
+            return self.norm(tap, x, weights=False)
         if not self.has(tap):
             return x
+        if self.arch.qk_norm == "layer":
+            heads, size = self.shape(x)
+            y = self.norm(tap, self.heads(f"{tap}_input", x, 0, heads * size), kind="layer")
+            return self.heads(f"{tap}_heads", y, heads, size, named=True)
         kind = {"head": "rms", "row": "row", "heads": "layer"}[self.arch.qk_norm]
         return self.norm(tap, x, kind=kind, covers=2 if self.arch.qk_norm == "heads" else 1)
 
@@ -323,7 +396,7 @@ class Builder:
         stem, first, rows = part or (tap, 0, 0)
         bias = self.optional(f"{tap}.bias") or self.optional(f"{stem}.bias")
         if bias is None and tap in self.arch.biases:
-            bias = self.name(f"{stem}.bias")
+            bias = self.tensor(f"{stem}.bias")
         flat = Number("heads", 0, UNUSED)
         axes = (size,) if heads is None else (heads, size)
         source = f"part of {stem}.weight" if part else UNUSED
@@ -332,7 +405,7 @@ class Builder:
             tap,
             (x,),
             weights=(
-                self.name(f"{stem}.weight"),
+                self.tensor(f"{stem}.weight"),
                 bias,
                 self.optional(f"{stem}.scale") if scaled else None,
             ),
@@ -348,6 +421,11 @@ class Builder:
         )
 
     # ---- positions ----
+
+    @property
+    def windowed(self) -> bool:
+        """Whether some blocks see only a window."""
+        return self._windows[0] > 0
 
     @property
     def local(self) -> bool:
@@ -373,11 +451,15 @@ class Builder:
             self.number("size", value_size, value_key, rules[1]),
         )
 
+    @property
+    def _window_key(self) -> str:
+        return "attention.chunk_size" if self.arch.window.chunked else "attention.sliding_window"
+
     @functools.cached_property
     def _windows(self) -> tuple[int, tuple[bool, ...]]:
         """The size of a window (0: none), and which blocks are local."""
         layers, row = self.config.layers, self.arch.window
-        key = "attention.sliding_window"
+        key = self._window_key
         size = self.keys.integer(key, row.size, most=LONGEST, least=0)
         pattern = f"{key}_pattern"
         if isinstance(self.keys.metadata.get(self.keys.prefix + pattern), (int, np.integer)):
@@ -386,16 +468,19 @@ class Builder:
             return size, self.keys.flags(pattern, layers)
         else:
             every = row.every
-        return size, tuple(every == 0 or layer % every < every - 1 for layer in range(layers))
+        whole = 0 if row.first else every - 1
+        return size, tuple(every == 0 or layer % every != whole for layer in range(layers))
 
     def mask(self) -> tuple[Number, Number]:
         """Return the numbers of the mask and the window of the current block."""
         causal = self.keys.flag("attention.causal", self.arch.causal)
         size = self._windows[0] if self.local else 0
         kind = ("causal" if causal else "none", "window" if causal else "symmetric")[size > 0]
+        if size and self.arch.window.chunked:
+            kind = "chunk"
         if kind == "causal":
             return Number("mask", 0, UNUSED), Number("window", 0, UNUSED)
-        window = self.number("window", size, "attention.sliding_window", "row")
+        window = self.number("window", size, self._window_key, "row")
         return Number("mask", _MASKS[kind], kind), window if size else window._replace(
             source=UNUSED
         )
@@ -433,8 +518,9 @@ class Builder:
         c = self.config
         scaling = dict(c.rope_scaling or {})
         base = self.number("base", c.rope_base, "rope.freq_base", "rule")
-        if local and self.arch.window.base:
-            base = self.key("base", "rope.freq_base_swa", self.arch.window.base)
+        swa = "rope.freq_base_swa"
+        if local and (self.arch.window.base or self.keys.number(swa, None) is not None):
+            base = self.key("base", swa, self.arch.window.base)
         if local and not self.arch.window.scaled:
             scaling = {}
         rotated = self.number(
@@ -443,6 +529,8 @@ class Builder:
         if local and self.keys.integer("rope.dimension_count_swa", 0, least=0):
             key = "rope.dimension_count_swa"
             rotated = self.number("rotated", self.keys.integer(key), key)
+        if not local and self.arch.window.rotated != 1.0:
+            rotated = rotated._replace(value=rotated.value * self.arch.window.rotated)
         kind = scaling.get("type")
         if kind not in _ROPE_SCALINGS:
             raise UnsupportedError(
@@ -486,16 +574,18 @@ class Builder:
 
     def temper(self, tap: str, x: str) -> str:
         """Add the factor of queries that grows with the position, if the file states one."""
-        slope = self.key("slope", "attention.temperature_scale", 0.0)
+        row = self.arch.temperature
+        slope = self.key("slope", "attention.temperature_scale", row[0])
         if not slope.value:
             return x
         original = (self.config.rope_scaling or {}).get("original_context_length", 0)
-        length = self.key("length", "attention.temperature_length", original, "rule: as YaRN")
+        rule = "row" if row[1] else "rule: as YaRN"
+        length = self.key("length", "attention.temperature_length", row[1] or original, rule)
         if not length.value > 0:
             raise wrong(
                 f"{self.keys.prefix}attention.temperature_length", length.value, "a positive number"
             )
-        offset = self.key("offset", "attention.temperature_offset", 0.0)
+        offset = self.key("offset", "attention.temperature_offset", row[2])
         return self.add_step(
             "temper",
             tap,
@@ -518,16 +608,20 @@ class Builder:
         if self.arch.scale is not None:
             scale, rule = self.arch.scale(self), "row"
         cap = self.key("cap", "attn_logit_softcapping", self.arch.caps[0])
+        biases, buckets = self._buckets()
         scores = self.add_step(
             "scores",
             "attn_scores",
             (queries, keys),
+            weights=(biases,),
             numbers=(
                 self.number(
                     "factor", self.config.attention_scale or scale, "attention.scale", rule
                 ),
                 *self.mask(),
                 cap if cap.value else cap._replace(source=UNUSED),
+                self._alibi(),
+                buckets,
             ),
             shape=(heads,),
             heads=True,
@@ -538,7 +632,7 @@ class Builder:
             "softmax",
             "attn_probs",
             (scores,),
-            weights=(self.name("attn_sinks.weight") if self.has("attn_sinks") else None,),
+            weights=(self.tensor("attn_sinks.weight") if self.has("attn_sinks") else None,),
             shape=(heads,),
             heads=True,
             matrix=True,
@@ -553,13 +647,34 @@ class Builder:
             role="attn_mix",
         )
 
+    def _buckets(self) -> tuple[str | None, Number]:
+        """Return the biases of distances of keys, and in how many buckets these are.
+
+        Blocks without biases of their own have those of the first block.
+        """
+        key = "attention.relative_buckets_count"
+        if not self.arch.buckets:
+            return None, Number("buckets", 0, UNUSED)
+        own = self.optional("attn_rel_b.weight") or f"{self.arch.blocks}.0.attn_rel_b.weight"
+        return own, self.number("buckets", self.keys.integer(key), key)
+
+    def _alibi(self) -> Number:
+        """Return the largest bias of ALiBi, which the distance of a key has; 0 for none."""
+        if self.arch.alibi is None:
+            return Number("alibi", 0, UNUSED)
+        bias = self.key("alibi", "attention.max_alibi_bias", self.arch.alibi(self))
+        if not 0 <= bias.value <= 1e6:
+            key = f"{self.keys.prefix}attention.max_alibi_bias"
+            raise wrong(key, bias.value, "a number from 0 to 1e6")
+        return bias if bias.value else bias._replace(source=UNUSED)
+
     def add(self, tap: str, x: str, y: str, role: str = "") -> str:
         """Add the sum of two values."""
         return self.add_step("add", tap, (x, y), shape=self.shape(x), role=role)
 
     def residual(self, branch: str, x: str) -> str:
         """Add the factor of a branch, if the file states one."""
-        factor = self.key("parameter", "residual_scale", 1.0)
+        factor = self.key("parameter", "residual_scale", self._scales[1])
         if factor.value in (0.0, 1.0):
             return x
         return self.unary(f"{branch}_scaled", "scale", x, factor)
@@ -601,6 +716,28 @@ class Builder:
             role=role,
         )
 
+    def gate_by(self, tap: str, function: str, gate: str, x: str) -> str:
+        """Add x times a function of a gate, whose axes are those of x or the first ones."""
+        if function == "softplus":
+            gate = self.softplus(f"{self.step(gate).family}_softplus", gate)
+            function = "identity"
+        return self.act(tap, gate, x, role="", function=function)
+
+    def clamped_act(self, tap: str, gate: str, up: str, key: str, role: str = "") -> str:
+        """Add the gated activation; `key` may bound its two factors, with a number per block.
+
+        silu is never below -0.28, so its bound on both sides is one from above.
+        """
+        blocks = self.keys.integer("block_count", self.config.layers)
+        limit = self.keys.numbers(key, blocks, (0.0,) * blocks)[self.layer]
+        if not limit > 0:
+            return self.act(tap, gate, up, role=role)
+        number = self.number("parameter", limit, key)
+        gate = self.unary(f"{self.step(gate).family}_act", self.arch.act, gate)
+        gate = self.unary(f"{self.step(gate).family}_clamp", "clamp", gate, number)
+        up = self.unary(f"{self.step(up).family}_clamp", "clamp", up, number)
+        return self.act(tap, gate, up, role=role, function="identity")
+
     def output(self, x: str) -> str:
         """Add the logits. Without ``output.weight`` in the file, the matrix is the embedding.
 
@@ -608,7 +745,7 @@ class Builder:
         are ``output_unscaled`` and ``output_uncapped``.
         """
         tied = self.optional("output.weight") is None
-        factor = self.key("parameter", "logit_scale", 1.0)
+        factor = self.key("parameter", "logit_scale", self._scales[2])
         cap = self.key("parameter", "final_logit_softcapping", self.arch.caps[1])
         scaled = factor.value not in (0.0, 1.0)
         capped = "output_uncapped" if cap.value else "output"

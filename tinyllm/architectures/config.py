@@ -6,8 +6,9 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..base.words import getattr_of
 from ..errors import FormatError, UnsupportedError, wrong
 from .arch import Arch
 from .reader import LONGEST, Reader
@@ -84,6 +85,9 @@ class Config:
         scaling = self.rope_scaling
         return _remade, ({**values, "rope_scaling": None if scaling is None else dict(scaling)},)
 
+    if not TYPE_CHECKING:
+        __getattr__ = getattr_of("Config")
+
     def layer(self, name: str, index: int) -> int:
         """Return the value of a field in one layer.
 
@@ -115,7 +119,7 @@ def _remade(values: dict[str, Any]) -> Config:
     return Config(**{**values, "rope_scaling": read_only})
 
 
-def _rope_scaling(read: Reader, context_length: int) -> Mapping[str, Any] | None:
+def _rope_scaling(read: Reader, context_length: int, arch: Arch) -> Mapping[str, Any] | None:
     """Return the RoPE scaling, read as in llama.cpp (llama-model.cpp, load_hparams)."""
     kind = read.text("rope.scaling.type", "linear")
     factor = read.number("rope.scaling.factor", read.number("rope.scale_linear", 0.0))
@@ -140,6 +144,8 @@ def _rope_scaling(read: Reader, context_length: int) -> Mapping[str, Any] | None
             "longrope, yarn"
         )
     multiplier = read.number("rope.scaling.yarn_log_multiplier", 0.0)
+    if arch.latent and multiplier:  # then the magnitude is one of the scores
+        multiplier = 1.0
     if multiplier < 0:
         raise wrong(read.prefix + "rope.scaling.yarn_log_multiplier", multiplier, "at least 0")
     if multiplier and factor > 1:  # mscale_all_dim of Hugging Face
@@ -225,18 +231,22 @@ def read_config(read: Reader, tensors: Mapping[str, Any], arch: Arch) -> Config:
         return value[0] if len(set(value[:layers])) == 1 else value[:layers]
 
     width = read.integer("embedding_length")
-    heads = per_layer("attention.head_count")
+    least = 0 if arch.zeros else 1
+    heads = per_layer("attention.head_count", least=least)
     context_length = read.integer("context_length", most=LONGEST)
 
     head_size = read.integer("attention.key_length", None)
     if head_size is None:
-        if isinstance(heads, tuple) or width % heads != 0:
+        if heads == 0:  # no block has attention
+            head_size = 0
+        elif isinstance(heads, tuple) or width % heads != 0:
             raise wrong(
                 read.prefix + "attention.head_count",
                 heads,
                 f"a divisor of the width, {width}, or a value of {read.prefix}attention.key_length",
             )
-        head_size = width // heads
+        else:
+            head_size = width // heads
     epsilon = read.number(arch.epsilon_key)
     if not 0 <= epsilon < 1:
         raise wrong(read.prefix + arch.epsilon_key, epsilon, "at least 0 and less than 1")
@@ -264,7 +274,6 @@ def read_config(read: Reader, tensors: Mapping[str, Any], arch: Arch) -> Config:
             f"{len(tokens)} tokens",
             f"at most {vocab_size}, the rows of token_embd.weight",
         )
-    least = 0 if arch.zeros else 1
     kv_heads = per_layer("attention.head_count_kv", heads, least)
     for layer in range(layers):
         pair = [value[layer] if isinstance(value, tuple) else value for value in (heads, kv_heads)]
@@ -292,7 +301,7 @@ def read_config(read: Reader, tensors: Mapping[str, Any], arch: Arch) -> Config:
         norm_epsilon=epsilon,
         rope_base=base,
         rope_dimension=rotated,
-        rope_scaling=_rope_scaling(read, context_length),
+        rope_scaling=_rope_scaling(read, context_length, arch),
         attention_scale=scale,
         tied="output.weight" not in tensors,
     )

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from ..errors import UnsupportedError, wrong
 from .builder import Builder
-from .feed_forward import gated
+from .feed_forward import gated, gated_of, plain
 from .plan import UNUSED, Number
 
-__all__ = ["chosen_experts", "experts", "experts_with_gated_shared", "gated_or_experts"]
+__all__ = [
+    "chosen_experts",
+    "early_router",
+    "experts",
+    "experts_averaged",
+    "experts_beside_block",
+    "experts_by_tensor",
+    "experts_with_gated_shared",
+    "experts_with_weighted_input",
+    "gated_or_experts",
+    "is_dense",
+    "plain_or_experts",
+]
 
 #: Where the weights of the chosen experts come from, by the key ``expert_gating_func``: the
 #: softmax or the sigmoid of the router's logits, or the softmax of the chosen logits.
@@ -26,12 +38,86 @@ def experts(b: Builder, x: str) -> str:
     file states the width of a shared expert, which all tokens use, its value is added (Dai et al.
     2024, "DeepSeekMoE", arXiv:2401.06066, section 3.2).
     """
-    if _dense(b):
+    if is_dense(b):
         return gated(b, x)
     logits = _router(b, x)
     shared = _shared(b, x, _shared_width(b, 0))
-    chosen = chosen_experts(b, x, logits)
+    latent = b.keys.integer("moe_latent_size", 0, least=0)
+    if latent:  # the experts work in this width
+        size = b.number("size", latent, "moe_latent_size")
+        chosen = chosen_experts(b, b.linear("ffn_latent_down", x, size), logits, size)
+        chosen = b.linear("ffn_latent_up", chosen, b.width)
+    else:
+        chosen = chosen_experts(b, x, logits)
     return b.add("ffn_out", chosen, shared) if shared else chosen
+
+
+def plain_or_experts(b: Builder, x: str) -> str:
+    """Build experts in every ``moe_every_n_layers``-th block, else a plain network."""
+    step = b.keys.integer("moe_every_n_layers", 0, least=0)
+    if not step or b.layer % step != 1:
+        return plain(b, x)
+    return chosen_experts(b, x, _router(b, x))
+
+
+def early_router(b: Builder, x: str) -> str:
+    """Build a serial block whose router reads what enters the block. (T, D) -> (T, D).
+
+    Song et al. 2025, "SmallThinker" (arXiv:2507.20984).
+    """
+    x = b.same("resid_pre", x)
+    logits = _router(b, x)
+    mixed = b.arch.mixer(b, b.norm("attn_norm", x, "attn_input"))
+    middle = b.add("resid_mid", x, b.give_role(mixed, "attn_add"))
+    out = chosen_experts(b, b.norm("ffn_norm", middle, "ffn_input"), logits)
+    return b.add("resid_post", middle, b.give_role(out, "ffn_add"), "resid_post")
+
+
+def experts_beside_block(b: Builder, x: str) -> str:
+    """Build a serial block, plus experts that read what enters it. (T, D) -> (T, D).
+
+    Snowflake 2024, "Arctic" (github.com/Snowflake-Labs/snowflake-arctic).
+    """
+    x = b.same("resid_pre", x)
+    mixed = b.arch.mixer(b, b.norm("attn_norm", x, "attn_input"))
+    middle = b.add("resid_mid", x, b.give_role(mixed, "attn_add"))
+    out = gated_of(b, b.norm("ffn_norm", middle, "ffn_input"), b.width)
+    y = b.add("resid_ffn", middle, b.give_role(out, "ffn_add"))
+    normed = b.norm("ffn_norm_exps", x)
+    return b.add("resid_post", y, chosen_experts(b, normed, _router(b, normed)), "resid_post")
+
+
+def experts_by_tensor(b: Builder, x: str) -> str:
+    """Build experts in blocks that have a router, else a gated network. (T, D) -> (T, D)."""
+    return (experts if b.optional("ffn_gate_inp.weight") else gated)(b, x)
+
+
+def experts_with_weighted_input(b: Builder, x: str) -> str:
+    """Build an expert that reads x times its weight, plus a shared one. (T, D) -> (T, D).
+
+    Llama 4 (Meta, llama-models, models/llama4/moe.py). Each token uses one expert.
+    """
+    if is_dense(b):
+        return gated(b, x)
+    logits = _router(b, x)
+    ids, weights = _choice(b, logits)
+    if b.shape(ids) != (1,):
+        raise UnsupportedError(
+            f"{b.keys.prefix}expert_used_count is {b.shape(ids)[0]}; this version supports 1 in "
+            f"the architecture {b.config.architecture}"
+        )
+    shared = _shared(b, x, _shared_width(b, int(_width(b).value)))
+    weighted = b.act("ffn_weighted", weights, x, role="", function="identity")
+    own = b.heads("ffn_weighted_exps", weighted, 1, b.config.width)
+    down = _experts_of(b, own, ids, b.width)
+    return b.add("ffn_out", b.heads("ffn_moe", down, 0, b.config.width), shared)
+
+
+def experts_averaged(b: Builder, x: str) -> str:
+    """Build `experts`, with half of their sum where there is a shared expert. (T, D) -> (T, D)."""
+    y = experts(b, x)
+    halved = b.step(y).family == "ffn_out"
+    return b.scaled("ffn_averaged", y, 0.5, "row: the average") if halved else y
 
 
 def experts_with_gated_shared(b: Builder, x: str) -> str:
@@ -39,7 +125,7 @@ def experts_with_gated_shared(b: Builder, x: str) -> str:
 
     Qwen Team 2024, "Qwen2 Technical Report" (arXiv:2407.10671), section 2.2.2.
     """
-    if _dense(b):
+    if is_dense(b):
         return gated(b, x)
     logits = _router(b, x)
     gate = b.linear("ffn_gate_inp_shexp", x, Number("size", 1, "row: one gate"))
@@ -48,7 +134,7 @@ def experts_with_gated_shared(b: Builder, x: str) -> str:
     return b.add("ffn_out", chosen_experts(b, x, logits), shared)
 
 
-def _dense(b: Builder) -> bool:
+def is_dense(b: Builder) -> bool:
     """Whether the current block has no experts: one of the first ones, or between two that have."""
     first: int = b.keys.integer("leading_dense_block_count", 0, least=0)
     step: int = b.keys.integer("interleave_moe_layer_step", 1, least=0) or 1
@@ -75,19 +161,31 @@ def _shared(b: Builder, x: str, width: Number) -> str:
     """Build the expert that all tokens use; "" if there is none."""
     if not width.value:
         return ""
-    gate, up = b.linear("ffn_gate_shexp", x, width), b.linear("ffn_up_shexp", x, width)
-    hidden = b.act("ffn_act_shexp", gate, up, role="")
+    if b.arch.gated_experts:
+        gate, up = b.linear("ffn_gate_shexp", x, width), b.linear("ffn_up_shexp", x, width)
+        hidden = b.clamped_act("ffn_act_shexp", gate, up, "swiglu_clamp_shexp")
+    else:
+        hidden = b.unary("ffn_act_shexp", b.arch.act, b.linear("ffn_up_shexp", x, width))
     return b.linear("ffn_down_shexp", hidden, b.width)
 
 
-def chosen_experts(b: Builder, x: str, logits: str) -> str:
-    """Build the weighted sum of the values of the chosen experts. (T, D) -> (T, D)."""
+def chosen_experts(b: Builder, x: str, logits: str, size: Number | None = None) -> str:
+    """Build the weighted sum of the values of the chosen experts. (T, n) -> (T, size or D)."""
     ids, weights = _choice(b, logits)
-    gate = _matmul(b, "ffn_gate_exps", x, ids, _width(b))
-    up = _matmul(b, "ffn_up_exps", x, ids, _width(b))
-    hidden = b.act("ffn_act_exps", gate, up)
-    down = _matmul(b, "ffn_down_exps", hidden, ids, b.width)
-    return b.add_step("weighted_sum", "ffn_moe", (down, weights), shape=(b.config.width,))
+    down = _experts_of(b, x, ids, size or b.width)
+    return b.add_step("weighted_sum", "ffn_moe", (down, weights), shape=b.shape(down)[1:])
+
+
+def _experts_of(b: Builder, x: str, ids: str, size: Number) -> str:
+    """Build the values of the chosen experts. (T, n) or (T, U, n) -> (T, U, size)."""
+    if b.arch.gated_experts:
+        gate = _matmul(b, "ffn_gate_exps", x, ids, _width(b))
+        up = _matmul(b, "ffn_up_exps", x, ids, _width(b))
+        hidden = b.clamped_act("ffn_act_exps", gate, up, "swiglu_clamp_exp", "ffn_hidden")
+    else:
+        up = _matmul(b, "ffn_up_exps", x, ids, _width(b))
+        hidden = b.unary("ffn_act_exps", b.arch.act, up, role="ffn_hidden")
+    return _matmul(b, "ffn_down_exps", hidden, ids, size)
 
 
 def _width(b: Builder) -> Number:
@@ -100,7 +198,7 @@ def _choice(b: Builder, logits: str) -> tuple[str, str]:
     """Build the choice of experts; returns their ids and their weights."""
     used = _used(b)
     scores, function, source = logits, *_function(b)
-    if function != "softmax_of_chosen":
+    if function not in ("softmax_of_chosen", "sparse_mixer"):
         scores = b.add_step(
             "route_probs",
             "ffn_expert_probs",
@@ -152,12 +250,13 @@ def _groups(b: Builder) -> tuple[Number, Number, Number]:
             f"{count}, of which {used} are used",
             f"groups of equal size of the {experts} experts, with {chosen} in those that are used",
         )
+    largest = b.arch.latent and _function(b)[0] == "softmax"  # DeepSeek-V2; V3 sums two
     if count == used:  # then groups change nothing
         return Number("groups", 1, UNUSED), Number("groups_used", 1, UNUSED), _best(1, UNUSED)
     return (
         b.number("groups", count, "expert_group_count"),
         b.number("groups_used", used, "expert_group_used_count"),
-        _best(min(2, experts // count), "rule: 2"),
+        _best(1 if largest else min(2, experts // count), "row: 1" if largest else "rule: 2"),
     )
 
 
@@ -167,7 +266,7 @@ def _best(value: int, source: str) -> Number:
 
 def _weights(b: Builder, scores: str, ids: str, function: str, source: str) -> str:
     """Build the weights of the chosen experts."""
-    softmax = function == "softmax_of_chosen"
+    softmax = 2 if function == "sparse_mixer" else int(function == "softmax_of_chosen")
     normalize = not softmax and b.keys.flag("expert_weights_norm", b.arch.normalize)
     row = f"row: {b.arch.normalize}"
     scale = b.key("scale", "expert_weights_scale", 1.0, "rule: 1")
@@ -204,8 +303,8 @@ def _matmul(b: Builder, tap: str, x: str, ids: str, size: Number) -> str:
         tap,
         (x, ids),
         weights=(
-            b.name(f"{stem}.weight"),
-            b.name(f"{stem}.bias") if tap in b.arch.biases else b.optional(f"{stem}.bias"),
+            b.tensor(f"{stem}.weight"),
+            b.tensor(f"{stem}.bias") if tap in b.arch.biases else b.optional(f"{stem}.bias"),
             b.optional(f"{stem}.scale"),
         ),
         numbers=(size, Number("first", first, source), Number("rows", rows, source)),

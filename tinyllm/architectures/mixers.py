@@ -5,7 +5,13 @@ from __future__ import annotations
 from .builder import Builder
 from .plan import Number
 
-__all__ = ["attention", "gated_attention", "projections"]
+__all__ = [
+    "attention",
+    "attention_or_matrix",
+    "gated_attention",
+    "output_gated_attention",
+    "projections",
+]
 
 
 def attention(b: Builder, x: str) -> str:
@@ -16,6 +22,13 @@ def attention(b: Builder, x: str) -> str:
     et al. 2023 (arXiv:2302.05442).
     """
     return _attend(b, *projections(b, x))
+
+
+def attention_or_matrix(b: Builder, x: str) -> str:
+    """Build attention, or a product with ``attn_output`` where the file states 0 kv heads."""
+    if b.of_layer(b.config.kv_heads):
+        return attention(b, x)
+    return b.linear("attn_output", x, b.width)
 
 
 def gated_attention(b: Builder, x: str) -> str:
@@ -30,16 +43,44 @@ def gated_attention(b: Builder, x: str) -> str:
     return _attend(b, q, k, v, b.cut("attn_gate", both, 1, size, size))
 
 
+def output_gated_attention(b: Builder, x: str) -> str:
+    """Build attention whose result has a gate of its own matrix, ``attn_gate``. (T, D) -> (T, D).
+
+    The gate has a value for each value of the result, or for each head of it.
+    """
+    q, k, v = projections(b, x)
+    heads, value_size = b.shape(q)[0], b.shape(v)[1]
+    size, count = Number("size", value_size, "rule: as values"), Number("heads", heads, "rule")
+    if b.rows(b.tensor("attn_gate"), heads) == heads:
+        gate = b.linear("attn_gate", x, count._replace(name="size"))
+    else:
+        gate = b.linear("attn_gate", x, size, count)
+    return _attend(b, q, k, v, gate)
+
+
 def _attend(b: Builder, q: str, k: str, v: str, gate: str = "") -> str:
-    q, k = b.head_norm("attn_q_norm", q), b.head_norm("attn_k_norm", k)
-    if b.arch.rope != "none" and b.arch.rotated(b):
+    rotate = b.arch.rope != "none" and b.arch.rotated(b)
+    if not b.arch.late_qk_norm:
+        q, k = b.head_norm("attn_q_norm", q), b.head_norm("attn_k_norm", k)
+    if rotate:
         q, k = b.rope("attn_q_rope", q), b.rope("attn_k_rope", k)
-    q = b.temper("attn_q_temper", q)
+    if b.arch.late_qk_norm and (rotate or b.arch.qk_norm != "plain"):
+        q, k = b.head_norm("attn_q_norm", q), b.head_norm("attn_k_norm", k)
+    if not (rotate and any(b.arch.temperature)):
+        q = b.temper("attn_q_temper", q)
+    factor = b.key("parameter", "attention.value_scale", 1.0)
+    if factor.value not in (0.0, 1.0):
+        v = b.unary("attn_v_scaled", "scale", v, factor)
     b.cache(k, v)
     mix = b.attend(q, k, v)
     if gate:
-        mix = b.act("attn_gated", gate, mix, role="", function="sigmoid")
-    return b.linear("attn_output", mix, b.width, role="attn_project")
+        mix = b.gate_by("attn_gated", b.arch.gate, gate, mix)
+    if b.has("attn_sub_norm"):
+        mix = b.norm("attn_sub_norm", mix, kind="row")
+    part = None
+    if b.optional("attn_output.weight") is None and b.optional("attn_o.weight"):
+        part = ("attn_o", 0, 0)
+    return b.linear("attn_output", mix, b.width, role="attn_project", part=part)
 
 
 def projections(b: Builder, x: str, gated: bool = False) -> tuple[str, str, str]:

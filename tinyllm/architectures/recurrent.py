@@ -9,7 +9,13 @@ from .builder import Builder
 from .mixers import attention, gated_attention
 from .plan import Number
 
-__all__ = ["conv_or_attention", "delta_net", "delta_or_attention", "short_convolution"]
+__all__ = [
+    "conv_or_attention",
+    "convolution",
+    "delta_net",
+    "delta_or_attention",
+    "short_convolution",
+]
 
 
 def conv_or_attention(b: Builder, x: str) -> str:
@@ -29,7 +35,7 @@ def short_convolution(b: Builder, x: str) -> str:
         b.cut(f"shortconv.{name}", parts, 0, i * n, n) for i, name in enumerate("bcx")
     )
     x = b.act("shortconv.bx", first, x, role="", function="identity")
-    y = _conv(b, "shortconv.conv", x, "shortconv.l_cache")
+    y = convolution(b, "shortconv.conv", x, "shortconv.l_cache")
     y = b.act("shortconv.gated", last, y, role="", function="identity")
     return b.linear("shortconv.out_proj", y, b.number("size", n, "embedding_length"))
 
@@ -70,7 +76,7 @@ def delta_net(b: Builder, x: str) -> str:
             f"{b.keys.prefix}ssm.inner_size", inner, f"{v} heads of {n} values, which are {v * n}"
         )
     qkv = b.linear("attn_qkv", x, size, Number("heads", 2 * k + v, "rule: of q, k and v"))
-    y = b.unary("ssm_conv1d_act", "silu", _conv(b, "ssm_conv1d", qkv, "ssm.conv_kernel"))
+    y = b.unary("ssm_conv1d_act", "silu", convolution(b, "ssm_conv1d", qkv, "ssm.conv_kernel"))
     queries = b.norm("ssm_q_norm", b.cut("ssm_q", y, 0, 0, k), kind="unit", weights=False)
     keys = b.norm("ssm_k_norm", b.cut("ssm_k", y, 0, k, k), kind="unit", weights=False)
     values = b.cut("ssm_v", y, 0, 2 * k, v)
@@ -80,7 +86,7 @@ def delta_net(b: Builder, x: str) -> str:
         "decay",
         "ssm_decay",
         (alpha,),
-        weights=(b.name("ssm_a"), b.name("ssm_dt.bias")),
+        weights=(b.tensor("ssm_a"), b.tensor("ssm_dt.bias")),
         shape=b.shape(alpha),
     )
     mix = b.add_step(
@@ -112,13 +118,13 @@ def _alpha_and_beta(b: Builder, x: str, heads: Number, key_heads: Number) -> tup
     return b.cut("ssm_alpha", both, 1, n, n), b.cut("ssm_beta", both, 1, 0, n)
 
 
-def _conv(b: Builder, tap: str, x: str, key: str) -> str:
+def convolution(b: Builder, tap: str, x: str, key: str) -> str:
     """Add the convolution of each channel over the last tokens."""
     return b.add_step(
         "conv",
         tap,
         (x,),
-        weights=(b.name(f"{tap}.weight"), b.optional(f"{tap}.bias")),
+        weights=(b.tensor(f"{tap}.weight"), b.optional(f"{tap}.bias")),
         numbers=(b.number("taps", b.keys.integer(key), key),),
         shape=b.shape(x),
         heads=b.step(x).heads,

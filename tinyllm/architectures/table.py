@@ -14,15 +14,37 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ..errors import FormatError, UnsupportedError, printable
-from . import encoders, gemma4
+from . import encoders, gemma3n, gemma4
 from .arch import Arch, Window
-from .blocks import model, parallel, parallel_by_key, parallel_by_norms, serial
+from .blocks import (
+    model,
+    normed_embedding,
+    one_branch,
+    parallel,
+    parallel_by_key,
+    parallel_by_norms,
+    serial,
+    some_branches,
+)
 from .builder import Builder
 from .config import Config, read_config
-from .experts import experts, experts_with_gated_shared, gated_or_experts
-from .feed_forward import fused, gated, plain
+from .experts import (
+    early_router,
+    experts,
+    experts_averaged,
+    experts_beside_block,
+    experts_by_tensor,
+    experts_with_gated_shared,
+    experts_with_weighted_input,
+    gated_or_experts,
+    is_dense,
+    plain_or_experts,
+)
+from .feed_forward import fused, gated, gated_half, gated_or_plain, plain, xielu
 from .keys import check_keys
-from .mixers import attention
+from .latent import latent_attention, latent_attention_of_few, latent_scale
+from .mamba import attention_and_mamba2, mamba, mamba2, mamba2_or_attention, mamba_or_attention
+from .mixers import attention, attention_or_matrix, output_gated_attention
 from .plan import ForwardPlan
 from .reader import Reader
 from .recurrent import conv_or_attention, delta_or_attention
@@ -61,6 +83,23 @@ BERT = dataclasses.replace(
 LFM2 = dataclasses.replace(
     QWEN3, mixer=conv_or_attention, output_norm="token_embd_norm", zeros=True
 )
+LATENT = dataclasses.replace(
+    LLAMA, mixer=latent_attention, scale=latent_scale, latent=True, normalize=False
+)
+DSA = dataclasses.replace(
+    LATENT, mixer=latent_attention_of_few, ffn=experts, routing="sigmoid", normalize=False
+)
+MAMBA = dataclasses.replace(
+    LLAMA,
+    block=one_branch,
+    mixer=mamba,
+    rope="none",
+    zeros=True,
+)
+NEMOTRON_H = dataclasses.replace(
+    MAMBA, mixer=mamba2_or_attention, ffn=plain, act="relu2", required=("ssm_norm",)
+)
+BLOOM = dataclasses.replace(GPT, rope="none", embedding=normed_embedding, alibi=lambda b: 8.0)
 QWEN35 = dataclasses.replace(
     QWEN3, mixer=delta_or_attention, ffn_norm="post_attention_norm", tiled=True
 )
@@ -101,6 +140,13 @@ ARCHITECTURES: dict[str, Arch] = {
         mixer=gemma4.attention,
         scale=lambda b: 1.0,
     ),
+    "gemma3n": dataclasses.replace(
+        GEMMA3,
+        embedding=gemma3n.embedding,
+        block=gemma3n.block,
+        head=gemma3n.head,
+        scale=lambda b: 1.0,
+    ),
     "gemma-embedding": dataclasses.replace(GEMMA3, head=encoders.last_norm, causal=False),
     "bert": dataclasses.replace(
         BERT, ffn=plain, rope="none", act="gelu", required=("position_embd",)
@@ -137,6 +183,162 @@ ARCHITECTURES: dict[str, Arch] = {
     "jais2": dataclasses.replace(GPT, act="relu2"),
     "starcoder": dataclasses.replace(GPT, rope="none", required=("position_embd",)),
     "eurobert": dataclasses.replace(HALVES, head=encoders.last_norm, causal=False),
+    "chatglm": dataclasses.replace(LLAMA, ffn=fused, biases=("attn_q", "attn_k", "attn_v")),
+    "glm4": dataclasses.replace(LLAMA, ffn=fused, post_norms=True),
+    "exaone4": dataclasses.replace(
+        QWEN3,
+        pre_norms=False,
+        post_norms=True,
+        window=Window(every=4),
+        rotated=lambda b: b.local or not b.windowed,
+    ),
+    "hunyuan-dense": dataclasses.replace(QWEN3, late_qk_norm=True),
+    "hunyuan-moe": dataclasses.replace(QWEN3, late_qk_norm=True, ffn=experts),
+    "bitnet": dataclasses.replace(HALVES, act="relu2", required=("attn_sub_norm", "ffn_sub_norm")),
+    "apertus": dataclasses.replace(QWEN3, ffn=xielu),
+    "bloom": BLOOM,
+    "mpt": dataclasses.replace(
+        GPT,
+        rope="none",
+        act="gelu",
+        alibi=lambda b: 0.0,
+        qk_norm="layer",
+        optional=("position_embd", *QK_NORMS),
+    ),
+    "mamba": MAMBA,
+    "mamba2": dataclasses.replace(MAMBA, mixer=mamba2, required=("ssm_norm",)),
+    "jamba": dataclasses.replace(
+        LLAMA,
+        mixer=mamba_or_attention,
+        ffn=experts_by_tensor,
+        rope="none",
+        zeros=True,
+        normalize=False,
+        required=("ssm_dt_norm", "ssm_b_norm", "ssm_c_norm"),
+    ),
+    "granitehybrid": dataclasses.replace(
+        GRANITE,
+        mixer=mamba2_or_attention,
+        ffn=gated_or_experts,
+        zeros=True,
+        required=("ssm_norm",),
+    ),
+    "falcon-h1": dataclasses.replace(HALVES, mixer=attention_and_mamba2, optional=("ssm_norm",)),
+    "nemotron_h": NEMOTRON_H,
+    "nemotron_h_moe": dataclasses.replace(
+        NEMOTRON_H, ffn=experts, gated_experts=False, routing="sigmoid"
+    ),
+    "deepseek2": dataclasses.replace(LATENT, ffn=experts),
+    "mistral4": dataclasses.replace(LATENT, ffn=experts),
+    "glm-dsa": DSA,
+    "deepseek32": DSA,
+    "plm": dataclasses.replace(LATENT, ffn=plain, act="relu2"),
+    "deepseek": dataclasses.replace(LLAMA, ffn=experts, normalize=False),
+    "bailingmoe": dataclasses.replace(LLAMA, ffn=experts, normalize=False),
+    "bailingmoe2": dataclasses.replace(QWEN3, ffn=experts, normalize=False),
+    "exaone": HALVES,
+    "internlm2": LLAMA,
+    "xverse": LLAMA,
+    "orion": dataclasses.replace(HALVES, norm="layer"),
+    "baichuan": dataclasses.replace(
+        LLAMA,
+        rotated=lambda b: b.config.layers != 40,
+        alibi=lambda b: 8.0 if b.config.layers == 40 else 0.0,
+    ),
+    "qwen": dataclasses.replace(HALVES, ffn=gated_half, biases=("attn_q", "attn_k", "attn_v")),
+    "refact": dataclasses.replace(LLAMA, rope="none", alibi=lambda b: 8.0),
+    "minicpm": dataclasses.replace(
+        LLAMA,
+        logit_scale="over",
+        scales=lambda c: (12.0, 1.4 / math.sqrt(c.layers), c.width / 256),
+    ),
+    "codeshell": GPT,
+    "jais": dataclasses.replace(
+        GPT,
+        rope="none",
+        ffn=gated,
+        act="silu",
+        alibi=lambda b: 0.0,
+        scale=lambda b: 1 / b.config.head_size,
+    ),
+    "deci": dataclasses.replace(LLAMA, block=some_branches, mixer=attention_or_matrix, zeros=True),
+    "openelm": QWEN3,
+    "pangu-embedded": QWEN2,
+    "maincoder": dataclasses.replace(LLAMA, required=QK_NORMS, late_qk_norm=True),
+    "granite_swa": dataclasses.replace(
+        GRANITE,
+        ffn=gated_or_experts,
+        rotated=lambda b: b.keys.flags(
+            "attention.rope_pattern", b.config.layers, (True,) * b.config.layers
+        )[b.layer],
+        required=("attn_sinks",),
+    ),
+    "llama-embed": dataclasses.replace(LLAMA, head=encoders.last_norm, causal=False),
+    "neo-bert": dataclasses.replace(
+        LLAMA, head=encoders.last_encoder_norm, ffn=fused, causal=False
+    ),
+    "t5encoder": dataclasses.replace(
+        LLAMA,
+        head=encoders.last_encoder_norm,
+        ffn=gated_or_plain,
+        rope="none",
+        scale=lambda b: 1.0,
+        buckets=True,
+        blocks="enc.blk",
+        causal=False,
+    ),
+    "nomic-bert-moe": dataclasses.replace(
+        BERT,
+        ffn=plain_or_experts,
+        act="gelu",
+        normalize=False,
+        gated_experts=False,
+    ),
+    "jina-bert-v2": dataclasses.replace(
+        BERT,
+        rope="none",
+        ffn=fused,
+        act="gelu",
+        alibi=lambda b: 8.0,
+        qk_norm="layer",
+        optional=("token_types", "attn_norm_2", *QK_NORMS),
+    ),
+    "jina-bert-v3": dataclasses.replace(BERT, ffn=plain, act="gelu"),
+    "smallthinker": dataclasses.replace(
+        HALVES,
+        block=early_router,
+        act="relu",
+        window=Window(every=4, first=True),
+        rotated=lambda b: b.layer % 4 != 0 or not b.windowed,
+    ),
+    "arctic": dataclasses.replace(LLAMA, block=experts_beside_block),
+    "plamo": dataclasses.replace(HALVES, block=parallel),
+    "plamo3": dataclasses.replace(QWEN3, ffn=fused, post_norms=True),
+    "hunyuan_vl": dataclasses.replace(QWEN3, late_qk_norm=True),
+    "paddleocr": HALVES,
+    "nanbeige": LLAMA,
+    "step35": dataclasses.replace(
+        HALVES,
+        mixer=output_gated_attention,
+        ffn=experts,
+        routing="sigmoid",
+        normalize=False,
+        window=Window(scaled=False, rotated=0.5),
+        optional=QK_NORMS,
+    ),
+    "minicpm3": dataclasses.replace(LATENT, rope="halves", logit_scale="over"),
+    "modern-bert": dataclasses.replace(
+        HALVES,
+        embedding=normed_embedding,
+        block=encoders.pre_norm_block,
+        head=encoders.last_norm,
+        ffn=fused,
+        norm="layer",
+        act="gelu",
+        window=Window(every=3, first=True),
+        causal=False,
+        optional=("attn_norm",),
+    ),
     "command-r": COHERE,
     "cohere2": dataclasses.replace(COHERE, window=Window(every=4), rotated=lambda b: b.local),
     "qwen2moe": dataclasses.replace(QWEN2, ffn=experts_with_gated_shared, normalize=False),
@@ -173,42 +375,92 @@ ARCHITECTURES: dict[str, Arch] = {
         QWEN3, ffn=experts, routing="sigmoid", window=Window(every=4), rotated=lambda b: b.local
     ),
     "ernie4_5-moe": dataclasses.replace(LLAMA, ffn=experts),
+    "cohere2moe": dataclasses.replace(
+        COHERE,
+        ffn=experts_averaged,
+        routing="sigmoid",
+        window=Window(every=4),
+        rotated=lambda b: b.local or is_dense(b),
+    ),
+    "dbrx": dataclasses.replace(HALVES, norm="layer", ffn=experts, ffn_norm="attn_output_norm"),
+    "mellum": dataclasses.replace(QWEN3, ffn=experts, window=Window(every=4, scaled=False)),
+    "mimo2": dataclasses.replace(HALVES, ffn=experts, routing="sigmoid", optional=("attn_sinks",)),
+    "phimoe": dataclasses.replace(
+        HALVES, norm="layer", ffn=experts, routing="sparse_mixer", normalize=False
+    ),
+    "llama4": dataclasses.replace(
+        LLAMA,
+        ffn=experts_with_weighted_input,
+        qk_norm="plain",
+        late_qk_norm=True,
+        routing="sigmoid",
+        normalize=False,
+        window=Window(every=4, size=8192, chunked=True),
+        temperature=(0.1, 8192.0, 1.0),
+        rotated=lambda b: (b.layer + 1) % 4 != 0,
+    ),
+    "laguna": dataclasses.replace(
+        QWEN3,
+        mixer=output_gated_attention,
+        gate="softplus",
+        ffn=experts,
+        routing="sigmoid",
+        window=Window(every=4, first=True, scaled=False),
+    ),
+    "afmoe": dataclasses.replace(
+        QWEN3,
+        mixer=output_gated_attention,
+        ffn=experts,
+        post_norms=True,
+        embed_scale="sqrt_width",
+        routing="sigmoid",
+        window=Window(every=4),
+        rotated=lambda b: b.local,
+    ),
 }
 
 
-#: What other architectures need that this version does not have, by the first part of their names
-#: in llama.cpp, src/llama-arch.cpp. The longest part that fits counts.
+#: What the other architectures of llama.cpp (src/llama-arch.cpp) need that this version does not
+#: have, by name.
 MISSING = {
-    "deepseek": "latent attention (MLA) or experts in groups",
-    "mistral4": "latent attention (MLA)",
-    "glm-dsa": "latent attention (MLA) with an indexer",
-    "glm": "fused matrices with experts or norms of its own",
-    "chatglm": "fused matrices",
-    "minicpm": "latent attention (MLA) or scales of its own",
-    "plm": "latent attention (MLA)",
-    "kimi": "latent attention (MLA) and Kimi delta attention",
-    "mamba": "Mamba's scan",
-    "jamba": "Mamba's scan",
-    "falcon-h1": "Mamba's scan",
-    "nemotron_h": "Mamba's scan",
-    "granitehybrid": "Mamba's scan",
-    "plamo": "Mamba's scan, or norms of its own",
-    "rwkv": "RWKV's recurrence",
-    "arwkv": "RWKV's recurrence",
-    "llama4": "attention in chunks with a temperature and weighted inputs of experts",
-    "gemma3n": "AltUp streams and sparse activations",
-    "t5": "an encoder with a decoder, and buckets of positions",
-    "bloom": "ALiBi",
-    "mpt": "ALiBi",
-    "baichuan": "ALiBi",
-    "jais": "ALiBi",
-    "refact": "ALiBi",
-    "bitnet": "norms inside the branches",
-    "modern-bert": "windows of encoders with gates",
-    "jina-bert": "ALiBi in encoders",
+    "t5": "a decoder that attends to an encoder",
+    "grok": "a soft cap of its router",
+    "grovemoe": "experts that groups of experts share",
+    "muse-glimmer": "norms and caps of its own",
+    "spark2_5": "gates and windows of its own",
+    "maple": "gates and clamps of its own",
+    "talkie": "a skip from the embedding",
+    "plamo2": "a Mamba mixer of its own",
+    "rwkv6": "RWKV's recurrence",
+    "rwkv6qwen2": "RWKV's recurrence",
+    "rwkv7": "RWKV's recurrence",
+    "arwkv7": "RWKV's recurrence",
+    "kimi-linear": "Kimi delta attention",
+    "kimi-k3": "Kimi delta attention, and attention to earlier blocks",
+    "bailingmoe3": "Kimi delta attention",
+    "glm5-next": "Kimi delta attention and hyper-connections",
+    "minimax-01": "lightning attention",
+    "minimax-m3": "attention to chosen blocks of keys",
+    "deepseek4": "compressed keys and hyper-connections",
+    "dots3note": "an indexer and streams",
+    "hy_v4": "hyper-connections",
+    "qwen4exp": "hyper-connections and embeddings of several tokens",
+    "hrm_text": "loops over its blocks",
+    "graniteswitch": "adapters that tokens switch on",
     "dream": "generation by diffusion",
     "llada": "generation by diffusion",
+    "llada-moe": "generation by diffusion",
     "rnd1": "generation by diffusion",
+    "chameleon": "norms after its branches, and logits without those of images",
+    "cogvlm": "weights of their own for images",
+    "deepseek2-ocr": "attention of DeepSeek without latent values",
+    "wavtokenizer-dec": "speech: it makes sound from tokens",
+    "pockettts": "speech: it makes sound from text",
+    "qwen3tts": "speech: it makes sound from text",
+    "eagle3": "a model whose next tokens it drafts",
+    "dflash": "a model whose next tokens it drafts",
+    "gemma4-assistant": "a model whose next tokens it drafts",
+    "gptj": "a graph, which llama.cpp does not have either",
     "clip": "images: it is the projector of a vision model, not a language model",
 }
 
@@ -246,8 +498,9 @@ def find(architecture: Any) -> Arch:
             expected="the name of an architecture",
         )
     if architecture not in ARCHITECTURES:
-        known = max(filter(architecture.startswith, MISSING), key=len, default="")
-        needs = f"it needs {MISSING[known]}. This" if known else "this"
+        needs = "this"
+        if architecture in MISSING:
+            needs = f"it needs {MISSING[architecture]}. This"
         raise UnsupportedError(
             f"general.architecture is {architecture!r}; {needs} version supports "
             f"{', '.join(ARCHITECTURES)}. The file's metadata, weights and tokenizer can be read "

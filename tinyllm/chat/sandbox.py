@@ -565,7 +565,7 @@ def render(source: str, values: Mapping[str, Any], start: float | None = None) -
 
     Examples
     --------
-    >>> render("{{ a + 1 }}", {"a": 1})
+    >>> render("{{ a + 1 }}", {"a": 1})  # pip install jinja2
     '2'
     """
     jinja = _jinja()

@@ -236,6 +236,7 @@ def render_chat(
 
     Examples
     --------
+    >>> import jinja2  # pip install jinja2
     >>> render_chat("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}",
     ...             [{"role": "user", "content": "Hi"}])
     'user: Hi\n'

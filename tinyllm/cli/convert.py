@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from ..base.units import size
 from ..conversion.convert import DTYPES, convert
 from .output import show
 
@@ -29,4 +30,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     convert(args.source, args.out, args.dtype, vocab=not args.no_vocab)
-    show(f"{args.out}: {os.path.getsize(args.out):,} bytes")
+    show(f"{args.out}: {size(os.path.getsize(args.out))}")

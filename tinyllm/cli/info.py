@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..architectures.table import read_model
-from ..display.table import Table
+from ..base.units import size
+from ..display.table import Table, terminal_width
 from ..errors import Error
 from ..files.model_file import check_holds_model, open_file
 from .output import show
@@ -26,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--short", action="store_true", help="leave out the list of tensors")
     parser.add_argument(
-        "--width", type=int, default=70, help="the most characters of a value (default: 70)"
+        "--width",
+        type=int,
+        help="the most characters of a value (default: what fits the terminal, else 70)",
     )
 
 
@@ -34,9 +37,9 @@ def run(args: argparse.Namespace) -> None:
     """Run the command."""
     model = open_file(args.file)
     metadata, weights = model.metadata, model.weights
-    size = sum(weight.nbytes for weight in weights.values())
+    total = size(sum(weight.nbytes for weight in weights.values()))
     parameters = sum(int(np.prod(w.shape, dtype=np.int64)) for w in weights.values())
-    show(f"{args.file}: {len(weights)} tensors, {parameters:,} values, {size:,} bytes")
+    show(f"{args.file}: {len(weights)} tensors, {parameters:,} values, {total}")
     try:
         check_holds_model(model)
         config, _ = read_model(metadata, weights)
@@ -48,7 +51,11 @@ def run(args: argparse.Namespace) -> None:
         show(Table(("config", "value"), [(n, getattr(config, n)) for n in names]))
     show()
     kind: Callable[[str], str] = getattr(metadata, "type", lambda key: "")
-    rows = [(key, kind(key), _preview(metadata[key], args.width)) for key in metadata]
+    most = args.width
+    if most is None:
+        widest = max((len(key) + len(kind(key)) for key in metadata), default=0)
+        most = max(20, (terminal_width() or widest + 74) - widest - 4)
+    rows = [(key, kind(key), _preview(metadata[key], most)) for key in metadata]
     show(Table(("metadata", "type", "value"), rows))
     show()
     types = {weight.type for weight in weights.values()}
@@ -56,15 +63,15 @@ def run(args: argparse.Namespace) -> None:
         (
             name,
             sum(w.type == name for w in weights.values()),
-            f"{sum(w.nbytes for w in weights.values() if w.type == name):,}",
+            size(sum(w.nbytes for w in weights.values() if w.type == name)),
         )
         for name in sorted(types)
     ]
-    show(Table(("type", "tensors", "bytes"), totals))
+    show(Table(("type", "tensors", "size"), totals))
     if not args.short:
         show()
-        tensors = [(w.name, w.type, str(w.shape), f"{w.nbytes:,}") for w in weights.values()]
-        show(Table(("tensor", "type", "shape", "bytes"), tensors))
+        tensors = [(w.name, w.type, str(w.shape), size(w.nbytes)) for w in weights.values()]
+        show(Table(("tensor", "type", "shape", "size"), tensors))
 
 
 def _preview(value: Any, limit: int) -> str:

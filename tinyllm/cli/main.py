@@ -8,7 +8,21 @@ from types import ModuleType
 
 from .. import __version__
 from ..errors import Error
-from . import chat, convert, generate, imatrix, info, quantize, trace, weights
+from . import (
+    chat,
+    convert,
+    doctor,
+    embed,
+    generate,
+    imatrix,
+    info,
+    lens,
+    quantize,
+    score,
+    tokenize,
+    trace,
+    weights,
+)
 from .output import complain, standard_streams
 
 __all__ = ["main"]
@@ -18,9 +32,14 @@ COMMANDS: dict[str, ModuleType] = {
     "generate": generate,
     "chat": chat,
     "trace": trace,
+    "lens": lens,
+    "score": score,
+    "tokenize": tokenize,
+    "embed": embed,
     "info": info,
     "weights": weights,
     "convert": convert,
+    "doctor": doctor,
     "quantize": quantize,
     "imatrix": imatrix,
 }

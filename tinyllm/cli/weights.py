@@ -7,6 +7,7 @@ import difflib
 
 import numpy as np
 
+from ..base.units import size
 from ..display.table import Table
 from ..files.model_file import open_file
 from .output import show
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     rows: list[tuple[str, object]] = [
         ("type", weight.type),
         ("shape", str(weight.shape)),
-        ("bytes", f"{weight.nbytes:,}"),
+        ("size", size(weight.nbytes)),
         ("values", f"{values.size:,}"),
     ]
     if finite.size:

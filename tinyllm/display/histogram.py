@@ -1,7 +1,8 @@
-"""Statistics of an array, and its histogram as a small image."""
+"""Statistics of an array, and its histogram or its course as a small image."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 from ..base.numeric import Float64
 from .table import Markup
 
-__all__ = ["sample", "spark", "statistics"]
+__all__ = ["line", "sample", "spark", "statistics"]
 
 
 def sample(array: npt.NDArray[Any], limit: int = 65536) -> Float64:
@@ -29,7 +30,7 @@ def statistics(values: Float64) -> tuple[str, str, str, str]:
     return (a, b, c, d)
 
 
-def spark(values: Float64, bins: int = 32) -> Markup:
+def spark(values: Float64, bins: int = 24) -> Markup:
     """Return a histogram of the values as a small SVG image."""
     if values.size == 0:
         return Markup("")
@@ -41,14 +42,32 @@ def spark(values: Float64, bins: int = 32) -> Markup:
     else:
         places = ((values - low) / (high - low) * bins).astype(np.int64)
         counts = np.bincount(np.clip(places, 0, bins - 1), minlength=bins)
-    most = max(1, int(counts.max()))
-    bars = "".join(
-        f"M{2 * i} 16v-{max(1.0, 15 * count / most):.1f}"
-        for i, count in enumerate(counts.tolist())
-        if count
-    )
+    # heights in quarters of a pixel; a bar that is not empty can be seen
+    heights = np.where(counts, np.maximum(2, np.rint(60 * counts / max(1, counts.max()))), 0)
+    steps = "".join(f"V{64 - height:.0f}h8" for height in heights)
+    return _image(bins * 2, f"<path d='M0 64{steps}V64' fill='#4878a8'/>", low, high)
+
+
+def line(values: Sequence[float]) -> Markup:
+    """Return numbers as a small SVG image of a line, whose vertical axis begins at 0."""
+    array = np.array(values, np.float64)
+    finite = array[np.isfinite(array)]
+    if not finite.size:
+        return Markup("")
+    most = float(np.abs(finite).max()) or 1.0
+    places = [60 - 56 * float(v) / most if np.isfinite(v) else None for v in array]
+    step = max(4, 256 // len(places))
+    commands, drawing = [], False
+    for i, place in enumerate(places):
+        if place is not None:
+            commands.append(f"{'L' if drawing else 'M'}{step * i} {place:.0f}")
+        drawing = place is not None
+    path = f"<path d='{''.join(commands)}' fill='none' stroke='#b5673a' stroke-width='5'/>"
+    return _image(step * len(places) // 4, path, float(finite.min()), float(finite.max()))
+
+
+def _image(width: int, path: str, low: float, high: float) -> Markup:
     return Markup(
-        f"<svg width='{2 * bins}' height='16' viewBox='-1 0 {2 * bins} 16' role='img'>"
-        f"<title>{low:.4g} to {high:.4g}</title>"
-        f"<path d='{bars}' stroke='#4878a8' stroke-width='1.6'/></svg>"
+        f"<svg width='{width}' height='16' viewBox='0 0 {4 * width} 64' role='img'>"
+        f"<title>{low:.4g} to {high:.4g}</title>{path}</svg>"
     )

@@ -7,18 +7,25 @@ from typing import Any, TypeAlias
 
 import numpy.typing as npt
 
-from .histogram import sample, spark, statistics
+from .families import COLUMNS, Member, families, layers_text
+from .histogram import sample
 from .table import Table, escape
 
 __all__ = ["taps_html"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
+#: The most tokens that are shown. A notebook keeps the HTML of every trace it has shown.
+_TOKENS = 80
+
+#: The most values of one tap that statistics read.
+_VALUES = 16384
+
 
 def taps_html(
     summary: str, start: int, ids: Sequence[int], pieces: Sequence[str], taps: Mapping[str, Array]
 ) -> str:
-    """Return HTML with the tokens, and for each block a table with statistics of its taps.
+    """Return HTML with the tokens, and a table with one row for the taps of each kind.
 
     Parameters
     ----------
@@ -31,29 +38,21 @@ def taps_html(
     taps : mapping of str to numpy.ndarray
         Taps in the order of the forward pass.
     """
-    tokens = "".join(
-        "<span style='background:#8882;margin:1px;padding:0 3px;white-space:pre' "
-        f"title='token {start + i}, id {int(token)}'>{escape(repr(piece)[1:-1])}</span>"
-        for i, (token, piece) in enumerate(zip(ids[:256], pieces[:256], strict=True))
+    tokens = " ".join(
+        f"<span style='background:#8882;white-space:pre' title='{start + i}, id {int(token)}'>"
+        f"{escape(repr(piece)[1:-1])}</span>"
+        for i, (token, piece) in enumerate(zip(ids[:_TOKENS], pieces[:_TOKENS], strict=True))
     )
-    if len(ids) > 256:
-        tokens += " ..."
-    groups: dict[str, list[tuple[object, ...]]] = {}
-    for name, array in taps.items():
-        block = ".".join(name.split(".")[:2]) if name.startswith("blk.") else ""
-        values = sample(array)
-        row = (name, array.shape, *statistics(values), spark(values), f"{array.nbytes:,}")
-        if not block and groups and next(reversed(groups)) != "":
-            block = "output"
-        groups.setdefault(block, []).append(row)
-    columns = ("tap", "shape", "mean", "rms", "min", "max", "histogram", "bytes")
-    parts = [f"<p>{escape(summary)}</p><p style='line-height:1.7'>{tokens}</p>"]
-    opened = False
-    for block, rows in groups.items():
-        table = Table(columns, rows).html()
-        if block.startswith("blk."):
-            is_open = "" if opened else " open"
-            opened = True
-            table = f"<details{is_open}><summary>{escape(block)}</summary>{table}</details>"
-        parts.append(table)
-    return "".join(parts)
+    if len(ids) > _TOKENS:
+        tokens += f" … {len(ids) - _TOKENS:,} more"
+    members = (
+        Member(name, array.shape, array.nbytes, sample(array, _VALUES))
+        for name, array in taps.items()
+    )
+    rows = [
+        (family.pattern, layers_text(family.layers), family.members[0].kind, *family.cells())
+        for family in families(members)
+    ]
+    caption = f"Statistics cover at most {_VALUES:,} values of each tap, evenly spaced."
+    table = Table(("tap", "layers", "shape", *COLUMNS), rows).html(caption)
+    return f"<p>{escape(summary)}</p><p>{tokens}</p>{table}"

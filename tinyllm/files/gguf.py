@@ -16,8 +16,9 @@ from typing import Any
 from .. import _core
 from .._core import Weight
 from ..base.samples import sample_weights
+from ..base.units import size
 from ..display.table import Table, escape
-from ..display.weights import weights_table
+from ..display.weights import weights_html
 from ..errors import FormatError, wrong
 from .kinds import START, Candidate, buffer_start, folder_error, kind_error
 from .paths import first_bytes, regular_file
@@ -212,19 +213,19 @@ class GGUF:
         self.tensors = MappingProxyType(tensors)
 
     def __repr__(self) -> str:
-        size = sum(weight.nbytes for weight in self.tensors.values())
+        total = size(sum(weight.nbytes for weight in self.tensors.values()))
         where = f"{self.paths[0]!r} " if self.paths else ""
         return (
             f"<GGUF {where}version {self.version}, {len(self.metadata)} keys, "
-            f"{len(self.tensors)} tensors, {size} bytes>"
+            f"{len(self.tensors)} tensors, {total}>"
         )
 
     def _repr_html_(self) -> str:
-        tensors, caption = weights_table(sample_weights(self.tensors.values()))
+        tensors = weights_html(sample_weights(self.tensors.values()))
         return (
             f"<p>{escape(repr(self))}</p>"
             f"<details open><summary>metadata</summary>{self.metadata._repr_html_()}</details>"
-            f"<details open><summary>tensors</summary>{tensors.html(caption)}</details>"
+            f"<details open><summary>tensors</summary>{tensors}</details>"
         )
 
 

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..base.checks import choice, integer, is_integer, positive, ranged
+from ..base.words import check_keywords
 from ..runtime.runner import Runner
 from ..runtime.session import Session
-from ..sampling.sampler import Sampler
+from ..sampling.keywords import DEFAULTS, ordered
+from ..sampling.sampler import SAMPLERS, Sampler
 from ..trace.taps import Capture
 
 if TYPE_CHECKING:
@@ -122,13 +124,16 @@ class Chain:
     seed : int, or list of int, optional
     sampler : Sampler, optional
         Replaces all other values, which must not be given then.
+    more : mapping of str to value
+        Further samplers by name.
     """
 
-    temperature: float = 0.8
-    top_k: int = 40
-    top_p: float = 0.95
+    temperature: float = DEFAULTS["temperature"]
+    top_k: int = int(DEFAULTS["top_k"])
+    top_p: float = DEFAULTS["top_p"]
     seed: Any = None
     sampler: Sampler | None = None
+    more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def samplers(self, count: int) -> list[Sampler]:
         """Return one sampler for each of `count` prompts."""
@@ -140,23 +145,19 @@ class Chain:
                 raise ValueError(
                     "both seed and sampler are given; expected one (a sampler has its own seed)"
                 )
-            for name in ("temperature", "top_k", "top_p"):
-                if getattr(self, name) != getattr(Chain, name):
-                    raise ValueError(
-                        f"both {name} and sampler are given; expected one (a sampler is the "
-                        "whole chain)"
-                    )
+            changed = [name for name in DEFAULTS if getattr(self, name) != getattr(Chain, name)]
+            for name in (*changed, *self.more):
+                raise ValueError(
+                    f"both {name} and sampler are given; expected one (a sampler is the whole "
+                    "chain)"
+                )
             return [sampler] * count
         one = is_integer(seed) or isinstance(seed, str | bytes) or not isinstance(seed, Iterable)
         seeds = [seed] * count if one else list(seed)
         if len(seeds) != count:
             raise ValueError(f"seed has {len(seeds)} entries; expected {count}, one per prompt")
-        chain: dict[str, Any] = {
-            "temperature": self.temperature,
-            "top_k": self.top_k,
-            "top_p": self.top_p,
-        }
-        return [Sampler(seed=one, **chain) for one in seeds]
+        values = ordered({name: getattr(self, name) for name in DEFAULTS}, self.more)
+        return [Sampler(seed=one, **values) for one in seeds]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +178,31 @@ class Request:
     capture: Capture = None
     edits: Any = ()
     parse_special: bool = False
+
+    @classmethod
+    def asked(cls, model: Runner, method: str, arguments: Mapping[str, Any]) -> Request:
+        """Return the request that the arguments of a method make; raise if one is wrong.
+
+        Parameters
+        ----------
+        model : Model
+        method : str
+            The name of the method, for messages.
+        arguments : mapping
+            The arguments by name. ``samplers`` is a mapping itself.
+        """
+        more = {name: value for name, value in arguments["samplers"].items() if value is not None}
+        check_keywords(method, more, SAMPLERS)
+        options = Options.checked(model, **_chosen(arguments, Options))
+        chain = Chain(**_chosen(arguments, Chain), more=more)
+        others = ("capture", "edits", "parse_special")
+        return cls(options, chain, **{n: arguments[n] for n in others if n in arguments})
+
+
+def _chosen(arguments: Mapping[str, Any], kind: Any) -> dict[str, Any]:
+    """Return the arguments that are fields of a data class."""
+    names = [field.name for field in dataclasses.fields(kind)]
+    return {name: arguments[name] for name in names if name in arguments}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,3 +231,8 @@ class ChatOptions:
     add_generation_prompt: bool | None = None
     continue_final_message: bool | str = False
     merge_system: bool = False
+
+    @classmethod
+    def asked(cls, arguments: Mapping[str, Any]) -> ChatOptions:
+        """Return the options among the arguments of a method, by name."""
+        return cls(**_chosen(arguments, cls))

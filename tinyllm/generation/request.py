@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -17,14 +18,35 @@ from .result import Generation
 from .stepper import Stepper
 from .stream import GenerationStream
 
-__all__ = ["beam_search", "chat", "chat_stepper", "chat_stream", "generate", "stream"]
+__all__ = [
+    "agenerate",
+    "beam_search",
+    "chat",
+    "chat_stepper",
+    "chat_stream",
+    "generate",
+    "stream",
+]
 
 
 def generate(model: Runner, prompt: Any, request: Request) -> Any:
     """Return the generation of a prompt, or those of several; see `Model.generate`."""
     batch = is_batch(prompt)
+    results = _finished(_stepper(model, list(prompt) if batch else [prompt], request))
+    return results if batch else results[0]
+
+
+async def agenerate(model: Runner, prompt: Any, request: Request) -> Any:
+    """Return what `generate` returns; the model runs in a thread. See `Model.agenerate`."""
+    batch = is_batch(prompt)
     stepper = _stepper(model, list(prompt) if batch else [prompt], request)
-    results = _finished(stepper)
+    running = asyncio.ensure_future(asyncio.to_thread(_finished, stepper))
+    try:
+        results = await asyncio.shield(running)
+    except asyncio.CancelledError:
+        stepper.cancel()
+        await asyncio.wait([running])
+        raise
     return results if batch else results[0]
 
 
@@ -39,7 +61,7 @@ def stream(model: Runner, prompt: Prompt, request: Request) -> GenerationStream:
 def chat(model: Runner, messages: Any, chat_options: ChatOptions, request: Request) -> Any:
     """Return the answer to a conversation, or those to several; see `Model.chat`."""
     several = isinstance(messages, list | tuple) and any(
-        isinstance(item, list | tuple) for item in messages
+        isinstance(item, str | list | tuple) for item in messages
     )
     stepper = chat_stepper(model, messages if several else [messages], chat_options, request)
     results = _finished(stepper)
@@ -100,7 +122,7 @@ def chat_stepper(
     }
     prompts = [
         tokenizer.encode_chat(
-            messages,
+            [{"role": "user", "content": messages}] if isinstance(messages, str) else messages,
             chat_options.tools,
             chat_options.add_generation_prompt,
             chat_options.template,

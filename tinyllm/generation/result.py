@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
+import time
+import uuid
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
 from ..base.numeric import Float64
+from ..chat.calls import read_calls, tool_call
 from ..display.table import Table
 from ..trace.trace import Trace
 
@@ -50,6 +56,24 @@ class Logprobs:
     top_logprobs: Float64
     top_pieces: list[list[str]]
 
+    def to_openai(self) -> list[dict[str, Any]]:
+        """Return one entry per token, as in the log-probabilities of OpenAI's chat completions.
+
+        Returns
+        -------
+        list of dict
+        """
+        return [
+            {
+                **_token(piece, self.logprobs[i]),
+                "top_logprobs": [
+                    _token(*pair)
+                    for pair in zip(self.top_pieces[i], self.top_logprobs[i], strict=True)
+                ],
+            }
+            for i, piece in enumerate(self.pieces)
+        ]
+
     def table(self) -> Table:
         """Return a table with one row per token.
 
@@ -84,6 +108,31 @@ class Logprobs:
 
     def _repr_html_(self) -> str:
         return self.table().html(caption=repr(self))
+
+
+def _token(piece: str, logprob: float) -> dict[str, Any]:
+    data = piece.encode("utf-8", "surrogateescape")
+    return {"token": piece, "logprob": _plain(logprob), "bytes": list(data)}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _with_text(call: dict[str, Any]) -> dict[str, Any]:
+    """Return a tool call with its arguments as JSON text."""
+    function = call["function"]
+    text = json.dumps(function["arguments"], ensure_ascii=False)
+    return {**call, "function": {**function, "arguments": text}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,6 +230,89 @@ class Generation:
     score: float | None = None
     end_id: int | None = None
     end_logprob: float | None = None
+
+    @property
+    def tool_calls(self) -> list[dict[str, Any]]:
+        """The tool calls in the text, as messages hold them; empty if there are none.
+
+        Each is ``{"id": ..., "type": "function", "function": {"name": ..., "arguments": {...}}}``.
+        An assistant message with them as ``"tool_calls"`` continues the conversation. The
+        notations of `tinyllm.chat.calls` are read: Hermes, Qwen, Mistral, Llama 3, DeepSeek,
+        Command R, functionary, firefunction.
+        """
+        return [tool_call(call, i) for i, call in enumerate(read_calls(self.text)[0])]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the generation as values that JSON has: all but the traces.
+
+        Returns
+        -------
+        dict
+            The attributes by name, and ``"tool_calls"`` if there are any. Arrays are lists, and a
+            number that is not finite is None.
+
+        Examples
+        --------
+        >>> import json, tinyllm as tl
+        >>> g = tl.load().generate("ROMEO:", max_tokens=3, seed=1)
+        >>> json.loads(json.dumps(g.to_dict()))["stop_reason"]
+        'length'
+        """
+        found = {
+            field.name: _plain(getattr(self, field.name))
+            for field in dataclasses.fields(self)
+            if field.name != "traces"
+        }
+        if calls := self.tool_calls:
+            found["tool_calls"] = calls
+        return found
+
+    def to_openai(self, model: str = "tinyllm") -> dict[str, Any]:
+        """Return the generation in the form of OpenAI's chat completions.
+
+        Parameters
+        ----------
+        model : str
+            The name of the model in the result.
+
+        Returns
+        -------
+        dict
+            A ``chat.completion`` (https://platform.openai.com/docs/api-reference/chat/object) with
+            one choice, ready for JSON. Tool calls are taken out of the text. The reason
+            ``"length"`` also stands for ``"context"``, ``"timeout"`` and ``"cancelled"``.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> g = tl.load().generate("ROMEO:", max_tokens=3, seed=1)
+        >>> g.to_openai()["usage"]["completion_tokens"]
+        3
+        """
+        calls, rest = read_calls(self.text)
+        message: dict[str, Any] = {"role": "assistant", "content": rest}
+        if calls:
+            message["content"] = rest or None
+            message["tool_calls"] = [_with_text(tool_call(c, i)) for i, c in enumerate(calls)]
+        ended = self.stop_reason in ("eog", "stop", "grammar")
+        choice = {
+            "index": 0,
+            "message": message,
+            "finish_reason": "tool_calls" if calls and ended else "stop" if ended else "length",
+            "logprobs": None if self.logprobs is None else {"content": self.logprobs.to_openai()},
+        }
+        return {
+            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": model,
+            "choices": [choice],
+            "usage": {
+                "prompt_tokens": len(self.prompt_ids),
+                "completion_tokens": len(self.ids),
+                "total_tokens": len(self.prompt_ids) + len(self.ids),
+            },
+        }
 
     def __str__(self) -> str:
         """Return the text."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import NoReturn
 
@@ -13,11 +14,13 @@ from .stepper import Stepper
 __all__ = ["GenerationStream"]
 
 
-class GenerationStream(Iterator[str]):
+class GenerationStream(Iterator[str], AsyncIterator[str]):
     """The text of a generation, piece by piece: what `Model.stream` and `chat_stream` return.
 
-    Each step runs the model when its piece is asked for. `cancel` and `close` can be called from
-    any thread. A session that the generation uses belongs to it until the generation ends.
+    Each step runs the model when its piece is asked for. ``for`` and ``async for`` both work; with
+    the latter the model runs in a thread, and a cancelled task cancels the generation. `cancel` and
+    `close` can be called from any thread. A session that the generation uses belongs to it until
+    the generation ends.
 
     Parameters
     ----------
@@ -48,6 +51,22 @@ class GenerationStream(Iterator[str]):
                 return next(self._texts)
             finally:
                 self._running = False
+
+    def __aiter__(self) -> GenerationStream:
+        return self
+
+    async def __anext__(self) -> str:
+        """Return the next piece of text; the model runs in a thread."""
+        running = asyncio.ensure_future(asyncio.to_thread(next, self, None))
+        try:
+            piece = await asyncio.shield(running)
+        except asyncio.CancelledError:
+            self.cancel()
+            await asyncio.wait([running])
+            raise
+        if piece is None:
+            raise StopAsyncIteration
+        return piece
 
     def cancel(self) -> None:
         """End the generation after the present token, and return at once.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import json
 import threading
 import weakref
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ class Grammar:
     @classmethod
     def json_schema(
         cls,
-        schema_: Mapping[str, Any] | bool,
+        schema_: Any,
         *,
         ignore: Collection[str] = (),
         form: str = "compact",
@@ -100,8 +101,9 @@ class Grammar:
 
         Parameters
         ----------
-        schema_ : dict or bool
-            JSON Schema; ``docs/generation.md`` lists the keywords.
+        schema_ : dict, bool, str, bytes or class
+            JSON Schema; ``docs/generation.md`` lists the keywords. A str or bytes is its JSON text.
+            A class is one of Pydantic (version 2), or another with a method `model_json_schema`.
         ignore : collection of str
             Keywords to leave unchecked.
         form : "compact" or "any"
@@ -131,8 +133,10 @@ class Grammar:
         ... })
         >>> grammar.accepts('{"age": 42}'), grammar.accepts('{"age": 420}')
         (True, False)
+        >>> tl.Grammar.json_schema('{"enum": ["a", "b"]}').accepts('"a"')
+        True
         """
-        return cls(schema.convert(schema_, ignore, form))
+        return cls(schema.convert(_schema(schema_), ignore, form))
 
     @classmethod
     def regex(cls, pattern: str) -> Grammar:
@@ -233,6 +237,21 @@ class Grammar:
 
 _TRIES: weakref.WeakKeyDictionary[Tokenizer, _core.Trie] = weakref.WeakKeyDictionary()
 _TRIES_LOCK = threading.Lock()
+
+
+def _schema(given: Any) -> Any:
+    """Return a JSON schema as `json.loads` would, given one in any form."""
+    for method in ("model_json_schema", "json_schema"):  # Pydantic's BaseModel and TypeAdapter
+        if callable(getattr(given, method, None)):
+            return getattr(given, method)()
+    if not isinstance(given, str | bytes):
+        return given
+    try:
+        return json.loads(given)
+    except ValueError as error:
+        raise ValueError(f"the schema is not JSON: {error}; it begins {given[:40]!r}") from None
+    except RecursionError:
+        raise ValueError("the schema is nested too deeply") from None
 
 
 def _trie(tokenizer: Tokenizer) -> _core.Trie:

@@ -13,7 +13,7 @@ import numpy as np
 from ..base.progress import Progress
 from ..display.table import Table
 from ..evaluation.scoring import kl, perplexity
-from ..model import load
+from ..loading import load
 from ..runtime.prompt import token_ids
 from ..runtime.runner import Runner
 from .imatrix import Imatrix

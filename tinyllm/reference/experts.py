@@ -76,15 +76,31 @@ def route_weights(
 ) -> Float64:
     """Return the weights of the chosen experts. (T, E), (T, U) -> (T, U).
 
-    These are their probabilities, which `normalize` divides by their sum. With `softmax`, `probs`
-    are logits, and the weights are the softmax of the chosen ones.
+    These are their probabilities, which `normalize` divides by their sum. With `softmax` 1, `probs`
+    are logits, and the weights are the softmax of the chosen ones. With 2 they are those of the
+    sparse mixer: each the share of its expert in the softmax of the experts that are left after the
+    ranks before it, without those that are far below it (Liu et al. 2024, arXiv:2409.12136).
     """
+    if softmax == 2:
+        return _sparse_mixer(probs, ids.astype(np.int64)) * scale
     chosen: Float64 = np.take_along_axis(probs, ids.astype(np.int64), axis=-1)
     if softmax:
         chosen = _softmax(chosen)
     if normalize:
         chosen = chosen / (chosen.sum(axis=-1, keepdims=True) + 1e-20)
     return chosen * scale
+
+
+def _sparse_mixer(logits: Float64, ids: NDArray[np.int64]) -> Float64:
+    left = logits.copy()
+    weights = np.empty(ids.shape)
+    for rank in range(ids.shape[1]):
+        one = ids[:, rank : rank + 1]
+        top = np.take_along_axis(logits, one, axis=-1)
+        far = (top - logits) / np.maximum(np.abs(logits), top) > 0.02
+        weights[:, rank] = 1 / np.where(far, 0, np.exp(left - top)).sum(axis=-1)
+        np.put_along_axis(left, one, -np.inf, axis=-1)
+    return weights
 
 
 def expert_matmul(

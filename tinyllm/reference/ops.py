@@ -22,29 +22,41 @@ __all__ = [
     "FUNCTIONS",
     "OPS",
     "add",
+    "add_shared",
+    "alibi_slopes",
+    "combine",
+    "concat",
     "conv",
     "cut",
     "decay",
     "delta",
     "embed",
     "gated",
+    "head_linear",
     "layer_norm",
     "layer_scale",
     "linear",
     "masked_scores",
+    "match_rms",
     "mix_values",
     "norm",
     "norm_mean",
     "norm_scale",
+    "relative_buckets",
     "rope_frequencies",
     "rotate",
     "same",
     "scale",
+    "scan",
+    "scan_channels",
     "shape",
     "softmax",
+    "softplus",
+    "sparsify",
     "temper",
     "unary",
     "visible_keys",
+    "xielu",
 ]
 
 Ids = NDArray[np.int64]
@@ -78,6 +90,35 @@ def cut(x: Float64, *, axis: float, first: float, size: float) -> Float64:
     """Return part of an axis of each row. Axis 0 is the first one after T."""
     part: Float64 = np.take(x, np.arange(int(first), int(first + size)), axis=int(axis) + 1)
     return part
+
+
+def concat(x: Float64, y: Float64) -> Float64:
+    """Return y behind x in each head. (T, H, n), (T, H or 1, m) -> (T, H, n + m)."""
+    return np.concatenate([x, np.broadcast_to(y, (*x.shape[:2], y.shape[2]))], axis=2)
+
+
+def combine(x: Float64, coefficients: Float64) -> Float64:
+    """Return weighted sums of vectors. (T, n, D), (T, m n values) -> (T, m, D)."""
+    y: Float64 = coefficients.reshape(len(x), -1, x.shape[1]) @ x
+    return y
+
+
+def add_shared(x: Float64, y: Float64) -> Float64:
+    """Return the sum of each vector with one. (T, n, D), (T, D) -> (T, n, D)."""
+    return x + y[:, np.newaxis]
+
+
+def match_rms(x: Float64, like: Float64, *, epsilon: float) -> Float64:
+    """Return vectors with the root mean square of another one. (T, n, D), (T, D) -> (T, n, D)."""
+    wanted = np.sqrt(np.mean(like**2, axis=-1))[:, np.newaxis, np.newaxis]
+    own = np.sqrt(np.maximum(np.mean(x**2, axis=-1, keepdims=True), epsilon))
+    y: Float64 = x * wanted / own
+    return y
+
+
+def sparsify(x: Float64, mean: Float64, scale: Float64, *, factor: float) -> Float64:
+    """Return what is above mean + factor / scale, else 0. (T, ..., F), (T, ...) -> (T, ..., F)."""
+    return np.maximum(x - _like(mean + factor / scale, x), 0)
 
 
 def norm_scale(x: Float64, *, epsilon: float, kind: float = 0, axes: float = 1) -> Float64:
@@ -157,11 +198,30 @@ def linear(
     W is the rows of the tensor from `first` on. `rows` is how many the tensor has, 0 if it is W.
     """
     begin, end = int(first), int(first + max(heads, 1) * size)
-    y = x.reshape(len(x), -1) @ np.atleast_2d(weight)[begin:end].T  # one row may be a vector
+    # one row may be a vector, and the rows of heads an axis of their own
+    matrix = np.atleast_2d(weight).reshape(-1, weight.shape[-1])[begin:end]
+    y = x.reshape(len(x), -1) @ matrix.T
     y = y if scale is None else y * scale
     if bias is not None:
         y = y + (bias[begin:end] if len(bias) == rows else bias)
     return y.reshape(len(y), int(heads), -1) if heads else y
+
+
+def head_linear(
+    x: Float64,
+    weight: Float64,
+    bias: Float64 | None = None,
+    scale: Float64 | None = None,
+    *,
+    size: float,
+    first: float = 0,
+    rows: float = 0,
+) -> Float64:
+    """Return the product of each head with its matrix. (T, H, n), (H, rows, n) -> (T, H, size)."""
+    part = slice(int(first), int(first + size))
+    y: Float64 = np.einsum("thn,hmn->thm", x, weight[:, part])
+    y = y if scale is None else y * scale[:, np.newaxis]
+    return y if bias is None else y + bias[:, part]
 
 
 def temper(
@@ -281,21 +341,67 @@ def visible_keys(t: int, s: int, mask: float, size: float) -> NDArray[np.bool_]:
     return (k <= q) & (k >= first)
 
 
+def alibi_slopes(heads: int, most: float) -> Float64:
+    """Return the factor of the distance of each head.
+
+    Press et al. 2021, "Train Short, Test Long" (arXiv:2108.12409): 2^(-most h / n) for the heads h
+    = 1 .. n, where n is a power of two. Heads beyond it have every second factor of 2 n heads.
+    """
+    n = 1 << (heads.bit_length() - 1)
+    slopes = [-most * (h + 1) / n for h in range(n)]
+    slopes += [-most * (2 * h + 1) / (2 * n) for h in range(heads - n)]
+    return np.exp2(slopes)
+
+
+def relative_buckets(distance: NDArray[np.int64], count: int, later: bool) -> NDArray[np.int64]:
+    """Return the bucket of each distance of a key, negative for earlier keys.
+
+    Raffel et al. 2019, "T5" (arXiv:1910.10683). Small distances have a bucket each, larger ones
+    share them, and from 128 on all share the last. With `later`, half of the buckets are for later
+    keys.
+    """
+    side = count // 2 if later else count
+    far = np.abs(distance)
+    exact = side // 2
+    steps = np.log(np.maximum(far, 1) / exact) / np.log(128 / exact) * (side - exact)
+    large = np.minimum(exact + np.floor(steps + 1e-9).astype(np.int64), side - 1)
+    bucket = np.where(far < exact, far, large)
+    return np.where(distance > 0, bucket + side if later else 0, bucket)
+
+
 def masked_scores(
-    q: Float64, k: Float64, *, factor: float, mask: float = 0, window: float = 0, cap: float = 0
+    q: Float64,
+    k: Float64,
+    biases: Float64 | None = None,
+    *,
+    factor: float,
+    mask: float = 0,
+    window: float = 0,
+    cap: float = 0,
+    alibi: float = 0,
+    buckets: float = 0,
 ) -> Float64:
     """Return q k^T * factor, with -inf for masked pairs. (T, H, Dh), (S, K, Dh) -> (H, T, S).
 
     The queries are those of the last T of the S tokens. `visible_keys` tells what they attend to.
     Each kv head belongs to H / K consecutive query heads. A score s becomes cap tanh(s / cap)
-    unless the cap is 0. Vaswani et al. 2017, "Attention Is All You Need", equation 1; Ainslie et
-    al. 2023, "GQA"; Gemma Team 2024, "Gemma 2" (caps).
+    unless the cap is 0. With `alibi` the distance of a key times a factor of the head is
+    subtracted. `biases` (buckets, H) are added by the bucket of the distance. Vaswani et al. 2017,
+    "Attention Is All You Need", equation 1; Ainslie et al. 2023, "GQA"; Gemma Team 2024, "Gemma 2"
+    (caps).
     """
     t, heads, s = len(q), q.shape[1], len(k)
     k = np.repeat(k, heads // k.shape[1], axis=1)
     scores = q.transpose(1, 0, 2) @ k.transpose(1, 2, 0) * factor
     if cap:
         scores = cap * np.tanh(scores / cap)
+    if alibi:
+        far = np.abs(np.arange(s - t, s)[:, np.newaxis] - np.arange(s))
+        scores = scores - alibi_slopes(heads, alibi)[:, np.newaxis, np.newaxis] * far
+    if biases is not None:
+        distance = np.arange(s) - np.arange(s - t, s)[:, np.newaxis]
+        chosen = biases[relative_buckets(distance, int(buckets), mask >= 3)]
+        scores = scores + chosen.transpose(2, 0, 1)
     return np.where(visible_keys(t, s, mask, window), scores, -np.inf)
 
 
@@ -381,6 +487,25 @@ def scale(x: Float64, weight: Float64, *, size: float = 1) -> Float64:
     return x * weight
 
 
+def softplus(x: Float64, bias: Float64 | None = None) -> Float64:
+    """Return log(1 + exp(x + bias)). (T, ...) -> same."""
+    if bias is not None:
+        x = x + bias.reshape(x.shape[1:])
+    y: Float64 = np.logaddexp(0, x)
+    return y
+
+
+def xielu(
+    x: Float64, *, alpha_positive: float, alpha_negative: float, beta: float, epsilon: float
+) -> Float64:
+    """Return the activation xIELU. (T, F) -> same.
+
+    Huang and Schlag 2024, "Deriving Activation Functions Using Integration" (arXiv:2411.13010).
+    """
+    below = (np.expm1(np.minimum(x, epsilon)) - x) * alpha_negative
+    return np.where(x > 0, alpha_positive * x * x, below) + beta * x
+
+
 def conv(x: Float64, weight: Float64, bias: Float64 | None = None, *, taps: float) -> Float64:
     """Return the causal convolution of each channel. (T, ...), (C, taps), (C,) -> (T, ...).
 
@@ -402,7 +527,7 @@ def decay(alpha: Float64, a: Float64, dt: Float64) -> Float64:
     Dao and Gu 2024, "Transformers are SSMs" (arXiv:2405.21060); `a` is negative.
     """
     x = alpha.reshape(len(alpha), -1)
-    return np.exp(a * np.logaddexp(0, x + dt)).reshape(alpha.shape)
+    return np.exp(a.reshape(-1) * np.logaddexp(0, x + dt.reshape(-1))).reshape(alpha.shape)
 
 
 def delta(
@@ -436,12 +561,57 @@ def delta(
     return y
 
 
+def scan(
+    x: Float64,
+    dt: Float64,
+    b: Float64,
+    c: Float64,
+    decay: Float64,
+    skip: Float64 | None = None,
+) -> Float64:
+    """Return Mamba-2's state space model, token by token. (T, H, P), (T, H) -> (T, H, P).
+
+    A head has a state S of (N, P), zero before the first token: S = decay S + B (dt x)', and the
+    result is C S + skip x. B and C are (T, G, N); H / G consecutive heads share a group. Dao and Gu
+    2024, "Transformers are SSMs" (arXiv:2405.21060), section 6.
+    """
+    (t, heads, size), groups = x.shape, b.shape[1]
+    dt, decay = dt.reshape(t, heads, 1), decay.reshape(t, heads)
+    b, c = (np.repeat(value, heads // groups, axis=1) for value in (b, c))
+    u = dt * x
+    y = np.zeros_like(x)
+    state = np.zeros((heads, b.shape[2], size))
+    for i in range(t):
+        state = decay[i][:, np.newaxis, np.newaxis] * state
+        state = state + b[i][:, :, np.newaxis] * u[i][:, np.newaxis]
+        y[i] = np.einsum("hn,hnp->hp", c[i], state)
+    return y if skip is None else y + skip.reshape(heads, 1) * x
+
+
+def scan_channels(
+    x: Float64, dt: Float64, b: Float64, c: Float64, a: Float64, skip: Float64 | None = None
+) -> Float64:
+    """Return Mamba-1's selective state space model, token by token. (T, n) -> (T, n).
+
+    A channel has N states, zero before the first token: S = exp(dt a) S + dt x B, and the result is
+    C S + skip x. `b` and `c` are (T, N), `a` is (n, N). Gu and Dao 2023, "Mamba"
+    (arXiv:2312.00752), algorithm 2.
+    """
+    y = np.zeros_like(x)
+    state = np.zeros(a.shape)
+    for i in range(len(x)):
+        state = np.exp(dt[i][:, np.newaxis] * a) * state + np.outer(dt[i] * x[i], b[i])
+        y[i] = state @ c[i]
+    return y if skip is None else y + skip.reshape(-1) * x
+
+
 #: Functions by op. The op ``cache`` has none, because it stores values and computes nothing.
 OPS: dict[str, Callable[..., Any]] = {
     "embed": embed,
     "same": same,
     "shape": shape,
     "slice": cut,
+    "concat": concat,
     "norm_scale": norm_scale,
     "norm": norm,
     "norm_mean": norm_mean,
@@ -454,15 +624,24 @@ OPS: dict[str, Callable[..., Any]] = {
     "softmax": softmax,
     "mix": mix_values,
     "add": add,
+    "combine": combine,
+    "add_shared": add_shared,
+    "match_rms": match_rms,
+    "sparsify": sparsify,
     "act": gated,
     "unary": unary,
     "scale": scale,
+    "softplus": softplus,
+    "xielu": xielu,
     "route_probs": route_probs,
     "route_ids": route_ids,
     "route_weights": route_weights,
     "experts": expert_matmul,
+    "head_linear": head_linear,
     "weighted_sum": weighted_sum,
     "conv": conv,
     "decay": decay,
     "delta": delta,
+    "scan": scan,
+    "scan_channels": scan_channels,
 }

@@ -6,6 +6,7 @@ import platform
 from typing import NamedTuple
 
 from .. import _core
+from ..base.units import size
 from ..display.table import Table
 
 __all__ = ["CPU", "Memory", "cpu"]
@@ -80,8 +81,8 @@ class Memory(NamedTuple):
         return self.weights + self.cache + self.workspace
 
     def _repr_html_(self) -> str:
-        rows = [(name, f"{size:,}") for name, size in zip(self._fields, self, strict=True)]
-        return Table(("what", "bytes"), [*rows[:3], ("total", f"{self.total:,}")]).html(
+        rows = [(name, size(value)) for name, value in zip(self._fields, self, strict=True)]
+        return Table(("what", "size"), [*rows[:3], ("total", size(self.total))]).html(
             caption=f"{self.tokens:,} tokens"
         )
 

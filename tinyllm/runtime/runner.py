@@ -18,16 +18,18 @@ from ..architectures.plan import ForwardPlan
 from ..base.checks import index, integer
 from ..base.numeric import Float32
 from ..base.progress import Progress
+from ..base.words import dir_without
 from ..files.model_file import ModelFile
 from ..tokenizer import Tokenizer
 from ..trace.arena import Arena, Layout, Plan
-from ..trace.taps import Capture, Tap, all_taps, select
+from ..trace.taps import Capture, Taps, all_taps, select
 from ..trace.trace import Context, Trace
 from .machine import Memory
 from .prompt import Rows, is_batch, token_ids
 from .weights import Weights
 
 if TYPE_CHECKING:
+    from ..display.page import Page
     from ..trace.edit_program import Program, Sites
 
 __all__ = ["Runner"]
@@ -41,6 +43,8 @@ class Runner:
     config, steps, weights, metadata, tokenizer, threads, path, core
         See `tinyllm.Model`.
     """
+
+    __dir__ = dir_without("core", "layout", "need_logits", "program", "run", "trace_ids")
 
     def __init__(
         self,
@@ -86,6 +90,7 @@ class Runner:
         resid: npt.ArrayLike | None = None,
         *,
         watch: Callable[[], object] | None = None,
+        arena: Arena | None = None,
     ) -> tuple[Float32, list[Trace]]:
         """Run tokens in several sessions together. `session` and `trace` are the simpler forms.
 
@@ -104,6 +109,8 @@ class Runner:
             Start at this layer with this residual stream, instead of the embedding.
         watch : callable, optional
             Called now and then during a long run, which ends if it raises.
+        arena : Arena, optional
+            Memory for `layout`, which the caller has made.
 
         Returns
         -------
@@ -114,7 +121,8 @@ class Runner:
         lengths = [len(ids) for ids in tokens]
         starts = [len(session) for session in sessions]
         contexts = [a + b for a, b in zip(starts, lengths, strict=True)]
-        arena = Arena(layout or self.layout([]), lengths, contexts)
+        if arena is None:
+            arena = Arena(layout or self.layout([]), lengths, contexts)
         captures = arena.captures
         dispatch = None
         if any(edits):
@@ -158,9 +166,9 @@ class Runner:
         ]
 
     @functools.cached_property
-    def taps(self) -> tuple[Tap, ...]:
-        """Every tap of the model, in the order of the forward pass."""
-        return tuple(all_taps(self.steps))
+    def taps(self) -> Taps:
+        """Every tap of the model, in the order of the forward pass. It is shown as a table."""
+        return Taps(all_taps(self.steps))
 
     def layout(self, capture: Capture) -> Layout:
         """Return the layout of a capture in memory. Layouts are cached.
@@ -226,12 +234,29 @@ class Runner:
 
         return Program(self.taps, edits, self.core.config["max_context"])
 
+    def page(self, trace: Trace) -> Page:
+        """Return the page of a trace, for `Trace.html`. `Model` adds what takes analysis.
+
+        Parameters
+        ----------
+        trace : Trace
+
+        Returns
+        -------
+        tinyllm.display.page.Page
+        """
+        return trace.page()
+
     def pieces(self, ids: npt.NDArray[np.int32]) -> list[str]:
-        """Return the text of each token, or its id as text if it has none."""
+        """Return the text of each token, or its id as text if it has none.
+
+        Bytes that are only a part of a character become ``<0xE7>`` and the like.
+        """
         if self.tokenizer is None or not self.tokenizer.has_text:
             return [str(int(i)) for i in ids]
         known = len(self.tokenizer)
-        return [self.tokenizer.pieces([int(i)])[0] if i < known else f"[{int(i)}]" for i in ids]
+        text = self.tokenizer.pieces
+        return [text([int(i)], "tinyllm.hex")[0] if i < known else f"[{int(i)}]" for i in ids]
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -13,8 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from ..architectures.plan import Step
 from ..base.checks import ranged
 from ..base.numeric import Float32, best, log_softmax
+from ..base.units import size
+from ..base.words import dir_without
 from ..display.histogram import sample, spark, statistics
 from ..display.table import Markup, Table, escape
 from ..errors import FormatError
@@ -51,6 +54,8 @@ class Session:
     >>> len(session) == len(session.tokens)
     True
     """
+
+    __dir__ = dir_without("core", "keep", "lend", "ran", "share")
 
     def __init__(self, model: Runner, core: _core.Session | None = None) -> None:
         model.need_logits()
@@ -199,6 +204,33 @@ class Session:
         if taken is not None:
             traces[0].keep_logits(taken)
         return traces[0]
+
+    def states(self) -> dict[str, Float32]:
+        """Return copies of the states after the last token, of the blocks that have some.
+
+        Returns
+        -------
+        dict of str to float32 array
+            By the step that a state belongs to, with ``.state`` behind its name. Its shape follows
+            from the op: short convolution (taps - 1, channels), the oldest token first; delta net
+            (Hv, Dk, Dv); Mamba-2 (H, N, P); Mamba-1 (N, channels). Empty if no block has a state,
+            or if the session has no tokens.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> session = tl.load().session()
+        >>> session.states()  # attention keeps keys and values instead
+        {}
+        """
+        found: dict[str, Float32] = {}
+        if len(self) == 0:
+            return found
+        for number, shapes in enumerate(_caches(self.model, len(self))):
+            for name, array in zip(shapes, self.core.cache(number), strict=True):
+                if name.endswith(".state"):
+                    found[name] = np.array(array, np.float32)
+        return found
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the context with its keys, values and states to a file.
@@ -519,11 +551,11 @@ class Session:
             for name, shape in cache.items():
                 shapes = kinds.setdefault(name.rsplit(".", 1)[1], {})
                 shapes[shape] = shapes.get(shape, 0) + 1
-        text = "".join(self._pieces(self.tokens[-64:]))
+        text = self._text(self.tokens[-64:])
         rows: list[tuple[str, str]] = [
             ("tokens", f"{n:,} of {limit:,}"),
             ("text", f"...{text}" if n > 64 else text),
-            ("kv cache", f"{self.core.nbytes:,} bytes"),
+            ("kv cache", size(self.core.nbytes)),
         ]
         for kind, shapes in kinds.items():
             each = [f"{shape} in {count} layers" for shape, count in shapes.items()]
@@ -538,6 +570,12 @@ class Session:
             shown.plain = plain
             rows += [("logits", shown), ("next", self._likely())]
         return Table(("what", "value"), rows)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        tokenizer = self.model.tokenizer
+        if tokenizer is None or not tokenizer.has_text or max(ids, default=0) >= len(tokenizer):
+            return "".join(self._pieces(ids))
+        return b"".join(tokenizer.pieces_bytes(ids)).decode(errors="replace")
 
     def _pieces(self, ids: Sequence[int]) -> list[str]:
         return self.model.pieces(np.asarray(ids, np.int32))
@@ -554,7 +592,7 @@ class Session:
 
     def __repr__(self) -> str:
         """Return the number of tokens and the memory of the cache."""
-        return f"<tinyllm.Session: {len(self)} tokens, kv cache {self.core.nbytes:,} bytes>"
+        return f"<tinyllm.Session: {len(self)} tokens, kv cache {size(self.core.nbytes)}>"
 
     def _repr_html_(self) -> str:
         return self.table().html(caption=repr(self))
@@ -579,13 +617,19 @@ def _caches(model: Runner, n: int) -> list[dict[str, tuple[int, ...]]]:
         if step.op == "cache":
             block = f"blk.{step.layer}"
             caches.append({f"{block}.keys": (n, *reads[0]), f"{block}.values": (n, *reads[1])})
-        elif step.op == "conv":
-            before = int(step.number("taps")) - 1
-            caches.append({f"{step.tap}.state": (before, math.prod(step.shape))})
         else:
-            heads, size = step.shape
-            caches.append({f"{step.tap}.state": (heads, reads[1][1], size)})
+            caches.append({f"{step.tap}.state": _state_shape(step, reads)})
     return caches
+
+
+def _state_shape(step: Step, reads: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """Return the shape of the state of a step, from the shapes of what it reads."""
+    if step.op == "conv":
+        return int(step.number("taps")) - 1, math.prod(step.shape)
+    if step.op == "scan_channels":
+        return reads[2][-1], *step.shape
+    heads, size = step.shape
+    return heads, reads[1 if step.op == "delta" else 2][-1], size
 
 
 def _cached(model: Runner, arrays: Mapping[str, Array], n: int) -> list[tuple[Float32, ...]]:

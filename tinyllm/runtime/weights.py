@@ -6,6 +6,10 @@ import difflib
 from collections.abc import Iterator, Mapping
 
 from .._core import Weight
+from ..base.samples import sample_weights
+from ..base.units import size
+from ..display.table import Table, escape
+from ..display.weights import weights_html
 from ..trace.dialects import hint
 
 __all__ = ["Weights"]
@@ -61,5 +65,31 @@ class Weights(Mapping[str, Weight]):
 
     def __repr__(self) -> str:
         """Return the number of tensors and their size."""
-        size = sum(weight.nbytes for weight in self._tensors.values())
-        return f"<tinyllm.Weights: {len(self)} tensors, {size:,} bytes>"
+        total = size(sum(weight.nbytes for weight in self._tensors.values()))
+        return f"<tinyllm.Weights: {len(self)} tensors, {total}>"
+
+    def table(self) -> Table:
+        """Return a table with one row per tensor: name, type, shape and size.
+
+        Returns
+        -------
+        Table
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> print(tl.load().weights.table())  # doctest: +ELLIPSIS
+        weight...
+        """
+        return Table(
+            ("weight", "type", "shape", "size"),
+            [(name, w.type, w.shape, size(w.nbytes)) for name, w in self._tensors.items()],
+        )
+
+    def __str__(self) -> str:
+        """Return the table as text."""
+        return str(self.table())
+
+    def _repr_html_(self) -> str:
+        samples = sample_weights(self._tensors.values())
+        return f"<p>{escape(repr(self))}</p>{weights_html(samples)}"

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..base.checks import integer
+from ..display.table import Table
 from .philox import new_seed, uniform
 from .samplers import BY_ID, SAMPLERS, Candidates, Context, ids_of, sampler
 
@@ -40,7 +41,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class SamplerExplanation:
-    """The candidates after each step of a chain; ``print`` shows them as a table.
+    """The candidates after each step of a chain, which are shown as a table.
 
     Parameters
     ----------
@@ -53,15 +54,30 @@ class SamplerExplanation:
     steps: list[tuple[str, Candidates]]
     top: int
 
-    def __str__(self) -> str:
-        width = max(len(name) for name, _ in self.steps)
-        lines = [f"{'step':{width}}  kept  best tokens"]
+    def table(self) -> Table:
+        """Return a table with one row per step of the chain.
+
+        Returns
+        -------
+        Table
+        """
+        rows = []
         for name, found in self.steps:
             best = found.best_first()
             pairs = zip(best.ids[: self.top], best.probabilities, strict=False)
             shown = ", ".join(f"{token} {p:.3f}" for token, p in pairs)
-            lines.append(f"{name:{width}}  {len(best.ids):4}  {shown}")
-        return "\n".join(lines)
+            rows.append((name, len(best.ids), shown))
+        return Table(("step", "kept", "best tokens"), rows)
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    def __repr__(self) -> str:
+        """Return the table as text, so that an interactive session shows it."""
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return self.table().html()
 
 
 class Sampler:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
 import functools
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..base.checks import integer, is_integer
+from ..base.words import dir_without, getattr_of
 from .conversation import Conversations
 from .explain import Explanation, Step
 from .special import Partition
@@ -59,6 +61,8 @@ class Tokenizer(Conversations, ABC):
     'ab a'
     """
 
+    __dir__ = dir_without("default_pre", "defaults", "encode_fragments", "use_core")
+
     #: The name of the algorithm, for display.
     kind: ClassVar[str] = ""
     #: Whether it converts text; see `UnknownTokenizer`.
@@ -98,6 +102,9 @@ class Tokenizer(Conversations, ABC):
         """Pickle the keys that make the tokenizer, so that it needs no file elsewhere."""
         keys = [k for k in self._metadata if k.startswith(("tokenizer.", "general.architecture"))]
         return type(self), ({key: self._metadata[key] for key in keys},)
+
+    if not TYPE_CHECKING:
+        __getattr__ = getattr_of("Tokenizer")
 
     def __copy__(self) -> Tokenizer:
         return self  # immutable
@@ -309,7 +316,8 @@ class Tokenizer(Conversations, ABC):
         ids : iterable of int, or int
         errors : str
             How to decode bytes that are only a part of a character, as in `bytes.decode`:
-            ``"backslashreplace"`` shows them, ``"surrogateescape"`` preserves them.
+            ``"backslashreplace"`` shows them, ``"surrogateescape"`` preserves them. Also
+            ``"tinyllm.hex"``: byte E7 becomes ``<0xE7>``, the name of byte tokens in SentencePiece.
 
         Returns
         -------
@@ -695,6 +703,16 @@ class Tokenizer(Conversations, ABC):
     def __repr__(self) -> str:
         pre = f", pre {self._vocab.pre!r}" if self._vocab.pre else ""
         return f"<tinyllm.Tokenizer: {self.kind}, {len(self)} tokens{pre}>"
+
+
+def _hex(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    wrong = error.object[error.start : error.end]
+    return "".join(f"<0x{byte:02X}>" for byte in wrong), error.end
+
+
+codecs.register_error("tinyllm.hex", _hex)
 
 
 def _as_bytes(text: str | bytes | bytearray | memoryview) -> bytes:

@@ -89,7 +89,7 @@ class Conversations:
 
         Examples
         --------
-        >>> import tinyllm as tl
+        >>> import tinyllm as tl  # pip install jinja2
         >>> tl.load("demo").tokenizer.render_chat(
         ...     [{"role": "user", "content": "Hi"}], template="{{ messages[0].content }}!")
         'Hi!'
@@ -157,7 +157,7 @@ class Conversations:
 
         Examples
         --------
-        >>> import tinyllm as tl
+        >>> import tinyllm as tl  # pip install jinja2
         >>> tokenizer = tl.load("demo").tokenizer
         >>> messages = [{"role": "user", "content": "Hi"}]
         >>> ids = tokenizer.encode_chat(messages, template="{{ messages[0].content }}!")
@@ -262,7 +262,7 @@ class Conversations:
 
         Examples
         --------
-        >>> import tinyllm as tl
+        >>> import tinyllm as tl  # pip install jinja2
         >>> tokenizer = tl.load("demo").tokenizer
         >>> tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False,
         ...                               chat_template="chatml", add_generation_prompt=True)

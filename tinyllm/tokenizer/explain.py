@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..display.table import Table, escape
+
 __all__ = ["Explanation", "Step"]
 
 _SHOWN = 60
+
+#: The most ids below a table in a notebook.
+_IDS = 200
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,9 @@ def _show(data: bytes) -> str:
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation:
-    """The steps from a text to its ids; ``print`` shows them as a table.
+    """The steps from a text to its ids, which are shown as a table.
 
     Parameters
     ----------
@@ -54,16 +59,31 @@ class Explanation:
     ids: list[int]
     pieces: list[bytes]
 
-    def __str__(self) -> str:
-        rows = [("step", "text", "why", "ids")]
+    def table(self) -> Table:
+        """Return a table with one row per step.
+
+        Returns
+        -------
+        Table
+        """
+        rows = []
         for step in self.steps:
             ids = " ".join(map(str, step.ids[:20])) + (" …" if len(step.ids) > 20 else "")
             rows.append((step.name, _show(step.text), step.detail, ids))
-        widths = [max(len(row[i]) for row in rows) for i in range(3)]
-        lines = []
-        for name, text, detail, ids in rows:
-            cells = f"{name:{widths[0]}}  {text:{widths[1]}}  {detail:{widths[2]}}  {ids}"
-            lines.append(cells.rstrip())
-        pairs = [f"{i} {_show(p)!r}" for i, p in zip(self.ids, self.pieces, strict=True)]
-        lines.append(f"{len(self.ids)} ids: " + ", ".join(pairs))
-        return "\n".join(lines)
+        return Table(("step", "text", "why", "ids"), rows)
+
+    def _result(self, most: int | None = None) -> str:
+        shown = zip(self.ids[:most], self.pieces[:most], strict=True)
+        pairs = [f"{i} {_show(p)!r}" for i, p in shown]
+        pairs += ["…"] if len(pairs) < len(self.ids) else []
+        return f"{len(self.ids)} ids: " + ", ".join(pairs)
+
+    def __str__(self) -> str:
+        return f"{self.table()}\n{self._result()}"
+
+    def __repr__(self) -> str:
+        """Return the table as text, so that an interactive session shows it."""
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return f"{self.table().html()}<p>{escape(self._result(_IDS))}</p>"

@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import _core
 from ..base.numeric import Float32
+from ..base.units import size
 from .taps import Tap
 
 __all__ = ["Arena", "Layout", "Plan"]
@@ -38,7 +39,7 @@ class Plan:
 
     def __repr__(self) -> str:
         """Return the number of taps and their size."""
-        return f"<tinyllm.Plan: {len(self.shapes)} taps, {self.nbytes:,} bytes>"
+        return f"<tinyllm.Plan: {len(self.shapes)} taps, {size(self.nbytes)}>"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,12 +199,12 @@ class Arena:
     def __init__(self, layout: Layout, lengths: Sequence[int], contexts: Sequence[int]) -> None:
         self.layout = layout
         self.lengths = lengths
-        size = layout.nbytes(lengths, contexts)
-        if size > 1 << 24:  # for a small call, asking the system would take too long
+        needed = layout.nbytes(lengths, contexts)
+        if needed > 1 << 24:  # for a small call, asking the system would take too long
             available = _core.memory_available()
-            if available < size:
+            if available < needed:
                 raise MemoryError(
-                    f"the capture takes {size:,} bytes and {available:,} are available; "
+                    f"the capture takes {needed:,} bytes and {available:,} are available; "
                     "capture fewer taps, or run fewer tokens at a time"
                 )
         #: for `_core.Model.forward`: (steps, piece or -1 for all pieces, block)

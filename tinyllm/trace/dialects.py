@@ -1,6 +1,6 @@
 """Names of inner values and weights in other libraries, and ours: one table.
 
-Messages about unknown names use it, and a reader of other programs' values can.
+Messages about unknown names use it, and so do `tinyllm.read` and `Trace.as_`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,17 @@ import re
 from collections.abc import Collection
 from typing import NamedTuple
 
-__all__ = ["TABLE", "Row", "Translation", "hint", "table_names", "translate"]
+__all__ = [
+    "LIBRARIES",
+    "TABLE",
+    "Row",
+    "Translation",
+    "hint",
+    "plain_name",
+    "spellings",
+    "table_names",
+    "translate",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +44,10 @@ class Row:
         Parameters of TransformerLens. Those that begin with ``b_`` are biases.
     replaces : tuple of str
         Rows whose names mean this row instead in models that have both.
+    inputs : str
+        Modules of Hugging Face, whose inputs are meant.
+    plain : str
+        What people call the value in programs of their own: words that `plain_name` leaves.
     """
 
     ours: str
@@ -43,83 +57,124 @@ class Row:
     meta: str = ""
     parameters: str = ""
     replaces: tuple[str, ...] = ()
+    inputs: str = ""
+    plain: str = ""
 
 
 #: In the order of the forward pass. A name that has several meanings is in several rows.
 TABLE = (
     Row("token_embd", "hook_embed embed.hook_out", "embed_tokens wte", "inp_embd embd",
-        "tok_embeddings", "embed.W_E W_E"),
+        "tok_embeddings", "embed.W_E W_E",
+        plain="embd embed embedding embeddings emb tok_emb tok_embd token_embedding x_embed"),
+    Row("embd_scaled", "", "embed_tokens", "inp_scaled", replaces=("token_embd",)),
     Row("position_embd", "hook_pos_embed pos_embed.hook_out", "wpe", "pos_embd", "",
-        "pos_embed.W_pos W_pos"),
-    Row("blk.{i}.resid_pre", "blocks.{i}.hook_resid_pre blocks.{i}.hook_in", "hidden_states[{i}]"),
+        "pos_embed.W_pos W_pos", plain="pos_emb pos_embd position_embedding"),
+    Row("blk.{i}.resid_pre", "blocks.{i}.hook_resid_pre blocks.{i}.hook_in", "hidden_states[{i}]",
+        inputs="layers.{i}.input_layernorm h.{i}.ln_1 layers.{i} h.{i}",
+        plain="in input resid_pre residual_in x_in h_in"),
     Row("blk.{i}.attn_norm_scale", "blocks.{i}.ln1.hook_scale"),
     Row("blk.{i}.attn_norm", "blocks.{i}.ln1.hook_normalized blocks.{i}.ln1.hook_out",
         "layers.{i}.input_layernorm h.{i}.ln_1", "attn_norm-{i}", "layers.{i}.attention_norm",
-        "blocks.{i}.ln1.w"),
-    Row("blk.{i}.attn_qkv", "", "layers.{i}.self_attn.qkv_proj h.{i}.attn.c_attn", "wqkv-{i}"),
+        "blocks.{i}.ln1.w",
+        plain="attn_norm attention_norm norm1 ln1 ln_1 input_norm input_layernorm rms1 rms_att"),
+    Row("blk.{i}.attn_qkv", "", "layers.{i}.self_attn.qkv_proj h.{i}.attn.c_attn", "wqkv-{i}",
+        plain="qkv attn_qkv qkv_proj c_attn"),
     Row("blk.{i}.attn_q", "blocks.{i}.attn.hook_q blocks.{i}.attn.q.hook_out",
         "layers.{i}.self_attn.q_proj", "Qcur-{i}", "layers.{i}.attention.wq",
-        "blocks.{i}.attn.W_Q blocks.{i}.attn.b_Q"),
+        "blocks.{i}.attn.W_Q blocks.{i}.attn.b_Q",
+        plain="q xq query queries attn_q q_proj wq q_pre_rope q_before_rope"),
     Row("blk.{i}.attn_k", "blocks.{i}.attn.hook_k blocks.{i}.attn.k.hook_out",
         "layers.{i}.self_attn.k_proj", "Kcur-{i}", "layers.{i}.attention.wk",
-        "blocks.{i}.attn.W_K blocks.{i}.attn.b_K"),
+        "blocks.{i}.attn.W_K blocks.{i}.attn.b_K",
+        plain="k xk key keys attn_k k_proj wk k_pre_rope k_before_rope"),
     Row("blk.{i}.attn_v", "blocks.{i}.attn.hook_v blocks.{i}.attn.v.hook_out",
         "layers.{i}.self_attn.v_proj", "Vcur-{i}", "layers.{i}.attention.wv",
-        "blocks.{i}.attn.W_V blocks.{i}.attn.b_V"),
-    Row("blk.{i}.attn_q_norm", "", "layers.{i}.self_attn.q_norm", "Qcur_normed-{i}"),
-    Row("blk.{i}.attn_k_norm", "", "layers.{i}.self_attn.k_norm", "Kcur_normed-{i}"),
-    Row("blk.{i}.attn_q_rope", "blocks.{i}.attn.hook_rot_q", "", "Qcur-{i} q-{i}"),
-    Row("blk.{i}.attn_k_rope", "blocks.{i}.attn.hook_rot_k", "", "Kcur-{i} k-{i}"),
-    Row("blk.{i}.attn_scores", "blocks.{i}.attn.hook_attn_scores", "", "kq-{i}"),
+        "blocks.{i}.attn.W_V blocks.{i}.attn.b_V", plain="v xv value values attn_v v_proj wv"),
+    Row("blk.{i}.attn_q_norm", "", "layers.{i}.self_attn.q_norm", "Qcur_normed-{i}",
+        plain="q_norm q_normed attn_q_norm"),
+    Row("blk.{i}.attn_k_norm", "", "layers.{i}.self_attn.k_norm", "Kcur_normed-{i}",
+        plain="k_norm k_normed attn_k_norm"),
+    Row("blk.{i}.attn_q_rope", "blocks.{i}.attn.hook_rot_q", "", "Qcur-{i} q-{i}",
+        plain="q_rope q_rot q_rotated rope_q rot_q q_after_rope q_post_rope attn_q_rope"),
+    Row("blk.{i}.attn_k_rope", "blocks.{i}.attn.hook_rot_k", "", "Kcur-{i} k-{i}",
+        plain="k_rope k_rot k_rotated rope_k rot_k k_after_rope k_post_rope attn_k_rope"),
+    Row("blk.{i}.attn_scores", "blocks.{i}.attn.hook_attn_scores", "", "kq-{i}",
+        plain="scores attn_scores attention_scores att_scores"),
     Row("blk.{i}.attn_probs", "blocks.{i}.attn.hook_pattern", "attentions[{i}]",
-        "kq_soft_max-{i} kq_soft_max_ext-{i}"),
+        "kq_soft_max-{i} kq_soft_max_ext-{i}",
+        plain="att probs attn_probs attention_probs attn_weights attention_weights pattern"),
     Row("blk.{i}.attn_mix", "blocks.{i}.attn.hook_z blocks.{i}.attn.o.hook_in", "",
-        "kqv-{i} kqv_merged-{i} kqv_merged_cont-{i} kqv_out-{i}"),
+        "kqv-{i} kqv_merged-{i} kqv_merged_cont-{i} kqv_out-{i}",
+        inputs="layers.{i}.self_attn.o_proj h.{i}.attn.c_proj",
+        plain="z mix attn_mix attn_heads heads kqv"),
     Row("blk.{i}.attn_output",
         "blocks.{i}.hook_attn_out blocks.{i}.attn.hook_out blocks.{i}.attn.o.hook_out",
         "layers.{i}.self_attn.o_proj layers.{i}.self_attn h.{i}.attn.c_proj h.{i}.attn",
         "attn_out-{i} kqv_out-{i}",
-        "layers.{i}.attention.wo", "blocks.{i}.attn.W_O blocks.{i}.attn.b_O"),
+        "layers.{i}.attention.wo", "blocks.{i}.attn.W_O blocks.{i}.attn.b_O",
+        plain="xb2 o wo o_proj attn_out attn_output attention_out attn_proj"),
     Row("blk.{i}.post_attention_norm", "blocks.{i}.hook_attn_out",
         "layers.{i}.post_attention_layernorm", "attn_post_norm-{i}",
         replaces=("blk.{i}.attn_output", "blk.{i}.ffn_norm")),
     Row("blk.{i}.resid_mid", "blocks.{i}.hook_resid_mid blocks.{i}.ln2.hook_in", "",
-        "ffn_inp-{i}"),
+        "ffn_inp-{i}",
+        inputs="layers.{i}.post_attention_layernorm layers.{i}.pre_feedforward_layernorm "
+        "h.{i}.ln_2",
+        plain="resid_mid residual_mid x_mid h_mid after_attn x_after_attn ffn_inp ffn_in"),
     Row("blk.{i}.ffn_norm_scale", "blocks.{i}.ln2.hook_scale"),
     Row("blk.{i}.ffn_norm", "blocks.{i}.ln2.hook_normalized blocks.{i}.ln2.hook_out",
         "layers.{i}.post_attention_layernorm layers.{i}.pre_feedforward_layernorm h.{i}.ln_2",
         "ffn_norm-{i}", "layers.{i}.ffn_norm",
-        "blocks.{i}.ln2.w"),
+        "blocks.{i}.ln2.w",
+        plain="ffn_norm mlp_norm norm2 ln2 ln_2 post_attention_layernorm rms2 rms_ffn"),
     Row("blk.{i}.ffn_gate", "blocks.{i}.mlp.hook_pre blocks.{i}.mlp.gate.hook_out",
         "layers.{i}.mlp.gate_proj", "ffn_gate-{i}", "layers.{i}.feed_forward.w1",
-        "blocks.{i}.mlp.W_gate", replaces=("blk.{i}.ffn_up",)),
+        "blocks.{i}.mlp.W_gate", replaces=("blk.{i}.ffn_up",),
+        plain="gate gate_proj w1 ffn_gate mlp_gate"),
     Row("blk.{i}.ffn_up",
         "blocks.{i}.mlp.hook_pre blocks.{i}.mlp.hook_pre_linear blocks.{i}.mlp.in.hook_out",
         "layers.{i}.mlp.up_proj layers.{i}.mlp.gate_up_proj h.{i}.mlp.c_fc", "ffn_up-{i}",
         "layers.{i}.feed_forward.w3",
-        "blocks.{i}.mlp.W_in blocks.{i}.mlp.b_in"),
+        "blocks.{i}.mlp.W_in blocks.{i}.mlp.b_in",
+        plain="hb2 up up_proj w3 ffn_up mlp_up c_fc fc1"),
     Row("blk.{i}.ffn_act", "blocks.{i}.mlp.hook_post blocks.{i}.mlp.out.hook_in", "",
-        "ffn_swiglu-{i} ffn_gate_par-{i}"),
+        "ffn_swiglu-{i} ffn_geglu-{i} ffn_gate_par-{i}",
+        inputs="layers.{i}.mlp.down_proj h.{i}.mlp.c_proj",
+        plain="hb act ffn_act mlp_act swiglu ffn_swiglu ffn_hidden mlp_hidden"),
     Row("blk.{i}.ffn_down",
         "blocks.{i}.hook_mlp_out blocks.{i}.mlp.hook_out blocks.{i}.mlp.out.hook_out",
         "layers.{i}.mlp.down_proj layers.{i}.mlp h.{i}.mlp.c_proj h.{i}.mlp", "ffn_out-{i}",
         "layers.{i}.feed_forward.w2",
-        "blocks.{i}.mlp.W_out blocks.{i}.mlp.b_out"),
+        "blocks.{i}.mlp.W_out blocks.{i}.mlp.b_out",
+        plain="down down_proj w2 ffn mlp ffn_out mlp_out ffn_down mlp_down feed_forward fc2"),
     Row("blk.{i}.ffn_gate_inp", "", "layers.{i}.mlp.gate layers.{i}.block_sparse_moe.gate",
-        "ffn_moe_logits-{i}"),
+        "ffn_moe_logits-{i}", plain="router router_logits"),
     Row("blk.{i}.ffn_expert_probs", "", "", "ffn_moe_probs-{i}"),
     Row("blk.{i}.ffn_moe", "blocks.{i}.hook_mlp_out",
-        "layers.{i}.mlp layers.{i}.block_sparse_moe", "ffn_moe_out-{i}"),
+        "layers.{i}.mlp layers.{i}.block_sparse_moe", "ffn_moe_out-{i}", plain="moe moe_out"),
     Row("blk.{i}.post_ffw_norm", "blocks.{i}.hook_mlp_out",
         "layers.{i}.post_feedforward_layernorm", "ffn_post_norm-{i}",
         replaces=("blk.{i}.ffn_down", "blk.{i}.ffn_moe")),
     Row("blk.{i}.resid_post", "blocks.{i}.hook_resid_post blocks.{i}.hook_out", "layers.{i} h.{i}",
-        "l_out-{i}"),
+        "l_out-{i}", plain="x out output h hidden resid residual resid_post x_out l_out"),
     Row("output_norm_scale", "ln_final.hook_scale"),
     Row("output_norm", "ln_final.hook_normalized ln_final.hook_out unembed.hook_in", "norm ln_f",
-        "result_norm", "norm", "ln_final.w"),
-    Row("output", "unembed.hook_out", "lm_head", "result_output", "output", "unembed.W_U W_U"),
+        "result_norm", "norm", "ln_final.w", inputs="lm_head",
+        plain="final_norm norm_final norm_f ln_f output_norm last_norm x_norm x_final"),
+    Row("output", "unembed.hook_out", "lm_head", "result_output", "output", "unembed.W_U W_U",
+        plain="logits logit out output lm_head result"),
+    Row("output_uncapped", "unembed.hook_out", "lm_head", replaces=("output",)),
+    Row("output_unscaled", "unembed.hook_out", "lm_head", replaces=("output", "output_uncapped")),
 )  # fmt: skip
+
+#: The names of dialects in arguments, and the libraries.
+LIBRARIES = {
+    "transformer_lens": "TransformerLens",
+    "hf": "Hugging Face",
+    "hugging_face": "Hugging Face",
+    "llama.cpp": "llama.cpp",
+    "meta": "Meta's checkpoints",
+}
 
 #: Where the value under another name differs from ours.
 _DIFFERENT = {
@@ -146,6 +201,11 @@ _WRAPPERS = re.compile(r"(?:(?:base_model|language_model|model|transformer)\.)+"
 
 #: Suffixes of the parameters of a module.
 _SUFFIXES = (".weight", ".bias")
+
+#: How programs mark the input of a module, its output, and the second of its outputs.
+_INPUT = re.compile(r"[.:]in(?:put|puts)?(?:\.0|\[0\]|0)?$")
+_OUTPUT = re.compile(r"[.:]out(?:put|puts)?(?:\.0|\[0\]|0)?$")
+_SECOND = re.compile(r"layers\.\{i\}\.self_attn[.:]out(?:put|puts)?(?:\.1|\[1\]|1)$")
 
 
 class Translation(NamedTuple):
@@ -181,6 +241,8 @@ def _index() -> dict[str, list[tuple[str, str]]]:
                 if library in ("Hugging Face", "Meta's checkpoints"):
                     for suffix in _SUFFIXES:
                         found.setdefault(name + suffix, []).append((library, row.ours + suffix))
+        for name in row.inputs.split():
+            found.setdefault(f"{name}.in", []).append(("Hugging Face", row.ours))
         for name in row.parameters.split():
             suffix = _SUFFIXES["b_" in name.split(".")[-1]]
             found.setdefault(name, []).append(("TransformerLens", row.ours + suffix))
@@ -197,7 +259,8 @@ def _translations(name: object) -> list[Translation]:
     wrapped = _WRAPPERS.match(general)
     module = general[wrapped.end() :] if wrapped else general
     out: dict[str, Translation] = {}
-    for spelling in (general, module, module.removesuffix(".output")):
+    marked = _INPUT.sub(".in", _SECOND.sub("attentions[{i}]", module))
+    for spelling in dict.fromkeys((general, module, _OUTPUT.sub("", module), marked)):
         for library, ours in _index().get(spelling, ()):
             if spelling != general and library != "Hugging Face":
                 continue
@@ -210,7 +273,7 @@ def _translations(name: object) -> list[Translation]:
     return list(out.values())
 
 
-def translate(name: object, known: Collection[str]) -> list[Translation]:
+def translate(name: object, known: Collection[str], library: str = "") -> list[Translation]:
     """Return our names for a name of TransformerLens, Hugging Face, llama.cpp or Meta.
 
     Parameters
@@ -219,6 +282,8 @@ def translate(name: object, known: Collection[str]) -> list[Translation]:
         The number of the block may be ``*``.
     known : collection of str
         The names that there are. Others are left out.
+    library : str
+        If not empty: leave out the names of other libraries.
 
     Returns
     -------
@@ -235,7 +300,11 @@ def translate(name: object, known: Collection[str]) -> list[Translation]:
     >>> [found.ours for found in translate(("pattern", 2), taps)]
     ['blk.2.attn_probs']
     """
-    found = [each for each in _translations(name) if each.ours.replace("*", "0") in known]
+    found = [
+        each
+        for each in _translations(name)
+        if each.ours.replace("*", "0") in known and library in ("", each.library)
+    ]
     replaced = {other for each in found for other in _replaced(each.ours)}
     found = [each for each in found if each.ours not in replaced]
     if len(found) > 1 and found[-1].differs == "shared with the embedding":
@@ -251,6 +320,92 @@ def _replaced(ours: str) -> list[str]:
     found = [row.replaces for row in TABLE if row.ours + suffix == general]
     others = found[0] if found else ()
     return [other.replace("{i}", number[0] if number else "") + suffix for other in others]
+
+
+def spellings(ours: str, known: Collection[str], library: str) -> list[str]:
+    """Return the names in another library that mean one of our taps.
+
+    The input of a module ends with ``.in``.
+
+    Parameters
+    ----------
+    ours : str
+        A tap.
+    known : collection of str
+        The taps of the model.
+    library : str
+        One of the values of `LIBRARIES`.
+
+    Returns
+    -------
+    list of str
+        The usual one first. Empty if the library has no name for the value.
+
+    Examples
+    --------
+    >>> from tinyllm.trace.dialects import spellings
+    >>> spellings("blk.3.attn_mix", {"blk.3.attn_mix"}, "TransformerLens")
+    ['blocks.3.attn.hook_z', 'blocks.3.attn.o.hook_in']
+    """
+    number = _NUMBER.search(ours)
+    general = _NUMBER.sub("{i}", ours, count=1)
+    names = []
+    for row in TABLE:
+        if row.ours == general:
+            names += {
+                "TransformerLens": row.transformer_lens.split(),
+                "Hugging Face": row.hugging_face.split()
+                + [f"{name}.in" for name in row.inputs.split()],
+                "llama.cpp": row.llama_cpp.split(),
+                "Meta's checkpoints": row.meta.split(),
+            }[library]
+    names = [name.replace("{i}", number[0] if number else "") for name in names]
+    return [n for n in names if ours in (each.ours for each in translate(n, known, library))]
+
+
+#: In names that people give: the block, at the start or after it, or a number at an end.
+_PLAIN_BLOCK = re.compile(r"(?:^|_)(?:layers?|blocks?|blk|l|h|b)_?(\d+)(?=_|$|[a-z])")
+_PLAIN_NUMBER = re.compile(r"^(.*?)_?(\d+)$|^(\d+)_(.*)$")
+
+
+@functools.cache
+def _plain_index() -> dict[tuple[str, bool], str]:
+    """Return our names by the words of plain names, and whether a block belongs to them."""
+    return {
+        (word, "{i}" in row.ours): row.ours for row in reversed(TABLE) for word in row.plain.split()
+    }
+
+
+def plain_name(name: str) -> tuple[str, int | None] | None:
+    """Return what a name means that follows no library, such as ``layer3_q`` or ``q_rope.3``.
+
+    Parameters
+    ----------
+    name : str
+
+    Returns
+    -------
+    tuple of (str, int or None), or None
+        One of our names, with ``{i}`` for the number of a block, and the number that the name has.
+
+    Examples
+    --------
+    >>> from tinyllm.trace.dialects import plain_name
+    >>> plain_name("layer3_q"), plain_name("logits"), plain_name("thing")
+    (('blk.{i}.attn_q', 3), ('output', None), None)
+    """
+    text = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    number = None
+    if (found := _PLAIN_BLOCK.search(text)) is not None:
+        number = int(found[1])
+        text = f"{text[: found.start()]}_{text[found.end() :]}".strip("_") or "out"
+    elif (text, False) not in _plain_index() and (found := _PLAIN_NUMBER.match(text)) is not None:
+        number = int(found[2] or found[3])
+        text = found[1] or found[4] or "out"
+    for word in (text, text.removesuffix("_out"), text.removesuffix("_proj"), text.strip("_")):
+        if (ours := _plain_index().get((word, number is not None))) is not None:
+            return ours, number
+    return None
 
 
 def hint(name: object, known: Collection[str]) -> str:

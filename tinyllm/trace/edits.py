@@ -85,6 +85,16 @@ class Edit:
         if tap is None:
             raise TypeError(f"{self._text}: tap is None; expected a name or a pattern")
 
+    @property
+    def kind(self) -> str:
+        """The name of the function that makes the edit."""
+        return self._kind
+
+    @property
+    def value(self) -> Any:
+        """What the edit writes, adds or multiplies with; None if it needs nothing."""
+        return None if isinstance(self._value, EllipsisType) else self._value
+
     def __repr__(self) -> str:
         """Return the call that makes the edit."""
         return self._text

@@ -25,13 +25,12 @@ from ..files.arrays import (
     bad_field,
     check_format,
     parse_json,
-    read_arrays,
     read_token_ids,
 )
 from .taps import ALIASES, is_matrix
 from .trace import Context, Trace
 
-__all__ = ["read"]
+__all__ = ["saved_trace"]
 
 
 def _read_config(text: str) -> Config:
@@ -81,36 +80,23 @@ def _fits(value: Any, hint: Any) -> bool:
     return type(value) is hint
 
 
-def read(path: str | os.PathLike[str]) -> Trace:
-    """Read a trace that `Trace.save` wrote.
+def saved_trace(
+    arrays: Mapping[str, Array], metadata: Mapping[str, str], path: str | os.PathLike[str]
+) -> Trace:
+    """Return the trace of a file that `Trace.save` wrote. `tinyllm.read` is the public form.
 
     Parameters
     ----------
+    arrays, metadata
+        As `read_arrays` returned them.
     path : str or os.PathLike
-
-    Returns
-    -------
-    Trace
-        Arrays are read on first use. ``trace.model`` is None, so functions that need the weights
-        take ``model=``. A safetensors file is mapped, and must not be changed in place while the
-        trace is in use. `Trace.save` is safe, because it replaces the file.
+        The file, for messages.
 
     Raises
     ------
     tinyllm.FormatError
-        If the file is not a trace, or is damaged. Damage in an array of an ``.npz`` file may be
-        found only when the array is used.
-    OSError
-        If the file cannot be read.
-
-    Examples
-    --------
-    >>> import tinyllm as tl
-    >>> tl.load().trace("ROMEO:").save("run.safetensors")
-    >>> tl.read("run.safetensors")["blk.0.attn_mix"].ndim
-    3
+        If the file is not a trace, or is damaged.
     """
-    arrays, metadata = read_arrays(path)
     try:
         return _trace(arrays, metadata)
     except FormatError as error:

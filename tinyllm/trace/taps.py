@@ -14,9 +14,21 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from ..architectures.plan import ForwardPlan, Step
+from ..display.families import Member, families, layers_text
+from ..display.table import Table
 from .dialects import hint, translate
 
-__all__ = ["ALIASES", "Capture", "Tap", "all_taps", "is_matrix", "match", "select", "unknown"]
+__all__ = [
+    "ALIASES",
+    "Capture",
+    "Tap",
+    "Taps",
+    "all_taps",
+    "is_matrix",
+    "match",
+    "select",
+    "unknown",
+]
 
 #: The type of the argument ``capture=``.
 Capture: TypeAlias = (
@@ -73,6 +85,52 @@ class Tap:
     def shape(self, tokens: int, context: int) -> tuple[int, ...]:
         """Return the shape for the given number of tokens in the call and in the context."""
         return (*self.row, tokens, context) if self.matrix else (tokens, *self.row)
+
+
+class Taps(tuple[Tap, ...]):
+    """The taps of a model: a tuple, which is shown as a table.
+
+    Examples
+    --------
+    >>> import tinyllm
+    >>> taps = tinyllm.load().taps
+    >>> taps[0].name
+    'token_embd'
+    >>> print(taps.table().rows[3])
+    ('blk.*.attn_norm', '0-3', '(T, 256)', 'attn_input')
+    """
+
+    __slots__ = ()
+
+    def table(self) -> Table:
+        """Return a table with one row for the taps of all blocks that have one name and shape.
+
+        Returns
+        -------
+        Table
+            T stands for the tokens of the call, S for those of the context.
+        """
+
+        def shape(tap: Tap) -> str:
+            axes = map(str, tap.row)
+            return f"({', '.join((*axes, 'T', 'S') if tap.matrix else ('T', *axes))})"
+
+        members = [Member(tap.name, (shape(tap), tap.roles), 0, None) for tap in self]
+        return Table(
+            ("tap", "layers", "shape", "roles"),
+            [
+                (family.pattern, layers_text(family.layers), axes, ", ".join(roles))
+                for family in families(members)
+                for axes, roles in [family.members[0].kind]
+            ],
+        )
+
+    def __repr__(self) -> str:
+        """Return the table as text."""
+        return str(self.table())
+
+    def _repr_html_(self) -> str:
+        return self.table().html(caption=f"{len(self)} taps")
 
 
 def all_taps(plan: ForwardPlan) -> list[Tap]:

@@ -12,17 +12,18 @@ import numpy.typing as npt
 from .._core import Weight
 from ..architectures.config import Config
 from ..architectures.plan import ForwardPlan
-from ..base.checks import index
-from ..base.numeric import Float32, Float64, softmax
+from ..base.checks import index, ranged
+from ..base.numeric import Float32, Float64
+from ..base.progress import notebook
+from ..base.units import size
+from ..base.words import dir_without, getattr_of
 from ..display.histogram import sample, statistics
+from ..display.page import Page, frame, largest_neurons
 from ..display.table import Table
 from ..display.taps import taps_html
 from .arena import Copies, Views, own
 from .dialects import hint, table_names, translate
 from .taps import ALIASES, Capture, is_matrix, match, unknown
-
-if TYPE_CHECKING:
-    from ..display.page import Page
 
 __all__ = ["Context", "Source", "Trace"]
 
@@ -41,10 +42,8 @@ class Source(Protocol):
     def pieces(self, ids: npt.NDArray[np.int32]) -> list[str]:
         """Return the text of each token."""
 
-    def run_from(
-        self, layer: int, resid: npt.ArrayLike, capture: Capture = ..., *, logits: Any = ...
-    ) -> Trace:
-        """Run the blocks from `layer` on, starting from a residual stream."""
+    def page(self, trace: Trace) -> Page:
+        """Return the page of a trace, with what takes the weights of the model."""
 
 
 #: Roles of the residual stream and of its summands, whose norms are shown.
@@ -154,7 +153,8 @@ class Trace(Mapping[str, Float32]):
     tokens : numpy.ndarray of int32, shape (T,)
         The token ids of the call.
     pieces : list of str
-        The texts of the tokens, or their ids as text if the model has no tokenizer.
+        The texts of the tokens, or their ids as text if the model has no tokenizer. Bytes that are
+        only a part of a character are shown as ``<0xE7>``.
     config : Config
         The config of the model.
     start : int
@@ -176,6 +176,8 @@ class Trace(Mapping[str, Float32]):
     >>> list(t)
     ['blk.0.attn_probs', 'output']
     """
+
+    __dir__ = dir_without("keep_logits", "relabel", "share_context", "source", "start")
 
     def __init__(
         self,
@@ -242,6 +244,9 @@ class Trace(Mapping[str, Float32]):
         raise AttributeError(
             "this trace has no logits; ask for them with logits='all' or capture 'output'"
         )
+
+    if not TYPE_CHECKING:
+        __getattr__ = getattr_of("Trace")
 
     def keep_logits(self, logits: Float32 | None) -> None:
         """Set `logits`. For the code that ran the model."""
@@ -602,42 +607,6 @@ class Trace(Mapping[str, Float32]):
             )
         return model
 
-    def guesses(
-        self, names: Sequence[str], k: int, model: Source | None = None
-    ) -> tuple[npt.NDArray[np.int32], Float32, list[list[list[str]]]]:
-        """Return the predictions of the final norm and output, applied to residual streams.
-
-        `tinyllm.lens` is the public form.
-
-        Parameters
-        ----------
-        names : sequence of str
-            Captured taps of shape (T, D).
-        k : int
-            Number of tokens to keep for each prediction.
-        model : Model, optional
-            The model of a trace that was read from a file.
-
-        Returns
-        -------
-        ids : numpy.ndarray of int32, shape (len(names), T, k)
-            The most likely tokens, in descending order of probability.
-        probs : numpy.ndarray of float32, shape (len(names), T, k)
-            Their probabilities.
-        pieces : list of list of list of str
-            Their texts.
-        """
-        source = self.source(model)
-        shape = (len(names), len(self.tokens), k)
-        ids, probs = np.empty(shape, np.int32), np.empty(shape, np.float32)
-        for i, name in enumerate(names):
-            logits = source.run_from(self.config.layers, self[name], [], logits="all").logits
-            best = np.argsort(-logits, axis=-1, kind="stable")[:, :k]
-            ids[i] = best
-            probs[i] = np.take_along_axis(softmax(logits), best, axis=-1)
-        texts = dict(zip(np.unique(ids).tolist(), source.pieces(np.unique(ids)), strict=True))
-        return ids, probs, [[[texts[t] for t in row] for row in layer] for layer in ids.tolist()]
-
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the trace to a file, which `tinyllm.read` reads.
 
@@ -684,21 +653,62 @@ class Trace(Mapping[str, Float32]):
         arrays = {name: look(self._arrays, name) for name in self._arrays}
         write_arrays(path, arrays, metadata)
 
-    def html(self, path: str | os.PathLike[str]) -> None:
+    def as_(self, dialect: str) -> dict[str, npt.NDArray[Any]]:
+        """Return the values under the names of another library, and in its layout.
+
+        Parameters
+        ----------
+        dialect : str
+            ``"hf"``: modules of Hugging Face; the input of a module ends with ``.in``.
+            ``"transformer_lens"``: hooks of `HookedTransformer`. Both have a batch axis of 1, and
+            the order of queries and keys that checkpoints of Hugging Face have. ``"llama.cpp"``:
+            tensors of its graph. There, queries and keys after RoPE have the name of those before
+            it; in the result, the second one ends with ``#2``.
+
+        Returns
+        -------
+        dict of str to numpy.ndarray
+            Values for which the library has no name are left out. `tinyllm.read` reads the result.
+
+        Raises
+        ------
+        ValueError
+            If the dialect is another.
+
+        Examples
+        --------
+        >>> import tinyllm
+        >>> t = tinyllm.load().trace("ROMEO:", capture="blk.0.attn_*")
+        >>> list(t.as_("transformer_lens"))[:2]
+        ['blocks.0.ln1.hook_scale', 'blocks.0.ln1.hook_normalized']
+        >>> t.as_("hf")["model.layers.0.self_attn.q_proj"].shape == (1, len(t.tokens), 256)
+        True
+        """
+        from .renamed import renamed
+
+        architecture, model = self.config.architecture, self.model
+        steps = None if model is None else model.steps
+        weights = {} if model is None else model.weights
+        return renamed(self, dialect, architecture, self._names(), steps, weights)
+
+    def html(self, path: str | os.PathLike[str], *, model: Source | None = None) -> None:
         """Write a self-contained HTML page for browsing layers, heads and tokens.
 
         The page needs no network. It shows every captured attention matrix, norms of the residual
-        stream and, if the trace has its model, the logit lens.
+        stream and the largest neurons. If the trace has its model, it also shows the logit lens
+        and the parts of the prediction (`tinyllm.attribution`).
 
         Parameters
         ----------
         path : str or os.PathLike
             The file to write. An existing file is replaced.
+        model : Model, optional
+            The model of a trace that was read from a file.
 
         Raises
         ------
         ValueError
-            If there are more than 67,108,864 attention weights, or no tokens.
+            If there are no tokens, or more than 65,536, or very many attention matrices.
         OSError
             If the file cannot be written.
 
@@ -709,14 +719,51 @@ class Trace(Mapping[str, Float32]):
         """
         from ..files.atomic import write_atomically
 
-        text = self._page().html().encode()
+        text = self._page(model).html().encode()
         write_atomically(path, lambda file: file.write(text))
 
-    def _page(self) -> Page:
-        from ..display.page import Guesses, Page
+    def show(self, height: int = 800, *, model: Source | None = None) -> None:
+        """Show the page that `html` writes in the output of a notebook's cell.
 
+        Parameters
+        ----------
+        height : int
+            Height in pixels.
+        model : Model, optional
+            The model of a trace that was read from a file.
+
+        Raises
+        ------
+        RuntimeError
+            If this is not a notebook.
+        ValueError
+            As for `html`.
+
+        Examples
+        --------
+        >>> import tinyllm
+        >>> tinyllm.load().trace("ROMEO:", "*").show()  # doctest: +SKIP
+        """
+        ranged("height", height, 1)
+        display = notebook()
+        if display is None:
+            raise RuntimeError("show needs a notebook; html(path) writes the page to a file")
+        display.display(display.HTML(frame(self._page(model).html(), height)))
+
+    def _page(self, model: Source | None) -> Page:
+        if model is None and self.model is None:
+            return self.page()
+        return self.source(model).page(self)
+
+    def page(self) -> Page:
+        """Return the page that `html` writes, without what takes the model's weights.
+
+        Returns
+        -------
+        tinyllm.display.page.Page
+        """
         attention = {name.split(".")[1]: self[name] for name in self.by_role("attn_probs")}
-        page = Page(
+        return Page(
             f"{self.config.architecture}, {self.config.layers} layers",
             repr(self),
             self.start,
@@ -725,17 +772,13 @@ class Trace(Mapping[str, Float32]):
             self.context_pieces,
             attention,
             self.stream_norms(),
+            neurons=largest_neurons({name: self[name] for name in self.by_role("ffn_hidden")}),
         )
-        names = self.by_role("resid_post")
-        if self.model is not None and self.model.steps.roles("logits") and names:
-            _, probs, pieces = self.guesses(names, min(5, self.config.vocab_size))
-            page.lens = Guesses(names, pieces, probs)
-        return page
 
     # ---- showing ----
 
     def table(self) -> Table:
-        """Return a table of the taps: name, shape, mean, norm, rms, minimum, maximum, bytes.
+        """Return a table of the taps: name, shape, mean, norm, rms, minimum, maximum, size.
 
         Returns
         -------
@@ -751,9 +794,9 @@ class Trace(Mapping[str, Float32]):
         tap...
         """
         return Table(
-            ("tap", "shape", "mean", "norm", "rms", "min", "max", "bytes"),
+            ("tap", "shape", "mean", "norm", "rms", "min", "max", "size"),
             [
-                (name, array.shape, mean, _norm(array), *others, f"{array.nbytes:,}")
+                (name, array.shape, mean, _norm(array), *others, size(array.nbytes))
                 for name in self._arrays
                 for array in [look(self._arrays, name)]
                 for mean, *others in [statistics(sample(array))]
@@ -762,9 +805,7 @@ class Trace(Mapping[str, Float32]):
 
     def __repr__(self) -> str:
         """Return the numbers of tokens, taps and bytes."""
-        return (
-            f"<tinyllm.Trace: {len(self.tokens)} tokens, {len(self)} taps, {self.nbytes:,} bytes>"
-        )
+        return f"<tinyllm.Trace: {len(self.tokens)} tokens, {len(self)} taps, {size(self.nbytes)}>"
 
     def _repr_html_(self) -> str:
         arrays = {name: look(self._arrays, name) for name in self._arrays}

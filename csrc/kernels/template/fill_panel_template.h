@@ -417,9 +417,9 @@ TL_INLINE void fill_scaled_words(size_t first, struct panel *p) {
 #endif
 }
 
-/* Unpacks a chunk of sixteen rows into the panel. */
-TL_INLINE void fill_rows(const struct tl_type_info *type, const struct rows *row, size_t blocks,
-                         size_t first, struct panel *panel) {
+/* Unpacks a chunk of sixteen rows into the panel. One copy serves all layouts. */
+TL_OUTLINE void fill_rows(const struct tl_type_info *type, const struct rows *row, size_t blocks,
+                          size_t first, struct panel *panel) {
     const bool whole = blocks * (size_t)type->items == TL_CHUNK;
     switch (whole ? type_id(type) : TL_TYPE_COUNT) {
     case TL_TYPE_Q4_0:

@@ -16,11 +16,11 @@
 
 #define GEMV_LANES 16
 
-/* Sixteen rows. */
+/* A chunk of sixteen rows. */
 struct row_group {
-    const uint8_t *first;
-    size_t bytes; // from one row to the next
-    size_t ahead; // how far ahead of the reads to prefetch
+    const uint8_t *first; // its bytes in the first row
+    size_t bytes;         // from one row to the next
+    size_t ahead;         // how far ahead of the reads to prefetch
 };
 
 TL_INLINE void group_load_32(const struct row_group *rows, size_t at, v16i x[8]) {
@@ -170,23 +170,23 @@ TL_INLINE v16i shifted(v16i x, const int n) {
 }
 
 /* Q4_K and Q5_K */
-TL_INLINE void gemv_k4(const bool five, const struct row_group *rows, size_t at, const int digits,
+TL_INLINE void gemv_k4(const bool five, const struct row_group *rows, const int digits,
                        const struct gemv_token *t, v16d *exact, v16 *fast) {
     const v16i six = bytes_of(0x3f);
     struct gemv_sums sums;
     v16i header[4], scales[2], mins[2], min[8], fifth[8];
     gemv_begin(sums.exact, digits, NULL);
-    group_load_16(rows, at, header);
+    group_load_16(rows, 0, header);
     scales[0] = v16i_and(header[1], six);
     mins[0] = v16i_and(header[2], six);
     scales[1] = or_masked(masked(header[3], 0x0f), v16i_srl(header[1], 2), 0x30);
     mins[1] = or_masked(masked(v16i_srl(header[3], 4), 0x0f), v16i_srl(header[2], 2), 0x30);
-    if (five) group_load_32(rows, at + 16, fifth);
+    if (five) group_load_32(rows, 16, fifth);
     TL_UNROLL(4)
     for (int c = 0; c < 4; c++) {
         v16i x[8], a[MAX_DIGITS], b[MAX_DIGITS];
-        group_load_32(rows, at + (five ? 48 : 16) + 32 * (size_t)c, x);
-        if (c < 3) group_prefetch(rows, at + 64 * (size_t)c);
+        group_load_32(rows, (five ? 48 : 16) + 32 * (size_t)c, x);
+        if (c < 3) group_prefetch(rows, 64 * (size_t)c);
         gemv_begin(a, digits, NULL);
         gemv_begin(b, digits, NULL);
         TL_UNROLL(8)
@@ -213,15 +213,15 @@ TL_INLINE void gemv_k4(const bool five, const struct row_group *rows, size_t at,
 }
 
 /* Q2_K, and Q3_K, which has a third bit. */
-TL_INLINE void gemv_k2(const bool three, const struct row_group *rows, size_t at, const int digits,
+TL_INLINE void gemv_k2(const bool three, const struct row_group *rows, const int digits,
                        const struct gemv_token *t, v16d *exact, v16 *fast) {
     struct gemv_sums sums;
     v16i tail[4], scales[4], mins[4], third[8];
     gemv_begin(sums.exact, digits, NULL);
     if (three) { // 2 bytes of values, 12 of scales, then d
         v16i s[3];
-        group_load_16(rows, at + 94, tail);
-        group_load_32(rows, at, third);
+        group_load_16(rows, 94, tail);
+        group_load_32(rows, 0, third);
         for (int i = 0; i < 3; i++) s[i] = v16i_join(tail[i], tail[i + 1], 2);
         for (int i = 0; i < 4; i++) {
             v16i low = i < 2 ? s[i % 2] : v16i_srl(s[i % 2], 4);
@@ -229,8 +229,8 @@ TL_INLINE void gemv_k2(const bool three, const struct row_group *rows, size_t at
         }
     } else { // values, d, dmin
         v16i both[4];
-        group_load_16(rows, at + 68, tail);
-        group_load_16(rows, at, both);
+        group_load_16(rows, 68, tail);
+        group_load_16(rows, 0, both);
         for (int i = 0; i < 4; i++) {
             scales[i] = masked(both[i], 0x0f);
             mins[i] = masked(v16i_srl(both[i], 4), 0x0f);
@@ -239,8 +239,8 @@ TL_INLINE void gemv_k2(const bool three, const struct row_group *rows, size_t at
     TL_UNROLL(2)
     for (int h = 0; h < 2; h++) {
         v16i x[8];
-        group_load_32(rows, at + (three ? 32 : 16) + 32 * (size_t)h, x);
-        group_prefetch(rows, at + 64 * (size_t)h);
+        group_load_32(rows, (three ? 32 : 16) + 32 * (size_t)h, x);
+        group_prefetch(rows, 64 * (size_t)h);
         TL_UNROLL(4)
         for (int j = 0; j < 4; j++) {
             const int block = 4 * h + j;
@@ -274,24 +274,24 @@ TL_INLINE void gemv_k2(const bool three, const struct row_group *rows, size_t at
     }
 }
 
-TL_INLINE void gemv_k6(const struct row_group *rows, size_t at, const int digits,
-                       const struct gemv_token *t, v16d *exact, v16 *fast) {
+TL_INLINE void gemv_k6(const struct row_group *rows, const int digits, const struct gemv_token *t,
+                       v16d *exact, v16 *fast) {
     const v16i nibble = bytes_of(0x0f);
     struct gemv_sums sums;
     v16i scales[4];
     uint16_t half[16];
     gemv_begin(sums.exact, digits, NULL);
-    group_load_16(rows, at + 192, scales);
-    for (size_t r = 0; r < 16; r++) memcpy(&half[r], rows->first + r * rows->bytes + at + 208, 2);
+    group_load_16(rows, 192, scales);
+    for (size_t r = 0; r < 16; r++) memcpy(&half[r], rows->first + r * rows->bytes + 208, 2);
     for (int h = 0; h < 2; h++) {
         v16i high[8];
-        group_load_32(rows, at + 128 + 32 * (size_t)h, high);
+        group_load_32(rows, 128 + 32 * (size_t)h, high);
         TL_UNROLL(2)
         for (int part = 0; part < 2; part++) { // the blocks `block` and `block + 2`
             const int block = 4 * h + part;
             v16i low[8], a[2][MAX_DIGITS], b[2][MAX_DIGITS];
-            group_load_32(rows, at + 64 * (size_t)h + 32 * (size_t)part, low);
-            group_prefetch(rows, at + 64 * (size_t)(2 * h + part));
+            group_load_32(rows, 64 * (size_t)h + 32 * (size_t)part, low);
+            group_prefetch(rows, 64 * (size_t)(2 * h + part));
             TL_UNROLL(2)
             for (int g = 0; g < 2; g++) { // of 16 values
                 const int one = 2 * block + g, other = one + 4;
@@ -320,18 +320,18 @@ TL_INLINE void gemv_k6(const struct row_group *rows, size_t at, const int digits
 }
 
 /* IQ4_XS */
-TL_INLINE void gemv_iq4_xs(const struct row_group *rows, size_t at, const int digits,
+TL_INLINE void gemv_iq4_xs(const struct row_group *rows, const int digits,
                            const struct gemv_token *t, v16d *exact, v16 *fast) {
     const v16i table = codebook(tl_codebook_iq4, INT8_OFFSET);
     struct gemv_sums sums;
     v16i head[4];
     gemv_begin(sums.exact, digits, NULL);
-    group_load_16(rows, at, head);
+    group_load_16(rows, 0, head);
     TL_UNROLL(4)
     for (int c = 0; c < 4; c++) {
         v16i x[8];
-        group_load_32(rows, at + 8 + 32 * (size_t)c, x);
-        if (c < 3) group_prefetch(rows, at + 64 * (size_t)c);
+        group_load_32(rows, 8 + 32 * (size_t)c, x);
+        if (c < 3) group_prefetch(rows, 64 * (size_t)c);
         TL_UNROLL(2)
         for (int block = 2 * c; block < 2 * c + 2; block++) {
             v16i a[2][MAX_DIGITS]; // of the low and the high nibbles
@@ -363,15 +363,15 @@ struct columns {
 };
 
 /* Loads the next four or eight dwords, unless n are loaded. */
-TL_INLINE void columns_need(struct columns *c, const struct row_group *rows, size_t at,
-                            const int bytes, const int n) {
+TL_INLINE void columns_need(struct columns *c, const struct row_group *rows, const int bytes,
+                            const int n) {
     if (n <= c->n) return;
     if (bytes - 4 * c->n >= 32) {
-        group_load_32(rows, at + 4 * (size_t)c->n, c->x + c->n);
+        group_load_32(rows, 4 * (size_t)c->n, c->x + c->n);
         c->n += 8;
     } else { // the last 16 bytes, some of which may be loaded already
         const int first = TL_MIN(c->n, bytes / 4 - 4);
-        group_load_16(rows, at + 4 * (size_t)first, c->x + first);
+        group_load_16(rows, 4 * (size_t)first, c->x + first);
         c->n = first + 4;
     }
 }
@@ -417,17 +417,17 @@ static const int32_t spread[16] = {
 
 /* Adds block b to *u, the sum of its chunk in exact mode (MXFP4: to *wide), of its row in fast
    mode. table: what nibbles stand for in IQ4_NL and MXFP4. */
-TL_INLINE void gemv_block_32(enum tl_type id, const struct row_group *rows, size_t at,
-                             struct columns *c, const int digits, const struct gemv_token *t,
-                             v16i table, const int b, v16 *u, v16d *wide) {
+TL_INLINE void gemv_block_32(enum tl_type id, const struct row_group *rows, struct columns *c,
+                             const int digits, const struct gemv_token *t, v16i table, const int b,
+                             v16 *u, v16d *wide) {
     const struct block_shape shape = block_shape_of(id);
     const int begin = shape.bytes * b, end = begin + shape.bytes;
     const int values = end - (shape.bits == 8 ? 32 : 16);
     const bool offset = traits_of(id).offset != 0;
     v16i s[2][MAX_DIGITS], fifths = v16i_set1(0);
-    columns_need(c, rows, at, 8 * shape.bytes, (end + 3) / 4);
+    columns_need(c, rows, 8 * shape.bytes, (end + 3) / 4);
     // 34 bytes may need two loads; in a loop gcc would not see the constants
-    columns_need(c, rows, at, 8 * shape.bytes, (end + 3) / 4);
+    columns_need(c, rows, 8 * shape.bytes, (end + 3) / 4);
     const v16 d = id == TL_TYPE_MXFP4 ? power_of_two(one_byte(c->x[begin / 4], begin % 4))
                                       : columns_half(c, begin);
     if (shape.bits == 5) fifths = columns_dword(c, values - 4);
@@ -466,7 +466,7 @@ TL_INLINE void gemv_block_32(enum tl_type id, const struct row_group *rows, size
     }
 }
 
-TL_INLINE void gemv_32(enum tl_type id, const struct row_group *rows, size_t at, const int digits,
+TL_INLINE void gemv_32(enum tl_type id, const struct row_group *rows, const int digits,
                        const struct gemv_token *t, v16d *exact, v16 *fast) {
     const int bytes = 8 * block_shape_of(id).bytes;
     struct columns c = {.n = 0};
@@ -476,8 +476,8 @@ TL_INLINE void gemv_32(enum tl_type id, const struct row_group *rows, size_t at,
     v16d wide = v16d_set1(0);
     // not a loop, so that every block number is a constant
 #define BLOCK(b)                                                                                   \
-    if (64 * (b) < bytes) group_prefetch(rows, at + 64 * (b));                                     \
-    gemv_block_32(id, rows, at, &c, digits, t, table, b, &u, &wide)
+    if (64 * (b) < bytes) group_prefetch(rows, 64 * (b));                                          \
+    gemv_block_32(id, rows, &c, digits, t, table, b, &u, &wide)
     BLOCK(0);
     BLOCK(1);
     BLOCK(2);
@@ -495,31 +495,31 @@ TL_INLINE void gemv_32(enum tl_type id, const struct row_group *rows, size_t at,
     }
 }
 
-/* One chunk of sixteen rows, whose bytes begin at `at` in every row. */
-TL_INLINE void gemv_chunk(enum tl_type id, const struct row_group *rows, size_t at,
-                          const int digits, const struct gemv_token *t, v16d *exact, v16 *fast) {
+/* One chunk of sixteen rows. */
+TL_INLINE void gemv_chunk(enum tl_type id, const struct row_group *rows, const int digits,
+                          const struct gemv_token *t, v16d *exact, v16 *fast) {
 #define CASE_32(type)                                                                              \
     case type:                                                                                     \
-        gemv_32(type, rows, at, digits, t, exact, fast);                                           \
+        gemv_32(type, rows, digits, t, exact, fast);                                               \
         break
     switch (id) {
     case TL_TYPE_Q2_K:
-        gemv_k2(false, rows, at, digits, t, exact, fast);
+        gemv_k2(false, rows, digits, t, exact, fast);
         break;
     case TL_TYPE_Q3_K:
-        gemv_k2(true, rows, at, digits, t, exact, fast);
+        gemv_k2(true, rows, digits, t, exact, fast);
         break;
     case TL_TYPE_Q4_K:
-        gemv_k4(false, rows, at, digits, t, exact, fast);
+        gemv_k4(false, rows, digits, t, exact, fast);
         break;
     case TL_TYPE_Q5_K:
-        gemv_k4(true, rows, at, digits, t, exact, fast);
+        gemv_k4(true, rows, digits, t, exact, fast);
         break;
     case TL_TYPE_Q6_K:
-        gemv_k6(rows, at, digits, t, exact, fast);
+        gemv_k6(rows, digits, t, exact, fast);
         break;
     case TL_TYPE_IQ4_XS:
-        gemv_iq4_xs(rows, at, digits, t, exact, fast);
+        gemv_iq4_xs(rows, digits, t, exact, fast);
         break;
         CASE_32(TL_TYPE_Q4_0);
         CASE_32(TL_TYPE_Q4_1);
@@ -569,27 +569,25 @@ TL_INLINE void gemv_rows(enum tl_type id, const int digits, const struct tl_matr
         const size_t n = TL_MIN(row1 - first, (size_t)GEMV_LANES); // lanes that have a row
         per_lane = TL_MAX(rows_per_lane(w, row1 - first, GEMV_LANES), (size_t)1);
         for (size_t i = 0; i < per_lane; i++) {
-            struct row_group stored = {w->data + (first + i) * w->row_bytes,
-                                       per_lane * w->row_bytes, 0};
+            const uint8_t *src = w->data + (first + i) * w->row_bytes;
+            const size_t stride = per_lane * w->row_bytes;
             v16d exact = v16d_set1(0);
             v16 fast = v16_set1(0);
             float out[GEMV_LANES];
             for (size_t c = 0; c < chunks; c++) {
                 const size_t at = c * bytes, size = TL_MIN(w->row_bytes - at, bytes);
                 struct gemv_token t = gemv_token_at(packed, digits, c);
+                struct row_group rows = {src + at, stride, 0};
                 uint8_t copy[GEMV_LANES][MAX_CHUNK_BYTES];
                 t.starts = starts + c * groups;
                 if (n < GEMV_LANES || size < bytes) { // missing rows and columns are zero
-                    const struct row_group copied = {copy[0], sizeof(copy[0]), 0};
                     memset(copy, 0, sizeof(copy));
-                    for (size_t r = 0; r < n; r++) {
-                        memcpy(copy[r], stored.first + r * stored.bytes + at, size);
-                    }
-                    gemv_chunk(id, &copied, 0, digits, &t, &exact, &fast);
+                    for (size_t r = 0; r < n; r++) memcpy(copy[r], src + r * stride + at, size);
+                    rows = (struct row_group){copy[0], sizeof(copy[0]), 0};
                 } else {
-                    stored.ahead = lane_ahead(w, at, per_lane, i + 1 == per_lane, GEMV_LANES);
-                    gemv_chunk(id, &stored, at, digits, &t, &exact, &fast);
+                    rows.ahead = lane_ahead(w, at, per_lane, i + 1 == per_lane, GEMV_LANES);
                 }
+                gemv_chunk(id, &rows, digits, &t, &exact, &fast);
             }
             v16_store(out, digits == 1 ? fast : v16_from_f64(exact));
             for (size_t r = 0; r < n; r++) y[first + r * per_lane + i] = out[r];

@@ -1,0 +1,313 @@
+/*
+ * back_attention.c - the gradient of scores, softmax and mix together.
+ *
+ * A task is one kv head of one piece, so that the sums over the queries of a key belong to one
+ * thread. It works on a tile of queries at a time. If something happens to the gradients of scores
+ * or probs (they are wanted, seeded or edited), these have memory of their own, and each stage runs
+ * over all tasks before the next begins.
+ */
+#include "training/back_pass.h"
+
+#include "base/block_cache.h"
+#include "forward/attention.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Queries of a tile. */
+#define TILE 64
+
+enum stage { STAGE_PROBS = 1, STAGE_SCORES = 2, STAGE_INPUTS = 4, STAGE_ALL = 7 };
+
+struct attention {
+    struct back *b;
+    const struct tl_step *scores, *softmax, *mix;
+    const struct tl_cache *cache;
+    const float *q, *k, *v, *dmix;
+    float *dq, *dk, *dv; // NULL: of no use
+    size_t heads;
+    float *work; // gradients of scores or probs, one piece after another (H, n, n); NULL: a tile
+    int stages;
+};
+
+size_t back_attention_scratch(const struct back *b) {
+    return (TILE + 1) * b->longest * sizeof(float); // a tile, and a row of probs
+}
+
+/* The matrix of a piece from one of its lists, or NULL. */
+static const float *matrix(const float *const *list, const struct tl_step *s) {
+    return list != NULL ? list[s->number] : NULL;
+}
+
+/* Where the work of a piece begins. */
+static size_t work_at(const struct attention *a, size_t piece) {
+    size_t at = 0;
+    for (size_t i = 0; i < piece; i++) {
+        at += a->heads * a->b->call->pieces[i].n * a->b->call->pieces[i].n;
+    }
+    return at;
+}
+
+/* A tile of queries of one head, with the keys [first, end) that they see. */
+struct tile {
+    size_t piece, row, head, kv; // row: of the piece's first token
+    size_t n;                    // tokens of the piece
+    size_t t0, t1;               // queries
+    size_t first, end;
+    float *d;      // gradient of probs, then of scores: (t1 - t0, end - first)
+    size_t stride; // of d
+    float *line;   // scratch for a row of probs
+    float *gemm;   // scratch
+};
+
+static void run_gemm(const struct attention *a, const struct tile *t, struct tl_gemm g) {
+    tl_gemm_serial(a->b->gemm, &g, t->gemm);
+}
+
+static void probs_stage(const struct attention *a, const struct tile *t) {
+    const struct tl_back_piece *p = &a->b->call->pieces[t->piece];
+    const size_t dv = a->cache->value_size, kv = a->cache->kv_heads, keys = t->end - t->first;
+    const size_t at = (t->head * t->n + t->t0) * t->n + t->first, rows = t->t1 - t->t0;
+    const float *seed = matrix(p->seeds, a->softmax), *probs = matrix(p->matrices, a->softmax);
+    const float *dmix = a->dmix + (t->row + t->t0) * a->heads * dv + t->head * dv;
+    const size_t value = (t->row + t->first) * kv * dv + t->kv * dv;
+    run_gemm(a, t,
+             (struct tl_gemm){.m = rows,
+                              .n = keys,
+                              .k = dv,
+                              .a = dmix,
+                              .a_row = a->heads * dv,
+                              .a_col = 1,
+                              .b = a->v + value,
+                              .b_row = 1,
+                              .b_col = kv * dv,
+                              .c = t->d,
+                              .c_row = t->stride});
+    for (size_t i = 0; i < rows; i++) {
+        const struct tl_range seen = attention_seen(a->scores, t->t0 + i, t->n);
+        float *d = t->d + i * t->stride;
+        for (size_t j = 0; seed != NULL && j < keys; j++) d[j] += seed[at + i * t->n + j];
+        for (size_t j = 0; j < seen.first - t->first; j++) d[j] = 0;
+        for (size_t j = seen.end - t->first; j < keys; j++) d[j] = 0;
+    }
+    if (a->dv == NULL) return;
+    run_gemm(a, t,
+             (struct tl_gemm){.m = keys,
+                              .n = dv,
+                              .k = rows,
+                              .a = probs + at,
+                              .a_row = 1,
+                              .a_col = t->n,
+                              .b = dmix,
+                              .b_row = a->heads * dv,
+                              .b_col = 1,
+                              .c = a->dv + value,
+                              .c_row = kv * dv,
+                              .add = true});
+}
+
+/* The probs of a query before an edit of them, from its scores. */
+static const float *unedited(const struct attention *a, const struct tile *t, size_t query) {
+    const struct tl_back_piece *p = &a->b->call->pieces[t->piece];
+    const size_t at = (t->head * t->n + query) * t->n;
+    const float *sinks = a->softmax->vectors[0];
+    const struct tl_range seen = attention_seen(a->scores, query, t->n);
+    a->b->k->attn_softmax(matrix(p->matrices, a->scores) + at, seen.end,
+                          sinks != NULL ? sinks[t->head] : -INFINITY, t->line);
+    return t->line + t->first;
+}
+
+static bool is_edited(const struct back *b, const struct tl_step *s) {
+    return b->call->edits != NULL && b->call->edits[s - b->p->steps] != 0;
+}
+
+static void scores_stage(const struct attention *a, const struct tile *t) {
+    const struct tl_back_piece *p = &a->b->call->pieces[t->piece];
+    const float *seed = matrix(p->seeds, a->scores);
+    for (size_t i = t->t0; i < t->t1; i++) {
+        const struct tl_range seen = attention_seen(a->scores, i, t->n);
+        const size_t first = seen.first - t->first, end = seen.end - t->first;
+        const size_t at = (t->head * t->n + i) * t->n + t->first;
+        const float *probs = matrix(p->matrices, a->softmax) + at;
+        float *d = t->d + (i - t->t0) * t->stride;
+        double sums[8] = {0}, sum = 0;
+        if (is_edited(a->b, a->softmax)) probs = unedited(a, t, i);
+        for (size_t j = first; j < end; j++) sums[j % 8] += (double)probs[j] * d[j];
+        for (size_t j = 0; j < 8; j++) sum += sums[j];
+        for (size_t j = first; j < end; j++) d[j] = probs[j] * (d[j] - (float)sum);
+        for (size_t j = first; seed != NULL && j < end; j++) d[j] += seed[at + j];
+    }
+}
+
+static void inputs_stage(const struct attention *a, const struct tile *t) {
+    const struct tl_back_piece *p = &a->b->call->pieces[t->piece];
+    const size_t dh = a->cache->key_size, kv = a->cache->kv_heads, keys = t->end - t->first;
+    const size_t rows = t->t1 - t->t0, key = (t->row + t->first) * kv * dh + t->kv * dh;
+    const size_t query = (t->row + t->t0) * a->heads * dh + t->head * dh;
+    const float scale = (float)a->scores->numbers[SCORES_FACTOR];
+    const float cap = (float)a->scores->numbers[SCORES_CAP];
+    for (size_t i = 0; i < rows; i++) {
+        float *d = t->d + i * t->stride;
+        if (cap > 0) {
+            const float *s =
+                matrix(p->matrices, a->scores) + (t->head * t->n + t->t0 + i) * t->n + t->first;
+            for (size_t j = 0; j < keys; j++) {
+                const float u = s[j] / cap;
+                if (d[j] != 0) d[j] *= 1 - u * u;
+            }
+        }
+        for (size_t j = 0; j < keys; j++) d[j] *= scale;
+    }
+    if (a->dq != NULL) {
+        run_gemm(a, t,
+                 (struct tl_gemm){.m = rows,
+                                  .n = dh,
+                                  .k = keys,
+                                  .a = t->d,
+                                  .a_row = t->stride,
+                                  .a_col = 1,
+                                  .b = a->k + key,
+                                  .b_row = kv * dh,
+                                  .b_col = 1,
+                                  .c = a->dq + query,
+                                  .c_row = a->heads * dh,
+                                  .add = true});
+    }
+    if (a->dk != NULL) {
+        run_gemm(a, t,
+                 (struct tl_gemm){.m = keys,
+                                  .n = dh,
+                                  .k = rows,
+                                  .a = t->d,
+                                  .a_row = 1,
+                                  .a_col = t->stride,
+                                  .b = a->q + query,
+                                  .b_row = a->heads * dh,
+                                  .b_col = 1,
+                                  .c = a->dk + key,
+                                  .c_row = kv * dh,
+                                  .add = true});
+    }
+}
+
+/* Sets the keys of a tile, and where its gradient lies. */
+static void place_tile(const struct attention *a, struct tile *t, float *scratch) {
+    t->first = SIZE_MAX;
+    t->end = 0;
+    for (size_t i = t->t0; i < t->t1; i++) {
+        const struct tl_range seen = attention_seen(a->scores, i, t->n);
+        t->first = TL_MIN(t->first, seen.first);
+        t->end = TL_MAX(t->end, seen.end);
+    }
+    t->d = scratch;
+    t->stride = t->end - t->first;
+    if (a->work != NULL) {
+        t->d = a->work + work_at(a, t->piece) + (t->head * t->n + t->t0) * t->n + t->first;
+        t->stride = t->n;
+    }
+}
+
+static void attention_task(void *arg, size_t task, int thread) {
+    const struct attention *a = arg;
+    const struct back *b = a->b;
+    const size_t kv_heads = a->cache->kv_heads, group = a->heads / kv_heads;
+    float *scratch = (float *)(void *)(b->scratch + (size_t)thread * b->thread_bytes);
+    struct tile t = {.piece = task / kv_heads, .kv = task % kv_heads, .gemm = scratch};
+    t.n = b->call->pieces[t.piece].n;
+    t.row = b->starts[t.piece];
+    t.line = scratch + GEMM_SCRATCH;
+    for (t.head = t.kv * group; t.head < (t.kv + 1) * group; t.head++) {
+        for (t.t0 = 0; t.t0 < t.n; t.t0 += TILE) {
+            t.t1 = TL_MIN(t.t0 + TILE, t.n);
+            place_tile(a, &t, t.line + b->longest);
+            if (a->stages & STAGE_PROBS) probs_stage(a, &t);
+            if (a->stages & STAGE_SCORES) scores_stage(a, &t);
+            if (a->stages & STAGE_INPUTS) inputs_stage(a, &t);
+        }
+    }
+}
+
+/* Whether something happens to the gradients of scores or probs. */
+static bool is_staged(const struct back *b, const struct tl_step *s) {
+    bool found = is_edited(b, s);
+    for (size_t i = 0; i < b->call->n_pieces; i++) {
+        const struct tl_back_piece *p = &b->call->pieces[i];
+        found |= matrix(p->seeds, s) != NULL;
+        found |= p->captures != NULL && p->captures[s->number] != NULL;
+    }
+    return found;
+}
+
+/* Hands out the gradients of scores or probs, and lets an edit change them. */
+static int complete_matrix(const struct attention *a, const struct tl_step *s) {
+    const struct tl_back_call *call = a->b->call;
+    for (size_t i = 0; i < call->n_pieces; i++) {
+        const struct tl_back_piece *p = &call->pieces[i];
+        float *work = a->work + work_at(a, i);
+        if (p->captures != NULL && p->captures[s->number] != NULL) {
+            memcpy(p->captures[s->number], work, a->heads * p->n * p->n * sizeof(float));
+        }
+        if (!is_edited(a->b, s)) continue;
+        if (call->edit(call->edit_user, (size_t)(s - a->b->p->steps), (int)i, work) != 0) {
+            return tl_fail(a->b->err, TL_ESTOP, "stopped by an edit");
+        }
+    }
+    return TL_OK;
+}
+
+static int check_matrices(const struct attention *a) {
+    const bool scores = a->scores->numbers[SCORES_CAP] > 0 || is_edited(a->b, a->softmax);
+    for (size_t i = 0; i < a->b->call->n_pieces; i++) {
+        const struct tl_back_piece *p = &a->b->call->pieces[i];
+        if (matrix(p->matrices, a->softmax) == NULL ||
+            (scores && matrix(p->matrices, a->scores) == NULL)) {
+            return tl_fail(a->b->err, TL_EARG,
+                           "the backward pass of attention (step %zu) needs its probs%s",
+                           (size_t)(a->mix - a->b->p->steps), scores ? " and scores" : "");
+        }
+    }
+    return TL_OK;
+}
+
+static int run_stages(struct attention *a) {
+    struct back *b = a->b;
+    const size_t tasks = b->call->n_pieces * a->cache->kv_heads;
+    const size_t bytes = work_at(a, b->call->n_pieces) * sizeof(float);
+    int status = TL_OK;
+    if (!is_staged(b, a->scores) && !is_staged(b, a->softmax)) {
+        a->stages = STAGE_ALL;
+        return back_tasks(b, tasks, attention_task, a);
+    }
+    a->work = tl_block_cache_take(bytes);
+    if (a->work == NULL) return tl_fail(b->err, TL_ENOMEM, "no memory for %zu bytes", bytes);
+    memset(a->work, 0, bytes);
+    for (a->stages = STAGE_PROBS; a->stages <= STAGE_INPUTS && status == TL_OK; a->stages *= 2) {
+        status = back_tasks(b, tasks, attention_task, a);
+        if (status == TL_OK && a->stages == STAGE_PROBS) status = complete_matrix(a, a->softmax);
+        if (status == TL_OK && a->stages == STAGE_SCORES) status = complete_matrix(a, a->scores);
+    }
+    tl_block_cache_give(a->work, bytes);
+    return status;
+}
+
+int mix_back(struct back *b, const struct tl_step *s) {
+    const struct tl_step *cache = back_step(b, s, 1);
+    struct attention a = {.b = b,
+                          .scores = s - 2,
+                          .softmax = s - 1,
+                          .mix = s,
+                          .cache = &b->p->caches[cache->number],
+                          .dmix = back_dy(b, s),
+                          .heads = s->axes[0]};
+    if (back_weight(b, a.softmax, 0) != NULL) {
+        return tl_fail(b->err, TL_ENOSUP, "the gradient of attention sinks is not implemented");
+    }
+    TL_TRY(check_matrices(&a));
+    TL_TRY(back_value(b, a.scores, 0, &a.q));
+    TL_TRY(back_value(b, cache, 0, &a.k));
+    TL_TRY(back_value(b, cache, 1, &a.v));
+    TL_TRY(back_into(b, a.scores, 0, &a.dq, NULL));
+    TL_TRY(back_into(b, cache, 0, &a.dk, NULL));
+    TL_TRY(back_into(b, cache, 1, &a.dv, NULL));
+    return run_stages(&a);
+}

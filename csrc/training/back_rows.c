@@ -1,0 +1,58 @@
+/* back_rows.c - the gradients of look-up in a table, copies and parts. */
+#include "training/back_pass.h"
+
+struct embed {
+    const float *dy;
+    float *dw;
+    size_t width;
+    double index; // see embed_check
+};
+
+static void embed_columns(struct back *b, const void *arg, size_t first, size_t last) {
+    const struct embed *a = arg;
+    for (size_t i = 0, row = 0; i < b->call->n_pieces; i++) {
+        const struct tl_back_piece *p = &b->call->pieces[i];
+        for (size_t t = 0; t < p->n; t++, row++) {
+            const size_t chosen = a->index == 0 ? (size_t)p->tokens[t] : a->index == 1 ? t : 0;
+            float *to = a->dw + chosen * a->width + first;
+            b->k->add(to, a->dy + row * a->width + first, to, last - first);
+        }
+    }
+}
+
+int embed_back(struct back *b, const struct tl_step *s) {
+    const struct embed a = {back_dy(b, s), back_weight(b, s, 0), s->width, s->numbers[2]};
+    return back_ranges(b, s->width, b->rows * 4, embed_columns, &a);
+}
+
+int same_back(struct back *b, const struct tl_step *s) {
+    return back_move(b, s, 0);
+}
+
+struct slice {
+    const float *dy;
+    float *dx;
+    size_t outer, stride, first, run; // see slice_run
+};
+
+static void slice_rows(struct back *b, const void *arg, size_t first, size_t last) {
+    const struct slice *a = arg;
+    for (size_t i = first * a->outer; i < last * a->outer; i++) {
+        float *to = a->dx + i * a->stride + a->first;
+        b->k->add(to, a->dy + i * a->run, to, a->run);
+    }
+}
+
+int slice_back(struct back *b, const struct tl_step *s) {
+    const struct tl_step *x = back_step(b, s, 0);
+    const size_t axis = (size_t)s->numbers[0];
+    struct slice a = {.dy = back_dy(b, s), .outer = 1};
+    size_t inner = 1;
+    TL_TRY(back_into(b, s, 0, &a.dx, NULL));
+    for (size_t i = 0; i < axis; i++) a.outer *= x->axes[i];
+    for (size_t i = axis + 1; i < (size_t)x->n_axes; i++) inner *= x->axes[i];
+    a.stride = x->axes[axis] * inner;
+    a.first = (size_t)s->numbers[1] * inner;
+    a.run = s->axes[axis] * inner;
+    return back_ranges(b, b->rows, s->width, slice_rows, &a);
+}

@@ -1,0 +1,18 @@
+/* gemm_avx2.c - the product with 256-bit vectors. */
+#include "training/gemm.h"
+
+#if TL_X86
+
+TL_TARGET_BEGIN("avx2,fma,f16c")
+
+#include "kernels/simd/avx2.h"
+
+#define GEMM_ROWS 6
+#define GEMM_VECTORS 1
+#include "training/product_template.h"
+
+TL_GEMM(avx2)
+
+TL_TARGET_END
+
+#endif

@@ -1,0 +1,18 @@
+/* gemm_avx512.c - the product with 512-bit vectors. */
+#include "training/gemm.h"
+
+#if TL_X86
+
+TL_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
+
+#include "kernels/simd/avx512.h"
+
+#define GEMM_ROWS 8
+#define GEMM_VECTORS 2
+#include "training/product_template.h"
+
+TL_GEMM(avx512)
+
+TL_TARGET_END
+
+#endif

@@ -1,0 +1,24 @@
+/* gemm_neon.c - the product with the 128-bit vectors of aarch64. */
+#include "training/gemm.h"
+
+#if TL_ARM || defined(TL_SIMDE)
+
+#if TL_ARM && defined(__clang__)
+TL_TARGET_BEGIN("dotprod")
+#elif TL_ARM
+TL_TARGET_BEGIN("arch=armv8.2-a+dotprod")
+#endif
+
+#include "kernels/simd/neon.h"
+
+#define GEMM_ROWS 5
+#define GEMM_VECTORS 1
+#include "training/product_template.h"
+
+TL_GEMM(neon)
+
+#if TL_ARM
+TL_TARGET_END
+#endif
+
+#endif

@@ -1,0 +1,10 @@
+/* gemm_plain.c - the product with the fmaf of libm: runs anywhere, but slowly. */
+#include "training/gemm.h"
+
+#include "kernels/simd/scalar.h"
+
+#define GEMM_ROWS 2
+#define GEMM_VECTORS 1
+#include "training/product_template.h"
+
+TL_GEMM(plain)
