@@ -140,9 +140,7 @@ def compare_models(text, paths, tokens):
         matrix = tl.imatrix(model, ids[: min(half, 8 * 512)])
         test = ids[half : half + tokens]
         print(f"{path}: KL divergence from the model with full weights, {len(test)} tokens")
-        print(
-            "mix        bits   ours       llama.cpp    ratio    with imatrix: ours, llama.cpp, ratio"
-        )
+        print("mix        bits   ours       llama.cpp    ratio    imatrix: ours, llama.cpp, ratio")
         for mix in COMPARED:
             row = []
             for imatrix in (None, matrix):

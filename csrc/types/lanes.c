@@ -10,6 +10,7 @@
 
 #include "base/target.h"
 
+#include <math.h>
 #include <string.h>
 
 #define EACH_LANE for (int l = 0; l < TL_LANES; l++)
@@ -95,9 +96,13 @@ static void sum_up(struct tl_lanes *s) {
 
 void tl_lanes_load(struct tl_lanes *s, const float *x, const float *weight, size_t n, bool wide) {
     float all_x[TL_CHUNK], all_w[TL_CHUNK];
+    if (weight == NULL) {
+        for (size_t i = 0; i < n; i++) all_w[i] = 1;
+        weight = all_w;
+    }
     if (n < TL_CHUNK) {
         memcpy(all_x, x, n * sizeof(*x));
-        memcpy(all_w, weight, n * sizeof(*x));
+        if (weight != all_w) memcpy(all_w, weight, n * sizeof(*x));
         for (size_t i = n; i < TL_CHUNK; i++) all_x[i] = 0, all_w[i] = 1;
         x = all_x;
         weight = all_w;
@@ -112,6 +117,23 @@ void tl_lanes_load(struct tl_lanes *s, const float *x, const float *weight, size
     for (int i = 0; i < TL_CHUNK; i++) s->wx[i] = s->w[i] * s->x[i];
     s->wide = wide;
     memset(s->mean, 0, sizeof(s->mean));
+    sum_up(s);
+}
+
+void tl_lanes_stress(struct tl_lanes *s) {
+    float square[TL_LANES] = {0};
+    for (int i = 0; i < 16; i++) {
+        EACH_LANE square[l] += s->x[16 * i + l] * s->x[16 * i + l];
+    }
+    fold(s->wide, square);
+    EACH_LANE square[l] /= s->wide ? 32 : 16;
+    for (int i = 0; i < 16; i++) {
+        EACH_LANE {
+            const float x = s->x[16 * i + l], sum = x * x + square[l];
+            s->w[16 * i + l] *= sum > 0 ? sqrtf(sum) : 1;
+            s->wx[16 * i + l] = s->w[16 * i + l] * x;
+        }
+    }
     sum_up(s);
 }
 

@@ -34,8 +34,16 @@ struct tl_levels {
     int steps;
 };
 
-/* Reads n values, at most 256; the others are zero. `wide`: groups of 32 values. */
+/* Reads n values, at most 256; the others are zero. `weight` may be NULL. `wide`: groups of 32
+ * values. */
 void tl_lanes_load(struct tl_lanes *s, const float *x, const float *weight, size_t n, bool wide);
+
+/*
+ * Multiplies each weight with the square root of x^2 + the mean square of its group. For groups
+ * without an importance: large weights often belong to large inputs, and clipping them costs a
+ * model more than the squared error tells.
+ */
+void tl_lanes_stress(struct tl_lanes *s);
 
 /* The multiples of the scales that are nearest to the values, in the order of the values. */
 void tl_lanes_round(const struct tl_lanes *s, const struct tl_levels *levels, const float *scale,

@@ -40,6 +40,7 @@ void tl_pack_iq4_nl(const float *x, const float *weight, size_t blocks, uint8_t 
     int8_t q[TL_CHUNK];
     uint16_t d[8];
     tl_lanes_load(&s, x, weight, blocks * 32, true);
+    if (weight == NULL) tl_lanes_stress(&s);
     tl_lanes_scales(&s, &iq4_levels, scale);
     for (int b = 0; b < 8; b++) {
         d[b] = tl_f32_to_f16_scale(scale[b]);

@@ -85,6 +85,7 @@ static void pack_symmetric(const float *x, const float *weight, size_t blocks,
     float scale[TL_LANES];
     int8_t multiples[TL_CHUNK];
     tl_lanes_load(&s, x, weight, blocks * 32, true);
+    if (weight == NULL) tl_lanes_stress(&s);
     tl_lanes_scales(&s, levels, scale);
     for (int b = 0; b < 8; b++) {
         d[b] = tl_f32_to_f16_scale(scale[b]);
@@ -99,6 +100,7 @@ static void pack_affine(const float *x, const float *weight, size_t blocks, floa
     struct tl_lanes s;
     float scale[TL_LANES], offset[TL_LANES];
     tl_lanes_load(&s, x, weight, blocks * 32, true);
+    if (weight == NULL) tl_lanes_stress(&s);
     tl_lanes_center(&s);
     tl_lanes_affine(&s, top, false, scale, offset);
     for (int b = 0; b < 8; b++) {

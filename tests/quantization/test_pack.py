@@ -35,7 +35,7 @@ GGML = {
 }
 
 #: SHA-256 of the blocks of all these types.
-DIGEST = "c8e8c5928dfbbc5a0bce8891ad8496389c06510379c46727e99fe8fedb1b09fd"
+DIGEST = "2b9ca97fcb7ec586f0287bd577dcae1a203c6aeb72f8050c2083a7ed68398326"
 
 
 def values():
