@@ -583,7 +583,7 @@ def quantizations(comparison: QuantizationComparison, *, ax: Any = None) -> Any:
     >>> found = tl.compare_quantizations(tl.load(), "To be, or not to be", ["Q6_K", "Q3_K_S"])
     >>> ax = tl.plot.quantizations(found)  # doctest: +SKIP
     """
-    ax = _axes(ax, 6, 4)
+    ax = axes(ax, 6, 4)
     shown = [result for result in comparison.results if result.kl > 0]
     ax.plot([r.bits for r in shown], [r.kl for r in shown], "o")
     for result in shown:
