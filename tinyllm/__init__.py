@@ -55,6 +55,7 @@ _HOMES = {
     "attribution": "analysis.attribution",
     "attribution_patching": "analysis.gradients",
     "collect": "analysis.collect",
+    "compare_quantizations": "quantization.compare",
     "convert": "conversion.convert",
     "cpu": "runtime.machine",
     "diff": "comparison.diff",

@@ -47,6 +47,7 @@ from .generation.stream import GenerationStream as GenerationStream
 from .grammar.grammar import Grammar as Grammar
 from .loading import load as load
 from .model import Model as Model
+from .quantization.compare import compare_quantizations as compare_quantizations
 from .quantization.imatrix import Imatrix as Imatrix
 from .quantization.imatrix import imatrix as imatrix
 from .quantization.quantize import quantize as quantize

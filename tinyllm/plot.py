@@ -27,9 +27,19 @@ from .trace.trace import Trace
 
 if TYPE_CHECKING:
     from .model import Model
+    from .quantization.compare import QuantizationComparison
     from .training.run import Run
 
-__all__ = ["attention", "attribution", "grid", "lens", "loss", "norms", "weights"]
+__all__ = [
+    "attention",
+    "attribution",
+    "grid",
+    "lens",
+    "loss",
+    "norms",
+    "quantizations",
+    "weights",
+]
 
 #: Number of tokens in a picture of the lens, whose cells have words.
 _WORDS = 40
@@ -549,6 +559,43 @@ def attribution(
     of = _label(result.token) + (f" - {_label(result.minus)}" if result.minus is not None else "")
     ax.set_title(f"logit of {of}: {result.total:.3f}", fontsize=10)
     ax.set_xlabel("added to the logit")
+    return ax
+
+
+def quantizations(comparison: QuantizationComparison, *, ax: Any = None) -> Any:
+    """Plot the KL divergence of each type against its bits per weight.
+
+    Parameters
+    ----------
+    comparison : QuantizationComparison
+        As `tinyllm.compare_quantizations` returns it.
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        One point per type, with its name. A type without any divergence is left out, because the
+        axis of the divergence is logarithmic.
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> found = tl.compare_quantizations(tl.load(), "To be, or not to be", ["Q6_K", "Q3_K_S"])
+    >>> ax = tl.plot.quantizations(found)  # doctest: +SKIP
+    """
+    ax = axes(ax, 6, 4)
+    shown = [result for result in comparison.results if result.kl > 0]
+    ax.plot([r.bits for r in shown], [r.kl for r in shown], "o")
+    for result in shown:
+        ax.annotate(
+            result.type,
+            (result.bits, result.kl),
+            xytext=(4, 4),
+            textcoords="offset points",
+        )
+    ax.set_yscale("log")
+    ax.set_xlabel("bits per weight")
+    ax.set_ylabel("KL divergence")
     return ax
 
 

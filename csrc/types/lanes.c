@@ -10,6 +10,7 @@
 
 #include "base/target.h"
 
+#include <math.h>
 #include <string.h>
 
 #define EACH_LANE for (int l = 0; l < TL_LANES; l++)
@@ -95,9 +96,13 @@ static void sum_up(struct tl_lanes *s) {
 
 void tl_lanes_load(struct tl_lanes *s, const float *x, const float *weight, size_t n, bool wide) {
     float all_x[TL_CHUNK], all_w[TL_CHUNK];
+    if (weight == NULL) {
+        for (size_t i = 0; i < n; i++) all_w[i] = 1;
+        weight = all_w;
+    }
     if (n < TL_CHUNK) {
         memcpy(all_x, x, n * sizeof(*x));
-        memcpy(all_w, weight, n * sizeof(*x));
+        if (weight != all_w) memcpy(all_w, weight, n * sizeof(*x));
         for (size_t i = n; i < TL_CHUNK; i++) all_x[i] = 0, all_w[i] = 1;
         x = all_x;
         weight = all_w;
@@ -112,6 +117,23 @@ void tl_lanes_load(struct tl_lanes *s, const float *x, const float *weight, size
     for (int i = 0; i < TL_CHUNK; i++) s->wx[i] = s->w[i] * s->x[i];
     s->wide = wide;
     memset(s->mean, 0, sizeof(s->mean));
+    sum_up(s);
+}
+
+void tl_lanes_stress(struct tl_lanes *s) {
+    float square[TL_LANES] = {0};
+    for (int i = 0; i < 16; i++) {
+        EACH_LANE square[l] += s->x[16 * i + l] * s->x[16 * i + l];
+    }
+    fold(s->wide, square);
+    EACH_LANE square[l] /= s->wide ? 32 : 16;
+    for (int i = 0; i < 16; i++) {
+        EACH_LANE {
+            const float x = s->x[16 * i + l], sum = x * x + square[l];
+            s->w[16 * i + l] *= sum > 0 ? sqrtf(sum) : 1;
+            s->wx[16 * i + l] = s->w[16 * i + l] * x;
+        }
+    }
     sum_up(s);
 }
 
@@ -175,6 +197,26 @@ void tl_lanes_round(const struct tl_lanes *s, const struct tl_levels *levels, co
         }
         EACH_LANE out[start_of(s->wide, l) + i] = (int8_t)q[l];
     }
+}
+
+void tl_lanes_products(const struct tl_lanes *s, const float *scale, const float *offset,
+                       const int8_t *q, float *out_xx, float *out_xy) {
+    float xx[TL_LANES] = {0}, xy[TL_LANES] = {0};
+    for (int i = 0; i < 16; i++) {
+        float multiple[TL_LANES];
+        EACH_LANE multiple[l] = (float)q[start_of(s->wide, l) + i];
+        EACH_LANE {
+            const float x = s->x[16 * i + l] + s->mean[l];
+            const float y = scale[l] * multiple[l] + (offset != NULL ? offset[l] : 0);
+            const float wx = s->w[16 * i + l] * x;
+            xx[l] += wx * x;
+            xy[l] += wx * y;
+        }
+    }
+    fold(s->wide, xx);
+    fold(s->wide, xy);
+    memcpy(out_xx, xx, sizeof(xx));
+    memcpy(out_xy, xy, sizeof(xy));
 }
 
 /* ---- a scale and an offset ---- */

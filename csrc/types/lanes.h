@@ -34,8 +34,16 @@ struct tl_levels {
     int steps;
 };
 
-/* Reads n values, at most 256; the others are zero. `wide`: groups of 32 values. */
+/* Reads n values, at most 256; the others are zero. `weight` may be NULL. `wide`: groups of 32
+ * values. */
 void tl_lanes_load(struct tl_lanes *s, const float *x, const float *weight, size_t n, bool wide);
+
+/*
+ * Multiplies each weight with the square root of x^2 + the mean square of its group. For groups
+ * without an importance: large weights often belong to large inputs, and clipping them costs a
+ * model more than the squared error tells.
+ */
+void tl_lanes_stress(struct tl_lanes *s);
 
 /* The multiples of the scales that are nearest to the values, in the order of the values. */
 void tl_lanes_round(const struct tl_lanes *s, const struct tl_levels *levels, const float *scale,
@@ -50,6 +58,13 @@ void tl_lanes_scales(const struct tl_lanes *s, const struct tl_levels *levels, f
  */
 void tl_lanes_sums(const struct tl_lanes *s, const struct tl_levels *levels, const float *scale,
                    float *xq, float *qq);
+
+/*
+ * The sums over each group of w x^2, and of w x y, where y = scale * q + offset is the rounded
+ * value. `offset` may be NULL.
+ */
+void tl_lanes_products(const struct tl_lanes *s, const float *scale, const float *offset,
+                       const int8_t *q, float *xx, float *xy);
 
 /* ---- a scale and an offset ---- */
 

@@ -3,8 +3,8 @@
  * table beside the functions that unpack.
  *
  * Each packs `blocks` whole blocks, at most 256 values, so that the sum of weight * error^2 is
- * small. Weights are positive. Every operation is one IEEE operation in a fixed order, so the bytes
- * are the same on every machine.
+ * small. Weights are positive, or NULL, if no importance is known. Every operation is one IEEE
+ * operation in a fixed order, so the bytes are the same on every machine.
  */
 #ifndef TL_PACK_H
 #define TL_PACK_H

@@ -17,7 +17,7 @@
 static const float iq4_at[15] = {-115.5f, -93.5f, -74,   -57,   -42, -28.5f, -16, -4.5f,
                                  7,       19,     31.5f, 45.5f, 61,  79,     101};
 static const float iq4_rise[15] = {23, 21, 18, 16, 14, 13, 12, 11, 12, 12, 13, 15, 16, 20, 24};
-static const struct tl_levels iq4_levels = {-127, 113, 0.30f, 0.05f, 10, iq4_at, iq4_rise, 15};
+static const struct tl_levels iq4_levels = {-127, 113, 0.24f, 0.08f, 6, iq4_at, iq4_rise, 15};
 
 /* The values of tl_codebook_mxfp4 in ascending order. */
 static const float mxfp4_at[14] = {-10,  -7,   -5,   -3.5f, -2.5f, -1.5f, -0.5f,
@@ -40,6 +40,7 @@ void tl_pack_iq4_nl(const float *x, const float *weight, size_t blocks, uint8_t 
     int8_t q[TL_CHUNK];
     uint16_t d[8];
     tl_lanes_load(&s, x, weight, blocks * 32, true);
+    if (weight == NULL) tl_lanes_stress(&s);
     tl_lanes_scales(&s, &iq4_levels, scale);
     for (int b = 0; b < 8; b++) {
         d[b] = tl_f32_to_f16_scale(scale[b]);
@@ -63,7 +64,8 @@ void tl_pack_iq4_xs(const float *x, const float *weight, size_t blocks, uint8_t 
     tl_fit_sub_scales(&s, &iq4_levels, -32, 31, &d, sub);
     for (int l = 0; l < TL_LANES; l++) scale[l] = d * (float)sub[l];
     tl_lanes_round(&s, &iq4_levels, scale, q);
-    tl_store_u16(dst, tl_f32_to_f16(d));
+    d *= tl_grow(&s, scale, NULL, q);
+    tl_store_u16(dst, tl_f32_to_f16_scale(d));
     for (int b = 0; b < 8; b++) {
         const uint32_t value = (uint32_t)(sub[b] + 32);
         low |= (value & 15) << 4 * b;

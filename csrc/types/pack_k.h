@@ -8,4 +8,7 @@
 void tl_fit_sub_scales(const struct tl_lanes *s, const struct tl_levels *levels, float lo, float hi,
                        float *d, int *sub);
 
+/* The factor of the float scales of a block that makes sum(w x y) as large as sum(w x^2). */
+float tl_grow(const struct tl_lanes *s, const float *scale, const float *offset, const int8_t *q);
+
 #endif

@@ -31,22 +31,33 @@ void tl_pack_bf16(const float *x, const float *weight, size_t blocks, uint8_t *d
 
 /* ---- Q8_0 ---- */
 
+/* The largest magnitude of 32 finite values: as integers, because compilers make no vectors of the
+   maximum of floats. */
+static float largest_32(const float *x) {
+    int32_t most = 0;
+    float result;
+    for (int i = 0; i < 32; i++) {
+        int32_t bits;
+        memcpy(&bits, x + i, sizeof(bits));
+        bits &= 0x7fffffff;
+        most = bits > most ? bits : most;
+    }
+    memcpy(&result, &most, sizeof(result));
+    return result;
+}
+
+/* To an integer, halves away from zero, for |y| < 2^22. */
+static inline int32_t round_away(float y) {
+    const float even = (y + 12582912.0f) - 12582912.0f, rest = y - even; // exact
+    return (int32_t)even + (int32_t)(rest == 0.5f && y > 0) - (int32_t)(rest == -0.5f && y < 0);
+}
+
 void tl_pack_q8_0(const float *x, const float *weight, size_t blocks, uint8_t *dst) {
     (void)weight;
     for (; blocks > 0; blocks--, x += 32, dst += 34) {
-        float most = 0, d, inverse;
-        for (int i = 0; i < 32; i++) {
-            const float a = x[i] < 0 ? -x[i] : x[i];
-            most = a > most ? a : most;
-        }
-        d = most / 127;
-        inverse = d > 0 ? 1 / d : 0;
+        const float d = largest_32(x) / 127, inverse = d > 3e-39f ? 1 / d : 0; // finite
         tl_store_u16(dst, tl_f32_to_f16(d));
-        for (int i = 0; i < 32; i++) {
-            // halves away from zero; exact in float64
-            const double y = (double)(x[i] * inverse);
-            dst[2 + i] = (uint8_t)(int8_t)(y < 0 ? y - 0.5 : y + 0.5);
-        }
+        for (int i = 0; i < 32; i++) dst[2 + i] = (uint8_t)round_away(x[i] * inverse);
     }
 }
 
@@ -74,6 +85,7 @@ static void pack_symmetric(const float *x, const float *weight, size_t blocks,
     float scale[TL_LANES];
     int8_t multiples[TL_CHUNK];
     tl_lanes_load(&s, x, weight, blocks * 32, true);
+    if (weight == NULL) tl_lanes_stress(&s);
     tl_lanes_scales(&s, levels, scale);
     for (int b = 0; b < 8; b++) {
         d[b] = tl_f32_to_f16_scale(scale[b]);
@@ -88,6 +100,7 @@ static void pack_affine(const float *x, const float *weight, size_t blocks, floa
     struct tl_lanes s;
     float scale[TL_LANES], offset[TL_LANES];
     tl_lanes_load(&s, x, weight, blocks * 32, true);
+    if (weight == NULL) tl_lanes_stress(&s);
     tl_lanes_center(&s);
     tl_lanes_affine(&s, top, false, scale, offset);
     for (int b = 0; b < 8; b++) {

@@ -178,14 +178,12 @@ bool tl_type_from_f32(const struct tl_type_info *t, const float *x, const float 
                       uint8_t *dst, size_t n) {
     const size_t items = (size_t)t->items, per_chunk = TL_CHUNK / items;
     const float limit = limit_of(t);
-    float ones[TL_CHUNK];
-    for (int i = 0; i < TL_CHUNK; i++) ones[i] = 1;
     for (size_t left = n / items; left > 0;) {
         const size_t blocks = TL_MIN(left, per_chunk), values = blocks * items;
         bool fits = true;
         for (size_t i = 0; i < values; i++) fits &= x[i] >= -limit && x[i] <= limit;
         if (!fits) return false;
-        t->pack(x, weight != NULL ? weight : ones, blocks, dst);
+        t->pack(x, weight, blocks, dst);
         x += values;
         if (weight != NULL) weight += values;
         dst += blocks * (size_t)t->bytes;

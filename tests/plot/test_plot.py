@@ -261,3 +261,14 @@ def test_without_matplotlib_the_error_says_what_to_install(trace, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", fail)
     with pytest.raises(ImportError, match="pip install matplotlib"):
         tl.plot.norms(trace)
+
+
+def test_quantizations(plt):
+    found = tl.compare_quantizations(tl.load(), "To be, or not to be", ["Q8_0", "Q4_0", "Q2_K"])
+    ax = tl.plot.quantizations(found)
+    (points,) = ax.lines
+    shown = found.results[2:]  # the divergence of Q8_0 is 0, as for the model itself
+    np.testing.assert_array_equal(points.get_xdata(), [r.bits for r in shown])
+    np.testing.assert_array_equal(points.get_ydata(), [r.kl for r in shown])
+    assert [text.get_text() for text in ax.texts] == ["Q4_0", "Q2_K"]
+    assert ax.get_yscale() == "log"

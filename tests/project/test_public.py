@@ -31,6 +31,7 @@ SENT = (
     "evaluation",
     "files.gguf_write",
     "generation.result",
+    "quantization.compare",
     "runtime",
     "sampling",
     "tokenizer.diff",
@@ -198,6 +199,7 @@ def examples():
     model = tl.load()
     trace = model.trace("ROMEO:")
     text = "To be, or not to be, that is the question"
+    compared = tl.compare_quantizations(model, text, ["Q4_0"])
     generation = model.generate("ROMEO:", max_tokens=3, seed=1, logprobs=2)
     sampler = tl.Sampler(top_k=2, seed=1)
     tokenizer = model.tokenizer
@@ -223,6 +225,8 @@ def examples():
         tokenizer.explain("Hi").steps[0],
         model.plan("ROMEO:"),
         model.taps[0],
+        compared,
+        compared.results[1],
     ]
     return {type(item): item for item in found}
 

@@ -35,7 +35,7 @@ GGML = {
 }
 
 #: SHA-256 of the blocks of all these types.
-DIGEST = "0f6869db44d71b84a8d92f1516039a4344fcbd443bf835bbe0acb74e7d7d62de"
+DIGEST = "2b9ca97fcb7ec586f0287bd577dcae1a203c6aeb72f8050c2083a7ed68398326"
 
 
 def values():
