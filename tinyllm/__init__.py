@@ -22,6 +22,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "CPU": "runtime.machine",
     "Config": "architectures.config",
+    "Diagnosis": "diagnosis.report",
+    "Diff": "comparison.diff",
+    "Difference": "comparison.diff",
     "Dump": "comparison.read",
     "Edit": "trace.edits",
     "Error": "errors",
@@ -31,6 +34,7 @@ _HOMES = {
     "GenerationStream": "generation.stream",
     "Gradients": "analysis.gradients",
     "Grammar": "grammar.grammar",
+    "Imatrix": "quantization.imatrix",
     "Memory": "runtime.machine",
     "Model": "model",
     "Plan": "trace.arena",
@@ -44,6 +48,7 @@ _HOMES = {
     "Trace": "trace.trace",
     "UnsupportedError": "errors",
     "Weight": "files.gguf",
+    "ablation_sweep": "analysis.sweep",
     "add": "trace.edits",
     "apply": "trace.edits",
     "attention_entropy": "analysis.heads",
@@ -51,11 +56,14 @@ _HOMES = {
     "attribution_patching": "analysis.gradients",
     "convert": "conversion.convert",
     "cpu": "runtime.machine",
+    "diff": "comparison.diff",
+    "doctor": "diagnosis.doctor",
+    "imatrix": "quantization.imatrix",
     "induction_scores": "analysis.heads",
     "integrated_gradients": "analysis.gradients",
     "kl": "evaluation.scoring",
     "lens": "analysis.lens",
-    "load": "model",
+    "load": "loading",
     "load_tokenizer": "tokenizer.registry",
     "logit": "analysis.scalars",
     "logprob": "analysis.scalars",
@@ -65,10 +73,12 @@ _HOMES = {
     "patch": "trace.edits",
     "patch_sweep": "analysis.sweep",
     "qk_circuit": "analysis.circuits",
+    "quantize": "quantization.quantize",
     "read": "comparison.read",
     "saliency": "analysis.gradients",
     "scale": "trace.edits",
     "set": "trace.edits",
+    "sweep": "analysis.sweep",
     "tap_value": "analysis.scalars",
     "train": "training.trainer",
     "write_gguf": "files.gguf_write",
@@ -79,7 +89,7 @@ _HOMES = {
 __all__ = [name for name in (*_HOMES, "__version__") if not hasattr(builtins, name)]
 
 #: Public modules, as in ``tl.plot.attention``. They are also imported on first use.
-_MODULES = ("chat", "errors", "grammar", "plot", "reference", "tokenizer")
+_MODULES = ("chat", "errors", "grammar", "peers", "plot", "reference", "testing", "tokenizer")
 
 
 def __getattr__(name: str) -> Any:

@@ -22,8 +22,9 @@ PACKAGE = Path(tinyllm.__file__).parent
 LAYERS = {
     "tinyllm": """
         errors _core base display _callbacks files architectures reference chat tokenizer grammar
-        sampling conversion trace runtime generation evaluation embedding analysis model
-        quantization comparison peers diagnosis training harvesting plot __init__ cli __main__
+        sampling conversion trace runtime generation evaluation embedding analysis model loading
+        quantization comparison peers diagnosis testing training harvesting plot __init__ cli
+        __main__
     """.split(),
     "csrc": "base types text files kernels model forward training py".split(),
 }
