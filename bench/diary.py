@@ -192,6 +192,7 @@ class Row(NamedTuple):
     success: object
     positions: str = "rope"
     batch: int = 32
+    optimizer: str = "muon"
 
 
 ROWS = {
@@ -213,7 +214,7 @@ ROWS = {
     "29 learned": Row(sequence, (144, 6, 6), 80, 200, under(0.1, 200), "learned"),
     "30": Row(actions, (144, 6, 6), 80, 1000, one_action),
     "42": Row(sequence, (64, 8, 8), 32, 200, three_lines, "none"),
-    "42 small": Row(sequence, (32, 12, 4), 32, 300, three_lines, "learned"),
+    "42 small": Row(sequence, (32, 12, 4), 32, 300, three_lines, "learned", 32, "adamw"),
     "43": Row(sequences, (64, 4, 4), 48, 400, unseen_phases, "none"),
 }
 
@@ -242,6 +243,7 @@ def run_row(name, seed, threads):
         batch=row.batch,
         steps=row.steps,
         positions=row.positions,
+        optimizer=row.optimizer,
         seed=seed,
         evaluate=evaluate,
         threads=threads,

@@ -201,6 +201,51 @@ int temper_back(struct back *b, const struct tl_step *s) {
     return back_ranges(b, b->rows, s->width, temper_rows, &a);
 }
 
+/* ---- softplus and xielu, in float64 ---- */
+
+struct curve {
+    const float *x, *bias, *dy;
+    float *dx;
+    size_t width;
+    const double *numbers; // of xielu: see xielu_check
+};
+
+static void softplus_rows(struct back *b, const void *arg, size_t first, size_t last) {
+    const struct curve *a = arg;
+    (void)b;
+    for (size_t i = first * a->width; i < last * a->width; i++) {
+        const double bias = a->bias != NULL ? (double)a->bias[i % a->width] : 0.0;
+        a->dx[i] += (float)((double)a->dy[i] / (1 + tl_exp(-((double)a->x[i] + bias))));
+    }
+}
+
+static void xielu_rows(struct back *b, const void *arg, size_t first, size_t last) {
+    const struct curve *a = arg;
+    const double positive = a->numbers[0], negative = a->numbers[1], beta = a->numbers[2];
+    (void)b;
+    for (size_t i = first * a->width; i < last * a->width; i++) {
+        const double x = (double)a->x[i], slope = x <= a->numbers[3] ? tl_exp(x) : 0;
+        const double d = x > 0 ? 2 * positive * x : negative * (slope - 1);
+        a->dx[i] += (float)((d + beta) * (double)a->dy[i]);
+    }
+}
+
+static int curve_back(struct back *b, const struct tl_step *s, back_range_fn *rows) {
+    struct curve a = {
+        .bias = s->vectors[0], .dy = back_dy(b, s), .width = s->width, .numbers = s->numbers};
+    TL_TRY(back_value(b, s, 0, &a.x));
+    TL_TRY(back_into(b, s, 0, &a.dx, NULL));
+    return back_ranges(b, b->rows, s->width * 64, rows, &a);
+}
+
+int softplus_back(struct back *b, const struct tl_step *s) {
+    return curve_back(b, s, softplus_rows);
+}
+
+int xielu_back(struct back *b, const struct tl_step *s) {
+    return curve_back(b, s, xielu_rows);
+}
+
 /* ---- rope: the rotation by the opposite angle ---- */
 
 /* The table of cos and -sin of each position. */

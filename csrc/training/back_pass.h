@@ -89,6 +89,8 @@ back_fn linear_back;                                                           /
 back_fn add_back, act_back, unary_back, scale_back, temper_back, rope_back;    // back_elementwise.c
 back_fn concat_back, conv_back;                                                // back_rows.c
 back_fn route_probs_back, route_weights_back, experts_back, weighted_sum_back; // back_experts.c
+back_fn softplus_back, xielu_back;                                             // back_elementwise.c
+back_fn decay_back, delta_back;                                                // back_recurrent.c
 back_fn mix_back;                                                              // back_attention.c
 
 /* Bytes of scratch that a thread needs for attention. */

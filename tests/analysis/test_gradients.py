@@ -95,7 +95,7 @@ def test_every_tap(llama, ids):
 @pytest.mark.parametrize(
     "name",
     "mistral3 qwen3 gemma2 phi3 granite gpt2 falcon stablelm nemotron command-r "
-    "qwen2moe granitemoe gpt-oss lfm2 hy_v3 deepseek2".split(),
+    "qwen2moe granitemoe gpt-oss lfm2 hy_v3 deepseek2 qwen35 apertus laguna".split(),
 )
 def test_architectures(name, tmp_path):
     model = architectures.random_model(tmp_path, name)
