@@ -371,7 +371,6 @@ KEYS = {
         "block_count": 5,
         "attention.head_count": np.array([4, 0, 0, 4, 4]),
         "attention.head_count_kv": np.array([2, 0, 0, 0, 2]),
-        "attention.key_length": 64,
         "feed_forward_length": np.array([512, 0, 256, 512, 512]),
     },
     "openelm": {
@@ -424,6 +423,21 @@ KEYS = {
         "logit_scale": 4.0,
     },
 }
+
+
+def _distinct():
+    """The names whose random models differ from all before them."""
+    seen, names = [], []
+    for name, row in ARCHITECTURES.items():
+        if name in KEYS or name in PARTS or row not in seen:
+            names.append(name)
+        if name not in KEYS and name not in PARTS:
+            seen.append(row)
+    return names
+
+
+#: The rows without those that are a second name of another, such as internlm2 of llama.
+DISTINCT = _distinct()
 
 
 class _Wished:
