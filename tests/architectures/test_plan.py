@@ -11,7 +11,7 @@ import tinyllm as tl
 from testkit import architectures, models
 from tinyllm import _core
 from tinyllm.architectures.plan import ForwardPlan
-from tinyllm.architectures.table import ARCHITECTURES
+from tinyllm.architectures.table import ARCHITECTURES, read_model
 
 pytestmark = pytest.mark.sanitize
 
@@ -662,6 +662,18 @@ def test_a_bias_that_the_architecture_requires(architecture, tap, tmp_path):
     del tensors[f"blk.1.{tap}.bias"]
     with pytest.raises(tl.FormatError, match=rf"blk\.1\.{tap}\.bias.*missing"):
         tl.load(models.write(tmp_path / "m.gguf", metadata, tensors))
+
+
+def test_what_the_number_of_experts_says_about_llama4():
+    """Maverick, which has 128, has no norms of queries and keys; Scout has."""
+    for count in (16, 128):
+        keys = {"llama4.expert_count": count}
+        metadata, tensors = architectures.random_architecture(
+            "llama4", metadata=keys, width=64, ffn=64, layers=4
+        )
+        _, plan = read_model(metadata, tensors)
+        assert ("blk.0.attn_q_norm" in [step.tap for step in plan]) == (count == 16)
+        assert "blk.3.attn_q_norm" not in [step.tap for step in plan]  # it has no RoPE
 
 
 # ---- random changes ----

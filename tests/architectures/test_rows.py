@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 TOKENS = 70  # more than the windows of the random models
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=architectures.DISTINCT)
 def case(request, tmp_path_factory):
     """A random model, tokens, and the trace of all taps."""
     model = architectures.random_model(tmp_path_factory.mktemp("row"), request.param)
@@ -66,9 +66,9 @@ def test_the_quantized_model_is_that_of_the_reference(case, tmp_path):
     model, ids, _ = case
     name = model.config.architecture
     quantized = architectures.random_model(tmp_path, name, "Q4_K")
-    last = model.steps[-1].tap
-    want = reference.forward(quantized.steps, quantized.weights, ids)[last]
-    assert models.normwise_error(quantized.trace(ids, last)[last], want) < 5e-5
+    last, some = model.steps[-1].tap, ids[:20]
+    want = reference.forward(quantized.steps, quantized.weights, some)[last]
+    assert models.normwise_error(quantized.trace(some, last)[last], want) < 5e-5
 
 
 def test_attribution_sums_to_the_logit(case):

@@ -13,7 +13,6 @@ import pytest
 import tinyllm as tl
 from testkit import architectures, every_split, models
 from tinyllm import _core
-from tinyllm.architectures.table import ARCHITECTURES
 
 TOKENS = 300
 
@@ -29,13 +28,13 @@ def is_encoder(model):
     return not model.steps.roles("logits")
 
 
-@pytest.fixture(scope="module", params=[*models.TYPES, "wide", *ARCHITECTURES])
+@pytest.fixture(scope="module", params=[*models.TYPES, "wide", *architectures.DISTINCT])
 def case(request, tmp_path_factory):
     """A model of every type and architecture; one ffn is wider than a superchunk of float sums."""
     directory = tmp_path_factory.mktemp("bits")
     if request.param == "wide":
         model = models.random_model(directory, "F16", ffn=4352, layers=1)
-    elif request.param in ARCHITECTURES:
+    elif request.param in architectures.DISTINCT:
         model = architectures.random_model(directory, request.param, "Q4_K")
     else:
         model = models.random_model(directory, request.param)
@@ -169,7 +168,7 @@ def files(tmp_path_factory):
     odd = models.random_llama("F16", heads=5, kv_heads=1, head_size=20, ffn=144, width=80)
     paths.append(models.write(directory / "wide.gguf", *wide))
     paths.append(models.write(directory / "odd.gguf", *odd))
-    for name in ARCHITECTURES:
+    for name in architectures.DISTINCT:
         row = architectures.random_architecture(name, "Q4_K")
         paths.append(models.write(directory / f"{name}.gguf", *row))
     return paths
@@ -286,9 +285,9 @@ print(tiny / 4 == 0.0, digest() == before, tiny / 4 == 0.0)
     assert still_flushed == "True"  # the caller's state is restored
 
 
-@pytest.mark.parametrize("name", [*models.TYPES, *ARCHITECTURES])
+@pytest.mark.parametrize("name", [*models.TYPES, *architectures.DISTINCT])
 def test_fast_mode_does_not_depend_on_threads_splits_or_captures(name, tmp_path):
-    if name in ARCHITECTURES:
+    if name in architectures.DISTINCT:
         type_name, file = "Q4_K", architectures.random_architecture(name, "Q4_K")
     else:
         type_name, file = name, models.random_llama(name)

@@ -1,7 +1,8 @@
 """Random models of every architecture, with matrices of every tensor type."""
 
 import tinyllm
-from tinyllm.testing.recipes import KEYS, Recipe, random_weights
+from tinyllm.architectures.table import ARCHITECTURES
+from tinyllm.testing.recipes import KEYS, PARTS, Recipe, random_weights
 
 from . import models
 
@@ -13,6 +14,21 @@ LLAMA_CPP = (
     *("smallthinker", "arctic", "plamo", "plamo3", "hunyuan_vl", "paddleocr", "nanbeige"),
     *("neo-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3"),
 )
+
+
+def _distinct():
+    """The names whose random models differ from all before them."""
+    seen, names = [], []
+    for name, row in ARCHITECTURES.items():
+        if name in KEYS or name in PARTS or row not in seen:
+            names.append(name)
+        if name not in KEYS and name not in PARTS:
+            seen.append(row)
+    return names
+
+
+#: The rows without those that are a second name of another, such as internlm2 of llama.
+DISTINCT = _distinct()
 
 
 def random_architecture(architecture, type_name="F32", *, layers=2, metadata=None, types=None,

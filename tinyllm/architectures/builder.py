@@ -367,7 +367,9 @@ class Builder:
     def head_norm(self, tap: str, x: str) -> str:
         """Add the norm of queries or keys, if the file has one or the architecture demands it."""
         if self.arch.qk_norm == "plain":
-            return self.norm(tap, x, weights=False)
+            # no key tells it: the Llama 4 with 128 experts has no such norms
+            without = self.keys.integer("expert_count", 0, least=0) == 128
+            return x if without else self.norm(tap, x, weights=False)
         if not self.has(tap):
             return x
         if self.arch.qk_norm == "layer":

@@ -237,16 +237,17 @@ def read_config(read: Reader, tensors: Mapping[str, Any], arch: Arch) -> Config:
 
     head_size = read.integer("attention.key_length", None)
     if head_size is None:
-        if heads == 0:  # no block has attention
+        counts = set(heads if isinstance(heads, tuple) else [heads]) - {0}
+        if not counts:  # no block has attention
             head_size = 0
-        elif isinstance(heads, tuple) or width % heads != 0:
+        elif len(counts) > 1 or width % min(counts) != 0:
             raise wrong(
                 read.prefix + "attention.head_count",
                 heads,
                 f"a divisor of the width, {width}, or a value of {read.prefix}attention.key_length",
             )
         else:
-            head_size = width // heads
+            head_size = width // counts.pop()
     epsilon = read.number(arch.epsilon_key)
     if not 0 <= epsilon < 1:
         raise wrong(read.prefix + arch.epsilon_key, epsilon, "at least 0 and less than 1")

@@ -22,7 +22,7 @@ from ..architectures.reader import Reader
 from ..architectures.table import ARCHITECTURES, make_plan
 from ..base.numeric import Float64
 
-__all__ = ["KEYS", "Recipe", "float_bytes", "random_weights", "tensor_shapes"]
+__all__ = ["KEYS", "PARTS", "Recipe", "float_bytes", "random_weights", "tensor_shapes"]
 
 Shape = tuple[int, ...]
 
