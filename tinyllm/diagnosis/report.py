@@ -145,6 +145,11 @@ class Diagnosis:
             return f"{first.name} in {short_taps(first.taps)}: {first.message}{more}"
         if self.unexplained:
             tap, error = next(iter(self.unexplained.items()))
+            if tap == "ids":
+                return (
+                    f"The model would not have chosen {error:.0%} of the generated ids, and no "
+                    "single known mistake explains them."
+                )
             return (
                 f"{tap} is wrong: its relative error is {error:.1e}, and no known mistake explains "
                 "it."
@@ -162,7 +167,7 @@ class Diagnosis:
             parts += [f"{i}. {each}" for i, each in enumerate(self.faults, 1)]
         else:
             parts.append(self.summary)
-        if self.unexplained:
+        if self.unexplained and "ids" not in self.unexplained:
             head = [f"    {tap:<32} {e:.1e}" for tap, e in list(self.unexplained.items())[:8]]
             rest = len(self.unexplained) - len(head)
             parts.append(
