@@ -7,7 +7,7 @@ import pytest
 
 import tinyllm as tl
 from testkit.plain_engine import BUGS, Engine
-from tinyllm.model import DEMO
+from tinyllm.files.model_file import DEMO
 
 PROMPT = "ROMEO: what light through yonder window breaks?"
 
