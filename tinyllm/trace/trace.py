@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,7 @@ class Source(Protocol):
     config: Config
     steps: ForwardPlan
     weights: Mapping[str, Weight]
+    mode: str
 
     @property
     def fingerprint(self) -> str:
@@ -499,7 +500,7 @@ class Trace(Mapping[str, Float32]):
         self._arrays, self._logits = compacted._arrays, compacted._logits
         self._context = compacted._context
 
-    def __copy__(self) -> Trace:
+    def __copy__(self) -> Self:
         copied = object.__new__(type(self))
         vars(copied).update(vars(self))
         return copied
