@@ -14,7 +14,7 @@ from ..runtime.prompt import token_ids
 from ..trace.taps import unknown
 from ..trace.trace import Trace
 from .replay import Array, Known
-from .texts import Asked
+from .texts import Asked, wrong_ids
 
 __all__ = ["Case", "read_case"]
 
@@ -105,6 +105,9 @@ def read_case(model: Any, dump: Any, tokens: Any, parse_special: bool = False) -
     if ids is not None and len(ids) > LONGEST and model.steps.roles("logits"):
         known = {name: _cut(model, name, each) for name, each in known.items() if each.whole}
         ids, rows = ids[:LONGEST], min(rows, LONGEST)
+    elif trace is not None and used is None and _are_last(model, known, rows, asked):
+        known = {name: each._replace(whole=False) for name, each in known.items()}
+        ids, rows = right, len(right)
     notes = tuple(getattr(trace, "notes", ()))
     return Case(known, ids, used is not None, made, prompt, asked, rows, notes)
 
@@ -126,6 +129,19 @@ def _known(model: Any, trace: Trace) -> dict[str, Known]:
                 "model"
             )
     return found
+
+
+def _are_last(model: Any, known: Mapping[str, Known], rows: int, asked: Asked) -> bool:
+    """Return whether values have the rows of the last tokens only: those of the last block on.
+
+    Not if a mistake in the tokens explains their number.
+    """
+    late = [model.steps[name] for name in known]
+    return (
+        rows < len(asked.ids)
+        and all(s.layer >= model.steps.layers - 1 and not s.matrix for s in late)
+        and not any(len(ids) == rows for _, _, ids in wrong_ids(asked))
+    )
 
 
 def _cut(model: Any, name: str, known: Known) -> Known:

@@ -219,7 +219,7 @@ def _generated(
         findings,
         {},
         unexplained=unexplained,
-        untested=[Untested(("most mistakes at once",), "dump blk.*.resid_post, or the logits")],
+        untested=[Untested(("several mistakes at once",), "dump blk.*.resid_post")],
         ids=len(case.generated),
     )
 

@@ -18,6 +18,10 @@ __all__ = ["Guess", "Judged", "from_ids"]
 #: An id is as good as the best one if its logit is less by at most this part of their deviation.
 TIE = 0.1
 
+#: Mistakes with which a token depends on later ones, so that a run of all ids is not like the
+#: engine's runs, which end at each of them.
+SEE_LATER = ("causal_mask_missing", "causal_mask_off_by_one", "softmax_axis")
+
 #: The largest part of the wrong ids that may stay wrong with a mistake.
 LEFT = 0.25
 
@@ -75,6 +79,17 @@ def from_ids(model: Any, prompt: Array, made: Array, asked: Asked, progress: boo
         rows = replay.value(injections, logits)[len(ids) - 1 :]
         return _misses(rows, made)
 
+    def misses_one_by_one(injections: Sequence[Injection], most: float) -> int:
+        """Return the same of mistakes with which tokens depend on later ones; stop after `most`."""
+        count = 0
+        for i in range(len(made)):
+            replay.tokens = np.concatenate([prompt, made[:i]])
+            replay.forget()
+            count += _misses(replay.value(injections, logits)[-1:], made[i : i + 1])
+            if count > most:
+                break
+        return count
+
     replay = Replay(model, np.concatenate([prompt, made[:-1]]), {})
     right = misses(prompt, ())
     if not right:
@@ -88,8 +103,12 @@ def from_ids(model: Any, prompt: Array, made: Array, asked: Asked, progress: boo
             text = fault.message.replace("{}", variant.text)
             results.append((misses(ids, ()), fault.name, text))
         replay.forget()
-        for candidate in found:
-            count = misses(prompt, [candidate])
+        late = [c for c in found if c.fault.name in SEE_LATER]
+        for candidate in sorted(found, key=late.__contains__):  # those, and their runs, at the end
+            if candidate in late:
+                count = misses_one_by_one([candidate], LEFT * right)
+            else:
+                count = misses(prompt, [candidate])
             results.append((count, candidate.fault.name, candidate.message))
             bar.add(1)
     best = min(count for count, _, _ in results)

@@ -138,20 +138,30 @@ class Diagnosis:
         """One sentence: the first finding, or that nothing is wrong."""
         if self.guide:
             return "There are no values to examine."
-        seen = f"{len(self.errors)} values" if self.errors else f"{self._ids} generated ids"
+        count, what = len(self.errors), "value"
+        if not self.errors:
+            count, what = self._ids, "generated id"
         if self.faults:
             more = f" (and {len(self.faults) - 1} more)" if len(self.faults) > 1 else ""
             first = self.faults[0]
             return f"{first.name} in {short_taps(first.taps)}: {first.message}{more}"
         if self.unexplained:
             tap, error = next(iter(self.unexplained.items()))
+            if tap == "ids":
+                return (
+                    f"The model would not have chosen {error:.0%} of the generated ids, and no "
+                    "single known mistake explains them."
+                )
             return (
                 f"{tap} is wrong: its relative error is {error:.1e}, and no known mistake explains "
                 "it."
             )
-        worst = max(self.errors.values(), default=0.0)
+        seen = f"{count} {what}s agree" if count != 1 else f"the {what} agrees"
+        if not self.errors:
+            return f"Nothing is wrong: {seen} with the model."
+        worst = max(self.errors.values())
         by = f", as an engine with {self.rounding}" if self.rounding else ""
-        return f"Nothing is wrong: {seen} agree, with errors up to {worst:.1e}{by}."
+        return f"Nothing is wrong: {seen}, with errors up to {worst:.1e}{by}."
 
     def __str__(self) -> str:
         """Return the findings as text."""
@@ -162,7 +172,7 @@ class Diagnosis:
             parts += [f"{i}. {each}" for i, each in enumerate(self.faults, 1)]
         else:
             parts.append(self.summary)
-        if self.unexplained:
+        if self.unexplained and "ids" not in self.unexplained:
             head = [f"    {tap:<32} {e:.1e}" for tap, e in list(self.unexplained.items())[:8]]
             rest = len(self.unexplained) - len(head)
             parts.append(

@@ -61,7 +61,7 @@ def _before_products(rounded: Callable[[Array], Array]) -> Callable[[Call], Arra
 
 
 #: Ops that only choose or copy values.
-_EXACT = ("route_ids", "embed", "same", "shape", "slice")
+_EXACT = ("route_ids", "same", "shape", "slice")
 
 #: Ways to round, from the finest on, and what an engine with them does.
 ROUNDINGS: dict[str, Callable[[Call], Array]] = {

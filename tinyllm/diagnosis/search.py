@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -225,19 +226,27 @@ class Search:
             if len(self.replay.behind(tap)) < 2:
                 continue
             helps = sorted((r[tap], i) for i, r in self._tried.items() if tap in r)
-            for _, first in [x for x in helps if x[0] < 0.98 * self.open[tap]][:6]:
-                for second in self._tried:
-                    pair = [self.candidates[first], self.candidates[second]]
-                    if not pair[0].steps.keys().isdisjoint(pair[1].steps):
-                        continue
-                    residual = self.replay.residuals([*self._known(), *pair], [tap]).get(tap, 1.0)
-                    if self._explains(residual, self.open[tap]):
-                        self.accepted += [
-                            Accepted(each, {tap: residual}, {tap: self.open[tap]}, [])
-                            for each in pair
-                        ]
-                        return True
+            best = [i for r, i in helps if r < 0.98 * self.open[tap]][:6]
+            pairs = [(a, b) for a in best for b in self._tried]
+            if len(self.replay.behind(tap)) <= NEAR:  # cheap enough for every pair
+                plain = [i for i in self._tried if i not in best and self._is_main(i)]
+                pairs += list(itertools.combinations(plain, 2))
+            for first, second in pairs:
+                pair = [self.candidates[first], self.candidates[second]]
+                if not pair[0].steps.keys().isdisjoint(pair[1].steps):
+                    continue
+                residual = self.replay.residuals([*self._known(), *pair], [tap]).get(tap, 1.0)
+                if self._explains(residual, self.open[tap]):
+                    self.accepted += [
+                        Accepted(each, {tap: residual}, {tap: self.open[tap]}, []) for each in pair
+                    ]
+                    return True
         return False
+
+    def _is_main(self, number: int) -> bool:
+        """Return whether a candidate is the first variant of its mistake."""
+        fault = self.candidates[number].fault
+        return number == 0 or self.candidates[number - 1].fault is not fault
 
     def _settle(self) -> None:
         """Let the open values keep what the accepted mistakes together leave of their errors."""
