@@ -92,7 +92,7 @@ class Diff(Sequence[Difference]):
     Attributes
     ----------
     tolerance : float
-        The error that counts as equal everywhere. An error of up to 8 times what the model's own
+        The error that counts as equal everywhere. An error of up to 12 times what the model's own
         run has, rounded as the other program rounds, counts as equal, too.
     reason : str
         Why the tolerance is that.
@@ -373,8 +373,9 @@ def _limits(
         for kind in rounding.kind.split(" or "):
             rounded = noise(model, run.tokens, list(found), kind)
             for name, limit in limits.items():
-                # an error can be small by chance, so the mean counts, too
-                usual = np.maximum(rounded[name], rounded[name].mean())[-len(limit) :]
+                # the error of a token can be small by chance, so that of the others counts, too
+                others = np.sqrt(np.mean(rounded[name] ** 2))
+                usual = np.maximum(rounded[name], others)[-len(limit) :]
                 limits[name] = np.maximum(limit, TIMES * usual)
     return limits
 

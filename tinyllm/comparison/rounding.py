@@ -28,7 +28,7 @@ from .read import Dump
 __all__ = ["FLOAT32", "TIMES", "Rounding", "noise", "rounding_of"]
 
 #: An error counts as rounding up to so many times what the model's own rounded run has.
-TIMES = 8.0
+TIMES = 12.0
 
 
 class Rounding(NamedTuple):
