@@ -21,7 +21,9 @@ from .analysis.scalars import logit as logit
 from .analysis.scalars import logprob as logprob
 from .analysis.scalars import nll as nll
 from .analysis.scalars import tap_value as tap_value
+from .analysis.sweep import ablation_sweep as ablation_sweep
 from .analysis.sweep import patch_sweep as patch_sweep
+from .analysis.sweep import sweep as sweep
 from .architectures.config import Config as Config
 from .comparison.diff import Diff as Diff
 from .comparison.diff import Difference as Difference
@@ -42,8 +44,11 @@ from .files.gguf_write import write_gguf as write_gguf
 from .generation.result import Generation as Generation
 from .generation.stream import GenerationStream as GenerationStream
 from .grammar.grammar import Grammar as Grammar
+from .loading import load as load
 from .model import Model as Model
-from .model import load as load
+from .quantization.imatrix import Imatrix as Imatrix
+from .quantization.imatrix import imatrix as imatrix
+from .quantization.quantize import quantize as quantize
 from .runtime.machine import CPU as CPU
 from .runtime.machine import Memory as Memory
 from .runtime.machine import cpu as cpu
@@ -62,5 +67,7 @@ from .trace.edits import scale as scale
 from .trace.edits import set as set
 from .trace.edits import zero as zero
 from .trace.trace import Trace as Trace
+from .training.run import Run as Run
+from .training.trainer import train as train
 
 __version__: str

@@ -1,34 +1,25 @@
-"""`load` and `Model`: the public interface for running models."""
+"""`Model`: the public interface for running models."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 import numpy as np
 
-from . import _core
-from .architectures.table import read_model
-from .base.checks import choice, ranged
+from .analysis.gradients import Differentiable
 from .base.samples import sample_weights
 from .base.units import size
-from .base.warning import warn
-from .base.words import bound, check_keywords, getattr_of
+from .base.words import bound, getattr_of
 from .display.table import Table
 from .display.weights import weights_html
 from .embedding.embed import embed
-from .errors import Error, FormatError, UnsupportedError
-from .files.model_file import DEMO, check_holds_model, open_file
 from .runtime.prompt import Prompt
-from .runtime.runner import Runner
 from .runtime.session import Session
-from .tokenizer import Tokenizer, load_tokenizer, tokenizer_from_metadata
-from .tokenizer.registry import unknown_tokenizer
 from .trace.taps import Capture
 
 if TYPE_CHECKING:
-    from .analysis.scalars import Objective
     from .display.page import Page
     from .evaluation.scoring import Perplexity
     from .generation.result import Generation
@@ -38,132 +29,10 @@ if TYPE_CHECKING:
     from .sampling.sampler import Sampler
     from .trace.trace import Trace
 
-__all__ = ["DEMO", "Model", "load"]
+__all__ = ["Model"]
 
 
-class _NoOther(TypedDict):
-    """No further arguments: type checkers refuse what the function refuses."""
-
-
-def load(
-    path: str | os.PathLike[str] | bytes | bytearray | memoryview = "demo",
-    *,
-    mode: str = "exact",
-    threads: int | None = None,
-    tokenizer: str | os.PathLike[str] | Tokenizer | None = None,
-    mmap: bool = True,
-    max_context: int | None = None,
-    strict: bool = True,
-    **unknown: Unpack[_NoOther],
-) -> Model:
-    """Open a model file and return the model.
-
-    Parameters
-    ----------
-    path : str, os.PathLike or bytes-like
-        The path or contents of a GGUF file or a llama2.c checkpoint. For a GGUF model that is
-        split into several files, the path of the first. ``"demo"`` is the small model that ships
-        in the package. ``"hf:owner/repo"``, ``"hf:owner/repo/file.gguf"`` and
-        ``"hf:owner/repo:Q4_K_M"`` are files on Hugging Face (``docs/sources.md``), and
-        ``"ollama:name:tag"`` is a model in Ollama's store. A file with such a name is ``"./demo"``.
-    mode : str
-        ``"exact"``: weights have their exact values, and activations are not rounded. The bits of
-        a result do not depend on the number of threads, the way a prompt is split into calls, the
-        captured taps, or the CPU. ``"fast"``: activations are rounded before each matmul with
-        quantized weights, as in llama.cpp, but less coarsely. On one CPU, the bits do not depend
-        on the number of threads.
-    threads : int, optional
-        Largest number of threads. Default: the number of physical cores that this process may
-        use.
-    tokenizer : str, os.PathLike or Tokenizer, optional
-        A tokenizer that replaces the file's own. A path leads to a GGUF file, or to a
-        ``tokenizer.bin`` of llama2.c. If the file's own is of an unknown kind, the model runs on
-        token ids, and the tokenizer raises when it is used.
-    mmap : bool
-        If False, the file is read into memory instead of mapped.
-    max_context : int, optional
-        The longest context. Default: the context length in the file. A longer one causes a
-        warning, because the model was not trained on such positions.
-    strict : bool
-        If True, a file with tensors that the architecture does not use is an error. If False, such
-        a file causes a warning, and results may be wrong.
-
-    Returns
-    -------
-    Model
-
-    Raises
-    ------
-    OSError
-        If the file cannot be opened or downloaded.
-    tinyllm.FormatError
-        If the file is malformed, its parts do not fit together, or it holds no model.
-    tinyllm.UnsupportedError
-        If the file is valid, but this version does not support the model.
-    TypeError
-        If an argument is `unknown`. The message knows the words of other libraries.
-
-    Examples
-    --------
-    >>> import tinyllm as tl
-    >>> model = tl.load()
-    >>> model.config.architecture
-    'llama'
-    >>> tl.load(n_ctx=512)
-    Traceback (most recent call last):
-    TypeError: load() has no argument n_ctx; here it is max_context=
-    """
-    check_keywords("load", unknown, _LOAD_ARGUMENTS)
-    choice("mode", mode, ("exact", "fast"))
-    if threads is not None:
-        ranged("threads", threads, 1, 256)
-    if max_context is not None:
-        ranged("max_context", max_context, 1)
-    file = open_file(path, mmap)
-    tok: Tokenizer | None
-    try:
-        check_holds_model(file)
-        config, steps = read_model(file.metadata, file.weights, strict, max_context)
-        if max_context is not None and max_context > config.context_length:
-            warn(
-                f"max_context is {max_context}, and the model was made for a context of "
-                f"{config.context_length} tokens; results beyond it may be useless"
-            )
-        if tokenizer is not None:
-            tok = tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(tokenizer)
-            if len(tok) > config.vocab_size:
-                raise FormatError(
-                    f"the tokenizer has {len(tok)} tokens; expected at most {config.vocab_size}, "
-                    "the size of the model's vocabulary",
-                    field="tokenizer",
-                    value=len(tok),
-                    expected=f"at most {config.vocab_size}",
-                )
-        else:
-            try:
-                tok = tokenizer_from_metadata(file.metadata)
-            except UnsupportedError as error:
-                tok = unknown_tokenizer(file.metadata, str(error))
-        core = _core.Model(
-            steps.lowered(),
-            file.weights.values(),
-            layers=config.layers,
-            max_context=max_context or config.context_length,
-            fast=mode == "fast",
-        )
-    except Error as error:
-        if error.path is None:
-            error.path = file.path
-        raise
-    model = Model(core, file, config, steps, tok, threads or _core.cpu_count())
-    model.mode = mode
-    return model
-
-
-_LOAD_ARGUMENTS = ("path", "mode", "threads", "tokenizer", "mmap", "max_context", "strict")
-
-
-class Model(Runner):
+class Model(Differentiable):
     """A model that `load` opened.
 
     A model is immutable, and threads can share it. Each call has its own session.
@@ -810,62 +679,6 @@ class Model(Runner):
         from .evaluation.scoring import perplexity
 
         return perplexity(self, text, stride, window, method, parse_special)
-
-    def gradients(
-        self,
-        prompt: Any,
-        of: Objective,
-        wrt: Capture = "blk.*.resid_post",
-        *,
-        edits: Any = (),
-        parse_special: bool = False,
-    ) -> Any:
-        """Run a prompt, and return the gradients of a number by inner values.
-
-        Parameters
-        ----------
-        prompt : str, bytes, ids, or a list of them
-            As for `trace`. A list is a batch.
-        of : Scalar or callable
-            The number: `tinyllm.logit`, `tinyllm.logprob`, `tinyllm.nll`, `tinyllm.tap_value`, or a
-            sum, a difference or a multiple of them. Or a function of the logits, an array of
-            float32 of shape (T, V), that returns its value and its gradient, an array of the same
-            shape.
-        wrt : str, re.Pattern, callable or sequence of them
-            The taps, as `capture` in `trace`. None: all except ``attn_scores`` and
-            ``attn_probs``.
-        edits : Edit or sequence of Edit
-            As for `trace`. The gradients by an edited tap are those by the value after the edits.
-        parse_special : bool
-            As for `trace`.
-
-        Returns
-        -------
-        Gradients, or list of Gradients for a batch
-            A `Trace` of derivatives, with the names and shapes of the taps. Its `value` is the
-            number. They are computed in float32 with the exact weights, quantized or not. Values
-            that nothing depends on have gradients of 0, and so have the ids of experts.
-
-        Raises
-        ------
-        UnsupportedError
-            If the gradient of an operation on the way is not implemented. The message names it.
-        ValueError
-            If no tap has a name, or the derivative of an edit is not known.
-        IndexError
-            If a token or an index is out of range.
-
-        Examples
-        --------
-        >>> import tinyllm as tl
-        >>> model = tl.load()
-        >>> g = model.gradients("ROMEO:", of=tl.logit(5) - tl.logit(6))
-        >>> g["blk.0.resid_post"].shape == (len(g.tokens), model.config.width)
-        True
-        """
-        from .analysis.gradients import gradients
-
-        return gradients(self, prompt, of, wrt, edits=edits, parse_special=parse_special)
 
     # ---- words of other libraries ----
 

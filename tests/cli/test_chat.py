@@ -12,9 +12,9 @@ import time
 import pytest
 
 import tinyllm as tl
-from tinyllm.cli.conversation import Chat, history_file
+from tinyllm.cli.conversation import COMMANDS, Chat, Manner
 from tinyllm.cli.main import main
-from tinyllm.generation.options import Chain
+from tinyllm.cli.terminal import Wrapper, history_file
 
 pytest.importorskip("jinja2")
 
@@ -84,7 +84,7 @@ def test_what_goes_wrong_is_named_and_the_next_line_is_answered(tmp_path):
         "chat", "--template", str(bad), "--seed", "1", "-n", "6", text="\n".join(lines)
     )
     assert status == 2
-    assert "no command /nope; expected one of /reset, /system, /save, /help" in err
+    assert "no command /nope; expected one of /reset, /system, /undo, /regen, /save, /load," in err
     assert "no command /;" in err
     assert "no x" in err
     assert "/save has no path; expected /save PATH" in err
@@ -133,10 +133,10 @@ def test_errors_before_the_first_line(arguments, text):
     assert text in err
 
 
-def test_wrong_options_are_told_at_each_line():
+def test_wrong_options_are_told_before_the_first_line():
     status, out, err = piped(*PLAIN, "--temperature", "-1")
     assert (status, out) == (2, "")
-    assert err.count("temperature is -1.0") == 2
+    assert err.count("temperature is -1.0") == 1
 
 
 def test_a_file_that_is_no_template(tmp_path, capsys):
@@ -155,13 +155,142 @@ def test_only_what_is_new_runs(monkeypatch, capsys):
         return run(self, sessions, tokens, *args, **options)
 
     monkeypatch.setattr(tl.Model, "run", counted)
-    chat = Chat(model, "plain", max_tokens=30, chain=Chain(temperature=0.8, seed=1))
+    chat = Chat(model, Manner("plain"), {"max_tokens": 30, "seed": 1})
     chat.line("To be, or not to be, that is the question. " * 3)
     whole = ran[0]
     ran.clear()
     chat.line("Hm")
     assert ran[0] < whole / 2
     assert "stopped after" in capsys.readouterr().err
+
+
+# ---- commands, options and blocks ----
+
+
+def test_a_block_is_one_message(tmp_path):
+    path = tmp_path / "talk.json"
+    lines = ['"""one', "two", 'three"""', '"""short"""', f"/save {path}", '"""open', "end"]
+    status, _, err = piped(*PLAIN, "-n", "3", text="\n".join(lines))
+    assert status == 0
+    assert "the block does not end" in err
+    said = [m["content"] for m in json.loads(path.read_text()) if m["role"] == "user"]
+    assert said == ["one\ntwo\nthree", "short"]
+
+
+def test_undo_regen_and_load(tmp_path):
+    first, second, third = (tmp_path / f"{i}.json" for i in range(3))
+    lines = ["/undo", "One", "Two", f"/save {first}", "/regen", f"/save {second}", "/undo", "/undo",
+             f"/load {first}", "/undo", f"/save {third}", "/quit", "never"]  # fmt: skip
+    status, out, err = piped(*PLAIN, "-n", "6", text="\n".join(lines))
+    assert status == 2
+    assert err.count("there is no message yet") == 1
+    one, two, three = (json.loads(p.read_text()) for p in (first, second, third))
+    assert [m["content"] for m in one if m["role"] == "user"] == ["One", "Two"]
+    assert two[:3] == one[:3]
+    # the answer is drawn anew, with the next seed
+    model = tl.load()
+    want = model.chat(one[:3], max_tokens=6, seed=3, template="plain").text.strip()
+    assert two[3] == {"role": "assistant", "content": want} != one[3]
+    assert three == one[:2]
+    assert len(out.splitlines()) >= 3
+    assert "never" not in out
+
+
+def test_load_of_something_else(tmp_path):
+    bad = tmp_path / "bad.json"
+    for text in ("{}", "[3]", '[{"role": "user"}]', "x"):
+        bad.write_text(text)
+        status, _, err = piped(*PLAIN, "-n", "3", text=f"/load {bad}\n/load\n/load /no/file\nHi")
+        assert status == 2
+        assert "holds no conversation" in err or "Expecting value" in err
+        assert "/load has no path" in err
+        assert "No such file" in err
+        assert "Traceback" not in err
+
+
+def test_set_stats_and_model():
+    lines = ["/stats", "/set", "/set temperature 0", "/set min-p 0.2", "/set top_k nine",
+             "/set x 1",
+             "/set top_p 3", "Hi", "/set temperature", "Hi", "/stats", "/model", "/model demo",
+             "/model /no/file", "Hi"]  # fmt: skip
+    status, out, err = piped(*PLAIN, "-n", "5", "--stats", text="\n".join(lines))
+    assert status == 2
+    for text in ("there is no answer yet", "max_tokens 5", "temperature is 0", "min_p is 0.2",
+                 "--top-k is 'nine'; expected int", "no option x; expected one of max_tokens",
+                 "top_p is 3", "temperature is the default", "tokens/s; prompt:", "context: ",
+                 "template: plain; context: 512 tokens", "/no/file"):  # fmt: skip
+        assert text in err, text
+    assert err.count("tokens/s; prompt:") == 4
+    assert len(out.splitlines()) >= 3
+
+
+def test_the_oldest_turns_are_dropped_aloud(tmp_path):
+    path = tmp_path / "talk.json"
+    lines = [f"To be, or not to be, that is question {i}. " * 4 for i in range(9)]
+    lines.append(f"/save {path}")
+    status, _, err = piped(*PLAIN, "-n", "20", "--system", "Be brief.", text="\n".join(lines))
+    assert status == 0, err
+    assert "the context of 512 tokens is full: the model no longer sees the oldest" in err
+    assert len(json.loads(path.read_text())) == 19  # the file has them all
+    status, _, err = piped(*PLAIN, "-n", "20", "--on-full", "stop", text="\n".join(lines))
+    assert status == 2
+    assert "the context is full: the prompt has" in err
+    # the answers are those of the shorter conversation
+    chat = Chat(tl.load(), Manner("plain"), {"max_tokens": 20, "seed": 1}, "Be brief.")
+    for line in lines[:-1]:
+        chat.line(line)
+    kept = chat.messages[:1] + chat.messages[1 + chat._dropped : -1]
+    want = tl.load().chat(kept, max_tokens=20, seed=9, template="plain").text.strip()
+    assert chat.messages[-1]["content"] == want
+    assert chat._dropped > 0
+
+
+def test_answers_as_json(tmp_path):
+    (tmp_path / "system.txt").write_text("Be brief.\n")
+    file = ("--system-file", str(tmp_path / "system.txt"))
+    status, out, err = piped(*PLAIN, "-n", "5", "--json", *file, "--min-p", "0.1")
+    assert status == 0, err
+    first, second = map(json.loads, out.splitlines())
+    assert first["stop_reason"] == "length"
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Good morrow!"},
+    ]
+    want = tl.load().chat(messages, max_tokens=5, seed=1, min_p=0.1, template="plain")
+    assert first["ids"] == want.ids
+    assert second["prompt_ids"] != first["prompt_ids"]
+
+
+def test_help_lists_every_command(capsys):
+    chat = Chat(tl.load(), Manner("plain"), {"max_tokens": 3})
+    chat.line("/help")
+    shown = capsys.readouterr().err
+    for name, command in COMMANDS.items():
+        assert f"/{name}" in shown
+        assert command.help.endswith(".")
+        assert command.help in shown
+
+
+@pytest.mark.parametrize(
+    ("pieces", "width", "want"),
+    [
+        (["To be", ", or not", " to be"], 10, "To be, or\nnot to be"),
+        (["a" * 25], 10, "a" * 10 + "\n" + "a" * 10 + "\n" + "a" * 5),
+        (["one two\n", "  three"], 10, "one two\n  three"),
+        (["one  two   three"], 10, "one  two\nthree"),
+        (["漢字漢字漢字漢字"], 10, "漢字漢字漢\n字漢字"),
+        (["one two three"], 0, "one two three"),
+        (["12345 6789"], 10, "12345 6789"),
+        (["e\u0301" * 12], 10, "e\u0301" * 10 + "\n" + "e\u0301" * 2),
+    ],
+)
+def test_words_are_wrapped(pieces, width, want):
+    written = []
+    wrapper = Wrapper(written.append, width)
+    for piece in pieces:
+        wrapper.feed(piece)
+    wrapper.finish()
+    assert "".join(written) == want
 
 
 # ---- a terminal ----
@@ -183,10 +312,14 @@ sys.exit(main(sys.argv[1:]))
 class Terminal:
     """A program that runs in a pseudo-terminal."""
 
-    def __init__(self, arguments, **environment):
+    def __init__(self, arguments, columns=80, **environment):
+        import fcntl
         import pty
+        import struct
+        import termios
 
         self.fd, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         self.process = subprocess.Popen(
             [sys.executable, "-c", SLOW, *arguments],
             stdin=slave,
@@ -237,8 +370,8 @@ def terminal(tmp_path):
     pytest.importorskip("pty")
     started = []
 
-    def start(*arguments):
-        started.append(Terminal(arguments, XDG_STATE_HOME=str(tmp_path / "state")))
+    def start(*arguments, **options):
+        started.append(Terminal(arguments, XDG_STATE_HOME=str(tmp_path / "state"), **options))
         return started[-1]
 
     yield start
@@ -359,3 +492,45 @@ def test_where_the_history_is(monkeypatch, tmp_path):
     for value in ("", "relative"):  # the XDG specification ignores these
         monkeypatch.setenv("XDG_STATE_HOME", value)
         assert history_file() == tmp_path / ".local/state/tinyllm/chat_history"
+
+
+def test_a_paste_is_one_message(terminal, tmp_path):
+    pytest.importorskip("readline")
+    path = tmp_path / "talk.json"
+    t = terminal(*PLAIN, "-n", "3", TERM="xterm")
+    first = t.until("> ")
+    assert "template: plain; context: 512 tokens; /help lists the commands" in first
+    assert "model: " in first
+    t.type("\x1b[200~one\ntwo\nthree\x1b[201~\n")
+    t.until("(stopped after 3 tokens")
+    t.type(f"/save {path}\n")
+    t.until("(saved 2 messages")
+    assert json.loads(path.read_text())[0]["content"] == "one\ntwo\nthree"
+    t.type('"""four\n')
+    t.until("... ")
+    t.type('five"""\n')
+    t.until("(stopped after 3 tokens")
+    t.type(f"/save {path}\n")
+    t.until("(saved 4 messages")
+    assert json.loads(path.read_text())[2]["content"] == "four\nfive"
+    t.type('"""dropped\n')
+    t.until("... ")
+    time.sleep(0.3)
+    t.type("\x03")
+    t.until("> ")
+    t.type("/quit\n")
+    assert t.status() == 0
+
+
+def test_an_answer_is_wrapped_at_the_edge(terminal):
+    t = terminal(*PLAIN, "-n", "60", columns=30)
+    t.until("> ")
+    t.type("Good morrow!\n")
+    t.until("Good morrow!\n")
+    answer = t.until("(stopped after").removesuffix("(stopped after")
+    _, [whole] = conversation(["Good morrow!"], 1, 60)
+    assert answer.split() == whole.split()  # no word is cut
+    assert max(map(len, answer.splitlines())) <= 30
+    assert len(answer.splitlines()) > len(whole.strip().splitlines())
+    t.type("/quit\n")
+    assert t.status() == 0

@@ -53,6 +53,15 @@ def test_trace(capsys):
     assert "next token:" in out
 
 
+def test_trace_writes_a_page(capsys, tmp_path):
+    page = tmp_path / "t.html"
+    assert main(["trace", "ROMEO:", "--html", str(page)]) == 0
+    out = capsys.readouterr().out
+    assert "next token:" in out
+    assert f"{page}: " in out
+    assert '"parts":{"names"' in page.read_text("utf-8")
+
+
 def test_info(capsys, path):
     assert main(["info", str(path)]) == 0
     out = capsys.readouterr().out
@@ -64,10 +73,10 @@ def test_info(capsys, path):
 
 def test_info_about_a_file_that_cannot_run(capsys, tmp_path):
     metadata, tensors = models.random_llama("F32", layers=1)
-    metadata["general.architecture"] = "mamba"
+    metadata["general.architecture"] = "rwkv7"
     file = models.write(tmp_path / "m.gguf", metadata, tensors)
     assert main(["info", str(file)]) == 0
-    assert "'mamba'" in capsys.readouterr().out
+    assert "'rwkv7'" in capsys.readouterr().out
 
 
 def test_weights(capsys, path):
@@ -103,7 +112,8 @@ def test_wrong_usage():
     assert run("fly").returncode == 2
     done = run("--help")
     assert done.returncode == 0
-    for command in ("generate", "chat", "trace", "info", "weights", "convert"):
+    commands = ("generate", "chat", "trace", "info", "weights", "convert", "quantize", "imatrix")
+    for command in commands:
         assert command in done.stdout
         assert "usage" in run(command, "--help").stdout
     assert run("--version").stdout.startswith("tinyllm ")

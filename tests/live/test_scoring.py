@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tinyllm as tl
-from tinyllm.model import DEMO
+from tinyllm.files.model_file import DEMO
 
 llama_cpp = pytest.importorskip("llama_cpp")
 pytestmark = pytest.mark.live

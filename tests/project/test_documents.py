@@ -16,7 +16,7 @@ import pytest
 
 import tinyllm as tl
 from testkit import data
-from tinyllm.model import DEMO
+from tinyllm.files.model_file import DEMO
 
 ROOT = Path(__file__).parents[2]
 NUMPY_ONLY = ROOT / "tests" / "testkit" / "numpy_only"

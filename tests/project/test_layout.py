@@ -22,7 +22,7 @@ PACKAGE = Path(tinyllm.__file__).parent
 LAYERS = {
     "tinyllm": """
         errors _core base display _callbacks files architectures reference chat tokenizer grammar
-        sampling conversion trace runtime generation evaluation embedding analysis model
+        sampling conversion trace runtime generation evaluation embedding analysis model loading
         quantization comparison peers diagnosis testing training harvesting plot __init__ cli
         __main__
     """.split(),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import tinyllm as tl
-from tinyllm.model import DEMO
+from tinyllm.files.model_file import DEMO
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))

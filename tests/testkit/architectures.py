@@ -5,6 +5,15 @@ from tinyllm.testing.recipes import KEYS, Recipe, random_weights
 
 from . import models
 
+#: Rows that no checkpoint of Hugging Face confirms, but llama.cpp (tests/live).
+LLAMA_CPP = (
+    *("deepseek", "bailingmoe", "bailingmoe2", "exaone", "internlm2", "xverse", "orion", "qwen"),
+    *("baichuan", "refact", "minicpm", "plm", "codeshell", "jais", "deci", "openelm", "glm-dsa"),
+    *("deepseek32", "pangu-embedded", "maincoder", "granite_swa", "step35", "llama-embed"),
+    *("smallthinker", "arctic", "plamo", "plamo3", "hunyuan_vl", "paddleocr", "nanbeige"),
+    *("neo-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3"),
+)
+
 
 def random_architecture(architecture, type_name="F32", *, layers=2, metadata=None, types=None,
                         **options):  # fmt: skip

@@ -70,6 +70,12 @@ _DRAWING = {
     "verbose": "nothing: tinyllm prints nothing",
 }
 
+_TALKING = {
+    **_DRAWING,
+    "system": 'messages, with {"role": "system", "content": ...} first',
+    "chat_template": "template=",
+}
+
 _LOADING = {
     "n_ctx": "max_context=",
     "max_seq_len": "max_context=",
@@ -104,7 +110,8 @@ _LOADING = {
 #: What each function says to the words of others: name of the function -> word -> ours.
 KEYWORDS: dict[str, dict[str, str]] = {
     "load": _LOADING,
-    **dict.fromkeys(("generate", "stream", "chat", "chat_stream"), _DRAWING),
+    **dict.fromkeys(("generate", "stream"), _DRAWING),
+    **dict.fromkeys(("chat", "chat_stream"), _TALKING),
 }
 
 _MODEL = {

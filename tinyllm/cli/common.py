@@ -1,4 +1,4 @@
-"""Arguments that several commands share: the prompt, the model, and sampling."""
+"""Arguments that several commands share: the prompt and the model."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..model import Model
 
-__all__ = ["add_model", "add_prompt", "add_sampling", "load_model", "read_prompt"]
+__all__ = ["add_model", "add_prompt", "load_model", "read_prompt"]
 
 
 def add_prompt(parser: argparse.ArgumentParser) -> None:
     """Add the argument that `read_prompt` reads."""
     parser.add_argument("prompt", nargs="*", help="the prompt; - or no prompt: read standard input")
+    parser.add_argument(
+        "-f", "--file", metavar="FILE", help="a file with the prompt, in place of the argument"
+    )
     parser.add_argument(
         "--special",
         action="store_true",
@@ -32,35 +35,25 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tokenizer", help="a file whose tokenizer to use")
     parser.add_argument("-t", "--threads", type=int, help="use at most this many threads")
-
-
-def add_sampling(parser: argparse.ArgumentParser, max_tokens: int) -> None:
-    """Add the arguments that say how tokens are drawn, and how many."""
     parser.add_argument(
-        "-n",
-        "--max-tokens",
-        type=int,
-        default=max_tokens,
-        help=f"the most tokens to draw (default: {max_tokens})",
+        "--mode",
+        choices=("exact", "fast"),
+        default="exact",
+        help="fast: round activations to eight bits (default: exact)",
     )
     parser.add_argument(
-        "--temperature", type=float, default=0.8, help="0: always the best token (default: 0.8)"
+        "--context", type=int, metavar="TOKENS", help="the longest context (default: the model's)"
     )
-    parser.add_argument(
-        "--top-k", type=int, default=40, help="draw from the k best; 0: from all (default: 40)"
-    )
-    parser.add_argument(
-        "--top-p",
-        type=float,
-        default=0.95,
-        help="draw from the best tokens of this total probability (default: 0.95)",
-    )
-    parser.add_argument("--seed", type=int, help="the same seed gives the same text")
 
 
 def read_prompt(args: argparse.Namespace) -> str:
     """Return the prompt from the command line or from standard input."""
     words: list[str] = args.prompt
+    if args.file is not None:
+        if words:
+            raise ValueError("both a prompt and --file are given; expected one")
+        with open(args.file, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
     if words and words != ["-"]:
         return " ".join(words)
     if sys.stdin is None:
@@ -72,6 +65,12 @@ def read_prompt(args: argparse.Namespace) -> str:
 
 def load_model(args: argparse.Namespace) -> Model:
     """Return the model that the arguments name."""
-    from ..model import load
+    from ..loading import load
 
-    return load(args.model, threads=args.threads, tokenizer=args.tokenizer)
+    return load(
+        args.model,
+        mode=args.mode,
+        threads=args.threads,
+        tokenizer=args.tokenizer,
+        max_context=args.context,
+    )

@@ -8,7 +8,24 @@ from types import ModuleType
 
 from .. import __version__
 from ..errors import Error
-from . import chat, convert, diff, doctor, generate, info, trace, weights
+from . import (
+    chat,
+    convert,
+    diff,
+    doctor,
+    embed,
+    generate,
+    imatrix,
+    info,
+    lens,
+    log,
+    quantize,
+    score,
+    tokenize,
+    trace,
+    train,
+    weights,
+)
 from .output import complain, standard_streams
 
 __all__ = ["main"]
@@ -18,11 +35,19 @@ COMMANDS: dict[str, ModuleType] = {
     "generate": generate,
     "chat": chat,
     "trace": trace,
+    "lens": lens,
+    "score": score,
+    "tokenize": tokenize,
+    "embed": embed,
     "info": info,
     "weights": weights,
     "convert": convert,
     "diff": diff,
     "doctor": doctor,
+    "quantize": quantize,
+    "imatrix": imatrix,
+    "train": train,
+    "log": log,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import warnings
@@ -11,7 +12,7 @@ from typing import Any
 
 from ..errors import printable
 
-__all__ = ["complain", "show", "standard_streams", "stream"]
+__all__ = ["complain", "show", "show_json", "standard_streams", "stream"]
 
 
 def show(value: object = "", end: str = "\n") -> None:
@@ -29,6 +30,24 @@ def show(value: object = "", end: str = "\n") -> None:
     a\x1b[2J
     """
     print(printable(str(value)), end=end)
+
+
+def show_json(value: object) -> None:
+    r"""Print a value as a line of JSON at once; what would control a terminal is escaped.
+
+    Parameters
+    ----------
+    value : object
+
+    Examples
+    --------
+    >>> from tinyllm.cli.output import show_json
+    >>> show_json({"text": "é\x9b"})
+    {"text": "é\u009b"}
+    """
+    text = json.dumps(value, ensure_ascii=False)
+    safe = (c if printable(c) == c else f"\\u{ord(c):04x}" for c in text)
+    print("".join(safe), flush=True)
 
 
 def stream(text: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import FormatError, UnsupportedError, wrong
 from ..files.gguf import GGUF
 from ..files.kinds import model_start
+from ..files.model_file import DEMO
 from ..files.paths import regular_file
 from ..files.sources import locate
 from .base import Tokenizer
@@ -133,8 +134,10 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     >>> tl.load_tokenizer("/no/such/file")
     Traceback (most recent call last):
     FileNotFoundError: [Errno 2] No such file or directory: '/no/such/file'
+    >>> len(tl.load_tokenizer("demo"))
+    1024
     """
-    path = locate(path)
+    path = DEMO if isinstance(path, str) and path == "demo" else locate(path)
     if not isinstance(path, str | os.PathLike):
         path = regular_file(path)
     _, start = model_start(path)
