@@ -2,6 +2,8 @@
 
     pip install llama-cpp-python torch transformers gguf && pytest -m live tests/live/test_peers.py
 
+One test also needs transformer_lens.
+
 Small checkpoints come from TINYLLM_TEST_DATA.
 """
 
@@ -116,6 +118,47 @@ def test_llama_cpp_says_what_it_cannot_load(llama_cpp, tmp_path):
     bare = tl.testing.random_model(path=tmp_path / "bare.gguf")  # without a tokenizer
     with pytest.raises(RuntimeError, match=r"llama\.cpp cannot load .*bare\.gguf"):
         tl.peers.llama_cpp(bare, IDS)
+
+
+# ---- TransformerLens ----
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "gemma2"])
+def test_a_cache_of_transformer_lens_is_read(name, transformers, tmp_path):
+    pytest.importorskip("transformer_lens")
+    import torch
+    from transformer_lens.model_bridge import TransformerBridge
+
+    directory = data.path("hf", name)
+    tl.write_gguf(tmp_path / "m.gguf", *hf.load_checkpoint(directory))
+    model = tl.load(tmp_path / "m.gguf")
+    module = transformers.AutoModelForCausalLM.from_pretrained(
+        directory, dtype=torch.float32, attn_implementation="eager"
+    )
+    words = {f"t{i}": i for i in range(model.config.vocab_size)}
+    tokenizers = pytest.importorskip("tokenizers")
+    bare = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, "t0"))
+    fast = transformers.PreTrainedTokenizerFast
+    fast(tokenizer_object=bare, bos_token="t1", eos_token="t2").save_pretrained(tmp_path / "t")
+    tokenizer = fast.from_pretrained(tmp_path / "t")
+    bridge = TransformerBridge.boot_transformers(
+        str(directory), hf_model=module, tokenizer=tokenizer, device="cpu", dtype=torch.float32
+    )
+    _, cache = bridge.run_with_cache(torch.tensor([IDS]), prepend_bos=False)
+    dump = tl.read(cache, tokens=IDS, model=model)
+    assert dump.dialect == "TransformerLens"
+    d = tl.diff(model, dump)
+    assert (d.same, d.tolerance) == (True, 1e-5), d
+    families = {"attn_q_rope", "attn_scores", "attn_probs", "attn_mix", "attn_norm_scale"}
+    assert families <= {tap.split(".")[-1] for tap in dump}
+    assert len(d) > 0.8 * len(model.taps)
+    ours = model.trace(IDS, "*").as_("transformer_lens")
+    for name, array in ours.items():
+        if name in cache:
+            theirs = cache[name].detach().numpy()
+            seen = theirs > -1e9  # not masked
+            np.testing.assert_allclose(array[seen], theirs[seen], rtol=2e-5, atol=2e-5)
+    assert len(set(ours) & set(cache)) > 0.6 * len(ours)
 
 
 # ---- Hugging Face ----

@@ -7,7 +7,7 @@ import argparse
 from ..comparison.diff import diff
 from ..comparison.read import read
 from ..runtime.prompt import token_ids
-from .common import add_model, load_model, read_prompt
+from .common import add_model, add_prompt, load_model, read_prompt
 from .output import show
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
@@ -19,16 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument(
         "dump",
-        help="the values of the other program: .npz, .safetensors, or a folder of .npy files",
+        help="the values of the other program: .npz, .safetensors, or a folder of .npy files; if "
+        "it has an array named tokens, no prompt is needed",
     )
-    parser.add_argument(
-        "prompt", nargs="*", help="what it ran; not needed if the dump has an array named tokens"
-    )
-    parser.add_argument(
-        "--special",
-        action="store_true",
-        help="read texts of special tokens in the prompt, such as <|im_start|>, as these tokens",
-    )
+    add_prompt(parser)
     add_model(parser)
     parser.add_argument(
         "--dialect",
@@ -45,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     model = load_model(args)
     tokens = None
-    if args.prompt:
+    if args.prompt or args.file is not None:
         tokens = token_ids(read_prompt(args), model.tokenizer, parse_special=args.special)
     dump = read(args.dump, args.dialect, tokens, model=model)
     found = diff(model, dump, args.tolerance)

@@ -100,7 +100,7 @@ class _Names:
         if dialect == "llama.cpp":
             name = base_name(name)
         found = [each.ours for each in translate(name, self.known, dialect)]
-        if found == ["embd_scaled"] and dialect == "Hugging Face" and not self._scales:
+        if found == ["embd_scaled"] and dialect != "llama.cpp" and not self._scales:
             return ["token_embd"]
         if self.exact or len(found) < 2 or dialect == "llama.cpp":
             return found
@@ -134,8 +134,8 @@ def _likely(names: Sequence[str]) -> set[str]:
     text = " ".join(names)
     rare = {
         "ffn_moe": "moe|block_sparse|router",
-        "post_attention_norm": "post_feedforward|post_norm|post_ffw_norm|post_attention_norm",
-        "post_ffw_norm": "post_feedforward|post_norm|post_ffw_norm",
+        "post_attention_norm": "post_feedforward|post_norm|post_ffw_norm|post_attention_norm|_post",
+        "post_ffw_norm": "post_feedforward|post_norm|post_ffw_norm|_post",
         "embd_scaled": "scaled",
         "output_uncapped": "uncapped",
         "output_unscaled": "unscaled",

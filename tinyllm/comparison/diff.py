@@ -19,7 +19,7 @@ from ..trace.taps import is_matrix
 from ..trace.trace import Trace
 from .measure import Measure, measure, worst
 from .read import Dump, in_order, read
-from .rounding import TIMES, Rounding, noise, rounding_of
+from .rounding import Rounding, explained, noise, rounding_of
 
 __all__ = ["Diff", "Difference", "diff"]
 
@@ -92,8 +92,8 @@ class Diff(Sequence[Difference]):
     Attributes
     ----------
     tolerance : float
-        The error that counts as equal everywhere. An error of up to 8 times what the model's own
-        run has, rounded as the other program rounds, counts as equal, too.
+        The error that counts as equal everywhere. Larger ones, up to 12 times what the model's own
+        run has when it is rounded as the other program rounds, count as equal, too.
     reason : str
         Why the tolerance is that.
     notes : list of str
@@ -373,9 +373,7 @@ def _limits(
         for kind in rounding.kind.split(" or "):
             rounded = noise(model, run.tokens, list(found), kind)
             for name, limit in limits.items():
-                # an error can be small by chance, so the mean counts, too
-                usual = np.maximum(rounded[name], rounded[name].mean())[-len(limit) :]
-                limits[name] = np.maximum(limit, TIMES * usual)
+                limits[name] = np.maximum(limit, explained(rounded[name])[-len(limit) :])
     return limits
 
 
