@@ -378,7 +378,6 @@ KEYS: dict[str, dict[str, Any]] = {
         "block_count": 5,
         "attention.head_count": np.array([4, 0, 0, 4, 4]),
         "attention.head_count_kv": np.array([2, 0, 0, 0, 2]),
-        "attention.key_length": 64,
         "feed_forward_length": np.array([512, 0, 256, 512, 512]),
     },
     "openelm": {
