@@ -26,7 +26,8 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 ALLOWS = {"jinja2": "jinja2 markupsafe", "huggingface_hub": "huggingface_hub", "pydantic": "*",
           "matplotlib": "*"}  # fmt: skip
 #: Commands that only CI, or a person with hours, runs.
-ELSEWHERE = ("pip", "sphinx-build", "pytest", "ruff", "mypy", "python scripts/train_demo.py", "python setup.py",
+ELSEWHERE = ("pip", "sphinx-build", "pytest", "ruff", "mypy", "python scripts/train_demo.py",
+             "python setup.py",
              "python -m pytest", "git")  # fmt: skip
 
 #: Stands in for the package huggingface_hub: a repository whose files are the model of the test.

@@ -34,7 +34,10 @@ class Source(Protocol):
 
     config: Config
     steps: ForwardPlan
-    weights: Mapping[str, Weight]
+
+    @property
+    def weights(self) -> Mapping[str, Weight]:
+        """As in `tinyllm.Model`."""
 
     @property
     def fingerprint(self) -> str:
