@@ -16,6 +16,7 @@ from tinyllm.display.families import Member, families, layers_text
 from tinyllm.display.histogram import line, spark
 from tinyllm.display.table import Table
 from tinyllm.display.table import _columns_of as wcwidth
+from tinyllm.files.model_file import DEMO
 
 RNG = np.random.default_rng(5)
 
@@ -108,7 +109,7 @@ def test_models_and_files_show_their_weights():
     assert len(names) < page.count("<svg") <= 2 * len(names)  # histograms, and lines over blocks
     assert "evenly spaced" in page
     norms = [model.weights[f"blk.{i}.attn_norm.weight"].numpy() for i in range(4)]
-    for shown in (page, tl.GGUF(tl.model.DEMO)._repr_html_(), model.weights._repr_html_()):
+    for shown in (page, tl.GGUF(DEMO)._repr_html_(), model.weights._repr_html_()):
         assert all(f">{name}</td>" in shown for name in names)
         assert f"{np.min(norms):.4g}" in shown
         assert f"{np.max(norms):.4g}" in shown
