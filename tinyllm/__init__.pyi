@@ -24,6 +24,8 @@ from .architectures.config import Config as Config
 from .comparison.read import Dump as Dump
 from .comparison.read import read as read
 from .conversion.convert import convert as convert
+from .diagnosis.doctor import doctor as doctor
+from .diagnosis.report import Diagnosis as Diagnosis
 from .errors import Error as Error
 from .errors import FormatError as FormatError
 from .errors import UnsupportedError as UnsupportedError
@@ -37,6 +39,9 @@ from .generation.stream import GenerationStream as GenerationStream
 from .grammar.grammar import Grammar as Grammar
 from .loading import load as load
 from .model import Model as Model
+from .quantization.imatrix import Imatrix as Imatrix
+from .quantization.imatrix import imatrix as imatrix
+from .quantization.quantize import quantize as quantize
 from .runtime.machine import CPU as CPU
 from .runtime.machine import Memory as Memory
 from .runtime.machine import cpu as cpu

@@ -143,6 +143,10 @@ def top_k(
     npt.NDArray[np.float64],
     npt.NDArray[np.int64],
 ]: ...
+def pack(
+    type: str, values: npt.ArrayLike, weight: npt.ArrayLike | None = None, threads: int = 0
+) -> npt.NDArray[np.uint8]: ...
+def writable_types() -> list[str]: ...
 
 @final
 class Encoder:

@@ -6,7 +6,8 @@ by the first call. ``ax.figure.savefig(path)`` writes a file, and needs no displ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,10 +16,11 @@ import numpy.typing as npt
 from ._core import Weight
 from .analysis.attribution import Attribution
 from .analysis.attribution import attribution as _attribution
-from .analysis.lens import Lens
+from .analysis.lens import Lens, TokenLens
 from .analysis.lens import lens as _lens
 from .base.checks import index, ranged
 from .base.numeric import Float64
+from .errors import printable
 from .trace.taps import Capture
 from .trace.trace import Trace
 
@@ -27,8 +29,11 @@ if TYPE_CHECKING:
 
 __all__ = ["attention", "attribution", "grid", "lens", "norms", "weights"]
 
-#: Largest number of labels on an axis. Axes with more tokens have no labels.
-_LABELS = 64
+#: Number of tokens in a picture of the lens, whose cells have words.
+_WORDS = 40
+
+#: The size of labels in points, and the room in points that one takes across its direction.
+_FONT, _LINE = 7, 9.0
 
 #: Offset in bytes of the float16 scale in a block of each type (ggml-common.h of ggml). MXFP4 has
 #: one byte there, an exponent.
@@ -64,28 +69,102 @@ def _axes(ax: Any, width: float, height: float) -> Any:
     return ax
 
 
-def _label(text: str) -> str:
-    """Return a short label of a token, with visible spaces and without matplotlib's math text."""
-    shown = repr(text)[1:-1].replace(" ", "·")
-    shown = "".join(c if c.isprintable() and ord(c) < 0x2000 else "□" for c in shown)
-    return (shown if len(shown) <= 9 else shown[:8] + "…").replace("$", r"\$")
+@functools.lru_cache(maxsize=8)
+def _fonts(families: tuple[str, ...]) -> list[Any]:
+    """Return the fonts that matplotlib writes a text of these families with."""
+    from matplotlib import font_manager
+
+    properties = [font_manager.FontProperties(family=[family]) for family in families]
+    return [font_manager.get_font(font_manager.findfont(each)) for each in properties]
 
 
-def _token_ticks(ax: Any, tokens: Sequence[str], axis: str, start: int = 0) -> None:
-    """Label an axis whose coordinates are positions with tokens, the first at `start`."""
-    if len(tokens) > _LABELS:
-        (ax.set_xlabel if axis == "x" else ax.set_ylabel)("token")
-        return
-    labels = [_label(token) for token in tokens]
-    places = range(start, start + len(labels))
+def _drawn(text: str) -> str:
+    """Return a text without matplotlib's mathematics. What the font does not have is a box."""
+    import matplotlib
+
+    fonts = _fonts(tuple(matplotlib.rcParams["font.family"]))
+    shown = printable(text).replace("\n", "\\n").replace("\t", "\\t")
+    shown = "".join(
+        c if c.isprintable() and any(font.get_char_index(ord(c)) for font in fonts) else "□"
+        for c in shown
+    )
+    return shown.replace("$", r"\$")
+
+
+def _label(text: str, most: int = 12) -> str:
+    """Return a short label of a token, with visible spaces."""
+    shown = text.replace(" ", "·")
+    return _drawn(shown if len(shown) <= most else shown[: max(1, most - 1)] + "…")
+
+
+def _inches(ax: Any, axis: str) -> float:
+    """Return about how long an axis is. The layout is only known when the figure is drawn."""
+    box = ax.get_position()
+    width, height = ax.figure.get_size_inches()
+    return float(box.width * width if axis == "x" else box.height * height)
+
+
+def _token_ticks(
+    ax: Any, tokens: Sequence[str], axis: str, start: int = 0, inches: float | None = None
+) -> None:
+    """Label an axis whose coordinates are positions with tokens, the first at `start`.
+
+    If there is no room for all of them, every second, fifth, tenth and so on has a label, with its
+    position.
+    """
+    room = max(1, int((_inches(ax, axis) if inches is None else inches) * 72 / _LINE))
+    step = next(s for s in _steps() if s * room >= len(tokens))
+    places = [i for i in range(start, start + len(tokens)) if i % step == 0]
+    labels = [_label(tokens[i - start]) for i in places]
+    if step > 1:
+        labels = [f"{i} {label}" for i, label in zip(places, labels, strict=True)]
     if axis == "x":
-        ax.set_xticks(places, labels, rotation=90, fontsize=7)
+        ax.set_xticks(places, labels, rotation=90, fontsize=_FONT)
     else:
-        ax.set_yticks(places, labels, fontsize=7)
+        ax.set_yticks(places, labels, fontsize=_FONT)
+
+
+def _steps() -> Iterator[int]:
+    power = 1
+    while True:
+        yield from (power, 2 * power, 5 * power)
+        power *= 10
+
+
+def _window(tokens: slice | None, start: int, stop: int) -> tuple[int, int]:
+    """Return the first position that a slice of positions selects, and the one after the last."""
+    if tokens is None:
+        return start, stop
+    if not isinstance(tokens, slice) or tokens.step not in (None, 1):
+        raise TypeError(f"tokens is {tokens!r}; expected a slice of positions of step 1")
+    first, last, _ = tokens.indices(stop)
+    first = max(first, start)
+    if first >= last:
+        raise ValueError(
+            f"tokens is {tokens!r}; expected some of the positions {start} to {stop - 1}"
+        )
+    return first, last
+
+
+def _ink(color: Sequence[float]) -> str:
+    """Return black or white, whichever has more contrast on a color (WCAG 2.1)."""
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in color[:3]]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "black" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "white"
+
+
+def _bar(ax: Any, image: Any, label: str) -> None:
+    ax.figure.colorbar(image, ax=ax, shrink=0.8, label=label)
 
 
 def attention(
-    trace: Trace, layer: int, head: int | None = None, *, ax: Any = None, cmap: str = "Blues"
+    trace: Trace,
+    layer: int,
+    head: int | None = None,
+    *,
+    tokens: slice | None = None,
+    ax: Any = None,
+    cmap: str = "Blues",
 ) -> Any:
     """Plot the attention matrices of a layer. Rows are queries, columns are keys.
 
@@ -99,6 +178,8 @@ def attention(
     layer : int
     head : int, optional
         The head to plot. Default: all heads, side by side.
+    tokens : slice, optional
+        The positions to show, on both axes. Default: all. Of many tokens, only some have labels.
     ax : matplotlib.axes.Axes, optional
     cmap : str
         Name of a matplotlib colormap.
@@ -111,7 +192,7 @@ def attention(
     Raises
     ------
     ValueError
-        If ``attn_probs`` was not captured.
+        If ``attn_probs`` was not captured, or if `tokens` selects nothing.
     IndexError
         If `layer` or `head` is out of range.
 
@@ -130,37 +211,49 @@ def attention(
     count = len(probs)
     if head is not None:
         head = index("head", head, count)
-    keys, start, stop = trace.context_pieces, trace.start, trace.start + len(trace.tokens)
-    edges = (-0.5, len(keys) - 0.5, stop - 0.5, start - 0.5)
+    pieces = trace.context_pieces
+    queries = _window(tokens, trace.start, trace.start + len(trace.tokens))
+    keys = _window(tokens, 0, len(pieces))
+    shown = probs[:, slice(queries[0] - trace.start, queries[1] - trace.start), slice(*keys)]
+    edges = (keys[0] - 0.5, keys[1] - 0.5, queries[1] - 0.5, queries[0] - 0.5)
+
+    def draw(on: Any, which: int) -> Any:
+        return on.imshow(shown[which], cmap=cmap, vmin=0, vmax=1, aspect="auto", extent=edges)
+
+    def label(on: Any, axis: str, inches: float | None = None) -> None:
+        first, last = keys if axis == "x" else queries
+        _token_ticks(on, pieces[first:last], axis, first, inches)
+        (on.set_xlabel if axis == "x" else on.set_ylabel)(
+            "key" if axis == "x" else "query", fontsize=8
+        )
+
     if head is not None:
-        ax = _axes(ax, 5, 5)
-        ax.imshow(probs[head], cmap=cmap, vmin=0, vmax=1, aspect="auto", extent=edges)
-        _token_ticks(ax, keys, "x")
-        _token_ticks(ax, trace.pieces, "y", start)
+        side = 3.6 + min(6, 0.13 * max(np.ptp(keys), np.ptp(queries)))
+        ax = _axes(ax, side + 0.8, side)
+        image = draw(ax, head)
+        label(ax, "x")
+        label(ax, "y")
         ax.set_title(f"{name}, head {head}", fontsize=9)
+        _bar(ax, image, "attention")
         return ax
     columns = min(count, 4) if count <= 8 else int(np.ceil(np.sqrt(count)))
     rows = -(-count // columns)
-    ax = _axes(ax, 3 * columns + 0.6, 3.5 * rows)
+    ax = _axes(ax, 3 * columns + 1.6, 3 * rows + 1)
     ax.set_axis_off()
     ax.set_title(name, fontsize=10)
+    width, height = 0.88 / columns, 0.86 / rows
     for i in range(count):
         row, column = divmod(i, columns)
-        box = [
-            (column + 0.04) / columns,
-            1 - (row + 0.98) / rows,
-            0.88 / columns,
-            0.86 / rows,
-        ]
-        inset = ax.inset_axes(box)
-        inset.imshow(probs[i], cmap=cmap, vmin=0, vmax=1, aspect="auto", extent=edges)
+        inset = ax.inset_axes([(column + 0.06) / columns, 1 - (row + 0.96) / rows, width, height])
+        image = draw(inset, i)
         inset.set_title(f"head {i}", fontsize=8, pad=2)
         inset.set_xticks([])
         inset.set_yticks([])
         if column == 0:
-            _token_ticks(inset, trace.pieces, "y", start)
-        if row == rows - 1:
-            _token_ticks(inset, keys, "x")
+            label(inset, "y", height * _inches(ax, "y"))
+        if i + columns >= count:
+            label(inset, "x", width * _inches(ax, "x"))
+    _bar(ax, image, "attention")
     return ax
 
 
@@ -170,11 +263,12 @@ def grid(
     columns: Sequence[str] | None = None,
     *,
     title: str = "",
+    label: str = "",
     ax: Any = None,
 ) -> Any:
     """Plot a table of numbers as colors, such as the result of `tinyllm.patch_sweep`.
 
-    Zero is white.
+    Zero is white, and NaN is gray.
 
     Parameters
     ----------
@@ -182,6 +276,8 @@ def grid(
     rows, columns : sequence of str, optional
         Labels, for example the texts of tokens.
     title : str
+    label : str
+        What the numbers are, next to the color bar.
     ax : matplotlib.axes.Axes, optional
 
     Returns
@@ -204,24 +300,29 @@ def grid(
     for name, labels, size in (("rows", rows, len(table)), ("columns", columns, table.shape[1])):
         if labels is not None and len(labels) != size:
             raise ValueError(f"{name} has {len(labels)} labels; expected {size}")
-    ax = _axes(ax, 2 + 0.35 * min(table.shape[1], 40), 1.2 + 0.35 * min(len(table), 40))
+    ax = _axes(ax, 2.4 + 0.25 * min(table.shape[1], 40), 1.4 + 0.2 * min(len(table), 40))
     finite = table[np.isfinite(table)]
     most = float(np.abs(finite).max()) if finite.size else 1.0
     image = ax.imshow(table, cmap="RdBu", vmin=-(most or 1), vmax=most or 1, aspect="auto")
-    ax.figure.colorbar(image, ax=ax, shrink=0.8)
+    ax.set_facecolor("#cccccc")  # shows where values are NaN
+    _bar(ax, image, label)
     if rows is not None:
         _token_ticks(ax, rows, "y")
     else:
         ax.set_ylabel("layer")
+        ax.yaxis.get_major_locator().set_params(integer=True)
     if columns is not None:
         _token_ticks(ax, columns, "x")
-    ax.set_title(title.replace("$", r"\$"), fontsize=10)
+    else:
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set_title(_drawn(title), fontsize=10)
     return ax
 
 
 def lens(
-    result: Lens | Trace,
+    result: Lens | TokenLens | Trace,
     *,
+    tokens: slice | None = None,
     taps: Capture = "blk.*.resid_post",
     model: Model | None = None,
     ax: Any = None,
@@ -230,8 +331,10 @@ def lens(
 
     Parameters
     ----------
-    result : Lens or Trace
+    result : Lens, TokenLens or Trace
         The result of `tinyllm.lens`, or a trace that is passed to it.
+    tokens : slice, optional
+        The positions to show. Default: the last 40; ``slice(None)`` shows all.
     taps, model
         Arguments of `tinyllm.lens`, if `result` is a trace.
     ax : matplotlib.axes.Axes, optional
@@ -239,7 +342,14 @@ def lens(
     Returns
     -------
     matplotlib.axes.Axes
-        The color is the probability of the token. The last layer is at the top.
+        The color is the probability of the token. The last layer is at the top. For a TokenLens,
+        the color is the log-probability of the token, and the cells have its rank, 0 for the most
+        likely one.
+
+    Raises
+    ------
+    ValueError
+        If `tokens` selects nothing.
 
     Examples
     --------
@@ -247,36 +357,80 @@ def lens(
     >>> ax = tl.plot.lens(tl.load().trace("ROMEO:"))  # doctest: +SKIP
     """
     if isinstance(result, Trace):
-        result = _lens(result, 1, taps=taps, model=model)
-    layers, tokens, _ = result.ids.shape
-    start = int(result.positions[0])
-    ax = _axes(ax, 2 + 0.6 * min(tokens, 40), 1.4 + 0.45 * min(layers, 40))
+        first, last = _window(tokens, result.start, result.start + len(result.tokens))
+        first = max(first, last - _WORDS) if tokens is None else first
+        at = slice(first - result.start, last - result.start)
+        result, count = _lens(result, 1, at=at, taps=taps, model=model), len(result.tokens)
+    else:
+        count = len(result.tokens)
+    first, last = _window(tokens, int(result.positions.min()), int(result.positions.max()) + 1)
+    chosen = np.flatnonzero((result.positions >= first) & (result.positions < last))
+    chosen = chosen[-_WORDS:] if tokens is None else chosen
+    positions = result.positions[chosen]
+    if (np.diff(positions) == 1).all():
+        start = int(positions[0])
+    else:  # chosen one by one: the axis counts them
+        start = 0
+    values: npt.NDArray[Any]
+    if isinstance(result, TokenLens):  # most probabilities would be too small to see
+        values, limits, meaning = result.logprobs[:, chosen], (-16, 0), "log-probability"
+    else:
+        values, limits, meaning = result.probs[:, chosen, 0], (0, 1), "probability"
+    layers, columns = values.shape
+    ax = _axes(ax, 2.2 + 0.55 * min(columns, 2 * _WORDS), 1.6 + 0.22 * layers)
     image = ax.imshow(
-        result.probs[:, :, 0],
+        values,
         cmap="viridis",
-        vmin=0,
-        vmax=1,
+        clim=limits,
         aspect="auto",
         origin="lower",
-        extent=(start - 0.5, start + tokens - 0.5, -0.5, layers - 0.5),
+        extent=(start - 0.5, start + columns - 0.5, -0.5, layers - 0.5),
     )
-    ax.figure.colorbar(image, ax=ax, shrink=0.8, label="probability")
-    if layers * tokens <= 2000:
-        for layer in range(layers):
-            for token in range(tokens):
-                ax.text(
-                    start + token,
-                    layer,
-                    _label(result.pieces[layer][token][0]),
-                    ha="center",
-                    va="center",
-                    fontsize=7,
-                    color="white" if result.probs[layer, token, 0] < 0.6 else "black",
-                )
-    _token_ticks(ax, result.tokens, "x", start)
-    ax.set_yticks(range(layers), result.names, fontsize=7)
-    ax.set_title("logit lens", fontsize=10)
+    title = "logit lens"
+    if isinstance(result, TokenLens):
+        title += f": rank of {_label(result.token, 40)}"
+    if columns < count:
+        title += f", {columns} of {count} tokens"
+    _bar(ax, image, meaning)
+    _write_cells(ax, image, result, chosen, start)
+    _token_ticks(ax, [result.tokens[i] for i in chosen], "x", start)
+    families = {name.split(".", 2)[2] for name in result.names if name.startswith("blk.")}
+    names, axis = result.names, "tap"
+    if len(families) == 1 and all(name.startswith("blk.") for name in names):
+        names, axis = [name.split(".")[1] for name in names], f"layer of {families.pop()}"
+    room = int(_inches(ax, "y") * 72 / _LINE)
+    step = next(s for s in _steps() if s * max(1, room) >= layers)
+    ax.set_yticks(range(0, layers, step), names[::step], fontsize=_FONT)
+    ax.set_ylabel(axis, fontsize=8)
+    ax.set_xlabel("token", fontsize=8)
+    ax.set_title(title, fontsize=10)
     return ax
+
+
+def _write_cells(
+    ax: Any, image: Any, result: Lens | TokenLens, chosen: npt.NDArray[np.int64], start: int
+) -> None:
+    """Write words or ranks into the cells of a lens, if they have room for them."""
+    layers = len(result.names)
+    letters = int(_inches(ax, "x") / len(chosen) * 72 / 4.4)
+    if letters < 2 or _inches(ax, "y") / layers * 72 < _FONT + 1:
+        return
+    colors = image.cmap(image.norm(np.asarray(image.get_array())))
+    for layer in range(layers):
+        for column, token in enumerate(chosen.tolist()):
+            if isinstance(result, TokenLens):
+                text = f"{result.ranks[layer, token]}"
+            else:
+                text = _label(result.pieces[layer][token][0], letters)
+            ax.text(
+                start + column,
+                layer,
+                text,
+                ha="center",
+                va="center",
+                fontsize=_FONT,
+                color=_ink(colors[layer, column]),
+            )
 
 
 def norms(trace: Trace, *, ax: Any = None) -> Any:
@@ -313,7 +467,7 @@ def norms(trace: Trace, *, ax: Any = None) -> Any:
         ax.fill_between(layers, values.min(axis=1), values.max(axis=1), alpha=0.15)
     ax.locator_params(axis="x", integer=True)
     ax.set_xlabel("layer")
-    ax.set_ylabel("norm, over tokens")
+    ax.set_ylabel("norm: mean and range over tokens")
     ax.set_yscale("log")
     ax.legend(fontsize=8)
     return ax
@@ -360,7 +514,7 @@ def attribution(
     ax = _axes(ax, 6, 1 + 0.24 * len(order))
     values = result.values[order]
     ax.barh(range(len(order)), values, color=np.where(values < 0, "#b2543a", "#3a72b2"))
-    ax.set_yticks(range(len(order)), [result.names[i] for i in order], fontsize=7)
+    ax.set_yticks(range(len(order)), [_drawn(result.names[i]) for i in order], fontsize=_FONT)
     ax.invert_yaxis()
     ax.axvline(0, color="black", linewidth=0.6)
     of = _label(result.token) + (f" - {_label(result.minus)}" if result.minus is not None else "")
@@ -411,18 +565,22 @@ def weights(weight: Weight, *, ax: Any = None) -> Any:
     ax.imshow(np.log1p(counts), cmap="Greys", aspect="auto", extent=extent)
     ax.set_xlabel("value")
     ax.set_ylabel("row")
-    ax.set_title(f"{weight.name} {weight.type} {weight.shape}".replace("$", r"\$"), fontsize=9)
+    ax.set_title(_drawn(f"{weight.name} {weight.type} {weight.shape}"), fontsize=9)
     scales = _block_scales(weight, chosen)
-    if scales is not None:
-        box = ax.inset_axes([1.02, 0, 0.2, 1])
+    if scales is not None:  # inside of the axes, so that nothing beside them is covered
+        low, high = float(edges[0]), float(edges[-1])
+        ax.set_xlim(low, low + (high - low) / 0.75)
+        ax.set_xticks([t for t in ax.get_xticks() if low <= t <= high])
+        ax.xaxis.set_label_coords(0.375, -0.1)
+        box = ax.inset_axes([0.78, 0, 0.22, 1])
         box.fill_betweenx(chosen, scales.min(axis=1), scales.max(axis=1), alpha=0.25)
         box.plot(scales.mean(axis=1), chosen, linewidth=0.8)
         box.set_ylim(total, 0)
         box.set_yticks([])
         box.tick_params(labelsize=6)
-        box.set_xticks([scales.min(), scales.max()])
-        box.set_xticklabels([f"{scales.min():.1e}", f"{scales.max():.1e}"], rotation=90)
-        box.set_title("block scales", fontsize=7)
+        box.locator_params(axis="x", nbins=2)
+        where = {"ha": "center", "va": "top", "transform": box.transAxes}
+        box.text(0.5, 0.99, "block scales", fontsize=_FONT, **where)
     return ax
 
 

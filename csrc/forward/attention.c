@@ -95,6 +95,44 @@ static float slope_of(const struct attention *a, size_t head) {
     return power_of_two(-most * (double)(2 * (head - n) + 1) / (double)(2 * n));
 }
 
+/* Distances from this one on share a bucket (Raffel et al. 2019, arXiv:1910.10683). */
+#define FARTHEST 128
+
+/* The bucket of a distance, of n buckets on one side: small distances have one each. */
+static size_t bucket_of(size_t distance, size_t n) {
+    const size_t exact = n / 2;
+    double part;
+    if (distance < exact) return distance;
+    part = tl_log((double)distance / (double)exact) / tl_log((double)FARTHEST / (double)exact);
+    return TL_MIN(exact + (size_t)(part * (double)(n - exact) + 1e-9), n - 1);
+}
+
+/* Loads the biases (buckets, H) as those of every distance, (H, 2 FARTHEST + 1). */
+static int load_biases(const struct tl_op_check *c, struct tl_step *s, size_t heads) {
+    const size_t n = (size_t)s->numbers[SCORES_BUCKETS], axes[2] = {n, heads};
+    const bool both = s->numbers[SCORES_MASK] >= MASK_SYMMETRIC; // half of them for later keys
+    const size_t side = both ? n / 2 : n;
+    float *table = NULL;
+    const char *name;
+    size_t bytes;
+    TL_TRY(op_name(c, 0, &name));
+    TL_TRY(tl_weights_array(c->weights, name, axes, 2, &table, c->err));
+    if (tl_mul_size(heads, (2 * FARTHEST + 1) * sizeof(float), &bytes)) {
+        s->vectors[0] = tl_alloc(bytes);
+    }
+    for (size_t h = 0; s->vectors[0] != NULL && h < heads; h++) {
+        float *of_head = s->vectors[0] + h * (2 * FARTHEST + 1);
+        for (size_t d = 0; d <= FARTHEST; d++) {
+            const size_t bucket = bucket_of(d, side);
+            of_head[FARTHEST - d] = table[bucket * heads + h];
+            if (d > 0) of_head[FARTHEST + d] = table[(both ? bucket + side : 0) * heads + h];
+        }
+    }
+    tl_free(table);
+    if (s->vectors[0] != NULL) return TL_OK;
+    return tl_fail(c->err, TL_ENOMEM, "no memory for tensor '%s'", name);
+}
+
 /* Finishes the scores of one query at `position`, of n keys from the one at `first` on. */
 static void finish_scores(const struct attention *a, float *scores, size_t n, size_t head,
                           size_t position, size_t first) {
@@ -104,6 +142,14 @@ static void finish_scores(const struct attention *a, float *scores, size_t n, si
         for (size_t j = 0; j < n; j++) {
             const size_t key = first + j, far = key > position ? key - position : position - key;
             scores[j] = scores[j] - slope * (float)far;
+        }
+    }
+    if (a->scores->vectors[0] != NULL) {
+        const float *biases = a->scores->vectors[0] + head * (2 * FARTHEST + 1) + FARTHEST;
+        for (size_t j = 0; j < n; j++) {
+            const size_t key = first + j, far = key > position ? key - position : position - key;
+            const ptrdiff_t at = (ptrdiff_t)TL_MIN(far, (size_t)FARTHEST);
+            scores[j] = scores[j] + biases[key > position ? at : -at];
         }
     }
 }
@@ -531,6 +577,12 @@ int scores_check(const struct tl_op_check *c, struct tl_step *s) {
          (s->numbers[SCORES_MASK] == MASK_WINDOW || s->numbers[SCORES_MASK] == MASK_CHUNK))) {
         return tl_op_wrong(c, "its window is not a positive whole number");
     }
+    TL_TRY(op_number(c, s, SCORES_BUCKETS, 0, 1 << 16));
+    TL_TRY(op_size(c, s, SCORES_BUCKETS, 0, &size));
+    if (size != 0 && (size % 4 != 0 || size / 4 >= FARTHEST)) {
+        return tl_op_wrong(c, "its buckets are no multiple of 4, or too many");
+    }
+    if (size != 0) TL_TRY(load_biases(c, s, q->axes[0]));
     if (s->numbers[SCORES_MASK] == MASK_SYMMETRIC || s->numbers[SCORES_MASK] == MASK_NONE)
         p->whole = true;
     s->value = TL_VALUE_MATRIX;

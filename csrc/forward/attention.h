@@ -11,10 +11,11 @@
 /* The numbers of a scores step. */
 enum {
     SCORES_FACTOR,
-    SCORES_MASK, // enum mask of attention.c
-    SCORES_SIZE, // of a window or chunk
-    SCORES_CAP,  // c tanh(score / c); 0: none
-    SCORES_BIAS, // the largest bias of ALiBi; 0: none
+    SCORES_MASK,    // enum mask of attention.c
+    SCORES_SIZE,    // of a window or chunk
+    SCORES_CAP,     // c tanh(score / c); 0: none
+    SCORES_BIAS,    // the largest bias of ALiBi; 0: none
+    SCORES_BUCKETS, // of distances, each with a bias per head; 0: none
 };
 
 int cache_check(const struct tl_op_check *c, struct tl_step *s);

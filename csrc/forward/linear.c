@@ -157,8 +157,9 @@ void linear_plan(struct run *r, const struct tl_step *s, size_t rows) {
  * reads: x; weights: (rows, values of x), bias (rows) or None, scale (1) or None; numbers: heads,
  * size, first row, rows of the tensor.
  * The matrix has heads * size rows and the value is (heads, size); with 0 heads it has `size` rows
- * and the value is (size). It is the rows of the tensor from the first row on; 0 rows of the
- * tensor: the tensor has no others. A bias has a value per row of the matrix or of the tensor.
+ * and the value is (size). The tensor may be (heads, size, values of x). The matrix is the rows of
+ * the tensor from the first row on; 0 rows of the tensor: the tensor has no others. A bias has a
+ * value per row of the matrix or of the tensor.
  */
 int linear_check(const struct tl_op_check *c, struct tl_step *s) {
     const struct tl_step *x = op_read(c, s, 0);
@@ -177,7 +178,11 @@ int linear_check(const struct tl_op_check *c, struct tl_step *s) {
                        "step %zu (linear): %zu rows from %zu on; expected at most %zu in all",
                        c->plan->n, rows, first, all);
     }
-    TL_TRY(tl_weights_matrix(c->weights, name, all, x->width, &s->matrix, c->err));
+    if (heads > 1 && all == rows && tl_weights_axes(c->weights, name) == 3) {
+        TL_TRY(tl_weights_experts(c->weights, name, heads, size, x->width, &s->matrix, c->err));
+    } else {
+        TL_TRY(tl_weights_matrix(c->weights, name, all, x->width, &s->matrix, c->err));
+    }
     s->matrix.data += first * s->matrix.row_bytes;
     s->matrix.rows = rows;
     s->value = TL_VALUE_ROWS;

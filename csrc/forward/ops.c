@@ -11,6 +11,7 @@
 #include "forward/router.h"
 #include "forward/rows.h"
 #include "forward/scan.h"
+#include "forward/streams.h"
 
 #include <math.h>
 #include <string.h>
@@ -96,10 +97,14 @@ const struct tl_op_info tl_ops[TL_OP_COUNT] = {
     [TL_OP_ROPE] = {"rope", 1, 1, 11, TL_SCOPE_CONTEXT, rope_check, rope_run},
     [TL_OP_TEMPER] = {"temper", 1, 0, 3, TL_SCOPE_CONTEXT, temper_check, temper_run},
     [TL_OP_CACHE] = {"cache", 2, 0, 0, TL_SCOPE_CONTEXT, cache_check, cache_run},
-    [TL_OP_SCORES] = {"scores", 2, 0, 5, TL_SCOPE_CONTEXT, scores_check, attention_run},
+    [TL_OP_SCORES] = {"scores", 2, 1, 6, TL_SCOPE_CONTEXT, scores_check, attention_run},
     [TL_OP_SOFTMAX] = {"softmax", 1, 1, 0, TL_SCOPE_CONTEXT, softmax_check, NULL},
     [TL_OP_MIX] = {"mix", 2, 0, 0, TL_SCOPE_CONTEXT, mix_check, NULL},
     [TL_OP_ADD] = {"add", 2, 0, 0, TL_SCOPE_ROW, add_check, add_run},
+    [TL_OP_COMBINE] = {"combine", 2, 0, 0, TL_SCOPE_ROW, combine_check, combine_run},
+    [TL_OP_ADD_SHARED] = {"add_shared", 2, 0, 0, TL_SCOPE_ROW, add_shared_check, add_shared_run},
+    [TL_OP_MATCH_RMS] = {"match_rms", 2, 0, 1, TL_SCOPE_ROW, match_rms_check, match_rms_run},
+    [TL_OP_SPARSIFY] = {"sparsify", 3, 0, 1, TL_SCOPE_ROW, sparsify_check, sparsify_run},
     [TL_OP_ACT] = {"act", 2, 0, 3, TL_SCOPE_ROW, act_check, act_run},
     [TL_OP_UNARY] = {"unary", 1, 0, 2, TL_SCOPE_ROW, unary_check, unary_run},
     [TL_OP_SCALE] = {"scale", 1, 1, 1, TL_SCOPE_ROW, scale_check, scale_run},

@@ -10,29 +10,13 @@
 #define TL_KERNELS_H
 
 #include "base/base.h"
+#include "base/target.h"
 #include "types/types.h"
 
 #if defined(__x86_64__) || defined(_M_X64)
 #define TL_X86 1
 #elif defined(__aarch64__) || defined(_M_ARM64)
 #define TL_ARM 1
-#endif
-
-/* Code between TL_TARGET_BEGIN and TL_TARGET_END may use more than the base instructions. */
-#define TL_PRAGMA(x) _Pragma(#x)
-#if defined(TL_SIMDE) // the instructions are those of the command line
-#define TL_TARGET_BEGIN(features)
-#define TL_TARGET_END
-#elif defined(__clang__)
-#define TL_TARGET_BEGIN(features)                                                                  \
-    TL_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
-#define TL_TARGET_END _Pragma("clang attribute pop")
-#elif defined(__GNUC__)
-#define TL_TARGET_BEGIN(features) _Pragma("GCC push_options") TL_PRAGMA(GCC target(features))
-#define TL_TARGET_END _Pragma("GCC pop_options")
-#else
-#define TL_TARGET_BEGIN(features)
-#define TL_TARGET_END
 #endif
 
 /* TL_NO_INLINE: for sanitizer builds, which take many minutes when everything is inlined. */

@@ -42,6 +42,11 @@ bool tl_weights_has_size(const struct tl_weights *w, const char *name, size_t n)
     return t != NULL && t->n_dims == 1 && t->dims[0] == n;
 }
 
+int tl_weights_axes(const struct tl_weights *w, const char *name) {
+    const struct tl_tensor *t = tl_weights_find(w, name);
+    return t != NULL ? t->n_dims : 0;
+}
+
 static int missing(const char *name, struct tl_error *err) {
     char field[130];
     snprintf(field, sizeof(field), "tensor '%.90s'", name);

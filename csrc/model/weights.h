@@ -35,6 +35,9 @@ const struct tl_tensor *tl_weights_find(const struct tl_weights *w, const char *
 /* Whether the tensor `name` is there and is a vector of n values. */
 bool tl_weights_has_size(const struct tl_weights *w, const char *name, size_t n);
 
+/* How many axes the tensor `name` has; 0 if it is not there. */
+int tl_weights_axes(const struct tl_weights *w, const char *name);
+
 /* Reads the tensor `name` of that shape, rows first, as float32 values; tl_free frees *out. */
 int tl_weights_array(const struct tl_weights *w, const char *name, const size_t *axes, int n_axes,
                      float **out, struct tl_error *err);

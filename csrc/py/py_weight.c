@@ -88,7 +88,7 @@ PyObject *tlpy_buffer_hold(PyObject *any, const uint8_t **data, size_t *size) {
     return owner;
 }
 
-static const struct tl_type_info *find_type(PyObject *name) {
+const struct tl_type_info *tlpy_type_named(PyObject *name) {
     for (uint32_t id = 0; id < TL_TYPE_COUNT; id++) {
         const struct tl_type_info *type = tl_type_find(id);
         if (type != NULL && PyUnicode_CompareWithASCIIString(name, type->name) == 0) return type;
@@ -129,7 +129,7 @@ static PyObject *weight_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
                                      &buffer)) {
         return NULL;
     }
-    t.type = find_type(type_name);
+    t.type = tlpy_type_named(type_name);
     if (t.type == NULL || !parse_shape(shape, &t)) return NULL;
     for (int i = t.n_dims; i < TL_GGUF_MAX_DIMS; i++) t.dims[i] = 1;
     t.name.data = PyUnicode_IS_ASCII(name) ? (const char *)PyUnicode_1BYTE_DATA(name) : "?";

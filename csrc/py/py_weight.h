@@ -32,6 +32,9 @@ PyObject *tlpy_weight_new(tlpy_state *st, const struct tl_gguf_tensor *tensor, P
  */
 PyObject *tlpy_buffer_hold(PyObject *any, const uint8_t **data, size_t *size);
 
+/* The row of a type by its name; NULL with an exception set. */
+const struct tl_type_info *tlpy_type_named(PyObject *name);
+
 /* {name: (id, values per block, bytes per block, whether there is a formula)} */
 PyObject *tlpy_tensor_types(PyObject *module, PyObject *ignored);
 

@@ -1,49 +1,51 @@
 /*
- * types.c - the table of ggml tensor types, and dequantization.
+ * types.c - the table of ggml tensor types, dequantization and quantization.
  *
  * Ids, names and sizes: ggml.h and ggml-common.h of ggml.
  */
 #include "types/types.h"
 
 #include "base/load.h"
+#include "types/pack.h"
 #include "types/unpack.h"
 
+#include <float.h>
 #include <string.h>
 
 /* ---- the table ---- */
 
 static const struct tl_type_info types[TL_TYPE_COUNT] = {
-    [0] = {"F32", TL_KIND_FLOAT, 1, 4, NULL},
-    [1] = {"F16", TL_KIND_FLOAT, 1, 2, NULL},
-    [2] = {"Q4_0", TL_KIND_32, 32, 18, tl_unpack_q4_0},
-    [3] = {"Q4_1", TL_KIND_32, 32, 20, tl_unpack_q4_1},
+    [0] = {"F32", TL_KIND_FLOAT, 1, 4, NULL, tl_pack_f32},
+    [1] = {"F16", TL_KIND_FLOAT, 1, 2, NULL, tl_pack_f16},
+    [2] = {"Q4_0", TL_KIND_32, 32, 18, tl_unpack_q4_0, tl_pack_q4_0},
+    [3] = {"Q4_1", TL_KIND_32, 32, 20, tl_unpack_q4_1, tl_pack_q4_1},
     [4] = {"Q4_2", TL_KIND_REMOVED, 0, 0, NULL},
     [5] = {"Q4_3", TL_KIND_REMOVED, 0, 0, NULL},
-    [6] = {"Q5_0", TL_KIND_32, 32, 22, tl_unpack_q5_0},
-    [7] = {"Q5_1", TL_KIND_32, 32, 24, tl_unpack_q5_1},
-    [8] = {"Q8_0", TL_KIND_32, 32, 34, tl_unpack_q8_0},
+    [6] = {"Q5_0", TL_KIND_32, 32, 22, tl_unpack_q5_0, tl_pack_q5_0},
+    [7] = {"Q5_1", TL_KIND_32, 32, 24, tl_unpack_q5_1, tl_pack_q5_1},
+    [8] = {"Q8_0", TL_KIND_32, 32, 34, tl_unpack_q8_0, tl_pack_q8_0},
     [9] = {"Q8_1", TL_KIND_RAW, 32, 36, NULL},
-    [10] = {"Q2_K", TL_KIND_K, 256, 84, tl_unpack_q2_k},
-    [11] = {"Q3_K", TL_KIND_K, 256, 110, tl_unpack_q3_k},
-    [12] = {"Q4_K", TL_KIND_K, 256, 144, tl_unpack_q4_k},
-    [13] = {"Q5_K", TL_KIND_K, 256, 176, tl_unpack_q5_k},
-    [14] = {"Q6_K", TL_KIND_K, 256, 210, tl_unpack_q6_k},
+    [10] = {"Q2_K", TL_KIND_K, 256, 84, tl_unpack_q2_k, tl_pack_q2_k},
+    [11] = {"Q3_K", TL_KIND_K, 256, 110, tl_unpack_q3_k, tl_pack_q3_k},
+    [12] = {"Q4_K", TL_KIND_K, 256, 144, tl_unpack_q4_k, tl_pack_q4_k},
+    [13] = {"Q5_K", TL_KIND_K, 256, 176, tl_unpack_q5_k, tl_pack_q5_k},
+    [14] = {"Q6_K", TL_KIND_K, 256, 210, tl_unpack_q6_k, tl_pack_q6_k},
     [15] = {"Q8_K", TL_KIND_RAW, 256, 292, NULL},
     [16] = {"IQ2_XXS", TL_KIND_RAW, 256, 66, NULL},
     [17] = {"IQ2_XS", TL_KIND_RAW, 256, 74, NULL},
     [18] = {"IQ3_XXS", TL_KIND_RAW, 256, 98, NULL},
     [19] = {"IQ1_S", TL_KIND_RAW, 256, 50, NULL},
-    [20] = {"IQ4_NL", TL_KIND_32, 32, 18, tl_unpack_iq4_nl},
+    [20] = {"IQ4_NL", TL_KIND_32, 32, 18, tl_unpack_iq4_nl, tl_pack_iq4_nl},
     [21] = {"IQ3_S", TL_KIND_RAW, 256, 110, NULL},
     [22] = {"IQ2_S", TL_KIND_RAW, 256, 82, NULL},
-    [23] = {"IQ4_XS", TL_KIND_K, 256, 136, tl_unpack_iq4_xs},
+    [23] = {"IQ4_XS", TL_KIND_K, 256, 136, tl_unpack_iq4_xs, tl_pack_iq4_xs},
     [24] = {"I8", TL_KIND_ARRAY, 1, 1, NULL},
     [25] = {"I16", TL_KIND_ARRAY, 1, 2, NULL},
     [26] = {"I32", TL_KIND_ARRAY, 1, 4, NULL},
     [27] = {"I64", TL_KIND_ARRAY, 1, 8, NULL},
     [28] = {"F64", TL_KIND_ARRAY, 1, 8, NULL},
     [29] = {"IQ1_M", TL_KIND_RAW, 256, 56, NULL},
-    [30] = {"BF16", TL_KIND_FLOAT, 1, 2, NULL},
+    [30] = {"BF16", TL_KIND_FLOAT, 1, 2, NULL, tl_pack_bf16},
     [31] = {"Q4_0_4_4", TL_KIND_REMOVED, 0, 0, NULL},
     [32] = {"Q4_0_4_8", TL_KIND_REMOVED, 0, 0, NULL},
     [33] = {"Q4_0_8_8", TL_KIND_REMOVED, 0, 0, NULL},
@@ -52,7 +54,7 @@ static const struct tl_type_info types[TL_TYPE_COUNT] = {
     [36] = {"IQ4_NL_4_4", TL_KIND_REMOVED, 0, 0, NULL},
     [37] = {"IQ4_NL_4_8", TL_KIND_REMOVED, 0, 0, NULL},
     [38] = {"IQ4_NL_8_8", TL_KIND_REMOVED, 0, 0, NULL},
-    [39] = {"MXFP4", TL_KIND_32, 32, 17, tl_unpack_mxfp4},
+    [39] = {"MXFP4", TL_KIND_32, 32, 17, tl_unpack_mxfp4, tl_pack_mxfp4},
     [40] = {"NVFP4", TL_KIND_RAW, 64, 36, NULL},
     [41] = {"Q1_0", TL_KIND_RAW, 128, 18, NULL},
     [42] = {"Q2_0", TL_KIND_RAW, 64, 18, NULL},
@@ -157,3 +159,37 @@ DEFINE_FROM_CHUNK(chunk_to_f64, double)
     }
 DEFINE_TO(tl_type_to_f32, float, chunk_to_f32)
 DEFINE_TO(tl_type_to_f64, double, chunk_to_f64)
+
+/* ---- quantization ---- */
+
+/* The largest magnitude whose scale fits: float16, but for the types without float16. */
+static float limit_of(const struct tl_type_info *t) {
+    switch ((enum tl_type)(t - types)) {
+    case TL_TYPE_F32:
+    case TL_TYPE_BF16:
+    case TL_TYPE_MXFP4:
+        return FLT_MAX;
+    default:
+        return 65504;
+    }
+}
+
+bool tl_type_from_f32(const struct tl_type_info *t, const float *x, const float *weight,
+                      uint8_t *dst, size_t n) {
+    const size_t items = (size_t)t->items, per_chunk = TL_CHUNK / items;
+    const float limit = limit_of(t);
+    float ones[TL_CHUNK];
+    for (int i = 0; i < TL_CHUNK; i++) ones[i] = 1;
+    for (size_t left = n / items; left > 0;) {
+        const size_t blocks = TL_MIN(left, per_chunk), values = blocks * items;
+        bool fits = true;
+        for (size_t i = 0; i < values; i++) fits &= x[i] >= -limit && x[i] <= limit;
+        if (!fits) return false;
+        t->pack(x, weight != NULL ? weight : ones, blocks, dst);
+        x += values;
+        if (weight != NULL) weight += values;
+        dst += blocks * (size_t)t->bytes;
+        left -= blocks;
+    }
+    return true;
+}

@@ -1,5 +1,5 @@
 /*
- * types.h - the table of ggml tensor types, and dequantization.
+ * types.h - the table of ggml tensor types, dequantization and quantization.
  *
  * Each type has a row in the table, and a quantized type has a function that unpacks its blocks
  * (unpack.h). That function writes the integers and the scales of up to 256 consecutive values of a
@@ -72,6 +72,8 @@ struct tl_type_info {
     int bytes; // bytes per block
     /* Quantized kinds: `blocks` whole blocks, at most 256 values; the rest of *out is zeroed. */
     void (*unpack)(const uint8_t *src, size_t blocks, struct tl_chunk *out);
+    /* The way back (pack.h), or NULL. */
+    void (*pack)(const float *x, const float *weight, size_t blocks, uint8_t *dst);
 };
 
 /*
@@ -97,5 +99,13 @@ bool tl_type_row_bytes(const struct tl_type_info *t, uint64_t n, size_t *out);
  */
 void tl_type_to_f32(const struct tl_type_info *t, const uint8_t *src, float *out, size_t n);
 void tl_type_to_f64(const struct tl_type_info *t, const uint8_t *src, double *out, size_t n);
+
+/*
+ * Writes n values to dst, n a multiple of the block size, so that the sum of weight * error^2 is
+ * small. Weights are positive, one for each value; NULL: all are equal. False, with part of dst
+ * written, if a value is not finite or too large for the type. Needs a type with `pack`.
+ */
+bool tl_type_from_f32(const struct tl_type_info *t, const float *x, const float *weight,
+                      uint8_t *dst, size_t n);
 
 #endif

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tinyllm as tl
-from testkit import architectures, models
+from testkit import architectures, hf, models
 from tinyllm import reference
 from tinyllm.architectures.table import ARCHITECTURES, MISSING, find
 
@@ -142,15 +142,48 @@ def test_the_documents_list_every_row():
     assert sorted(listed) == sorted(ARCHITECTURES)
 
 
+def test_every_row_of_the_documents_has_an_oracle():
+    """Checkpoints of Hugging Face that become the row, or llama.cpp (tests/live), or none."""
+    text = (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8")
+    table = text[text.index("| `general.architecture`") : text.index("Where Hugging Face and")]
+    confirmed = set()
+    for line in table.splitlines()[2:]:
+        if line.startswith("|"):
+            names = re.findall(r"`([^`]+)`", line.split("|")[1])
+            oracles = [oracle.strip() for oracle in line.split("|")[3].split(",")]
+            if oracles == ["none"]:
+                assert all(ARCHITECTURES[name].experimental for name in names), names
+            elif oracles == ["llama.cpp"]:
+                assert set(names) <= set(architectures.LLAMA_CPP), names
+            else:
+                assert {hf.CHECKPOINTS[oracle] for oracle in oracles} == set(names), names
+            confirmed |= set(names) - {name for name in names if ARCHITECTURES[name].experimental}
+    assert confirmed >= {name for name, row in ARCHITECTURES.items() if not row.experimental}
+
+
 @pytest.mark.parametrize(
     ("name", "needs"),
-    [("deepseek4", "indexer"), ("kimi-k3", "delta"), ("rwkv7", "recurrence"), ("jais", "ALiBi")],
+    [
+        ("deepseek4", "compressed keys"),
+        ("kimi-k3", "delta"),
+        ("rwkv7", "recurrence"),
+        ("t5", "decoder"),
+    ],
 )
 def test_another_architecture_says_what_it_needs(name, needs):
     with pytest.raises(tl.UnsupportedError, match=rf"{name}.*needs.*{needs}.*tinyllm\.GGUF"):
         find(name)
     with pytest.raises(tl.UnsupportedError, match="'newest'; this version supports llama"):
         find("newest")
+
+
+def test_the_documents_say_what_is_missing():
+    text = (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8")
+    table = text[text.index("| name | what is missing") :].split("\n\n", 1)[0]
+    rows = [line.split("|")[1:3] for line in table.splitlines()[2:]]
+    listed = {name.strip(" `"): needs.strip() for name, needs in rows}
+    assert listed == {name: needs for name, needs in MISSING.items() if name != "clip"}
+    assert len(listed) + len(ARCHITECTURES) == 152  # those of llama.cpp in October 2026
 
 
 def test_no_row_that_runs_is_called_missing():

@@ -53,6 +53,15 @@ def test_trace(capsys):
     assert "next token:" in out
 
 
+def test_trace_writes_a_page(capsys, tmp_path):
+    page = tmp_path / "t.html"
+    assert main(["trace", "ROMEO:", "--html", str(page)]) == 0
+    out = capsys.readouterr().out
+    assert "next token:" in out
+    assert f"{page}: " in out
+    assert '"parts":{"names"' in page.read_text("utf-8")
+
+
 def test_info(capsys, path):
     assert main(["info", str(path)]) == 0
     out = capsys.readouterr().out
@@ -103,7 +112,8 @@ def test_wrong_usage():
     assert run("fly").returncode == 2
     done = run("--help")
     assert done.returncode == 0
-    for command in ("generate", "chat", "trace", "info", "weights", "convert"):
+    commands = ("generate", "chat", "trace", "info", "weights", "convert", "quantize", "imatrix")
+    for command in commands:
         assert command in done.stdout
         assert "usage" in run(command, "--help").stdout
     assert run("--version").stdout.startswith("tinyllm ")

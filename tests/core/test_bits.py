@@ -89,6 +89,19 @@ def test_decoding_over_a_long_context(heads, kv_heads, window, tmp_path):
         assert np.array_equal(looked["output"][0], want[58])
 
 
+def test_alibi_over_a_long_context(tmp_path):
+    """A single token over a long context is split by positions, with the distances of all keys."""
+    size = {"width": 96, "heads": 6, "ffn": 64, "vocab": 50}
+    path = architectures.random_model(tmp_path, "refact", **size).path
+    ids = models.random_ids(tl.load(path), 1460)
+    want = tl.load(path).logits(ids)[1450:]
+    for threads in (1, 5):
+        session = tl.load(path, threads=threads).session()
+        session.eval(ids[:1450], "none")
+        got = [session.eval(ids[i : i + 1]) for i in range(1450, 1460)]
+        assert np.array_equal(np.array(got), want)
+
+
 def test_ragged_batch(case):
     model, ids, want = case
     cuts = [ids, ids[:1], ids[:97], ids[5:270]]

@@ -78,8 +78,109 @@ def test_the_lens_writes_the_guesses_into_the_cells(plt, trace):
     result = tl.lens(trace)
     texts = [text.get_text() for text in ax.texts]
     assert texts == [result.pieces[layer][t][0] for layer in range(2) for t in range(7)]
-    assert labels(ax, "y") == result.names
+    assert labels(ax, "y") == ["0", "1"]
+    assert ax.get_ylabel() == "layer of resid_post"
     assert draw(tl.plot.lens(result, ax=plt.subplots()[1]))
+    mixed = tl.lens(trace, taps=["blk.0.resid_pre", "blk.1.resid_post"])
+    assert labels(draw(tl.plot.lens(mixed)), "y") == mixed.names
+
+
+def test_text_has_contrast_with_its_cell(plt, trace):
+    ax = draw(tl.plot.lens(trace))
+    image = ax.images[0]
+    values = np.linspace(0, 1, 11)
+    for value, (r, g, b, _) in zip(values, image.cmap(values), strict=True):
+        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in (r, g, b)]
+        luminance = np.dot(linear, (0.2126, 0.7152, 0.0722))
+        ink = 0.0 if tl.plot._ink((r, g, b)) == "black" else 1.0
+        low, high = sorted((luminance, ink))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, value  # WCAG AA
+    assert {text.get_color() for text in ax.texts} <= {"black", "white"}
+
+
+def test_the_lens_of_one_token_writes_ranks(plt, trace):
+    result = tl.lens(trace, token=17)
+    ax = draw(tl.plot.lens(result))
+    assert [t.get_text() for t in ax.texts] == [str(rank) for rank in result.ranks.reshape(-1)]
+    assert np.array_equal(np.asarray(ax.images[0].get_array()), result.logprobs)
+    assert ax.get_title() == "logit lens: rank of 17"
+
+
+def test_long_contexts_have_words(plt, model):
+    t = model.trace(np.arange(300) % 60, ["*probs", "*resid_post"])
+    t.relabel(t.tokens, [f"word{i}" for i in range(300)])
+    for ax in (tl.plot.attention(t, 0, 0), tl.plot.attention(t, 1).child_axes[0]):
+        draw(ax)
+        for axis in "xy":
+            shown = labels(ax, axis)
+            places = getattr(ax, f"get_{axis}ticks")()
+            assert 5 < len(shown) < 100
+            assert shown == [f"{i} word{i}" for i in places]
+    ax = draw(tl.plot.attention(t, 0, 0, tokens=slice(100, 110)))
+    assert labels(ax, "x") == labels(ax, "y") == [f"word{i}" for i in range(100, 110)]
+    assert np.array_equal(ax.images[0].get_array(), t["blk.0.attn_probs"][0, 100:110, 100:110])
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("key", "query")
+    ax = draw(tl.plot.lens(t))  # the last ones
+    assert labels(ax, "x") == [f"word{i}" for i in range(260, 300)]
+    assert len(ax.texts) == 2 * 40
+    assert "40 of 300" in ax.get_title()
+    whole = tl.lens(t)
+    ax = draw(tl.plot.lens(whole, tokens=slice(7, 12)))
+    assert [x.get_text() for x in ax.texts[:5]] == [whole.pieces[0][i][0] for i in range(7, 12)]
+    ax = draw(tl.plot.lens(tl.lens(t, at=[5, 200])))
+    assert labels(ax, "x") == ["word5", "word200"]
+    assert not draw(tl.plot.lens(whole, tokens=slice(None))).texts  # an overview
+    for tokens, error in ((slice(5, 5), ValueError), (slice(0, 9, 2), TypeError), (3, TypeError)):
+        with pytest.raises(error, match="tokens is"):
+            tl.plot.lens(t, tokens=tokens)
+        with pytest.raises(error, match="tokens is"):
+            tl.plot.attention(t, 0, tokens=tokens)
+
+
+def overlapping(texts, renderer):
+    boxes = [text.get_window_extent(renderer) for text in texts if text.get_text()]
+    return [(a, b) for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)]
+
+
+@pytest.mark.parametrize("count", [31, 200])
+def test_labels_do_not_overlap(plt, model, count):
+    t = model.trace(np.arange(count) % 60, ["*probs", "*resid_post"])
+    t.relabel(t.tokens, ["international"] * count)
+    plots = [tl.plot.attention(t, 0, 0), tl.plot.lens(t), *tl.plot.attention(t, 1).child_axes[:2]]
+    plots.append(tl.plot.grid(np.ones((count, count)), t.pieces, t.pieces))
+    for ax in plots:
+        draw(ax)
+        renderer = ax.figure.canvas.get_renderer()
+        for axis in "xy":
+            assert not overlapping(getattr(ax, f"get_{axis}ticklabels")(), renderer), axis
+
+
+def test_side_by_side(plt, trace, tmp_path):
+    figure, axes = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
+    weight = models.random_model(tmp_path, "Q8_0", layers=1).weights["blk.0.ffn_up.weight"]
+    tl.plot.weights(weight, ax=axes[0])
+    tl.plot.attention(trace, 0, ax=axes[1])
+    tl.plot.weights(weight, ax=axes[2])
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()
+    boxes = [ax.get_tightbbox(renderer) for ax in axes]
+    assert boxes[0].x1 <= boxes[1].x0
+    assert boxes[1].x1 <= boxes[2].x0
+
+
+def test_only_what_the_font_lacks_is_a_box(plt):
+    assert tl.plot._label("naïve – “€” → Ω Ж") == "naïve·–·“€”…"
+    assert tl.plot._label("→Ω≤∞€") == "→Ω≤∞€"
+    assert tl.plot._label("一🙂") == "□□"
+    assert tl.plot._label("a\x1bb\n\t\ud800") == r"a\x1bb\n\t\ud800"
+    assert tl.plot._label("a$b") == r"a\$b"
+
+
+def test_parts_of_characters_are_shown_as_bytes(plt):
+    model = tl.load()
+    t = model.trace(model.tokenizer.encode("猫"), ["*probs", "*resid_post"])
+    shown = labels(draw(tl.plot.attention(t, 0, 0)), "x")
+    assert {"<0xE7>", "<0x8C>", "<0xAB>"} <= set(shown)
 
 
 def test_norms(plt, trace, model):

@@ -55,10 +55,44 @@ PARTS = {
     "nemotron_h": ("output.weight", "*conv1d.bias"),
     "nemotron_h_moe": ("output.weight", "*conv1d.bias", "*exp_probs_b.bias"),
     "deepseek2": ("output.weight", "*attn_k_b.weight", "*exp_probs_b.bias", "*v_b.scale"),
+    "glm-dsa": ("output.weight", "*attn_k_b.weight", "*exp_probs_b.bias"),
+    "deepseek32": ("output.weight", "*attn_k_b.weight", "*exp_probs_b.bias"),
+    "orion": ("output.weight", "*norm.bias"),
+    "bailingmoe2": ("output.weight", "*attn_qkv.weight", "*exp_probs_b.bias"),
+    "qwen": ("output.weight", "*attn_qkv.weight", "*attn_qkv.bias"),
+    "codeshell": ("output.weight", "*attn_qkv.*", "*norm.bias", "*attn_output.bias", "*ffn_*.bias"),
+    "jais": ("output.weight", "*attn_qkv.*", "*norm.bias", "*attn_output.bias", "*ffn_*.bias"),
+    "plm": (),
+    "openelm": ("*attn_qkv.weight",),
+    "pangu-embedded": ("output.weight", "*attn_output.bias"),
+    "llama-embed": (),
+    "neo-bert": ("*attn_qkv.weight",),
+    "t5encoder": ("*.0.attn_rel_b.weight", "*.attn_o.weight", "*.1.ffn_gate.weight"),
+    "gemma3n": ("*.altup_correct_scale.weight", "*.attn_v.weight"),
+    "nomic-bert-moe": ("token_types.weight", "*norm.bias", "*attn_qkv.*"),
+    "jina-bert-v2": (
+        *("token_types.weight", "*norm*.bias", "*attn_norm_2.weight", "*attn_?_norm.weight"),
+        *("*.attn_[qkv].bias", "*.attn_output.bias", "*ffn_down.bias"),
+    ),
+    "jina-bert-v3": (
+        *("token_types.weight", "*attn_qkv.*", "*norm.bias", "*attn_output.bias"),
+        "*ffn_*.bias",
+    ),
+    "plamo3": ("output.weight", "*attn_qkv.weight", "*.post_attention_norm", "*.post_ffw_norm"),
+    "step35": ("output.weight", "*attn_q_norm.weight", "*attn_k_norm.weight", "*exp_probs_b.bias"),
     "mistral4": ("output.weight", "*attn_k_b.weight", "*ffn_gate_up_exps.weight"),
     "bert": ("token_types.weight", "*.bias"),
     "nomic-bert": ("token_types.weight", "*norm.bias", "*attn_qkv.weight"),
 }
+
+#: Rows that no checkpoint of Hugging Face confirms, but llama.cpp (tests/live).
+LLAMA_CPP = (
+    *("deepseek", "bailingmoe", "bailingmoe2", "exaone", "internlm2", "xverse", "orion", "qwen"),
+    *("baichuan", "refact", "minicpm", "plm", "codeshell", "jais", "deci", "openelm", "glm-dsa"),
+    *("deepseek32", "pangu-embedded", "maincoder", "granite_swa", "step35", "llama-embed"),
+    *("smallthinker", "arctic", "plamo", "plamo3", "hunyuan_vl", "paddleocr", "nanbeige"),
+    *("neo-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3"),
+)
 
 EXPERTS = {"expert_count": 8, "expert_used_count": 2, "expert_feed_forward_length": 256}
 DELTA = {
@@ -125,6 +159,19 @@ KEYS = {
         "expert_used_count": 2,
         "expert_feed_forward_length": 256,
     },
+    "gemma3n": {
+        "block_count": 5,
+        "attention.sliding_window": 50,
+        "attention.sliding_window_pattern": np.array([True, True, False, True, False]),
+        "attention.shared_kv_layers": 2,
+        "altup.active_idx": 0,
+        "altup.num_inputs": 4,
+        "embedding_length_per_layer_input": 32,
+        "activation_sparsity_scale": np.array([0.5, 0, -1, *2 * [-np.inf]], np.float32),
+        "final_logit_softcapping": 30.0,
+        "rope.freq_base": 1e6,
+    },
+    "t5encoder": {"attention.relative_buckets_count": 32},
     "gemma-embedding": {"attention.sliding_window": 50, "block_count": 7},
     "gpt-oss": {
         **EXPERTS,
@@ -285,6 +332,86 @@ KEYS = {
         "leading_dense_block_count": 1,
     },
     "mistral4": {**EXPERTS, **LATENT, "attention.temperature_scale": 0.1},
+    "glm-dsa": {
+        **EXPERTS,
+        **LATENT,
+        "rope.scaling.type": "none",
+        "attention.indexer.top_k": 4096,
+        "expert_shared_count": 1,
+    },
+    "deepseek32": {
+        **EXPERTS,
+        **LATENT,
+        "attention.indexer.top_k": 4096,
+        "expert_gating_func": 2,
+        "expert_shared_count": 1,
+    },
+    "plm": {
+        "attention.head_count_kv": 4,
+        "attention.kv_lora_rank": 64,
+        "attention.key_length": 80,
+        "attention.value_length": 64,
+        "rope.dimension_count": 16,
+    },
+    "deepseek": {**EXPERTS, "leading_dense_block_count": 1, "expert_shared_count": 1},
+    "bailingmoe": {**EXPERTS, "expert_shared_count": 1, "expert_weights_norm": True},
+    "bailingmoe2": {
+        **EXPERTS,
+        "leading_dense_block_count": 1,
+        "expert_shared_count": 1,
+        "expert_gating_func": 2,
+        "expert_weights_norm": True,
+        "expert_weights_scale": 2.5,
+    },
+    "qwen": {"attention.head_count_kv": 4, "feed_forward_length": 1024},
+    "jina-bert-v2": {"attention.head_count_kv": 4},
+    "refact": {"attention.head_count_kv": 1},
+    "jais": {"attention.head_count_kv": 4, "attention.max_alibi_bias": 8.0},
+    "deci": {
+        "block_count": 5,
+        "attention.head_count": np.array([4, 0, 0, 4, 4]),
+        "attention.head_count_kv": np.array([2, 0, 0, 0, 2]),
+        "attention.key_length": 64,
+        "feed_forward_length": np.array([512, 0, 256, 512, 512]),
+    },
+    "openelm": {
+        "attention.head_count": np.array([4, 6]),
+        "attention.head_count_kv": np.array([2, 3]),
+        "attention.key_length": 64,
+        "feed_forward_length": np.array([512, 256]),
+    },
+    "granite_swa": {
+        "attention.sliding_window": 50,
+        "attention.sliding_window_pattern": np.array([True, False]),
+        "attention.rope_pattern": np.array([True, False]),
+        "logit_scale": 4.0,
+        "residual_scale": 0.4,
+    },
+    "nomic-bert-moe": {**EXPERTS, "expert_feed_forward_length": 512, "moe_every_n_layers": 2},
+    "smallthinker": {
+        **EXPERTS,
+        "block_count": 5,
+        "attention.sliding_window": 50,
+        "expert_gating_func": 2,
+    },
+    "arctic": {"expert_count": 8, "expert_used_count": 2},
+    "hunyuan_vl": {"rope.dimension_sections": np.array([16, 8, 8, 0], np.int32)},
+    "paddleocr": {"rope.dimension_sections": np.array([16, 8, 8, 0], np.int32)},
+    "plamo3": {
+        "attention.sliding_window": 50,
+        "attention.sliding_window_pattern": np.array([True, False]),
+    },
+    "step35": {
+        **EXPERTS,
+        "leading_dense_block_count": 1,
+        "expert_shared_feed_forward_length": 256,
+        "attention.head_count": np.array([4, 8]),
+        "attention.key_length": 64,
+        "attention.sliding_window": 50,
+        "attention.sliding_window_pattern": np.array([True, False]),
+        "swiglu_clamp_exp": np.array([0.0, 0.8], np.float32),
+        "swiglu_clamp_shexp": np.array([0.0, 0.9], np.float32),
+    },
     "minicpm3": {
         "attention.head_count_kv": 4,
         "attention.q_lora_rank": 64,
@@ -325,6 +452,8 @@ def tensor_shapes(plan):
 
 def _shape(step, i, reads, experts):
     numbers = {number.name: int(number.value) for number in step.numbers if number.value < 2**31}
+    if step.op == "scores":
+        return numbers["buckets"], step.shape[0]
     if step.op == "embed":
         return numbers["vocabulary"], numbers["width"]
     if step.op == "linear":

@@ -228,7 +228,9 @@ def test_plots_without_labels_count_positions(model):
     t = model.trace(np.arange(200) % 60, "*")[100:180]
     ax = tl.plot.attention(t, 0, head=0)
     assert ax.images[0].get_extent() == [-0.5, 199.5, 179.5, 99.5]
-    assert tl.plot.lens(t).images[0].get_extent()[:2] == [99.5, 179.5]
+    assert tl.plot.lens(t).images[0].get_extent()[:2] == [139.5, 179.5]
+    whole = tl.plot.lens(t, tokens=slice(None))
+    assert whole.images[0].get_extent()[:2] == [99.5, 179.5]
     plt.close("all")
 
 

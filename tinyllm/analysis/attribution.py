@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..architectures.plan import FUNCTIONS, Step
 from ..base.numeric import Float64
@@ -14,7 +15,7 @@ from ..runtime.runner import Runner
 from ..trace.trace import Trace
 from .inputs import model_of, need_taps, token_id, weight_values
 
-__all__ = ["Attribution", "attribution"]
+__all__ = ["Attribution", "attribution", "attributions"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -146,15 +147,16 @@ def attribution(
     ids = [token_id(model, token)]
     ids += [] if minus is None else [token_id(model, minus, "minus")]
     signs = np.array([1.0, -1.0])[: len(ids)]
-    parts = _Parts(model, trace, at)
+    parts = _Parts(model, trace, np.array([at]))
     need_taps(trace, parts.needed(), "attribution")
-    parts.add_logits(ids, signs)
+    parts.add_logits(np.array([ids]), signs)
 
     steps, layers = model.steps, range(model.config.layers)
-    heads = np.full((len(layers), max(map(len, parts.heads.values()), default=0)), np.nan)
+    most = max((values.shape[1] for values in parts.heads.values()), default=0)
+    heads = np.full((len(layers), most), np.nan)
     for layer, values in parts.heads.items():
-        heads[layer, : len(values)] = values
-    named = parts.named()
+        heads[layer, : values.shape[1]] = values[0]
+    named = [(name, float(values[0])) for name, values in parts.named()]
     by_name, has = dict(named), steps.has_role
     names = [steps.role("ffn_add", i) if has("ffn_add", i) else "" for i in layers]
     ffn = np.array([by_name.get(name, np.nan) for name in names])
@@ -173,19 +175,48 @@ def attribution(
     )
 
 
+def attributions(
+    trace: Trace, ids: npt.NDArray[np.integer[Any]], model: Runner
+) -> tuple[list[str], Float64] | None:
+    """Return the parts of one logit at each token of a trace.
+
+    Parameters
+    ----------
+    trace : Trace
+    ids : numpy.ndarray of int, shape (T,)
+        The token of the logit at each token of the trace.
+    model : Model
+
+    Returns
+    -------
+    names : list of str
+        As in `Attribution`.
+    values : numpy.ndarray of float64, shape (T, len(names))
+        None is returned instead of both if the trace does not have the taps.
+    """
+    parts = _Parts(model, trace, np.arange(len(trace.tokens)))
+    if not all(name in trace for name in parts.needed()):
+        return None
+    parts.add_logits(np.asarray(ids)[:, np.newaxis], np.ones(1))
+    named = parts.named()
+    return [name for name, _ in named], np.stack([values for _, values in named], axis=1)
+
+
 class _Parts:
     """The parts of a logit: a walk from the logits back over all steps that are linear.
+
+    It runs for n tokens of the trace together, so values and directions have n rows.
 
     Norms are linear in their input if their statistics are fixed at those of the run. The walk
     ends at the embedding, at the feed-forward networks, at the heads of attention, and at any
     step that is not linear.
     """
 
-    def __init__(self, model: Runner, trace: Trace, at: int) -> None:
-        self.model, self.trace, self.at = model, trace, at
+    def __init__(self, model: Runner, trace: Trace, rows: npt.NDArray[np.int64]) -> None:
+        self.model, self.trace, self.rows = model, trace, rows
         self.steps = model.steps
         self.heads: dict[int, Float64] = {}
-        self._values: dict[tuple[int, int, str], float] = {}  # by step, order within it, and name
+        self._values: dict[tuple[int, int, str], Float64] = {}  # by step, order within it, and name
         self._numbers = {step.tap: i for i, step in enumerate(model.steps)}
 
     def _leaf(self, tap: str) -> bool:
@@ -221,19 +252,20 @@ class _Parts:
             return function == "scale" or (function == "soft_cap" and "logits" in step.roles)
         return step.op in ("same", "add", "norm", "layer_norm", "scale")
 
-    def add_logits(self, ids: list[int], signs: Float64) -> None:
-        """Walk from the logits of tokens, with signs, to all parts."""
+    def add_logits(self, ids: npt.NDArray[np.integer[Any]], signs: Float64) -> None:
+        """Walk from the logits of tokens, shape (n, m), with m signs, to all parts."""
         tap, factor = self.steps.role("logits"), 1.0
         while self.steps[tap].op != "linear":
             if FUNCTIONS[int(self.steps[tap].number("function"))] == "scale":
                 factor *= self.steps[tap].number("parameter")
             tap = self.steps[tap].reads[0]
         matrix, bias, scale = self.steps[tap].weights
-        direction = factor * signs @ self._weight(matrix, ids)
+        rows = self._weight(matrix, ids.reshape(-1)).reshape(*ids.shape, -1)
+        direction = factor * np.einsum("m,nmd->nd", signs, rows)
         if scale is not None:
             direction = direction * self._weight(scale)
         if bias is not None:
-            self._add(tap, bias, factor * float(signs @ self._weight(bias)[ids]))
+            self._add(tap, bias, factor * (self._weight(bias)[ids] @ signs))
         waiting = [(self.steps[tap].reads[0], direction)]
         while waiting:
             tap, direction = waiting.pop()
@@ -243,14 +275,14 @@ class _Parts:
         return weight_values(self.model, name, rows)
 
     def _value(self, tap: str) -> Float64:
-        value: Float64 = self.trace[tap][self.at].astype(np.float64)
+        value: Float64 = self.trace[tap][self.rows].astype(np.float64)
         return value
 
-    def _add(self, tap: str, name: str, value: float, order: int = 0) -> None:
+    def _add(self, tap: str, name: str, values: Float64, order: int = 0) -> None:
         key = (self._numbers[tap], order, name)
-        self._values[key] = self._values.get(key, 0.0) + value
+        self._values[key] = self._values[key] + values if key in self._values else values
 
-    def named(self) -> list[tuple[str, float]]:
+    def named(self) -> list[tuple[str, Float64]]:
         """Return the names and values of all parts, in the order of the steps."""
         return [(name, value) for (_, _, name), value in sorted(self._values.items())]
 
@@ -258,7 +290,8 @@ class _Parts:
         """Add what ends at a step; return what goes on, with the directions there."""
         step = self.steps[tap]
         if self._leaf(tap) or not self._linear(step):
-            self._add(tap, tap, float(self._value(tap).ravel() @ direction.ravel()))
+            values = (self._value(tap) * direction).reshape(len(self.rows), -1).sum(axis=1)
+            self._add(tap, tap, values)
             return []
         if step.op == "linear":
             self._add_heads(step, direction)
@@ -275,21 +308,23 @@ class _Parts:
 
     def _through_norm(self, step: Step, direction: Float64) -> Float64:
         if step.op == "layer_norm" and step.weights[1] is not None:
-            self._add(step.tap, step.weights[1], float(self._weight(step.weights[1]) @ direction))
+            self._add(step.tap, step.weights[1], direction @ self._weight(step.weights[1]))
         if step.weights[0] is not None:
             direction = direction * self._weight(step.weights[0])
-        direction = direction * float(self._value(step.reads[-1]))
-        return direction - direction.mean() if step.op == "layer_norm" else direction
+        direction = direction * self._value(step.reads[-1])[:, np.newaxis]
+        if step.op == "layer_norm":
+            direction = direction - direction.mean(axis=1, keepdims=True)
+        return direction
 
     def _add_heads(self, step: Step, direction: Float64) -> None:
         """Add the heads whose values an output projection reads."""
         matrix, bias, scale = step.weights
         if bias is not None:
-            self._add(step.tap, bias, float(self._weight(bias) @ direction), order=1 << 30)
+            self._add(step.tap, bias, direction @ self._weight(bias), order=1 << 30)
         mix = self._value(step.reads[0])
         parts = mix * (direction @ self._weight(matrix)).reshape(mix.shape)
         if scale is not None:
             parts = parts * self._weight(scale)
         self.heads[step.layer] = parts.sum(axis=-1)
-        for head, value in enumerate(self.heads[step.layer].tolist()):
-            self._add(step.tap, f"{step.reads[0]}[{head}]", value, order=head)
+        for head, values in enumerate(self.heads[step.layer].T):
+            self._add(step.tap, f"{step.reads[0]}[{head}]", values, order=head)

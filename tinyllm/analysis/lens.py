@@ -243,8 +243,8 @@ def lens(
     Raises
     ------
     ValueError
-        If the taps were not captured, or have another shape, if `k` is out of range, or if there
-        is no such token.
+        If the model has several streams, if the taps were not captured, or have another shape, if
+        `k` is out of range, or if there is no such token.
     IndexError
         If `at` is out of range.
 
@@ -263,6 +263,11 @@ def lens(
     """
     model = model_of(trace, model)
     ranged("k", k, 1, model.config.vocab_size)
+    if not model.steps.ends_with_stream:
+        raise ValueError(
+            f"the model is a {model.config.architecture}, whose logits are made from more than the "
+            "residual stream; expected a model with one stream"
+        )
     names = match(list(trace), taps, "taps")
     wrong = [name for name in names if trace[name].shape[1:] != (model.config.width,)]
     if wrong or not names:

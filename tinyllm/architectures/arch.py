@@ -30,6 +30,8 @@ class Window:
         RoPE's base in local blocks. 0: as in global blocks.
     scaled : bool
         Whether RoPE's scaling applies to local blocks.
+    rotated : float
+        What share of ``rope.dimension_count`` RoPE turns in global blocks.
     """
 
     every: int = 0
@@ -38,6 +40,7 @@ class Window:
     size: int = 0
     base: float = 0.0
     scaled: bool = True
+    rotated: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +98,9 @@ class Arch:
         1 / sqrt(head size).
     embed_scale : str
         ``"sqrt_width"``: the embedding is multiplied by the square root of the width.
+    scales : callable or None
+        Takes a `Config`. Factors of the embedding, of the branches and of the logits, if the file
+        states none.
     logit_scale : str
         What the key ``logit_scale`` does: ``"times"`` or ``"over"``.
     routing : str
@@ -117,6 +123,10 @@ class Arch:
     latent : bool
         Whether attention is latent: then YaRN's multiplier in the file changes the factor of the
         scores instead of the rotation.
+    buckets : bool
+        Whether scores have biases, one for each head and bucket of distances.
+    blocks : str
+        What the names of the tensors of blocks begin with.
     causal : bool
         Whether a token sees only itself and earlier tokens.
     zeros : bool
@@ -152,6 +162,7 @@ class Arch:
     window: Window = Window()
     scale: Callable[..., float] | None = None
     embed_scale: str = ""
+    scales: Callable[..., tuple[float, float, float]] | None = None
     logit_scale: str = "times"
     routing: str = "softmax"
     normalize: bool = True
@@ -161,6 +172,8 @@ class Arch:
     alibi: Callable[..., float] | None = None
     temperature: tuple[float, float, float] = (0.0, 0.0, 0.0)
     latent: bool = False
+    buckets: bool = False
+    blocks: str = "blk"
     causal: bool = True
     zeros: bool = False
     tiled: bool = False

@@ -12,6 +12,7 @@ __all__ = [
     "parallel_by_key",
     "parallel_by_norms",
     "serial",
+    "some_branches",
 ]
 
 
@@ -71,6 +72,24 @@ def one_branch(b: Builder, x: str) -> str:
     out = build(b, b.norm("attn_norm", x, f"{kind}_input"))
     out = b.give_role(b.residual(kind, out), f"{kind}_add")
     return b.add("resid_post", x, out, "resid_post")
+
+
+def some_branches(b: Builder, x: str) -> str:
+    """Build a serial block without the branches that the file leaves out. (T, D) -> (T, D).
+
+    A block has no mixer if it has 0 heads, and no feed-forward network if its width is 0
+    (Bercovich et al. 2024, "Puzzle", arXiv:2411.19146).
+    """
+    x = b.same("resid_pre", x)
+    mixer, ffn = b.of_layer(b.config.heads), b.of_layer(b.config.ffn_width)
+    if mixer:
+        mixed = b.arch.mixer(b, b.norm("attn_norm", x, "attn_input"))
+        last = "resid_mid" if ffn else "resid_post"
+        x = b.add(last, x, b.give_role(mixed, "attn_add"), "" if ffn else last)
+    if ffn:
+        out = b.give_role(b.arch.ffn(b, b.norm(b.arch.ffn_norm, x, "ffn_input")), "ffn_add")
+        x = b.add("resid_post", x, out, "resid_post")
+    return x if mixer or ffn else b.same("resid_post", x)
 
 
 def normed_embedding(b: Builder) -> str:

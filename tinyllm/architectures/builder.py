@@ -79,8 +79,13 @@ class Builder:
     # ---- names and numbers ----
 
     def name(self, tap: str) -> str:
-        """Return the full name of a tap or tensor of the current block."""
+        """Return the full name of a tap of the current block."""
         return f"blk.{self.layer}.{tap}" if 0 <= self.layer < self.config.layers else tap
+
+    def tensor(self, name: str) -> str:
+        """Return the full name of a tensor of the current block."""
+        inside = 0 <= self.layer < self.config.layers
+        return f"{self.arch.blocks}.{self.layer}.{name}" if inside else name
 
     def of_layer(self, value: int | Sequence[int]) -> int:
         """Return the value for the current block of a config field that may be per layer."""
@@ -97,7 +102,7 @@ class Builder:
 
     def optional(self, tensor: str) -> str | None:
         """Return the name of a tensor of the current block, or None if the file has none."""
-        return self.name(tensor) if self.name(tensor) in self._tensors else None
+        return self.tensor(tensor) if self.tensor(tensor) in self._tensors else None
 
     def has(self, part: str) -> bool:
         """Whether the model has a part: demanded by the row, or allowed and in the file."""
@@ -135,14 +140,21 @@ class Builder:
     def embedding(self) -> str:
         """Add the look-up of the tokens' embeddings, and what the model does to them."""
         x = self.embed("token_embd", self.config.vocab_size)
-        default = math.sqrt(self.config.width) if self.arch.embed_scale == "sqrt_width" else 1.0
-        factor = self.key("parameter", "embedding_scale", default, "rule: sqrt(width)")
+        default, rule = self._scales[0], "row"
+        if self.arch.embed_scale == "sqrt_width":
+            default, rule = math.sqrt(self.config.width), "rule: sqrt(width)"
+        factor = self.key("parameter", "embedding_scale", default, rule)
         if factor.value not in (0.0, 1.0):
             x = self.unary("embd_scaled", "scale", x, factor)
         if self.has("position_embd"):
             positions = self.embed("position_embd", self.config.context_length, index=1)
             x = self.add("embd", x, positions)
         return self.give_role(x, "embedding")
+
+    @functools.cached_property
+    def _scales(self) -> tuple[float, float, float]:
+        """Factors of the embedding, the branches and the logits, if the file states none."""
+        return self.arch.scales(self.config) if self.arch.scales else (1.0, 1.0, 1.0)
 
     def rows(self, tensor: str, default: int = 1) -> int:
         """Return how many rows ``tensor.weight`` has; `default` if that is not known."""
@@ -195,24 +207,28 @@ class Builder:
             role=role,
         )
 
-    def heads(self, tap: str, x: str, heads: int, size: int) -> str:
-        """Add the same values in the shape (heads, size), or (size,) for 0 heads."""
+    def heads(self, tap: str, x: str, heads: int, size: int, named: bool = False) -> str:
+        """Add the same values in the shape (heads, size), or (size,) for 0 heads.
+
+        `named`: the first axis counts heads, and not other things.
+        """
         return self.add_step(
             "shape",
             tap,
             (x,),
             numbers=(Number("heads", heads, ""), Number("size", size, "")),
             shape=(heads, size) if heads else (size,),
+            heads=named,
         )
 
     def scaled(self, tap: str, x: str, factor: float, rule: str) -> str:
         """Add a value times a number."""
         return self.unary(tap, "scale", x, Number("parameter", factor, rule))
 
-    def weighted(self, tap: str, x: str, tensor: str, role: str = "") -> str:
+    def weighted(self, tap: str, x: str, tensor: str, role: str = "", each: bool = False) -> str:
         """Add a value times a tensor, of one value or of as many as the last axis."""
-        name = self.name(tensor if tensor.endswith(".scale") else f"{tensor}.weight")
-        size = self.shape(x)[-1] if tensor.endswith(".scale") else 1
+        name = self.tensor(tensor if tensor.endswith(".scale") else f"{tensor}.weight")
+        size = self.shape(x)[-1] if each or tensor.endswith(".scale") else 1
         return self.add_step(
             "scale",
             tap,
@@ -223,6 +239,16 @@ class Builder:
             heads=self.step(x).heads,
             role=role,
         )
+
+    def combine(self, tap: str, x: str, coefficients: str) -> str:
+        """Add weighted sums of vectors. (n, D), m times n values -> (m, D)."""
+        n, size = self.shape(x)
+        count = math.prod(self.shape(coefficients)) // n
+        return self.add_step("combine", tap, (x, coefficients), shape=(count, size))
+
+    def add_shared(self, tap: str, x: str, y: str) -> str:
+        """Add the sum of each vector with one vector. (n, D), (D,) -> (n, D)."""
+        return self.add_step("add_shared", tap, (x, y), shape=self.shape(x))
 
     def concat(self, tap: str, x: str, y: str) -> str:
         """Add y behind x in each head; a y of one head is shared by all heads."""
@@ -248,7 +274,7 @@ class Builder:
             "head_linear",
             tap,
             (x,),
-            weights=(self.name(f"{tap}.weight"), None, self.optional(f"{tap}.scale")),
+            weights=(self.tensor(f"{tap}.weight"), None, self.optional(f"{tap}.scale")),
             numbers=(
                 size,
                 Number("first", part[0], UNUSED),
@@ -270,7 +296,7 @@ class Builder:
         *,
         kind: str = "",
         covers: int = 1,
-        weights: bool = True,
+        weights: bool | str = True,
         epsilon: Number | None = None,
     ) -> str:
         """Add RMSNorm or LayerNorm in two or three steps: statistics, and the norm.
@@ -286,8 +312,8 @@ class Builder:
             division by the L2 norm). Default: that of the architecture.
         covers : int
             How many of the last axes the weight covers, for RMSNorm and LayerNorm.
-        weights : bool
-            Whether this norm has weights, if norms of the architecture have.
+        weights : bool or str
+            Whether this norm has weights, if norms of the architecture have; or their tensor.
         epsilon : Number, optional
             Default: that of the file.
         """
@@ -295,8 +321,10 @@ class Builder:
         shape = self.shape(x)
         epsilon = epsilon or self.number("epsilon", self.config.norm_epsilon, self.arch.epsilon_key)
         weight: str | None = None
-        if self.arch.norm_weights and weights:
-            weight = self.optional(tap) or self.name(f"{tap}.weight")
+        if isinstance(weights, str):
+            weight = weights
+        elif self.arch.norm_weights and weights:
+            weight = self.optional(tap) or self.tensor(f"{tap}.weight")
         axes = Number("axes", 0 if covers == 1 else covers, UNUSED if covers == 1 else "row")
         more: dict[str, Any] = {
             "numbers": (axes,),
@@ -317,7 +345,7 @@ class Builder:
                 role=role and f"{role}_scale",
             )
             bias = self.optional(f"{tap}.bias")
-            bias = self.name(f"{tap}.bias") if tap in self.arch.biases else bias
+            bias = self.tensor(f"{tap}.bias") if tap in self.arch.biases else bias
             reads = (x, mean, scale)
             return self.add_step("layer_norm", tap, reads, weights=(weight, bias), **more)
         over = len(shape) if kind == "row" else 1
@@ -342,8 +370,11 @@ class Builder:
             return self.norm(tap, x, weights=False)
         if not self.has(tap):
             return x
-        kinds = {"head": "rms", "row": "row", "heads": "layer", "layer": "layer"}
-        kind = kinds[self.arch.qk_norm]
+        if self.arch.qk_norm == "layer":
+            heads, size = self.shape(x)
+            y = self.norm(tap, self.heads(f"{tap}_input", x, 0, heads * size), kind="layer")
+            return self.heads(f"{tap}_heads", y, heads, size, named=True)
+        kind = {"head": "rms", "row": "row", "heads": "layer"}[self.arch.qk_norm]
         return self.norm(tap, x, kind=kind, covers=2 if self.arch.qk_norm == "heads" else 1)
 
     def linear(
@@ -365,7 +396,7 @@ class Builder:
         stem, first, rows = part or (tap, 0, 0)
         bias = self.optional(f"{tap}.bias") or self.optional(f"{stem}.bias")
         if bias is None and tap in self.arch.biases:
-            bias = self.name(f"{stem}.bias")
+            bias = self.tensor(f"{stem}.bias")
         flat = Number("heads", 0, UNUSED)
         axes = (size,) if heads is None else (heads, size)
         source = f"part of {stem}.weight" if part else UNUSED
@@ -374,7 +405,7 @@ class Builder:
             tap,
             (x,),
             weights=(
-                self.name(f"{stem}.weight"),
+                self.tensor(f"{stem}.weight"),
                 bias,
                 self.optional(f"{stem}.scale") if scaled else None,
             ),
@@ -498,6 +529,8 @@ class Builder:
         if local and self.keys.integer("rope.dimension_count_swa", 0, least=0):
             key = "rope.dimension_count_swa"
             rotated = self.number("rotated", self.keys.integer(key), key)
+        if not local and self.arch.window.rotated != 1.0:
+            rotated = rotated._replace(value=rotated.value * self.arch.window.rotated)
         kind = scaling.get("type")
         if kind not in _ROPE_SCALINGS:
             raise UnsupportedError(
@@ -575,10 +608,12 @@ class Builder:
         if self.arch.scale is not None:
             scale, rule = self.arch.scale(self), "row"
         cap = self.key("cap", "attn_logit_softcapping", self.arch.caps[0])
+        biases, buckets = self._buckets()
         scores = self.add_step(
             "scores",
             "attn_scores",
             (queries, keys),
+            weights=(biases,),
             numbers=(
                 self.number(
                     "factor", self.config.attention_scale or scale, "attention.scale", rule
@@ -586,6 +621,7 @@ class Builder:
                 *self.mask(),
                 cap if cap.value else cap._replace(source=UNUSED),
                 self._alibi(),
+                buckets,
             ),
             shape=(heads,),
             heads=True,
@@ -596,7 +632,7 @@ class Builder:
             "softmax",
             "attn_probs",
             (scores,),
-            weights=(self.name("attn_sinks.weight") if self.has("attn_sinks") else None,),
+            weights=(self.tensor("attn_sinks.weight") if self.has("attn_sinks") else None,),
             shape=(heads,),
             heads=True,
             matrix=True,
@@ -610,6 +646,17 @@ class Builder:
             heads=True,
             role="attn_mix",
         )
+
+    def _buckets(self) -> tuple[str | None, Number]:
+        """Return the biases of distances of keys, and in how many buckets these are.
+
+        Blocks without biases of their own have those of the first block.
+        """
+        key = "attention.relative_buckets_count"
+        if not self.arch.buckets:
+            return None, Number("buckets", 0, UNUSED)
+        own = self.optional("attn_rel_b.weight") or f"{self.arch.blocks}.0.attn_rel_b.weight"
+        return own, self.number("buckets", self.keys.integer(key), key)
 
     def _alibi(self) -> Number:
         """Return the largest bias of ALiBi, which the distance of a key has; 0 for none."""
@@ -627,7 +674,7 @@ class Builder:
 
     def residual(self, branch: str, x: str) -> str:
         """Add the factor of a branch, if the file states one."""
-        factor = self.key("parameter", "residual_scale", 1.0)
+        factor = self.key("parameter", "residual_scale", self._scales[1])
         if factor.value in (0.0, 1.0):
             return x
         return self.unary(f"{branch}_scaled", "scale", x, factor)
@@ -676,6 +723,21 @@ class Builder:
             function = "identity"
         return self.act(tap, gate, x, role="", function=function)
 
+    def clamped_act(self, tap: str, gate: str, up: str, key: str, role: str = "") -> str:
+        """Add the gated activation; `key` may bound its two factors, with a number per block.
+
+        silu is never below -0.28, so its bound on both sides is one from above.
+        """
+        blocks = self.keys.integer("block_count", self.config.layers)
+        limit = self.keys.numbers(key, blocks, (0.0,) * blocks)[self.layer]
+        if not limit > 0:
+            return self.act(tap, gate, up, role=role)
+        number = self.number("parameter", limit, key)
+        gate = self.unary(f"{self.step(gate).family}_act", self.arch.act, gate)
+        gate = self.unary(f"{self.step(gate).family}_clamp", "clamp", gate, number)
+        up = self.unary(f"{self.step(up).family}_clamp", "clamp", up, number)
+        return self.act(tap, gate, up, role=role, function="identity")
+
     def output(self, x: str) -> str:
         """Add the logits. Without ``output.weight`` in the file, the matrix is the embedding.
 
@@ -683,7 +745,7 @@ class Builder:
         are ``output_unscaled`` and ``output_uncapped``.
         """
         tied = self.optional("output.weight") is None
-        factor = self.key("parameter", "logit_scale", 1.0)
+        factor = self.key("parameter", "logit_scale", self._scales[2])
         cap = self.key("parameter", "final_logit_softcapping", self.arch.caps[1])
         scaled = factor.value not in (0.0, 1.0)
         capped = "output_uncapped" if cap.value else "output"

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from .builder import Builder
 
-__all__ = ["embedding", "last_norm", "last_stream", "post_norm_block", "pre_norm_block"]
+__all__ = [
+    "embedding",
+    "last_encoder_norm",
+    "last_norm",
+    "last_stream",
+    "post_norm_block",
+    "pre_norm_block",
+]
 
 
 def embedding(b: Builder) -> str:
@@ -27,7 +34,10 @@ def post_norm_block(b: Builder, x: str) -> str:
     """
     x = b.give_role(b.same("resid_pre", x), "attn_input")
     mixed = b.give_role(b.arch.mixer(b, x), "attn_add")
-    y = b.norm("attn_output_norm", b.add("resid_mid", x, mixed), "ffn_input")
+    again = b.has("attn_norm_2")
+    y = b.norm("attn_output_norm", b.add("resid_mid", x, mixed), "" if again else "ffn_input")
+    if again:  # the stream is added once more
+        y = b.norm("attn_norm_2", b.add("resid_again", y, x), "ffn_input")
     out = b.give_role(b.arch.ffn(b, y), "ffn_add")
     return b.same("resid_post", b.norm("layer_output_norm", b.add("resid_ffn", y, out)))
 
@@ -49,6 +59,11 @@ def pre_norm_block(b: Builder, x: str) -> str:
 def last_norm(b: Builder, x: str) -> None:
     """End with the final norm. (T, D) -> (T, D)."""
     b.norm("output_norm", x, "final_norm")
+
+
+def last_encoder_norm(b: Builder, x: str) -> None:
+    """End with the final norm of an encoder, ``enc.output_norm``. (T, D) -> (T, D)."""
+    b.norm("output_norm", x, "final_norm", weights="enc.output_norm.weight")
 
 
 def last_stream(b: Builder, x: str) -> None:

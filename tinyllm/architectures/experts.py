@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from ..errors import UnsupportedError, wrong
 from .builder import Builder
-from .feed_forward import gated
+from .feed_forward import gated, gated_of, plain
 from .plan import UNUSED, Number
 
 __all__ = [
     "chosen_experts",
+    "early_router",
     "experts",
     "experts_averaged",
+    "experts_beside_block",
     "experts_by_tensor",
     "experts_with_gated_shared",
     "experts_with_weighted_input",
     "gated_or_experts",
     "is_dense",
+    "plain_or_experts",
 ]
 
 #: Where the weights of the chosen experts come from, by the key ``expert_gating_func``: the
@@ -47,6 +50,41 @@ def experts(b: Builder, x: str) -> str:
     else:
         chosen = chosen_experts(b, x, logits)
     return b.add("ffn_out", chosen, shared) if shared else chosen
+
+
+def plain_or_experts(b: Builder, x: str) -> str:
+    """Build experts in every ``moe_every_n_layers``-th block, else a plain network."""
+    step = b.keys.integer("moe_every_n_layers", 0, least=0)
+    if not step or b.layer % step != 1:
+        return plain(b, x)
+    return chosen_experts(b, x, _router(b, x))
+
+
+def early_router(b: Builder, x: str) -> str:
+    """Build a serial block whose router reads what enters the block. (T, D) -> (T, D).
+
+    Song et al. 2025, "SmallThinker" (arXiv:2507.20984).
+    """
+    x = b.same("resid_pre", x)
+    logits = _router(b, x)
+    mixed = b.arch.mixer(b, b.norm("attn_norm", x, "attn_input"))
+    middle = b.add("resid_mid", x, b.give_role(mixed, "attn_add"))
+    out = chosen_experts(b, b.norm("ffn_norm", middle, "ffn_input"), logits)
+    return b.add("resid_post", middle, b.give_role(out, "ffn_add"), "resid_post")
+
+
+def experts_beside_block(b: Builder, x: str) -> str:
+    """Build a serial block, plus experts that read what enters it. (T, D) -> (T, D).
+
+    Snowflake 2024, "Arctic" (github.com/Snowflake-Labs/snowflake-arctic).
+    """
+    x = b.same("resid_pre", x)
+    mixed = b.arch.mixer(b, b.norm("attn_norm", x, "attn_input"))
+    middle = b.add("resid_mid", x, b.give_role(mixed, "attn_add"))
+    out = gated_of(b, b.norm("ffn_norm", middle, "ffn_input"), b.width)
+    y = b.add("resid_ffn", middle, b.give_role(out, "ffn_add"))
+    normed = b.norm("ffn_norm_exps", x)
+    return b.add("resid_post", y, chosen_experts(b, normed, _router(b, normed)), "resid_post")
 
 
 def experts_by_tensor(b: Builder, x: str) -> str:
@@ -125,7 +163,7 @@ def _shared(b: Builder, x: str, width: Number) -> str:
         return ""
     if b.arch.gated_experts:
         gate, up = b.linear("ffn_gate_shexp", x, width), b.linear("ffn_up_shexp", x, width)
-        hidden = b.act("ffn_act_shexp", gate, up, role="")
+        hidden = b.clamped_act("ffn_act_shexp", gate, up, "swiglu_clamp_shexp")
     else:
         hidden = b.unary("ffn_act_shexp", b.arch.act, b.linear("ffn_up_shexp", x, width))
     return b.linear("ffn_down_shexp", hidden, b.width)
@@ -143,7 +181,7 @@ def _experts_of(b: Builder, x: str, ids: str, size: Number) -> str:
     if b.arch.gated_experts:
         gate = _matmul(b, "ffn_gate_exps", x, ids, _width(b))
         up = _matmul(b, "ffn_up_exps", x, ids, _width(b))
-        hidden = b.act("ffn_act_exps", gate, up)
+        hidden = b.clamped_act("ffn_act_exps", gate, up, "swiglu_clamp_exp", "ffn_hidden")
     else:
         up = _matmul(b, "ffn_up_exps", x, ids, _width(b))
         hidden = b.unary("ffn_act_exps", b.arch.act, up, role="ffn_hidden")
@@ -265,8 +303,8 @@ def _matmul(b: Builder, tap: str, x: str, ids: str, size: Number) -> str:
         tap,
         (x, ids),
         weights=(
-            b.name(f"{stem}.weight"),
-            b.name(f"{stem}.bias") if tap in b.arch.biases else b.optional(f"{stem}.bias"),
+            b.tensor(f"{stem}.weight"),
+            b.tensor(f"{stem}.bias") if tap in b.arch.biases else b.optional(f"{stem}.bias"),
             b.optional(f"{stem}.scale"),
         ),
         numbers=(size, Number("first", first, source), Number("rows", rows, source)),

@@ -8,7 +8,7 @@ from ..errors import UnsupportedError
 from .builder import Builder
 from .plan import Number
 
-__all__ = ["fused", "gated", "plain", "xielu"]
+__all__ = ["fused", "gated", "gated_half", "gated_of", "gated_or_plain", "plain", "xielu"]
 
 #: Activations by their names in Hugging Face.
 _ACTIVATIONS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "silu": "silu"}
@@ -27,9 +27,19 @@ def gated(b: Builder, x: str) -> str:
 
     Shazeer 2020, "GLU Variants Improve Transformer" (arXiv:2002.05202), equation 6.
     """
+    return gated_of(b, x, _width(b))
+
+
+def gated_half(b: Builder, x: str) -> str:
+    """Build `gated` with half of the width that the file states."""
     width = _width(b)
+    return gated_of(b, x, width._replace(value=width.value // 2))
+
+
+def gated_of(b: Builder, x: str, width: Number) -> str:
+    """Build `gated` with another width."""
     gate, up = b.linear("ffn_gate", x, width), b.linear("ffn_up", x, width)
-    hidden = b.act("ffn_act", gate, up)
+    hidden = b.clamped_act("ffn_act", gate, up, "swiglu_clamp_shexp", "ffn_hidden")
     if b.has("ffn_sub_norm"):
         hidden = b.norm("ffn_sub_norm", hidden)
     return _down(b, hidden)
@@ -61,6 +71,19 @@ def plain(b: Builder, x: str) -> str:
     up = b.linear("ffn_up", x, _width(b))
     hidden = b.unary("ffn_act", b.arch.act, up, role="ffn_hidden")
     return _down(b, hidden)
+
+
+def gated_or_plain(b: Builder, x: str) -> str:
+    """Build a gated network with GELU if the file has a gate, else a plain one with ReLU.
+
+    Raffel et al. 2019, "T5" (arXiv:1910.10683), and its version 1.1.
+    """
+    width = _width(b)
+    up = b.linear("ffn_up", x, width)
+    if b.optional("ffn_gate.weight"):
+        gate = b.linear("ffn_gate", x, width)
+        return _down(b, b.act("ffn_act", gate, up, function="gelu_tanh"))
+    return _down(b, b.unary("ffn_act", "relu", up, role="ffn_hidden"))
 
 
 def xielu(b: Builder, x: str) -> str:

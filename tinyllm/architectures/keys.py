@@ -22,7 +22,8 @@ _DESCRIPTIVE = frozenset(
     rope.scaling.original_context_length rope.scaling.attn_factor
     rope.scaling.yarn_attn_factor rope.scaling.yarn_beta_fast rope.scaling.yarn_beta_slow
     rope.scaling.yarn_ext_factor n_deepstack_layers pooling_type classifier.output_labels
-    dense_2_feat_in dense_2_feat_out dense_3_feat_in dense_3_feat_out
+    dense_2_feat_in dense_2_feat_out dense_3_feat_in dense_3_feat_out attention.indexer.types
+    attention.indexer.head_count attention.indexer.key_length
     """.split()
 )
 
@@ -74,6 +75,7 @@ _CHANGING: dict[str, Callable[[Any, int], bool]] = {
     "activation_sparsity_scale": _zero,
     "use_parallel_residual": _zero,
     "swin_norm": _zero,
+    "num_loops": _unset_or_one,
     "expert_count": _zero,
     "expert_used_count": _zero,
     "expert_shared_count": _zero,

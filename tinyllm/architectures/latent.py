@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from ..errors import wrong
+from ..errors import UnsupportedError, wrong
 from .builder import Builder
 from .plan import Number
 
-__all__ = ["latent_attention", "latent_scale"]
+__all__ = ["latent_attention", "latent_attention_of_few", "latent_scale"]
 
 
 def latent_attention(b: Builder, x: str) -> str:
@@ -53,6 +53,23 @@ def latent_attention(b: Builder, x: str) -> str:
     if absorbed:
         mix = b.head_linear("attn_v_b", mix, value)
     return b.linear("attn_output", mix, b.width, role="attn_project")
+
+
+def latent_attention_of_few(b: Builder, x: str) -> str:
+    """Build latent attention to the keys that an indexer chooses. (T, D) -> (T, D).
+
+    DeepSeek-AI 2025, "DeepSeek-V3.2". In a context of at most as many tokens as it chooses, these
+    are all keys. Longer contexts are refused.
+    """
+    key = "attention.indexer.top_k"
+    most = b.keys.integer(key)
+    if b.max_context > most:
+        raise UnsupportedError(
+            f"{b.keys.prefix}{key} is {most}, and the model is loaded for a context of "
+            f"{b.max_context} tokens; this version has no indexer, which chooses {most} of them. "
+            f"Load it with max_context={most} or less"
+        )
+    return latent_attention(b, x)
 
 
 def latent_scale(b: Builder) -> float:

@@ -60,7 +60,7 @@ def mamba(b: Builder, x: str) -> str:
         "scan_channels",
         "ssm_mix",
         (values, dt, inputs, outputs),
-        weights=(b.name("ssm_a"), b.name("ssm_d")),
+        weights=(b.tensor("ssm_a"), b.tensor("ssm_d")),
         shape=(n,),
     )
     mix = b.act("ssm_gated", gate, mix, role="", function="silu")
@@ -103,22 +103,28 @@ def mamba2(b: Builder, x: str) -> str:
     conv = convolution(b, "ssm_conv1d", conv, "ssm.conv_kernel")
     conv = b.unary("ssm_conv1d_act", "silu", conv)
     values, inputs, outputs = (
-        b.heads(f"ssm_{name}", b.cut(f"ssm_{name}_flat", conv, 0, first, n * size), n, size)
+        b.heads(
+            f"ssm_{name}",
+            b.cut(f"ssm_{name}_flat", conv, 0, first, n * size),
+            n,
+            size,
+            named=name == "values",
+        )
         for name, first, n, size in (
             ("values", 0, heads, inner // heads),
             ("b", inner, groups, states),
             ("c", inner + both, groups, states),
         )
     )
-    bias = b.name("ssm_dt.bias")
+    bias = b.tensor("ssm_dt.bias")
     decay = b.add_step(
-        "decay", "ssm_decay", (dt,), weights=(b.name("ssm_a"), bias), shape=b.shape(dt)
+        "decay", "ssm_decay", (dt,), weights=(b.tensor("ssm_a"), bias), shape=b.shape(dt)
     )
     mix = b.add_step(
         "scan",
         "ssm_mix",
         (values, b.softplus("ssm_dt_softplus", dt, bias), inputs, outputs, decay),
-        weights=(b.name("ssm_d"),),
+        weights=(b.tensor("ssm_d"),),
         shape=(heads, inner // heads),
         heads=True,
     )

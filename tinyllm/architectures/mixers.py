@@ -5,7 +5,13 @@ from __future__ import annotations
 from .builder import Builder
 from .plan import Number
 
-__all__ = ["attention", "gated_attention", "output_gated_attention", "projections"]
+__all__ = [
+    "attention",
+    "attention_or_matrix",
+    "gated_attention",
+    "output_gated_attention",
+    "projections",
+]
 
 
 def attention(b: Builder, x: str) -> str:
@@ -16,6 +22,13 @@ def attention(b: Builder, x: str) -> str:
     et al. 2023 (arXiv:2302.05442).
     """
     return _attend(b, *projections(b, x))
+
+
+def attention_or_matrix(b: Builder, x: str) -> str:
+    """Build attention, or a product with ``attn_output`` where the file states 0 kv heads."""
+    if b.of_layer(b.config.kv_heads):
+        return attention(b, x)
+    return b.linear("attn_output", x, b.width)
 
 
 def gated_attention(b: Builder, x: str) -> str:
@@ -38,7 +51,7 @@ def output_gated_attention(b: Builder, x: str) -> str:
     q, k, v = projections(b, x)
     heads, value_size = b.shape(q)[0], b.shape(v)[1]
     size, count = Number("size", value_size, "rule: as values"), Number("heads", heads, "rule")
-    if b.rows(b.name("attn_gate"), heads) == heads:
+    if b.rows(b.tensor("attn_gate"), heads) == heads:
         gate = b.linear("attn_gate", x, count._replace(name="size"))
     else:
         gate = b.linear("attn_gate", x, size, count)
@@ -64,7 +77,10 @@ def _attend(b: Builder, q: str, k: str, v: str, gate: str = "") -> str:
         mix = b.gate_by("attn_gated", b.arch.gate, gate, mix)
     if b.has("attn_sub_norm"):
         mix = b.norm("attn_sub_norm", mix, kind="row")
-    return b.linear("attn_output", mix, b.width, role="attn_project")
+    part = None
+    if b.optional("attn_output.weight") is None and b.optional("attn_o.weight"):
+        part = ("attn_o", 0, 0)
+    return b.linear("attn_output", mix, b.width, role="attn_project", part=part)
 
 
 def projections(b: Builder, x: str, gated: bool = False) -> tuple[str, str, str]:

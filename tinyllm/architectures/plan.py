@@ -37,6 +37,7 @@ HARMLESS = {
     "*.input_scale": "scales of activations for 4-bit hardware",
     "blk.*.attn_rot_embd": "RoPE frequencies of files from 2023, which follow from the base",
     "blk.*.nextn.*": "the draft head that predicts several tokens, which is not supported",
+    "blk.*.indexer.*": "the choice of keys in contexts that are longer than those that run",
     "rope_factors_*.weight": "RoPE factors for contexts of another length",
     "dense_[23].*": "projections of an embedding, which `Model.embed` uses",
     "cls.*": "the classifier of a reranker, which `Model.embed` uses",
@@ -175,6 +176,14 @@ class ForwardPlan(Sequence[Step]):
     def recurrent(self) -> bool:
         """Whether a step has a state, which cannot be taken back by some tokens."""
         return any(step.op != "cache" for step in self.caches)
+
+    @functools.cached_property
+    def ends_with_stream(self) -> bool:
+        """Whether the steps after the blocks read the residual stream and nothing else."""
+        last = [step for step in self._steps if step.layer == self.layers]
+        inside = {step.tap for step in last}
+        reads = {name for step in last for name in step.reads} - inside
+        return len(reads) == 1 and len(self[reads.pop()].shape) == 1
 
     def role(self, role: str, layer: int | None = None) -> str:
         """Return the name of the value with a role. Names differ between architectures.

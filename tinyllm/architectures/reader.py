@@ -70,13 +70,13 @@ class Reader:
 
         return self._get(name, "integers from 0", convert, default)
 
-    def numbers(self, name: str, layers: int, default: Any = ...) -> Any:
-        """Return a tuple of one finite number per layer; one number stands for all of them."""
+    def numbers(self, name: str, layers: int, default: Any = ..., finite: bool = True) -> Any:
+        """Return a tuple of one number per layer; one number stands for all of them."""
 
         def convert(value: Any) -> Any:
             if not isinstance(value, (np.ndarray, list, tuple)):
                 value = [value] * layers
-            values = tuple(_finite(v) for v in value)
+            values = tuple(_finite(v) if finite else _number(v) for v in value)
             return None if len(values) != layers or None in values else values
 
         return self._get(name, f"a number, or {layers} of them, one per layer", convert, default)
@@ -125,9 +125,14 @@ def _integer(value: Any, least: int, most: int = MOST_VALUES) -> int | None:
     return int(value) if least <= value <= most else None
 
 
-def _finite(value: Any) -> float | None:
+def _number(value: Any) -> float | None:
     if isinstance(value, (bool, np.bool_)) or not isinstance(
         value, (int, float, np.integer, np.floating)
     ):
         return None
-    return float(value) if math.isfinite(value) else None
+    return None if math.isnan(value) else float(value)
+
+
+def _finite(value: Any) -> float | None:
+    number = _number(value)
+    return number if number is not None and math.isfinite(number) else None

@@ -86,7 +86,7 @@ def delta_net(b: Builder, x: str) -> str:
         "decay",
         "ssm_decay",
         (alpha,),
-        weights=(b.name("ssm_a"), b.name("ssm_dt.bias")),
+        weights=(b.tensor("ssm_a"), b.tensor("ssm_dt.bias")),
         shape=b.shape(alpha),
     )
     mix = b.add_step(
@@ -124,7 +124,7 @@ def convolution(b: Builder, tap: str, x: str, key: str) -> str:
         "conv",
         tap,
         (x,),
-        weights=(b.name(f"{tap}.weight"), b.optional(f"{tap}.bias")),
+        weights=(b.tensor(f"{tap}.weight"), b.optional(f"{tap}.bias")),
         numbers=(b.number("taps", b.keys.integer(key), key),),
         shape=b.shape(x),
         heads=b.step(x).heads,

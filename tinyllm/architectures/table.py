@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ..errors import FormatError, UnsupportedError, printable
-from . import encoders, gemma4
+from . import encoders, gemma3n, gemma4
 from .arch import Arch, Window
 from .blocks import (
     model,
@@ -24,23 +24,27 @@ from .blocks import (
     parallel_by_key,
     parallel_by_norms,
     serial,
+    some_branches,
 )
 from .builder import Builder
 from .config import Config, read_config
 from .experts import (
+    early_router,
     experts,
     experts_averaged,
+    experts_beside_block,
     experts_by_tensor,
     experts_with_gated_shared,
     experts_with_weighted_input,
     gated_or_experts,
     is_dense,
+    plain_or_experts,
 )
-from .feed_forward import fused, gated, plain, xielu
+from .feed_forward import fused, gated, gated_half, gated_or_plain, plain, xielu
 from .keys import check_keys
-from .latent import latent_attention, latent_scale
+from .latent import latent_attention, latent_attention_of_few, latent_scale
 from .mamba import attention_and_mamba2, mamba, mamba2, mamba2_or_attention, mamba_or_attention
-from .mixers import attention, output_gated_attention
+from .mixers import attention, attention_or_matrix, output_gated_attention
 from .plan import ForwardPlan
 from .reader import Reader
 from .recurrent import conv_or_attention, delta_or_attention
@@ -81,6 +85,9 @@ LFM2 = dataclasses.replace(
 )
 LATENT = dataclasses.replace(
     LLAMA, mixer=latent_attention, scale=latent_scale, latent=True, normalize=False
+)
+DSA = dataclasses.replace(
+    LATENT, mixer=latent_attention_of_few, ffn=experts, routing="sigmoid", normalize=False
 )
 MAMBA = dataclasses.replace(
     LLAMA,
@@ -131,6 +138,13 @@ ARCHITECTURES: dict[str, Arch] = {
         embedding=gemma4.embedding,
         block=gemma4.block,
         mixer=gemma4.attention,
+        scale=lambda b: 1.0,
+    ),
+    "gemma3n": dataclasses.replace(
+        GEMMA3,
+        embedding=gemma3n.embedding,
+        block=gemma3n.block,
+        head=gemma3n.head,
         scale=lambda b: 1.0,
     ),
     "gemma-embedding": dataclasses.replace(GEMMA3, head=encoders.last_norm, causal=False),
@@ -216,6 +230,102 @@ ARCHITECTURES: dict[str, Arch] = {
     ),
     "deepseek2": dataclasses.replace(LATENT, ffn=experts),
     "mistral4": dataclasses.replace(LATENT, ffn=experts),
+    "glm-dsa": DSA,
+    "deepseek32": DSA,
+    "plm": dataclasses.replace(LATENT, ffn=plain, act="relu2"),
+    "deepseek": dataclasses.replace(LLAMA, ffn=experts, normalize=False),
+    "bailingmoe": dataclasses.replace(LLAMA, ffn=experts, normalize=False),
+    "bailingmoe2": dataclasses.replace(QWEN3, ffn=experts, normalize=False),
+    "exaone": HALVES,
+    "internlm2": LLAMA,
+    "xverse": LLAMA,
+    "orion": dataclasses.replace(HALVES, norm="layer"),
+    "baichuan": dataclasses.replace(
+        LLAMA,
+        rotated=lambda b: b.config.layers != 40,
+        alibi=lambda b: 8.0 if b.config.layers == 40 else 0.0,
+    ),
+    "qwen": dataclasses.replace(HALVES, ffn=gated_half, biases=("attn_q", "attn_k", "attn_v")),
+    "refact": dataclasses.replace(LLAMA, rope="none", alibi=lambda b: 8.0),
+    "minicpm": dataclasses.replace(
+        LLAMA,
+        logit_scale="over",
+        scales=lambda c: (12.0, 1.4 / math.sqrt(c.layers), c.width / 256),
+    ),
+    "codeshell": GPT,
+    "jais": dataclasses.replace(
+        GPT,
+        rope="none",
+        ffn=gated,
+        act="silu",
+        alibi=lambda b: 0.0,
+        scale=lambda b: 1 / b.config.head_size,
+    ),
+    "deci": dataclasses.replace(LLAMA, block=some_branches, mixer=attention_or_matrix, zeros=True),
+    "openelm": QWEN3,
+    "pangu-embedded": QWEN2,
+    "maincoder": dataclasses.replace(LLAMA, required=QK_NORMS, late_qk_norm=True),
+    "granite_swa": dataclasses.replace(
+        GRANITE,
+        ffn=gated_or_experts,
+        rotated=lambda b: b.keys.flags(
+            "attention.rope_pattern", b.config.layers, (True,) * b.config.layers
+        )[b.layer],
+        required=("attn_sinks",),
+    ),
+    "llama-embed": dataclasses.replace(LLAMA, head=encoders.last_norm, causal=False),
+    "neo-bert": dataclasses.replace(
+        LLAMA, head=encoders.last_encoder_norm, ffn=fused, causal=False
+    ),
+    "t5encoder": dataclasses.replace(
+        LLAMA,
+        head=encoders.last_encoder_norm,
+        ffn=gated_or_plain,
+        rope="none",
+        scale=lambda b: 1.0,
+        buckets=True,
+        blocks="enc.blk",
+        causal=False,
+    ),
+    "nomic-bert-moe": dataclasses.replace(
+        BERT,
+        ffn=plain_or_experts,
+        act="gelu",
+        normalize=False,
+        gated_experts=False,
+    ),
+    "jina-bert-v2": dataclasses.replace(
+        BERT,
+        rope="none",
+        ffn=fused,
+        act="gelu",
+        alibi=lambda b: 8.0,
+        qk_norm="layer",
+        optional=("token_types", "attn_norm_2", *QK_NORMS),
+    ),
+    "jina-bert-v3": dataclasses.replace(BERT, ffn=plain, act="gelu"),
+    "smallthinker": dataclasses.replace(
+        HALVES,
+        block=early_router,
+        act="relu",
+        window=Window(every=4, first=True),
+        rotated=lambda b: b.layer % 4 != 0 or not b.windowed,
+    ),
+    "arctic": dataclasses.replace(LLAMA, block=experts_beside_block),
+    "plamo": dataclasses.replace(HALVES, block=parallel),
+    "plamo3": dataclasses.replace(QWEN3, ffn=fused, post_norms=True),
+    "hunyuan_vl": dataclasses.replace(QWEN3, late_qk_norm=True),
+    "paddleocr": HALVES,
+    "nanbeige": LLAMA,
+    "step35": dataclasses.replace(
+        HALVES,
+        mixer=output_gated_attention,
+        ffn=experts,
+        routing="sigmoid",
+        normalize=False,
+        window=Window(scaled=False, rotated=0.5),
+        optional=QK_NORMS,
+    ),
     "minicpm3": dataclasses.replace(LATENT, rope="halves", logit_scale="over"),
     "modern-bert": dataclasses.replace(
         HALVES,
@@ -310,24 +420,47 @@ ARCHITECTURES: dict[str, Arch] = {
 }
 
 
-#: What other architectures need that this version does not have, by the first part of their names
-#: in llama.cpp, src/llama-arch.cpp. The longest part that fits counts.
+#: What the other architectures of llama.cpp (src/llama-arch.cpp) need that this version does not
+#: have, by name.
 MISSING = {
-    "deepseek": "an indexer, compressed keys or streams",
-    "glm": "an indexer, compressed keys or streams",
-    "kimi": "Kimi delta attention",
-    "plamo": "a Mamba mixer or norms of its own",
-    "rwkv": "RWKV's recurrence",
-    "arwkv": "RWKV's recurrence",
-    "gemma3n": "AltUp streams and sparse activations",
-    "t5": "an encoder with a decoder, and buckets of positions",
-    "baichuan": "ALiBi",
-    "jais": "ALiBi",
-    "refact": "ALiBi",
-    "jina-bert": "ALiBi in encoders",
+    "t5": "a decoder that attends to an encoder",
+    "grok": "a soft cap of its router",
+    "grovemoe": "experts that groups of experts share",
+    "muse-glimmer": "norms and caps of its own",
+    "spark2_5": "gates and windows of its own",
+    "maple": "gates and clamps of its own",
+    "talkie": "a skip from the embedding",
+    "plamo2": "a Mamba mixer of its own",
+    "rwkv6": "RWKV's recurrence",
+    "rwkv6qwen2": "RWKV's recurrence",
+    "rwkv7": "RWKV's recurrence",
+    "arwkv7": "RWKV's recurrence",
+    "kimi-linear": "Kimi delta attention",
+    "kimi-k3": "Kimi delta attention, and attention to earlier blocks",
+    "bailingmoe3": "Kimi delta attention",
+    "glm5-next": "Kimi delta attention and hyper-connections",
+    "minimax-01": "lightning attention",
+    "minimax-m3": "attention to chosen blocks of keys",
+    "deepseek4": "compressed keys and hyper-connections",
+    "dots3note": "an indexer and streams",
+    "hy_v4": "hyper-connections",
+    "qwen4exp": "hyper-connections and embeddings of several tokens",
+    "hrm_text": "loops over its blocks",
+    "graniteswitch": "adapters that tokens switch on",
     "dream": "generation by diffusion",
     "llada": "generation by diffusion",
+    "llada-moe": "generation by diffusion",
     "rnd1": "generation by diffusion",
+    "chameleon": "norms after its branches, and logits without those of images",
+    "cogvlm": "weights of their own for images",
+    "deepseek2-ocr": "attention of DeepSeek without latent values",
+    "wavtokenizer-dec": "speech: it makes sound from tokens",
+    "pockettts": "speech: it makes sound from text",
+    "qwen3tts": "speech: it makes sound from text",
+    "eagle3": "a model whose next tokens it drafts",
+    "dflash": "a model whose next tokens it drafts",
+    "gemma4-assistant": "a model whose next tokens it drafts",
+    "gptj": "a graph, which llama.cpp does not have either",
     "clip": "images: it is the projector of a vision model, not a language model",
 }
 
@@ -365,8 +498,9 @@ def find(architecture: Any) -> Arch:
             expected="the name of an architecture",
         )
     if architecture not in ARCHITECTURES:
-        known = max(filter(architecture.startswith, MISSING), key=len, default="")
-        needs = f"it needs {MISSING[known]}. This" if known else "this"
+        needs = "this"
+        if architecture in MISSING:
+            needs = f"it needs {MISSING[architecture]}. This"
         raise UnsupportedError(
             f"general.architecture is {architecture!r}; {needs} version supports "
             f"{', '.join(ARCHITECTURES)}. The file's metadata, weights and tokenizer can be read "

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Protocol, TextIO
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "notebook"]
 
 #: Seconds before the bar appears.
 PATIENCE = 2.0
@@ -99,7 +99,7 @@ class _Bar(Protocol):
 
 def _place(total: float, label: str) -> Callable[[], _Bar] | None:
     """Return a function that makes a bar where this process shows its output, if it does."""
-    display = _notebook()
+    display = notebook()
     if display is not None:
         return lambda: _NotebookBar(total, label, display)
     stream = sys.stderr
@@ -127,7 +127,7 @@ def _terminal_bar(total: float, label: str, stream: TextIO) -> _Bar:
     )
 
 
-def _notebook() -> Any:
+def notebook() -> Any:
     """Return IPython's module for output if this is a cell of a notebook, else None.
 
     IPython is not imported for this: in a notebook, the kernel has done so.

@@ -11,10 +11,13 @@ from ..errors import Error
 from . import (
     chat,
     convert,
+    doctor,
     embed,
     generate,
+    imatrix,
     info,
     lens,
+    quantize,
     score,
     tokenize,
     trace,
@@ -36,6 +39,9 @@ COMMANDS: dict[str, ModuleType] = {
     "info": info,
     "weights": weights,
     "convert": convert,
+    "doctor": doctor,
+    "quantize": quantize,
+    "imatrix": imatrix,
 }
 
 

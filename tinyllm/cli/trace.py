@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 import numpy as np
 
 from .. import _core
 from ..base.checks import ranged
 from ..base.numeric import best
+from ..base.units import size
 from ..display.table import Table
 from .common import add_model, add_prompt, load_model, read_prompt
 from .output import show
@@ -30,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='taps to show, for example "blk.*.resid_post"; may be repeated',
     )
     parser.add_argument(
+        "--html", metavar="FILE", help="write a page for browsing layers, heads and tokens"
+    )
+    parser.add_argument(
         "--top", type=int, default=5, help="number of next tokens to show (default: 5)"
     )
 
@@ -39,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     ranged("--top", args.top, 1)
     prompt = read_prompt(args)
     model = load_model(args)
-    capture = args.capture or None
+    capture = args.capture or ("*" if args.html else None)
     run = model.trace(prompt, capture, parse_special=args.special)
     show("tokens: " + " ".join(repr(piece) for piece in run.pieces))
     logits = run["output"][-1] if "output" in run else model.logits(run.tokens)[-1]
@@ -53,4 +58,8 @@ def run(args: argparse.Namespace) -> None:
     ]
     show(Table(("id", "piece", "logit", "probability"), rows))
     show()
-    show(run.table())
+    if args.html:
+        run.html(args.html)
+        show(f"{args.html}: {size(os.path.getsize(args.html))}")
+    else:
+        show(run.table())

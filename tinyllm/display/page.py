@@ -15,14 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..base.numeric import Float32, Float64
+from .attention import pack
 from .table import escape
 
-__all__ = ["Guesses", "Page"]
+__all__ = ["PARTS", "Guesses", "Largest", "Page", "frame", "largest", "largest_neurons"]
 
-#: Largest number of attention weights. Each takes one byte before base64.
-_LIMIT = 64 << 20
+#: Largest number of attention matrices times tokens, and of tokens in the context.
+_ROWS, _CONTEXT = 4 << 20, 1 << 16
+
+#: Number of components and of neurons that the page has for each token.
+PARTS, NEURONS = 12, 8
 
 
 @dataclasses.dataclass
@@ -45,6 +50,27 @@ class Guesses:
 
 
 @dataclasses.dataclass
+class Largest:
+    """The components, or neurons, with the largest values at each token.
+
+    Attributes
+    ----------
+    names : list of str
+        The names of all of them.
+    indices : numpy.ndarray of int, shape (T, k)
+        Those with the largest absolute values, the largest first: indices of `names`.
+    values : numpy.ndarray of float, shape (T, k)
+    of : list of str
+        What the values add up to at each token, such as the token of a logit. May be empty.
+    """
+
+    names: list[str]
+    indices: npt.NDArray[np.integer[Any]]
+    values: npt.NDArray[np.floating[Any]]
+    of: list[str]
+
+
+@dataclasses.dataclass
 class Page:
     """The contents of the page.
 
@@ -56,15 +82,19 @@ class Page:
     ids, pieces : list of int and of str
         The tokens of the whole context.
     attention : mapping of str to numpy.ndarray of float32, shape (H, T, S)
-        Attention weights by layer. The page rounds them to 256 steps.
+        Attention weights by layer. The page rounds them to 256 steps. Of more than 12,582,912
+        weights it has the largest of each row.
     norms : mapping of str to (list of int, list of numpy.ndarray)
         For each kind of tap: the layers, and for each layer the norm at each token.
     lens : Guesses, optional
+    parts, neurons : Largest, optional
+        The parts of the logit of the most likely token, and the neurons that are most active.
 
     Raises
     ------
     ValueError
-        If there are no tokens, or more than 67,108,864 attention weights.
+        If there are no tokens, or too many: 65,536 in the context, or 4,194,304 rows of attention
+        matrices.
     """
 
     title: str
@@ -76,15 +106,18 @@ class Page:
     attention: Mapping[str, Float32]
     norms: Mapping[str, tuple[list[int], Sequence[Float64]]]
     lens: Guesses | None = None
+    parts: Largest | None = None
+    neurons: Largest | None = None
 
     def __post_init__(self) -> None:
         if not self.rows:
             raise ValueError("the trace has no tokens to show")
-        size = sum(probs.size for probs in self.attention.values())
-        if size > _LIMIT:
+        rows = sum(probs.shape[0] * probs.shape[1] for probs in self.attention.values())
+        if rows > _ROWS or len(self.ids) > _CONTEXT:
             raise ValueError(
-                f"the page would hold {size:,} attention weights; expected at most {_LIMIT:,}: "
-                "capture fewer layers, or slice the trace"
+                f"the page would have {rows:,} rows of attention and {len(self.ids):,} tokens; "
+                f"expected at most {_ROWS:,} and {_CONTEXT:,}: capture fewer layers, or slice "
+                "the trace"
             )
 
     def html(self) -> str:
@@ -111,8 +144,9 @@ class Page:
             lens = {
                 "names": self.lens.names,
                 "pieces": [[[_text(p) for p in row] for row in part] for part in self.lens.pieces],
-                "probs": [[[_number(p) for p in row] for row in part] for part in self.lens.probs],
+                "probs": [[_numbers(row) for row in part] for part in self.lens.probs],
             }
+        total = sum(probs.size for probs in self.attention.values())
         return {
             "title": self.title,
             "summary": self.summary,
@@ -120,26 +154,49 @@ class Page:
             "rows": self.rows,
             "ids": self.ids,
             "pieces": [_text(piece) for piece in self.pieces],
-            "attention": {layer: _steps(probs) for layer, probs in self.attention.items()},
+            "attention": {layer: pack(probs, total) for layer, probs in self.attention.items()},
             "norms": {
-                family: {
-                    "layers": layers,
-                    "values": [[_number(value) for value in row] for row in rows],
-                }
+                family: {"layers": layers, "values": [_numbers(row) for row in rows]}
                 for family, (layers, rows) in self.norms.items()
             },
             "lens": lens,
+            "parts": _largest(self.parts),
+            "neurons": _largest(self.neurons),
         }
 
 
-def _steps(probs: Float32) -> dict[str, Any]:
-    """Return attention weights in 256 steps, as base64 of bytes."""
-    steps = np.rint(np.clip(np.nan_to_num(probs, nan=0.0), 0, 1) * 255).astype(np.uint8)
+def _largest(found: Largest | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    used, places = np.unique(found.indices, return_inverse=True)  # most names are never shown
     return {
-        "heads": len(steps),
-        "keys": steps.shape[2],
-        "data": base64.b64encode(steps.tobytes()).decode(),
+        "names": [_text(found.names[i]) for i in used.tolist()],
+        "indices": places.reshape(found.indices.shape).tolist(),
+        "values": [_numbers(row) for row in found.values],
+        "of": [_text(piece) for piece in found.of],
     }
+
+
+def largest(names: list[str], values: npt.NDArray[Any], count: int, of: list[str]) -> Largest:
+    """Return the components with the largest absolute values at each token.
+
+    Parameters
+    ----------
+    names : list of str
+    values : numpy.ndarray of float, shape (T, len(names))
+    count : int
+    of : list of str
+
+    Returns
+    -------
+    Largest
+    """
+    sizes = np.nan_to_num(np.abs(values), nan=-1.0)
+    kept = min(count, sizes.shape[1])
+    indices = np.argpartition(-sizes, kept - 1, axis=1)[:, :kept]
+    order = np.argsort(-np.take_along_axis(sizes, indices, axis=1), axis=1, kind="stable")
+    indices = np.take_along_axis(indices, order, axis=1)
+    return Largest(names, indices, np.take_along_axis(values, indices, axis=1), of)
 
 
 def _text(piece: str) -> str:
@@ -147,5 +204,43 @@ def _text(piece: str) -> str:
     return piece.encode("utf-8", "backslashreplace").decode()
 
 
-def _number(value: Any) -> float | None:
-    return float(f"{float(value):.5g}") if np.isfinite(value) else None
+def largest_neurons(activations: Mapping[str, npt.NDArray[Any]]) -> Largest | None:
+    """Return the neurons with the largest absolute activations at each token.
+
+    Parameters
+    ----------
+    activations : mapping of str to numpy.ndarray
+        Activations (T, F) by the name of the tap. Arrays with other axes, as those of experts, are
+        left out.
+
+    Returns
+    -------
+    Largest or None
+        None if nothing is left. The names are ``"blk.3.ffn_act[17]"``.
+    """
+    taps = [(name, array) for name, array in activations.items() if array.ndim == 2]
+    if not taps:
+        return None
+    codes, values = [], []
+    step = max(array.shape[1] for _, array in taps)
+    for i, (_, array) in enumerate(taps):
+        found = largest([], array, NEURONS, [])
+        codes.append(i * step + found.indices)
+        values.append(found.values)
+    best = largest([], np.concatenate(values, axis=1), NEURONS, [])
+    chosen = np.take_along_axis(np.concatenate(codes, axis=1), best.indices, axis=1)
+    used, places = np.unique(chosen, return_inverse=True)
+    names = [f"{taps[code // step][0]}[{code % step}]" for code in used.tolist()]
+    return Largest(names, places.reshape(chosen.shape), best.values, [])
+
+
+def frame(html: str, height: int) -> str:
+    """Return a page as an element of another page. It has no access to that one."""
+    return (
+        f"<iframe srcdoc='{escape(html)}' sandbox='allow-scripts' "
+        f"style='width:100%;height:{height}px;border:0'></iframe>"
+    )
+
+
+def _numbers(values: npt.NDArray[Any]) -> list[float | None]:
+    return [float(f"{value:.5g}") if np.isfinite(value) else None for value in values.tolist()]

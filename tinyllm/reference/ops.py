@@ -22,7 +22,9 @@ __all__ = [
     "FUNCTIONS",
     "OPS",
     "add",
+    "add_shared",
     "alibi_slopes",
+    "combine",
     "concat",
     "conv",
     "cut",
@@ -35,10 +37,12 @@ __all__ = [
     "layer_scale",
     "linear",
     "masked_scores",
+    "match_rms",
     "mix_values",
     "norm",
     "norm_mean",
     "norm_scale",
+    "relative_buckets",
     "rope_frequencies",
     "rotate",
     "same",
@@ -48,6 +52,7 @@ __all__ = [
     "shape",
     "softmax",
     "softplus",
+    "sparsify",
     "temper",
     "unary",
     "visible_keys",
@@ -90,6 +95,30 @@ def cut(x: Float64, *, axis: float, first: float, size: float) -> Float64:
 def concat(x: Float64, y: Float64) -> Float64:
     """Return y behind x in each head. (T, H, n), (T, H or 1, m) -> (T, H, n + m)."""
     return np.concatenate([x, np.broadcast_to(y, (*x.shape[:2], y.shape[2]))], axis=2)
+
+
+def combine(x: Float64, coefficients: Float64) -> Float64:
+    """Return weighted sums of vectors. (T, n, D), (T, m n values) -> (T, m, D)."""
+    y: Float64 = coefficients.reshape(len(x), -1, x.shape[1]) @ x
+    return y
+
+
+def add_shared(x: Float64, y: Float64) -> Float64:
+    """Return the sum of each vector with one. (T, n, D), (T, D) -> (T, n, D)."""
+    return x + y[:, np.newaxis]
+
+
+def match_rms(x: Float64, like: Float64, *, epsilon: float) -> Float64:
+    """Return vectors with the root mean square of another one. (T, n, D), (T, D) -> (T, n, D)."""
+    wanted = np.sqrt(np.mean(like**2, axis=-1))[:, np.newaxis, np.newaxis]
+    own = np.sqrt(np.maximum(np.mean(x**2, axis=-1, keepdims=True), epsilon))
+    y: Float64 = x * wanted / own
+    return y
+
+
+def sparsify(x: Float64, mean: Float64, scale: Float64, *, factor: float) -> Float64:
+    """Return what is above mean + factor / scale, else 0. (T, ..., F), (T, ...) -> (T, ..., F)."""
+    return np.maximum(x - _like(mean + factor / scale, x), 0)
 
 
 def norm_scale(x: Float64, *, epsilon: float, kind: float = 0, axes: float = 1) -> Float64:
@@ -169,7 +198,9 @@ def linear(
     W is the rows of the tensor from `first` on. `rows` is how many the tensor has, 0 if it is W.
     """
     begin, end = int(first), int(first + max(heads, 1) * size)
-    y = x.reshape(len(x), -1) @ np.atleast_2d(weight)[begin:end].T  # one row may be a vector
+    # one row may be a vector, and the rows of heads an axis of their own
+    matrix = np.atleast_2d(weight).reshape(-1, weight.shape[-1])[begin:end]
+    y = x.reshape(len(x), -1) @ matrix.T
     y = y if scale is None else y * scale
     if bias is not None:
         y = y + (bias[begin:end] if len(bias) == rows else bias)
@@ -322,23 +353,42 @@ def alibi_slopes(heads: int, most: float) -> Float64:
     return np.exp2(slopes)
 
 
+def relative_buckets(distance: NDArray[np.int64], count: int, later: bool) -> NDArray[np.int64]:
+    """Return the bucket of each distance of a key, negative for earlier keys.
+
+    Raffel et al. 2019, "T5" (arXiv:1910.10683). Small distances have a bucket each, larger ones
+    share them, and from 128 on all share the last. With `later`, half of the buckets are for later
+    keys.
+    """
+    side = count // 2 if later else count
+    far = np.abs(distance)
+    exact = side // 2
+    steps = np.log(np.maximum(far, 1) / exact) / np.log(128 / exact) * (side - exact)
+    large = np.minimum(exact + np.floor(steps + 1e-9).astype(np.int64), side - 1)
+    bucket = np.where(far < exact, far, large)
+    return np.where(distance > 0, bucket + side if later else 0, bucket)
+
+
 def masked_scores(
     q: Float64,
     k: Float64,
+    biases: Float64 | None = None,
     *,
     factor: float,
     mask: float = 0,
     window: float = 0,
     cap: float = 0,
     alibi: float = 0,
+    buckets: float = 0,
 ) -> Float64:
     """Return q k^T * factor, with -inf for masked pairs. (T, H, Dh), (S, K, Dh) -> (H, T, S).
 
     The queries are those of the last T of the S tokens. `visible_keys` tells what they attend to.
     Each kv head belongs to H / K consecutive query heads. A score s becomes cap tanh(s / cap)
     unless the cap is 0. With `alibi` the distance of a key times a factor of the head is
-    subtracted. Vaswani et al. 2017, "Attention Is All You Need", equation 1; Ainslie et al. 2023,
-    "GQA"; Gemma Team 2024, "Gemma 2" (caps).
+    subtracted. `biases` (buckets, H) are added by the bucket of the distance. Vaswani et al. 2017,
+    "Attention Is All You Need", equation 1; Ainslie et al. 2023, "GQA"; Gemma Team 2024, "Gemma 2"
+    (caps).
     """
     t, heads, s = len(q), q.shape[1], len(k)
     k = np.repeat(k, heads // k.shape[1], axis=1)
@@ -348,6 +398,10 @@ def masked_scores(
     if alibi:
         far = np.abs(np.arange(s - t, s)[:, np.newaxis] - np.arange(s))
         scores = scores - alibi_slopes(heads, alibi)[:, np.newaxis, np.newaxis] * far
+    if biases is not None:
+        distance = np.arange(s) - np.arange(s - t, s)[:, np.newaxis]
+        chosen = biases[relative_buckets(distance, int(buckets), mask >= 3)]
+        scores = scores + chosen.transpose(2, 0, 1)
     return np.where(visible_keys(t, s, mask, window), scores, -np.inf)
 
 
@@ -570,6 +624,10 @@ OPS: dict[str, Callable[..., Any]] = {
     "softmax": softmax,
     "mix": mix_values,
     "add": add,
+    "combine": combine,
+    "add_shared": add_shared,
+    "match_rms": match_rms,
+    "sparsify": sparsify,
     "act": gated,
     "unary": unary,
     "scale": scale,

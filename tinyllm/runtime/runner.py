@@ -247,11 +247,15 @@ class Runner:
         return trace.page()
 
     def pieces(self, ids: npt.NDArray[np.int32]) -> list[str]:
-        """Return the text of each token, or its id as text if it has none."""
+        """Return the text of each token, or its id as text if it has none.
+
+        Bytes that are only a part of a character become ``<0xE7>`` and the like.
+        """
         if self.tokenizer is None or not self.tokenizer.has_text:
             return [str(int(i)) for i in ids]
         known = len(self.tokenizer)
-        return [self.tokenizer.pieces([int(i)])[0] if i < known else f"[{int(i)}]" for i in ids]
+        text = self.tokenizer.pieces
+        return [text([int(i)], "tinyllm.hex")[0] if i < known else f"[{int(i)}]" for i in ids]
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -205,6 +205,33 @@ class Session:
             traces[0].keep_logits(taken)
         return traces[0]
 
+    def states(self) -> dict[str, Float32]:
+        """Return copies of the states after the last token, of the blocks that have some.
+
+        Returns
+        -------
+        dict of str to float32 array
+            By the step that a state belongs to, with ``.state`` behind its name. Its shape follows
+            from the op: short convolution (taps - 1, channels), the oldest token first; delta net
+            (Hv, Dk, Dv); Mamba-2 (H, N, P); Mamba-1 (N, channels). Empty if no block has a state,
+            or if the session has no tokens.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> session = tl.load().session()
+        >>> session.states()  # attention keeps keys and values instead
+        {}
+        """
+        found: dict[str, Float32] = {}
+        if len(self) == 0:
+            return found
+        for number, shapes in enumerate(_caches(self.model, len(self))):
+            for name, array in zip(shapes, self.core.cache(number), strict=True):
+                if name.endswith(".state"):
+                    found[name] = np.array(array, np.float32)
+        return found
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the context with its keys, values and states to a file.
 
@@ -524,7 +551,7 @@ class Session:
             for name, shape in cache.items():
                 shapes = kinds.setdefault(name.rsplit(".", 1)[1], {})
                 shapes[shape] = shapes.get(shape, 0) + 1
-        text = "".join(self._pieces(self.tokens[-64:]))
+        text = self._text(self.tokens[-64:])
         rows: list[tuple[str, str]] = [
             ("tokens", f"{n:,} of {limit:,}"),
             ("text", f"...{text}" if n > 64 else text),
@@ -543,6 +570,12 @@ class Session:
             shown.plain = plain
             rows += [("logits", shown), ("next", self._likely())]
         return Table(("what", "value"), rows)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        tokenizer = self.model.tokenizer
+        if tokenizer is None or not tokenizer.has_text or max(ids, default=0) >= len(tokenizer):
+            return "".join(self._pieces(ids))
+        return b"".join(tokenizer.pieces_bytes(ids)).decode(errors="replace")
 
     def _pieces(self, ids: Sequence[int]) -> list[str]:
         return self.model.pieces(np.asarray(ids, np.int32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import functools
 import warnings
 from abc import ABC, abstractmethod
@@ -315,7 +316,8 @@ class Tokenizer(Conversations, ABC):
         ids : iterable of int, or int
         errors : str
             How to decode bytes that are only a part of a character, as in `bytes.decode`:
-            ``"backslashreplace"`` shows them, ``"surrogateescape"`` preserves them.
+            ``"backslashreplace"`` shows them, ``"surrogateescape"`` preserves them. Also
+            ``"tinyllm.hex"``: byte E7 becomes ``<0xE7>``, the name of byte tokens in SentencePiece.
 
         Returns
         -------
@@ -701,6 +703,16 @@ class Tokenizer(Conversations, ABC):
     def __repr__(self) -> str:
         pre = f", pre {self._vocab.pre!r}" if self._vocab.pre else ""
         return f"<tinyllm.Tokenizer: {self.kind}, {len(self)} tokens{pre}>"
+
+
+def _hex(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    wrong = error.object[error.start : error.end]
+    return "".join(f"<0x{byte:02X}>" for byte in wrong), error.end
+
+
+codecs.register_error("tinyllm.hex", _hex)
 
 
 def _as_bytes(text: str | bytes | bytearray | memoryview) -> bytes:

@@ -12,19 +12,18 @@ import numpy.typing as npt
 from .._core import Weight
 from ..architectures.config import Config
 from ..architectures.plan import ForwardPlan
-from ..base.checks import index
+from ..base.checks import index, ranged
 from ..base.numeric import Float32, Float64
+from ..base.progress import notebook
 from ..base.units import size
 from ..base.words import dir_without, getattr_of
 from ..display.histogram import sample, statistics
+from ..display.page import Page, frame, largest_neurons
 from ..display.table import Table
 from ..display.taps import taps_html
 from .arena import Copies, Views, own
 from .dialects import hint, table_names, translate
 from .taps import ALIASES, Capture, is_matrix, match, unknown
-
-if TYPE_CHECKING:
-    from ..display.page import Page
 
 __all__ = ["Context", "Source", "Trace"]
 
@@ -157,7 +156,8 @@ class Trace(Mapping[str, Float32]):
     tokens : numpy.ndarray of int32, shape (T,)
         The token ids of the call.
     pieces : list of str
-        The texts of the tokens, or their ids as text if the model has no tokenizer.
+        The texts of the tokens, or their ids as text if the model has no tokenizer. Bytes that are
+        only a part of a character are shown as ``<0xE7>``.
     config : Config
         The config of the model.
     start : int
@@ -694,21 +694,24 @@ class Trace(Mapping[str, Float32]):
         weights = {} if model is None else model.weights
         return renamed(self, dialect, architecture, self._names(), steps, weights)
 
-    def html(self, path: str | os.PathLike[str]) -> None:
+    def html(self, path: str | os.PathLike[str], *, model: Source | None = None) -> None:
         """Write a self-contained HTML page for browsing layers, heads and tokens.
 
         The page needs no network. It shows every captured attention matrix, norms of the residual
-        stream and, if the trace has its model, the logit lens.
+        stream and the largest neurons. If the trace has its model, it also shows the logit lens
+        and the parts of the prediction (`tinyllm.attribution`).
 
         Parameters
         ----------
         path : str or os.PathLike
             The file to write. An existing file is replaced.
+        model : Model, optional
+            The model of a trace that was read from a file.
 
         Raises
         ------
         ValueError
-            If there are more than 67,108,864 attention weights, or no tokens.
+            If there are no tokens, or more than 65,536, or very many attention matrices.
         OSError
             If the file cannot be written.
 
@@ -719,9 +722,41 @@ class Trace(Mapping[str, Float32]):
         """
         from ..files.atomic import write_atomically
 
-        page = self.page() if self.model is None else self.model.page(self)
-        text = page.html().encode()
+        text = self._page(model).html().encode()
         write_atomically(path, lambda file: file.write(text))
+
+    def show(self, height: int = 800, *, model: Source | None = None) -> None:
+        """Show the page that `html` writes in the output of a notebook's cell.
+
+        Parameters
+        ----------
+        height : int
+            Height in pixels.
+        model : Model, optional
+            The model of a trace that was read from a file.
+
+        Raises
+        ------
+        RuntimeError
+            If this is not a notebook.
+        ValueError
+            As for `html`.
+
+        Examples
+        --------
+        >>> import tinyllm
+        >>> tinyllm.load().trace("ROMEO:", "*").show()  # doctest: +SKIP
+        """
+        ranged("height", height, 1)
+        display = notebook()
+        if display is None:
+            raise RuntimeError("show needs a notebook; html(path) writes the page to a file")
+        display.display(display.HTML(frame(self._page(model).html(), height)))
+
+    def _page(self, model: Source | None) -> Page:
+        if model is None and self.model is None:
+            return self.page()
+        return self.source(model).page(self)
 
     def page(self) -> Page:
         """Return the page that `html` writes, without what takes the model's weights.
@@ -730,8 +765,6 @@ class Trace(Mapping[str, Float32]):
         -------
         tinyllm.display.page.Page
         """
-        from ..display.page import Page
-
         attention = {name.split(".")[1]: self[name] for name in self.by_role("attn_probs")}
         return Page(
             f"{self.config.architecture}, {self.config.layers} layers",
@@ -742,6 +775,7 @@ class Trace(Mapping[str, Float32]):
             self.context_pieces,
             attention,
             self.stream_norms(),
+            neurons=largest_neurons({name: self[name] for name in self.by_role("ffn_hidden")}),
         )
 
     # ---- showing ----

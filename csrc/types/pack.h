@@ -1,0 +1,26 @@
+/*
+ * pack.h - a function per tensor type that rounds floats to its blocks; types.c puts them into its
+ * table beside the functions that unpack.
+ *
+ * Each packs `blocks` whole blocks, at most 256 values, so that the sum of weight * error^2 is
+ * small. Weights are positive. Every operation is one IEEE operation in a fixed order, so the bytes
+ * are the same on every machine.
+ */
+#ifndef TL_PACK_H
+#define TL_PACK_H
+
+#include "types/types.h"
+
+typedef void tl_pack_fn(const float *x, const float *weight, size_t blocks, uint8_t *dst);
+
+/* pack_legacy.c */
+tl_pack_fn tl_pack_f32, tl_pack_f16, tl_pack_bf16;
+tl_pack_fn tl_pack_q4_0, tl_pack_q4_1, tl_pack_q5_0, tl_pack_q5_1, tl_pack_q8_0;
+
+/* pack_k.c */
+tl_pack_fn tl_pack_q2_k, tl_pack_q3_k, tl_pack_q4_k, tl_pack_q5_k, tl_pack_q6_k;
+
+/* pack_codebook.c */
+tl_pack_fn tl_pack_iq4_nl, tl_pack_iq4_xs, tl_pack_mxfp4;
+
+#endif

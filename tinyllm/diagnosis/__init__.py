@@ -1,0 +1,1 @@
+"""Which known mistake explains the inner values of another engine."""

@@ -1,0 +1,1 @@
+"""Quantization: choosing tensor types, measuring importance, writing smaller files."""
