@@ -40,6 +40,8 @@ def page(name, value):
     elif inspect.isclass(value):
         lines += [".. currentmodule:: tinyllm", "", f".. autoclass:: {name}", "   :members:",
                   "   :inherited-members: BaseException, object, Mapping, tuple"]  # fmt: skip
+        if hidden := getattr(value.__dir__, "hidden", ()):
+            lines.append(f"   :exclude-members: {', '.join(hidden)}")
     else:
         lines += [".. currentmodule:: tinyllm", "", f".. autofunction:: {name}"]
     return "\n".join(lines) + "\n"

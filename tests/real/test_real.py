@@ -71,7 +71,7 @@ def test_greedy_text_is_that_of_hugging_face(name):
     want = EXPECTED[name]["greedy"]
     ids = EXPECTED[name]["logits"][0]["ids"]
     model = loaded(name)
-    stops = {id: -np.inf for id in model.tokenizer.eog_ids}
+    stops = dict.fromkeys(model.tokenizer.eog_ids, -np.inf)
     found = model.generate(ids, len(want), temperature=0, logit_bias=stops)
     assert len(want) == 100
     assert found.ids == want
