@@ -43,7 +43,7 @@ class Runner:
         See `tinyllm.Model`.
     """
 
-    __dir__ = dir_without("core", "layout", "need_logits", "program", "run", "trace_ids")
+    __dir__ = dir_without("core", "layout", "need_logits", "page", "program", "run", "trace_ids")
 
     def __init__(
         self,
