@@ -23,6 +23,8 @@ _HOMES = {
     "CPU": "runtime.machine",
     "Config": "architectures.config",
     "Diagnosis": "diagnosis.report",
+    "Diff": "comparison.diff",
+    "Difference": "comparison.diff",
     "Dump": "comparison.read",
     "Edit": "trace.edits",
     "Error": "errors",
@@ -36,6 +38,7 @@ _HOMES = {
     "Memory": "runtime.machine",
     "Model": "model",
     "Plan": "trace.arena",
+    "Run": "training.run",
     "Sampler": "sampling.sampler",
     "Scalar": "analysis.scalars",
     "Session": "runtime.session",
@@ -45,6 +48,7 @@ _HOMES = {
     "Trace": "trace.trace",
     "UnsupportedError": "errors",
     "Weight": "files.gguf",
+    "ablation_sweep": "analysis.sweep",
     "add": "trace.edits",
     "apply": "trace.edits",
     "attention_entropy": "analysis.heads",
@@ -52,6 +56,7 @@ _HOMES = {
     "attribution_patching": "analysis.gradients",
     "convert": "conversion.convert",
     "cpu": "runtime.machine",
+    "diff": "comparison.diff",
     "doctor": "diagnosis.doctor",
     "imatrix": "quantization.imatrix",
     "induction_scores": "analysis.heads",
@@ -73,7 +78,9 @@ _HOMES = {
     "saliency": "analysis.gradients",
     "scale": "trace.edits",
     "set": "trace.edits",
+    "sweep": "analysis.sweep",
     "tap_value": "analysis.scalars",
+    "train": "training.trainer",
     "write_gguf": "files.gguf_write",
     "zero": "trace.edits",
 }
@@ -82,7 +89,7 @@ _HOMES = {
 __all__ = [name for name in (*_HOMES, "__version__") if not hasattr(builtins, name)]
 
 #: Public modules, as in ``tl.plot.attention``. They are also imported on first use.
-_MODULES = ("chat", "errors", "grammar", "plot", "reference", "tokenizer")
+_MODULES = ("chat", "errors", "grammar", "peers", "plot", "reference", "testing", "tokenizer")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,10 @@
 from . import chat as chat
 from . import errors as errors
 from . import grammar as grammar
+from . import peers as peers
 from . import plot as plot
 from . import reference as reference
+from . import testing as testing
 from . import tokenizer as tokenizer
 from .analysis.attribution import attribution as attribution
 from .analysis.circuits import ov_circuit as ov_circuit
@@ -19,8 +21,13 @@ from .analysis.scalars import logit as logit
 from .analysis.scalars import logprob as logprob
 from .analysis.scalars import nll as nll
 from .analysis.scalars import tap_value as tap_value
+from .analysis.sweep import ablation_sweep as ablation_sweep
 from .analysis.sweep import patch_sweep as patch_sweep
+from .analysis.sweep import sweep as sweep
 from .architectures.config import Config as Config
+from .comparison.diff import Diff as Diff
+from .comparison.diff import Difference as Difference
+from .comparison.diff import diff as diff
 from .comparison.read import Dump as Dump
 from .comparison.read import read as read
 from .conversion.convert import convert as convert
@@ -60,5 +67,7 @@ from .trace.edits import scale as scale
 from .trace.edits import set as set
 from .trace.edits import zero as zero
 from .trace.trace import Trace as Trace
+from .training.run import Run as Run
+from .training.trainer import train as train
 
 __version__: str

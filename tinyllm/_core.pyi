@@ -147,6 +147,35 @@ def pack(
     type: str, values: npt.ArrayLike, weight: npt.ArrayLike | None = None, threads: int = 0
 ) -> npt.NDArray[np.uint8]: ...
 def writable_types() -> list[str]: ...
+def cross_entropy(
+    logits: npt.NDArray[np.float32],
+    targets: npt.ArrayLike,
+    gradient: npt.NDArray[np.float32] | None = None,
+    *,
+    scale: float = 1.0,
+    threads: int = 1,
+) -> npt.NDArray[np.float64]: ...
+def sum_squares(array: npt.NDArray[np.float32], /) -> float: ...
+def adamw(
+    items: tuple[tuple[npt.NDArray[np.float32] | float, ...], ...],
+    *,
+    rate: float = 0.001,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 1e-08,
+    step: int = 0,
+    scale: float = 1.0,
+    threads: int = 1,
+) -> None: ...
+def muon(
+    items: tuple[tuple[npt.NDArray[np.float32] | float, ...], ...],
+    rows: tuple[int, ...],
+    *,
+    rate: float = 0.02,
+    momentum: float = 0.95,
+    scale: float = 1.0,
+    threads: int = 1,
+) -> None: ...
 
 @final
 class Encoder:

@@ -133,7 +133,9 @@ def load(
         if error.path is None:
             error.path = file.path
         raise
-    return Model(core, file, config, steps, tok, threads or _core.cpu_count())
+    model = Model(core, file, config, steps, tok, threads or _core.cpu_count())
+    model.mode = mode
+    return model
 
 
 _LOAD_ARGUMENTS = ("path", "mode", "threads", "tokenizer", "mmap", "max_context", "strict")

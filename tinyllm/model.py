@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 import numpy as np
 
+from .analysis.gradients import Differentiable
 from .base.samples import sample_weights
 from .base.units import size
 from .base.words import bound, getattr_of
@@ -15,12 +16,10 @@ from .display.table import Table
 from .display.weights import weights_html
 from .embedding.embed import embed
 from .runtime.prompt import Prompt
-from .runtime.runner import Runner
 from .runtime.session import Session
 from .trace.taps import Capture
 
 if TYPE_CHECKING:
-    from .analysis.scalars import Objective
     from .display.page import Page
     from .evaluation.scoring import Perplexity
     from .generation.result import Generation
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Model"]
 
 
-class Model(Runner):
+class Model(Differentiable):
     """A model that `load` opened.
 
     A model is immutable, and threads can share it. Each call has its own session.
@@ -53,6 +52,8 @@ class Model(Runner):
         The tokenizer. Without one, prompts must be token ids.
     threads : int
         Largest number of threads.
+    mode : str
+        ``"exact"`` or ``"fast"``, as in `load`.
     path : str or None
         The path of the file. None if the model was loaded from bytes.
 
@@ -678,62 +679,6 @@ class Model(Runner):
         from .evaluation.scoring import perplexity
 
         return perplexity(self, text, stride, window, method, parse_special)
-
-    def gradients(
-        self,
-        prompt: Any,
-        of: Objective,
-        wrt: Capture = "blk.*.resid_post",
-        *,
-        edits: Any = (),
-        parse_special: bool = False,
-    ) -> Any:
-        """Run a prompt, and return the gradients of a number by inner values.
-
-        Parameters
-        ----------
-        prompt : str, bytes, ids, or a list of them
-            As for `trace`. A list is a batch.
-        of : Scalar or callable
-            The number: `tinyllm.logit`, `tinyllm.logprob`, `tinyllm.nll`, `tinyllm.tap_value`, or a
-            sum, a difference or a multiple of them. Or a function of the logits, an array of
-            float32 of shape (T, V), that returns its value and its gradient, an array of the same
-            shape.
-        wrt : str, re.Pattern, callable or sequence of them
-            The taps, as `capture` in `trace`. None: all except ``attn_scores`` and
-            ``attn_probs``.
-        edits : Edit or sequence of Edit
-            As for `trace`. The gradients by an edited tap are those by the value after the edits.
-        parse_special : bool
-            As for `trace`.
-
-        Returns
-        -------
-        Gradients, or list of Gradients for a batch
-            A `Trace` of derivatives, with the names and shapes of the taps. Its `value` is the
-            number. They are computed in float32 with the exact weights, quantized or not. Values
-            that nothing depends on have gradients of 0, and so have the ids of experts.
-
-        Raises
-        ------
-        UnsupportedError
-            If the gradient of an operation on the way is not implemented. The message names it.
-        ValueError
-            If no tap has a name, or the derivative of an edit is not known.
-        IndexError
-            If a token or an index is out of range.
-
-        Examples
-        --------
-        >>> import tinyllm as tl
-        >>> model = tl.load()
-        >>> g = model.gradients("ROMEO:", of=tl.logit(5) - tl.logit(6))
-        >>> g["blk.0.resid_post"].shape == (len(g.tokens), model.config.width)
-        True
-        """
-        from .analysis.gradients import gradients
-
-        return gradients(self, prompt, of, wrt, edits=edits, parse_special=parse_special)
 
     # ---- words of other libraries ----
 

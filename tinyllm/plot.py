@@ -20,14 +20,16 @@ from .analysis.lens import Lens, TokenLens
 from .analysis.lens import lens as _lens
 from .base.checks import index, ranged
 from .base.numeric import Float64
+from .display.axes import axes
 from .errors import printable
 from .trace.taps import Capture
 from .trace.trace import Trace
 
 if TYPE_CHECKING:
     from .model import Model
+    from .training.run import Run
 
-__all__ = ["attention", "attribution", "grid", "lens", "norms", "weights"]
+__all__ = ["attention", "attribution", "grid", "lens", "loss", "norms", "weights"]
 
 #: Number of tokens in a picture of the lens, whose cells have words.
 _WORDS = 40
@@ -52,21 +54,6 @@ _SCALES = {
     "IQ4_XS": 0,
     "MXFP4": 0,
 }
-
-
-def _axes(ax: Any, width: float, height: float) -> Any:
-    try:
-        import matplotlib.axes
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError(
-            "tinyllm.plot needs matplotlib: pip install matplotlib", name=error.name
-        ) from error
-    if ax is None:
-        return plt.subplots(figsize=(width, height), layout="constrained")[1]
-    if not isinstance(ax, matplotlib.axes.Axes):
-        raise TypeError(f"ax is {ax!r}; expected a matplotlib Axes or None")
-    return ax
 
 
 @functools.lru_cache(maxsize=8)
@@ -229,7 +216,7 @@ def attention(
 
     if head is not None:
         side = 3.6 + min(6, 0.13 * max(np.ptp(keys), np.ptp(queries)))
-        ax = _axes(ax, side + 0.8, side)
+        ax = axes(ax, side + 0.8, side)
         image = draw(ax, head)
         label(ax, "x")
         label(ax, "y")
@@ -238,7 +225,7 @@ def attention(
         return ax
     columns = min(count, 4) if count <= 8 else int(np.ceil(np.sqrt(count)))
     rows = -(-count // columns)
-    ax = _axes(ax, 3 * columns + 1.6, 3 * rows + 1)
+    ax = axes(ax, 3 * columns + 1.6, 3 * rows + 1)
     ax.set_axis_off()
     ax.set_title(name, fontsize=10)
     width, height = 0.88 / columns, 0.86 / rows
@@ -300,7 +287,7 @@ def grid(
     for name, labels, size in (("rows", rows, len(table)), ("columns", columns, table.shape[1])):
         if labels is not None and len(labels) != size:
             raise ValueError(f"{name} has {len(labels)} labels; expected {size}")
-    ax = _axes(ax, 2.4 + 0.25 * min(table.shape[1], 40), 1.4 + 0.2 * min(len(table), 40))
+    ax = axes(ax, 2.4 + 0.25 * min(table.shape[1], 40), 1.4 + 0.2 * min(len(table), 40))
     finite = table[np.isfinite(table)]
     most = float(np.abs(finite).max()) if finite.size else 1.0
     image = ax.imshow(table, cmap="RdBu", vmin=-(most or 1), vmax=most or 1, aspect="auto")
@@ -377,7 +364,7 @@ def lens(
     else:
         values, limits, meaning = result.probs[:, chosen, 0], (0, 1), "probability"
     layers, columns = values.shape
-    ax = _axes(ax, 2.2 + 0.55 * min(columns, 2 * _WORDS), 1.6 + 0.22 * layers)
+    ax = axes(ax, 2.2 + 0.55 * min(columns, 2 * _WORDS), 1.6 + 0.22 * layers)
     image = ax.imshow(
         values,
         cmap="viridis",
@@ -460,7 +447,7 @@ def norms(trace: Trace, *, ax: Any = None) -> Any:
     found = trace.stream_norms()
     if not found:
         raise ValueError("plot.norms needs resid_post, attn_output or ffn_down; capture one")
-    ax = _axes(ax, 6, 3.6)
+    ax = axes(ax, 6, 3.6)
     for family, (layers, rows) in found.items():
         values = np.array(rows)
         ax.plot(layers, values.mean(axis=1), marker="o", markersize=3, label=family)
@@ -469,6 +456,48 @@ def norms(trace: Trace, *, ax: Any = None) -> Any:
     ax.set_xlabel("layer")
     ax.set_ylabel("norm: mean and range over tokens")
     ax.set_yscale("log")
+    ax.legend(fontsize=8)
+    return ax
+
+
+def loss(run: Run, *, smooth: int = 1, ax: Any = None) -> Any:
+    """Plot the loss of a training run by step.
+
+    Parameters
+    ----------
+    run : Run
+        The result of `tinyllm.train`.
+    smooth : int
+        The loss of the steps is averaged over this many.
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        With the loss of the held out part, if there is one.
+
+    Raises
+    ------
+    ValueError
+        If the run has no steps, or fewer than `smooth`.
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> run = tl.train("abcd" * 90, layers=1, width=8, heads=2, context=8, batch=2, steps=4)
+    >>> ax = tl.plot.loss(run)  # doctest: +SKIP
+    """
+    losses = run.log.loss
+    if not 1 <= smooth <= len(losses):
+        raise ValueError(f"smooth is {smooth}; expected 1 to {len(losses)}, the number of steps")
+    ax = axes(ax, 6, 3.6)
+    mean = np.convolve(losses, np.full(smooth, 1 / smooth), mode="valid")
+    ax.plot(np.arange(smooth, len(losses) + 1), mean, linewidth=1, label="training")
+    held_out = run.log.validation_loss
+    if len(held_out):
+        ax.plot(held_out[:, 0], held_out[:, 1], marker="o", markersize=3, label="held out")
+    ax.set_xlabel("step")
+    ax.set_ylabel("loss, nats per token")
     ax.legend(fontsize=8)
     return ax
 
@@ -511,7 +540,7 @@ def attribution(
         result = _attribution(result, token, **options)
     ranged("top", top, 1)
     order = np.argsort(-abs(result.values), kind="stable")[:top]
-    ax = _axes(ax, 6, 1 + 0.24 * len(order))
+    ax = axes(ax, 6, 1 + 0.24 * len(order))
     values = result.values[order]
     ax.barh(range(len(order)), values, color=np.where(values < 0, "#b2543a", "#3a72b2"))
     ax.set_yticks(range(len(order)), [_drawn(result.names[i]) for i in order], fontsize=_FONT)
@@ -556,7 +585,7 @@ def weights(weight: Weight, *, ax: Any = None) -> Any:
     chosen = np.unique(np.linspace(0, total - 1, min(total, 256)).astype(np.int64))
     values = weight.numpy(chosen) if matrix else weight.numpy()
     values = np.asarray(values, np.float64).reshape(len(chosen), -1)
-    ax = _axes(ax, 6, 4)
+    ax = axes(ax, 6, 4)
     finite = values[np.isfinite(values)]
     most = float(np.abs(finite).max()) if finite.size else 1.0
     edges = np.linspace(-(most or 1), most or 1, 102)

@@ -13,6 +13,7 @@
 #include "py/py_pack.h"
 #include "py/py_session.h"
 #include "py/py_top.h"
+#include "py/py_training.h"
 #include "py/py_weight.h"
 
 /* Types of the module, one row each. */
@@ -118,6 +119,7 @@ static int module_exec(PyObject *m) {
     if (PyModule_AddFunctions(m, tlpy_math_methods) < 0) return -1;
     if (PyModule_AddFunctions(m, tlpy_top_methods) < 0) return -1;
     if (PyModule_AddFunctions(m, tlpy_pack_methods) < 0) return -1;
+    if (PyModule_AddFunctions(m, tlpy_training_methods) < 0) return -1;
     Py_AtExit(tl_pool_shutdown);
     for (size_t i = 0; i < Py_ARRAY_LENGTH(type_specs); i++) {
         if (tlpy_state_add_type(st, m, type_specs[i]) < 0) return -1;

@@ -27,6 +27,13 @@ static back_fn *const table[TL_OP_COUNT] = {
     [TL_OP_ACT] = act_back,
     [TL_OP_UNARY] = unary_back,
     [TL_OP_SCALE] = scale_back,
+    [TL_OP_CONCAT] = concat_back,
+    [TL_OP_CONV] = conv_back,
+    [TL_OP_ROUTE_PROBS] = route_probs_back,
+    [TL_OP_ROUTE_WEIGHTS] = route_weights_back,
+    [TL_OP_EXPERTS] = experts_back,
+    [TL_OP_HEAD_LINEAR] = experts_back,
+    [TL_OP_WEIGHTED_SUM] = weighted_sum_back,
 };
 
 static bool captured(const struct back *b, size_t i) {

@@ -84,10 +84,12 @@ typedef int back_fn(struct back *b, const struct tl_step *s);
 
 back_fn embed_back, same_back, slice_back; // back_rows.c
 back_fn norm_scale_back, norm_back, norm_mean_back, layer_scale_back,
-    layer_norm_back;                                                        // back_norm.c
-back_fn linear_back;                                                        // back_linear.c
-back_fn add_back, act_back, unary_back, scale_back, temper_back, rope_back; // back_elementwise.c
-back_fn mix_back;                                                           // back_attention.c
+    layer_norm_back;                                                           // back_norm.c
+back_fn linear_back;                                                           // back_linear.c
+back_fn add_back, act_back, unary_back, scale_back, temper_back, rope_back;    // back_elementwise.c
+back_fn concat_back, conv_back;                                                // back_rows.c
+back_fn route_probs_back, route_weights_back, experts_back, weighted_sum_back; // back_experts.c
+back_fn mix_back;                                                              // back_attention.c
 
 /* Bytes of scratch that a thread needs for attention. */
 size_t back_attention_scratch(const struct back *b);

@@ -1,4 +1,4 @@
-/* back_rows.c - the gradients of look-up in a table, copies and parts. */
+/* back_rows.c - the gradients of look-up in a table, copies, parts and short convolutions. */
 #include "training/back_pass.h"
 
 struct embed {
@@ -55,4 +55,72 @@ int slice_back(struct back *b, const struct tl_step *s) {
     a.first = (size_t)s->numbers[1] * inner;
     a.run = s->axes[axis] * inner;
     return back_ranges(b, b->rows, s->width, slice_rows, &a);
+}
+
+struct concat {
+    const float *dy;
+    float *da, *db; // NULL: of no use
+    size_t heads, a_size, b_size;
+    bool shared; // b has one head
+};
+
+static void concat_rows(struct back *b, const void *arg, size_t first, size_t last) {
+    const struct concat *c = arg;
+    for (size_t i = first * c->heads; i < last * c->heads; i++) {
+        const float *dy = c->dy + i * (c->a_size + c->b_size);
+        if (c->da != NULL) {
+            b->k->add(c->da + i * c->a_size, dy, c->da + i * c->a_size, c->a_size);
+        }
+        if (c->db != NULL) {
+            float *to = c->db + (c->shared ? i / c->heads : i) * c->b_size;
+            b->k->add(to, dy + c->a_size, to, c->b_size);
+        }
+    }
+}
+
+int concat_back(struct back *b, const struct tl_step *s) {
+    const struct tl_step *x = back_step(b, s, 0), *y = back_step(b, s, 1);
+    struct concat c = {.dy = back_dy(b, s),
+                       .heads = x->axes[0],
+                       .a_size = x->axes[1],
+                       .b_size = y->axes[1],
+                       .shared = y->axes[0] == 1};
+    TL_TRY(back_into(b, s, 0, &c.da, NULL));
+    TL_TRY(back_into(b, s, 1, &c.db, NULL));
+    return back_ranges(b, b->rows, s->width, concat_rows, &c);
+}
+
+/* ---- conv: each value goes back to the tokens that it was computed from ---- */
+
+struct conv {
+    const float *dy, *weights; // weights (taps, width)
+    float *dx;
+    size_t width, taps;
+};
+
+static void conv_pieces(struct back *b, const void *arg, size_t first, size_t last) {
+    const struct conv *a = arg;
+    for (size_t i = first; i < last; i++) {
+        const size_t n = b->call->pieces[i].n;
+        for (size_t t = 0; t < n; t++) {
+            const float *dy = a->dy + (b->starts[i] + t) * a->width;
+            for (size_t j = 0; j < a->taps; j++) { // tap j is of the token taps - 1 - j before
+                const size_t back = a->taps - 1 - j;
+                const float *w = a->weights + j * a->width;
+                float *dx;
+                if (back > t) continue;
+                dx = a->dx + (b->starts[i] + t - back) * a->width;
+                for (size_t k = 0; k < a->width; k++) dx[k] += dy[k] * w[k];
+            }
+        }
+    }
+}
+
+int conv_back(struct back *b, const struct tl_step *s) {
+    struct conv a = {.dy = back_dy(b, s),
+                     .weights = s->vectors[0],
+                     .width = s->width,
+                     .taps = (size_t)s->numbers[0]};
+    TL_TRY(back_into(b, s, 0, &a.dx, NULL));
+    return back_ranges(b, b->call->n_pieces, b->rows * s->width, conv_pieces, &a);
 }

@@ -94,9 +94,10 @@ def test_every_tap(llama, ids):
 
 @pytest.mark.parametrize(
     "name",
-    "mistral3 qwen3 gemma2 phi3 granite gpt2 falcon stablelm nemotron command-r".split(),
+    "mistral3 qwen3 gemma2 phi3 granite gpt2 falcon stablelm nemotron command-r "
+    "qwen2moe granitemoe gpt-oss lfm2 hy_v3 deepseek2".split(),
 )
-def test_dense_architectures(name, tmp_path):
+def test_architectures(name, tmp_path):
     model = architectures.random_model(tmp_path, name)
     ids = models.random_ids(model, 4)
     double = Double(model)

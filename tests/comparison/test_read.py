@@ -146,8 +146,11 @@ def test_llama_cpp_names_of_a_dict_are_decided_by_shape(model, trace):
         read = tl.read({"Qcur-0": array, "l_out-0": trace["blk.0.resid_post"]}, model=model)
         assert_equal(read, trace, [name, "blk.0.resid_post"])
         assert "one name in llama.cpp" in read.notes[0]
-    read = tl.read({"0001_Qcur-0.npy"[:-4]: before, "0002_Qcur-0 (reshaped)": after}, model=model)
+    split = trace["blk.0.attn_q"]
+    read = tl.read({"Qcur-0 (reshaped)": split, "Qcur-0": after}, model=model)
     assert_equal(read, trace, ["blk.0.attn_q", "blk.0.attn_q_rope"])
+    views = {"01_Qcur-0": before, "02_Qcur-0": split, "03_Qcur-0": after, "09_Qcur-0 (view)": after}
+    assert_equal(tl.read(views, model=model), trace, ["blk.0.attn_q", "blk.0.attn_q_rope"])
 
 
 def test_kqv_out_changed_its_meaning_between_versions(model, trace):

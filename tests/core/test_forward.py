@@ -151,7 +151,7 @@ def test_more_heads_than_the_pool_counts_tasks():
         ("linear", 0, (0,), ("k", None, None), (1.0, 1.0, 0.0, 0.0)),
         ("linear", 0, (0,), ("v", None, None), (1.0, 1.0, 0.0, 0.0)),
         ("cache", 0, (2, 3), (), ()),
-        ("scores", 0, (1, 4), (), (1.0, 0.0, 0.0, 0.0)),
+        ("scores", 0, (1, 4), (None,), (1.0, 0.0, 0.0, 0.0, 0.0, 0.0)),
         ("softmax", 0, (5,), (None,), ()),
         ("mix", 0, (6, 4), (), ()),
         ("linear", 1, (7,), ("out", None, None), (0.0, 3.0, 0.0, 0.0)),

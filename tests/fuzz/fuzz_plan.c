@@ -275,6 +275,13 @@ static size_t elementwise(int layer, size_t x, size_t width) {
              (struct tl_step_spec){.reads = {x}, .numbers = {(double)below(TL_FN_OAI), 1.5}});
     x = push("scale", layer,
              (struct tl_step_spec){.reads = {x}, .weights = {"norm"}, .numbers = {(double)width}});
+    if (below(4) == 3) {
+        x = push("xielu", layer, (struct tl_step_spec){.reads = {x}, .numbers = {0.5, 0.4, 1, -1}});
+    }
+    if (below(4) == 3) {
+        x = push("softplus", layer,
+                 (struct tl_step_spec){.reads = {x}, .weights = {below(2) ? "norm" : NULL}});
+    }
     if (width % 2 != 0) return x;
     a = push("slice", layer, (struct tl_step_spec){.reads = {x}, .numbers = {0, 0, half}});
     b = push("slice", layer, (struct tl_step_spec){.reads = {x}, .numbers = {0, half, half}});
@@ -344,11 +351,16 @@ static size_t attention(int layer, size_t x, const struct sizes *s) {
         q = push("temper", layer, (struct tl_step_spec){.reads = {q}, .numbers = {0.5, 3, 1}});
     }
     k = rope(layer, k, s, halves);
+    if (below(8) == 7) { // keys and queries of twice the size
+        k = two("concat", layer, k, k);
+        q = two("concat", layer, q, q);
+    }
     cache = two("cache", layer, k, v);
     y = push("scores", layer,
              (struct tl_step_spec){.reads = {q, cache},
                                    .numbers = {0.25, (double)below(below(4) == 3 ? 5 : 3),
-                                               (double)(1 + below(9)), below(3) == 2 ? 5.0 : 0.0}});
+                                               (double)(1 + below(9)), below(3) == 2 ? 5.0 : 0.0,
+                                               below(4) == 3 ? 8.0 : 0.0}});
     y = push("softmax", layer,
              (struct tl_step_spec){.reads = {y}, .weights = {below(4) == 3 ? "sinks" : NULL}});
     y = two("mix", layer, y, cache);
@@ -377,13 +389,28 @@ static size_t delta(int layer, size_t x, const struct sizes *s) {
     return linear(layer, y, "state_out", NULL, 0, s->width);
 }
 
+static size_t scan(int layer, size_t x, const struct sizes *s) {
+    size_t c = linear(layer, x, "state_q", NULL, s->state_keys, s->state_key_size), dt, decay, y;
+    const size_t b = linear(layer, x, "state_k", NULL, s->state_keys, s->state_key_size);
+    const size_t v = linear(layer, x, "state_v", NULL, s->state_heads, s->state_value_size);
+    dt = linear(layer, x, "alpha", NULL, 0, s->state_heads);
+    decay =
+        push("decay", layer, (struct tl_step_spec){.reads = {dt}, .weights = {"ssm_a", "ssm_dt"}});
+    dt = push("softplus", layer, (struct tl_step_spec){.reads = {dt}, .weights = {"ssm_dt"}});
+    y = push("scan", layer,
+             (struct tl_step_spec){.reads = {v, dt, b, c, decay},
+                                   .weights = {below(2) ? "ssm_dt" : NULL}});
+    return linear(layer, y, "state_out", NULL, 0, s->width);
+}
+
 static size_t block(int layer, size_t x, const struct sizes *s) {
-    const size_t mixer = below(4);
+    const size_t mixer = below(5);
     size_t y, gate;
     x = push("same", layer, (struct tl_step_spec){.reads = {x}});
     y = below(4) == 3 ? layer_norm(layer, x) : norm(layer, x, "norm");
     y = mixer == 2   ? convolution(layer, y, s)
         : mixer == 3 ? delta(layer, y, s)
+        : mixer == 4 ? scan(layer, y, s)
                      : attention(layer, y, s);
     if (below(4) == 3) y = elementwise(layer, y, s->width);
     x = two("add", layer, x, y);

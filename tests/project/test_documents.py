@@ -109,6 +109,7 @@ def folder(tmp_path):
     hub.mkdir(parents=True)
     (hub / "__init__.py").write_text(HUB)
     (hub / "errors.py").write_text(HUB_ERRORS)
+    (tmp_path / "calibration.txt").write_text("To be, or not to be, that is the question. " * 40)
     (tmp_path / "bin").mkdir()
     command = tmp_path / "bin" / "tinyllm"
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m tinyllm "$@"\n')

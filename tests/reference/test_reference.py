@@ -452,8 +452,10 @@ def test_what_is_missing_is_named():
         reference.step(config, "blk.1.attn_q", weights)
     with pytest.raises(TypeError, match="weights is None"):
         reference.steps(config)
-    config.architecture = "mamba"
-    with pytest.raises(tinyllm.errors.UnsupportedError, match="is 'mamba'; it needs Mamba's scan"):
+    config.architecture = "rwkv7"
+    with pytest.raises(
+        tinyllm.errors.UnsupportedError, match="is 'rwkv7'; it needs RWKV's recurrence"
+    ):
         reference.forward(config, weights, [1])
 
 

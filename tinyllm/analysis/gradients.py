@@ -14,6 +14,7 @@ from ..base.numeric import Float32, Float64
 from ..base.progress import Progress
 from ..runtime.backward import values_needed
 from ..runtime.prompt import is_batch, token_ids
+from ..runtime.runner import Runner
 from ..trace.arena import Arena
 from ..trace.edits import Edit
 from ..trace.edits import set as set_value
@@ -22,11 +23,17 @@ from ..trace.trace import Trace
 from .scalars import Objective, Scalar, evaluate
 
 if TYPE_CHECKING:
-    from ..runtime.runner import Runner
     from ..trace.edit_program import Program
     from ..trace.site import Site
 
-__all__ = ["Gradients", "attribution_patching", "gradients", "integrated_gradients", "saliency"]
+__all__ = [
+    "Differentiable",
+    "Gradients",
+    "attribution_patching",
+    "gradients",
+    "integrated_gradients",
+    "saliency",
+]
 
 
 class Gradients(Trace):
@@ -126,6 +133,64 @@ def _gradients(
     found = Gradients(model.config, ids, model.pieces(ids), result.views(0), model=model)
     found.value, found.of = value, repr(of)
     return found
+
+
+class Differentiable(Runner):
+    """A model with gradients: a base class of `tinyllm.Model`."""
+
+    def gradients(
+        self,
+        prompt: Any,
+        of: Objective,
+        wrt: Capture = "blk.*.resid_post",
+        *,
+        edits: Any = (),
+        parse_special: bool = False,
+    ) -> Any:
+        """Run a prompt, and return the gradients of a number by inner values.
+
+        Parameters
+        ----------
+        prompt : str, bytes, ids, or a list of them
+            As for `trace`. A list is a batch.
+        of : Scalar or callable
+            The number: `tinyllm.logit`, `tinyllm.logprob`, `tinyllm.nll`, `tinyllm.tap_value`, or a
+            sum, a difference or a multiple of them. Or a function of the logits, an array of
+            float32 of shape (T, V), that returns its value and its gradient, an array of the same
+            shape.
+        wrt : str, re.Pattern, callable or sequence of them
+            The taps, as `capture` in `trace`. None: all except ``attn_scores`` and
+            ``attn_probs``.
+        edits : Edit or sequence of Edit
+            As for `trace`. The gradients by an edited tap are those by the value after the edits.
+        parse_special : bool
+            As for `trace`.
+
+        Returns
+        -------
+        Gradients, or list of Gradients for a batch
+            A `Trace` of derivatives, with the names and shapes of the taps. Its `value` is the
+            number. They are computed in float32 with the exact weights, quantized or not. Values
+            that nothing depends on have gradients of 0, and so have the ids of experts.
+
+        Raises
+        ------
+        UnsupportedError
+            If the gradient of an operation on the way is not implemented. The message names it.
+        ValueError
+            If no tap has a name, or the derivative of an edit is not known.
+        IndexError
+            If a token or an index is out of range.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> model = tl.load()
+        >>> g = model.gradients("ROMEO:", of=tl.logit(5) - tl.logit(6))
+        >>> g["blk.0.resid_post"].shape == (len(g.tokens), model.config.width)
+        True
+        """
+        return gradients(self, prompt, of, wrt, edits=edits, parse_special=parse_special)
 
 
 class _Pullback:

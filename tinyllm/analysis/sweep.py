@@ -1,27 +1,196 @@
-"""Patch sweeps: one run for each layer and token, or for each layer and head, with one patch."""
+"""Sweeps: many runs of the same prompts, each with other edits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .. import _core
 from ..base.checks import choice
 from ..base.numeric import Float32, Float64
 from ..base.progress import Progress
-from ..trace.edits import Edit, patch
+from ..runtime.prompt import is_batch, token_ids
+from ..trace.edits import Edit, patch, zero
 from ..trace.taps import Capture, Tap, select
 from ..trace.trace import Trace
 
 if TYPE_CHECKING:
     from ..runtime.runner import Runner
+    from ..trace.edit_program import Program
 
-__all__ = ["patch_sweep"]
+__all__ = ["ablation_sweep", "patch_sweep", "sweep"]
 
 #: Number of rows (tokens of several runs) that run through the layers together.
 _ROWS = 1024
+
+#: ``metric(logits)`` -> float.
+Metric = Callable[[Float32], Any]
+
+
+def sweep(
+    model: Runner,
+    prompts: Any,
+    edits: Iterable[Any],
+    metric: Metric | None = None,
+    *,
+    logits: str = "last",
+    progress: bool = True,
+) -> Float64:
+    """Run prompts once for each of many edits, and measure each run.
+
+    What the edits do not change is computed once: layers before the first edited tap, and tokens
+    before the first edited position. Several runs go through the other layers together. The results
+    are those of ``metric(model.logits(prompt, edits=...))``, bit for bit.
+
+    Parameters
+    ----------
+    model : Model
+    prompts : str, bytes, ids, or a list of them
+        A prompt, or a batch.
+    edits : iterable
+        One item per run: an edit, or a list of edits that apply together. An array of objects
+        gives its shape to the result.
+    metric : callable
+        ``metric(logits)`` -> float. `logits` are the float32 logits of one run, of shape (1, V) or
+        (T, V). ``lambda l: l[-1, a] - l[-1, b]`` works for both.
+    logits : str
+        The argument of `metric`: ``"last"``, the logits of the last token, or ``"all"``, the logits
+        of every token.
+    progress : bool
+        Whether to show a progress bar if the sweep takes long.
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (runs,), or (runs, prompts) for a batch
+        The metric of each run.
+
+    Raises
+    ------
+    ValueError
+        If a prompt cannot run, or an edit does not fit. Nothing has run then.
+    TypeError
+        If `metric` is not a function, or something is not an edit.
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> model = tl.load()
+    >>> edits = [tl.zero("blk.0.attn_mix", head=h) for h in range(4)]
+    >>> tl.sweep(model, "ROMEO:", edits, lambda logits: logits[-1, 5]).shape
+    (4,)
+    """
+    measure = _measure(metric, logits)
+    model.need_logits()
+    shape: tuple[int, ...]
+    if isinstance(edits, np.ndarray):
+        shape, items = edits.shape, edits.reshape(-1).tolist()
+    else:
+        items = list(edits)
+        shape = (len(items),)
+    given = list(prompts) if is_batch(prompts) else [prompts]
+    names = [f"prompt {i}" if len(given) > 1 else "the prompt" for i in range(len(given))]
+    tokens = [token_ids(p, model.tokenizer, n) for p, n in zip(given, names, strict=True)]
+    programs = [model.program(item) for item in items]
+    startable = [_can_start(model, layer) for layer in range(model.config.layers)]
+    runs: list[_Run] = []
+    for program in programs:
+        for j, ids in enumerate(tokens):
+            runs.append(_Run(len(runs), j, program, *_planned(startable, program, ids)))
+    bases = [_base(model, ids, runs, j, logits) for j, ids in enumerate(tokens)]
+    results = np.full(len(runs), np.nan)
+    _execute(model, runs, bases, measure, results, progress)
+    return results.reshape((*shape, len(tokens)) if is_batch(prompts) else shape)
+
+
+def ablation_sweep(
+    model: Runner,
+    prompts: Any,
+    taps: Capture = "blk.*.attn_mix",
+    metric: Metric | None = None,
+    *,
+    by: str | Sequence[str] = "heads",
+    edit: Callable[..., Edit] = zero,
+    logits: str = "last",
+    progress: bool = True,
+) -> Float64:
+    """Edit one place of one tap in each run, such as one head, and measure the run.
+
+    Parameters
+    ----------
+    model, prompts, metric, logits, progress
+        As for `tinyllm.sweep`. Of a batch, the prompts must have equal numbers of tokens if `by`
+        has ``"tokens"``.
+    taps : str, re.Pattern, callable or sequence of them
+        Each gives one row of the result.
+    by : str or sequence of str
+        ``"heads"``: each run edits one head at every token. ``"tokens"``: one token. Both, as in
+        ``("tokens", "heads")``: one head at one token.
+    edit : callable
+        ``edit(tap, at=..., head=...)`` -> Edit, with the arguments that `by` names: `tinyllm.zero`,
+        or `tinyllm.mean`. For the mean over other runs, ``lambda tap, **where: tl.mean(tap,
+        over=traces, **where)``. For values of another run (resampling), the same with `tl.patch`.
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (taps, ...)
+        The further axes are those of `by`, in its order, and the prompts of a batch. NaN where a
+        layer has fewer heads than another.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `tinyllm.sweep`. Also if a tap has no heads, or prompts differ in length.
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> model = tl.load()
+    >>> grid = tl.ablation_sweep(model, "ROMEO:", metric=lambda logits: logits[-1, 5])
+    >>> grid.shape == (model.config.layers, model.config.heads)
+    True
+    """
+    axes = (by,) if isinstance(by, str) else tuple(by)
+    for axis in axes:
+        choice("by", axis, ("tokens", "heads"))
+    if not axes or len(set(axes)) < len(axes):
+        raise ValueError(f"by is {by!r}; expected 'tokens', 'heads' or both")
+    chosen = select(model.taps, taps, "taps")
+    if not chosen:
+        raise ValueError(f"taps is {taps!r}; expected at least one tap")
+    if "heads" in axes:
+        for tap in chosen:
+            if tap.head_axis is None:
+                raise ValueError(f"by is 'heads' and {tap.name!r} has no heads; expected 'tokens'")
+    count = 0
+    if "tokens" in axes:
+        given = list(prompts) if is_batch(prompts) else [prompts]
+        lengths = [len(token_ids(p, model.tokenizer)) for p in given]
+        if len(set(lengths)) > 1:
+            raise ValueError(f"the prompts have {lengths} tokens; expected equal numbers")
+        count = lengths[0]
+    most = {"tokens": count, "heads": max(_heads(tap) for tap in chosen)}
+    shape = (len(chosen), *(most[axis] for axis in axes))
+    items, places = [], []
+    for row, tap in enumerate(chosen):
+        sizes = [_heads(tap) if axis == "heads" else count for axis in axes]
+        for place in np.ndindex(*sizes):
+            where = {
+                "at" if axis == "tokens" else "head": i for axis, i in zip(axes, place, strict=True)
+            }
+            items.append(edit(tap.name, **where))
+            places.append((row, *place))
+    values = sweep(model, prompts, items, metric, logits=logits, progress=progress)
+    grid = np.full(shape + values.shape[1:], np.nan)
+    grid[tuple(np.array(places).T)] = values
+    return grid
+
+
+def _heads(tap: Tap) -> int:
+    return tap.shape(1, 1)[tap.head_axis] if tap.head_axis is not None else 0
 
 
 def patch_sweep(
@@ -29,40 +198,31 @@ def patch_sweep(
     clean: Any,
     corrupted: Any,
     taps: Capture = "blk.*.resid_pre",
-    metric: Callable[[Float32], Any] | None = None,
+    metric: Metric | None = None,
     *,
-    by: str = "tokens",
+    by: str | Sequence[str] = "tokens",
     logits: str = "last",
     progress: bool = True,
 ) -> Float64:
     """Patch a corrupted run with values of a clean run, one place at a time, and measure each run.
 
-    Each run patches one token or one head of one tap. Runs start at the patched layer instead of
-    the embedding, and several run together. The results are those of
-    ``model.trace(corrupted, edits=tl.patch(...))``, bit for bit. Causal tracing: Meng et al. 2022,
-    "Locating and Editing Factual Associations in GPT" (arXiv:2202.05262), section 2. Patching with
-    values of another prompt: Wang et al. 2022 (arXiv:2211.00593).
+    Each run patches one token or one head of one tap. It is an `ablation_sweep` with
+    `tinyllm.patch`. Causal tracing: Meng et al. 2022, "Locating and Editing Factual Associations in
+    GPT" (arXiv:2202.05262), section 2. Patching with values of another prompt: Wang et al. 2022
+    (arXiv:2211.00593).
 
     Parameters
     ----------
     model : Model
     clean, corrupted : prompt or Trace
-        Two prompts with the same number of tokens, or traces of this model, which are not run
-        again. The trace `clean` must have `taps`, and the trace `corrupted` must have
-        ``resid_pre`` of their layers.
+        Two prompts with the same number of tokens, or traces of this model. A trace `clean` must
+        have `taps`, and is not run again.
     taps : str, re.Pattern, callable or sequence of them
         Taps in the blocks. Each gives one row of the result.
-    metric : callable
-        ``metric(logits)`` -> float. `logits` are the float32 logits of one run, of shape (1, V) or
-        (T, V). ``lambda l: l[-1, a] - l[-1, b]`` works for both.
-    by : str
-        ``"tokens"``: each run patches one token. ``"heads"``: each run patches one head at every
-        token. Then all taps must have heads.
-    logits : str
-        The argument of `metric`: ``"last"``, the logits of the last token, or ``"all"``, the logits
-        of every token.
-    progress : bool
-        Whether to show a progress bar if the sweep takes long.
+    metric, logits, progress
+        As for `tinyllm.sweep`.
+    by : str or sequence of str
+        As for `tinyllm.ablation_sweep`.
 
     Returns
     -------
@@ -88,44 +248,31 @@ def patch_sweep(
     >>> grid.shape == (model.config.layers, 3)
     True
     """
-    if not callable(metric):
-        raise TypeError(f"metric is {metric!r}; expected a function of the logits")
-    choice("by", by, ("tokens", "heads"))
-    choice("logits", logits, ("last", "all"))
+    _measure(metric, logits)
     chosen = select(model.taps, taps, "taps")
     for tap in chosen:
         if not tap.name.startswith("blk."):
             raise ValueError(f"taps holds {tap.name!r}; expected taps in blocks, blk.*")
-        if by == "heads" and tap.head_axis is None:
-            raise ValueError(f"by is 'heads' and {tap.name!r} has no heads; expected 'tokens'")
-    if not chosen:
-        raise ValueError(f"taps is {taps!r}; expected at least one tap")
-    source = _trace(model, clean, [tap.name for tap in chosen], "clean")
-    streams = sorted({model.steps.role("resid_pre", tap.layer) for tap in chosen})
-    base = _trace(model, corrupted, streams, "corrupted")
-    n = len(base.tokens)
-    if len(source.tokens) != n:
+    names = [tap.name for tap in chosen]
+    source = _trace(model, clean, names, "clean")
+    if isinstance(corrupted, Trace):
+        ids = _trace(model, corrupted, [], "corrupted").tokens
+    else:
+        if is_batch(corrupted):
+            raise TypeError("corrupted is a batch; expected one prompt")
+        ids = token_ids(corrupted, model.tokenizer, "corrupted")
+    if len(source.tokens) != len(ids):
         raise ValueError(
-            f"clean has {len(source.tokens)} tokens and corrupted {n}; expected equal numbers"
+            f"clean has {len(source.tokens)} tokens and corrupted {len(ids)}; expected equal "
+            "numbers"
         )
-    counts = [n if by == "tokens" else _heads(model, tap) for tap in chosen]
-    grid = np.full((len(chosen), max(counts)), np.nan)
-    with Progress(sum(counts), "patching", progress) as bar:
-        for row, (tap, count) in enumerate(zip(chosen, counts, strict=True)):
-            edits = [
-                patch(tap.name, source, **{"at" if by == "tokens" else "head": i})
-                for i in range(count)
-            ]
-            stream = base[model.steps.role("resid_pre", tap.layer)]
-            for first, results in _runs(model, tap, stream, edits, logits):
-                for i, values in enumerate(results, first):
-                    grid[row, i] = metric(values)
-                bar.add(len(results))
-    return grid
 
+    def edit(tap: str, **where: Any) -> Edit:
+        return patch(tap, source, **where)
 
-def _heads(model: Runner, tap: Tap) -> int:
-    return tap.shape(1, 1)[tap.head_axis or 0]
+    return ablation_sweep(
+        model, ids, names, metric, by=by, edit=edit, logits=logits, progress=progress
+    )
 
 
 def _trace(model: Runner, given: Any, names: list[str], what: str) -> Trace:
@@ -144,34 +291,161 @@ def _trace(model: Runner, given: Any, names: list[str], what: str) -> Trace:
     return given
 
 
-def _runs(
-    model: Runner, tap: Tap, stream: Float32, edits: list[Edit], logits: str
-) -> Iterator[tuple[int, list[Float32]]]:
-    """Run one patch after another, several together.
+# ---- running ----
 
-    Yields the index of the first edit of each group, and the logits of each of its runs.
+
+@dataclasses.dataclass
+class _Run:
+    """One prompt with one list of edits.
+
+    Attributes
+    ----------
+    place : int
+        Where its result belongs.
+    prompt : int
+        The number of the prompt.
+    program : Program or None
+    layer, start, rows : int
+        The first layer that runs, -1 for the embedding; the first position that runs; and the
+        number of positions from there on.
     """
-    n = len(stream)
-    together = max(1, _ROWS // n)
-    for first in range(0, len(edits), together):
-        part = edits[first : first + together]
-        sites = []
-        for edit in part:
-            program = model.program(edit)
-            assert program is not None
-            sites.append(program.sites(0, n, True))
-        rows = [
-            piece * n + i
-            for piece in range(len(part))
-            for i in (range(n) if logits == "all" else [n - 1])
-        ]
-        values, _ = model.run(
-            [_core.Session(model.core) for _ in part],
-            [np.zeros(n, np.int32)] * len(part),
-            rows,
-            None,
-            sites,
-            tap.layer,
-            np.concatenate([stream] * len(part)),
-        )
-        yield first, list(values.reshape(len(part), -1, values.shape[-1]))
+
+    place: int
+    prompt: int
+    program: Program | None
+    layer: int
+    start: int
+    rows: int
+
+
+@dataclasses.dataclass
+class _Base:
+    """One prompt without edits: what its runs share."""
+
+    tokens: npt.NDArray[np.int32]
+    session: _core.Session
+    trace: Trace
+    logits: Float32
+
+
+def _measure(metric: Metric | None, logits: str) -> Metric:
+    if not callable(metric):
+        raise TypeError(f"metric is {metric!r}; expected a function of the logits")
+    choice("logits", logits, ("last", "all"))
+    return metric
+
+
+def _can_start(model: Runner, layer: int) -> bool:
+    """Whether a run can begin at a block: it must read nothing else of the blocks before."""
+    if not model.steps.has_role("resid_pre", layer):
+        return False
+    steps = list(model.steps)
+    entry = model.steps.role("resid_pre", layer)
+    first = next(i for i, step in enumerate(steps) if step.layer == layer)
+    before = {step.tap for step in steps[:first]} - set(model.steps[entry].reads)
+    return all(before.isdisjoint(step.reads) for step in steps[first:])
+
+
+def _planned(
+    startable: list[bool], program: Program | None, ids: npt.NDArray[np.int32]
+) -> tuple[int, int, int]:
+    """Check edits against a prompt, and find layer, start and rows of its `_Run`."""
+    n = len(ids)
+    if program is None:  # nothing changes: the last row after the last layer is enough
+        return len(startable), n - 1, 1
+    sites = program.sites(0, n, True)
+    layer = min((tap.layer for tap in program.taps.values()), default=len(startable))
+    while 0 <= layer < len(startable) and not startable[layer]:
+        layer -= 1
+    rows = [int(site.rows.min()) for found in sites.values() for site, _ in found]
+    start = 0 if any(edit.needs_all for edit in program.edits) else min(rows, default=n - 1)
+    return layer, start, n - start
+
+
+def _base(
+    model: Runner, ids: npt.NDArray[np.int32], runs: list[_Run], prompt: int, logits: str
+) -> _Base:
+    """Run a prompt once, and shorten its runs to what has to run again."""
+    mine = [run for run in runs if run.prompt == prompt]
+    streams = {_stream(model, run.layer) for run in mine if run.layer >= 0}
+    session = _core.Session(model.core)
+    rows = range(len(ids)) if logits == "all" else [len(ids) - 1]
+    values, (trace,) = model.run([session], [ids], list(rows), model.layout(sorted(streams)))
+    for run in mine:
+        if 0 < run.start and run.layer < model.config.layers:
+            fork = session.fork()
+            kept = fork.rewind(run.start)  # a model with states may keep less
+            run.start, run.rows = kept, len(ids) - kept
+    return _Base(ids, session, trace, values)
+
+
+def _stream(model: Runner, layer: int) -> str:
+    if layer < model.config.layers:
+        return model.steps.role("resid_pre", layer)
+    return model.steps.role("resid_post", layer - 1)
+
+
+def _execute(
+    model: Runner,
+    runs: list[_Run],
+    bases: list[_Base],
+    measure: Metric,
+    results: Float64,
+    progress: bool,
+) -> None:
+    """Run everything, several runs that begin at one layer together."""
+    layers = model.config.layers
+    total = sum(run.rows * (layers + 1 - max(run.layer, 0)) for run in runs)
+    with Progress(total, "sweeping", progress) as bar:
+        for part in _groups(runs):
+            pieces = [bases[run.prompt] for run in part]
+            sessions, edits, streams = [], [], []
+            rows: list[int] = []
+            at = 0
+            for run, base in zip(part, pieces, strict=True):
+                session = _core.Session(model.core)
+                if run.start and run.layer < layers:
+                    session = base.session.fork()
+                    session.rewind(run.start)
+                sessions.append(session)
+                whole = run.start == 0
+                found = run.program and run.program.sites(run.start, run.rows, whole)
+                edits.append(found or {})
+                if run.layer >= 0:
+                    stream = base.trace[_stream(model, run.layer)]
+                    streams.append(stream[run.start :])
+                wanted = run.rows if len(base.logits) > 1 else 1
+                rows += range(at + run.rows - wanted, at + run.rows)
+                at += run.rows
+            layer = part[0].layer
+            values, _ = model.run(
+                sessions,
+                [base.tokens[run.start :] for run, base in zip(part, pieces, strict=True)],
+                rows,
+                None,
+                edits,
+                max(layer, 0),
+                np.concatenate(streams) if streams else None,
+            )
+            at = 0
+            for run, base in zip(part, pieces, strict=True):
+                count = run.rows if len(base.logits) > 1 else 1
+                own = values[at : at + count]
+                at += count
+                if len(own) < len(base.logits):  # rows before the first edit are as without
+                    own = np.concatenate([base.logits[: len(base.logits) - len(own)], own])
+                results[run.place] = measure(own)
+            bar.add(sum(run.rows for run in part) * (layers + 1 - max(layer, 0)))
+
+
+def _groups(runs: list[_Run]) -> Iterator[list[_Run]]:
+    """Yield runs that begin at one layer, with at most `_ROWS` rows together."""
+    part: list[_Run] = []
+    for run in sorted(runs, key=lambda run: run.layer):
+        rows = sum(each.rows for each in part) + run.rows
+        if part and (run.layer != part[0].layer or rows > _ROWS):
+            yield part
+            part = []
+        part.append(run)
+    if part:
+        yield part

@@ -11,16 +11,19 @@ from ..errors import Error
 from . import (
     chat,
     convert,
+    diff,
     doctor,
     embed,
     generate,
     imatrix,
     info,
     lens,
+    log,
     quantize,
     score,
     tokenize,
     trace,
+    train,
     weights,
 )
 from .output import complain, standard_streams
@@ -39,9 +42,12 @@ COMMANDS: dict[str, ModuleType] = {
     "info": info,
     "weights": weights,
     "convert": convert,
+    "diff": diff,
     "doctor": doctor,
     "quantize": quantize,
     "imatrix": imatrix,
+    "train": train,
+    "log": log,
 }
 
 

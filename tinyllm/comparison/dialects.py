@@ -386,7 +386,7 @@ def _of_graph(
         return [(ours[0], group[0])]
     if word == "kqv_out" and len(ours) > 1:
         number = base.split("-")[-1]
-        if f"attn_out-{number}" in texts:
+        if {"embd", f"attn_out-{number}", f"kq_soft_max-{number}"} & set(texts):
             return [(next(n for n in ours if n.endswith("attn_mix")), group[-1])]
         output = next(n for n in ours if n.endswith("attn_output"))
         old = {"inp_embd", f"kq_soft_max_ext-{number}", f"kqv_merged_cont-{number}"} & set(texts)
@@ -399,9 +399,13 @@ def _of_graph(
     if len(ours) == 1 or word not in ("Qcur", "Kcur"):
         return [(ours[0], group[-1])]
     before, after = ours[0], ours[-1]
-    if len(group) > 1:
-        return [(before, group[-2]), (after, group[-1])]
-    name, array = group[0]
+    named = [entry for entry in group if not _VIEW.search(entry[0])]
+    reshaped = [entry for entry in group if "reshaped" in entry[0]]
+    if len(named) > 1:
+        return [(before, named[-2]), (after, named[-1])]
+    if named and reshaped:  # reshaped is what RoPE reads
+        return [(before, reshaped[0]), (after, named[0])]
+    name, array = (named or group)[0]
     flat = len([size for size in array.shape if size != 1]) < 3
     chosen = before if flat else after
     naming.notes.append(

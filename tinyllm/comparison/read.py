@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +24,13 @@ from ..trace.dialects import TABLE
 from ..trace.layouts import ROTATED, Shape, fit, masked, pairs, permuted
 from ..trace.saved import saved_trace
 from ..trace.taps import ALIASES, is_matrix
-from ..trace.trace import Trace
+from ..trace.trace import Trace, roles_of
 from .dialects import Dialect, Named, Naming, name_values
 
 if TYPE_CHECKING:
     from ..runtime.runner import Runner
 
-__all__ = ["Dump", "read"]
+__all__ = ["Dump", "in_order", "read", "read_dump"]
 
 #: Arrays of a dump that hold the ids of the tokens.
 _IDS = ("tokens", "input_ids", "token_ids", "ids", "inp_tokens", "hook_tokens")
@@ -54,6 +54,8 @@ class Dump(Trace):
         Names in the dump that are no tap, or whose array has a wrong shape.
     notes : list of str
         What was assumed where a name or a shape has several meanings.
+    exact : bool
+        Whether the program is known to compute in float32 throughout.
 
     Examples
     --------
@@ -66,6 +68,7 @@ class Dump(Trace):
     """
 
     dialect = ""
+    exact = False
     theirs: dict[str, str]
     tails: dict[str, Float32]
     unread: list[str]
@@ -104,7 +107,32 @@ class Dump(Trace):
             return self
         if tokens is None and (self.tokens >= 0).all():
             tokens = self.tokens
-        return _dump(self._values, self._given, tokens, model)
+        return read_dump(self._values, self._given, tokens, model)
+
+    def only(self, names: Collection[str]) -> Dump:
+        """Return the dump with some of its values.
+
+        Parameters
+        ----------
+        names : collection of str
+            Taps. Those that the dump does not have are left out.
+
+        Returns
+        -------
+        Dump
+
+        Examples
+        --------
+        >>> import numpy as np, tinyllm as tl
+        >>> dump = tl.read({"q0": np.ones((3, 8)), "k0": np.ones((3, 8))})
+        >>> list(dump.only(["blk.0.attn_q", "output"]))
+        ['blk.0.attn_q']
+        """
+        kept = self.__copy__()
+        kept._arrays = Copies({n: self[n] for n in self if n in names}, roles_of(self._arrays))
+        kept.tails = {name: array for name, array in self.tails.items() if name in names}
+        kept.theirs = {name: theirs for name, theirs in self.theirs.items() if name in names}
+        return kept
 
     def _why_not(self, key: str) -> str:
         name = ALIASES.get(key, key)
@@ -180,14 +208,14 @@ def read(
     if isinstance(source, (str, os.PathLike)):
         path = Path(os.fsdecode(source))
         if path.is_dir():
-            return _dump(_folder(path), dialect, tokens, model)
+            return read_dump(_folder(path), dialect, tokens, model)
         arrays, metadata = _file(path)
         if metadata.get("format", "").startswith("tinyllm."):
             return saved_trace(arrays, metadata, path)
         values: Values = list(arrays.items())
     else:
         values = _expanded(source)
-    return _dump(values, dialect, tokens, model)
+    return read_dump(values, dialect, tokens, model)
 
 
 # ---- files and objects ----
@@ -268,8 +296,19 @@ def _array(name: str, value: Any) -> Array:
 # ---- from names to a trace ----
 
 
-def _dump(values: Values, dialect: Dialect, tokens: Any, model: Runner | None) -> Dump:
-    """Return the values of another program as a trace."""
+def read_dump(values: Values, dialect: Dialect, tokens: Any, model: Runner | None) -> Dump:
+    """Return the values of another program as a trace. `read` is the public form.
+
+    Parameters
+    ----------
+    values : sequence of (str, numpy.ndarray)
+    dialect, tokens, model
+        As for `read`.
+
+    Returns
+    -------
+    Dump
+    """
     ids, values = _take_ids(values, tokens, model)
     if model is None:
         naming = name_values(values, dialect)
@@ -281,7 +320,7 @@ def _dump(values: Values, dialect: Dialect, tokens: Any, model: Runner | None) -
     count = max(votes, key=lambda n: (votes[n] if n > 1 else 0, n), default=1)
     if ids is None:
         ids = np.full(count, -1, np.int32)
-    elif count != len(ids) and 2 * votes[len(ids)] < votes[count]:
+    elif count not in (len(ids), 1) and 2 * votes[len(ids)] < votes[count]:
         raise ValueError(
             f"tokens are {len(ids)} ids, and most arrays have the rows of {count} tokens; expected "
             "the tokens of the dump, with those that its program adds, such as BOS"
@@ -349,7 +388,7 @@ def _arrays(
     tails: dict[str, Float32] = {}
     wrong, waiting = [], []
     rotated = model is not None and permuted(model.config.architecture)
-    for ours in _in_order(naming.found, model):
+    for ours in in_order(naming.found, model):
         named = naming.found[ours]
         step = None if model is None else model.steps[ours]
         try:
@@ -388,7 +427,10 @@ def _fitted(
     if step.heads and not step.matrix and step.layer < model.config.layers:
         heads = int(model.config.layer("heads", max(step.layer, 0)))
         queries = heads if step.shape and heads > step.shape[0] else 0
-    first = named.theirs.split("-")[0] == "kqv" and named.library == "llama.cpp"
+    first = {
+        "llama.cpp": named.theirs.split("-")[0] == "kqv",
+        "Hugging Face": named.theirs.endswith((".query", ".key")),
+    }.get(named.library, False)
     return fit(named.array, Shape(step.shape, step.matrix, tokens, tokens, queries, first))
 
 
@@ -402,7 +444,7 @@ def _loose(named: Named, tokens: int) -> Float32:
         return array[:, :, :tokens]
     if array.ndim > 1 and array.shape[-1] == 1 and named.ours.endswith("_scale"):
         array = array[..., 0]
-    if array.ndim > 1 and len(array) == 1 and array.shape[1] == tokens:
+    if array.ndim > 1 and len(array) == 1 and (array.shape[1] == tokens or array.ndim == 4):
         array = array[0]
     if array.ndim == 1 and not named.ours.endswith("_scale"):
         array = array[np.newaxis]
@@ -411,6 +453,10 @@ def _loose(named: Named, tokens: int) -> Float32:
     if not 0 < len(array) <= tokens:
         raise ValueError(f"has shape {named.array.shape}; expected {tokens} rows, one per token")
     return array
+
+
+#: Architectures whose queries llama.cpp scales before it multiplies them with keys.
+_SCALED_QUERIES = ("gemma", "phi2", "phi3")
 
 
 class _NeedsModel(ValueError):
@@ -432,15 +478,17 @@ def _converted(named: Named, array: Float32, step: Step | None, model: Runner | 
     if named.library == "llama.cpp" and word == "kq":
         if step is None:
             raise _NeedsModel("needs model=: there it is neither scaled nor masked")
-        array = array * np.float32(step.number("factor"))
+        scaled = model is not None and model.config.architecture.startswith(_SCALED_QUERIES)
+        array = array if scaled else array * np.float32(step.number("factor"))
         if cap := step.number("cap"):
             array = np.float32(cap) * np.tanh(array / np.float32(cap))
         return masked(array, step)
     return array
 
 
-def _in_order(found: Mapping[str, Named], model: Runner | None) -> list[str]:
+def in_order(found: Iterable[str], model: Runner | None) -> list[str]:
     """Return our names in the order of the forward pass."""
+    found = set(found)
     if model is not None:
         return [step.tap for step in model.steps if step.tap in found]
     places = {row.ours: i for i, row in enumerate(TABLE)}

@@ -20,6 +20,10 @@ _READS = {
     "mix": (0, 1),
     "act": (0, 1),
     "unary": (0,),
+    "route_probs": (0,),
+    "route_weights": (0, 1),
+    "experts": (1,),
+    "weighted_sum": (0, 1),
 }
 
 #: The same for the derivatives by an op's weights.
@@ -62,7 +66,7 @@ def values_needed(
     needed: set[str] = set()
     for step in plan:
         flows = weights or any(name in depends for name in step.reads)
-        if flows or step.tap in wanted:
+        if (flows or step.tap in wanted) and step.op != "route_ids":
             depends.add(step.tap)
         if not flows:
             continue

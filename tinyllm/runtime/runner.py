@@ -39,10 +39,11 @@ class Runner:
 
     Attributes
     ----------
-    config, steps, weights, metadata, tokenizer, threads, path, core
+    config, steps, weights, metadata, tokenizer, threads, mode, path, core
         See `tinyllm.Model`.
     """
 
+    mode = "exact"
     __dir__ = dir_without("core", "layout", "need_logits", "page", "program", "run", "trace_ids")
 
     def __init__(

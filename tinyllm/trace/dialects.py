@@ -35,7 +35,8 @@ class Row:
     transformer_lens : str
         Hooks of `HookedTransformer` and `TransformerBridge`, separated by blanks.
     hugging_face : str
-        Modules, whose outputs are meant. Their parameters are ``name + ".weight"``.
+        Modules, whose outputs are meant. Their parameters are ``name + ".weight"``. ``.attention``
+        is the function that attention modules call, with its arguments ``query`` and ``key``.
     llama_cpp : str
         Tensors of the graph, of the versions from 2025 on.
     meta : str
@@ -94,9 +95,11 @@ TABLE = (
         plain="q_norm q_normed attn_q_norm"),
     Row("blk.{i}.attn_k_norm", "", "layers.{i}.self_attn.k_norm", "Kcur_normed-{i}",
         plain="k_norm k_normed attn_k_norm"),
-    Row("blk.{i}.attn_q_rope", "blocks.{i}.attn.hook_rot_q", "", "Qcur-{i} q-{i}",
+    Row("blk.{i}.attn_q_rope", "blocks.{i}.attn.hook_rot_q",
+        "layers.{i}.self_attn.attention.query", "Qcur-{i} q-{i}",
         plain="q_rope q_rot q_rotated rope_q rot_q q_after_rope q_post_rope attn_q_rope"),
-    Row("blk.{i}.attn_k_rope", "blocks.{i}.attn.hook_rot_k", "", "Kcur-{i} k-{i}",
+    Row("blk.{i}.attn_k_rope", "blocks.{i}.attn.hook_rot_k",
+        "layers.{i}.self_attn.attention.key", "Kcur-{i} k-{i}",
         plain="k_rope k_rot k_rotated rope_k rot_k k_after_rope k_post_rope attn_k_rope"),
     Row("blk.{i}.attn_scores", "blocks.{i}.attn.hook_attn_scores", "", "kq-{i}",
         plain="scores attn_scores attention_scores att_scores"),
@@ -112,12 +115,13 @@ TABLE = (
         "layers.{i}.self_attn.o_proj layers.{i}.self_attn h.{i}.attn.c_proj h.{i}.attn",
         "attn_out-{i} kqv_out-{i}",
         "layers.{i}.attention.wo", "blocks.{i}.attn.W_O blocks.{i}.attn.b_O",
+        inputs="layers.{i}.post_attention_layernorm",
         plain="xb2 o wo o_proj attn_out attn_output attention_out attn_proj"),
     Row("blk.{i}.post_attention_norm", "blocks.{i}.hook_attn_out",
         "layers.{i}.post_attention_layernorm", "attn_post_norm-{i}",
         replaces=("blk.{i}.attn_output", "blk.{i}.ffn_norm")),
     Row("blk.{i}.resid_mid", "blocks.{i}.hook_resid_mid blocks.{i}.ln2.hook_in", "",
-        "ffn_inp-{i}",
+        "ffn_inp-{i} sa_out-{i}",
         inputs="layers.{i}.post_attention_layernorm layers.{i}.pre_feedforward_layernorm "
         "h.{i}.ln_2",
         plain="resid_mid residual_mid x_mid h_mid after_attn x_after_attn ffn_inp ffn_in"),
@@ -192,6 +196,9 @@ _SHORT = {
     "mlp": ("pre", "post", "pre_linear"),
     "": ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"),
 }
+
+#: Where a block has both, the norm between them reads the output of attention, not the stream.
+_SANDWICH = ("post_attention_norm", "post_ffw_norm")
 
 #: The number of a block, or a pattern of numbers, where names have it.
 _NUMBER = re.compile(r"(?<=[.\[-])(\d+|\*)(?=[.\]]|$)")
@@ -305,6 +312,10 @@ def translate(name: object, known: Collection[str], library: str = "") -> list[T
         for each in _translations(name)
         if each.ours.replace("*", "0") in known and library in ("", each.library)
     ]
+    families = [each.ours.split(".")[-1] for each in found]
+    if families == ["attn_output", "resid_mid"]:
+        block = found[0].ours.removesuffix("attn_output").replace("*", "0")
+        del found[all(f"{block}{name}" in known for name in _SANDWICH)]
     replaced = {other for each in found for other in _replaced(each.ours)}
     found = [each for each in found if each.ours not in replaced]
     if len(found) > 1 and found[-1].differs == "shared with the embedding":

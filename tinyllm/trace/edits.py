@@ -20,7 +20,7 @@ or infinity elsewhere, where the values were finite causes a RuntimeWarning that
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import EllipsisType
 from typing import Any
 
@@ -94,6 +94,11 @@ class Edit:
     def value(self) -> Any:
         """What the edit writes, adds or multiplies with; None if it needs nothing."""
         return None if isinstance(self._value, EllipsisType) else self._value
+
+    @property
+    def needs_all(self) -> bool:
+        """Whether the edit depends on all tokens of the call, whatever `at` is."""
+        return self._kind == "mean" and isinstance(self._value, EllipsisType)
 
     def __repr__(self) -> str:
         """Return the call that makes the edit."""
@@ -325,7 +330,13 @@ def zero(tap: Capture, *, at: Where = None, head: Where = None) -> Edit:
     return Edit("zero", tap, at, head, prepare)
 
 
-def mean(tap: Capture, over: Trace | None = None, *, at: Where = None, head: Where = None) -> Edit:
+def mean(
+    tap: Capture,
+    over: Trace | Sequence[Trace] | None = None,
+    *,
+    at: Where = None,
+    head: Where = None,
+) -> Edit:
     """Replace values by their mean over tokens (mean ablation).
 
     It disturbs the model less than `tinyllm.zero`: see Wang et al. 2022, "Interpretability in the
@@ -335,9 +346,9 @@ def mean(tap: Capture, over: Trace | None = None, *, at: Where = None, head: Whe
     ----------
     tap, at, head
         As for `tinyllm.set`. ``attn_scores`` and ``attn_probs`` have no mean over tokens.
-    over : Trace, optional
-        The trace whose tokens are averaged. Default: all tokens of the call, whatever `at` is. In
-        a batch, each prompt has its own mean.
+    over : Trace or sequence of Trace, optional
+        The traces whose tokens are averaged; each token has the same weight. Default: all tokens
+        of the call, whatever `at` is. In a batch, each prompt has its own mean.
 
     Returns
     -------
@@ -351,8 +362,7 @@ def mean(tap: Capture, over: Trace | None = None, *, at: Where = None, head: Whe
     >>> bool((rows == rows[0]).all())
     True
     """
-    if over is not None and not isinstance(over, Trace):
-        raise TypeError(f"tl.mean: over is {shown_value(over)}; expected a Trace or None")
+    traces = _traces(over)
 
     def prepare(site: Site) -> Change:
         if site.tap.matrix:
@@ -366,11 +376,30 @@ def mean(tap: Capture, over: Trace | None = None, *, at: Where = None, head: Whe
             picked = whole[heads[0].reshape(-1)] if _is_array(heads) else whole[heads]
             return site.fit(np.asarray(picked))
 
-        if over is None:
+        if traces is None:
             return lambda region, piece: average(piece)
-        rows = _tap_of(site, over)
-        if not len(rows):
-            raise site.fail(ValueError, "over has no tokens; expected at least one")
+        fixed = average(_rows_of(site, traces))
+        return lambda region, piece: fixed
+
+    return Edit("mean", tap, at, head, prepare, ... if over is None else over)
+
+
+def _traces(over: Any) -> list[Trace] | None:
+    """Return the traces of ``tl.mean(over=)``."""
+    if over is None:
+        return None
+    found = [over] if isinstance(over, Trace) else over
+    if not isinstance(found, Sequence) or not all(isinstance(each, Trace) for each in found):
+        raise TypeError(
+            f"tl.mean: over is {shown_value(over)}; expected a Trace, a list of traces or None"
+        )
+    return list(found)
+
+
+def _rows_of(site: Site, traces: list[Trace]) -> Float32:
+    """Return the values of a tap at all tokens of some traces."""
+    parts = [_tap_of(site, trace) for trace in traces]
+    for rows in parts:
         if rows.shape[1:] != site.full[1:]:
             raise site.fail(
                 ValueError,
@@ -378,10 +407,9 @@ def mean(tap: Capture, over: Trace | None = None, *, at: Where = None, head: Whe
                 + ", ".join(map(str, site.full[1:]))
                 + ")",
             )
-        fixed = average(rows)
-        return lambda region, piece: fixed
-
-    return Edit("mean", tap, at, head, prepare, ... if over is None else over)
+    if not sum(map(len, parts)):
+        raise site.fail(ValueError, "over has no tokens; expected at least one")
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _is_array(heads: tuple[Any, ...]) -> bool:

@@ -250,8 +250,7 @@ def _matrix(array: Float32, shape: Shape) -> Fitted | None:
         array = array[:, :tokens]
     elif rows > tokens:
         return None
-    note = f"{array.shape[2]} columns, of which {context} are tokens" * (array.shape[2] > context)
-    return Fitted(array[:, :, :context], note)
+    return Fitted(array[:, :, :context])
 
 
 def _rows(array: Float32, shape: Shape) -> Fitted | None:

@@ -96,7 +96,9 @@ def _in_model(name: str) -> str:
 
 def _hugging_face(name: str, value: _Value) -> Array | None:
     array = value.array
-    if array.ndim == 3 and not is_matrix(value.tap) and "_norm" not in name:
+    if name.endswith((".query", ".key")):
+        array = array.swapaxes(0, 1)
+    elif array.ndim == 3 and not is_matrix(value.tap) and "_norm" not in name:
         array = array.reshape(len(array), -1)
     return array[np.newaxis]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ class Source(Protocol):
 
     config: Config
     steps: ForwardPlan
+    mode: str
 
     @property
     def weights(self) -> Mapping[str, Weight]:
@@ -502,7 +503,7 @@ class Trace(Mapping[str, Float32]):
         self._arrays, self._logits = compacted._arrays, compacted._logits
         self._context = compacted._context
 
-    def __copy__(self) -> Trace:
+    def __copy__(self) -> Self:
         copied = object.__new__(type(self))
         vars(copied).update(vars(self))
         return copied

@@ -1,0 +1,293 @@
+/* py_training.c - the loss and the optimizers, for tinyllm.training. */
+#include "py/py_training.h"
+
+#include "base/fpu.h"
+#include "kernels/kernels.h"
+#include "py/py_array.h"
+#include "training/optimizer.h"
+
+/* Arrays of an item of an optimizer: weights, gradient, and one or two moments. */
+#define MOST_ARRAYS 4
+
+static bool check_threads(int threads) {
+    if (threads >= 1 && threads <= 256) return true;
+    PyErr_Format(PyExc_ValueError, "threads is %d; expected 1 to 256", threads);
+    return false;
+}
+
+PyDoc_STRVAR(loss_doc,
+             "cross_entropy($module, /, logits, targets, gradient=None, *, scale=1.0, threads=1)\n"
+             "--\n"
+             "\n"
+             "The negative log-probability of each target, in nats.\n"
+             "\n"
+             "Parameters\n"
+             "----------\n"
+             "logits : numpy.ndarray of float32, shape (N, V)\n"
+             "targets : int32 array, shape (N,)\n"
+             "    Below V. The loss and the gradient of a target below 0 are 0.\n"
+             "gradient : numpy.ndarray of float32, shape (N, V), optional\n"
+             "    Gets `scale` times the derivative by the logits.\n"
+             "scale : float\n"
+             "threads : int\n"
+             "\n"
+             "Returns\n"
+             "-------\n"
+             "numpy.ndarray of float64, shape (N,)\n"
+             "\n"
+             "Examples\n"
+             "--------\n"
+             ">>> import numpy as np\n"
+             ">>> from tinyllm import _core\n"
+             ">>> _core.cross_entropy(np.zeros((1, 2), np.float32), [0]).round(3)\n"
+             "array([0.693])\n");
+
+static PyObject *cross_entropy(PyObject *module, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"logits", "targets", "gradient", "scale", "threads", NULL};
+    PyObject *given_logits, *given_targets, *gradient = Py_None;
+    PyObject *logits = NULL, *targets = NULL, *losses = NULL;
+    struct tl_loss l = {.scale = 1};
+    struct tl_error err;
+    const struct tl_kernels *k = tl_kernels_best(&err);
+    size_t size = 0, gradient_size = 0;
+    void *out;
+    int threads = 1, status;
+    if (k == NULL) return tlpy_raise(PyModule_GetState(module), &err);
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|O$fi:cross_entropy", names, &given_logits,
+                                     &given_targets, &gradient, &l.scale, &threads) ||
+        !check_threads(threads)) {
+        return NULL;
+    }
+    logits = tlpy_array_from(given_logits, TLPY_F32);
+    targets = logits != NULL ? tlpy_array_from(given_targets, TLPY_I32) : NULL;
+    if (targets == NULL) goto done;
+    l.logits = tlpy_array_read(logits, &size);
+    l.targets = tlpy_array_read(targets, &l.rows);
+    l.vocab = l.rows > 0 ? size / l.rows : 0;
+    if (l.vocab == 0 || l.vocab * l.rows != size) {
+        PyErr_Format(PyExc_ValueError,
+                     "%zu logits for %zu targets; expected shapes (N, V) and (N,)", size, l.rows);
+        goto done;
+    }
+    for (size_t i = 0; i < l.rows; i++) {
+        if (l.targets[i] < 0 || (size_t)l.targets[i] < l.vocab) continue;
+        PyErr_Format(PyExc_ValueError, "targets[%zu] is %d; expected less than %zu", i,
+                     (int)l.targets[i], l.vocab);
+        goto done;
+    }
+    if (gradient != Py_None) {
+        l.gradient = tlpy_array_data(gradient, TLPY_F32, "gradient", &gradient_size);
+        if (l.gradient == NULL) goto done;
+        if (gradient_size != size) {
+            PyErr_Format(PyExc_ValueError, "gradient has %zu values; expected %zu", gradient_size,
+                         size);
+            goto done;
+        }
+    }
+    losses = tlpy_array_new(TLPY_F64, 1, &l.rows, &out);
+    if (losses == NULL) goto done;
+    l.losses = out;
+    Py_BEGIN_ALLOW_THREADS
+    status = tl_loss_run(k, &l, threads, &err);
+    Py_END_ALLOW_THREADS
+    if (status != TL_OK) {
+        tlpy_raise(PyModule_GetState(module), &err);
+        Py_CLEAR(losses);
+    }
+done:
+    Py_XDECREF(logits);
+    Py_XDECREF(targets);
+    return losses;
+}
+
+PyDoc_STRVAR(squares_doc, "sum_squares($module, array, /)\n"
+                          "--\n"
+                          "\n"
+                          "The sum of the squares of a float32 array, added in float64 in a fixed\n"
+                          "order.\n");
+
+static PyObject *sum_squares(PyObject *module, PyObject *arg) {
+    PyObject *array = tlpy_array_from(arg, TLPY_F32);
+    const float *x;
+    double sum;
+    size_t n;
+    (void)module;
+    if (array == NULL) return NULL;
+    x = tlpy_array_read(array, &n);
+    Py_BEGIN_ALLOW_THREADS
+    const uint64_t fpu = tl_fpu_enter();
+    sum = tl_sum_squares(x, n);
+    tl_fpu_leave(fpu);
+    Py_END_ALLOW_THREADS
+    Py_DECREF(array);
+    return PyFloat_FromDouble(sum);
+}
+
+/* Reads item i: `n` arrays of the same size, and the weight decay. */
+static bool read_item(PyObject *items, Py_ssize_t i, int n, float **arrays, size_t *size,
+                      double *decay) {
+    PyObject *item = PyTuple_GetItem(items, i);
+    if (!PyTuple_Check(item) || PyTuple_Size(item) != n + 1) {
+        PyErr_Format(PyExc_ValueError, "items[%zd] must be a tuple of %d arrays and a number", i,
+                     n);
+        return false;
+    }
+    for (int j = 0; j < n; j++) {
+        size_t count;
+        arrays[j] = tlpy_array_data(PyTuple_GetItem(item, j), TLPY_F32, "an item", &count);
+        if (arrays[j] == NULL) return false;
+        if (j > 0 && count != *size) {
+            PyErr_Format(PyExc_ValueError, "items[%zd]: array %d has %zu values; expected %zu", i,
+                         j, count, *size);
+            return false;
+        }
+        *size = count;
+    }
+    *decay = PyFloat_AsDouble(PyTuple_GetItem(item, n));
+    return !(*decay == -1 && PyErr_Occurred());
+}
+
+PyDoc_STRVAR(
+    adamw_doc,
+    "adamw($module, /, items, *, rate=0.001, beta1=0.9, beta2=0.999, epsilon=1e-08, step=0,\n"
+    "      scale=1.0, threads=1)\n"
+    "--\n"
+    "\n"
+    "One step of AdamW, in place.\n"
+    "\n"
+    "Loshchilov and Hutter 2019 (arXiv:1711.05101), as in PyTorch.\n"
+    "\n"
+    "Parameters\n"
+    "----------\n"
+    "items : tuple of (weights, gradient, first moment, second moment, decay)\n"
+    "    float32 arrays of one size, and the weight decay.\n"
+    "rate, beta1, beta2, epsilon : float\n"
+    "step : int\n"
+    "    From 1.\n"
+    "scale : float\n"
+    "    Multiplies the gradients.\n"
+    "threads : int\n");
+
+static PyObject *adamw(PyObject *module, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"items", "rate",  "beta1",   "beta2", "epsilon",
+                            "step",  "scale", "threads", NULL};
+    struct tl_adamw a = {.rate = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .scale = 1};
+    struct tl_adamw_item *list;
+    struct tl_error err;
+    PyObject *items, *result = NULL;
+    unsigned long long step = 0;
+    int threads = 1, status = TL_OK;
+    Py_ssize_t n;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|$ddddKdi:adamw", names, &PyTuple_Type,
+                                     &items, &a.rate, &a.beta1, &a.beta2, &a.epsilon, &step,
+                                     &a.scale, &threads) ||
+        !check_threads(threads)) {
+        return NULL;
+    }
+    if (step < 1 || !(a.beta1 > 0 && a.beta1 < 1 && a.beta2 > 0 && a.beta2 < 1)) {
+        PyErr_SetString(PyExc_ValueError,
+                        "expected a step of at least 1, and beta1 and beta2 between 0 and 1");
+        return NULL;
+    }
+    a.step = step;
+    n = PyTuple_Size(items);
+    list = PyMem_Calloc(n ? (size_t)n : 1, sizeof(*list));
+    if (list == NULL) return PyErr_NoMemory();
+    for (Py_ssize_t i = 0; i < n; i++) {
+        float *arrays[MOST_ARRAYS];
+        if (!read_item(items, i, 4, arrays, &list[i].n, &list[i].decay)) goto done;
+        list[i].w = arrays[0], list[i].g = arrays[1], list[i].m = arrays[2], list[i].v = arrays[3];
+    }
+    Py_BEGIN_ALLOW_THREADS
+    status = tl_adamw_run(&a, list, (size_t)n, threads, &err);
+    Py_END_ALLOW_THREADS
+    if (status == TL_OK) {
+        result = Py_NewRef(Py_None);
+    } else {
+        tlpy_raise(PyModule_GetState(module), &err);
+    }
+done:
+    PyMem_Free(list);
+    return result;
+}
+
+PyDoc_STRVAR(
+    muon_doc,
+    "muon($module, /, items, rows, *, rate=0.02, momentum=0.95, scale=1.0, threads=1)\n"
+    "--\n"
+    "\n"
+    "One step of Muon, in place.\n"
+    "\n"
+    "Jordan et al. 2024 (kellerjordan.github.io/posts/muon), with Nesterov's momentum and\n"
+    "five Newton-Schulz steps in float32.\n"
+    "\n"
+    "Parameters\n"
+    "----------\n"
+    "items : tuple of (weights, gradient, momentum, decay)\n"
+    "    float32 matrices of one size, and the weight decay.\n"
+    "rows : tuple of int\n"
+    "    The number of rows of each matrix.\n"
+    "rate, momentum : float\n"
+    "scale : float\n"
+    "    Multiplies the gradients.\n"
+    "threads : int\n");
+
+static PyObject *muon(PyObject *module, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"items", "rows", "rate", "momentum", "scale", "threads", NULL};
+    struct tl_muon a = {.rate = 0.02, .momentum = 0.95, .scale = 1};
+    struct tl_muon_item *list;
+    struct tl_error err;
+    const struct tl_kernels *k = tl_kernels_best(&err);
+    PyObject *items, *rows, *result = NULL;
+    int threads = 1, status = TL_OK;
+    Py_ssize_t n;
+    if (k == NULL) return tlpy_raise(PyModule_GetState(module), &err);
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!|$dddi:muon", names, &PyTuple_Type, &items,
+                                     &PyTuple_Type, &rows, &a.rate, &a.momentum, &a.scale,
+                                     &threads) ||
+        !check_threads(threads)) {
+        return NULL;
+    }
+    n = PyTuple_Size(items);
+    if (PyTuple_Size(rows) != n) {
+        PyErr_SetString(PyExc_ValueError, "items and rows differ in length");
+        return NULL;
+    }
+    list = PyMem_Calloc(n ? (size_t)n : 1, sizeof(*list));
+    if (list == NULL) return PyErr_NoMemory();
+    for (Py_ssize_t i = 0; i < n; i++) {
+        const Py_ssize_t count = PyNumber_AsSsize_t(PyTuple_GetItem(rows, i), NULL);
+        float *arrays[MOST_ARRAYS];
+        size_t size = 0;
+        if (count == -1 && PyErr_Occurred()) goto done;
+        if (!read_item(items, i, 3, arrays, &size, &list[i].decay)) goto done;
+        if (count < 1 || size == 0 || size % (size_t)count != 0) {
+            PyErr_Format(PyExc_ValueError, "items[%zd]: %zu values cannot be %zd rows", i, size,
+                         count);
+            goto done;
+        }
+        list[i].w = arrays[0], list[i].g = arrays[1], list[i].m = arrays[2];
+        list[i].rows = (size_t)count;
+        list[i].cols = size / (size_t)count;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    status = tl_muon_run(k, &a, list, (size_t)n, threads, &err);
+    Py_END_ALLOW_THREADS
+    if (status == TL_OK) {
+        result = Py_NewRef(Py_None);
+    } else {
+        tlpy_raise(PyModule_GetState(module), &err);
+    }
+done:
+    PyMem_Free(list);
+    return result;
+}
+
+PyMethodDef tlpy_training_methods[] = {
+    {"cross_entropy", (PyCFunction)(void (*)(void))cross_entropy, METH_VARARGS | METH_KEYWORDS,
+     loss_doc},
+    {"sum_squares", sum_squares, METH_O, squares_doc},
+    {"adamw", (PyCFunction)(void (*)(void))adamw, METH_VARARGS | METH_KEYWORDS, adamw_doc},
+    {"muon", (PyCFunction)(void (*)(void))muon, METH_VARARGS | METH_KEYWORDS, muon_doc},
+    {NULL, NULL, 0, NULL},
+};

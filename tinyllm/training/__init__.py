@@ -1,0 +1,1 @@
+"""Training small models from scratch: data, vocabularies, networks, optimizers, checkpoints."""

@@ -1,0 +1,174 @@
+"""The data of a training run: text or ids, split into windows."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..base.numeric import Float64
+
+__all__ = ["Data", "digest", "read_data", "unigram_entropy"]
+
+#: Files of a folder that are read.
+_SUFFIXES = (".txt", ".md", ".py", ".c", ".h", ".rs", ".js", ".csv", ".json", ".tex", ".html")
+
+#: The most windows of the held out part that are measured.
+_WINDOWS = 64
+
+#: A text of at most this length without a line break is taken for a path.
+_LONGEST_PATH = 255
+
+Ids = npt.NDArray[np.int32]
+
+
+def read_data(data: Any) -> str | Ids:
+    """Return the text or the ids of the argument `data` of `tinyllm.train`.
+
+    Parameters
+    ----------
+    data : str, os.PathLike or iterable of int
+        The path of a text file or of a folder, a text, or ids.
+
+    Returns
+    -------
+    str or int32 array
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file, or the folder has no text files.
+    ValueError
+        If there is nothing in it, or a file is not UTF-8.
+    TypeError
+        If it is something else.
+    """
+    if isinstance(data, os.PathLike) or (isinstance(data, str) and _is_path(data)):
+        return _read_path(Path(data))
+    if isinstance(data, str):
+        return data
+    if isinstance(data, np.ndarray) or isinstance(data, Iterable):
+        ids = data if isinstance(data, np.ndarray) else list(data)
+        array = np.asarray(ids)
+        if array.ndim != 1 or not (np.issubdtype(array.dtype, np.integer) and len(array)):
+            raise TypeError("data is neither a text nor a path; expected ids, one after another")
+        if array.min() < 0:
+            raise ValueError(f"data has the id {array.min()}; expected no negative ids")
+        return array.astype(np.int32)
+    raise TypeError(f"data is {type(data).__name__}; expected a path, a text or ids")
+
+
+def _is_path(text: str) -> bool:
+    return len(text) <= _LONGEST_PATH and "\n" not in text
+
+
+def _read_path(path: Path) -> str:
+    if not path.is_dir():
+        return _decode(path)
+    files = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix in _SUFFIXES)
+    if not files:
+        raise FileNotFoundError(f"{path} has no text files ({', '.join(_SUFFIXES)})")
+    return "".join(_decode(file) for file in files)
+
+
+def _decode(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error}") from None
+
+
+def digest(data: str | Ids) -> str:
+    """Return a hash of a text or of ids."""
+    content = data.encode() if isinstance(data, str) else data.tobytes()
+    return hashlib.sha256(content).hexdigest()
+
+
+def unigram_entropy(ids: Ids) -> float:
+    """Return the entropy of the frequencies of ids, in nats: the loss of a model without context.
+
+    Parameters
+    ----------
+    ids : int32 array
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> round(unigram_entropy(np.array([1, 1, 2, 2], np.int32)), 4)
+    0.6931
+    """
+    counts = np.bincount(ids).astype(np.float64)
+    p: Float64 = counts[counts > 0] / len(ids)
+    return float(-(p * np.log(p)).sum())
+
+
+class Data:
+    """Ids, of which the last part is held out.
+
+    Parameters
+    ----------
+    ids : int32 array
+    context : int
+        Tokens of a window.
+    validation : float
+        The part that is held out. If it is shorter than a window, nothing is.
+    seed : int
+
+    Attributes
+    ----------
+    train, held_out : int32 arrays
+
+    Raises
+    ------
+    ValueError
+        If there are too few ids for a window.
+    """
+
+    def __init__(self, ids: Ids, context: int, validation: float, seed: int) -> None:
+        end = len(ids) - int(len(ids) * validation)
+        if len(ids) - end <= context:
+            end = len(ids)
+        self.train, self.held_out = ids[:end], ids[end:]
+        self._context = context
+        self._seed = seed
+        if len(self.train) <= context:
+            raise ValueError(
+                f"data has {len(ids)} tokens; expected more than context, which is {context}"
+            )
+
+    def batch(self, step: int, count: int) -> tuple[Ids, Ids]:
+        """Return the windows of a step and their targets, of shape (count, context).
+
+        They depend only on the seed and the step, so a run that continues needs no other state.
+
+        Parameters
+        ----------
+        step, count : int
+        """
+        random = np.random.default_rng([self._seed, step])
+        starts = random.integers(0, len(self.train) - self._context, count)
+        return self._windows(self.train, starts)
+
+    def validation(self) -> tuple[Ids, Ids] | None:
+        """Return windows of the held out part and their targets, the same ones each time."""
+        last = len(self.held_out) - self._context
+        if last <= 0:
+            return None
+        starts = np.arange(0, last, self._context)
+        if len(starts) > _WINDOWS:
+            starts = starts[np.linspace(0, len(starts) - 1, _WINDOWS).astype(int)]
+        return self._windows(self.held_out, starts)
+
+    def _windows(self, ids: Ids, starts: npt.NDArray[np.int64]) -> tuple[Ids, Ids]:
+        places = starts[:, np.newaxis] + np.arange(self._context + 1)
+        rows = ids[places]
+        return np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])

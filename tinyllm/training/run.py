@@ -1,0 +1,114 @@
+"""`Run`: a model that was trained, and the record of its training."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..base.numeric import Float64
+from ..files.atomic import write_atomically
+from ..model import Model, load
+
+if TYPE_CHECKING:
+    from .settings import Settings
+
+__all__ = ["Log", "Run"]
+
+
+class Log:
+    """The record of a training run.
+
+    Attributes
+    ----------
+    losses, norms, times : list of float
+        Of each step: the loss in nats per token, the norm of the gradient before clipping, and the
+        seconds since the run began.
+    validation : list of (int, float)
+        Steps, and the loss of the held out part after them.
+    """
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.norms: list[float] = []
+        self.times: list[float] = []
+        self.validation: list[tuple[int, float]] = []
+
+    @property
+    def loss(self) -> Float64:
+        """The loss of each step, shape (steps,)."""
+        return np.array(self.losses)
+
+    @property
+    def norm(self) -> Float64:
+        """The norm of the gradient of each step before clipping, shape (steps,)."""
+        return np.array(self.norms)
+
+    @property
+    def seconds(self) -> Float64:
+        """The seconds from the begin of the run to the end of each step, shape (steps,)."""
+        return np.array(self.times)
+
+    @property
+    def validation_loss(self) -> Float64:
+        """The loss of the held out part, shape (measurements, 2): steps done, and the loss."""
+        return np.array(self.validation, np.float64).reshape(-1, 2)
+
+
+class Run:
+    """A training run: the result of `tinyllm.train`.
+
+    Attributes
+    ----------
+    log : Log
+        The losses by step, as arrays.
+    path : pathlib.Path or None
+        The model's file, if `out` was given.
+    step : int
+        The number of steps done.
+    settings : Settings
+        The shape of the model and everything else that the run was told.
+    run_id, parent_id : str
+        A random name of this run, and that of the run that it continues, or "".
+    warnings : list of str
+        What looked wrong in training.
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> run = tl.train("abcd" * 90, layers=1, width=8, heads=2, context=8, batch=2, steps=4)
+    >>> run.step, run.path
+    (4, None)
+    """
+
+    def __init__(
+        self, image: bytes, log: Log, settings: Settings, step: int, path: Path | None
+    ) -> None:
+        self.image = image
+        self.log = log
+        self.settings = settings
+        self.step = step
+        self.path = path
+        self.run_id = self.parent_id = ""
+        self.warnings: list[str] = []
+
+    @functools.cached_property
+    def model(self) -> Model:
+        """The model: it traces, edits and generates, as any other."""
+        return load(self.image)
+
+    def save(self, path: str | Path) -> None:
+        """Write the model as a GGUF file.
+
+        Parameters
+        ----------
+        path : str or Path
+        """
+        write_atomically(path, lambda file: file.write(self.image))
+
+    def __repr__(self) -> str:
+        """Return the steps and the last loss."""
+        loss = f"{self.log.losses[-1]:.4f}" if self.log.losses else "none"
+        return f"<tinyllm.Run: {self.step} of {self.settings.steps} steps, loss {loss}>"
