@@ -18,7 +18,8 @@ import numpy as np
 
 from ..comparison.read import Dump, read_dump
 from ..files.arrays import Array
-from ..model import Model, load
+from ..loading import load
+from ..model import Model
 from ..runtime.prompt import token_ids
 from ..trace.dialects import spellings
 from ..trace.taps import Capture, select

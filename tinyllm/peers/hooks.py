@@ -13,7 +13,8 @@ from typing import Any
 from ..comparison.read import Dump, read_dump
 from ..files.arrays import Array
 from ..files.paths import first_bytes
-from ..model import Model, load
+from ..loading import load
+from ..model import Model
 from ..runtime.prompt import token_ids
 from ..trace.dialects import table_names, translate
 from ..trace.taps import Capture, match, select

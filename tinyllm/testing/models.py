@@ -10,7 +10,8 @@ from typing import Any, TypedDict, Unpack
 
 from ..architectures.table import ARCHITECTURES
 from ..files.gguf_write import write_gguf
-from ..model import Model, load
+from ..loading import load
+from ..model import Model
 from .recipes import Recipe, float_bytes, random_weights
 
 __all__ = ["Sizes", "random_model"]

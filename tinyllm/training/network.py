@@ -13,7 +13,7 @@ import numpy.typing as npt
 from .. import _core
 from ..base.numeric import Float32, Float64
 from ..files.gguf_write import write_gguf
-from ..model import load
+from ..loading import load
 from ..runtime.backward import values_needed
 from ..trace.arena import Arena
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from ..base.numeric import Float64
 from ..files.atomic import write_atomically
-from ..model import Model, load
+from ..loading import load
+from ..model import Model
 
 if TYPE_CHECKING:
     from .settings import Settings
