@@ -362,6 +362,7 @@ def dir_without(*names: str) -> Callable[[Any], list[str]]:
     def __dir__(self: Any) -> list[str]:
         return sorted(set(object.__dir__(self)) - set(names))
 
+    vars(__dir__)["hidden"] = names  # for the pages of the reference
     return __dir__
 
 

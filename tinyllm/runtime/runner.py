@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._core import Weight
 from ..architectures.config import Config
 from ..architectures.plan import ForwardPlan
 from ..base.checks import index, integer
@@ -54,7 +53,7 @@ class Runner:
     """
 
     mode = "exact"
-    __dir__ = dir_without("core", "layout", "need_logits", "program", "run", "trace_ids")
+    __dir__ = dir_without("core", "layout", "need_logits", "page", "program", "run", "trace_ids")
 
     def __init__(
         self,
@@ -67,8 +66,8 @@ class Runner:
     ) -> None:
         self.core = core
         self.metadata, self.path = file.metadata, file.path
-        self.weights: Mapping[str, Weight] = Weights(file.weights)
         self.config = config
+        self.weights = Weights(file.weights, config.architecture, config.head_size)
         self.steps = steps
         self.tokenizer = tokenizer
         self.threads = threads
@@ -444,12 +443,17 @@ class Runner:
                     at += len(want.rows)
         return traces
 
-    def hidden_states(self, prompt: Any, *, edits: Any = (), parse_special: bool = False) -> Any:
+    def hidden_states(
+        self, prompt: Any, *, normed: bool = False, edits: Any = (), parse_special: bool = False
+    ) -> Any:
         """Return the residual stream before each block and after the last one.
 
         Parameters
         ----------
         prompt : str, bytes, ids, or a list of them
+        normed : bool
+            Whether the last entry has passed the final norm, as in Hugging Face's
+            ``output_hidden_states``. By default it has not.
         edits : Edit or sequence of Edit
             As for `trace`.
         parse_special : bool
@@ -459,8 +463,6 @@ class Runner:
         -------
         numpy.ndarray of float32, shape (layers + 1, T, D), or a list of them for a batch
             Entry i is the input of block i, and the last entry is the output of the last block.
-            It is not normalized. Hugging Face's last hidden state is normalized: here it is the
-            tap ``output_norm``.
 
         Examples
         --------
@@ -470,6 +472,8 @@ class Runner:
         True
         """
         last = f"blk.{self.config.layers - 1}.resid_post"
+        if normed:
+            last = next(iter(self.steps.roles("final_norm")), last)
         taps = ["blk.*.resid_pre", last]
         traces = self.trace(prompt, taps, edits=edits, parse_special=parse_special)
         batch = is_batch(prompt)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from .._core import Weight
+from ..base.checks import choice
+from ..base.numeric import Float32
 from ..base.samples import sample_weights
 from ..base.units import size
 from ..display.table import Table, escape
 from ..display.weights import weights_html
 from ..trace.dialects import hint
+from ..trace.layouts import in_hugging_face
 
 __all__ = ["Weights"]
 
@@ -21,6 +25,9 @@ class Weights(Mapping[str, Weight]):
     Parameters
     ----------
     tensors : mapping of str to Weight
+    architecture : str, optional
+        That of the model, for `numpy`.
+    head_size : int, optional
 
     Examples
     --------
@@ -33,8 +40,11 @@ class Weights(Mapping[str, Weight]):
     KeyError: "no weight has the name 'blk.0.attn_q'; expected 'blk.0.attn_q.weight'"
     """
 
-    def __init__(self, tensors: Mapping[str, Weight]) -> None:
+    def __init__(
+        self, tensors: Mapping[str, Weight], architecture: str = "", head_size: int = 0
+    ) -> None:
         self._tensors = tensors
+        self._origin = architecture, head_size
 
     def __getitem__(self, name: str) -> Weight:
         try:
@@ -60,8 +70,41 @@ class Weights(Mapping[str, Weight]):
     def __contains__(self, name: object) -> bool:
         return name in self._tensors
 
-    def __reduce__(self) -> tuple[type[Weights], tuple[dict[str, Weight]]]:
-        return Weights, (dict(self._tensors),)
+    def numpy(self, name: str, layout: str = "gguf") -> Float32:
+        """Return a weight as an array, in the layout of the file or of Hugging Face's checkpoints.
+
+        Parameters
+        ----------
+        name : str
+        layout : str
+            ``"gguf"``: as ``weights[name].numpy()``. ``"hf"``: as in the checkpoint that the file
+            was converted from. Files of architectures such as llama have the rows of queries and
+            keys in another order, GPT-2's matrices are transposed, and Gemma's norms are 1 larger.
+
+        Returns
+        -------
+        numpy.ndarray of float32
+
+        Raises
+        ------
+        KeyError
+            If there is no such weight.
+        ValueError
+            If the layout is another, or cannot be made for this weight.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> weights = tl.load().weights
+        >>> weights.numpy("blk.0.attn_q.weight", layout="hf").shape
+        (256, 256)
+        """
+        choice("layout", layout, ("gguf", "hf"))
+        array = self[name].numpy()
+        return array if layout == "gguf" else in_hugging_face(array, name, *self._origin)
+
+    def __reduce__(self) -> tuple[type[Weights], tuple[Any, ...]]:
+        return Weights, (dict(self._tensors), *self._origin)
 
     def __repr__(self) -> str:
         """Return the number of tensors and their size."""

@@ -10,11 +10,22 @@ import numpy.typing as npt
 
 from ..architectures.plan import Step
 from ..base.numeric import Float32
-from ..conversion.family import PERMUTED
+from ..conversion.family import PERMUTED, To
+from ..conversion.layouts import plus_one, transposed
 from ..conversion.table import FAMILIES
 from ..reference.ops import visible_keys
 
-__all__ = ["ROTATED", "Fitted", "Shape", "fit", "halves", "masked", "pairs", "permuted"]
+__all__ = [
+    "ROTATED",
+    "Fitted",
+    "Shape",
+    "fit",
+    "halves",
+    "in_hugging_face",
+    "masked",
+    "pairs",
+    "permuted",
+]
 
 #: The families whose rows of a head Hugging Face has in another order, where the converter
 #: reorders the matrices of queries and keys.
@@ -78,6 +89,60 @@ def permuted(architecture: str) -> bool:
     """
     family = FAMILIES.get(architecture)
     return family is not None and PERMUTED["self_attn.q_proj"] in family.names.values()
+
+
+def in_hugging_face(
+    array: npt.NDArray[Any], name: str, architecture: str, head_size: int
+) -> npt.NDArray[Any]:
+    """Return a weight as the checkpoint has it that the file was converted from.
+
+    Parameters
+    ----------
+    array : numpy.ndarray
+        The weight as in the GGUF file.
+    name : str
+        For example ``"blk.0.attn_q.weight"``.
+    architecture : str
+    head_size : int
+
+    Returns
+    -------
+    numpy.ndarray
+        Rows of rotated queries and keys are in the order of halves, matrices of GPT-2's Conv1D are
+        transposed, and norms that converters add 1 to lose it. Everything else is unchanged.
+
+    Raises
+    ------
+    ValueError
+        If converters change this weight in another way.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tinyllm.trace.layouts import in_hugging_face
+    >>> in_hugging_face(np.arange(8), "blk.0.attn_q.bias", "llama", 4)
+    array([0, 2, 1, 3, 4, 6, 5, 7])
+    """
+    parts = name.split(".")
+    short = ".".join(parts[2:] if parts[0] == "blk" else parts)
+    base = short.rpartition(".")[0]
+    family = FAMILIES.get(architecture)
+    change = None
+    for target in () if family is None else family.names.values():
+        several = isinstance(target, tuple) and not isinstance(target, To)
+        for one in target if several else (target,):
+            if isinstance(one, To) and one.name in (short, base) and one.change is not None:
+                change = one.change
+    if change is None:
+        return array
+    if change is transposed:
+        return array.T
+    if change is plus_one:
+        return np.asarray(array - np.float32(1), array.dtype)
+    if any(isinstance(to, To) and to.change is change for to in PERMUTED.values()):
+        heads = array.reshape(-1, head_size, *array.shape[1:])
+        return np.moveaxis(halves(np.moveaxis(heads, 1, -1)), -1, 1).reshape(array.shape)
+    raise ValueError(f"{name} of {architecture} has no layout 'hf': converters change it more")
 
 
 class Shape(NamedTuple):

@@ -33,8 +33,11 @@ class Source(Protocol):
 
     config: Config
     steps: ForwardPlan
-    weights: Mapping[str, Weight]
     mode: str
+
+    @property
+    def weights(self) -> Mapping[str, Weight]:
+        """As in `tinyllm.Model`."""
 
     @property
     def fingerprint(self) -> str:
