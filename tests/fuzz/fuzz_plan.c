@@ -19,6 +19,7 @@
  */
 #include "forward/forward.h"
 #include "forward/ops.h"
+#include "fuzz_input.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -60,30 +61,6 @@ static void *array(size_t count, size_t size) {
     must(p != NULL, "no memory");
     memset(p, ++fill & 0x3f, count * size);
     return p;
-}
-
-/* ---- the fuzzer's bytes: zeros once they are used up ---- */
-
-static const uint8_t *input;
-static size_t input_left;
-
-static unsigned take(void) {
-    if (input_left == 0) return 0;
-    input_left--;
-    return *input++;
-}
-
-static size_t below(size_t n) {
-    const size_t x = take();
-    return (n > 256 ? x << 8 | take() : x) % n;
-}
-
-#define PICK(items) ((items)[below(TL_ARRAY_LEN(items))])
-
-static uint64_t next_random(uint64_t *state) {
-    *state ^= *state << 13; // xorshift64
-    *state ^= *state >> 7;
-    return *state ^= *state << 17;
 }
 
 /* ---- tensors ---- */
