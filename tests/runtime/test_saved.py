@@ -148,7 +148,7 @@ def write_safetensors(path, header, data=b"", length=None):
         ({"a": entry("F32", [1], [0])}, None, "data_offsets"),
         ({"a": entry("F32", [1], None)}, None, "data_offsets"),
         ({"a": entry("F32", [2**61, 2**61, 8], [0, 8])}, None, "data_offsets"),
-        ({}, None, "format"),
+        ({}, None, "no arrays"),
         ({"__metadata__": {"format": "tinyllm.trace", "version": "2"}}, None, "version"),
         ({"__metadata__": {"format": "tinyllm.trace", "version": "1"}}, None, "config"),
         ({"__metadata__": {"format": "tinyllm.session", "version": "1"}}, None, "Model.session"),

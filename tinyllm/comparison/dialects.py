@@ -236,7 +236,7 @@ def name_values(
     states = [int(found[1]) for name in texts if (found := _STATES.search(name))]
     if layers is None:
         others = [name for name in texts if not _STATES.search(name)]
-        layers = max([*states, _largest(others) + 1] if others else states)
+        layers = max([*states, _largest(others) + 1] if others else states, default=0)
     scales = architecture.startswith("gemma")  # inside the module, unlike Granite's
     names = _Names(texts, known, layers, scales)
     if isinstance(dialect, str):

@@ -213,8 +213,15 @@ def read(
         if metadata.get("format", "").startswith("tinyllm."):
             return saved_trace(arrays, metadata, path)
         values: Values = list(arrays.items())
+        if not values:
+            raise FormatError(
+                "the file has no arrays; expected a trace, or the values of another program",
+                path=os.fspath(path),
+            )
     else:
         values = _expanded(source)
+        if not values:
+            raise ValueError("source has no arrays; expected at least one")
     return read_dump(values, dialect, tokens, model)
 
 
