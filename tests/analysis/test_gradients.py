@@ -11,6 +11,8 @@ import tinyllm as tl
 from testkit import architectures, models
 from tinyllm import _core, reference
 
+pytestmark = pytest.mark.sanitize
+
 
 class Double:
     """A model in float64 whose values can be changed on the way."""

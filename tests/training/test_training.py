@@ -32,6 +32,7 @@ def nll(logits, targets):
     return -(x - np.log(np.exp(x).sum(axis=-1, keepdims=True)))[np.arange(len(x)), targets].sum()
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gemma", "gpt2"])
 def test_derivatives_by_weights(name, tmp_path):
     path = architectures.random_model(tmp_path, name).path
@@ -59,6 +60,7 @@ def test_derivatives_by_weights(name, tmp_path):
         assert abs((gradient * direction).sum() - expected) < 1e-5 * typical, tensor
 
 
+@pytest.mark.sanitize
 def test_adamw_is_pytorchs_formula():
     r = np.random.default_rng(0)
     w = r.normal(size=(30, 7)).astype(np.float32)
@@ -76,6 +78,7 @@ def test_adamw_is_pytorchs_formula():
     np.testing.assert_allclose(w, w64, atol=1e-6)
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("shape", [(24, 40), (40, 24), (8, 8)])
 def test_muon_is_jordans(shape):
     r = np.random.default_rng(0)
@@ -97,6 +100,7 @@ def test_muon_is_jordans(shape):
     np.testing.assert_allclose(w, w64, atol=5e-6)
 
 
+@pytest.mark.sanitize
 def test_loss_of_large_logits():
     logits = np.array([[0, 1e4, -1e4], [1, 2, 3]], np.float32)
     gradient = np.empty_like(logits)
@@ -114,6 +118,7 @@ def bits(run):
     return {name: weight.numpy().tobytes() for name, weight in run.model.weights.items()}
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("positions", ["rope", "learned"])
 def test_a_resumed_run_has_the_same_bits(positions, tmp_path):
     arguments = {**SMALL, "positions": positions, "progress": False}
@@ -187,6 +192,7 @@ def test_diary_42_is_learnt():
     assert run.log.validation_loss[-1, 1] < 0.7  # windows begin anywhere: a phase is unknown
 
 
+@pytest.mark.sanitize
 def test_micro_batches_and_tied_output(tmp_path):
     arguments = {**SMALL, "steps": 4, "tied": True, "progress": False, "optimizer": "adamw"}
     one = tl.train(TEXT, **arguments)
