@@ -23,7 +23,9 @@ else:
     cflags += ["-fvisibility=hidden", "-Wall", "-Wextra", "-Wconversion", "-Wshadow"]
     cflags += ["-Wmissing-prototypes", "-Wstrict-prototypes", "-Wvla", "-Wno-sign-conversion"]
     cflags += ["-Wno-missing-field-initializers"]
-    cflags += ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer"] if DEBUG else ["-O3", "-g0"]
+    # Reports of sanitizers need lines, not variables, which gcc would follow for minutes.
+    debug = ["-O1", "-g1" if SANITIZE else "-g", "-UNDEBUG", "-fno-omit-frame-pointer"]
+    cflags += debug if DEBUG else ["-O3", "-g0"]
     ldflags = []
 if STRICT:
     cflags.append("-Werror")
