@@ -377,3 +377,10 @@ def test_queries_are_in_the_order_of_hugging_face(model, trace):
     moved = {name for name in FAMILIES if permuted(name)}
     assert {"llama", "granite", "smollm3", "olmo"} <= moved
     assert not {"qwen2", "gemma2", "gpt2", "command-r", "cohere2", "ernie4_5"} & moved
+
+
+def test_what_only_keeps_stays_when_a_model_is_known(model, trace):
+    values = {name: trace[name] for name in ("blk.0.attn_q", "blk.1.resid_post", "output")}
+    dump = tl.read(values, tokens=IDS).only(["blk.1.resid_post", "output"]).only(["output", "other"])
+    assert list(dump) == list(dump.fitted(model)) == ["output"]
+    assert "1 taps compared" in str(tl.diff(model, dump))

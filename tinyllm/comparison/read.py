@@ -75,6 +75,7 @@ class Dump(Trace):
     notes: list[str]
     _values: Values = ()
     _given: Dialect = None
+    _only: Collection[str] | None = None  # the names that `only` kept
 
     def fitted(self, model: Runner, tokens: Any = None) -> Dump:
         """Return the dump with the names and shapes of a model.
@@ -107,7 +108,8 @@ class Dump(Trace):
             return self
         if tokens is None and (self.tokens >= 0).all():
             tokens = self.tokens
-        return read_dump(self._values, self._given, tokens, model)
+        dump = read_dump(self._values, self._given, tokens, model)
+        return dump if self._only is None else dump.only(self._only)
 
     def only(self, names: Collection[str]) -> Dump:
         """Return the dump with some of its values.
@@ -129,6 +131,7 @@ class Dump(Trace):
         ['blk.0.attn_q']
         """
         kept = self.__copy__()
+        kept._only = [name for name in (*self, *self.tails) if name in names]
         kept._arrays = Copies({n: self[n] for n in self if n in names}, roles_of(self._arrays))
         kept.tails = {name: array for name, array in self.tails.items() if name in names}
         kept.theirs = {name: theirs for name, theirs in self.theirs.items() if name in names}
