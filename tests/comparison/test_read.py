@@ -381,6 +381,8 @@ def test_queries_are_in_the_order_of_hugging_face(model, trace):
 
 def test_what_only_keeps_stays_when_a_model_is_known(model, trace):
     values = {name: trace[name] for name in ("blk.0.attn_q", "blk.1.resid_post", "output")}
-    dump = tl.read(values, tokens=IDS).only(["blk.1.resid_post", "output"]).only(["output", "other"])
+    dump = (
+        tl.read(values, tokens=IDS).only(["blk.1.resid_post", "output"]).only(["output", "other"])
+    )
     assert list(dump) == list(dump.fitted(model)) == ["output"]
     assert "1 taps compared" in str(tl.diff(model, dump))
