@@ -63,15 +63,15 @@ struct tl_guard {
 #define RESERVED 1
 
 static _Atomic(struct tl_guard *) guards;
-static uintptr_t page;
+static _Atomic uintptr_t page;
 static struct sigaction previous; // who handled the signal before
-static atomic_flag passed_on = ATOMIC_FLAG_INIT;
+static atomic_flag passed_on = ATOMIC_FLAG_INIT, watching = ATOMIC_FLAG_INIT;
 
 /* Puts zeros from the page of `address` to the end of its range; false if it is in no range. */
 static bool give_zeros(uintptr_t address) {
     for (struct tl_guard *g = atomic_load(&guards); g != NULL; g = g->next) {
         const uintptr_t start = atomic_load(&g->start), end = atomic_load(&g->end);
-        const uintptr_t from = address & ~(page - 1);
+        const uintptr_t from = address & ~(atomic_load(&page) - 1);
         if (start == 0 || address < start || address >= end) continue;
         atomic_store(&g->lost, true); // before any thread can read the zeros
         atomic_fetch_add(&losses, 1);
@@ -110,12 +110,14 @@ static void on_sigbus(int number, siginfo_t *info, void *context) {
 static void watch(void) {
     struct sigaction action = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     struct sigaction now;
-    page = tl_page_size();
-    if (sigaction(SIGBUS, NULL, &now) != 0) return;
-    if ((now.sa_flags & SA_SIGINFO) != 0 && now.sa_sigaction == on_sigbus) return;
-    previous = now;
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGBUS, &action, NULL);
+    if (atomic_flag_test_and_set(&watching)) return; // another thread is just doing it
+    if (sigaction(SIGBUS, NULL, &now) == 0 &&
+        ((now.sa_flags & SA_SIGINFO) == 0 || now.sa_sigaction != on_sigbus)) {
+        previous = now;
+        sigemptyset(&action.sa_mask);
+        sigaction(SIGBUS, &action, NULL);
+    }
+    atomic_flag_clear(&watching);
 }
 
 /* An entry that nobody else uses; NULL without memory. */
@@ -135,12 +137,14 @@ static struct tl_guard *reserve(void) {
 }
 
 struct tl_guard *tl_guard_add(const void *data, size_t size) {
+    const uintptr_t unit = tl_page_size();
     struct tl_guard *g = reserve();
     if (g == NULL) return NULL;
+    atomic_store(&page, unit);
     watch();
     atomic_store(&g->lost, false);
     atomic_store(&g->start, (uintptr_t)data);
-    atomic_store(&g->end, ((uintptr_t)data + size + page - 1) & ~(page - 1));
+    atomic_store(&g->end, ((uintptr_t)data + size + unit - 1) & ~(unit - 1));
     return g;
 }
 
