@@ -9,7 +9,6 @@ token ids are llama.cpp's, everything else is Hugging Face's with the weights in
 """
 
 import argparse
-import hashlib
 import json
 import os
 import shutil
@@ -71,19 +70,16 @@ def fetch(folder: Path) -> None:
             shutil.copytree(source.parent, minilm)
 
 
-def digest(ids: list[int]) -> str:
-    """Return a short hash of token ids."""
-    return hashlib.sha256(" ".join(map(str, ids)).encode()).hexdigest()[:12]
-
-
 def llama_cpp_tokens(path: Path, texts: list[str]) -> list[str]:
     """Return the hash of llama.cpp's ids for each text."""
     import llama_cpp
 
+    from testkit import real
+
     model = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
     found = [model.tokenize(text.encode(), add_bos=True, special=False) for text in texts]
     model.close()
-    return [digest(ids) for ids in found]
+    return [real.digest(ids) for ids in found]
 
 
 def hugging_face(path: Path, texts: list[str]) -> dict:

@@ -170,6 +170,30 @@ int tl_pool_run(int threads, size_t tasks, tl_task_fn *fn, void *arg, int (*poll
     return status;
 }
 
+/* The tasks from `first` on, of a loop with more tasks than one run can have. */
+struct some_tasks {
+    tl_task_fn *fn;
+    void *arg;
+    size_t first;
+};
+
+static void later_task(void *arg, size_t task, int thread) {
+    const struct some_tasks *some = arg;
+    some->fn(some->arg, some->first + task, thread);
+}
+
+int tl_pool_run_all(int threads, size_t tasks, tl_task_fn *fn, void *arg, int (*poll)(void *user),
+                    void *user) {
+    struct some_tasks some = {fn, arg, 0};
+    int status = tl_pool_run(threads, TL_MIN(tasks, TL_MAX_TASKS), fn, arg, poll, user);
+    for (some.first = TL_MAX_TASKS; some.first < tasks && status == TL_OK;
+         some.first += TL_MAX_TASKS) {
+        status = tl_pool_run(threads, TL_MIN(tasks - some.first, TL_MAX_TASKS), later_task, &some,
+                             poll, user);
+    }
+    return status;
+}
+
 void tl_pool_shutdown(void) {
     if (atomic_load(&pool.process) != tl_process_id()) return;
     // A thread that the interpreter ended within a region never gives the pool back. The process

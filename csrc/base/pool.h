@@ -24,6 +24,10 @@ typedef void tl_task_fn(void *arg, size_t task, int thread);
 int tl_pool_run(int threads, size_t tasks, tl_task_fn *fn, void *arg, int (*poll)(void *user),
                 void *user);
 
+/* The same for any number of tasks. */
+int tl_pool_run_all(int threads, size_t tasks, tl_task_fn *fn, void *arg, int (*poll)(void *user),
+                    void *user);
+
 /* Ends and joins the threads. The pool starts them again at its next use. */
 void tl_pool_shutdown(void);
 

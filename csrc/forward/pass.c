@@ -21,28 +21,11 @@ int pass_done(struct run *r, const struct tl_step *s, float *values) {
     return tl_fail(r->err, TL_ESTOP, "stopped by an edit");
 }
 
-/* The tasks from `first` on, of a loop with more tasks than one run of the pool can have. */
-struct some_tasks {
-    tl_task_fn *fn;
-    void *arg;
-    size_t first;
-};
-
-static void later_task(void *arg, size_t task, int thread) {
-    const struct some_tasks *some = arg;
-    some->fn(some->arg, some->first + task, thread);
-}
-
 int pass_tasks(struct run *r, size_t tasks, tl_task_fn *fn, void *arg) {
-    struct some_tasks some = {fn, arg, 0};
-    int status = tl_pool_run(r->call->threads, TL_MIN(tasks, TL_MAX_TASKS), fn, arg, r->call->poll,
-                             r->call->poll_user);
-    for (some.first = TL_MAX_TASKS; some.first < tasks && status == TL_OK;
-         some.first += TL_MAX_TASKS) {
-        status = tl_pool_run(r->call->threads, TL_MIN(tasks - some.first, TL_MAX_TASKS), later_task,
-                             &some, r->call->poll, r->call->poll_user);
+    if (tl_pool_run_all(r->call->threads, tasks, fn, arg, r->call->poll, r->call->poll_user) !=
+        TL_OK) {
+        return tl_fail(r->err, TL_ESTOP, "interrupted");
     }
-    if (status != TL_OK) return tl_fail(r->err, TL_ESTOP, "interrupted");
     return TL_OK;
 }
 

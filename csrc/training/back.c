@@ -144,24 +144,10 @@ size_t back_position(const struct back *b, size_t row, size_t *piece) {
     return row - b->starts[i];
 }
 
-struct some_tasks {
-    tl_task_fn *fn;
-    void *arg;
-    size_t first;
-};
-
-static void later_task(void *arg, size_t task, int thread) {
-    const struct some_tasks *some = arg;
-    some->fn(some->arg, some->first + task, thread);
-}
-
 int back_tasks(struct back *b, size_t tasks, tl_task_fn *fn, void *arg) {
-    struct some_tasks some = {fn, arg, 0};
-    for (; some.first < tasks; some.first += TL_MAX_TASKS) {
-        if (tl_pool_run(b->call->threads, TL_MIN(tasks - some.first, (size_t)TL_MAX_TASKS),
-                        later_task, &some, b->call->poll, b->call->poll_user) != TL_OK) {
-            return tl_fail(b->err, TL_ESTOP, "interrupted");
-        }
+    if (tl_pool_run_all(b->call->threads, tasks, fn, arg, b->call->poll, b->call->poll_user) !=
+        TL_OK) {
+        return tl_fail(b->err, TL_ESTOP, "interrupted");
     }
     return TL_OK;
 }

