@@ -260,17 +260,24 @@ void tl_pack_q2_k(const float *x, const float *weight, size_t blocks, uint8_t *d
 static const struct tl_levels levels_3 = {-4, 3, 0.30f, 0.10f, 7, NULL, NULL, 0};
 static const struct tl_levels levels_6 = {-32, 31, 0.04f, 0.01f, 8, NULL, NULL, 0};
 
-void tl_pack_q3_k(const float *x, const float *weight, size_t blocks, uint8_t *dst) {
+/* Q3_K and Q6_K: rounds a chunk to q with the sub-scales sub, from low to high; returns d. */
+static float pack_sub_scales(const float *x, const float *weight, const struct tl_levels *levels,
+                             float low, float high, int8_t *q, int *sub) {
     struct tl_lanes s;
     float scale[TL_LANES], d;
+    tl_lanes_load(&s, x, weight, TL_CHUNK, false);
+    tl_fit_sub_scales(&s, levels, low, high, &d, sub);
+    EACH_LANE scale[l] = d * (float)sub[l];
+    tl_lanes_round(&s, levels, scale, q);
+    return d * tl_grow(&s, scale, NULL, q);
+}
+
+void tl_pack_q3_k(const float *x, const float *weight, size_t blocks, uint8_t *dst) {
     int8_t q[TL_CHUNK];
     int sub[TL_LANES];
+    float d;
     if (blocks == 0) return;
-    tl_lanes_load(&s, x, weight, TL_CHUNK, false);
-    tl_fit_sub_scales(&s, &levels_3, -32, 31, &d, sub);
-    EACH_LANE scale[l] = d * (float)sub[l];
-    tl_lanes_round(&s, &levels_3, scale, q);
-    d *= tl_grow(&s, scale, NULL, q);
+    d = pack_sub_scales(x, weight, &levels_3, -32, 31, q, sub);
     memset(dst, 0, 108);
     for (int i = 0; i < TL_CHUNK; i++) {
         const int half = i / 128, j = i % 128 / 32, at = i % 32, value = q[i] + 4;
@@ -337,16 +344,11 @@ void tl_pack_q5_k(const float *x, const float *weight, size_t blocks, uint8_t *d
 }
 
 void tl_pack_q6_k(const float *x, const float *weight, size_t blocks, uint8_t *dst) {
-    struct tl_lanes s;
-    float scale[TL_LANES], d;
     int8_t q[TL_CHUNK];
     int sub[TL_LANES];
+    float d;
     if (blocks == 0) return;
-    tl_lanes_load(&s, x, weight, TL_CHUNK, false);
-    tl_fit_sub_scales(&s, &levels_6, -128, 127, &d, sub);
-    EACH_LANE scale[l] = d * (float)sub[l];
-    tl_lanes_round(&s, &levels_6, scale, q);
-    d *= tl_grow(&s, scale, NULL, q);
+    d = pack_sub_scales(x, weight, &levels_6, -128, 127, q, sub);
     for (int half = 0; half < 2; half++) {
         const int8_t *p = q + 128 * half;
         uint8_t *low = dst + 64 * half, *high = dst + 128 + 32 * half;
