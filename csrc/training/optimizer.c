@@ -139,45 +139,33 @@ struct muon {
     atomic_bool failed; // a task had no memory
 };
 
+/* c (m, n) = a (m, k) times b (k, n). */
+static struct tl_gemm product_of(size_t m, size_t n, size_t k, const float *a, const float *b,
+                                 float *c) {
+    return (struct tl_gemm){.m = m,
+                            .n = n,
+                            .k = k,
+                            .a = a,
+                            .a_row = k,
+                            .a_col = 1,
+                            .b = b,
+                            .b_row = n,
+                            .b_col = 1,
+                            .c = c,
+                            .c_row = n};
+}
+
 /* u (a, b), a <= b, becomes nearly orthogonal: u = (c0 + c1 s + c2 s^2) u with s = u u^T. */
 static void orthogonalize(tl_gemm_fn *gemm, float *u, size_t a, size_t b, float *work) {
     float *s = work, *t = s + a * a, *next = t + a * a, *scratch = next + a * b;
     const float factor = (float)(1 / (sqrt(tl_sum_squares(u, a * b)) + 1e-7));
     for (size_t i = 0; i < a * b; i++) u[i] *= factor;
     for (int round = 0; round < ITERATIONS; round++) {
-        const struct tl_gemm square = {.m = a,
-                                       .n = a,
-                                       .k = b,
-                                       .a = u,
-                                       .a_row = b,
-                                       .a_col = 1,
-                                       .b = u,
-                                       .b_row = 1,
-                                       .b_col = b,
-                                       .c = s,
-                                       .c_row = a};
-        const struct tl_gemm fourth = {.m = a,
-                                       .n = a,
-                                       .k = a,
-                                       .a = s,
-                                       .a_row = a,
-                                       .a_col = 1,
-                                       .b = s,
-                                       .b_row = a,
-                                       .b_col = 1,
-                                       .c = t,
-                                       .c_row = a};
-        const struct tl_gemm product = {.m = a,
-                                        .n = b,
-                                        .k = a,
-                                        .a = t,
-                                        .a_row = a,
-                                        .a_col = 1,
-                                        .b = u,
-                                        .b_row = b,
-                                        .b_col = 1,
-                                        .c = next,
-                                        .c_row = b};
+        struct tl_gemm square = product_of(a, a, b, u, u, s);
+        const struct tl_gemm fourth = product_of(a, a, a, s, s, t);
+        const struct tl_gemm product = product_of(a, b, a, t, u, next);
+        square.b_row = 1; // transposed
+        square.b_col = b;
         tl_gemm_serial(gemm, &square, scratch);
         tl_gemm_serial(gemm, &fourth, scratch);
         for (size_t i = 0; i < a * a; i++) t[i] = coefficients[1] * s[i] + coefficients[2] * t[i];
