@@ -37,8 +37,12 @@ struct tl_file {
 int tl_file_open(struct tl_file *file, const char *path, bool mapped, struct tl_error *err);
 void tl_file_close(struct tl_file *file);
 
-/* Lets the system drop the pages of a mapped file from memory; they are read again when needed. */
-void tl_file_forget(const struct tl_file *file);
+/*
+ * Lets the system drop the pages of a part of a mapped file from memory; they are read again when
+ * needed. Pages that the part shares with its neighbours are dropped, too. Nothing happens if the
+ * file is not mapped.
+ */
+void tl_file_forget(const struct tl_file *file, const uint8_t *data, size_t bytes);
 
 /* Whether a part of a mapped file could not be read. What was read from it may be zeros. */
 bool tl_file_lost(const struct tl_file *file);

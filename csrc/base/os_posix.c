@@ -128,11 +128,14 @@ void tl_file_close(struct tl_file *file) {
     *file = (struct tl_file){.data = no_bytes};
 }
 
-void tl_file_forget(const struct tl_file *file) {
+void tl_file_forget(const struct tl_file *file, const uint8_t *data, size_t bytes) {
 #ifdef MADV_DONTNEED
-    if (file->mapped) (void)madvise((void *)file->data, file->size, MADV_DONTNEED);
+    const size_t before = (size_t)(data - file->data) % tl_page_size(); // a mapping starts a page
+    if (file->mapped) (void)madvise((void *)(data - before), bytes + before, MADV_DONTNEED);
 #else
     (void)file;
+    (void)data;
+    (void)bytes;
 #endif
 }
 

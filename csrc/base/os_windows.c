@@ -83,8 +83,10 @@ void tl_file_close(struct tl_file *file) {
     *file = (struct tl_file){.data = no_bytes};
 }
 
-void tl_file_forget(const struct tl_file *file) {
+void tl_file_forget(const struct tl_file *file, const uint8_t *data, size_t bytes) {
     (void)file;
+    (void)data;
+    (void)bytes;
 }
 
 struct tl_hash_key tl_hash_new_key(void) {

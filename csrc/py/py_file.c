@@ -63,6 +63,12 @@ int tlpy_file_check(const tlpy_state *st, PyObject *owner) {
     return -1;
 }
 
+void tlpy_file_forget(const tlpy_state *st, PyObject *owner, const uint8_t *data, size_t bytes) {
+    if (PyMemoryView_Check(owner)) owner = PyMemoryView_GET_BUFFER(owner)->obj;
+    if (owner == NULL || !Py_IS_TYPE(owner, tlpy_type(st, &tlpy_file_spec))) return;
+    tl_file_forget(&((file_object *)owner)->file, data, bytes);
+}
+
 static PyObject *file_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"path", "mmap", NULL};
     const uint8_t *data;
@@ -94,8 +100,9 @@ static PyObject *file_check(PyObject *self, PyObject *ignored) {
 }
 
 static PyObject *file_forget(PyObject *self, PyObject *ignored) {
+    const struct tl_file *file = &((file_object *)self)->file;
     (void)ignored;
-    tl_file_forget(&((file_object *)self)->file);
+    tl_file_forget(file, file->data, file->size);
     Py_RETURN_NONE;
 }
 

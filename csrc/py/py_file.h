@@ -16,4 +16,7 @@ PyObject *tlpy_file_open(tlpy_state *st, PyObject *path, bool mapped, const uint
  */
 int tlpy_file_check(const tlpy_state *st, PyObject *owner);
 
+/* tl_file_forget for bytes of such an owner. Nothing happens for other owners. */
+void tlpy_file_forget(const tlpy_state *st, PyObject *owner, const uint8_t *data, size_t bytes);
+
 #endif

@@ -463,6 +463,13 @@ static PyObject *weight_check(PyObject *self, PyObject *ignored) {
     Py_RETURN_NONE;
 }
 
+static PyObject *weight_forget(PyObject *self, PyObject *ignored) {
+    const tlpy_weight *w = (tlpy_weight *)self;
+    (void)ignored;
+    tlpy_file_forget(tlpy_state_of(self), w->owner, w->matrix.data, w->bytes);
+    Py_RETURN_NONE;
+}
+
 static PyObject *weight_repr(PyObject *self) {
     tlpy_weight *w = (tlpy_weight *)self;
     PyObject *shape = get_shape(self, NULL), *text;
@@ -544,6 +551,15 @@ static PyMethodDef weight_methods[] = {
      "check($self, /)\n--\n\n"
      "Raise OSError if a part of the mapped file was missing when it was read: then values read\n"
      "from ``raw`` may be zeros. `numpy` and calls of the model check by themselves."},
+    {"forget", weight_forget, METH_NOARGS,
+     "forget($self, /)\n--\n\n"
+     "Tell the system that the mapped pages of the weight are not needed for now. They are read\n"
+     "again on the next use. A walk over a large file then holds a small part of it in memory.\n\n"
+     "Examples\n--------\n"
+     ">>> import tinyllm as tl\n"
+     ">>> for weight in tl.GGUF(\"demo.gguf\").tensors.values():  # doctest: +SKIP\n"
+     "...     print(weight.name, weight.numpy().std())\n"
+     "...     weight.forget()\n"},
     {"_repr_html_", weight_repr_html, METH_NOARGS, "A table for notebooks."},
     {NULL, NULL, 0, NULL},
 };

@@ -68,6 +68,9 @@ _NAMES = {value: key for key, value in _DTYPES.items() if key not in _WIDENED}
 _UNPACKED_BYTES = 16 << 20
 _UNPACKED_TIMES = 100
 
+#: Values of a mapped file that are read at a time.
+_PART = 1 << 22
+
 #: Largest header in bytes, by the specification.
 _HEADER_LIMIT = 100_000_000
 
@@ -241,15 +244,24 @@ class StoredArray(NamedTuple):
 
         It is a copy, because a view of a file that becomes shorter would show zeros.
         """
-        array: Array = np.empty(math.prod(self.shape), _DTYPES[self.dtype])
-        if array.size:
-            array.view(np.uint8)[:] = self.raw
+        dtype = np.dtype(_DTYPES[self.dtype])
+        size = math.prod(self.shape)
+        array: Array = np.empty(size, "<f4" if self.dtype in _WIDENED else dtype)
+        raw = np.frombuffer(self.raw, np.uint8) if size else np.empty(0, np.uint8)
+        for start in range(0, size, _PART):
+            part = array[start : start + _PART]
+            stored = raw[start * dtype.itemsize :][: part.size * dtype.itemsize]
+            if self.dtype not in _WIDENED:
+                part.view(np.uint8)[:] = stored
+            elif self.dtype == "BF16":
+                part.view("<u4")[:] = stored.view(dtype)
+                part.view("<u4")[:] <<= 16
+            else:
+                part[:] = _float8(self.dtype)[stored]
+            if size > _PART:
+                self.forget()
         if self.file is not None:
             self.file.check()
-        if self.dtype == "BF16":
-            array = (array.astype(np.uint32) << 16).view(np.float32)
-        elif self.dtype in _WIDENED:
-            array = _float8(self.dtype)[array]
         array = array.reshape(self.shape)
         array.flags.writeable = False
         return array

@@ -479,6 +479,7 @@ def _check_size(where: str, shape: tuple[int, ...], kind: str) -> int:
 
 
 _COPY = 1 << 20  # bytes that are copied at a time
+_HELD = 1 << 25  # bytes of a mapped file that are held in memory
 
 
 def _write(file: BinaryIO, data: memoryview, given: Any) -> None:
@@ -488,7 +489,10 @@ def _write(file: BinaryIO, data: memoryview, given: Any) -> None:
     for start in range(0, len(data), _COPY):
         # copied first: the system call would fail on a mapped file that became shorter
         file.write(bytes(data[start : start + _COPY]))
+        if start % _HELD == 0:
+            given.forget()
     given.check()
+    given.forget()
 
 
 def _read(where: str, given: Any, shape: tuple[int, ...], kind: str, nbytes: int) -> memoryview:

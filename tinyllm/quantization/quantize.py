@@ -208,6 +208,7 @@ def _packer(
                 result[start:end] = _pack(weight.name, kind, values, important, start).reshape(
                     -1, row_bytes
                 )
+                weight.forget()  # a large file would fill the memory
                 bar.add(values.size)
         weight.check()
         return result
