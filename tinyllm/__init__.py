@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 #: Public names and their modules. They are imported on first use, so that `import tinyllm` is fast.
 #: `__init__.pyi` has the same names for type checkers.
 _HOMES = {
+    "Adapter": "files.adapter",
     "CPU": "runtime.machine",
     "Config": "architectures.config",
     "Diagnosis": "diagnosis.report",

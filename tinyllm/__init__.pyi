@@ -38,6 +38,7 @@ from .errors import Error as Error
 from .errors import FormatError as FormatError
 from .errors import UnsupportedError as UnsupportedError
 from .evaluation.scoring import kl as kl
+from .files.adapter import Adapter as Adapter
 from .files.gguf import GGUF as GGUF
 from .files.gguf import Weight as Weight
 from .files.gguf_write import TensorSource as TensorSource

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 from . import _core
 from .architectures.table import read_model
@@ -11,6 +11,7 @@ from .base.checks import choice, ranged
 from .base.warning import warn
 from .base.words import check_keywords
 from .errors import Error, FormatError, UnsupportedError
+from .files.adapter import Adapter
 from .files.model_file import check_holds_model, open_file
 from .model import Model
 from .tokenizer import Tokenizer, load_tokenizer, tokenizer_from_metadata
@@ -32,6 +33,7 @@ def load(
     mmap: bool = True,
     max_context: int | None = None,
     strict: bool = True,
+    adapters: Any = (),
     **unknown: Unpack[_NoOther],
 ) -> Model:
     """Open a model file and return the model.
@@ -65,6 +67,9 @@ def load(
     strict : bool
         If True, a file with tensors that the architecture does not use is an error. If False, such
         a file causes a warning, and results may be wrong.
+    adapters : sequence of (path or (path, float))
+        LoRA adapters, as files in llama.cpp's GGUF format or as `Adapter`, with their scales. The
+        scale without one is 1. ``Model.with_adapter`` adds one to a model that is loaded.
 
     Returns
     -------
@@ -135,7 +140,29 @@ def load(
         raise
     model = Model(core, file, config, steps, tok, threads or _core.cpu_count())
     model.mode = mode
-    return model
+    pairs = _scaled(adapters)
+    return model.with_adapters(pairs) if pairs else model
 
 
-_LOAD_ARGUMENTS = ("path", "mode", "threads", "tokenizer", "mmap", "max_context", "strict")
+def _scaled(adapters: Any) -> list[tuple[Any, float]]:
+    """Return adapters with their scales."""
+    if isinstance(adapters, _ADAPTER):
+        return [(adapters, 1.0)]
+    pairs = []
+    for i, given in enumerate(adapters):
+        pair = given if isinstance(given, (tuple, list)) else (given, 1.0)
+        if len(pair) != 2 or not isinstance(pair[0], _ADAPTER):
+            raise TypeError(
+                f"adapters[{i}] is {given!r:.80}; expected a path, or a path and a scale"
+            )
+        pairs.append((pair[0], pair[1]))
+    return pairs
+
+
+#: What stands for one adapter.
+_ADAPTER = (str, os.PathLike, bytes, bytearray, memoryview, Adapter)
+
+
+_LOAD_ARGUMENTS = (
+    *("path", "mode", "threads", "tokenizer", "mmap", "max_context", "strict", "adapters"),
+)

@@ -56,6 +56,8 @@ class Model(Differentiable):
         ``"exact"`` or ``"fast"``, as in `load`.
     path : str or None
         The path of the file. None if the model was loaded from bytes.
+    adapters : tuple of (Adapter, float)
+        The LoRA adapters and their scales: see `with_adapter`. Their tensors are in `weights`.
 
     Examples
     --------
@@ -729,6 +731,7 @@ class Model(Differentiable):
             ("context length", config.context_length),
             ("tokenizer", repr(self.tokenizer) if self.tokenizer else "none"),
         ]
+        rows += [(f"adapter, scale {scale:g}", repr(one)) for one, scale in self.adapters]
         return Table(("what", "value"), rows)
 
     def __repr__(self) -> str:
@@ -737,6 +740,7 @@ class Model(Differentiable):
         return (
             f"<tinyllm.Model: {c.architecture}, {c.layers} layers of width {c.width}, "
             f"vocabulary {c.vocab_size}, {len(self.weights)} weights"
+            + (f", {len(self.adapters)} adapters" if self.adapters else "")
             + (f", {self.path}>" if self.path else ">")
         )
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..architectures.adapters import merged_matrix
 from ..architectures.plan import FUNCTIONS, Step
 from ..base.numeric import Float64
 from ..display.table import Table, escape
@@ -255,18 +256,19 @@ class _Parts:
     def add_logits(self, ids: npt.NDArray[np.integer[Any]], signs: Float64) -> None:
         """Walk from the logits of tokens, shape (n, m), with m signs, to all parts."""
         tap, factor = self.steps.role("logits"), 1.0
-        while self.steps[tap].op != "linear":
+        while (step := self.steps.projection(tap)).op != "linear":
             if FUNCTIONS[int(self.steps[tap].number("function"))] == "scale":
                 factor *= self.steps[tap].number("parameter")
             tap = self.steps[tap].reads[0]
-        matrix, bias, scale = self.steps[tap].weights
-        rows = self._weight(matrix, ids.reshape(-1)).reshape(*ids.shape, -1)
+        _, bias, scale = step.weights
+        rows = merged_matrix(self.steps, step, self.model.weights, ids.reshape(-1))
+        rows = rows.reshape(*ids.shape, -1)
         direction = factor * np.einsum("m,nmd->nd", signs, rows)
         if scale is not None:
             direction = direction * self._weight(scale)
         if bias is not None:
             self._add(tap, bias, factor * (self._weight(bias)[ids] @ signs))
-        waiting = [(self.steps[tap].reads[0], direction)]
+        waiting = [(step.reads[0], direction)]
         while waiting:
             tap, direction = waiting.pop()
             waiting += self._back(tap, direction)

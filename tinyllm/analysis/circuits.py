@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import reference
+from ..architectures.adapters import merged_matrix
 from ..architectures.plan import ForwardPlan, Step
 from ..base.checks import integer
 from ..base.numeric import Float32, Float64
@@ -50,12 +51,14 @@ def ov_circuit(model: Runner, layer: int, head: int) -> Float32:
     layer = layer_index(model, layer)
     head = head_index(model, layer, head)
     steps = model.steps
-    step = steps[steps.role("values", layer)]
+    step = steps.projection(steps.role("values", layer))
     size = step.shape[1]
-    values = weight_values(model, step.weights[0], _rows(_kv_head(model, layer, head), size))
+    values = merged_matrix(
+        model.steps, step, model.weights, _rows(_kv_head(model, layer, head), size)
+    )
     values = values * weight_values(model, steps[steps.role("attn_input", layer)].weights[0])
     project = steps[steps.role("attn_project", layer)]
-    out = weight_values(model, project.weights[0])[:, _rows(head, size)]
+    out = merged_matrix(steps, project, model.weights)[:, _rows(head, size)]
     circuit: Float32 = (out @ values).astype(np.float32)
     return circuit
 
@@ -105,8 +108,8 @@ def qk_circuit(model: Runner, layer: int, head: int, *, offset: int = 0) -> Floa
     size = queries.shape[1]
     norm = weight_values(model, steps[steps.role("attn_input", layer)].weights[0])
     kv = _kv_head(model, layer, head)
-    query_matrix = weight_values(model, queries.weights[0], _rows(head, size)) * norm
-    key_matrix = weight_values(model, keys.weights[0], _rows(kv, size)) * norm
+    query_matrix = merged_matrix(steps, queries, model.weights, _rows(head, size)) * norm
+    key_matrix = merged_matrix(steps, keys, model.weights, _rows(kv, size)) * norm
     factors = None
     if rope is not None and rope.step.weights[0] is not None:
         factors = weight_values(model, rope.step.weights[0])
@@ -126,11 +129,12 @@ def qk_circuit(model: Runner, layer: int, head: int, *, offset: int = 0) -> Floa
 
 def _projections(steps: ForwardPlan, scores: Step) -> tuple[reference.Step | None, Step, Step]:
     """Return the RoPE step, or None, and the steps that project queries and keys."""
-    found = [steps[name] for name in scores.reads]
+    names = list(scores.reads)
     rope = None
-    if found[0].op == "rope":
-        rope = reference.Step(found[0])
-        found = [steps[step.reads[0]] for step in found]
+    if steps[names[0]].op == "rope":
+        rope = reference.Step(steps[names[0]])
+        names = [steps[name].reads[0] for name in names]
+    found = [steps.projection(name) for name in names]
     if any(step.op != "linear" for step in found):
         raise UnsupportedError("the model normalizes queries and keys, so there is no QK matrix")
     return rope, found[0], found[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .._core import Weight
@@ -20,7 +20,7 @@ def config_values(config: Config) -> dict[str, Any]:
     return {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
 
 
-def fingerprint(config: Config, weights: Mapping[str, Weight]) -> str:
+def fingerprint(config: Config, weights: Mapping[str, Weight], scales: Sequence[float] = ()) -> str:
     """Return a hash that identifies a model.
 
     It covers the config, every tensor's name, shape and type, and up to 8 KiB of each tensor's
@@ -32,6 +32,8 @@ def fingerprint(config: Config, weights: Mapping[str, Weight]) -> str:
     ----------
     config : Config
     weights : mapping of str to Weight
+    scales : sequence of float
+        The alphas and scales of adapters.
 
     Returns
     -------
@@ -48,6 +50,8 @@ def fingerprint(config: Config, weights: Mapping[str, Weight]) -> str:
     """
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps(config_values(config), sort_keys=True).encode())
+    if scales:
+        digest.update(json.dumps(["adapters", *scales]).encode())
     for name in sorted(weights):
         weight = weights[name]
         digest.update(json.dumps([name, list(weight.shape), weight.type]).encode())

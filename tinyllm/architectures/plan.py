@@ -266,6 +266,28 @@ class ForwardPlan(Sequence[Step]):
         """
         return [step.tap for step in self._steps if role in step.roles]
 
+    def projection(self, tap: str) -> Step:
+        """Return the step that multiplies with a matrix to compute a value.
+
+        It is the step of the value itself, or ``X.base`` if an adapter changes the matrix of ``X``.
+
+        Parameters
+        ----------
+        tap : str
+
+        Returns
+        -------
+        Step
+
+        Examples
+        --------
+        >>> import tinyllm
+        >>> tinyllm.load().steps.projection("blk.0.attn_q").weights[0]
+        'blk.0.attn_q.weight'
+        """
+        base = f"{tap}.base"
+        return self[base if base in self._numbers else tap]
+
     def unused(self, tensors: Iterable[str]) -> list[str]:
         """Return the tensors that no step uses, except those that no step needs (`HARMLESS`).
 

@@ -5,12 +5,13 @@ Every error message names the argument, its value and what was expected.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["choice", "index", "integer", "is_integer", "positive", "ranged"]
+__all__ = ["choice", "finite", "index", "integer", "is_integer", "positive", "ranged"]
 
 
 def is_integer(value: object) -> bool:
@@ -161,3 +162,32 @@ def choice(name: str, value: Any, choices: Sequence[str]) -> str:
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; expected {' or '.join(map(repr, choices))}")
     return str(value)
+
+
+def finite(name: str, value: Any) -> float:
+    """Return a number argument as a float, checked to be finite.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument in the message.
+    value : object
+
+    Raises
+    ------
+    TypeError
+        If `value` is not a number.
+    ValueError
+        If it is infinite or not a number.
+
+    Examples
+    --------
+    >>> finite("scale", 2)
+    2.0
+    """
+    if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} is {value!r}; expected a number")
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} is {value!r}; expected a finite number")
+    return number

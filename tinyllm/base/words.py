@@ -104,6 +104,8 @@ _LOADING = {
     "logits_all": "nothing: Model.logits returns all rows",
     "embedding": "nothing: Model.embed works on every model",
     "verbose": "nothing: tinyllm prints nothing",
+    "lora_path": "adapters=",
+    "lora_scale": "adapters=[(path, scale)]",
     "hf_model": "path; tl.convert makes a GGUF file of a checkpoint",
 }
 

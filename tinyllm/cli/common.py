@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..model import Model
 
-__all__ = ["add_model", "add_prompt", "load_model", "read_prompt"]
+__all__ = ["adapter_and_scale", "add_model", "add_prompt", "load_model", "read_prompt"]
 
 
 def add_prompt(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +45,24 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--context", type=int, metavar="TOKENS", help="the longest context (default: the model's)"
     )
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="FILE[:SCALE]",
+        help="a LoRA adapter, with its scale (default: 1); may be given several times",
+    )
+
+
+def adapter_and_scale(text: str) -> tuple[str, float]:
+    """Return the path and the scale that FILE[:SCALE] names. A file may have such a name itself."""
+    path, colon, scale = text.rpartition(":")
+    if not colon or os.path.exists(text):
+        return text, 1.0
+    try:
+        return path, float(scale)
+    except ValueError:
+        return text, 1.0
 
 
 def read_prompt(args: argparse.Namespace) -> str:
@@ -73,4 +92,5 @@ def load_model(args: argparse.Namespace) -> Model:
         threads=args.threads,
         tokenizer=args.tokenizer,
         max_context=args.context,
+        adapters=[adapter_and_scale(text) for text in args.adapter],
     )

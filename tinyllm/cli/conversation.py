@@ -359,7 +359,7 @@ class Chat:
             args = copy.copy(self._args) or argparse.Namespace(
                 threads=None, tokenizer=None, mode="exact", context=None
             )
-            args.model = path
+            args.model, args.adapter = path, []
             self._use(load_model(args))
             self._dropped = 0
         _note(self._described())

@@ -12,7 +12,8 @@ from ..architectures.table import read_model
 from ..base.units import size
 from ..display.table import Table, terminal_width
 from ..errors import Error
-from ..files.model_file import check_holds_model, open_file
+from ..files.adapter import Adapter, is_adapter
+from ..files.model_file import ModelFile, check_holds_model, open_file
 from .output import show
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
@@ -40,15 +41,10 @@ def run(args: argparse.Namespace) -> None:
     total = size(sum(weight.nbytes for weight in weights.values()))
     parameters = sum(int(np.prod(w.shape, dtype=np.int64)) for w in weights.values())
     show(f"{args.file}: {len(weights)} tensors, {parameters:,} values, {total}")
-    try:
-        check_holds_model(model)
-        config, _ = read_model(metadata, weights)
-    except Error as error:
-        show(f"tinyllm cannot run this model: {error}")
+    if is_adapter(metadata):
+        _show_adapter(args.file)
     else:
-        show()
-        names = [name for name in vars(config) if not name.startswith("_")]
-        show(Table(("config", "value"), [(n, getattr(config, n)) for n in names]))
+        _show_config(model)
     show()
     kind: Callable[[str], str] = getattr(metadata, "type", lambda key: "")
     most = args.width
@@ -72,6 +68,29 @@ def run(args: argparse.Namespace) -> None:
         show()
         tensors = [(w.name, w.type, str(w.shape), size(w.nbytes)) for w in weights.values()]
         show(Table(("tensor", "type", "shape", "size"), tensors))
+
+
+def _show_adapter(path: str) -> None:
+    try:
+        adapter = Adapter(path)
+    except Error as error:
+        show(f"tinyllm cannot use this adapter: {error}")
+        return
+    show(f"a LoRA adapter for a model of the architecture {adapter.architecture}")
+    show()
+    show(adapter.table())
+
+
+def _show_config(model: ModelFile) -> None:
+    try:
+        check_holds_model(model)
+        config, _ = read_model(model.metadata, model.weights)
+    except Error as error:
+        show(f"tinyllm cannot run this model: {error}")
+        return
+    show()
+    names = [name for name in vars(config) if not name.startswith("_")]
+    show(Table(("config", "value"), [(n, getattr(config, n)) for n in names]))
 
 
 def _preview(value: Any, limit: int) -> str:

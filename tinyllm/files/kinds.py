@@ -272,8 +272,8 @@ def _adapter(file: Candidate) -> str | None:
     if file.value("general.type") != "adapter" and not file.value("adapter.type") and not lora:
         return None
     return (
-        "a LoRA adapter, the change of a model's weights; llama.cpp's llama-export-lora makes "
-        "one file of a model and its adapter"
+        "a LoRA adapter, the change of a model's weights; expected the model, with "
+        "adapters=[this file]"
     )
 
 

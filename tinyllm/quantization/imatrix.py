@@ -287,7 +287,7 @@ def _readers(model: Runner) -> dict[tuple[str, str], tuple[str, str]]:
     for step in model.steps:
         if step.op in ("linear", "experts") and step.weights and step.weights[0] is not None:
             name = step.weights[0]
-            if name.startswith("blk."):
+            if name.startswith("blk.") and name.endswith(".weight"):
                 chosen = step.reads[1] if step.op == "experts" else ""
                 found[name, step.reads[0]] = step.reads[0], chosen
     return found

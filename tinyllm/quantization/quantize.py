@@ -122,6 +122,11 @@ def _mix(name: str) -> str:
 
 def _file(model: Runner | str | os.PathLike[str]) -> ModelFile:
     if isinstance(model, Runner):
+        if model.adapters:
+            raise ValueError(
+                f"model has {len(model.adapters)} adapters, which are not part of its file; "
+                "expected a model without"
+            )
         return ModelFile(model.metadata, model.weights, model.path)
     return open_file(model)
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from ..architectures.adapters import adapted
 from ..architectures.config import Config
 from ..architectures.plan import ForwardPlan
-from ..base.checks import index, integer
+from ..base.checks import finite, index, integer
 from ..base.numeric import Float32
 from ..base.progress import Progress
 from ..base.words import dir_without
+from ..files.adapter import Adapter
 from ..files.model_file import ModelFile
 from ..tokenizer import Tokenizer
 from ..trace.arena import Arena, Layout, Plan
@@ -48,12 +50,16 @@ class Runner:
 
     Attributes
     ----------
-    config, steps, weights, metadata, tokenizer, threads, mode, path, core
+    config, steps, weights, metadata, tokenizer, threads, mode, path, adapters, core
         See `tinyllm.Model`.
     """
 
     mode = "exact"
-    __dir__ = dir_without("core", "layout", "need_logits", "page", "program", "run", "trace_ids")
+    adapters: tuple[tuple[Adapter, float], ...] = ()
+    _base: Self | None = None  # the model without adapters
+    __dir__ = dir_without(
+        *("core", "layout", "need_logits", "page", "program", "run", "trace_ids", "with_adapters")
+    )
 
     def __init__(
         self,
@@ -75,6 +81,8 @@ class Runner:
 
     def __reduce__(self) -> NoReturn:
         where = "the bytes of its file" if self.path is None else f"its path, {self.path!r},"
+        if self.adapters:
+            where += " and the paths and scales of its adapters,"
         raise TypeError(
             "a Model cannot be pickled, because its weights belong to this process; send "
             f"{where} and call tl.load there. Processes that load a file share its memory"
@@ -85,6 +93,84 @@ class Runner:
 
     def __deepcopy__(self, memo: object) -> Self:
         return self
+
+    def with_adapter(self, adapter: Any, scale: float = 1.0) -> Self:
+        """Return this model with a LoRA adapter. The two share their weights.
+
+        The products with the adapter's matrices are steps of their own, whose values are taps: see
+        ``docs/adapters.md``. Sessions of one model cannot be used with the other.
+
+        Parameters
+        ----------
+        adapter : Adapter, str, os.PathLike or bytes-like
+            An adapter, or the path or contents of its file.
+        scale : float
+            What the adapter's change is multiplied by, besides its own ``alpha / rank``.
+
+        Returns
+        -------
+        Model
+            With the adapters of this model, and this one after them.
+
+        Raises
+        ------
+        tinyllm.FormatError
+            If the file is no adapter, or the adapter belongs to another model. The message names a
+            tensor and both shapes.
+        tinyllm.UnsupportedError
+            If it changes a tensor that no adapter can change here, or is of another kind.
+        ValueError, TypeError
+            If `scale` is not a finite number.
+        OSError
+            If the file cannot be read.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import tinyllm as tl
+        >>> keys = {"general.type": "adapter", "general.architecture": "llama"}
+        >>> keys |= {"adapter.type": "lora", "adapter.lora.alpha": 8.0}
+        >>> name = "blk.0.attn_output.weight"
+        >>> change = {f"{name}.lora_a": np.ones((2, 256), np.float32)}
+        >>> change |= {f"{name}.lora_b": np.ones((256, 2), np.float32)}
+        >>> tl.write_gguf("adapter.gguf", keys, change)
+        >>> model = tl.load().with_adapter("adapter.gguf", 0.5)
+        >>> trace = model.trace("ROMEO:", "blk.0.attn_output.*")
+        >>> list(trace)[1:]
+        ['blk.0.attn_output.lora_a', 'blk.0.attn_output.lora_b', 'blk.0.attn_output.lora']
+        """
+        return self.with_adapters([(adapter, scale)])
+
+    def with_adapters(self, adapters: Iterable[tuple[Any, float]]) -> Self:
+        """Return this model with several adapters: `with_adapter` for each of them.
+
+        Parameters
+        ----------
+        adapters : iterable of (adapter, float)
+
+        Returns
+        -------
+        Model
+        """
+        base = self._base or self
+        found = [
+            (given if isinstance(given, Adapter) else Adapter(given), finite("scale", scale))
+            for given, scale in adapters
+        ]
+        every = (*self.adapters, *found)
+        steps, weights = adapted(base.steps, base.config.architecture, base.weights, every)
+        tensors = {**base.weights, **weights}
+        core = _core.Model(
+            steps.lowered(),
+            tensors.values(),
+            layers=base.config.layers,
+            max_context=base.core.config["max_context"],
+            fast=base.mode == "fast",
+        )
+        file = ModelFile(base.metadata, tensors, base.path)
+        model = type(self)(core, file, base.config, steps, base.tokenizer, base.threads)
+        model.mode, model.adapters, model._base = base.mode, every, base
+        return model
 
     # ---- running ----
 
@@ -269,10 +355,11 @@ class Runner:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A hash of config and weights that identifies the model."""
+        """A hash of config, weights and adapters that identifies the model."""
         from ..architectures.fingerprint import fingerprint
 
-        return fingerprint(self.config, self.weights)
+        scales = [number for one, scale in self.adapters for number in (one.alpha, scale)]
+        return fingerprint(self.config, self.weights, scales)
 
     def need_logits(self) -> None:
         """Raise ValueError if the model is an encoder, which has hidden states but no logits."""

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._core import Weight
+from ..architectures.adapters import merged_matrix
 from ..architectures.config import Config
 from ..architectures.plan import ForwardPlan
 from ..base.checks import index, ranged
@@ -569,7 +570,7 @@ class Trace(Mapping[str, Float32]):
         if name not in self:
             raise ValueError(f"head_outputs needs {name}; capture it")
         mix = self[name].astype(np.float64)
-        matrix = source.weights[str(project.weights[0])].numpy(dtype="float64")
+        matrix = merged_matrix(source.steps, project, source.weights)
         heads, size = mix.shape[1:]
         out = np.empty((len(mix), heads, len(matrix)), np.float32)
         for head in range(heads):

@@ -1,0 +1,54 @@
+"""The option --adapter, and adapters in `tinyllm info`."""
+
+import pytest
+
+import tinyllm as tl
+from testkit import adapters
+from tinyllm.cli.common import adapter_and_scale
+from tinyllm.cli.main import main
+
+
+@pytest.fixture
+def file(tmp_path):
+    demo = tl.load()
+    names = ["blk.0.attn_q.weight", "blk.3.ffn_down.weight"]
+    return adapters.write(tmp_path / "a.gguf", adapters.random_adapter(demo, names))
+
+
+def out(capsys, *words):
+    assert main(list(map(str, words))) == 0
+    return capsys.readouterr().out
+
+
+def test_commands_use_adapters(file, capsys):
+    model = tl.load(adapters=[(file, 0.5)])
+    words = ("generate", "ROMEO:", "-n", 12, "--temperature", 0, "--adapter", f"{file}:0.5")
+    assert out(capsys, *words).strip() == model.generate("ROMEO:", 12, temperature=0).text.strip()
+    shown = out(capsys, "trace", "ROMEO:", "-c", "*", "--adapter", file)
+    assert "attn_q.lora_a" in shown
+    twice = out(capsys, "trace", "ROMEO:", "-c", "*", "--adapter", file, "--adapter", file)
+    assert "attn_q.lora_a_2" in twice
+
+
+def test_info_shows_an_adapter(file, capsys, tmp_path):
+    shown = out(capsys, "info", file)
+    assert "a LoRA adapter for a model of the architecture llama" in shown
+    assert "blk.3.ffn_down.weight     3       2  F32" in shown
+    assert "adapter.lora.alpha" in shown
+    bad = tmp_path / "bad.gguf"
+    tl.write_gguf(bad, tl.GGUF(file).metadata.typed(), {})
+    assert "tinyllm cannot use this adapter" in out(capsys, "info", bad)
+
+
+def test_an_option_with_and_without_a_scale(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert adapter_and_scale("a.gguf") == ("a.gguf", 1.0)
+    assert adapter_and_scale("a.gguf:-0.5") == ("a.gguf", -0.5)
+    assert adapter_and_scale("C:/a.gguf") == ("C:/a.gguf", 1.0)
+    (tmp_path / "a:2").touch()
+    assert adapter_and_scale("a:2") == ("a:2", 1.0)
+
+
+def test_a_wrong_adapter_is_one_line(file, capsys):
+    assert main(["generate", "a", "--adapter", f"{tl.load().path}"]) == 2
+    assert "general.type is" in capsys.readouterr().err
