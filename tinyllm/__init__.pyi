@@ -34,6 +34,11 @@ from .comparison.read import read as read
 from .conversion.convert import convert as convert
 from .diagnosis.doctor import doctor as doctor
 from .diagnosis.report import Diagnosis as Diagnosis
+from .editing.compare import diff_weights as diff_weights
+from .editing.edit import edit as edit
+from .editing.layers import extract_layers as extract_layers
+from .editing.shards import merge_gguf as merge_gguf
+from .editing.shards import split_gguf as split_gguf
 from .errors import Error as Error
 from .errors import FormatError as FormatError
 from .errors import UnsupportedError as UnsupportedError

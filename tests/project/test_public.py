@@ -28,6 +28,7 @@ PACKAGE = Path(tl.__file__).parent
 SENT = (
     "analysis",
     "architectures.config",
+    "editing",
     "evaluation",
     "files.gguf_write",
     "generation.result",
@@ -199,6 +200,7 @@ def examples():
     model = tl.load()
     trace = model.trace("ROMEO:")
     text = "To be, or not to be, that is the question"
+    weights = tl.diff_weights(model, model)
     compared = tl.compare_quantizations(model, text, ["Q4_0"])
     generation = model.generate("ROMEO:", max_tokens=3, seed=1, logprobs=2)
     sampler = tl.Sampler(top_k=2, seed=1)
@@ -227,6 +229,8 @@ def examples():
         model.taps[0],
         compared,
         compared.results[1],
+        weights,
+        weights.tensors[0],
     ]
     return {type(item): item for item in found}
 
