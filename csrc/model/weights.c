@@ -94,7 +94,7 @@ int tl_weights_array(const struct tl_weights *w, const char *name, const size_t 
     int status = find(w, name, axes, n_axes, &t, err);
     *out = NULL;
     if (status != TL_OK) return status;
-    if (t->type->kind < TL_KIND_ARRAY || !tl_type_row_bytes(t->type, cols, &row_bytes)) {
+    if (!tl_type_row_bytes(t->type, cols, &row_bytes)) {
         return tl_fail(err, TL_ENOSUP, "tensor '%s' has type %s, which cannot be read as numbers",
                        name, t->type->name);
     }

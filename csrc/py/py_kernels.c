@@ -22,8 +22,7 @@ static const struct tl_type_info *type_of(PyObject *any) {
         if (PyErr_Occurred()) return NULL;
         type = id < TL_TYPE_COUNT ? tl_type_find((uint32_t)id) : NULL;
     }
-    if (type == NULL ||
-        (type->kind != TL_KIND_FLOAT && type->kind != TL_KIND_K && type->kind != TL_KIND_32)) {
+    if (type == NULL || type->kind < TL_KIND_FLOAT) {
         PyErr_Format(PyExc_ValueError, "type is %R; expected the name or id of a type that runs",
                      any);
         return NULL;

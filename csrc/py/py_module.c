@@ -106,7 +106,7 @@ static PyMethodDef methods[] = {
     {"memory_available", memory_available, METH_NOARGS, memory_available_doc},
     {"tensor_types", tlpy_tensor_types, METH_NOARGS,
      "tensor_types()\n--\n\n"
-     "{name: (id, values per block, bytes per block, whether there is a formula)}"},
+     "{name: (id, values per block, bytes per block, whether it can be written)}"},
     {"metadata_types", tlpy_metadata_types, METH_NOARGS,
      "metadata_types()\n--\n\n{name: (id, bytes of a value; 0 for STRING and ARRAY)}"},
     {NULL, NULL, 0, NULL},

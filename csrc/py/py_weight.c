@@ -224,15 +224,6 @@ static void dequantize_run(struct dequantize *d, size_t lines) {
     tl_fpu_leave(fpu);
 }
 
-static bool check_formula(tlpy_weight *self) {
-    enum tl_kind kind = self->matrix.type->kind;
-    if (kind != TL_KIND_RAW) return true;
-    PyErr_Format(tlpy_state_of((PyObject *)self)->unsupported_error,
-                 "weight %R: tinyllm has no formula for type %s; .raw has its bytes", self->name,
-                 self->matrix.type->name);
-    return false;
-}
-
 /* Dequantizes all of the weight, or the `count` indices of its first axis that *d selects. */
 static PyObject *dequantize_rows(tlpy_weight *self, struct dequantize *d, enum tlpy_dtype dtype,
                                  bool all, bool drop_axis, size_t count) {
@@ -262,7 +253,6 @@ static PyObject *dequantize_rows(tlpy_weight *self, struct dequantize *d, enum t
 
 static PyObject *to_numpy(tlpy_weight *self, PyObject *rows, enum tlpy_dtype dtype) {
     struct dequantize d = {.step = 1};
-    if (!check_formula(self)) return NULL;
     if (rows == Py_None) return dequantize_rows(self, &d, dtype, true, false, 0);
     if (self->ndim == 0) {
         PyErr_Format(PyExc_IndexError, "weight %R has no axes: rows must be None", self->name);
@@ -328,8 +318,6 @@ PyDoc_STRVAR(numpy_doc,
              "numpy.ndarray\n"
              "    C-contiguous, of the weight's shape; an int drops the first axis.\n\n"
              "Raises\n------\n"
-             "tinyllm.UnsupportedError\n"
-             "    tinyllm has no formula for the type; ``raw`` still has the bytes.\n"
              "IndexError\n"
              "    A row is out of range, or the mask has another length.\n"
              "TypeError\n"
@@ -610,7 +598,7 @@ PyObject *tlpy_tensor_types(PyObject *module, PyObject *ignored) {
         PyObject *row;
         if (type == NULL) continue;
         row = Py_BuildValue("(kiiO)", (unsigned long)id, type->items, type->bytes,
-                            type->kind != TL_KIND_RAW ? Py_True : Py_False);
+                            type->pack != NULL ? Py_True : Py_False);
         if (row == NULL || PyDict_SetItemString(types, type->name, row) < 0) Py_CLEAR(types);
         Py_XDECREF(row);
     }

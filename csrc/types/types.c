@@ -24,40 +24,40 @@ static const struct tl_type_info types[TL_TYPE_COUNT] = {
     [6] = {"Q5_0", TL_KIND_32, 32, 22, tl_unpack_q5_0, tl_pack_q5_0},
     [7] = {"Q5_1", TL_KIND_32, 32, 24, tl_unpack_q5_1, tl_pack_q5_1},
     [8] = {"Q8_0", TL_KIND_32, 32, 34, tl_unpack_q8_0, tl_pack_q8_0},
-    [9] = {"Q8_1", TL_KIND_RAW, 32, 36, NULL},
+    [9] = {"Q8_1", TL_KIND_32, 32, 36, tl_unpack_q8_1, NULL},
     [10] = {"Q2_K", TL_KIND_K, 256, 84, tl_unpack_q2_k, tl_pack_q2_k},
     [11] = {"Q3_K", TL_KIND_K, 256, 110, tl_unpack_q3_k, tl_pack_q3_k},
     [12] = {"Q4_K", TL_KIND_K, 256, 144, tl_unpack_q4_k, tl_pack_q4_k},
     [13] = {"Q5_K", TL_KIND_K, 256, 176, tl_unpack_q5_k, tl_pack_q5_k},
     [14] = {"Q6_K", TL_KIND_K, 256, 210, tl_unpack_q6_k, tl_pack_q6_k},
-    [15] = {"Q8_K", TL_KIND_RAW, 256, 292, NULL},
-    [16] = {"IQ2_XXS", TL_KIND_RAW, 256, 66, NULL},
-    [17] = {"IQ2_XS", TL_KIND_RAW, 256, 74, NULL},
-    [18] = {"IQ3_XXS", TL_KIND_RAW, 256, 98, NULL},
-    [19] = {"IQ1_S", TL_KIND_RAW, 256, 50, NULL},
+    [15] = {"Q8_K", TL_KIND_K, 256, 292, tl_unpack_q8_k, NULL},
+    [16] = {"IQ2_XXS", TL_KIND_K, 256, 66, tl_unpack_iq2_xxs, NULL},
+    [17] = {"IQ2_XS", TL_KIND_K, 256, 74, tl_unpack_iq2_xs, NULL},
+    [18] = {"IQ3_XXS", TL_KIND_K, 256, 98, tl_unpack_iq3_xxs, NULL},
+    [19] = {"IQ1_S", TL_KIND_K, 256, 50, tl_unpack_iq1_s, NULL},
     [20] = {"IQ4_NL", TL_KIND_32, 32, 18, tl_unpack_iq4_nl, tl_pack_iq4_nl},
-    [21] = {"IQ3_S", TL_KIND_RAW, 256, 110, NULL},
-    [22] = {"IQ2_S", TL_KIND_RAW, 256, 82, NULL},
+    [21] = {"IQ3_S", TL_KIND_K, 256, 110, tl_unpack_iq3_s, NULL},
+    [22] = {"IQ2_S", TL_KIND_K, 256, 82, tl_unpack_iq2_s, NULL},
     [23] = {"IQ4_XS", TL_KIND_K, 256, 136, tl_unpack_iq4_xs, tl_pack_iq4_xs},
     [24] = {"I8", TL_KIND_ARRAY, 1, 1, NULL},
     [25] = {"I16", TL_KIND_ARRAY, 1, 2, NULL},
     [26] = {"I32", TL_KIND_ARRAY, 1, 4, NULL},
     [27] = {"I64", TL_KIND_ARRAY, 1, 8, NULL},
     [28] = {"F64", TL_KIND_ARRAY, 1, 8, NULL},
-    [29] = {"IQ1_M", TL_KIND_RAW, 256, 56, NULL},
+    [29] = {"IQ1_M", TL_KIND_K, 256, 56, tl_unpack_iq1_m, NULL},
     [30] = {"BF16", TL_KIND_FLOAT, 1, 2, NULL, tl_pack_bf16},
     [31] = {"Q4_0_4_4", TL_KIND_REMOVED, 0, 0, NULL},
     [32] = {"Q4_0_4_8", TL_KIND_REMOVED, 0, 0, NULL},
     [33] = {"Q4_0_8_8", TL_KIND_REMOVED, 0, 0, NULL},
-    [34] = {"TQ1_0", TL_KIND_RAW, 256, 54, NULL},
-    [35] = {"TQ2_0", TL_KIND_RAW, 256, 66, NULL},
+    [34] = {"TQ1_0", TL_KIND_K, 256, 54, tl_unpack_tq1_0, NULL},
+    [35] = {"TQ2_0", TL_KIND_K, 256, 66, tl_unpack_tq2_0, NULL},
     [36] = {"IQ4_NL_4_4", TL_KIND_REMOVED, 0, 0, NULL},
     [37] = {"IQ4_NL_4_8", TL_KIND_REMOVED, 0, 0, NULL},
     [38] = {"IQ4_NL_8_8", TL_KIND_REMOVED, 0, 0, NULL},
     [39] = {"MXFP4", TL_KIND_32, 32, 17, tl_unpack_mxfp4, tl_pack_mxfp4},
-    [40] = {"NVFP4", TL_KIND_RAW, 64, 36, NULL},
-    [41] = {"Q1_0", TL_KIND_RAW, 128, 18, NULL},
-    [42] = {"Q2_0", TL_KIND_RAW, 64, 18, NULL},
+    [40] = {"NVFP4", TL_KIND_16, 64, 36, tl_unpack_nvfp4, NULL},
+    [41] = {"Q1_0", TL_KIND_32, 128, 18, tl_unpack_q1_0, NULL},
+    [42] = {"Q2_0", TL_KIND_32, 64, 18, tl_unpack_q2_0, NULL},
 };
 
 const struct tl_type_info *tl_type_find(uint32_t id) {
@@ -83,7 +83,8 @@ bool tl_type_row_bytes(const struct tl_type_info *t, uint64_t n, size_t *out) {
  * float32 arithmetic rounds only once here. A scale has 11 significant bits, a sub-scale 7, and a q
  * has 5 (7 in Q8_0 and IQ4_NL, which have no sub-scales, and in IQ4_XS, whose sub-scales have 5).
  * So every product fits in 24 bits, and only the last addition rounds. The scale of MXFP4 is a
- * power of two: a product is exact unless it is beyond float32, where it is an infinity.
+ * power of two: a product is exact unless it is beyond float32, where it is an infinity. The scale
+ * of Q8_K is a float32: there is no sub-scale, and its product is rounded once.
  */
 #define DEFINE_FROM_CHUNK(name, real)                                                              \
     static void name(enum tl_kind kind, const struct tl_chunk *c, real *out, size_t n) {           \
@@ -97,6 +98,10 @@ bool tl_type_row_bytes(const struct tl_type_info *t, uint64_t n, size_t *out) {
                     for (int i = 0; i < 16; i++) out[g * 16 + i] = d * (real)q[i];                 \
                 }                                                                                  \
             }                                                                                      \
+            return;                                                                                \
+        }                                                                                          \
+        if (kind == TL_KIND_16) {                                                                  \
+            for (size_t i = 0; i < n; i++) out[i] = (real)c->d[i / 16] * (real)c->q[i];            \
             return;                                                                                \
         }                                                                                          \
         for (size_t g = 0; g < n / 32; g++) {                                                      \
@@ -153,7 +158,7 @@ DEFINE_FROM_CHUNK(chunk_to_f64, double)
             EACH(int32_t, (real)x);                                                                \
         case TL_TYPE_I64:                                                                          \
             EACH(int64_t, (real)x);                                                                \
-        default: /* no formula: callers check the kind */                                          \
+        default: /* every other type has `unpack` */                                               \
             memset(out, 0, n * sizeof(real));                                                      \
         }                                                                                          \
     }

@@ -26,25 +26,37 @@ enum tl_type {
     TL_TYPE_Q5_K = 13,
     TL_TYPE_Q6_K = 14,
     TL_TYPE_Q8_K = 15,
+    TL_TYPE_IQ2_XXS = 16,
+    TL_TYPE_IQ2_XS = 17,
+    TL_TYPE_IQ3_XXS = 18,
+    TL_TYPE_IQ1_S = 19,
     TL_TYPE_IQ4_NL = 20,
+    TL_TYPE_IQ3_S = 21,
+    TL_TYPE_IQ2_S = 22,
     TL_TYPE_IQ4_XS = 23,
     TL_TYPE_I8 = 24,
     TL_TYPE_I16 = 25,
     TL_TYPE_I32 = 26,
     TL_TYPE_I64 = 27,
     TL_TYPE_F64 = 28,
+    TL_TYPE_IQ1_M = 29,
     TL_TYPE_BF16 = 30,
+    TL_TYPE_TQ1_0 = 34,
+    TL_TYPE_TQ2_0 = 35,
     TL_TYPE_MXFP4 = 39,
+    TL_TYPE_NVFP4 = 40,
+    TL_TYPE_Q1_0 = 41,
+    TL_TYPE_Q2_0 = 42,
     TL_TYPE_COUNT = 43, // rows of the table; some ids in between were removed from ggml
 };
 
 enum tl_kind {
     TL_KIND_REMOVED, // ggml has dropped this id: a file that uses it is rejected
-    TL_KIND_RAW,     // the size is known, but there is no formula: only raw bytes
     TL_KIND_ARRAY,   // readable as numbers, not runnable: F64 and the integers
     TL_KIND_FLOAT,   // F32, F16, BF16
     TL_KIND_K,       // integer sub-scales under one float scale per 256
     TL_KIND_32,      // one float scale per 32
+    TL_KIND_16,      // one float scale per 16
 };
 
 #define TL_CHUNK 256
@@ -53,13 +65,14 @@ enum tl_kind {
  * 256 consecutive values of a row, as integers and scales.
  *   TL_KIND_K:   value[i] = d[0] * scale[i / 16] * q[i] - dmin * min[i / 16]
  *   TL_KIND_32:  value[i] = d[i / 32] * q[i] + m[i / 32]
- * Both expressions are exact in float64, and rounding them once gives the float32 value.
+ *   TL_KIND_16:  value[i] = d[i / 16] * q[i]
+ * These expressions are exact in float64, and rounding them once gives the float32 value.
  */
 struct tl_chunk {
     int8_t q[TL_CHUNK];
     int16_t scale[16];
     int16_t min[16];
-    float d[8];
+    float d[16];
     float m[8];
     float dmin;
     bool has_min; // the type has minima: dmin and min, or m
@@ -94,8 +107,7 @@ bool tl_type_row_bytes(const struct tl_type_info *t, uint64_t n, size_t *out);
 
 /*
  * Reads n values from src (any alignment), n a multiple of the block size. float64 is exact for
- * every type except I64 beyond 2^53; float32 is the exact value rounded once. Needs a type with a
- * formula: its kind is ARRAY, FLOAT, K or 32.
+ * every type except I64 beyond 2^53; float32 is the exact value rounded once.
  */
 void tl_type_to_f32(const struct tl_type_info *t, const uint8_t *src, float *out, size_t n);
 void tl_type_to_f64(const struct tl_type_info *t, const uint8_t *src, double *out, size_t n);

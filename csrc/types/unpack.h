@@ -11,12 +11,21 @@
 typedef void tl_unpack_fn(const uint8_t *src, size_t blocks, struct tl_chunk *out);
 
 /* unpack_legacy.c */
-tl_unpack_fn tl_unpack_q4_0, tl_unpack_q4_1, tl_unpack_q5_0, tl_unpack_q5_1, tl_unpack_q8_0;
+tl_unpack_fn tl_unpack_q4_0, tl_unpack_q4_1, tl_unpack_q5_0, tl_unpack_q5_1;
+tl_unpack_fn tl_unpack_q8_0, tl_unpack_q8_1;
 
 /* unpack_k.c */
 tl_unpack_fn tl_unpack_q2_k, tl_unpack_q3_k, tl_unpack_q4_k, tl_unpack_q5_k, tl_unpack_q6_k;
+tl_unpack_fn tl_unpack_q8_k;
 
 /* unpack_codebook.c */
-tl_unpack_fn tl_unpack_iq4_nl, tl_unpack_iq4_xs, tl_unpack_mxfp4;
+tl_unpack_fn tl_unpack_iq4_nl, tl_unpack_iq4_xs, tl_unpack_mxfp4, tl_unpack_nvfp4;
+
+/* unpack_grid.c */
+tl_unpack_fn tl_unpack_iq1_s, tl_unpack_iq1_m, tl_unpack_iq2_xxs, tl_unpack_iq2_xs;
+tl_unpack_fn tl_unpack_iq2_s, tl_unpack_iq3_xxs, tl_unpack_iq3_s;
+
+/* unpack_ternary.c */
+tl_unpack_fn tl_unpack_q1_0, tl_unpack_q2_0, tl_unpack_tq1_0, tl_unpack_tq2_0;
 
 #endif

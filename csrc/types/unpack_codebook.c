@@ -1,5 +1,5 @@
 /*
- * unpack_codebook.c - the types whose nibbles are indices of a table: IQ4_NL, IQ4_XS and MXFP4.
+ * unpack_codebook.c - nibbles are indices of a table: IQ4_NL, IQ4_XS, MXFP4 and NVFP4.
  *
  * Block layouts: ggml-common.h of ggml; formulas: its dequantize_row_* functions.
  */
@@ -57,5 +57,30 @@ void tl_unpack_mxfp4(const uint8_t *src, size_t blocks, struct tl_chunk *out) {
     for (size_t b = 0; b < blocks; b++, src += 17) {
         out->d[b] = power_of_two(src[0]);
         look_up_32(tl_codebook_mxfp4, src + 1, out->q + b * 32);
+    }
+}
+
+/*
+ * Half of a float of eight bits without a sign: four of exponent, three of fraction (ue4m3 of
+ * ggml). As in ggml, 127, the NaN of such floats, is zero, and the highest bit is ignored.
+ */
+static float half_of_e4m3(uint8_t x) {
+    const int exponent = x >> 3 & 15, fraction = x & 7;
+    const int units = exponent == 0 ? fraction : (8 + fraction) << (exponent - 1);
+    return x == 127 ? 0 : (float)units * 0x1p-10f;
+}
+
+void tl_unpack_nvfp4(const uint8_t *src, size_t blocks, struct tl_chunk *out) {
+    memset(out, 0, sizeof(*out));
+    for (size_t b = 0; b < blocks; b++, src += 36) {
+        for (size_t g = 0; g < 4; g++) {
+            const uint8_t *qs = src + 4 + 8 * g;
+            int8_t *q = out->q + 64 * b + 16 * g;
+            out->d[4 * b + g] = half_of_e4m3(src[g]);
+            for (int i = 0; i < 8; i++) {
+                q[i] = tl_codebook_mxfp4[qs[i] & 15];
+                q[i + 8] = tl_codebook_mxfp4[qs[i] >> 4];
+            }
+        }
     }
 }

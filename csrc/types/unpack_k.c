@@ -136,3 +136,13 @@ void tl_unpack_q6_k(const uint8_t *src, size_t blocks, struct tl_chunk *out) {
         }
     }
 }
+
+/* A float32 scale and no sub-scales. The sums of the values, which are stored too, are not read. */
+void tl_unpack_q8_k(const uint8_t *src, size_t blocks, struct tl_chunk *out) {
+    float d = 0;
+    if (blocks > 0) memcpy(&d, src, sizeof(d));
+    begin_k(out, blocks, d, 0, false);
+    if (blocks == 0) return;
+    for (int s = 0; s < 16; s++) out->scale[s] = 1;
+    memcpy(out->q, src + 4, TL_CHUNK);
+}

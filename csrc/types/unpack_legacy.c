@@ -1,5 +1,5 @@
 /*
- * unpack_legacy.c - the types with one float scale for each 32 values: Q4_0 to Q8_0.
+ * unpack_legacy.c - the types with one float scale for each 32 values: Q4_0 to Q8_1.
  *
  * Block layouts: ggml-common.h of ggml; formulas: its dequantize_row_* functions.
  */
@@ -77,5 +77,14 @@ void tl_unpack_q8_0(const uint8_t *src, size_t blocks, struct tl_chunk *out) {
     for (size_t b = 0; b < blocks; b++, src += 34) {
         out->d[b] = tl_load_f16(src);
         memcpy(out->q + b * 32, src + 2, 32);
+    }
+}
+
+/* The sum of the values, which is stored too, is not read. */
+void tl_unpack_q8_1(const uint8_t *src, size_t blocks, struct tl_chunk *out) {
+    begin_32(out, blocks, false);
+    for (size_t b = 0; b < blocks; b++, src += 36) {
+        out->d[b] = tl_load_f16(src);
+        memcpy(out->q + b * 32, src + 4, 32);
     }
 }

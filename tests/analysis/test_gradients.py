@@ -115,7 +115,7 @@ def test_architectures(name, tmp_path):
     check(g[first], direction, double.slope(ids, f, first, direction), 1e-5)
 
 
-@pytest.mark.parametrize("kind", ["Q8_0", "Q4_K", "Q4_0", "BF16"])
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_K", "Q4_0", "BF16", *models.RARE_TYPES])
 def test_quantized_weights(kind, tmp_path):
     model = models.random_model(tmp_path, kind, layers=1)
     ids = models.random_ids(model, 4)

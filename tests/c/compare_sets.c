@@ -425,10 +425,7 @@ int main(int argc, char **argv) {
         at_end = end != 0;
         for (uint32_t id = 0; id < TL_TYPE_COUNT; id++) {
             const struct tl_type_info *type = tl_type_find(id);
-            if (type == NULL || (type->kind != TL_KIND_FLOAT && type->kind != TL_KIND_K &&
-                                 type->kind != TL_KIND_32)) {
-                continue;
-            }
+            if (type == NULL || type->kind < TL_KIND_FLOAT) continue;
             for (size_t i = 0; i < TL_ARRAY_LEN(shapes); i++) {
                 size_t items = (size_t)type->items, cols = shapes[i][1];
                 cols = items == 1 ? cols + 5 : (cols + items - 1) / items * items;

@@ -15,6 +15,7 @@ from testkit import architectures, every_split, models
 from tinyllm import _core
 
 TOKENS = 300
+ALL_TYPES = [*models.TYPES, *models.RARE_TYPES]
 
 
 def result(model, ids):
@@ -28,7 +29,7 @@ def is_encoder(model):
     return not model.steps.roles("logits")
 
 
-@pytest.fixture(scope="module", params=[*models.TYPES, "wide", *architectures.DISTINCT])
+@pytest.fixture(scope="module", params=[*ALL_TYPES, "wide", *architectures.DISTINCT])
 def case(request, tmp_path_factory):
     """A model of every type and architecture; one ffn is wider than a superchunk of float sums."""
     directory = tmp_path_factory.mktemp("bits")
@@ -161,8 +162,7 @@ def run_isa(isa, tokens, paths, mode="exact"):
 def files(tmp_path_factory):
     directory = tmp_path_factory.mktemp("isa")
     paths = [
-        models.write(directory / f"{name}.gguf", *models.random_llama(name))
-        for name in models.TYPES
+        models.write(directory / f"{name}.gguf", *models.random_llama(name)) for name in ALL_TYPES
     ]
     wide = models.random_llama("F32", ffn=4352, layers=1)
     odd = models.random_llama("F16", heads=5, kv_heads=1, head_size=20, ffn=144, width=80)
@@ -193,7 +193,7 @@ def test_fast_mode_on_every_instruction_set(isa, files):
 @pytest.mark.slow
 @pytest.mark.nightly
 @pytest.mark.parametrize("mode", ["exact", "fast"])
-@pytest.mark.parametrize("type_name", models.TYPES)
+@pytest.mark.parametrize("type_name", ALL_TYPES)
 def test_every_split_on_every_instruction_set(type_name, mode, tmp_path):
     path = models.write(tmp_path / "m.gguf", *models.random_llama(type_name, layers=1))
     digests = {}
@@ -285,7 +285,7 @@ print(tiny / 4 == 0.0, digest() == before, tiny / 4 == 0.0)
     assert still_flushed == "True"  # the caller's state is restored
 
 
-@pytest.mark.parametrize("name", [*models.TYPES, *architectures.DISTINCT])
+@pytest.mark.parametrize("name", [*ALL_TYPES, *architectures.DISTINCT])
 def test_fast_mode_does_not_depend_on_threads_splits_or_captures(name, tmp_path):
     if name in architectures.DISTINCT:
         type_name, file = "Q4_K", architectures.random_architecture(name, "Q4_K")

@@ -52,7 +52,7 @@ def reference_of(model, ids):
     return reference.forward(model.steps, model.weights, ids)
 
 
-@pytest.mark.parametrize("type_name", models.TYPES)
+@pytest.mark.parametrize("type_name", [*models.TYPES, *models.RARE_TYPES])
 def test_logits_of_every_type_are_right_to_float32(type_name, tmp_path):
     model = models.random_model(tmp_path, type_name)
     ids = models.random_ids(model, 300)

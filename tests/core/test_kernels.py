@@ -9,6 +9,7 @@ import pytest
 
 import tinyllm
 from testkit import exact_arithmetic as exact
+from testkit import rare_blocks
 from tinyllm import _core
 
 SETS = _core.kernel_sets()
@@ -75,26 +76,23 @@ def test_sets_are_listed_worst_first():
 
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_the_decoders_of_these_tests_agree_with_gguf(name):
-    gguf = pytest.importorskip("gguf")
     rng = np.random.default_rng(1)
     items, size, _ = exact.TYPES[name]
     row = exact.random_rows(rng, name, 1, 512)
     values = []
-    for block in row.reshape(-1, size):
-        if items == 32:
-            q, d, m = exact.decode_32(name, block)
-            values.append(d * q + m)
-        else:
-            q, scale, minimum, d, dmin = exact.decode_k(name, block)
-            values.append(d * scale.repeat(16) * q - dmin * minimum.repeat(16))
-    theirs = gguf.dequantize(row, gguf.GGMLQuantizationType[name])[0]
+    if items != 256:
+        values = [d * q + m for q, d, m in exact.decode_row(name, row[0])]
+    for block in row.reshape(-1, size) if items == 256 else []:
+        q, scale, minimum, d, dmin = exact.decode_k(name, block)
+        values.append(d * scale.repeat(16) * q - dmin * minimum.repeat(16))
+    theirs = exact.dequantize(name, row)[0]
     np.testing.assert_allclose(np.concatenate(values), theirs, rtol=1e-6, atol=1e-7)
 
 
 def odd_cols(name, cols):
     """Return about `cols` columns: not a multiple of 256 if the type allows it."""
     items = exact.TYPES[name][0]
-    return {1: cols + 21, 32: cols + 32, 256: cols}[items]
+    return {1: cols + 21, 256: cols}.get(items, cols + items)
 
 
 @pytest.mark.parametrize("name", exact.TYPES)
@@ -128,9 +126,11 @@ EXPONENTS = np.array([128, 0, 1, 2, 3, 127, 254, 255], np.uint8)  # the first st
 
 
 def set_scales(name, blocks, number):
-    """Set every float16 of blocks to a number; MXFP4: the exponent."""
+    """Set every scale of blocks to a number; MXFP4: the exponent."""
     if name == "MXFP4":
         blocks[..., 0] = number
+    elif not exact.TYPES[name][2]:
+        rare_blocks.set_scales(name, blocks, number)
     for at in exact.TYPES[name][2]:
         blocks[..., at : at + 2] = np.array([number], np.float16).view(np.uint8)
 
@@ -201,7 +201,7 @@ def test_every_exponent_of_mxfp4(size):
             np.testing.assert_array_equal(y[~finite], expected.astype(np.float32)[~finite], isa)
 
 
-@pytest.mark.parametrize("name", [name for name in QUANTIZED if name != "MXFP4"])
+@pytest.mark.parametrize("name", [name for name in QUANTIZED if name not in ("MXFP4", "NVFP4")])
 def test_scales_that_are_not_finite(name):
     rng = np.random.default_rng(6)
     _, size, halves = exact.TYPES[name]
@@ -209,6 +209,9 @@ def test_scales_that_are_not_finite(name):
     weights = exact.random_rows(rng, name, 6, cols)
     blocks = weights.reshape(6, -1, size)
     for row, number in enumerate([np.inf, -np.inf, np.nan]):
+        if not halves:
+            rare_blocks.set_scales(name, blocks[row, 1], number)
+            continue
         at = halves[row % len(halves)]
         blocks[row, 1, at : at + 2] = np.array([number], np.float16).view(np.uint8)
     x = activations(rng, "gaussian", 5, cols)
@@ -278,11 +281,10 @@ def test_more_tokens_than_share_a_pass(isa):
 @pytest.mark.parametrize("name", exact.TYPES)
 @pytest.mark.parametrize("kind", ["gaussian", "outliers"])
 def test_error_against_float64(name, isa, kind):
-    gguf = pytest.importorskip("gguf")
     rng = np.random.default_rng(10)
     cols = 2048
     weights = exact.random_rows(rng, name, 32, cols)
-    values = gguf.dequantize(weights, gguf.GGMLQuantizationType[name]).astype(np.float64)
+    values = exact.dequantize(name, weights).astype(np.float64)
     x = activations(rng, kind, 4, cols)
     error = run(name, weights, cols, x, isa) - x.astype(np.float64) @ values.T
     # the weights of random blocks with minima do not average to zero, so their errors add up
@@ -390,11 +392,10 @@ def test_fast_mode_at_the_limits_of_its_sums(name, isa):
 @pytest.mark.parametrize("name", QUANTIZED)
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"huge", "any finite"}))  # float32 sums
 def test_fast_mode_error(name, isa, kind):
-    gguf = pytest.importorskip("gguf")
     rng = np.random.default_rng(21)
     cols = odd_cols(name, 512)
     weights = exact.random_rows(rng, name, 32, cols)
-    values = gguf.dequantize(weights, gguf.GGMLQuantizationType[name]).astype(np.float64)
+    values = exact.dequantize(name, weights).astype(np.float64)
     x = activations(rng, kind, 3, cols)
     wide = x.astype(np.float64)
     # half a step of every block of 32, a tenth more because the scale minimizes the sum of
@@ -427,6 +428,7 @@ GUARDED = """
 import ctypes, mmap, sys
 import numpy as np
 from testkit import exact_arithmetic as exact
+from testkit import rare_blocks
 from tinyllm import _core
 
 page = mmap.PAGESIZE
@@ -450,7 +452,8 @@ def guarded(data, at_end):
 
 rng = np.random.default_rng(12)
 for name, (items, _, _) in exact.TYPES.items():
-    for cols in {1: (1, 15, 37, 256, 5000), 32: (32, 96, 256, 1056)}.get(items, (256, 1280)):
+    sizes = {1: (1, 15, 37, 256, 5000), 256: (256, 1280)}
+    for cols in sizes.get(items, (items, 3 * items, 256, 1024 + items)):
         for rows in (1, 2, 5, 16, 33, 64):
             weights = exact.random_rows(rng, name, rows, cols)
             for tokens in (1, 2, 3, 5, 8):

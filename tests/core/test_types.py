@@ -1,19 +1,21 @@
 """Dequantization, compared with PyPI gguf and with exact fractions."""
 
 import ctypes
+import importlib.util
 import math
+import re
 import shutil
 import subprocess
 import sys
 import threading
 from fractions import Fraction
+from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 
-import tinyllm
-from testkit import exact_arithmetic
+from testkit import exact_arithmetic, rare_blocks
 from testkit.models import dequantize
 from tinyllm import _core
 from tinyllm._core import Weight
@@ -37,8 +39,12 @@ def random_blocks(name, rows, cols, seed):
     for i, value in enumerate(special):
         for at in halves:
             blocks[2 + i, at : at + 2] = np.frombuffer(np.uint16(value).tobytes(), np.uint8)
-    if name == "MXFP4":
-        blocks[: 3 * 256, 0] = np.arange(3 * 256) % 256
+    if not halves and name not in exact_arithmetic.FLOATS:
+        numbers = np.array(special, np.uint16).view(np.float16).astype(np.float64)
+        if name == "MXFP4":
+            blocks[: 3 * 256, 0] = np.arange(3 * 256) % 256
+        elif name != "NVFP4":
+            rare_blocks.set_scales(name, blocks[2 : 2 + len(special)], numbers)
     return blocks.reshape(rows, cols // items * size)
 
 
@@ -53,7 +59,8 @@ def test_equals_gguf_on_random_bits(name):
         expected = dequantize(raw.reshape(-1), name).reshape(64, 2048)
     values = weight(name, (64, 2048), raw).numpy()
     assert values.dtype == np.float32
-    assert np.isinf(values).any() if name == "MXFP4" else np.isnan(values).any()
+    if name != "NVFP4":  # whose scales are all finite
+        assert np.isinf(values).any() if name == "MXFP4" else np.isnan(values).any()
     assert np.isfinite(values).mean() > 0.8
     np.testing.assert_array_equal(values, expected)
 
@@ -75,13 +82,15 @@ def test_float64_is_exact(name):
         blocks[:, at + 1] &= 0xBF  # finite
     if halves:
         blocks[:2, halves[0] : halves[0] + 2] = [[1, 0], [0xFF, 0x83]]  # denormal
-    else:
+    elif name == "MXFP4":
         blocks[:4, 0] = [0, 1, 2, 255]
+    elif name != "NVFP4":
+        rare_blocks.set_scales(name, blocks, np.float32(0.1) * np.arange(12))
     values = weight(name, (12, items), blocks).numpy(dtype=np.float64)
     for block, row in zip(blocks, values, strict=True):
-        if items == 32:
-            q, d, m = exact_arithmetic.decode_32(name, block)
-            exact = [Fraction(d) * int(x) + Fraction(m) for x in q]
+        if items != 256:
+            parts = exact_arithmetic.decode_row(name, block)
+            exact = [Fraction(d) * int(x) + Fraction(m) for q, d, m in parts for x in q]
         else:
             q, scale, minimum, d, dmin = exact_arithmetic.decode_k(name, block)
             exact = [
@@ -124,18 +133,30 @@ def test_table_equals_gguf():
         assert table[kind.name][:3] == (int(kind), items, size)
     assert table["Q8_1"] == (9, 32, 36, False)
     assert table["Q2_0"] == (42, 64, 18, False)
+    assert table["Q8_0"] == (8, 32, 34, True)
     assert sorted(row[0] for row in table.values()) == [
         i for i in range(43) if i not in (4, 5, 31, 32, 33, 36, 37, 38)
     ]
 
 
-def test_a_type_without_formula_shows_raw_bytes_only():
-    w = Weight("w", (2, 256), "Q8_K", bytes(range(256)) * 2 + bytes(72))
-    assert w.raw.shape == (2, 292)
-    assert w.raw.tobytes() == bytes(range(256)) * 2 + bytes(72)
-    for read in (w.numpy, lambda: w[0], lambda: np.asarray(w), lambda: w.numpy([0])):
-        with pytest.raises(tinyllm.UnsupportedError, match=r"'w'.*Q8_K"):
-            read()
+def test_codebooks_are_those_of_gguf():
+    script = Path(__file__).parents[2] / "scripts" / "make_grid_codes.py"
+    spec = importlib.util.spec_from_file_location("make_grid_codes", script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text = module.OUT.read_text("utf-8")
+    for name, table in module.TABLES.items():
+        body = re.search(table + r"\[\d+\] = \{(.*?)\}", text, re.S)[1]
+        assert [int(n, 16) for n in body.split(",")] == module.codes(name)
+
+
+def test_every_entry_of_every_grid():
+    """Each index of a grid occurs in random blocks, so equality with gguf covers all of them."""
+    for name in ("IQ1_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"):
+        raw = random_blocks(name, 64, 8192, seed=11)
+        with np.errstate(all="ignore"):
+            expected = dequantize(raw.reshape(-1), name).reshape(64, 8192)
+        np.testing.assert_array_equal(weight(name, (64, 8192), raw).numpy(), expected)
 
 
 # ---- rows ----
@@ -209,7 +230,7 @@ def test_rows_of_other_shapes():
         len(scalar)
 
 
-@pytest.mark.parametrize("name", ["IQ4_NL", "IQ4_XS", "MXFP4", "Q4_K"])
+@pytest.mark.parametrize("name", ["IQ4_NL", "IQ4_XS", "MXFP4", "Q4_K", "IQ2_XS", "NVFP4"])
 def test_matrices_of_a_stack(name):
     raw = random_blocks(name, 3 * 20, 512, seed=8)
     stack = weight(name, (3, 20, 512), raw)

@@ -23,8 +23,7 @@ def read_all(source):
         str(file.metadata[key])
     for weight in file.tensors.values():
         weight.raw.sum()
-        if tinyllm._core.tensor_types()[weight.type][3]:
-            weight.numpy()
+        weight.numpy()
     return file
 
 

@@ -112,9 +112,11 @@ static void stack(const char *name, enum tl_type wanted, size_t experts, size_t 
 }
 
 static const enum tl_type matrix_types[] = {
-    TL_TYPE_F32,  TL_TYPE_F32,  TL_TYPE_F32,  TL_TYPE_F16,    TL_TYPE_BF16,   TL_TYPE_Q4_0,
-    TL_TYPE_Q4_1, TL_TYPE_Q5_0, TL_TYPE_Q5_1, TL_TYPE_Q8_0,   TL_TYPE_Q2_K,   TL_TYPE_Q3_K,
-    TL_TYPE_Q4_K, TL_TYPE_Q5_K, TL_TYPE_Q6_K, TL_TYPE_IQ4_NL, TL_TYPE_IQ4_XS, TL_TYPE_MXFP4};
+    TL_TYPE_F32,   TL_TYPE_F32,    TL_TYPE_F32,   TL_TYPE_F16,    TL_TYPE_BF16,   TL_TYPE_Q4_0,
+    TL_TYPE_Q4_1,  TL_TYPE_Q5_0,   TL_TYPE_Q5_1,  TL_TYPE_Q8_0,   TL_TYPE_Q2_K,   TL_TYPE_Q3_K,
+    TL_TYPE_Q4_K,  TL_TYPE_Q5_K,   TL_TYPE_Q6_K,  TL_TYPE_IQ4_NL, TL_TYPE_IQ4_XS, TL_TYPE_MXFP4,
+    TL_TYPE_IQ1_M, TL_TYPE_IQ2_XS, TL_TYPE_IQ3_S, TL_TYPE_TQ1_0,  TL_TYPE_NVFP4,  TL_TYPE_Q1_0,
+    TL_TYPE_Q8_1,  TL_TYPE_Q8_K};
 static const enum tl_type vector_types[] = {TL_TYPE_F32, TL_TYPE_F32, TL_TYPE_F16, TL_TYPE_F64};
 
 /* ---- a right plan ---- */
@@ -200,7 +202,6 @@ static void make_tensors(const struct sizes *s) {
     tensor("ssm_a", PICK(vector_types), 0, s->state_heads);
     tensor("ssm_dt", PICK(vector_types), 0, s->state_heads);
     tensor("integers", TL_TYPE_I32, s->vocab, d); // readable, but not runnable
-    tensor("opaque", TL_TYPE_Q8_K, s->vocab, 256);
     tensor("square", PICK(matrix_types), d, d);
     tensor("three", TL_TYPE_F32, s->vocab, d);
     tensors[n_tensors - 1].n_dims = 3;

@@ -476,7 +476,7 @@ def test_examples_in_the_docstrings():
 # --- the random models of other tests ----------------------------------------------------------
 
 
-@pytest.mark.parametrize("type_name", models.TYPES)
+@pytest.mark.parametrize("type_name", [*models.TYPES, *models.RARE_TYPES])
 def test_random_models_have_weights_of_the_size_of_a_trained_one(type_name):
     metadata, tensors = models.random_llama(type_name)
     values = models.values(tensors)

@@ -7,7 +7,10 @@ and each rounding is one call of `round_to`.
 import math
 from fractions import Fraction
 
+import gguf
 import numpy as np
+
+from testkit import rare_blocks
 
 # items and bytes of a block, and the offsets of its float16 numbers (MXFP4: byte 0 is an exponent)
 TYPES = {
@@ -27,6 +30,20 @@ TYPES = {
     "IQ4_NL": (32, 18, (0,)),
     "IQ4_XS": (256, 136, (0,)),
     "MXFP4": (32, 17, ()),
+    "IQ1_S": (256, 50, (0,)),
+    "IQ1_M": (256, 56, ()),
+    "IQ2_XXS": (256, 66, (0,)),
+    "IQ2_XS": (256, 74, (0,)),
+    "IQ2_S": (256, 82, (0,)),
+    "IQ3_XXS": (256, 98, (0,)),
+    "IQ3_S": (256, 110, (0,)),
+    "TQ1_0": (256, 54, (52,)),
+    "TQ2_0": (256, 66, (64,)),
+    "NVFP4": (64, 36, ()),
+    "Q1_0": (128, 18, (0,)),
+    "Q2_0": (64, 18, (0,)),
+    "Q8_1": (32, 36, (0,)),
+    "Q8_K": (256, 292, ()),
 }
 FLOATS = ("F32", "F16", "BF16")
 WITH_MIN = ("Q4_1", "Q5_1", "Q2_K", "Q4_K", "Q5_K")
@@ -106,6 +123,8 @@ def decode_32(name, block):
         return IQ4_VALUES[_nibbles(block[2:])], _half(block, 0), 0.0
     if name == "MXFP4":
         return _doubled_floats(_nibbles(block[1:])), 2.0 ** (int(block[0]) - 128), 0.0
+    if name == "Q8_1":
+        return (*rare_blocks.decode_parts(name, block)[0], 0.0)
     assert name == "Q8_0"
     return block[2:].view(np.int8).astype(np.int64), _half(block, 0), 0.0
 
@@ -137,7 +156,9 @@ def decode_k(name, block):
         scales = [(low >> 4 * j & 15) + 16 * (high >> 2 * j & 3) - 32 for j in range(8)]
         q = np.concatenate([IQ4_VALUES[_nibbles(part)] for part in block[8:].reshape(8, 16)])
         return q, np.array(scales).repeat(2), none, _half(block, 0), 0.0
-    assert name == "Q6_K"
+    if name != "Q6_K":
+        q, scales, d = rare_blocks.decode_256(name, block)
+        return q, scales, none, d, 0.0
     q = []
     for half in range(2):
         low = block[half * 64 : half * 64 + 64]
@@ -146,6 +167,15 @@ def decode_k(name, block):
             q.append((part | (high >> (2 * i) & 3) << 4).astype(np.int64) - 32)
     scales = block[192:208].view(np.int8).astype(np.int64)
     return np.concatenate(q), scales, none, _half(block, 208), 0.0
+
+
+def decode_row(name, row):
+    """Integers, scale and minimum of each block of 32 of a row, of NVFP4 of each 16."""
+    items, size, _ = TYPES[name]
+    blocks = row.reshape(-1, size)
+    if items == 32:
+        return [decode_32(name, block) for block in blocks]
+    return [(q, d, 0.0) for block in blocks for q, d in rare_blocks.decode_parts(name, block)]
 
 
 def round_chunk(x):
@@ -174,10 +204,11 @@ def dot_quantized(name, row, rounded):
                 total = fma64(-(dmin * dx), int((minimum * sums).sum()), total)
             continue
         u = 0.0
-        for j, block in enumerate(blocks[8 * c : 8 * c + 8]):
-            q, d, m = decode_32(name, block)
-            part = x[32 * j : 32 * j + 32]
-            if name == "MXFP4":
+        width = 16 if name == "NVFP4" else 32
+        parts = decode_row(name, row)
+        for j, (q, d, m) in enumerate(parts[256 // width * c : 256 // width * (c + 1)]):
+            part = x[width * j : width * j + width]
+            if name in ("MXFP4", "NVFP4"):
                 u = fma64(int((q * part).sum()), d, u)
                 continue
             u = fma32(round_to(Fraction(int((q * part).sum())), 24, -126), d, u)
@@ -223,14 +254,16 @@ def dot_fast(name, row, rounded):
     """Fast mode: one row of raw blocks times one token, a list of rounded blocks of 32."""
     items, size, _ = TYPES[name]
     total = 0.0
-    for c, block in enumerate(row.reshape(-1, size)):
-        if items == 32:
-            q, d, m = decode_32(name, block)
-            x, scale = rounded[c]
+    if items != 256:
+        width = 16 if name == "NVFP4" else 32
+        for j, (q, d, m) in enumerate(decode_row(name, row)):
+            x, scale = rounded[width * j // 32]
+            x = x[width * j % 32 :][:width]
             total = fma32(np.float32((q * x).sum()) * np.float32(scale), d, total)
             if name in WITH_MIN:
                 total = fma32(m, np.float32(scale) * np.float32(x.sum()), total)
-            continue
+        return np.float32(total)
+    for c, block in enumerate(row.reshape(-1, size)):
         q, scales, minima, d, dmin = decode_k(name, block)
         products, minimum = 0.0, 0.0
         for b, (x, scale) in enumerate(rounded[8 * c : 8 * c + 8]):
@@ -306,7 +339,16 @@ def random_rows(rng, name, rows, cols, scale=0.02):
     raw = rng.integers(0, 256, (rows, cols // items, size), dtype=np.uint8)
     if name == "MXFP4":
         raw[:, :, 0] = 128 + round(math.log2(scale)) + rng.integers(-6, 0, raw.shape[:2])
+    elif not halves:
+        rare_blocks.set_scales(name, raw, rng.standard_normal(raw.shape[:2]) * scale)
     for at in halves:
         number = (rng.standard_normal(raw.shape[:2]) * scale).astype(np.float16)
         raw[:, :, at : at + 2] = number[..., None].view(np.uint8)
     return raw.reshape(rows, -1)
+
+
+def dequantize(name, weights):
+    """The float32 values of raw rows of a quantized type, as PyPI gguf reads them if it does."""
+    if name in rare_blocks.NOT_IN_GGUF:
+        return rare_blocks.dequantize(weights, name, *TYPES[name][:2])
+    return gguf.dequantize(weights, gguf.GGMLQuantizationType[name])

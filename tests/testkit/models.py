@@ -9,6 +9,7 @@ import gguf
 import numpy as np
 
 import tinyllm
+from testkit import rare_blocks
 from tinyllm.architectures.table import ARCHITECTURES
 
 QUANTIZABLE = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "MXFP4")
@@ -24,7 +25,7 @@ class _Block(NamedTuple):
     """
 
     size: int
-    d: int
+    d: int | None
     dmin: int | None = None
     mean_q: float = 0.0
     items: int = 256
@@ -42,6 +43,27 @@ _BLOCKS = {
 
 TYPES = (*QUANTIZABLE, *_BLOCKS)
 
+_RARE_BLOCKS = {
+    "IQ1_S": _Block(50, d=0),
+    "IQ1_M": _Block(56, d=None),
+    "IQ2_XXS": _Block(66, d=0),
+    "IQ2_XS": _Block(74, d=0),
+    "IQ2_S": _Block(82, d=0),
+    "IQ3_XXS": _Block(98, d=0),
+    "IQ3_S": _Block(110, d=0),
+    "TQ1_0": _Block(54, d=52),
+    "TQ2_0": _Block(66, d=64),
+    "NVFP4": _Block(36, d=None, items=64),
+    "Q1_0": _Block(18, d=0, items=128),
+    "Q2_0": _Block(18, d=0, items=64),
+    "Q8_1": _Block(36, d=0, items=32),
+    "Q8_K": _Block(292, d=None),
+}
+_BLOCKS |= _RARE_BLOCKS
+
+#: Types that few files have. tests/core/recording.json has results of the others.
+RARE_TYPES = tuple(_RARE_BLOCKS)
+
 
 def quantize(array, type_name):
     """Return the raw bytes of a float array in a type, as PyPI gguf quantizes it."""
@@ -53,6 +75,9 @@ def quantize(array, type_name):
 
 def dequantize(raw, type_name):
     """Return the float32 values of raw bytes, as PyPI gguf reads them."""
+    if type_name in rare_blocks.NOT_IN_GGUF:
+        _, items, size, _ = tinyllm._core.tensor_types()[type_name][:4]
+        return rare_blocks.dequantize(raw, type_name, items, size)
     kind = gguf.GGMLQuantizationType[type_name]
     if type_name in ("F32", "F16"):  # which gguf wants as floats, not as bytes
         return raw.view(np.float32 if type_name == "F32" else np.float16).astype(np.float32)
@@ -75,6 +100,9 @@ def random_blocks(random, shape, type_name, std):
     blocks = random.integers(0, 256, (*rows, columns // items, layout.size), dtype=np.uint8)
 
     def put(offset, values):
+        if offset is None:
+            rare_blocks.set_scales(type_name, blocks, values)
+            return
         half = np.asarray(values, dtype="<f2")
         blocks[..., offset : offset + 2] = half[..., np.newaxis].view(np.uint8)
 

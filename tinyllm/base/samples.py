@@ -37,11 +37,6 @@ def sample_weight(weight: Weight, stretches: int) -> Float32:
     -------
     numpy.ndarray of float32, shape (n,)
 
-    Raises
-    ------
-    tinyllm.UnsupportedError
-        If values of the weight's type cannot be unpacked.
-
     Examples
     --------
     >>> import numpy as np
@@ -88,8 +83,7 @@ def sample_weights(weights: Iterable[Weight], stretches: int = 16) -> Iterator[W
     Parameters
     ----------
     weights : iterable of Weight
-        Only the first `MOST_SAMPLED` are read, and of these only those whose type can be
-        unpacked.
+        Only the first `MOST_SAMPLED` are read.
     stretches : int
         As in `sample_weight`.
 
@@ -98,10 +92,5 @@ def sample_weights(weights: Iterable[Weight], stretches: int = 16) -> Iterator[W
     WeightSample
     """
     for i, weight in enumerate(weights):
-        values = None
-        if i < MOST_SAMPLED:
-            try:
-                values = sample_weight(weight, stretches)
-            except NotImplementedError:  # a type that cannot be unpacked
-                pass
+        values = sample_weight(weight, stretches) if i < MOST_SAMPLED else None
         yield WeightSample(weight.name, weight.type, weight.shape, weight.nbytes, values)

@@ -32,7 +32,10 @@ static void fill_any(const struct tl_type_info *type, const struct rows *row, si
                 memcpy(words[r], q, sizeof(q));
             } else {
                 int16_t q[TL_CHUNK];
-                for (int k = 0; k < TL_CHUNK; k++) q[k] = chunk.q[k];
+                for (int g = 0; g < 16; g++) {
+                    const int16_t scale = type->kind == TL_KIND_K ? chunk.scale[g] : 1;
+                    for (int k = 16 * g; k < 16 * g + 16; k++) q[k] = (int16_t)(chunk.q[k] * scale);
+                }
                 memcpy(words[r], q, sizeof(q));
             }
         }
@@ -44,10 +47,8 @@ static void fill_any(const struct tl_type_info *type, const struct rows *row, si
                 panel->u.k.scale[g][at] = scale_word_of(chunk.scale[g]);
             }
         } else {
-            for (int b = 0; b < 8; b++) {
-                panel->u.b.d[b][at] = chunk.d[b];
-                panel->u.b.m[b][at] = chunk.m[b];
-            }
+            for (int b = 0; b < 16; b++) panel->u.b.d[b][at] = chunk.d[b];
+            for (int b = 0; b < 8; b++) panel->u.b.m[b][at] = chunk.m[b];
         }
     }
     for (int s = 0; s < steps; s += 16) {

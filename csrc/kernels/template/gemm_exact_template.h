@@ -3,7 +3,7 @@
  *
  * Needs:   pack_template.h, a tile template
  * Defines: digits_to_f64, block_to_f64, digits_to_f32, tile_add_k, tile_add_scaled_words,
- *          tile_add_32, tile_add_mxfp4
+ *          tile_add_32, tile_add_wide
  */
 
 /* From the sums of a token's digits to the exact T in float64. */
@@ -12,7 +12,7 @@ TL_INLINE v16d digits_to_f64(const v16i *digit) {
     return v16d_fma(v16d_from_i32(digit[2]), v16d_set1(65536), t);
 }
 
-/* The same for a block of 32 of MXFP4, whose sums are small. */
+/* The same for a block of MXFP4 or NVFP4, whose sums are small. */
 TL_INLINE v16d block_to_f64(const v16i *digit) {
     const v16i high = v16i_add(v16i_sll(digit[2], 8), digit[1]);
     return v16d_fma(v16d_from_i32(high), v16d_set1(256), v16d_from_i32(digit[0]));
@@ -130,21 +130,21 @@ TL_INLINE void tile_add_32(const bool bytes, const struct panel *panel, struct r
     }
 }
 
-/* Like tile_add_32, with float64 sums. */
-TL_INLINE void tile_add_mxfp4(const struct panel *panel, struct record x, const int tokens,
-                              const struct traits traits, double *sums) {
-    const int width = tokens * 3;
+/* Like tile_add_32, with float64 sums, for 8 blocks of 32 (MXFP4) or 16 of 16 (NVFP4). */
+TL_INLINE void tile_add_wide(const struct panel *panel, const int blocks, struct record x,
+                             const int tokens, const struct traits traits, double *sums) {
+    const int width = tokens * 3, steps = 64 / blocks;
     v16d u[PANEL_VECTORS][BYTE_TOKENS];
-    int32_t starts[8 * TILE_DIGITS];
-    tile_starts(x.groups, width, traits.offset, true, starts);
+    int32_t starts[16 * TILE_DIGITS];
+    tile_starts(x.groups, width, traits.offset, blocks == 8, starts);
     for (int v = 0; v < PANEL_VECTORS; v++) {
         for (int t = 0; t < tokens; t++) u[v][t] = v16d_set1(0);
     }
-    for (int b = 0; b < 8; b++) {
+    for (int b = 0; b < blocks; b++) {
         tile_sums s;
         tile_set(s, width, starts + b * width);
-        tile_bytes(s, panel->weights + 8 * b, x.digits + 8 * b * width, 8, width, traits.depth,
-                   NULL, NULL);
+        tile_bytes(s, panel->weights + steps * b, x.digits + steps * b * width, steps, width,
+                   traits.depth, NULL, NULL);
         for (int v = 0; v < PANEL_VECTORS; v++) {
             const v16d d = v16d_from_f32(v16_load(&panel->u.b.d[b][16 * v]));
             for (int t = 0; t < tokens; t++) {

@@ -107,18 +107,21 @@ TL_INLINE void fast_add_scaled_words(const struct panel *panel, struct fast_reco
     }
 }
 
-TL_INLINE void fast_add_32(const bool bytes, const struct panel *panel, struct fast_record x,
-                           const int tokens, const struct traits traits, float *sums) {
-    const int steps = steps_of(bytes) / 8;
-    int32_t starts[8 * TILE_DIGITS];
+/* 8 blocks of 32, or 16 of 16 (NVFP4). */
+TL_INLINE void fast_add_32(const bool bytes, const struct panel *panel, const int blocks,
+                           struct fast_record x, const int tokens, const struct traits traits,
+                           float *sums) {
+    const int steps = steps_of(bytes) / blocks;
+    int32_t starts[16 * TILE_DIGITS];
     v16 total[PANEL_VECTORS][TILE_TOKENS];
     if (bytes && traits.offset != 0) {
-        tile_starts(x.groups, tokens, traits.offset, true, starts);
+        tile_starts(x.groups, tokens, traits.offset, blocks == 8, starts);
     }
     for (int v = 0; v < PANEL_VECTORS; v++) {
         for (int t = 0; t < tokens; t++) total[v][t] = v16_load(sums + t * PANEL_ROWS + 16 * v);
     }
-    for (int b = 0; b < 8; b++) {
+    for (int b = 0; b < blocks; b++) {
+        const float *scale = x.scale + b * 8 / blocks * tokens;
         tile_sums s;
         if (bytes) {
             tile_set(s, tokens, traits.offset != 0 ? starts + b * tokens : NULL);
@@ -128,11 +131,12 @@ TL_INLINE void fast_add_32(const bool bytes, const struct panel *panel, struct f
             tile_words(s, panel->weights + b * steps, x.digits + b * steps * tokens, steps, tokens);
         }
         for (int v = 0; v < PANEL_VECTORS; v++) {
-            v16 d = v16_load(&panel->u.b.d[b][16 * v]), m = v16_load(&panel->u.b.m[b][16 * v]);
+            v16 d = v16_load(&panel->u.b.d[b][16 * v]);
             for (int t = 0; t < tokens; t++) {
-                v16 scaled = v16_mul(v16_from_i32(s[v][t]), v16_set1(x.scale[b * tokens + t]));
+                v16 scaled = v16_mul(v16_from_i32(s[v][t]), v16_set1(scale[t]));
                 total[v][t] = v16_fma(scaled, d, total[v][t]);
-                if (!traits.has_min) continue;
+                if (!traits.has_min) continue; // always blocks of 32
+                v16 m = v16_load(&panel->u.b.m[b][16 * v]);
                 total[v][t] = v16_fma(m, v16_set1(x.sum[b * tokens + t]), total[v][t]);
             }
         }

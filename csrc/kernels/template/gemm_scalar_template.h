@@ -5,11 +5,16 @@
  * of this file.
  *
  * Needs:   format_template.h
- * Defines: int_in_bytes, int_pack_bytes, int_pack, int_scratch, int_matmul, int_prefetch
+ * Defines: int_in_bytes, gemv_has, int_pack_bytes, int_pack, int_scratch, int_matmul, int_prefetch
  */
 
 static bool int_in_bytes(const struct tl_type_info *type) {
     (void)type; // one layout, neither bytes nor words
+    return true;
+}
+
+static bool gemv_has(const struct tl_type_info *type) {
+    (void)type; // one token is like many
     return true;
 }
 
@@ -156,10 +161,13 @@ static double add_chunk_32(const struct tl_chunk *c, const int16_t *w, const str
     return fma((double)u, x->dx, sum);
 }
 
-static double add_chunk_mxfp4(const struct tl_chunk *c, const int16_t *w, const struct int_chunk *x,
-                              double sum) {
+/* MXFP4: blocks of 32; NVFP4: of 16. */
+static double add_chunk_wide(const struct tl_chunk *c, const int16_t *w, const struct int_chunk *x,
+                             const int block, double sum) {
     double u = 0;
-    for (int b = 0; b < 8; b++) u = fma((double)dot_X(w, x, 32 * b, 32), (double)c->d[b], u);
+    for (int b = 0; b < TL_CHUNK / block; b++) {
+        u = fma((double)dot_X(w, x, block * b, block), (double)c->d[b], u);
+    }
     return fma(u, x->dx, sum);
 }
 
@@ -189,14 +197,25 @@ static float fast_chunk_32(const struct tl_chunk *c, const int16_t *w, const str
     return sum;
 }
 
+static float fast_chunk_16(const struct tl_chunk *c, const int16_t *w, const struct int_chunk *x,
+                           float sum) {
+    for (int g = 0; g < 16; g++) {
+        int32_t total = dot_words(w + 16 * g, x->low + 16 * g, 16);
+        sum = fmaf((float)total * x->scale[g / 2], c->d[g], sum);
+    }
+    return sum;
+}
+
 static double add_chunk(enum matmul_format format, const struct tl_type_info *type,
                         const struct tl_chunk *c, const int16_t *w, const struct int_chunk *x,
                         double sum) {
     if (format >= FORMAT_FAST_BYTE_ROW) { // the sum is a float32
+        if (type->kind == TL_KIND_16) return fast_chunk_16(c, w, x, (float)sum);
         return type->kind == TL_KIND_K ? fast_chunk_k(c, type, w, x, (float)sum)
                                        : fast_chunk_32(c, w, x, (float)sum);
     }
-    if (type == tl_type_find(TL_TYPE_MXFP4)) return add_chunk_mxfp4(c, w, x, sum);
+    if (type == tl_type_find(TL_TYPE_MXFP4)) return add_chunk_wide(c, w, x, 32, sum);
+    if (type->kind == TL_KIND_16) return add_chunk_wide(c, w, x, 16, sum);
     return type->kind == TL_KIND_K ? add_chunk_k(c, w, x, sum) : add_chunk_32(c, w, x, sum);
 }
 

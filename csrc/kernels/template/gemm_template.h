@@ -57,7 +57,7 @@ TL_INLINE void tile_add(const enum layout layout, enum tl_type id, const struct 
         return;
     }
     if (layout == LAYOUT_FAST_WORDS || layout == LAYOUT_FAST_WIDE) {
-        fast_add_32(false, panel, fast_record_at(record, false, tile, 0), tokens,
+        fast_add_32(false, panel, 8, fast_record_at(record, false, tile, 0), tokens,
                     traits_of(TL_TYPE_Q8_0), sums);
         return;
     }
@@ -76,36 +76,41 @@ TL_INLINE void tile_add(const enum layout layout, enum tl_type id, const struct 
             tile_add_32(true, panel, record_at(record, true, tile, 0), tokens, traits_of(type),    \
                         sums);                                                                     \
         } else {                                                                                   \
-            fast_add_32(true, panel, fast_record_at(record, true, tile, 0), tokens,                \
+            fast_add_32(true, panel, 8, fast_record_at(record, true, tile, 0), tokens,             \
                         traits_of(type), sums);                                                    \
         }                                                                                          \
         break
-    switch (id) {
+#define CASE_WIDE(type, blocks)                                                                    \
+    case type:                                                                                     \
+        if (layout == LAYOUT_BYTES) {                                                              \
+            tile_add_wide(panel, blocks, record_at(record, true, tile, 0), tokens,                 \
+                          traits_of(type), sums);                                                  \
+        } else {                                                                                   \
+            fast_add_32(true, panel, blocks, fast_record_at(record, true, tile, 0), tokens,        \
+                        traits_of(type), sums);                                                    \
+        }                                                                                          \
+        break
+    switch (like_type(id)) {
         CASE_K(TL_TYPE_Q2_K);
         CASE_K(TL_TYPE_Q3_K);
         CASE_K(TL_TYPE_Q4_K);
         CASE_K(TL_TYPE_Q5_K);
         CASE_K(TL_TYPE_Q6_K);
         CASE_K(TL_TYPE_IQ4_XS);
+        CASE_K(TL_TYPE_IQ2_XS);
         CASE_32(TL_TYPE_Q4_0);
         CASE_32(TL_TYPE_Q4_1);
         CASE_32(TL_TYPE_Q5_0);
         CASE_32(TL_TYPE_Q5_1);
         CASE_32(TL_TYPE_Q8_0);
-        CASE_32(TL_TYPE_IQ4_NL);
-    case TL_TYPE_MXFP4:
-        if (layout == LAYOUT_BYTES) {
-            tile_add_mxfp4(panel, record_at(record, true, tile, 0), tokens, traits_of(id), sums);
-        } else {
-            fast_add_32(true, panel, fast_record_at(record, true, tile, 0), tokens, traits_of(id),
-                        sums);
-        }
-        break;
+        CASE_WIDE(TL_TYPE_MXFP4, 8);
+        CASE_WIDE(TL_TYPE_NVFP4, 16);
     default:
         break;
     }
 #undef CASE_K
 #undef CASE_32
+#undef CASE_WIDE
 }
 
 TL_INLINE void panel_gemm(const enum layout layout, const int tile, const struct tl_matrix *w,

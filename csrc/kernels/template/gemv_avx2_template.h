@@ -7,7 +7,7 @@
  * Block layouts: ggml-common.h of ggml.
  *
  * Needs:   gemv_avx2_lanes_template.h, gemv_lanes_template.h
- * Defines: gemv_matmul, gemv_prefetch
+ * Defines: gemv_has, gemv_matmul, gemv_prefetch
  */
 
 /* ---- K types ---- */
@@ -701,6 +701,10 @@ static void gemv_matmul(enum matmul_format format, const struct tl_matrix *w, si
     default:
         break;
     }
+}
+
+static bool gemv_has(const struct tl_type_info *type) {
+    return gemv_listed(type_id(type));
 }
 
 static void gemv_prefetch(const struct tl_matrix *w, size_t row0, size_t row1) {

@@ -5,10 +5,10 @@
  * gemv templates multiply the weights as soon as they are read, without a panel. Elsewhere
  * (gemv_panel_template.h) the token is a tile of one. Each gemv template defines
  *   gemv_pack_bytes, gemv_pack, gemv_scratch, gemv_matmul, gemv_prefetch
- * as in struct tl_kernels.
+ * as in struct tl_kernels. Types that GEMV_TYPES does not list are multiplied as a tile of tokens.
  *
  * Needs:   format_template.h
- * Defines: rows_per_lane, lane_ahead, lanes_prefetch, GEMV_TYPES
+ * Defines: rows_per_lane, lane_ahead, lanes_prefetch, GEMV_TYPES, gemv_listed
  */
 
 /*
@@ -29,10 +29,21 @@ TL_INLINE size_t lane_ahead(const struct tl_matrix *w, size_t at, size_t per_lan
     return PREFETCH_BYTES + (next ? (lanes - 1) * per_lane * w->row_bytes : 0);
 }
 
-/* The quantized types, each of which has its own functions. */
+/* The quantized types that have their own functions. */
 #define GEMV_TYPES(type)                                                                           \
     type(Q4_0) type(Q4_1) type(Q5_0) type(Q5_1) type(Q8_0) type(Q2_K) type(Q3_K) type(Q4_K)        \
         type(Q5_K) type(Q6_K) type(IQ4_NL) type(IQ4_XS) type(MXFP4)
+
+TL_INLINE bool gemv_listed(enum tl_type id) {
+#define GEMV_LISTED(name) case TL_TYPE_##name:
+    switch (id) {
+        GEMV_TYPES(GEMV_LISTED)
+        return true;
+    default:
+        return false;
+    }
+#undef GEMV_LISTED
+}
 
 /* Prefetches the start of every lane's range. */
 TL_INLINE void lanes_prefetch(const struct tl_matrix *w, size_t row0, size_t row1,

@@ -2,7 +2,7 @@
  * gemv_panel_template.h - quantized weights times one token, which is a tile of one.
  *
  * Needs:   gemm_template.h
- * Defines: gemv_pack_bytes, gemv_pack, gemv_scratch, gemv_matmul, gemv_prefetch
+ * Defines: gemv_has, gemv_pack_bytes, gemv_pack, gemv_scratch, gemv_matmul, gemv_prefetch
  */
 
 /* One copy of a call for each format, so that the layout is a constant inside. */
@@ -42,6 +42,11 @@ static size_t gemv_scratch(size_t cols) {
 static void gemv_matmul(enum matmul_format format, const struct tl_matrix *w, size_t row0,
                         size_t row1, const void *packed, float *y, void *scratch) {
     GEMV_DISPATCH(format, panel_gemm, w, row0, row1, packed, 1, y, 0, scratch)
+}
+
+static bool gemv_has(const struct tl_type_info *type) {
+    (void)type; // panels are for every type
+    return true;
 }
 
 static void gemv_prefetch(const struct tl_matrix *w, size_t row0, size_t row1) {

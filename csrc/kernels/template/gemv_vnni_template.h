@@ -8,7 +8,7 @@
  *
  * Needs:   simd/avx512vnni.h, fill_panel_template.h, gemm_exact_template.h, gemm_template.h,
  *          gemv_lanes_template.h
- * Defines: gemv_pack_bytes, gemv_pack, gemv_scratch, gemv_matmul, gemv_prefetch
+ * Defines: gemv_has, gemv_pack_bytes, gemv_pack, gemv_scratch, gemv_matmul, gemv_prefetch
  */
 
 #define MAX_DIGITS 3
@@ -619,6 +619,10 @@ static void gemv_matmul(enum matmul_format format, const struct tl_matrix *w, si
     default:
         break;
     }
+}
+
+static bool gemv_has(const struct tl_type_info *type) {
+    return gemv_listed(type_id(type));
 }
 
 static void gemv_prefetch(const struct tl_matrix *w, size_t row0, size_t row1) {

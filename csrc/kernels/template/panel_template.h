@@ -13,7 +13,7 @@
  * Needs:   format_template.h
  * Defines: PANEL_ROWS, PANEL_CHUNKS, BYTE_TOKENS, WORD_TOKENS, FAST_TOKENS, TILE_TOKENS,
  *          TILE_DIGITS, planes_of, enum layout, layout_in_bytes, layout_of_int8, steps_of,
- *          struct panel, struct traits, type_id, is_k, traits_of, MXFP4_OFFSET,
+ *          struct panel, struct traits, type_id, is_k, like_type, traits_of, MXFP4_OFFSET,
  *          USES_WORDS, int_in_bytes, twice
  */
 
@@ -60,8 +60,9 @@ struct panel {
             int32_t scale[16][PANEL_ROWS]; // as scale_word makes them
         } k;
         struct {
-            float d[8][PANEL_ROWS], m[8][PANEL_ROWS];
-        } b; // blocks of 32
+            float d[16][PANEL_ROWS]; // of blocks of 32, or of groups of 16
+            float m[8][PANEL_ROWS];
+        } b;
     } u;
 };
 
@@ -80,12 +81,38 @@ static enum tl_type type_id(const struct tl_type_info *type) {
 #define MXFP4_OFFSET 12
 #define USES_WORDS (INT8_OFFSET < 0) // otherwise all weights are multiplied as bytes
 
+/* A type whose panels are read in the same way: those of a few types serve all. */
+TL_INLINE enum tl_type like_type(enum tl_type id) {
+    switch (id) {
+    case TL_TYPE_IQ1_S:
+    case TL_TYPE_IQ2_XXS:
+    case TL_TYPE_IQ3_XXS:
+    case TL_TYPE_IQ3_S:
+    case TL_TYPE_TQ1_0:
+    case TL_TYPE_TQ2_0:
+    case TL_TYPE_Q8_K:
+        return TL_TYPE_IQ4_XS;
+    case TL_TYPE_IQ1_M:
+    case TL_TYPE_IQ2_S:
+        return TL_TYPE_IQ2_XS;
+    case TL_TYPE_IQ4_NL:
+    case TL_TYPE_Q8_1:
+    case TL_TYPE_Q1_0:
+    case TL_TYPE_Q2_0:
+        return TL_TYPE_Q8_0;
+    default:
+        return id;
+    }
+}
+
 TL_INLINE bool is_k(enum tl_type id) {
-    return (id >= TL_TYPE_Q2_K && id <= TL_TYPE_Q6_K) || id == TL_TYPE_IQ4_XS;
+    id = like_type(id);
+    return (id >= TL_TYPE_Q2_K && id <= TL_TYPE_Q6_K) || id == TL_TYPE_IQ4_XS ||
+           id == TL_TYPE_IQ2_XS;
 }
 
 TL_INLINE struct traits traits_of(enum tl_type id) {
-    switch (id) {
+    switch (like_type(id)) {
     case TL_TYPE_Q4_K:
         return (struct traits){true, true, 0, 8};
     case TL_TYPE_Q5_K:
@@ -105,18 +132,19 @@ TL_INLINE struct traits traits_of(enum tl_type id) {
     case TL_TYPE_Q5_1:
         return (struct traits){true, false, 0, 4};
     case TL_TYPE_MXFP4:
+    case TL_TYPE_NVFP4:
         return (struct traits){false, false, MXFP4_OFFSET, 4};
     case TL_TYPE_IQ4_XS:
         return (struct traits){false, true, TL_MAX(INT8_OFFSET, 0), 8};
-    default: // Q8_0 and IQ4_NL
+    default: // Q8_0 and IQ2_XS
         return (struct traits){false, false, TL_MAX(INT8_OFFSET, 0), 8};
     }
 }
 
 /* Whether the weights of a type are multiplied as bytes. Those of eight bits may be too large. */
 static bool int_in_bytes(const struct tl_type_info *type) {
-    const enum tl_type id = type_id(type);
-    const bool eight = id == TL_TYPE_Q8_0 || id == TL_TYPE_IQ4_NL || id == TL_TYPE_IQ4_XS;
+    const enum tl_type like = like_type(type_id(type));
+    const bool eight = like == TL_TYPE_Q8_0 || like == TL_TYPE_IQ4_XS || like == TL_TYPE_IQ2_XS;
     return !USES_WORDS || !eight;
 }
 
