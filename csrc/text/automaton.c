@@ -14,6 +14,9 @@ enum {
     MAX_MERGE = 1000,   // how deep stacks are merged
     MAX_WORK = 1 << 20, // pairs merged for one byte
     MEMO = 4096,        // unions of two sets that are remembered
+    FEW_NODES = 32,     // a state of more nodes computes each next state for itself
+    MIN_SUBTREE = 8,    // nodes of a subtree that are worth a look ahead
+    MAX_LOOKS = 20000,  // steps of all looks ahead of one mask
 };
 
 #define UNKNOWN UINT32_MAX
@@ -34,10 +37,17 @@ struct pair {
 struct set {
     uint32_t first, n; // in automaton.pairs
     uint32_t hash;
-    bool has_empty;   // the empty stack is one of them
-    uint32_t *onward; // owns; the next state by byte class, UNKNOWN if not computed; or NULL
-    uint32_t popped;  // the state after a return to this set; UNKNOWN if not computed
+    bool has_empty;      // the empty stack is one of them
+    uint32_t *onward;    // owns; the next state by byte class, UNKNOWN if not computed; or NULL
+    struct ahead *ahead; // owns; or NULL
+    uint32_t popped;     // the state after a return to this set; UNKNOWN if not computed
     struct mask *local;
+};
+
+/* How far any plain text may go on from a state, by the unit of the text there. */
+struct ahead {
+    uint8_t good[TL_TEXT_UNITS]; // this many bytes may follow, whatever they are
+    uint8_t bad[TL_TEXT_UNITS];  // not every text of this many bytes may
 };
 
 /* The result of a walk over the tree from a state. */
@@ -53,6 +63,11 @@ struct tl_automaton {
     const struct tl_trie *trie;
     uint8_t class_of[256], member[256]; // of each byte its class; of each class a byte
     size_t n_classes;
+    struct text_step {
+        uint8_t class, unit; // a class of bytes that continue plain text, and the unit after it
+    } text[TL_TEXT_UNITS][256];
+    size_t n_text[TL_TEXT_UNITS];
+    size_t looks; // steps of the looks ahead since the mask was begun
     uint32_t start;
 
     struct set *sets;
@@ -345,11 +360,19 @@ static void drop_caches(struct tl_automaton *m) {
     for (size_t i = 0; i < m->n_sets; i++) {
         struct set *s = &m->sets[i];
         free(s->onward);
+        free(s->ahead);
         free_mask(s->local);
         s->onward = NULL;
+        s->ahead = NULL;
         s->local = NULL;
     }
     m->cached = 0;
+}
+
+/* Whether a node matches a byte. */
+static bool fits(const struct tl_automaton *m, uint32_t node, uint8_t byte) {
+    const struct tl_automaton_node *p = &m->nodes[node];
+    return p->op == TL_AUTOMATON_BYTE && p->low <= byte && byte <= p->high;
 }
 
 static int compute_next(struct tl_automaton *m, uint32_t state, uint8_t byte, uint32_t *out,
@@ -357,11 +380,20 @@ static int compute_next(struct tl_automaton *m, uint32_t state, uint8_t byte, ui
     begin(m);
     for (uint32_t i = 0; i < m->sets[state].n; i++) {
         const struct pair p = m->pairs[m->sets[state].first + i];
-        const struct tl_automaton_node *node = &m->nodes[p.at];
-        const bool fits = node->op == TL_AUTOMATON_BYTE && node->low <= byte && byte <= node->high;
-        if (fits && !add_pair(m, (uint32_t)node->a, p.below)) return no_memory(err);
+        if (fits(m, p.at, byte) && !add_pair(m, (uint32_t)m->nodes[p.at].a, p.below)) {
+            return no_memory(err);
+        }
     }
     return follow(m, out, err);
+}
+
+/* Whether the same nodes of a state match two bytes. */
+static bool same_next(const struct tl_automaton *m, uint32_t state, uint8_t a, uint8_t b) {
+    const struct pair *pairs = m->pairs + m->sets[state].first;
+    for (uint32_t i = 0; i < m->sets[state].n; i++) {
+        if (fits(m, pairs[i].at, a) != fits(m, pairs[i].at, b)) return false;
+    }
+    return true;
 }
 
 static int next(struct tl_automaton *m, uint32_t state, uint8_t byte, uint32_t *out,
@@ -380,6 +412,10 @@ static int next(struct tl_automaton *m, uint32_t state, uint8_t byte, uint32_t *
         status = compute_next(m, state, byte, out, err);
         if (status < 0) return status;
         onward[class] = *out;
+        if (m->sets[state].n > FEW_NODES) return TL_OK;
+        for (size_t i = 0; i < m->n_classes; i++) { // a set of characters is many classes
+            if (onward[i] == UNKNOWN && same_next(m, state, byte, m->member[i])) onward[i] = *out;
+        }
     }
     *out = onward[class];
     return TL_OK;
@@ -466,6 +502,44 @@ static void set_bits(const struct tl_trie *t, uint32_t node, uint64_t *bits) {
     }
 }
 
+static void set_subtree_bits(const struct tl_trie *t, uint32_t node, uint64_t *bits) {
+    uint32_t first, last;
+    tl_trie_subtree_ids(t, node, &first, &last);
+    for (uint32_t i = first; i < last; i++) bits[t->ids[i] / 64] |= (uint64_t)1 << t->ids[i] % 64;
+}
+
+/*
+ * Whether all plain texts of n bytes may follow a state. Says no where the answer is not known
+ * within MAX_LOOKS steps.
+ */
+static bool takes_text(struct tl_automaton *m, uint32_t state, uint8_t unit, uint8_t n) {
+    struct tl_error ignored;
+    struct ahead *ahead = m->sets[state].ahead;
+    if (n == 0) return true;
+    if (ahead == NULL) {
+        ahead = malloc(sizeof *ahead);
+        if (ahead == NULL) return false;
+        memset(ahead->good, 0, sizeof ahead->good);
+        memset(ahead->bad, UINT8_MAX, sizeof ahead->bad);
+        m->sets[state].ahead = ahead;
+        m->cached += sizeof *ahead;
+    }
+    if (n <= ahead->good[unit]) return true;
+    if (n >= ahead->bad[unit]) return false;
+    for (size_t i = 0; i < m->n_text[unit]; i++) {
+        const struct text_step *step = &m->text[unit][i];
+        uint32_t after;
+        if (++m->looks > MAX_LOOKS) return false;
+        if (next(m, state, m->member[step->class], &after, &ignored) < 0 || after == NOTHING ||
+            !takes_text(m, after, step->unit, (uint8_t)(n - 1))) {
+            if (m->looks <= MAX_LOOKS) ahead->bad[unit] = n;
+            return false;
+        }
+    }
+    ahead->good[unit] = n;
+    return true;
+}
+
 /*
  * Walks over the subtree of node `from`, starting in `state`. Sets the bits of the pieces that
  * still match. If `mask` is not NULL, adds to it the nodes where a stack became empty.
@@ -477,7 +551,12 @@ static int walk(struct tl_automaton *m, uint32_t from, uint32_t state, uint64_t 
     uint32_t *path = m->path;
     size_t capacity = mask != NULL ? mask->n_out : 0;
     uint32_t node = from + 1;
+    // most pieces are plain text, and a JSON string takes all of it
+    const bool all = from == 0 && takes_text(m, state, TL_TEXT_BOUNDARY, TL_TEXT_SHORT);
     path[top] = state;
+    if (all) {
+        for (size_t w = 0; w < (t->n_pieces + 63) / 64; w++) bits[w] |= t->short_text[w];
+    }
     while (node < t->end[from]) {
         const uint32_t depth = t->depth[node], before = path[depth - 1];
         const uint32_t *onward = m->sets[before].onward;
@@ -490,7 +569,6 @@ static int walk(struct tl_automaton *m, uint32_t from, uint32_t state, uint64_t 
             node = t->end[node];
             continue;
         }
-        set_bits(t, node, bits);
         if (mask != NULL && m->sets[after].has_empty) {
             if (!tl_reserve((void **)&mask->out, &capacity, (size_t)mask->n_out + 1,
                             sizeof *mask->out)) {
@@ -498,6 +576,17 @@ static int walk(struct tl_automaton *m, uint32_t from, uint32_t state, uint64_t 
             }
             mask->out[mask->n_out++] = node;
         }
+        if (all && depth + t->height[node] <= TL_TEXT_SHORT) {
+            node = t->end[node];
+            continue;
+        }
+        if (t->height[node] <= TL_TEXT_SHORT && t->end[node] - node >= MIN_SUBTREE &&
+            takes_text(m, after, t->unit[node], t->height[node])) {
+            set_subtree_bits(t, node, bits);
+            node = t->end[node];
+            continue;
+        }
+        set_bits(t, node, bits);
         path[depth] = after;
         node = m->sets[after].n == 0 ? t->end[node] : node + 1;
     }
@@ -594,6 +683,7 @@ int tl_automaton_mask(struct tl_automaton *m, uint32_t state, uint8_t *mask, siz
                        m->trie == NULL ? (size_t)0 : m->trie->n_pieces);
     }
     if (m->cached > max_cache) drop_caches(m);
+    m->looks = 0;
     bits = calloc((n + 63) / 64 + 1, sizeof *bits);
     if (bits == NULL) return no_memory(err);
     for (uint32_t i = 0; i < m->sets[state].n && status == TL_OK; i++) {
@@ -644,6 +734,19 @@ static void find_classes(struct tl_automaton *m) {
     }
 }
 
+/* The steps of plain text, each class of bytes and unit once. */
+static void find_text_steps(struct tl_automaton *m) {
+    for (int unit = 0; unit < TL_TEXT_UNITS; unit++) {
+        struct text_step last = {0, TL_TEXT_NONE};
+        for (int b = 0; b < 256; b++) {
+            const struct text_step step = {m->class_of[b], tl_text_next((uint8_t)unit, (uint8_t)b)};
+            if (step.unit == TL_TEXT_NONE) continue;
+            if (last.unit == step.unit && last.class == step.class) continue;
+            m->text[unit][m->n_text[unit]++] = last = step;
+        }
+    }
+}
+
 int tl_automaton_new(const struct tl_automaton_node *nodes, size_t n, size_t root,
                      const struct tl_trie *trie, struct tl_automaton **out, struct tl_error *err) {
     struct tl_automaton *m;
@@ -663,6 +766,7 @@ int tl_automaton_new(const struct tl_automaton_node *nodes, size_t n, size_t roo
     }
     memcpy(m->nodes, nodes, n * sizeof *nodes);
     find_classes(m);
+    find_text_steps(m);
     for (int i = 0; i < 256 * 8; i++) m->spread[i / 8][i % 8] = (uint8_t)(i / 8 >> i % 8 & 1);
     status = intern(m, NULL, 0, false, &set, err);                     // NOTHING
     if (status == TL_OK) status = intern(m, NULL, 0, true, &set, err); // EMPTY

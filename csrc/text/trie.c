@@ -4,6 +4,26 @@
 #include <stdlib.h>
 #include <string.h>
 
+// The ranges of bytes of well-formed UTF-8: Unicode 15.0, table 3-7.
+uint8_t tl_text_next(uint8_t unit, uint8_t byte) {
+    static const struct step {
+        uint8_t unit, low, high, next;
+    } steps[] = {
+        {0, 0x20, 0x21, 0}, {0, 0x23, 0x5B, 0}, {0, 0x5D, 0x7E, 0}, // ASCII
+        {0, 0xC2, 0xDF, 1}, {0, 0xE1, 0xEC, 2}, {0, 0xEE, 0xEF, 2}, // the first of 2 or 3 bytes
+        {0, 0xE0, 0xE0, 4}, {0, 0xED, 0xED, 5},                     // ... that restrict the second
+        {0, 0xF1, 0xF3, 3}, {0, 0xF0, 0xF0, 6}, {0, 0xF4, 0xF4, 7}, // the first of 4 bytes
+        {1, 0x80, 0xBF, 0}, {2, 0x80, 0xBF, 1}, {3, 0x80, 0xBF, 2}, // 1, 2 or 3 are missing
+        {4, 0xA0, 0xBF, 1}, {5, 0x80, 0x9F, 1},                     // the second of 3
+        {6, 0x90, 0xBF, 2}, {7, 0x80, 0x8F, 2},                     // the second of 4
+    };
+    for (size_t i = 0; i < TL_ARRAY_LEN(steps); i++) {
+        const struct step *s = &steps[i];
+        if (s->unit == unit && s->low <= byte && byte <= s->high) return s->next;
+    }
+    return TL_TEXT_NONE;
+}
+
 /* A piece while the tree is built. */
 struct piece {
     const uint8_t *bytes;
@@ -37,28 +57,42 @@ static bool count_nodes(const struct piece *pieces, size_t n, size_t *out) {
     return total < UINT32_MAX;
 }
 
+/* Ends the deepest open node: its parent learns how far plain text goes on below it. */
+static void close_node(struct tl_trie *t, const uint32_t *path, size_t depth, uint32_t end) {
+    const uint32_t node = path[depth], parent = path[depth - 1];
+    const int above = TL_MIN(t->height[node] + 1, TL_TEXT_NONE);
+    t->end[node] = end;
+    t->height[parent] = (uint8_t)TL_MAX(t->height[parent], above);
+}
+
 static void fill(struct tl_trie *t, const struct piece *pieces, size_t n, uint32_t *path) {
     size_t node = 1;
     size_t open = 0; // the nodes path[1..open] have no `end` yet
     path[0] = 0;
     t->depth[0] = 0;
     t->byte[0] = 0;
+    t->unit[0] = TL_TEXT_BOUNDARY;
     for (size_t i = 0; i < n; i++) {
         const struct piece *p = &pieces[i];
         const size_t shared = i == 0 ? 0 : shared_start(p - 1, p);
-        for (; open > shared; open--) t->end[path[open]] = (uint32_t)node;
+        for (; open > shared; open--) close_node(t, path, open, (uint32_t)node);
         for (size_t d = shared; d < p->size; d++, node++) {
             t->byte[node] = p->bytes[d];
+            t->unit[node] = tl_text_next(t->unit[path[d]], p->bytes[d]);
+            t->height[node] = t->unit[node] == TL_TEXT_NONE ? TL_TEXT_NONE : 0;
             t->depth[node] = (uint32_t)(d + 1);
             t->first_id[node] = (uint32_t)i;
             path[d + 1] = (uint32_t)node;
         }
         open = p->size;
         t->ids[i] = p->id;
+        if (t->unit[path[p->size]] != TL_TEXT_NONE && p->size <= TL_TEXT_SHORT) {
+            t->short_text[p->id / 64] |= (uint64_t)1 << p->id % 64;
+        }
         t->n_ids[path[p->size]]++;
         if (t->n_ids[path[p->size]] == 1) t->first_id[path[p->size]] = (uint32_t)i;
     }
-    for (; open > 0; open--) t->end[path[open]] = (uint32_t)node;
+    for (; open > 0; open--) close_node(t, path, open, (uint32_t)node);
     t->end[0] = (uint32_t)node;
 }
 
@@ -85,6 +119,7 @@ int tl_trie_new(const uint8_t *const *pieces, const size_t *sizes, size_t n, str
     }
     t->n = nodes;
     t->n_pieces = n;
+    t->n_kept = kept;
     t->longest = longest;
     t->byte = malloc(nodes);
     t->end = malloc(nodes * sizeof *t->end);
@@ -92,9 +127,13 @@ int tl_trie_new(const uint8_t *const *pieces, const size_t *sizes, size_t n, str
     t->first_id = calloc(nodes, sizeof *t->first_id);
     t->n_ids = calloc(nodes, sizeof *t->n_ids);
     t->ids = malloc(TL_MAX(kept, (size_t)1) * sizeof *t->ids);
+    t->unit = malloc(nodes);
+    t->height = calloc(nodes, 1);
+    t->short_text = calloc(n / 64 + 1, sizeof *t->short_text);
     path = malloc((longest + 1) * sizeof *path);
     if (t->byte == NULL || t->end == NULL || t->depth == NULL || t->first_id == NULL ||
-        t->n_ids == NULL || t->ids == NULL || path == NULL) {
+        t->n_ids == NULL || t->ids == NULL || t->unit == NULL || t->height == NULL ||
+        t->short_text == NULL || path == NULL) {
         goto no_memory;
     }
     fill(t, sorted, kept, path);
@@ -117,7 +156,16 @@ void tl_trie_free(struct tl_trie *t) {
     free(t->first_id);
     free(t->n_ids);
     free(t->ids);
+    free(t->unit);
+    free(t->height);
+    free(t->short_text);
     free(t);
+}
+
+void tl_trie_subtree_ids(const struct tl_trie *t, uint32_t node, uint32_t *first, uint32_t *last) {
+    const uint32_t end = t->end[node];
+    *first = t->first_id[node];
+    *last = end < t->n ? t->first_id[end] : (uint32_t)t->n_kept;
 }
 
 size_t tl_trie_n_pieces(const struct tl_trie *t) {

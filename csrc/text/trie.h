@@ -9,16 +9,35 @@
 
 #include "base/base.h"
 
+/*
+ * Plain text is UTF-8 without the bytes below 32, 127, the quotation mark and the backslash: what
+ * a JSON string holds without escapes. Most of a vocabulary is that. A unit says which bytes may
+ * continue it: TL_TEXT_BOUNDARY between two characters, others inside one.
+ */
+enum { TL_TEXT_BOUNDARY, TL_TEXT_UNITS = 8, TL_TEXT_NONE = 255, TL_TEXT_SHORT = 16 };
+
+/* The unit after a byte; TL_TEXT_NONE if the text is not plain with it. */
+uint8_t tl_text_next(uint8_t unit, uint8_t byte);
+
 /* Immutable; any number of automata and threads may share it. */
 struct tl_trie {
     size_t n, n_pieces, longest;
+    size_t n_kept;      // pieces that are not empty
     uint8_t *byte;      // the last byte of the node
     uint32_t *end;      // the first node that is not below it
     uint32_t *depth;    // bytes from the root
     uint32_t *first_id; // where its pieces start in ids
     uint32_t *n_ids;    // how many pieces end here
     uint32_t *ids;
+    uint8_t *unit; // the unit after the bytes of the node; TL_TEXT_NONE if they are not plain text
+    uint8_t *height; // bytes below it if all there is plain text; else TL_TEXT_NONE
+    uint64_t
+        *short_text; // bit i % 64 of word i / 64: piece i is plain text, not over TL_TEXT_SHORT
 };
+
+/* The pieces of a subtree: ids[*first] to ids[*last - 1]. */
+void tl_trie_subtree_ids(const struct tl_trie *trie, uint32_t node, uint32_t *first,
+                         uint32_t *last);
 
 /* Piece i is the sizes[i] bytes at pieces[i], which are copied. Empty pieces are left out. */
 int tl_trie_new(const uint8_t *const *pieces, const size_t *sizes, size_t n, struct tl_trie **out,

@@ -489,6 +489,53 @@ def test_masks_are_what_every_token_by_itself_says(source):
             slow = matcher.advance(program, slow, piece)
 
 
+def _many_pieces():
+    """Return pieces of mixed length and script, whole characters or cut, most of them text."""
+    rng = random.Random(11)
+    letters = 'abcdefgh  ABC019_é߿ࠀ日퟿￿😀\U0010ffff"\\\n\x7f'
+    weights = [9] * (len(letters) - 4) + [1] * 4
+    pieces = {bytes([b]) for b in range(256)}
+    for _ in range(3000):
+        text = "".join(rng.choices(letters, weights, k=rng.randint(1, 24))).encode()
+        pieces.add(text[rng.random() < 0.1 :][: rng.randint(1, 40)])
+    return sorted(pieces - {b""})
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        r'root ::= "\"" [^"\\\x00-\x1f]* "\"" ","',
+        r'root ::= "\"" [^"\\\x00-\x1f]{0,19} "\"" ","',
+        r'root ::= "\"" ([a-zA-Z0-9_ !#-\[\]-~] | [\x80-\U0010ffff]){0,30} "\""',
+        r'root ::= "\"" [ !#-\[\]-~]* "\""',  # ASCII
+        r'root ::= "\"" [ !#-\[\]-~\x80-\uffff]* "\""',  # not the longest characters
+        r'root ::= "\"" [ !#-\[\]-z\x80-\U0010ffff]* "\""',  # not the braces
+        r'root ::= "\"" word ("," word)* "\"" word ::= [^"\\,]*',
+        'root ::= "<" text "a" text text ::= [^"\\\\]{0,70}',  # a rule that may end anywhere
+        "root ::= [^a]* .",
+        "root ::= .*",
+    ],
+)
+def test_masks_of_text_are_what_every_token_by_itself_says(source):
+    """Whole branches of a vocabulary are plain text, which a mask takes in one step."""
+    pieces = _many_pieces()
+    source = re.sub(r" (\w+ ::=)", r"\n\1", source)
+    program = tl.Grammar.gbnf(source)._program
+    automaton = _core.Automaton(program.array, program.root, _core.Trie(pieces))
+    plain = _core.Automaton(program.array, program.root)
+    rng = random.Random(3)
+    for _ in range(4):
+        state, other = automaton.start, plain.start
+        for step in range(7):
+            want = [plain.advance(other, p) != 0 for p in pieces]
+            assert np.array_equal(automaton.mask(state), want), step
+            allowed = np.flatnonzero(want)
+            if not allowed.size:
+                break
+            piece = pieces[rng.choice(allowed)]
+            state, other = automaton.advance(state, piece), plain.advance(other, piece)
+
+
 def test_a_state_stays_what_it_is():
     grammar = tl.Grammar.gbnf(JSON)
     automaton = _core.Automaton(grammar._program.array, grammar._program.root, _core.Trie(PIECES))
