@@ -536,6 +536,36 @@ def test_masks_of_text_are_what_every_token_by_itself_says(source):
             state, other = automaton.advance(state, piece), plain.advance(other, piece)
 
 
+@pytest.mark.parametrize(
+    "part",
+    ["a", '"ab"', "[é-😀x]", '("a" | "b"+ "c")', "s", '("" | "a")', '""', '("x" s){1,5}', "<[3]>"],
+)
+@pytest.mark.parametrize("times", ["{6}", "{0,6}", "{3,9}", "{5,}"])
+def test_copies_are_what_writing_them_out_is(part, times):
+    """From the third copy on, the nodes of the second are moved."""
+    rule = '\na ::= [a-c]\ns ::= "(" s? ")"'
+    low, high = (int(n) if n else None for n in f"{times[1:-1]},{times[1:-1]}".split(",")[:2])
+    tail = f"({part})*" if high is None else "".join(f"({part}" for _ in range(high - low))
+    ends = "" if high is None else ")?" * (high - low)
+    one = tl.Grammar.gbnf(f"root ::= ({part}){times} [!-~]{rule}")._program
+    other = tl.Grammar.gbnf(f"root ::= {f'({part}) ' * low}{tail}{ends} [!-~]{rule}")._program
+    automata = [_core.Automaton(p.with_tokens([3] * len(p.tokens)), p.root) for p in (one, other)]
+    pieces = [b"a", b"b", b"c", b"ab", b"x", b"(", b")", "é".encode(), "😀".encode(), b"!"]
+    rng = random.Random(5)
+    for _ in range(60):
+        states = [m.start for m in automata]
+        for _ in range(14):
+            seen = [m.look(s) for m, s in zip(automata, states, strict=True)]
+            assert seen[0][::2] == seen[1][::2]
+            if one.tokens and rng.random() < 0.8:
+                states = [m.accept(s, 3, b"") for m, s in zip(automata, states, strict=True)]
+            else:
+                fitting = [p for p in pieces if p[:1] in bytes(seen[0][2])] or pieces
+                piece = rng.choice(fitting)
+                states = [m.advance(s, piece) for m, s in zip(automata, states, strict=True)]
+            assert (states[0] == 0) == (states[1] == 0)
+
+
 def test_a_state_stays_what_it_is():
     grammar = tl.Grammar.gbnf(JSON)
     automaton = _core.Automaton(grammar._program.array, grammar._program.root, _core.Trie(PIECES))

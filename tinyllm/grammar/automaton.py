@@ -18,7 +18,7 @@ TOKEN negated 0 a b
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -120,11 +120,7 @@ class _Builder:
     def node(self, node: _Node, shared: bool = True) -> int:
         if shared and node in self.known:
             return self.known[node]
-        if len(self.program.nodes) >= MAX_NODES:
-            raise ValueError(
-                f"the grammar is too large: more than {MAX_NODES:,} states, reached in rule "
-                f"{self.owner!r}; use smaller repetitions"
-            )
+        self.check_room(1)
         self.program.nodes.append(node)
         self.program.owners.append(self.owner)
         index = len(self.program.nodes) - 1
@@ -271,11 +267,48 @@ class _Builder:
             after, low = (body, low - 1) if low else (loop, 0)
         else:
             stop = after
-            for _ in range(high - low):
-                after = self.split([self.build(item, after), stop])
-        for _ in range(low):
-            after = self.build(item, after)
-        return after
+            after = self.copies(
+                lambda at: self.split([self.build(item, at), stop]), high - low, after
+            )
+        return self.copies(lambda at: self.build(item, at), low, after)
+
+    def copies(self, build: Callable[[int], int], count: int, after: int) -> int:
+        """Return the start of `count` copies of a part, one after another, before a node.
+
+        `build` makes a copy before a node. From the third on, the nodes of the second are moved.
+        """
+        if count < 4:
+            for _ in range(count):
+                after = build(after)
+            return after
+        before = build(after)
+        nodes, owners, first = self.program.nodes, self.program.owners, len(self.program.nodes)
+        patched, known, built = len(self.patches), self.known, self.built
+        self.known, self.built = {}, {}  # so that all nodes of the second copy are new
+        start = build(before)
+        self.known, self.built = known, built
+        step = len(nodes) - first
+        if not step:  # the part is empty
+            return start
+        second, patches = nodes[first:], self.patches[patched:]
+        self.check_room((count - 2) * step)
+        for by in range(step, (count - 1) * step, step):
+            onward = start + by - step
+            for op, low, high, a, b in second:
+                a = a + by if a >= first else onward if a == before else a
+                if op == SPLIT or op == CALL:
+                    b = b + by if b >= first else onward if b == before else b
+                nodes.append((op, low, high, a, b))
+            owners += owners[first : first + step]
+            self.patches += [(index + by, name) for index, name in patches]
+        return start + (count - 2) * step
+
+    def check_room(self, more: int) -> None:
+        if len(self.program.nodes) + more > MAX_NODES:
+            raise ValueError(
+                f"the grammar is too large: more than {MAX_NODES:,} states, reached in rule "
+                f"{self.owner!r}; use smaller repetitions"
+            )
 
     def machine(self, machine: Machine, after: int) -> int:
         # a node for each state, filled in once the nodes of all states are known
