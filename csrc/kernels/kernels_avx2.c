@@ -1,5 +1,6 @@
 /* kernels_avx2.c - 256-bit vectors. */
 #include "kernels/kernels.h"
+#include "types/grids.h"
 
 #if TL_X86
 
@@ -9,6 +10,7 @@ TL_TARGET_BEGIN("avx2,fma,f16c")
 
 #define TILE_TEMPLATE "kernels/template/tile_pairs_template.h"
 #define GEMV_LANES_TEMPLATE "kernels/template/gemv_avx2_lanes_template.h"
+#define GEMV_GRID_TEMPLATE "kernels/template/gemv_avx2_grid_template.h"
 #define GEMV_TEMPLATE "kernels/template/gemv_avx2_template.h"
 #include "kernels/template/kernel_set_template.h"
 

@@ -6,7 +6,8 @@
  * Defines: GEMV_LANES, GEMV_CHUNK_BYTES, struct gemv_chunk, struct lanes, struct gemv_sums,
  *          gemv_is_fast, gemv_pack_bytes, gemv_scratch, gemv_pack, load_128, load_256, set_int,
  *          lanes_at, lanes_row, lanes_load, lanes_half, from_halves, bits_of, bytes_as_words,
- *          byte_as_float, gemv_dot, three_digits, half_of, doubles_of
+ *          byte_as_float, gemv_dot, three_digits, half_of, doubles_of, sum_halves, sum_rows,
+ *          gemv_end_words
  */
 
 #define GEMV_LANES 8
@@ -248,4 +249,33 @@ TL_INLINE __m128i half_of(__m256i x, const int half) {
 
 TL_INLINE __m256d doubles_of(__m256 x, const int half) {
     return _mm256_cvtps_pd(half ? _mm256_extractf128_ps(x, 1) : _mm256_castps256_ps128(x));
+}
+
+/* Lane r of each half of the result is the sum of that half of x[r]. */
+TL_INLINE __m256i sum_halves(const __m256i x[4]) {
+    const __m256i a =
+        _mm256_add_epi32(_mm256_unpacklo_epi32(x[0], x[1]), _mm256_unpackhi_epi32(x[0], x[1]));
+    const __m256i b =
+        _mm256_add_epi32(_mm256_unpacklo_epi32(x[2], x[3]), _mm256_unpackhi_epi32(x[2], x[3]));
+    return _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+}
+
+/* The sums of eight rows, from sum_halves of the rows 0 to 3 and of the rows 4 to 7. */
+TL_INLINE __m256 sum_rows(const __m256i x[2]) {
+    return _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_permute2x128_si256(x[0], x[1], 0x20),
+                                               _mm256_permute2x128_si256(x[0], x[1], 0x31)));
+}
+
+/* Adds an exact chunk of int16 digits to the rows: T = 4096 total[1] + total[0]. */
+TL_INLINE void gemv_end_words(const __m256i *total, __m256 d, const struct gemv_chunk *x,
+                              struct gemv_sums *sums) {
+    __m256d *sum[2] = {&sums->low, &sums->high};
+    TL_UNROLL(2)
+    for (int half = 0; half < 2; half++) {
+        __m256d t =
+            _mm256_fmadd_pd(_mm256_cvtepi32_pd(half_of(total[1], half)), _mm256_set1_pd(4096),
+                            _mm256_cvtepi32_pd(half_of(total[0], half)));
+        __m256d scale = _mm256_mul_pd(doubles_of(d, half), _mm256_set1_pd(x->dx));
+        *sum[half] = _mm256_fmadd_pd(scale, t, *sum[half]);
+    }
 }

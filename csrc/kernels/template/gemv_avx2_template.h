@@ -6,7 +6,7 @@
  * long as they fit. All sums of integers are exact, so the results are those of the panels.
  * Block layouts: ggml-common.h of ggml.
  *
- * Needs:   gemv_avx2_lanes_template.h, gemv_lanes_template.h
+ * Needs:   gemv_avx2_grid_template.h, gemv_lanes_template.h
  * Defines: gemv_has, gemv_matmul, gemv_prefetch
  */
 
@@ -309,20 +309,6 @@ TL_INLINE void gemv_iq4_xs(const bool fast, struct lanes row, const struct gemv_
     }
 }
 
-/* Adds an exact chunk of IQ4_XS: T = 4096 high + low. */
-TL_INLINE void gemv_k_words(const struct gemv_chunk *x, const struct gemv_k *k,
-                            struct gemv_sums *sums) {
-    __m256d *sum[2] = {&sums->low, &sums->high};
-    TL_UNROLL(2)
-    for (int half = 0; half < 2; half++) {
-        __m256d total =
-            _mm256_fmadd_pd(_mm256_cvtepi32_pd(half_of(k->sum[1], half)), _mm256_set1_pd(4096),
-                            _mm256_cvtepi32_pd(half_of(k->sum[0], half)));
-        __m256d d = _mm256_mul_pd(doubles_of(k->d, half), _mm256_set1_pd(x->dx));
-        *sum[half] = _mm256_fmadd_pd(d, total, *sum[half]);
-    }
-}
-
 TL_INLINE void gemv_k_chunk(const enum tl_type id, const bool fast, struct lanes row,
                             const struct gemv_chunk *x, struct gemv_sums *sums) {
     const int planes = fast ? 1 : 3;
@@ -331,7 +317,7 @@ TL_INLINE void gemv_k_chunk(const enum tl_type id, const bool fast, struct lanes
     if (id == TL_TYPE_IQ4_XS) {
         gemv_iq4_xs(fast, row, x, &k);
         if (!fast) {
-            gemv_k_words(x, &k, sums);
+            gemv_end_words(k.sum, k.d, x, sums);
             return;
         }
     }
@@ -551,21 +537,6 @@ TL_INLINE void gemv_mxfp4_chunk(const bool fast, struct lanes row, const struct 
     sums->high = _mm256_fmadd_pd(u[1], _mm256_set1_pd(x->dx), sums->high);
 }
 
-/* Lane r of each half of the result is the sum of that half of x[r]. */
-TL_INLINE __m256i sum_halves(const __m256i x[4]) {
-    const __m256i a =
-        _mm256_add_epi32(_mm256_unpacklo_epi32(x[0], x[1]), _mm256_unpackhi_epi32(x[0], x[1]));
-    const __m256i b =
-        _mm256_add_epi32(_mm256_unpacklo_epi32(x[2], x[3]), _mm256_unpackhi_epi32(x[2], x[3]));
-    return _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
-}
-
-/* The sums of eight rows, from sum_halves of the rows 0 to 3 and of the rows 4 to 7. */
-TL_INLINE __m256 sum_rows(const __m256i x[2]) {
-    return _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_permute2x128_si256(x[0], x[1], 0x20),
-                                               _mm256_permute2x128_si256(x[0], x[1], 0x31)));
-}
-
 /* Q8_0: as int16, row by row; only the sums of eight rows are transposed. */
 TL_INLINE __m256 gemv_q8_0_chunk(const bool fast, struct lanes row, const struct gemv_chunk *x,
                                  __m256 u) {
@@ -659,7 +630,9 @@ TL_INLINE void gemv_rows(const enum tl_type id, const bool fast, const struct tl
                         prefetch_bytes(src + r * stride + at + ahead, chunk_bytes);
                     }
                 }
-                if (is_k(id)) {
+                if (is_grid(id)) {
+                    grid_chunk(id, fast, lanes, x + c, &sums);
+                } else if (is_k(id)) {
                     gemv_k_chunk(id, fast, lanes, x + c, &sums);
                 } else {
                     gemv_32_chunk(id, fast, lanes, x + c, &sums);

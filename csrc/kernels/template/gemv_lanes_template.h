@@ -30,9 +30,14 @@ TL_INLINE size_t lane_ahead(const struct tl_matrix *w, size_t at, size_t per_lan
 }
 
 /* The quantized types that have their own functions. */
+#ifdef GEMV_GRID_TEMPLATE
+#define GEMV_GRID_TYPES(type) type(IQ2_XXS) type(IQ2_XS) type(IQ2_S) type(IQ3_XXS) type(IQ3_S)
+#else
+#define GEMV_GRID_TYPES(type)
+#endif
 #define GEMV_TYPES(type)                                                                           \
     type(Q4_0) type(Q4_1) type(Q5_0) type(Q5_1) type(Q8_0) type(Q2_K) type(Q3_K) type(Q4_K)        \
-        type(Q5_K) type(Q6_K) type(IQ4_NL) type(IQ4_XS) type(MXFP4)
+        type(Q5_K) type(Q6_K) type(IQ4_NL) type(IQ4_XS) type(MXFP4) GEMV_GRID_TYPES(type)
 
 TL_INLINE bool gemv_listed(enum tl_type id) {
 #define GEMV_LISTED(name) case TL_TYPE_##name:

@@ -6,168 +6,9 @@
  * operations are those of tile_add_k, tile_add_32, fast_add_k and fast_add_32, so the results are
  * the same. Block layouts: ggml-common.h of ggml.
  *
- * Needs:   simd/avx512vnni.h, fill_panel_template.h, gemm_exact_template.h, gemm_template.h,
- *          gemv_lanes_template.h
+ * Needs:   gemv_vnni_grid_template.h, gemv_lanes_template.h
  * Defines: gemv_has, gemv_pack_bytes, gemv_pack, gemv_scratch, gemv_matmul, gemv_prefetch
  */
-
-#define MAX_DIGITS 3
-#define MAX_CHUNK_BYTES 272 // Q8_0
-
-#define GEMV_LANES 16
-
-/* A chunk of sixteen rows. */
-struct row_group {
-    const uint8_t *first; // its bytes in the first row
-    size_t bytes;         // from one row to the next
-    size_t ahead;         // how far ahead of the reads to prefetch
-};
-
-TL_INLINE void group_load_32(const struct row_group *rows, size_t at, v16i x[8]) {
-    const uint8_t *p = rows->first + at;
-    const size_t n = rows->bytes;
-    __m512i t[8];
-    KEEP_POINTER(p);
-    for (size_t i = 0; i < 8; i += 4) {
-        const uint8_t *q = p + 4 * n;
-        for (size_t j = 0; j < 4; j++) t[i + j] = two_32_bytes(p + j * n, q + j * n);
-        p = q + 4 * n;
-    }
-    v16i_columns_32(t, x);
-}
-
-TL_INLINE void group_load_16(const struct row_group *rows, size_t at, v16i x[4]) {
-    const uint8_t *p = rows->first + at;
-    const size_t n = rows->bytes;
-    __m512i t[4];
-    KEEP_POINTER(p);
-    for (size_t i = 0; i < 4; i++) {
-        t[i] = four_16_bytes(p + i * n, p + (i + 4) * n, p + (i + 8) * n, p + (i + 12) * n);
-    }
-    v16i_columns_16(t, x);
-}
-
-/* Prefetches a cache line of each row. */
-TL_INLINE void group_prefetch(const struct row_group *rows, size_t at) {
-    const uint8_t *p = rows->first + at + rows->ahead;
-    KEEP_POINTER(p);
-    for (int i = 0; i < 4; i++) {
-        for (size_t j = 0; j < 4; j++) prefetch_bytes(p + j * rows->bytes, 1);
-        p += 4 * rows->bytes;
-    }
-}
-
-/* A token's chunk, in both modes. */
-struct gemv_token {
-    struct record exact;
-    struct fast_record fast;
-    const int32_t *x;      // digits
-    const int32_t *groups; // their sums over groups of 16
-    const int32_t *starts; // minus what the weights' offset adds to the sums of each group
-};
-
-/* The sums of a chunk of a K type, each block of 32 times its sub-scales. */
-struct gemv_sums {
-    v16i exact[MAX_DIGITS]; // of all blocks
-    v16i fast[8];
-};
-
-TL_INLINE struct gemv_token gemv_token_at(const void *packed, const int digits, size_t chunk) {
-    struct gemv_token t = {.x = NULL};
-    if (digits == 1) {
-        t.fast = fast_record_at(packed, true, 1, chunk);
-        t.x = t.fast.digits;
-        t.groups = t.fast.groups;
-    } else {
-        t.exact = record_at(packed, true, 1, chunk);
-        t.x = t.exact.digits;
-        t.groups = t.exact.groups;
-    }
-    return t;
-}
-
-/* Sets the sums with which a group of weights begins. */
-TL_INLINE void gemv_begin(v16i s[MAX_DIGITS], const int digits, const int32_t *starts) {
-    for (int p = 0; p < digits; p++) s[p] = v16i_set1(starts != NULL ? starts[p] : 0);
-}
-
-TL_INLINE void gemv_dots(v16i s[MAX_DIGITS], const int digits, v16i weights, const int32_t *x) {
-    for (int p = 0; p < digits; p++) s[p] = v16i_dot4_at(s[p], weights, x + p);
-}
-
-TL_INLINE void gemv_scale(v16i s[MAX_DIGITS], const int digits, v16i scale) {
-    for (int p = 0; p < digits; p++) s[p] = v16i_mul(s[p], scale);
-}
-
-/* Called after a block of 32: adds its sums to those of the chunk. */
-TL_INLINE void gemv_end_block(struct gemv_sums *sums, const int digits, const v16i s[MAX_DIGITS],
-                              const int block) {
-    if (digits == 1) {
-        sums->fast[block] = s[0];
-        return;
-    }
-    for (int p = 0; p < digits; p++) {
-        sums->exact[p] = v16i_add(sums->exact[p], s[p]);
-        KEEP_512(sums->exact[p]); // otherwise gcc adds them all at the end and spills them
-    }
-}
-
-/* Called after the last block of a chunk: adds its sums to the rows. */
-TL_INLINE void gemv_end_chunk(const struct gemv_sums *sums, const int digits,
-                              const struct gemv_token *t, v16 d, v16d *exact, v16 *fast) {
-    if (digits == 1) {
-        v16 total = v16_set1(0);
-        for (int b = 0; b < 8; b++) {
-            total = v16_fma(v16_from_i32(sums->fast[b]), v16_set1(t->fast.scale[b]), total);
-        }
-        *fast = v16_fma(d, total, *fast);
-    } else {
-        const v16d scale = v16d_mul(v16d_from_f32(d), v16d_set1(t->exact.dx[0]));
-        *exact = v16d_fma(scale, digits_to_f64(sums->exact), *exact);
-    }
-}
-
-/* Byte i of every lane. */
-TL_INLINE v16i one_byte(v16i x, const int i) {
-    return v16i_choose_bytes(x, 0x80808000u | (uint32_t)i);
-}
-
-/* The bytes i and j of every lane, as int16. */
-TL_INLINE v16i two_bytes(v16i x, const int i, const int j) {
-    return v16i_choose_bytes(x, 0x80008000u | (uint32_t)i | (uint32_t)j << 16);
-}
-
-/* Subtracts dmin * minima * sums of the activations; min[b]: the minima as int16 pairs. */
-TL_INLINE void gemv_minima(const int digits, const bool wide, const struct gemv_token *t, v16 dmin,
-                           const v16i min[8], v16d *exact, v16 *fast) {
-    if (digits == 1) {
-        v16 sum = v16_set1(0);
-        for (int b = 0; b < 8; b++) {
-            if (wide) { // one minimum for the block
-                v16 same = v16_from_i32(v16i_and(min[b], v16i_set1(0xffff)));
-                sum = v16_fma(same, v16_set1(t->fast.sum[b]), sum);
-            } else {
-                v16i both = v16i_dot2(v16i_set1(0), min[b], v16i_set1(t->fast.pairs[b]));
-                sum = v16_fma(v16_from_i32(both), v16_set1(t->fast.scale[b]), sum);
-            }
-        }
-        *fast = v16_fma(dmin, v16_mul(sum, v16_set1(-1)), *fast);
-    } else {
-        v16i low = v16i_set1(0), high = low;
-        for (int b = 0; b < 8; b++) {
-            low = v16i_dot2(low, min[b], v16i_set1(t->exact.sums[2 * b]));
-            high = v16i_dot2(high, min[b], v16i_set1(t->exact.sums[2 * b + 1]));
-        }
-        const v16d sum = v16d_fma(v16d_from_i32(high), v16d_set1(16384), v16d_from_i32(low));
-        const v16d scale = v16d_mul(v16d_from_f32(dmin), v16d_set1(-t->exact.dx[0]));
-        *exact = v16d_fma(scale, sum, *exact);
-    }
-}
-
-/* x << n in whole lanes, or x >> -n if n is negative. */
-TL_INLINE v16i shifted(v16i x, const int n) {
-    return n < 0 ? v16i_srl(x, (unsigned)-n) : n > 0 ? v16i_sll(x, (unsigned)n) : x;
-}
 
 /* Q4_K and Q5_K */
 TL_INLINE void gemv_k4(const bool five, const struct row_group *rows, const int digits,
@@ -279,10 +120,8 @@ TL_INLINE void gemv_k6(const struct row_group *rows, const int digits, const str
     const v16i nibble = bytes_of(0x0f);
     struct gemv_sums sums;
     v16i scales[4];
-    uint16_t half[16];
     gemv_begin(sums.exact, digits, NULL);
     group_load_16(rows, 192, scales);
-    for (size_t r = 0; r < 16; r++) memcpy(&half[r], rows->first + r * rows->bytes + 208, 2);
     for (int h = 0; h < 2; h++) {
         v16i high[8];
         group_load_32(rows, 128 + 32 * (size_t)h, high);
@@ -316,7 +155,7 @@ TL_INLINE void gemv_k6(const struct row_group *rows, const int digits, const str
             gemv_end_block(&sums, digits, b[0], block + 2);
         }
     }
-    gemv_end_chunk(&sums, digits, t, v16_load_f16(half), exact, fast);
+    gemv_end_chunk(&sums, digits, t, group_load_half(rows, 208), exact, fast);
 }
 
 /* IQ4_XS */
@@ -521,6 +360,15 @@ TL_INLINE void gemv_chunk(enum tl_type id, const struct row_group *rows, const i
     case TL_TYPE_IQ4_XS:
         gemv_iq4_xs(rows, digits, t, exact, fast);
         break;
+    case TL_TYPE_IQ2_XXS:
+    case TL_TYPE_IQ2_XS:
+    case TL_TYPE_IQ2_S:
+        gemv_iq2(id, rows, digits, t, exact, fast);
+        break;
+    case TL_TYPE_IQ3_XXS:
+    case TL_TYPE_IQ3_S:
+        gemv_iq3(id, rows, digits, t, exact, fast);
+        break;
         CASE_32(TL_TYPE_Q4_0);
         CASE_32(TL_TYPE_Q4_1);
         CASE_32(TL_TYPE_Q5_0);
@@ -548,10 +396,10 @@ static void gemv_pack(enum matmul_format format, const float *x, size_t cols, vo
     }
 }
 
-/* Bytes of scratch memory: the starts of all chunks. */
+/* Bytes of scratch memory: the starts of all chunks, and, for types with a grid, their digits. */
 static size_t gemv_scratch(size_t cols) {
     const size_t chunks = round_up(cols, TL_CHUNK) / TL_CHUNK;
-    return size_product(chunks, 16 * MAX_DIGITS, sizeof(int32_t));
+    return size_product(chunks, (16 + 64) * MAX_DIGITS, sizeof(int32_t));
 }
 
 /* y[row0 ... row1) of one token. */
@@ -561,9 +409,14 @@ TL_INLINE void gemv_rows(enum tl_type id, const int digits, const struct tl_matr
     const size_t chunks = round_up(w->cols, TL_CHUNK) / TL_CHUNK;
     const size_t bytes = (size_t)(TL_CHUNK / w->type->items * w->type->bytes);
     const int offset = traits_of(id).offset;
+    const bool grid = grid_bytes(id) != 0;
+    int32_t *x = starts + chunks * groups;
     size_t per_lane;
     for (size_t i = 0; i < chunks * groups && offset != 0; i++) {
         starts[i] = -offset * gemv_token_at(packed, digits, i / groups).groups[i % groups];
+    }
+    for (size_t c = 0; c < chunks && grid; c++) {
+        grid_digits(gemv_token_at(packed, digits, c).x, digits, x + c * 64 * (size_t)digits);
     }
     for (size_t first = row0; first < row1; first += GEMV_LANES * per_lane) {
         const size_t n = TL_MIN(row1 - first, (size_t)GEMV_LANES); // lanes that have a row
@@ -580,6 +433,7 @@ TL_INLINE void gemv_rows(enum tl_type id, const int digits, const struct tl_matr
                 struct row_group rows = {src + at, stride, 0};
                 uint8_t copy[GEMV_LANES][MAX_CHUNK_BYTES];
                 t.starts = starts + c * groups;
+                if (grid) t.x = x + c * 64 * (size_t)digits;
                 if (n < GEMV_LANES || size < bytes) { // missing rows and columns are zero
                     memset(copy, 0, sizeof(copy));
                     for (size_t r = 0; r < n; r++) memcpy(copy[r], src + r * stride + at, size);

@@ -4,7 +4,7 @@
  * A template is compiled once per instruction set: it has no include guard and includes nothing.
  *
  * Needs:   simd/<set>.h; where it has integers, TILE_TEMPLATE and GEMV_TEMPLATE, and, if that is in
- *          two files, GEMV_LANES_TEMPLATE
+ *          several files, GEMV_LANES_TEMPLATE and GEMV_GRID_TEMPLATE
  * Defines: TL_KERNEL_SET
  */
 // clang-format off
@@ -27,6 +27,9 @@
 #include "kernels/template/gemv_lanes_template.h"
 #ifdef GEMV_LANES_TEMPLATE
 #include GEMV_LANES_TEMPLATE
+#endif
+#ifdef GEMV_GRID_TEMPLATE
+#include GEMV_GRID_TEMPLATE
 #endif
 #include GEMV_TEMPLATE
 #include "kernels/template/int_matmul_template.h"
