@@ -91,13 +91,10 @@ def sequences(random):
 # ---- criteria: the run -> (what was reached, whether it is a success) ----
 
 
-def sampled(run, count, tokens, prompt="\n"):
-    """The texts of several samples, each as long as the context allows."""
-    room = run.settings.context - 1
-    return [
-        run.model.generate(prompt, max_tokens=min(tokens, room), seed=i, temperature=1.0).text
-        for i in range(count)
-    ]
+def sampled(run, count):
+    """The texts of several samples of the whole distribution, as long as the context allows."""
+    whole = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_tokens": run.settings.context - 1}
+    return [run.model.generate("\n", seed=i, **whole).text for i in range(count)]
 
 
 def greedy(run, prompt, tokens):
@@ -107,7 +104,7 @@ def greedy(run, prompt, tokens):
 def grammar(run, data):
     """95 % of 100 sampled words are words."""
     found = []
-    for text in sampled(run, 20, 79):
+    for text in sampled(run, 20):
         found += text.split("\n")[:-1]
     right = [
         bool(re.fullmatch("([bcdfghjk][aeiou]){2,3};", word)) and len(set(word)) == len(word)

@@ -42,6 +42,8 @@ from .editing.shards import split_gguf as split_gguf
 from .errors import Error as Error
 from .errors import FormatError as FormatError
 from .errors import UnsupportedError as UnsupportedError
+from .evaluation.chunks import Chunk as Chunk
+from .evaluation.chunks import score_chunks as score_chunks
 from .evaluation.scoring import kl as kl
 from .files.adapter import Adapter as Adapter
 from .files.gguf import GGUF as GGUF
@@ -75,7 +77,17 @@ from .trace.edits import scale as scale
 from .trace.edits import set as set
 from .trace.edits import zero as zero
 from .trace.trace import Trace as Trace
+from .training.compare import Movement as Movement
+from .training.compare import cluster_tokens as cluster_tokens
+from .training.compare import compare_checkpoints as compare_checkpoints
 from .training.run import Run as Run
+from .training.surgery import init_model as init_model
+from .training.surgery import init_with as init_with
+from .training.surgery import insert_head as insert_head
+from .training.surgery import insert_layer as insert_layer
+from .training.surgery import reset_optimizer as reset_optimizer
 from .training.trainer import train as train
+from .training.vocabulary import count_tokens as count_tokens
+from .training.vocabulary import train_tokenizer as train_tokenizer
 
 __version__: str

@@ -212,6 +212,7 @@ def examples():
         tl.attribution(trace, 5),
         model.score(text),
         model.perplexity(text, method="hf"),
+        tl.score_chunks(model, text, size=5)[0],
         tl.kl(model, model, text),
         tl.TensorSource((0,), "F32", read_nothing),
         generation,

@@ -29,7 +29,7 @@ def test_train_and_log(tmp_path, capsys):
     assert main(["log", str(out), "--json"]) == 0
     log = json.loads(capsys.readouterr().out)
     assert len(log["loss"]) == log["step"] == 30
-    assert log["parent"]
+    assert [event["made"] for event in log["history"]] == ["train", "resume"]
     assert main(["log", str(out), "--rows", "0"]) == 2
     assert main(["log", str(text)]) == 2
     assert "cannot be resumed" in capsys.readouterr().err

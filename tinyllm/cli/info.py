@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from ..display.table import Table, terminal_width
 from ..errors import Error
 from ..files.adapter import Adapter, is_adapter
 from ..files.model_file import ModelFile, check_holds_model, open_file
-from .output import show
+from ..training.history import read_history
+from .output import show, show_json
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file", help="GGUF file, llama2.c checkpoint, hf:owner/repo, ollama:name, or demo"
     )
     parser.add_argument("--short", action="store_true", help="leave out the list of tensors")
+    parser.add_argument("--json", action="store_true", help="everything but the weights, as JSON")
     parser.add_argument(
         "--width",
         type=int,
@@ -40,6 +42,9 @@ def run(args: argparse.Namespace) -> None:
     metadata, weights = model.metadata, model.weights
     total = size(sum(weight.nbytes for weight in weights.values()))
     parameters = sum(int(np.prod(w.shape, dtype=np.int64)) for w in weights.values())
+    if args.json:
+        show_json(_as_json(model, parameters))
+        return
     show(f"{args.file}: {len(weights)} tensors, {parameters:,} values, {total}")
     if is_adapter(metadata):
         _show_adapter(args.file)
@@ -91,6 +96,34 @@ def _show_config(model: ModelFile) -> None:
     show()
     names = [name for name in vars(config) if not name.startswith("_")]
     show(Table(("config", "value"), [(n, getattr(config, n)) for n in names]))
+
+
+def _as_json(model: ModelFile, parameters: int) -> dict[str, Any]:
+    """Return the contents of a file as values that JSON has."""
+    try:
+        check_holds_model(model)
+        config, _ = read_model(model.metadata, model.weights)
+        known = {n: _plain(getattr(config, n)) for n in vars(config) if not n.startswith("_")}
+    except Error:
+        known = None
+    return {
+        "parameters": parameters,
+        "config": known,
+        "history": [event._asdict() for event in read_history(model.metadata)],
+        "metadata": {key: _plain(model.metadata[key]) for key in model.metadata},
+        "tensors": [
+            {"name": w.name, "type": w.type, "shape": list(w.shape), "bytes": w.nbytes}
+            for w in model.weights.values()
+        ],
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _preview(value: Any, limit: int) -> str:

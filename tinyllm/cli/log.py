@@ -31,8 +31,7 @@ def run(args: argparse.Namespace) -> None:
         show(
             json.dumps(
                 {
-                    "run": state.run_id,
-                    "parent": state.parent_id,
+                    "history": [event._asdict() for event in state.history],
                     "step": done,
                     "settings": json.loads(state.settings.to_json()),
                     "loss": log.losses,

@@ -10,25 +10,35 @@ from .. import __version__
 from ..errors import Error
 from . import (
     chat,
+    cluster_tokens,
+    compare,
     convert,
+    count_tokens,
     diff,
     diff_weights,
     doctor,
+    dump_tokenizer,
     edit,
     embed,
     extract,
     generate,
     imatrix,
     info,
+    init,
+    init_with,
+    insert_head,
+    insert_layer,
     lens,
     log,
     merge,
     quantize,
+    reset_optimizer,
     score,
     split,
     tokenize,
     trace,
     train,
+    train_bpe,
     weights,
 )
 from .output import complain, standard_streams
@@ -58,6 +68,16 @@ COMMANDS: dict[str, ModuleType] = {
     "imatrix": imatrix,
     "train": train,
     "log": log,
+    "init": init,
+    "init-with": init_with,
+    "insert-layer": insert_layer,
+    "insert-head": insert_head,
+    "reset-optimizer": reset_optimizer,
+    "compare": compare,
+    "cluster-tokens": cluster_tokens,
+    "train-bpe": train_bpe,
+    "count-tokens": count_tokens,
+    "dump-tokenizer": dump_tokenizer,
 }
 
 
@@ -111,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader has closed the pipe
         return 0
-    except (Error, OSError, ValueError, TypeError, MemoryError, ImportError) as error:
+    except (Error, OSError, ValueError, TypeError, IndexError, MemoryError, ImportError) as error:
         complain(f"tinyllm: {' '.join(str(error).split()) or type(error).__name__}")
         return 2
     return status or 0

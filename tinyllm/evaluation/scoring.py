@@ -21,7 +21,17 @@ from ..runtime.prompt import is_batch, token_ids
 from ..runtime.runner import Runner
 from ..runtime.session import Session
 
-__all__ = ["Divergence", "Perplexity", "Score", "kl", "perplexity", "score"]
+__all__ = [
+    "Divergence",
+    "Perplexity",
+    "Score",
+    "context_of",
+    "kl",
+    "perplexity",
+    "score",
+    "score_ids",
+    "text_ids",
+]
 
 Ids = NDArray[np.int32]
 
@@ -53,18 +63,20 @@ def _logprobs(model: Runner, ids: Ids, first: int = 0) -> Float64:
     )
 
 
-def _context(model: Runner) -> int:
+def context_of(model: Runner) -> int:
+    """Return the longest context that a model was loaded for."""
     return int(model.core.config["max_context"])
 
 
 def _window(model: Runner, window: Any, default: int) -> int:
-    limit = _context(model)
+    limit = context_of(model)
     if window is None:
         return min(default, limit)
     return ranged("window", window, 2, limit, "the model's context")
 
 
-def _ids(model: Runner, text: Any, parse_special: bool = False) -> Ids:
+def text_ids(model: Runner, text: Any, parse_special: bool = False) -> Ids:
+    """Return the ids of a text, checked to be at least two and in the vocabulary."""
     ids: Ids = token_ids(text, model.tokenizer, "text", parse_special)
     size = model.config.vocab_size
     if len(ids) < 2:
@@ -163,13 +175,18 @@ def score(model: Runner, text: Any, parse_special: bool = False) -> Any:
 
 
 def _score(model: Runner, text: Any, parse_special: bool) -> Score:
-    ids = _ids(model, text, parse_special)
-    limit = _context(model)
+    ids = text_ids(model, text, parse_special)
+    limit = context_of(model)
     if len(ids) - 1 > limit:
         raise ValueError(
             f"text has {len(ids)} tokens; expected at most {limit + 1}, the context and one. "
             "perplexity() cuts a longer text into windows"
         )
+    return score_ids(model, ids)
+
+
+def score_ids(model: Runner, ids: Ids) -> Score:
+    """Return the score of ids, which are no more than the context and one."""
     return Score(ids.tolist(), model.pieces(ids), _logprobs(model, ids))
 
 
@@ -227,7 +244,7 @@ def perplexity(
     """Return the perplexity of a text: see `Model.perplexity`."""
     if method not in _METHODS:
         raise ValueError(f"method is {method!r}; expected {' or '.join(map(repr, _METHODS))}")
-    return _METHODS[method](model, _ids(model, text, parse_special), stride, window)
+    return _METHODS[method](model, text_ids(model, text, parse_special), stride, window)
 
 
 def _like_llama_cpp(model: Runner, ids: Ids, stride: int | None, window: int | None) -> Perplexity:
@@ -267,7 +284,7 @@ def _like_hugging_face(
 ) -> Perplexity:
     # As in https://huggingface.co/docs/transformers/perplexity. The loss of a window is the mean
     # over its scored tokens. Its weight in the total is the number of its new tokens minus one.
-    window = _window(model, window, _context(model))
+    window = _window(model, window, context_of(model))
     if stride is None:
         stride = max(window // 2, 1)
     stride = ranged("stride", stride, 1, window, "the window")
@@ -393,13 +410,13 @@ def kl(
         raise ValueError(
             f"the vocabularies have {sizes[0]} and {sizes[1]} tokens; expected equal vocabularies"
         )
-    ids = _ids(model_a, text, parse_special)
-    others = _ids(model_b, text, parse_special) if isinstance(text, str | bytes) else ids
+    ids = text_ids(model_a, text, parse_special)
+    others = text_ids(model_b, text, parse_special) if isinstance(text, str | bytes) else ids
     if not np.array_equal(ids, others):
         raise ValueError(
             "the tokenizers of the two models give different ids for text; expected equal ids"
         )
-    smaller = min((model_a, model_b), key=_context)
+    smaller = min((model_a, model_b), key=context_of)
     window = _window(smaller, window, 512)
     values: list[float] = []
     same = 0

@@ -21,7 +21,7 @@ from .explain import Step
 from .merging import merge
 from .pretokenizers import PRE_TOKENIZERS, PreTokenizer, split_pieces
 from .program import Program, compile_program
-from .vocab import TokenType, to_bytes, to_text
+from .vocab import TokenType, lowered, to_bytes, to_text
 
 __all__ = ["BYTE_ALPHABET", "BpeTokenizer", "Gemma4Tokenizer"]
 
@@ -82,6 +82,7 @@ class BpeTokenizer(Tokenizer):
         super().__init__(metadata)
         if self._pre.no_bos:
             self.bos = None
+        self._lowercase = self._vocab.flag("normalizer.lowercase", False)
         self._set_legacy_ends(metadata)
         self._merges = self._vocab.strings("merges", required=True)
         self._encoder = self._make_encoder() if self.use_core else None
@@ -164,7 +165,7 @@ class BpeTokenizer(Tokenizer):
         return (lambda a, b: ranks.get(f"{a} {b}")) if self._pre.byte_encode else order
 
     def _normalize(self, text: bytes) -> str:
-        string = to_text(text)
+        string = lowered(to_text(text)) if self._lowercase else to_text(text)
         if self._pre.escape_spaces:
             string = string.replace(" ", "▁")
         return unicodedata.normalize("NFC", string) if self._pre.nfc else string

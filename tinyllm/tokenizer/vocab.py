@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..errors import FormatError, wrong
 
-__all__ = ["TokenType", "Vocab", "to_bytes", "to_text"]
+__all__ = ["TokenType", "Vocab", "lowered", "to_bytes", "to_text"]
 
 
 class TokenType(IntEnum):
@@ -129,6 +129,27 @@ def to_text(data: bytes) -> str:
         return data.decode()
     except UnicodeDecodeError:
         return re.sub("[\udc80-\udcff]", "\ufffd", data.decode(errors="surrogateescape"))
+
+
+def lowered(text: str) -> str:
+    """Return a text in lower case, each character on its own.
+
+    `str.lower` of a whole text treats a final sigma differently.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> lowered("ΟΔΟΣ")
+    'οδοσ'
+    """
+    return text.lower() if text.isascii() else "".join(char.lower() for char in text)
 
 
 def _wrong(key: str, value: object, expected: str) -> FormatError:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from .base import Tokenizer
 from .explain import Step
 from .unicode_classes import class_body
-from .vocab import TokenType, to_bytes, to_text
+from .vocab import TokenType, lowered, to_bytes, to_text
 
 __all__ = ["WpmTokenizer"]
 
@@ -97,8 +97,7 @@ class WpmTokenizer(Tokenizer):
         if self._strip_accents:
             string = patterns["accent"].sub("", unicodedata.normalize("NFD", string))
         if self._lowercase:
-            # by character, because lower() of a whole text treats a final sigma differently
-            string = string.lower() if string.isascii() else "".join(c.lower() for c in string)
+            string = lowered(string)
         return patterns["word"].findall(string)
 
     def _match(self, word: str) -> list[tuple[str, int]] | None:

@@ -14,6 +14,7 @@ from ..errors import FormatError
 from ..files.atomic import write_atomically
 from ..files.gguf import GGUF
 from ..files.gguf_write import write_gguf
+from .history import History, history_key, read_history
 from .run import Log
 from .settings import Settings
 
@@ -38,8 +39,8 @@ class State(NamedTuple):
     log : Log
     data : str
         The hash of the data.
-    run_id, parent_id : str
-        Random names of this run, and of the one that it continues, or "".
+    history : tuple of Event
+        The runs that it comes from, the last of which is this one.
     """
 
     settings: Settings
@@ -49,8 +50,7 @@ class State(NamedTuple):
     second: Float32
     log: Log
     data: str
-    run_id: str
-    parent_id: str
+    history: History
 
 
 def state_path(path: str | os.PathLike[str]) -> Path:
@@ -77,8 +77,7 @@ def write_state(path: str | os.PathLike[str], state: State) -> None:
         "training.settings": state.settings.to_json(),
         "training.step": ("UINT64", state.step),
         "training.data": state.data,
-        "training.run_id": state.run_id,
-        "training.parent_id": state.parent_id,
+        **history_key(state.history),
         "training.validation": json.dumps(state.log.validation),
     }
     tensors: dict[str, Any] = {
@@ -133,6 +132,5 @@ def read_state(path: str | os.PathLike[str]) -> State:
         np.array(tensors["optimizer.second_moments"].numpy()),
         log,
         str(keys["training.data"]),
-        str(keys["training.run_id"]),
-        str(keys["training.parent_id"]),
+        read_history(keys),
     )

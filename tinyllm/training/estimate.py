@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import _core
 from .data import read_data
-from .initial import initial_keys, initial_weights
+from .initial import initial_parts
 from .network import Network
 from .optimizer import Optimizer
 from .settings import Settings
@@ -42,9 +42,8 @@ def estimate(data: Any, tokenizer: Any, threads: int | None, **given: Any) -> st
         size = len(keys["tokenizer.ggml.tokens"])
     else:
         size = int(found.max()) + 1
-    network = Network.make(
-        initial_keys(settings, keys), initial_weights(settings, size), threads or _core.cpu_count()
-    )
+    parts = initial_parts(settings, keys, size)
+    network = Network.make(parts.keys, parts.arrays(), threads or _core.cpu_count())
     optimizer = Optimizer(network, settings)
     ids = np.arange(settings.context, dtype=np.int32)[np.newaxis] % size
     seconds = []

@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 
 from ..base.numeric import Float32
+from .parts import Parts
 from .settings import Settings
 
-__all__ = ["initial_keys", "initial_weights"]
+__all__ = ["DEVIATION", "initial_parts"]
+
+#: The standard deviation of embeddings and of the output.
+DEVIATION = 0.02
 
 #: The base of RoPE for contexts up to this length, and for longer ones.
 _SHORT, _BASES = 512, (500.0, 10000.0)
@@ -18,7 +22,25 @@ _SHORT, _BASES = 512, (500.0, 10000.0)
 _EPSILON = 1e-5
 
 
-def initial_keys(settings: Settings, vocabulary: Mapping[str, Any]) -> dict[str, Any]:
+def initial_parts(settings: Settings, vocabulary: Mapping[str, Any], vocab_size: int) -> Parts:
+    """Return a new model.
+
+    Parameters
+    ----------
+    settings : Settings
+    vocabulary : mapping
+        The keys of its tokenizer; none, if it has no tokenizer.
+    vocab_size : int
+
+    Returns
+    -------
+    Parts
+    """
+    keys = _keys(settings, vocabulary)
+    return Parts(None, keys, dict(_weights(settings, vocab_size)), ())
+
+
+def _keys(settings: Settings, vocabulary: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metadata of a new model.
 
     Parameters
@@ -56,7 +78,7 @@ def initial_keys(settings: Settings, vocabulary: Mapping[str, Any]) -> dict[str,
     return {**keys, **vocabulary}
 
 
-def initial_weights(settings: Settings, vocab_size: int) -> dict[str, Float32]:
+def _weights(settings: Settings, vocab_size: int) -> dict[str, Float32]:
     """Return random weights by the names of GGUF.
 
     Matrices are normal with a standard deviation of 1 / sqrt(inputs). Those that write to the
@@ -90,9 +112,9 @@ def initial_weights(settings: Settings, vocab_size: int) -> dict[str, Float32]:
         if s.positions != "rope":
             weights[f"{name}.bias"] = np.zeros(s.width, np.float32)
 
-    normal("token_embd.weight", vocab_size, s.width, 0.02)
+    normal("token_embd.weight", vocab_size, s.width, DEVIATION)
     if s.positions == "learned":
-        normal("position_embd.weight", s.context, s.width, 0.02)
+        normal("position_embd.weight", s.context, s.width, DEVIATION)
     elif s.positions == "none":
         weights["position_embd.weight"] = np.zeros((s.context, s.width), np.float32)
     kv_width = s.width // s.heads * s.kv_heads
@@ -113,5 +135,5 @@ def initial_weights(settings: Settings, vocab_size: int) -> dict[str, Float32]:
         matrix(block + "ffn_down", s.width, s.ffn_width, branch=True)
     norm("output_norm")
     if not s.tied:
-        normal("output.weight", vocab_size, s.width, 0.02)
+        normal("output.weight", vocab_size, s.width, DEVIATION)
     return weights

@@ -12,6 +12,7 @@ from ..base.numeric import Float64
 from ..files.atomic import write_atomically
 from ..loading import load
 from ..model import Model
+from .history import History
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -71,8 +72,9 @@ class Run:
         The number of steps done.
     settings : Settings
         The shape of the model and everything else that the run was told.
-    run_id, parent_id : str
-        A random name of this run, and that of the run that it continues, or "".
+    history : tuple of Event
+        The runs and changes that the model comes from: their names, what they were, and the step at
+        which each began. The last one is this run.
     warnings : list of str
         What looked wrong in training.
 
@@ -92,8 +94,18 @@ class Run:
         self.settings = settings
         self.step = step
         self.path = path
-        self.run_id = self.parent_id = ""
+        self.history: History = ()
         self.warnings: list[str] = []
+
+    @property
+    def run_id(self) -> str:
+        """The name of this run. The same run has the same name each time."""
+        return self.history[-1].run
+
+    @property
+    def parent_id(self) -> str:
+        """The name of the run that it continues, or ""."""
+        return self.history[-2].run if len(self.history) > 1 else ""
 
     @functools.cached_property
     def model(self) -> Model:

@@ -63,11 +63,13 @@ class Settings:
     validation: float = 0.05
 
     @staticmethod
-    def make(**given: Any) -> Settings:
+    def make(*, shape_is_known: bool = False, **given: Any) -> Settings:
         """Return settings from the arguments of `train`; None stands for a default.
 
         Parameters
         ----------
+        shape_is_known : bool
+            Whether the shape is that of a model, which need not be one that `train` can make.
         **given
             The attributes.
 
@@ -98,6 +100,8 @@ class Settings:
         }
         settings = Settings(**{**defaults, **given})
         settings._check()
+        if not shape_is_known:
+            settings._check_shape()
         return settings
 
     def _check(self) -> None:
@@ -105,6 +109,18 @@ class Settings:
             _positive(name, getattr(self, name))
         _positive("steps", self.steps)
         _positive("micro_batch", self.micro_batch)
+        if self.batch % self.micro_batch:
+            raise ValueError(
+                f"micro_batch is {self.micro_batch}; expected a divisor of batch, {self.batch}"
+            )
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"validation is {self.validation}; expected a part from 0 to below 1")
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise ValueError(f"lr is {self.lr}; expected a positive number")
+        if not self.clip > 0:
+            raise ValueError(f"clip is {self.clip}; expected a positive number")
+
+    def _check_shape(self) -> None:
         if self.width % self.heads:
             raise ValueError(
                 f"width is {self.width} and heads {self.heads}; expected a multiple of heads"
@@ -122,16 +138,6 @@ class Settings:
                 f"kv_heads is {self.kv_heads} with positions {self.positions!r}; expected "
                 f"{self.heads}, because the architecture gpt2 has no grouped heads"
             )
-        if self.batch % self.micro_batch:
-            raise ValueError(
-                f"micro_batch is {self.micro_batch}; expected a divisor of batch, {self.batch}"
-            )
-        if not 0 <= self.validation < 1:
-            raise ValueError(f"validation is {self.validation}; expected a part from 0 to below 1")
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise ValueError(f"lr is {self.lr}; expected a positive number")
-        if not self.clip > 0:
-            raise ValueError(f"clip is {self.clip}; expected a positive number")
 
     def factor(self, step: int) -> float:
         """Return what the learning rate is multiplied with in a step, from 0.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,13 +14,16 @@ from .. import _core
 from ..base.checks import integer
 from ..base.progress import Progress
 from ..base.warning import warn
+from ..model import Model
 from ..tokenizer import Tokenizer
 from .checkpoint import State, read_state, write_model, write_state
 from .data import Data, digest, read_data, unigram_entropy
 from .guards import Guards
-from .initial import initial_keys, initial_weights
+from .history import extended, history_key
+from .initial import initial_parts
 from .network import Network
 from .optimizer import Optimizer
+from .parts import Parts, read_parts, weights_digest
 from .run import Log, Run
 from .settings import Settings
 from .vocabulary import vocabulary
@@ -56,6 +58,7 @@ def train(
     tied: bool = False,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
+    start: str | os.PathLike[str] | Model | Run | None = None,
     resume: str | os.PathLike[str] | None = None,
     validation: float = 0.05,
     evaluate: Callable[[Run], Any] | None = None,
@@ -107,6 +110,9 @@ def train(
         The model's file, written ten times during the run and at its end. Beside it are the
         checkpoint (``.training``), and the model with the smallest loss of the held out part
         (``.best``).
+    start : str, os.PathLike, Model or Run, optional
+        A model whose weights are the first ones. It has the shape and the tokenizer, so these must
+        not be given, except for a shorter `context`. The optimizer begins anew.
     resume : str or os.PathLike, optional
         The model's file of a run to continue. The data must be the same. The shape is that of the
         run; `steps` may be given anew.
@@ -157,26 +163,32 @@ def train(
         trainer = _Trainer.resumed(found, resume, steps, count)
         out = resume
     else:
-        settings = Settings.make(
-            layers=layers,
-            width=width,
-            heads=heads,
-            kv_heads=kv_heads,
-            ffn_width=ffn_width,
-            context=context,
-            batch=batch,
-            steps=steps,
-            micro_batch=micro_batch,
-            positions=positions,
-            optimizer=optimizer,
-            lr=lr,
-            warmup=warmup,
-            weight_decay=weight_decay,
-            tied=tied,
-            seed=seed,
-            validation=validation,
-        )
-        trainer = _Trainer.new(found, tokenizer, settings, count)
+        shape: dict[str, Any] = {
+            "layers": layers,
+            "width": width,
+            "heads": heads,
+            "kv_heads": kv_heads,
+            "ffn_width": ffn_width,
+            "positions": positions,
+            "tied": tied,
+        }
+        told: dict[str, Any] = {
+            "batch": batch,
+            "steps": steps,
+            "micro_batch": micro_batch,
+            "optimizer": optimizer,
+            "lr": lr,
+            "warmup": warmup,
+            "weight_decay": weight_decay,
+            "seed": seed,
+            "validation": validation,
+        }
+        if start is None:
+            settings = Settings.make(**shape, **told, context=context)
+            trainer = _Trainer.new(found, tokenizer, settings, count)
+        else:
+            _check_nothing_given({**shape, "tokenizer": tokenizer})
+            trainer = _Trainer.started(found, start, context, told, count)
     every = max(1, trainer.settings.steps // _PARTS)
     if evaluate_every is not None:
         every = max(1, integer("evaluate_every", evaluate_every))
@@ -186,16 +198,24 @@ def train(
 class _Trainer:
     """A run while it runs."""
 
-    def __init__(self, network: Network, found: Any, settings: Settings) -> None:
-        self.network = network
-        self.settings = settings
+    def __init__(
+        self, parts: Parts, found: Any, settings: Settings, threads: int, made: str, step: int = 0
+    ) -> None:
         self._digest = digest(found)
+        weights = parts.arrays()
+        tokens = parts.metadata.get("tokenizer.ggml.tokens", ())
+        facts = [settings.to_json(), self._digest, tokens, weights_digest(weights)]
+        self.history = extended(parts.history, made, step, facts)
+        frozen = _FROZEN.get(settings.positions, ())
+        keys = {**parts.keys, **history_key(self.history)}
+        if "general.file_type" in keys:
+            keys["general.file_type"] = ("UINT32", 0)  # F32
+        self.network = network = Network.make(keys, weights, threads, frozen)
+        self.settings = settings
         self._data = data = _encoded(found, network, settings)
         self._optimizer = Optimizer(network, settings)
         self._log = Log()
-        self._step = 0
-        self._run_id = secrets.token_hex(8)
-        self._parent_id = ""
+        self._step = step
         self._guards = Guards(unigram_entropy(data.train), network.weights)
 
     @staticmethod
@@ -206,15 +226,23 @@ class _Trainer:
         if text or isinstance(tokenizer, Tokenizer):
             keys = vocabulary(tokenizer, found if text else "")
         size = len(keys["tokenizer.ggml.tokens"]) if keys else int(found.max()) + 1
-        if not text and int(found.max()) >= size:
-            raise ValueError(f"data has the id {found.max()}; the tokenizer has {size} tokens")
-        network = Network.make(
-            initial_keys(settings, keys),
-            initial_weights(settings, size),
-            threads,
-            _FROZEN.get(settings.positions, ()),
-        )
-        return _Trainer(network, found, settings)
+        return _Trainer(initial_parts(settings, keys, size), found, settings, threads, "train")
+
+    @staticmethod
+    def started(
+        found: Any, start: Any, context: int | None, told: dict[str, Any], threads: int
+    ) -> _Trainer:
+        """Return a new run that begins with the weights of a model."""
+        parts = read_parts(start)
+        longest = parts.config.context_length
+        if context is not None and integer("context", context) > longest:
+            raise ValueError(
+                f"context is {context}; expected at most {longest}, that of the model to start "
+                "from (init_with makes it longer)"
+            )
+        shape = {**parts.shape, "context": context or longest}
+        settings = Settings.make(shape_is_known=True, **shape, **told)
+        return _Trainer(parts, found, settings, threads, "train")
 
     @staticmethod
     def resumed(found: Any, path: Any, steps: int | None, threads: int) -> _Trainer:
@@ -225,12 +253,11 @@ class _Trainer:
             settings = Settings(**{**settings.__dict__, "steps": steps})
         if digest(found) != state.data:
             raise ValueError("data differs from that of the run to resume; expected the same text")
-        network = Network(state.image, threads, _FROZEN.get(settings.positions, ()))
-        trainer = _Trainer(network, found, settings)
+        parts = read_parts(bytes(state.image))._replace(history=state.history)
+        trainer = _Trainer(parts, found, settings, threads, "resume", state.step)
         trainer._optimizer.first[:] = state.first
         trainer._optimizer.second[:] = state.second
-        trainer._log, trainer._step = state.log, state.step
-        trainer._run_id, trainer._parent_id = secrets.token_hex(8), state.run_id
+        trainer._log = state.log
         return trainer
 
     def run(
@@ -304,17 +331,24 @@ class _Trainer:
             self._optimizer.second,
             self._log,
             self._digest,
-            self._run_id,
-            self._parent_id,
+            self.history,
         )
         write_state(out, state)
         write_model(out, self.network.image)
 
     def _result(self, out: Path | None) -> Run:
         run = Run(bytes(self.network.image), self._log, self.settings, self._step, out)
-        run.run_id, run.parent_id = self._run_id, self._parent_id
+        run.history = self.history
         run.warnings = list(self._guards.warnings)
         return run
+
+
+def _check_nothing_given(shape: dict[str, Any]) -> None:
+    """Raise ValueError if something is given that the model to start from says."""
+    defaults = {"positions": "rope", "tied": False, "tokenizer": "char"}
+    for name, value in shape.items():
+        if value != defaults.get(name):
+            raise ValueError(f"{name} is {value!r}; expected nothing, because `start` has its own")
 
 
 def _encoded(found: Any, network: Network, settings: Settings) -> Data:
@@ -324,4 +358,7 @@ def _encoded(found: Any, network: Network, settings: Settings) -> Data:
         if tokenizer is None:
             raise ValueError("data is a text, and the model has no tokenizer; expected ids")
         ids = np.array(tokenizer.encode(found, add_special=False), np.int32)
+    size = network.model.config.vocab_size
+    if int(ids.max()) >= size:
+        raise ValueError(f"data has the id {ids.max()}; the model has {size} tokens")
     return Data(ids, settings.context, settings.validation, settings.seed)
