@@ -156,6 +156,15 @@ def cross_entropy(
     scale: float = 1.0,
     threads: int = 1,
 ) -> npt.NDArray[np.float64]: ...
+def dropout(
+    array: npt.NDArray[np.float32],
+    /,
+    *,
+    rate: float = 0.0,
+    key: int = 0,
+    first: int = 0,
+    threads: int = 1,
+) -> None: ...
 def sum_squares(array: npt.NDArray[np.float32], /) -> float: ...
 def adamw(
     items: tuple[tuple[npt.NDArray[np.float32] | float, ...], ...],

@@ -123,6 +123,69 @@ static PyObject *sum_squares(PyObject *module, PyObject *arg) {
     return PyFloat_FromDouble(sum);
 }
 
+PyDoc_STRVAR(dropout_doc,
+             "dropout($module, array, /, *, rate=0.0, key=0, first=0, threads=1)\n"
+             "--\n"
+             "\n"
+             "Set values to 0 with a probability, and divide the others by 1 - rate, in place.\n"
+             "\n"
+             "Which values are dropped depends only on the key and on their places.\n"
+             "\n"
+             "Parameters\n"
+             "----------\n"
+             "array : float32 array, contiguous\n"
+             "rate : float\n"
+             "    0 to below 1.\n"
+             "key : int\n"
+             "    0 to 2**64 - 1.\n"
+             "first : int\n"
+             "    The place of the first value.\n"
+             "threads : int\n"
+             "\n"
+             "Raises\n"
+             "------\n"
+             "ValueError\n"
+             "    If the rate is out of range.\n"
+             "\n"
+             "Examples\n"
+             "--------\n"
+             ">>> import numpy as np\n"
+             ">>> from tinyllm import _core\n"
+             ">>> x = np.ones(1000, np.float32)\n"
+             ">>> _core.dropout(x, rate=0.5, key=1)\n"
+             ">>> sorted(set(x.tolist())), 400 < (x == 0).sum() < 600\n"
+             "([0.0, 2.0], True)\n");
+
+static PyObject *dropout(PyObject *module, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"", "rate", "key", "first", "threads", NULL};
+    struct tl_dropout d = {.rate = 0};
+    struct tl_error err = {0};
+    unsigned long long key = 0, first = 0;
+    PyObject *array;
+    int threads = 1, status;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$dKKi:dropout", names, &array, &d.rate, &key,
+                                     &first, &threads)) {
+        return NULL;
+    }
+    if (!(d.rate >= 0 && d.rate < 1)) {
+        PyObject *rate = PyFloat_FromDouble(d.rate);
+        if (rate == NULL) return NULL;
+        PyErr_Format(PyExc_ValueError, "rate is %R; expected 0 to below 1", rate);
+        Py_DECREF(rate);
+        return NULL;
+    }
+    d.x = tlpy_array_data(array, TLPY_F32, "array", &d.n);
+    if (d.x == NULL) return NULL;
+    d.key = key;
+    d.first = first;
+    Py_BEGIN_ALLOW_THREADS
+    status = tl_dropout_run(&d, threads, &err);
+    Py_END_ALLOW_THREADS
+    if (status == TL_OK) Py_RETURN_NONE;
+    tlpy_raise(PyModule_GetState(module), &err);
+    return NULL;
+}
+
 /* Reads item i: `n` arrays of the same size, and the weight decay. */
 static bool read_item(PyObject *items, Py_ssize_t i, int n, float **arrays, size_t *size,
                       double *decay) {
@@ -286,6 +349,7 @@ done:
 PyMethodDef tlpy_training_methods[] = {
     {"cross_entropy", (PyCFunction)(void (*)(void))cross_entropy, METH_VARARGS | METH_KEYWORDS,
      loss_doc},
+    {"dropout", (PyCFunction)(void (*)(void))dropout, METH_VARARGS | METH_KEYWORDS, dropout_doc},
     {"sum_squares", sum_squares, METH_O, squares_doc},
     {"adamw", (PyCFunction)(void (*)(void))adamw, METH_VARARGS | METH_KEYWORDS, adamw_doc},
     {"muon", (PyCFunction)(void (*)(void))muon, METH_VARARGS | METH_KEYWORDS, muon_doc},

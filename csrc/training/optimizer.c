@@ -1,4 +1,4 @@
-/* optimizer.c - the loss, AdamW and Muon. */
+/* optimizer.c - the loss, dropout, AdamW and Muon. */
 #include "training/optimizer.h"
 
 #include "base/block_cache.h"
@@ -73,6 +73,36 @@ int tl_loss_run(const struct tl_kernels *k, const struct tl_loss *l, int threads
                 struct tl_error *err) {
     struct loss a = {k, l};
     return run_tasks(threads, (l->rows + ROWS - 1) / ROWS, loss_task, &a, err);
+}
+
+/* ---- dropout ---- */
+
+/* Output i of SplitMix64. */
+static uint64_t random_at(uint64_t key, uint64_t i) {
+    uint64_t z = key + (i + 1) * UINT64_C(0x9E3779B97F4A7C15);
+    z = (z ^ (z >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94D049BB133111EB);
+    return z ^ (z >> 31);
+}
+
+static void dropout_task(void *arg, size_t task, int thread) {
+    const struct tl_dropout *d = arg;
+    const size_t first = task * PART, n = TL_MIN(d->n - first, (size_t)PART);
+    const uint64_t limit = (uint64_t)(d->rate * 4294967296.0);
+    const float scale = (float)(1 / (1 - d->rate));
+    float *x = d->x + first;
+    uint64_t random = 0;
+    (void)thread;
+    for (size_t i = 0; i < n; i++) {
+        const uint64_t place = d->first + first + i;
+        if (i == 0 || place % 2 == 0) random = random_at(d->key, place / 2);
+        x[i] = (uint32_t)(random >> (place % 2 * 32)) < limit ? 0 : x[i] * scale;
+    }
+}
+
+int tl_dropout_run(const struct tl_dropout *d, int threads, struct tl_error *err) {
+    struct tl_dropout a = *d;
+    return run_tasks(threads, (d->n + PART - 1) / PART, dropout_task, &a, err);
 }
 
 /* ---- AdamW ---- */

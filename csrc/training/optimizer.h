@@ -1,5 +1,5 @@
 /*
- * optimizer.h - what a training step does besides the two passes: the loss, and new weights.
+ * optimizer.h - what a training step does besides the two passes: the loss, dropout, new weights.
  *
  * No result depends on the number of threads: a sum belongs to one thread, and its parts are added
  * in order.
@@ -25,6 +25,22 @@ struct tl_loss {
 
 int tl_loss_run(const struct tl_kernels *k, const struct tl_loss *l, int threads,
                 struct tl_error *err);
+
+/*
+ * Dropout (Srivastava et al. 2014, jmlr.org/papers/v15/srivastava14a.html): sets values to 0 with
+ * probability `rate`, and divides the others by 1 - rate. Whether value i is dropped depends only
+ * on `key` and first + i, so the same call drops the same values of a gradient. Value i takes half
+ * of output i / 2 of SplitMix64 (Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195) with the
+ * seed `key`.
+ */
+struct tl_dropout {
+    float *x;
+    size_t n;
+    uint64_t key, first;
+    double rate; // 0 to below 1
+};
+
+int tl_dropout_run(const struct tl_dropout *d, int threads, struct tl_error *err);
 
 /* The sum of the squares of n values. */
 double tl_sum_squares(const float *x, size_t n);

@@ -61,8 +61,9 @@ def test_compare(told):
     assert "and 9 that have moved more" in out
     assert "head 1 moved" in out
     found = json.loads(told("compare", "same.gguf", "more.gguf", "--json"))
-    assert len(found["tensors"]) == 12
-    assert found["tensors"]["blk.0.attn_q.weight"]["moved"] > 0
+    assert len(found["weights"]["tensors"]) == 12
+    assert found["weights"]["tensors"][0]["relative"] > 0
+    assert len(found["heads"]["blk.0.attn_q.weight"]) == 2
     assert [event["made"] for event in found["history"]["common"]] == ["train", "init-with"]
     assert "--limit is 0" in told("compare", "m.gguf", "m.gguf", "--limit", "0", status=2)
 

@@ -40,8 +40,9 @@ def run(args: argparse.Namespace) -> None:
     show(Table(table.columns, table.rows[: args.limit]))
     if len(table.rows) > args.limit:
         show(f"... and {len(table.rows) - args.limit} that have moved more")
-    if found.missing:
-        show(f"{len(found.missing)} tensors have no counterpart, such as {found.missing[0]}")
+    alone = [*found.weights.only_a, *found.weights.only_b, *found.weights.shapes]
+    if alone:
+        show(f"{len(alone)} tensors have no counterpart, such as {alone[0]}")
     if args.tokens:
         show()
         show(_tokens(found, args.first, args.limit))

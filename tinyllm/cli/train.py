@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--optimizer", default="muon", choices=["muon", "adamw"])
     parser.add_argument("--lr", type=float, help="learning rate of the matrices")
+    parser.add_argument("--dropout", type=float, default=0.0, help="probability (default: 0)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--validation", type=float, default=0.05, help="part that is held out")
     parser.add_argument(
@@ -36,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--resume", action="store_true", help="continue the run of OUT")
     parser.add_argument("--threads", type=int)
+    parser.add_argument(
+        "--safetensors", action="store_true", help="write OUT.safetensors at the end, too"
+    )
     parser.add_argument("--sample", metavar="TEXT", help="show how the model continues this text")
 
 
@@ -73,6 +77,7 @@ def run(args: argparse.Namespace) -> None:
             "micro_batch": args.micro_batch,
             "optimizer": args.optimizer,
             "lr": args.lr,
+            "dropout": args.dropout,
             "seed": args.seed,
             "validation": args.validation,
         }
@@ -90,6 +95,8 @@ def run(args: argparse.Namespace) -> None:
             progress=sys.stderr.isatty(),
             **chosen,
         )
+    if args.safetensors:
+        result.save(f"{args.out}.safetensors")
     show(f"{args.out}: {result.step} steps, loss {result.log.losses[-1]:.4f}")
 
 

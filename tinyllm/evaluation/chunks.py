@@ -25,6 +25,13 @@ class Chunk(NamedTuple):
         The mean negative log-probability of its tokens but the first one, in nats.
     score : Score
         That of each token.
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> chunk = tl.score_chunks(tl.load(), "To be, or not to be, that is the question", size=5)[0]
+    >>> len(chunk.score.ids), chunk.loss == -chunk.score.mean
+    (5, True)
     """
 
     start: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from typing import Any
 
@@ -11,15 +12,19 @@ import numpy as np
 from ..base.checks import index, ranged
 from ..base.numeric import Float32, Float64
 from ..display.table import Table
+from ..editing.compare import WeightDifference, diff_weights
 from ..errors import UnsupportedError
+from ..loading import load
+from ..runtime.runner import Runner
+from ..tokenizer import tokenizer_from_metadata
 from .checkpoint import read_state, state_path
 from .history import Event, common
 from .parts import Parts, read_parts
+from .run import Run
 
 __all__ = ["Movement", "Neighbor", "cluster_tokens", "compare_checkpoints"]
 
-#: Matrices of a head, and whether the heads lie in their columns. The last number is which of the
-#: three parts of a fused matrix it is.
+#: Matrices of heads: the number and the size of the heads, and whether they lie in the columns.
 _OF_HEADS = {
     "attn_q": ("heads", "head_size", False),
     "attn_k": ("kv_heads", "head_size", False),
@@ -40,8 +45,8 @@ class Movement:
 
     Attributes
     ----------
-    cosine, moved : dict of str to float
-        By the name of the tensor.
+    weights : WeightDifference
+        The result of `diff_weights`: the cosine and the movement (``relative``) of each tensor.
     heads : dict of str to float64 array, shape (H or K, 2)
         The cosine and the movement of each head, by the name of the tensor: queries, keys, values,
         and the columns of the output projection.
@@ -54,28 +59,30 @@ class Movement:
         Those after them.
     equal_steps : int or None
         How many first steps have the same loss, if both have a checkpoint.
-    missing : list of str
-        Tensors that only one has, or that differ in shape.
+
+    Examples
+    --------
+    >>> import tinyllm as tl
+    >>> movement = tl.compare_checkpoints("demo", "demo")
+    >>> movement.weights.same, movement.heads["blk.0.attn_q.weight"].tolist()
+    (True, [[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
     """
 
-    cosine: dict[str, float]
-    moved: dict[str, float]
+    weights: WeightDifference
     heads: dict[str, Float64]
     tokens: Float64 | None
     common: tuple[Event, ...]
     only_first: tuple[Event, ...]
     only_second: tuple[Event, ...]
     equal_steps: int | None
-    missing: list[str]
 
     def table(self) -> Table:
         """Return a table of the tensors, the one that has moved least first."""
-        names = sorted(self.moved, key=lambda name: (self.moved[name], name))
         rows = []
-        for name in names:
-            heads = self.heads.get(name)
+        for tensor in reversed(self.weights.tensors):
+            heads = self.heads.get(tensor.name)
             spread = "" if heads is None else " ".join(f"{moved:.3f}" for moved in heads[:, 1])
-            rows.append((name, f"{self.cosine[name]:.6f}", f"{self.moved[name]:.6f}", spread))
+            rows.append((tensor.name, f"{tensor.cosine:.6f}", f"{tensor.relative:.6f}", spread))
         return Table(("tensor", "cosine", "moved", "by head"), rows)
 
     def history_table(self) -> Table:
@@ -88,7 +95,9 @@ class Movement:
         """Return everything as values that JSON has."""
 
         def finite(value: Float64) -> Any:
-            return np.round(value, 6).tolist()
+            rounded: Any = np.round(value, 6).astype(object)
+            rounded[~np.isfinite(value)] = None
+            return rounded.tolist()
 
         return {
             "history": {
@@ -100,22 +109,19 @@ class Movement:
                 )
             },
             "equal_steps": self.equal_steps,
-            "tensors": {
-                name: {"cosine": self.cosine[name], "moved": self.moved[name]}
-                for name in self.moved
-            },
+            "weights": self.weights.to_dict(),
             "heads": {name: finite(values) for name, values in self.heads.items()},
             "tokens": None if self.tokens is None else finite(self.tokens),
-            "missing": self.missing,
         }
 
     def __str__(self) -> str:
         return str(self.table())
 
     def __repr__(self) -> str:
-        least = min(self.moved, key=lambda name: self.moved[name], default="")
-        said = f"; {least} least, by {self.moved[least]:.2%}" if least else ""
-        return f"<tinyllm.Movement: {len(self.moved)} tensors{said}>"
+        tensors = self.weights.tensors
+        least = tensors[-1]
+        said = f"{least.name} has moved least, by {least.relative:.2%}"
+        return f"<tinyllm.Movement: {len(tensors)} tensors; {said}>"
 
     def _repr_html_(self) -> str:
         return self.table().html(caption=repr(self))
@@ -144,21 +150,18 @@ def compare_checkpoints(first: Any, second: Any) -> Movement:
     >>> shape = {"layers": 1, "width": 16, "heads": 2, "context": 8, "batch": 2}
     >>> runs = [tl.train("abcd" * 90, **shape, steps=n, progress=False) for n in (5, 10)]
     >>> movement = tl.compare_checkpoints(*runs)
-    >>> movement.moved["blk.0.attn_q.weight"] > 0
+    >>> movement.weights.tensors[0].relative > 0
     True
     >>> movement.tokens.shape  # tokens, heads, (cosine, movement)
     (5, 2, 2)
     """
     a, b = read_parts(first), read_parts(second)
-    names = [n for n in a.weights if n in b.weights and a.weights[n].shape == b.weights[n].shape]
+    weights = diff_weights(_model(first), _model(second), progress=False)
+    names = [tensor.name for tensor in weights.tensors]
     if not names:
         raise ValueError("first and second have no tensor in common")
-    cosine, moved, heads = {}, {}, {}
-    for name in names:
-        x, y = a.array(name), b.array(name)
-        cosine[name], moved[name] = _pair(x.reshape(1, -1), y.reshape(1, -1))[0].tolist()
-        if (of_heads := _by_heads(a, name, x, y)) is not None:
-            heads[name] = of_heads
+    found = {name: _by_heads(a, b, name) for name in a.weights if name in names}
+    heads = {name: values for name, values in found.items() if values is not None}
     tokens = None
     key = "tokenizer.ggml.tokens"
     if "token_embd.weight" in names and a.metadata.get(key) == b.metadata.get(key):
@@ -168,16 +171,21 @@ def compare_checkpoints(first: Any, second: Any) -> Movement:
             tokens = tokens.reshape(*x.shape[:2], 2)
     shared = common(a.history, b.history)
     return Movement(
-        cosine,
-        moved,
+        weights,
         heads,
         tokens,
         a.history[:shared],
         a.history[shared:],
         b.history[shared:],
         _equal_steps(a, b),
-        sorted((set(a.weights) | set(b.weights)) - set(names)),
     )
+
+
+def _model(model: Any) -> Any:
+    """Return what `diff_weights` takes."""
+    if isinstance(model, Run):
+        return model.model
+    return model if isinstance(model, Runner | str | os.PathLike) else load(model)
 
 
 def _pair(x: Float32, y: Float32) -> Float64:
@@ -192,12 +200,12 @@ def _pair(x: Float32, y: Float32) -> Float64:
     return np.stack([np.where(still, 1.0, cosine), np.where(still, 0.0, moved)], axis=1)
 
 
-def _by_heads(parts: Parts, name: str, x: Float32, y: Float32) -> Float64 | None:
+def _by_heads(first: Parts, second: Parts, name: str) -> Float64 | None:
     """Return the cosine and the movement of each head of a matrix, or None if it has none."""
     found = re.fullmatch(r"blk\.\d+\.(\w+)\.weight", name)
-    if found is None or x.ndim != 2:
+    if found is None:
         return None
-    c = parts.config
+    c = first.config
     if found[1] == "attn_qkv":  # queries, keys and values below each other
         heads = int(np.max(c.heads)) + 2 * int(np.max(c.kv_heads))
         columns, size = False, c.head_size
@@ -206,6 +214,7 @@ def _by_heads(parts: Parts, name: str, x: Float32, y: Float32) -> Float64 | None
         heads, size = int(np.max(getattr(c, count))), getattr(c, width)
     else:
         return None
+    x, y = first.array(name), second.array(name)
     if columns:
         x, y = x.T, y.T
     if len(x) != heads * size:
@@ -314,7 +323,5 @@ def cluster_tokens(model: Any, count: int = 20, *, head: int | None = None) -> l
 
 
 def _pieces(parts: Parts, ids: list[int]) -> list[str]:
-    from ..tokenizer import tokenizer_from_metadata
-
     tokenizer = tokenizer_from_metadata(parts.metadata)
     return [""] * len(ids) if tokenizer is None else tokenizer.pieces(ids)

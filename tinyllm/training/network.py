@@ -16,6 +16,7 @@ from ..files.gguf_write import write_gguf
 from ..loading import load
 from ..runtime.backward import values_needed
 from ..trace.arena import Arena
+from .dropout import Dropout, dropped_steps
 
 __all__ = ["Network"]
 
@@ -74,6 +75,7 @@ class Network:
         }
         self._lowered = self.model.steps.lowered()
         self._slots = tuple(self._weight_slots())
+        self._dropped = dropped_steps(self.model.steps)
         needed = values_needed(self.model.steps, (), weights=True)
         self._last = self.model.steps[-1].tap
         self._layout = self.model.layout([*needed, self._last])
@@ -131,7 +133,9 @@ class Network:
         """Return the bytes of the captured values of a batch."""
         return self._layout.nbytes([tokens] * sequences, [tokens] * sequences)
 
-    def _forward(self, ids: Ids, train: bool) -> tuple[Arena, Float32]:
+    def _forward(
+        self, ids: Ids, train: bool, dropout: Dropout | None = None
+    ) -> tuple[Arena, Float32]:
         """Run a batch; the result has the logits, of shape (tokens of all sequences, V)."""
         count, n = ids.shape
         key = (count, n, train)
@@ -148,7 +152,15 @@ class Network:
         )
         self._core = core
         sessions = tuple(_core.Session(core) for _ in range(count))
-        core.forward(sessions, tuple(ids), [], threads=self.threads, captures=tuple(arena.captures))
+        core.forward(
+            sessions,
+            tuple(ids),
+            [],
+            threads=self.threads,
+            captures=tuple(arena.captures),
+            edits=() if dropout is None else self._dropped,
+            edit=dropout,
+        )
         number = len(self.model.steps) - 1
         block = next(block for steps, _, block in arena.captures if number in steps)
         return arena, block.reshape(count * n, -1)
@@ -168,7 +180,9 @@ class Network:
         found = _core.cross_entropy(logits, targets.reshape(-1), threads=self.threads)
         return found.reshape(ids.shape)
 
-    def add_gradients(self, ids: Ids, targets: Ids, scale: float) -> float:
+    def add_gradients(
+        self, ids: Ids, targets: Ids, scale: float, dropout: Dropout | None = None
+    ) -> float:
         """Add the gradients of the summed loss, times `scale`, and return the summed loss.
 
         Parameters
@@ -176,12 +190,13 @@ class Network:
         ids, targets : int32 arrays, shape (sequences, tokens)
             A target below 0 is masked.
         scale : float
+        dropout : Dropout, optional
 
         Returns
         -------
         float
         """
-        arena, logits = self._forward(ids, train=True)
+        arena, logits = self._forward(ids, True, dropout)
         seed = _core.empty(logits.shape)
         losses = _core.cross_entropy(
             logits, targets.reshape(-1), seed, scale=scale, threads=self.threads
@@ -192,6 +207,8 @@ class Network:
             (((len(self.model.steps) - 1,), -1, seed),),
             (),
             weights=self._slots,
+            edits=() if dropout is None else self._dropped,
+            edit=dropout,
             threads=self.threads,
         )
         return _core.sum(losses)

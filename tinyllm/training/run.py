@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..base.numeric import Float64
+from ..files.arrays import write_arrays
 from ..files.atomic import write_atomically
 from ..loading import load
 from ..model import Model
@@ -113,13 +114,19 @@ class Run:
         return load(self.image)
 
     def save(self, path: str | Path) -> None:
-        """Write the model as a GGUF file.
+        """Write the model as a GGUF file, or its weights as a safetensors file.
 
         Parameters
         ----------
         path : str or Path
+            If it ends in ``.safetensors``: the arrays, under the names of GGUF. The text
+            ``settings`` in the file's metadata has the shape.
         """
-        write_atomically(path, lambda file: file.write(self.image))
+        if Path(path).suffix == ".safetensors":
+            arrays = {name: weight.numpy() for name, weight in self.model.weights.items()}
+            write_arrays(path, arrays, {"format": "np", "settings": self.settings.to_json()})
+        else:
+            write_atomically(path, lambda file: file.write(self.image))
 
     def __repr__(self) -> str:
         """Return the steps and the last loss."""

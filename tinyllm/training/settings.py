@@ -36,6 +36,8 @@ class Settings:
         Of matrices.
     clip : float
         The most norm of the gradient of all weights.
+    dropout : float
+        The probability with which a value is dropped.
     tied : bool
         Whether the embedding is the output matrix too.
     seed : int
@@ -58,6 +60,7 @@ class Settings:
     warmup: int = 0
     weight_decay: float = 0.0
     clip: float = 1.0
+    dropout: float = 0.0
     tied: bool = False
     seed: int = 0
     validation: float = 0.05
@@ -117,6 +120,8 @@ class Settings:
             raise ValueError(f"validation is {self.validation}; expected a part from 0 to below 1")
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise ValueError(f"lr is {self.lr}; expected a positive number")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; expected a probability below 1")
         if not self.clip > 0:
             raise ValueError(f"clip is {self.clip}; expected a positive number")
 

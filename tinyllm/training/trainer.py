@@ -18,6 +18,7 @@ from ..model import Model
 from ..tokenizer import Tokenizer
 from .checkpoint import State, read_state, write_model, write_state
 from .data import Data, digest, read_data, unigram_entropy
+from .dropout import Dropout
 from .guards import Guards
 from .history import extended, history_key
 from .initial import initial_parts
@@ -55,6 +56,7 @@ def train(
     lr: float | None = None,
     warmup: int | None = None,
     weight_decay: float | None = None,
+    dropout: float = 0.0,
     tied: bool = False,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
@@ -102,6 +104,9 @@ def train(
         Steps until the full learning rate. Default: a tenth of the steps, at most 50.
     weight_decay : float, optional
         Of the matrices of the blocks. Default: 0 for Muon, 0.1 for AdamW.
+    dropout : float
+        The probability with which a value of the embedding, and of what a block adds to the
+        residual stream, is set to zero in training. Measurements drop nothing.
     tied : bool
         Whether the embedding is the output matrix too.
     seed : int
@@ -180,6 +185,7 @@ def train(
             "lr": lr,
             "warmup": warmup,
             "weight_decay": weight_decay,
+            "dropout": dropout,
             "seed": seed,
             "validation": validation,
         }
@@ -298,7 +304,11 @@ class _Trainer:
         total = 0.0
         for first in range(0, settings.batch, settings.micro_batch):
             part = slice(first, first + settings.micro_batch)
-            total += network.add_gradients(ids[part], targets[part], 1 / ids.size)
+            dropout = None
+            if settings.dropout > 0:
+                row = first * settings.context
+                dropout = Dropout(settings.dropout, settings.seed, self._step, row, network.threads)
+            total += network.add_gradients(ids[part], targets[part], 1 / ids.size, dropout)
         norm = self._optimizer.step(self._step)
         self._log.losses.append(total / ids.size)
         self._log.norms.append(norm)
