@@ -1,16 +1,26 @@
-"""Train the synthetic experiments of a public diary, and print which of them succeed.
+"""Train the experiments of a public diary, and print which of them succeed.
 
     python bench/diary.py 42 43
-    python bench/diary.py --seeds 3 all
+    python bench/diary.py --seeds 3 synthetic
+    python bench/diary.py --text shakespeare.txt 11 12
 
 The diary (github.com/baehyunsol/femtoGPT, log.md) tells of 43 attempts to train small GPTs on a
 CPU, most of which failed. The data are made here as its scripts made them, and each row has a
 criterion of success. Every training stops when its criterion holds.
+
+Rows on texts have the shape, the vocabulary and the steps of the diary. Its texts are not public:
+here they are tinyshakespeare (--text), and the source of Python's standard library in place of that
+of Rust. The bits per byte of a part that is held out must fall below four fifths of the diary's,
+which are its nats per token and the bytes per token of a vocabulary of the same size here.
 """
 
 import argparse
+import math
 import re
+import resource
+import sysconfig
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -218,7 +228,47 @@ ROWS = {
         *(sequence, (32, 12, 4), 32, 300, three_lines, "learned", 32, "adamw"),
         (("tokenizer", "byte"), ("lr", 2e-3), ("weight_decay", 0.01)),
     ),
+    # Muon needs neither: this is the shape and the vocabulary of the diary.
+    "42 muon": Row(sequence, (32, 12, 4), 32, 300, three_lines, "learned"),
     "43": Row(sequences, (64, 4, 4), 48, 400, unseen_phases, "none"),
+}
+
+
+class Text(NamedTuple):
+    """An experiment on a text."""
+
+    data: str  # "shakespeare" or "source"
+    shape: tuple  # width, layers, heads
+    context: int
+    steps: int  # of the diary
+    loss: float  # of the diary, in nats per token
+    tokenizer: str
+    positions: str = "rope"
+    dropout: float = 0.0
+
+
+TEXTS = {
+    "4": Text("source", (64, 6, 4), 64, 370, 2.6159, "byte"),
+    "5": Text("source", (256, 8, 8), 64, 274, 2.7485, "byte"),
+    "6": Text("source", (64, 4, 4), 64, 508, 2.3020, "byte"),
+    "11": Text("shakespeare", (128, 6, 8), 80, 400, 3.2494, "byte"),
+    "12": Text("shakespeare", (160, 8, 8), 80, 338, 5.8933, "bpe:566"),
+    "18": Text("source", (80, 4, 4), 80, 1018, 4.7967, "bpe:1054"),
+    "19": Text("source", (192, 8, 8), 80, 7684, 6.4670, "bpe:1054", dropout=0.1),
+    "28": Text("source", (192, 8, 8), 80, 9440, 5.9775, "bpe:630", dropout=0.1),
+    "32": Text("shakespeare", (144, 6, 6), 80, 580, 3.8, "bpe:384", "none"),
+    "34": Text("source", (324, 9, 9), 128, 2697, 6.6, "bpe:1344", dropout=0.1),
+    "35": Text("source", (96, 6, 4), 128, 730, 4.4256, "bpe:576", dropout=0.1),
+    "36": Text("source", (144, 6, 6), 128, 780, 4.1666, "bpe:576", dropout=0.1),
+    "37": Text("source", (96, 6, 4), 128, 1020, 4.6270, "bpe:1344", dropout=0.1),
+    "41": Text("source", (80, 10, 10), 128, 533, 5.9167, "bpe:640"),
+}
+
+#: Shapes of which two steps must fit in a sixteenth of the memory that the diary's engine took:
+#: width, layers, heads, tokens of the vocabulary, and the bytes of that sixteenth.
+MEMORY = {
+    "13": (640, 8, 16, 256, 32e9 * 0.9 / 16),
+    "14": (768, 8, 16, 1054, 45 * 2**30 / 16),
 }
 
 #: Experiments with the data and the shape of another one.
@@ -263,16 +313,115 @@ def run_row(name, seed, threads):
     return reached[1]
 
 
+def text_of(name, path):
+    """Return a text of an experiment."""
+    if name == "shakespeare":
+        if path is None:
+            raise SystemExit("this row needs --text, the file of tinyshakespeare")
+        return Path(path).read_text("utf-8")
+    files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
+    return "".join(file.read_text("utf-8", "ignore") for file in files)[:1_000_000]
+
+
+def run_text(name, seed, threads, path):
+    """Train one experiment on a text and print its lines."""
+    row = TEXTS[name]
+    text = text_of(row.data, path)
+    tokenizer = tl.train_tokenizer(text, row.tokenizer)
+    per_token = len(text.encode()) / tl.count_tokens(text, tokenizer).sum()
+    goal = row.loss / math.log(2) / per_token
+    width, layers, heads = row.shape
+    seen = []
+
+    def evaluate(run):
+        seen.append(run.log.validation[-1][1] / math.log(2) / per_token)
+        return seen[-1] >= 0.8 * goal
+
+    began, used = time.perf_counter(), time.process_time()
+    run = tl.train(
+        text,
+        layers=layers,
+        width=width,
+        heads=heads,
+        context=row.context,
+        batch=32,
+        micro_batch=8,
+        steps=row.steps,
+        tokenizer=tokenizer,
+        positions=row.positions,
+        dropout=row.dropout,
+        validation=0.1,
+        seed=seed,
+        evaluate=evaluate,
+        evaluate_every=20,
+        threads=threads,
+        progress=False,
+    )
+    good = seen[-1] < 0.8 * goal
+    print(
+        f"{name:>10}  Bits per byte of a part that is held out fall below 0.8 of the diary's.\n"
+        f"{'':>12}{'yes' if good else 'NO'}: {seen[-1]:.3f}, the diary {goal:.3f}; seed {seed}, "
+        f"{run.step} steps of {row.steps}, {time.perf_counter() - began:.0f} s "
+        f"({time.process_time() - used:.0f} s of CPU), {peak() / 1e6:.0f} MB",
+        flush=True,
+    )
+    return good
+
+
+def peak():
+    """Return the largest memory of this process so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def run_memory(name, threads):
+    """Do two steps of a large shape and print the memory they took."""
+    width, layers, heads, tokens, most = MEMORY[name]
+    began = time.perf_counter()
+    tl.train(
+        np.arange(20_000) * 7 % tokens,
+        layers=layers,
+        width=width,
+        heads=heads,
+        context=80,
+        batch=32,
+        micro_batch=4,
+        steps=2,
+        validation=0,
+        threads=threads,
+        progress=False,
+    )
+    print(
+        f"{name:>10}  Two steps fit in a sixteenth of the diary's memory.\n"
+        f"{'':>12}{'yes' if peak() < most else 'NO'}: {peak() / 1e6:.0f} MB, a sixteenth is "
+        f"{most / 1e6:.0f} MB; {time.perf_counter() - began:.0f} s",
+        flush=True,
+    )
+    return peak() < most
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("rows", nargs="+", help=f"{', '.join([*ROWS, *SAME])}, or all")
+    synthetic = [*ROWS, *SAME]
+    known = [*MEMORY, *synthetic, *TEXTS]  # memory first: it is the peak of the process
+    parser.add_argument("rows", nargs="+", help=f"{', '.join(known)}, or synthetic, or all")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first", type=int, default=1, help="the first seed")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--text", metavar="FILE", help="tinyshakespeare")
     args = parser.parse_args()
-    names = [*ROWS, *SAME] if args.rows == ["all"] else args.rows
-    if unknown := [name for name in names if name not in ROWS and name not in SAME]:
+    names = {"all": known, "synthetic": synthetic}.get(args.rows[0], args.rows)
+    if unknown := [name for name in names if name not in known]:
         parser.error(f"there is no row {unknown[0]}")
-    done = [run_row(n, seed, args.threads) for n in names for seed in range(1, args.seeds + 1)]
+    done = []
+    for name in names:
+        for seed in range(args.first, args.first + args.seeds):
+            if name in MEMORY:
+                done.append(run_memory(name, args.threads))
+                break
+            if name in TEXTS:
+                done.append(run_text(name, seed, args.threads, args.text))
+            else:
+                done.append(run_row(name, seed, args.threads))
     print(f"{sum(done)} of {len(done)} succeed")
 
 

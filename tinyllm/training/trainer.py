@@ -50,7 +50,7 @@ def train(
     batch: int | None = None,
     steps: int | None = None,
     micro_batch: int | None = None,
-    tokenizer: str | Tokenizer = "char",
+    tokenizer: str | os.PathLike[str] | Tokenizer = "char",
     positions: str = "rope",
     optimizer: str = "muon",
     lr: float | None = None,
@@ -91,9 +91,10 @@ def train(
     micro_batch : int, optional
         Sequences that run together, a divisor of `batch`. Fewer take less memory. Sums have
         another order then, and so other bits.
-    tokenizer : str or Tokenizer
-        ``"char"``, ``"byte"``, ``"bpe:1000"`` (with the number of tokens), or that of a model. Not
-        used for ids, unless it is a Tokenizer.
+    tokenizer : str, os.PathLike or Tokenizer
+        ``"char"``, ``"byte"``, ``"bpe:1000"`` (with the number of tokens), one of
+        `train_tokenizer` or of a model, or the path of a file with one. Not used for ids, unless
+        it is a Tokenizer.
     positions : str
         ``"rope"``, ``"learned"`` or ``"none"``.
     optimizer : str
@@ -225,7 +226,7 @@ class _Trainer:
         self._guards = Guards(unigram_entropy(data.train), network.weights)
 
     @staticmethod
-    def new(found: Any, tokenizer: str | Tokenizer, settings: Settings, threads: int) -> _Trainer:
+    def new(found: Any, tokenizer: Any, settings: Settings, threads: int) -> _Trainer:
         """Return a new run."""
         text = isinstance(found, str)
         keys = {}
