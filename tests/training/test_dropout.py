@@ -112,6 +112,17 @@ def test_a_resumed_run_drops_the_same(tmp_path):
     assert tl.train(TEXT, **{**arguments, "dropout": 0.0}).log.losses != whole.log.losses
 
 
+def test_each_step_drops_others():
+    def mask(seed=0, step=0, number=0):
+        values = np.ones((8, 16), np.float32)
+        Dropout(0.5, seed, step, row=0, threads=1)(number, values, -1)
+        return (values == 0).tobytes()
+
+    masks = [mask(), mask(seed=1), mask(step=1), mask(number=1), mask(step=2), mask(number=2)]
+    assert len(set(masks)) == len(masks)
+    assert mask(step=1) == masks[2]
+
+
 def test_micro_batches_drop_the_same():
     arguments = {**SHAPE, "steps": 3, "dropout": 0.2, "optimizer": "adamw"}
     one = tl.train(TEXT, **arguments)
