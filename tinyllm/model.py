@@ -15,6 +15,7 @@ from .base.words import bound, getattr_of
 from .display.table import Table
 from .display.weights import weights_html
 from .embedding.embed import embed
+from .runtime.decoder import decoder
 from .runtime.prompt import Prompt
 from .runtime.session import Session
 from .trace.taps import Capture
@@ -95,6 +96,48 @@ class Model(Differentiable):
         """
         return Session(self) if path is None else Session.load(self, path)
 
+    def decoder(self, source: Any, *, edits: Any = (), parse_special: bool = False) -> Model:
+        """Return the decoder of an encoder-decoder model, such as T5, for one source.
+
+        Such a model is its encoder: `trace`, `hidden_states` and `embed` show what it makes of a
+        text. The decoder is a model of its own, which attends to the source. Everything works with
+        it: `generate`, `logits`, `trace`, sessions, gradients. ``generate(source)`` of the encoder
+        is short for ``decoder(source).generate("")``.
+
+        Parameters
+        ----------
+        source : str, bytes or ids
+            What the encoder reads.
+        edits : Edit or sequence of Edit
+            Changes of the encoder's inner values, as for `trace`. Those of
+            ``dec.blk.N.cross_attn_k`` and ``dec.blk.N.cross_attn_v`` change what block N of the
+            decoder attends to.
+        parse_special : bool
+            As for `trace`.
+
+        Returns
+        -------
+        Model
+            Its texts begin with the start token that the file states. Prompts of ids must begin
+            with it. The weights ``source.N.keys`` (H, S, Dh) and ``source.N.values`` (H, Dv, S) are
+            what the encoder made of the S tokens.
+
+        Raises
+        ------
+        ValueError
+            If the model has no such decoder, or the source cannot run.
+        tinyllm.UnsupportedError
+            If the model has LoRA adapters. A decoder can get one: `with_adapter`.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> tl.load().decoder("Good night")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ValueError: the architecture llama has no decoder that reads a source...
+        """
+        return decoder(self, source, edits, parse_special)
+
     def generate(
         self,
         prompt: Any,
@@ -123,7 +166,8 @@ class Model(Differentiable):
         ----------
         prompt : str, bytes, ids, or a list of them
             A list of texts, lists or arrays is a batch, as in `trace`. The prompts of a batch run
-            together without padding, and each has the result that it would have alone.
+            together without padding, and each has the result that it would have alone. For a model
+            such as T5 the prompt is the source of `decoder`, one at a time.
         max_tokens : int, optional
             Largest number of new tokens. Default: generate until the model ends the text or the
             context is full.

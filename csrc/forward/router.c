@@ -55,19 +55,18 @@ void router_plan(struct run *r, const struct tl_step *s, size_t rows) {
     r->experts = TL_MAX(r->experts, r->p->steps[s->in[0]].width);
 }
 
-/* ---- route_probs: from logits to probabilities ---- */
+/* ---- route_probs: from logits to probabilities, along the last axis ---- */
 
 enum { PROBS_SOFTMAX, PROBS_SIGMOID };
 
-/* reads: logits (E); numbers: 0 for softmax, 1 for sigmoid; value (E). */
+/* reads: logits (..., E); numbers: 0 for softmax, 1 for sigmoid; value (..., E). */
 int route_probs_check(const struct tl_op_check *c, struct tl_step *s) {
     const struct tl_step *x = op_read(c, s, 0);
     size_t kind = 0;
     TL_TRY(op_rows(c, s, 0, 1));
     TL_TRY(op_number(c, s, 0, PROBS_SOFTMAX, PROBS_SIGMOID));
     TL_TRY(op_size(c, s, 0, 0, &kind));
-    if (x->n_axes != 1) return tl_op_wrong(c, "its read has several axes; expected (T, E)");
-    op_shape(s, x, 1);
+    op_shape(s, x, x->n_axes);
     return TL_OK;
 }
 
@@ -91,9 +90,9 @@ static void probs_rows(struct run *r, const void *arg, size_t first, size_t last
 }
 
 int route_probs_run(struct run *r, const struct tl_step *s) {
-    const struct route a = {
-        .x = pass_in(r, s, 0), .y = pass_out(r, s), .experts = s->width, .step = s};
-    TL_TRY(pass_rows(r, r->n, s->width * 16, probs_rows, &a));
+    const size_t n = s->axes[s->n_axes - 1];
+    const struct route a = {.x = pass_in(r, s, 0), .y = pass_out(r, s), .experts = n, .step = s};
+    TL_TRY(pass_rows(r, r->n * (s->width / n), n * 16, probs_rows, &a));
     return pass_done(r, s, a.y);
 }
 

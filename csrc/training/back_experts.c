@@ -58,10 +58,11 @@ static void probs_rows(struct back *b, const void *arg, size_t first, size_t las
 }
 
 int route_probs_back(struct back *b, const struct tl_step *s) {
-    struct route a = {.dy = back_dy(b, s), .experts = s->width, .step = s};
+    const size_t n = s->axes[s->n_axes - 1];
+    struct route a = {.dy = back_dy(b, s), .experts = n, .step = s};
     TL_TRY(back_value(b, s, 0, &a.x));
     TL_TRY(back_into(b, s, 0, &a.dx, NULL));
-    return back_ranges(b, b->rows, s->width * 64, probs_rows, &a);
+    return back_ranges(b, b->rows * (s->width / n), n * 64, probs_rows, &a);
 }
 
 static void weights_rows(struct back *b, const void *arg, size_t first, size_t last) {

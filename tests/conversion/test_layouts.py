@@ -481,3 +481,17 @@ def test_modern_bert_names_its_activation():
 def test_nemotron_h_has_both_epsilons():
     names = ("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon")
     assert set(keys_of("nemotron_h", *names).values()) == {1e-5}
+
+
+def test_t5_of_version_1_scales_its_output(tmp_path):
+    """transformers, configuration_t5.py: they are scaled unless the matrices are not tied."""
+    shutil.copytree(data.path("hf", "t5"), tmp_path, dirs_exist_ok=True)
+    (tmp_path / "config.json").chmod(0o644)
+    for change, want in (
+        ({"scale_decoder_outputs": None, "tie_word_embeddings": None}, 24**-0.5),
+        ({"scale_decoder_outputs": None, "tie_word_embeddings": False}, None),
+        ({"scale_decoder_outputs": False, "tie_word_embeddings": True}, None),
+    ):
+        rewrite(tmp_path, lambda values, change=change: values.update(change))
+        metadata, _ = read_checkpoint(tmp_path)
+        assert metadata.get("t5.logit_scale") == (want and pytest.approx(want))

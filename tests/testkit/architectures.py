@@ -52,8 +52,16 @@ def _raw(random, values, kind):
     return models.random_blocks(random, values.shape, kind, values.std()).tobytes()
 
 
+def load(path, **options):
+    """Return a loaded model; of one with an encoder and a decoder, the decoder for a source."""
+    model = tinyllm.load(path, **options)
+    if ARCHITECTURES[model.config.architecture].decoder is None:
+        return model
+    return model.decoder(models.random_ids(model, 37))
+
+
 def random_model(directory, architecture, type_name="F32", *, threads=2, **options):
     """Return a loaded random model of an architecture."""
     path = directory / f"{architecture}.gguf"
     tinyllm.write_gguf(path, *random_architecture(architecture, type_name, **options))
-    return tinyllm.load(path, threads=threads)
+    return load(path, threads=threads)

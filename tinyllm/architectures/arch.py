@@ -127,6 +127,10 @@ class Arch:
         Whether scores have biases, one for each head and bucket of distances.
     blocks : str
         What the names of the tensors of blocks begin with.
+    layers : str
+        The key with the number of blocks.
+    decoder : Arch or None
+        The row of the decoder that reads what this encoder made of a source.
     causal : bool
         Whether a token sees only itself and earlier tokens.
     zeros : bool
@@ -174,6 +178,8 @@ class Arch:
     latent: bool = False
     buckets: bool = False
     blocks: str = "blk"
+    layers: str = "block_count"
+    decoder: Arch | None = None
     causal: bool = True
     zeros: bool = False
     tiled: bool = False

@@ -156,11 +156,11 @@ class Builder:
         """Factors of the embedding, the branches and the logits, if the file states none."""
         return self.arch.scales(self.config) if self.arch.scales else (1.0, 1.0, 1.0)
 
-    def rows(self, tensor: str, default: int = 1) -> int:
-        """Return how many rows ``tensor.weight`` has; `default` if that is not known."""
+    def rows(self, tensor: str, default: int = 1, axis: int = 0) -> int:
+        """Return the length of an axis of ``tensor.weight``; `default` if that is not known."""
         tensors: Any = self._tensors
         try:
-            return int(tensors[f"{tensor}.weight"].shape[0])
+            return int(tensors[f"{tensor}.weight"].shape[axis])
         except (TypeError, KeyError, AttributeError):
             return default
 
@@ -263,18 +263,26 @@ class Builder:
             "softplus", tap, (x,), weights=(bias,), shape=self.shape(x), heads=self.step(x).heads
         )
 
-    def head_linear(self, tap: str, x: str, size: Number, part: tuple[int, int] = (0, 0)) -> str:
+    def head_linear(
+        self,
+        tap: str,
+        x: str,
+        size: Number,
+        part: tuple[int, int] = (0, 0),
+        weight: str = "",
+        role: str = "",
+    ) -> str:
         """Add a product of each head with a matrix of its own. (H, n) -> (H, size).
 
-        ``tap.weight`` has the shape (H, size, n). `part` names the first row and how many rows a
-        head has in all, if these are not all.
+        The tensor `weight`, by default ``tap.weight``, has the shape (H, size, n). `part` names
+        the first row and how many rows a head has in all, if these are not all.
         """
         heads = self.shape(x)[0]
         return self.add_step(
             "head_linear",
             tap,
             (x,),
-            weights=(self.tensor(f"{tap}.weight"), None, self.optional(f"{tap}.scale")),
+            weights=(weight or self.tensor(f"{tap}.weight"), None, self.optional(f"{tap}.scale")),
             numbers=(
                 size,
                 Number("first", part[0], UNUSED),
@@ -282,6 +290,7 @@ class Builder:
             ),
             shape=(heads, int(size.value)),
             heads=True,
+            role=role,
         )
 
     def step(self, tap: str) -> Step:

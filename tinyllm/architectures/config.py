@@ -211,10 +211,13 @@ def read_config(read: Reader, tensors: Mapping[str, Any], arch: Arch) -> Config:
     >>> read_config(read, model.weights, find("llama")) == model.config
     True
     """
-    layers = read.integer("block_count", most=2**31)
+    block_count = "block_count"
+    if read.prefix + arch.layers in read.metadata:
+        block_count = arch.layers
+    layers = read.integer(block_count, most=2**31)
     if layers > len(tensors):  # checked before anything is allocated per layer
         raise wrong(
-            read.prefix + "block_count",
+            read.prefix + block_count,
             layers,
             f"at most {len(tensors)}, the number of tensors in the file",
         )

@@ -40,6 +40,7 @@ HARMLESS = {
     "blk.*.indexer.*": "the choice of keys in contexts that are longer than those that run",
     "rope_factors_*.weight": "RoPE factors for contexts of another length",
     "dense_[23].*": "projections of an embedding, which `Model.embed` uses",
+    "dec.blk.*.cross_attn_rel_b.weight": "biases of old T5 files, which nothing uses",
     "cls.*": "the classifier of a reranker, which `Model.embed` uses",
 }
 

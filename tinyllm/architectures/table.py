@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ..errors import FormatError, UnsupportedError, printable
-from . import encoders, gemma3n, gemma4
+from . import decoders, encoders, gemma3n, gemma4
 from .arch import Arch, Window
 from .blocks import (
     model,
@@ -49,7 +49,7 @@ from .plan import ForwardPlan
 from .reader import Reader
 from .recurrent import conv_or_attention, delta_or_attention
 
-__all__ = ["ARCHITECTURES", "MISSING", "find", "make_plan", "read_model"]
+__all__ = ["ARCHITECTURES", "MISSING", "find", "make_plan", "read_halves", "read_model"]
 
 QK_NORMS = ("attn_q_norm", "attn_k_norm")
 
@@ -100,6 +100,24 @@ NEMOTRON_H = dataclasses.replace(
     MAMBA, mixer=mamba2_or_attention, ffn=plain, act="relu2", required=("ssm_norm",)
 )
 BLOOM = dataclasses.replace(GPT, rope="none", embedding=normed_embedding, alibi=lambda b: 8.0)
+T5_ENCODER = dataclasses.replace(
+    LLAMA,
+    head=encoders.last_encoder_norm,
+    ffn=gated_or_plain,
+    rope="none",
+    scale=lambda b: 1.0,
+    buckets=True,
+    blocks="enc.blk",
+    causal=False,
+)
+T5_DECODER = dataclasses.replace(
+    T5_ENCODER,
+    block=decoders.block,
+    head=decoders.head,
+    blocks="dec.blk",
+    layers="decoder_block_count",
+    causal=True,
+)
 QWEN35 = dataclasses.replace(
     QWEN3, mixer=delta_or_attention, ffn_norm="post_attention_norm", tiled=True
 )
@@ -277,16 +295,8 @@ ARCHITECTURES: dict[str, Arch] = {
     "neo-bert": dataclasses.replace(
         LLAMA, head=encoders.last_encoder_norm, ffn=fused, causal=False
     ),
-    "t5encoder": dataclasses.replace(
-        LLAMA,
-        head=encoders.last_encoder_norm,
-        ffn=gated_or_plain,
-        rope="none",
-        scale=lambda b: 1.0,
-        buckets=True,
-        blocks="enc.blk",
-        causal=False,
-    ),
+    "t5encoder": T5_ENCODER,
+    "t5": dataclasses.replace(T5_ENCODER, head=decoders.last_source, decoder=T5_DECODER),
     "nomic-bert-moe": dataclasses.replace(
         BERT,
         ffn=plain_or_experts,
@@ -423,7 +433,6 @@ ARCHITECTURES: dict[str, Arch] = {
 #: What the other architectures of llama.cpp (src/llama-arch.cpp) need that this version does not
 #: have, by name.
 MISSING = {
-    "t5": "a decoder that attends to an encoder",
     "grok": "a soft cap of its router",
     "grovemoe": "experts that groups of experts share",
     "muse-glimmer": "norms and caps of its own",
@@ -548,10 +557,69 @@ def make_plan(
     return _plan(config, tensors, Reader(metadata or {}, config.architecture), max_context)
 
 
-def _plan(config: Any, tensors: Collection[str], keys: Reader, max_context: int) -> ForwardPlan:
-    builder = Builder(config, find(config.architecture), tensors, keys, max_context)
+def _row(architecture: Any, tensors: Collection[str]) -> Arch:
+    """Return the row of a model, or that of its decoder if the tensors have a source for it."""
+    row = find(architecture)
+    return row.decoder if row.decoder and decoders.source(0)[0] in tensors else row
+
+
+def _plan(
+    config: Any,
+    tensors: Collection[str],
+    keys: Reader,
+    max_context: int,
+    row: Arch | None = None,
+) -> ForwardPlan:
+    row = row or _row(config.architecture, tensors)
+    builder = Builder(config, row, tensors, keys, max_context)
     model(builder)
     return ForwardPlan(builder.steps, config.layers)
+
+
+def read_halves(
+    metadata: Mapping[str, Any], tensors: Mapping[str, Any], max_context: int = 0
+) -> list[tuple[Config, ForwardPlan]]:
+    """Return config and plan of a model, and those of its decoder if it has one.
+
+    Parameters
+    ----------
+    metadata : mapping
+        GGUF keys and values.
+    tensors : mapping of str to Weight
+        With the tensors of a source, the plan of the decoder attends to it.
+    max_context : int
+        As for `make_plan`.
+
+    Returns
+    -------
+    list of (Config, ForwardPlan)
+        One pair, or those of encoder and decoder.
+
+    Raises
+    ------
+    tinyllm.FormatError, tinyllm.UnsupportedError
+        As for `read_model`, which checks more.
+
+    Examples
+    --------
+    >>> import tinyllm
+    >>> from tinyllm.architectures.table import read_halves
+    >>> model = tinyllm.load()
+    >>> len(read_halves(model.metadata, model.weights))
+    1
+    """
+    row = find(metadata.get("general.architecture"))
+    return _halves(row, Reader(metadata, metadata["general.architecture"]), tensors, max_context)
+
+
+def _halves(
+    row: Arch, read: Reader, tensors: Mapping[str, Any], max_context: int
+) -> list[tuple[Config, ForwardPlan]]:
+    found = []
+    for half in (row, row.decoder) if row.decoder else (row,):
+        config = read_config(read, tensors, half)
+        found.append((config, _plan(config, tensors, read, max_context, half)))
+    return found
 
 
 def read_model(
@@ -594,11 +662,13 @@ def read_model(
     """
     arch = find(metadata.get("general.architecture"))
     read = Reader(metadata, metadata["general.architecture"])
-    config = read_config(read, tensors, arch)
-    plan = _plan(config, tensors, read, max_context or 0)
+    halves = _halves(arch, read, tensors, max_context or 0)
+    config, plan = halves[0]
     check_keys(metadata, config.architecture, read.used, config.context_length)
     drafts = range(config.layers, read.integer("block_count"))  # they predict further tokens
     unused = [name for name in plan.unused(tensors) if _block(name) not in drafts]
+    for _, other in halves[1:]:
+        unused = other.unused(unused)
     if unused:
         shown = ", ".join(unused[:5]) + (f" and {len(unused) - 5} more" if len(unused) > 5 else "")
         message = (

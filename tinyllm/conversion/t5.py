@@ -66,7 +66,12 @@ def _keys(config: CheckpointConfig) -> Keys:
 
 
 def _decoder_keys(config: CheckpointConfig) -> Keys:
+    # the first T5 scales what its output matrix reads; that of version 1.1 is not tied, nor scaled
+    tied = config.get("tie_word_embeddings", default=True)
+    scaled = config.get("scale_decoder_outputs", default=tied)
+    factor: Keys = {"logit_scale": config.width**-0.5} if scaled else {}
     return {
+        **factor,
         "decoder_block_count": config.integer(
             "num_decoder_layers", default=config.integer("num_layers")
         ),

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..base.checks import ranged
 from ..chat import stop_strings
+from ..runtime.decoder import decoder, has_decoder, start_token
 from ..runtime.prompt import Prompt, is_batch, token_ids
 from ..runtime.runner import Runner
 from ..runtime.session import Session
@@ -87,8 +88,9 @@ def beam_search(
     beams = ranged("beams", beams, 1)
     if not 0 <= length_penalty <= 10:
         raise ValueError(f"length_penalty is {length_penalty!r}; expected 0 to 10")
+    model, prompts = _with_source(model, [prompt], parse_special)
     model.need_logits()
-    ids = token_ids(prompt, model.tokenizer, parse_special=parse_special)
+    ids = token_ids(prompts[0], model.tokenizer, parse_special=parse_special)
     return search(model, ids, beams, options, float(length_penalty))
 
 
@@ -143,6 +145,7 @@ def _stepper(
     samplers = request.chain.samplers(len(prompts))
     for sampler in samplers:
         sampler.check_ids(model.config.vocab_size)
+    model, prompts = _with_source(model, prompts, request.parse_special)
     names = [f"prompt {i}" if len(prompts) > 1 else "the prompt" for i in range(len(prompts))]
     ids = [
         token_ids(prompt, model.tokenizer, name, request.parse_special)
@@ -151,6 +154,24 @@ def _stepper(
     layout = None if request.capture is None else model.layout(request.capture)
     program = model.program(request.edits)
     return Stepper(model, ids, samplers, request.options, layout, program, sessions)
+
+
+def _with_source(
+    model: Runner, prompts: Sequence[Any], parse_special: bool
+) -> tuple[Runner, Sequence[Any]]:
+    """Return a model and its prompts; of an encoder the decoder, for which the prompt is a source.
+
+    A text of the decoder begins with its start token.
+    """
+    if not has_decoder(model):
+        return model, prompts
+    if len(prompts) != 1:
+        raise ValueError(
+            f"there are {len(prompts)} prompts; a model of the architecture "
+            f"{model.config.architecture} takes one at a time, because each has a decoder of its "
+            "own: call generate for each"
+        )
+    return decoder(model, prompts[0], (), parse_special), [[start_token(model)]]
 
 
 def _finished(stepper: Stepper) -> list[Generation]:

@@ -28,7 +28,9 @@ def _softmax(x: Float64) -> Float64:
 
 
 def route_probs(logits: Float64, *, function: float) -> Float64:
-    """Return the softmax (function 0) or the sigmoid (1) of the router's logits. (T, E) -> same.
+    """Return the softmax (function 0) or the sigmoid (1) along the last axis. (T, ..., E) -> same.
+
+    A router's logits are (T, E), and the scores of cross attention (T, H, S).
 
     Shazeer et al. 2017, "Outrageously Large Neural Networks", section 2.1; sigmoid: DeepSeek-AI
     2024, "DeepSeek-V3", equation 15.

@@ -15,6 +15,7 @@ from .. import _core
 from ..architectures.adapters import adapted
 from ..architectures.config import Config
 from ..architectures.plan import ForwardPlan
+from ..architectures.table import find
 from ..base.checks import finite, index, integer
 from ..base.numeric import Float32
 from ..base.progress import Progress
@@ -364,6 +365,12 @@ class Runner:
     def need_logits(self) -> None:
         """Raise ValueError if the model is an encoder, which has hidden states but no logits."""
         if not self.steps.roles("logits"):
+            if find(self.config.architecture).decoder is not None:
+                raise ValueError(
+                    f"the architecture {self.config.architecture} is an encoder and a decoder, and "
+                    "the model alone is the encoder, which has no logits; model.decoder(source) "
+                    "gives the decoder for one source, and generate(source) runs both"
+                )
             raise ValueError(
                 f"the architecture {self.config.architecture} is an encoder: it has no logits, and "
                 "nothing can be appended, because each token sees the later ones; use trace, "

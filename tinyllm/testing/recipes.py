@@ -10,16 +10,15 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from .._core import Weight
-from ..architectures.config import read_config
 from ..architectures.plan import ForwardPlan, Step
 from ..architectures.reader import Reader
-from ..architectures.table import ARCHITECTURES, make_plan
+from ..architectures.table import read_halves
 from ..base.numeric import Float64
 
 __all__ = ["KEYS", "PARTS", "Recipe", "float_bytes", "random_weights", "tensor_shapes"]
@@ -80,6 +79,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "llama-embed": (),
     "neo-bert": ("*attn_qkv.weight",),
     "t5encoder": ("*.0.attn_rel_b.weight", "*.attn_o.weight", "*.1.ffn_gate.weight"),
+    "t5": ("*.0.attn_rel_b.weight", "*.attn_o.weight", "*.1.ffn_gate.weight", "output.weight"),
     "gemma3n": ("*.altup_correct_scale.weight", "*.attn_v.weight"),
     "nomic-bert-moe": ("token_types.weight", "*norm.bias", "*attn_qkv.*"),
     "jina-bert-v2": (
@@ -179,6 +179,7 @@ KEYS: dict[str, dict[str, Any]] = {
         "rope.freq_base": 1e6,
     },
     "t5encoder": {"attention.relative_buckets_count": 32},
+    "t5": {"attention.relative_buckets_count": 32, "decoder_start_token_id": 0},
     "gemma-embedding": {"attention.sliding_window": 50, "block_count": 7},
     "gpt-oss": {
         **EXPERTS,
@@ -432,20 +433,24 @@ KEYS: dict[str, dict[str, Any]] = {
 }
 
 
-class _Wished(Collection[str]):
-    """The names of tensors that a file could have: those that fit a pattern."""
+class _Wished(Mapping[str, Any]):
+    """The tensors that a file could have: those that fit a pattern, and the known ones."""
 
-    def __init__(self, patterns: tuple[str, ...]) -> None:
+    def __init__(self, patterns: tuple[str, ...], known: Mapping[str, Any]) -> None:
         self._patterns = patterns
+        self._known = known
 
     def __contains__(self, name: object) -> bool:
         return any(fnmatch.fnmatchcase(str(name), pattern) for pattern in self._patterns)
 
+    def __getitem__(self, name: str) -> Any:
+        return self._known[name]
+
     def __iter__(self) -> Iterator[str]:
-        return iter(self._patterns)
+        return iter(self._known)
 
     def __len__(self) -> int:
-        return len(self._patterns)
+        return len(self._known)
 
 
 def tensor_shapes(plan: ForwardPlan) -> dict[str, Shape]:
@@ -617,10 +622,14 @@ def random_weights(
     parts = PARTS.get(architecture, _USUAL) if recipe.parts is None else recipe.parts
     first: dict[str, Any] = {f"dummy.{i}": None for i in range(keys["block_count"])}
     first["token_embd.weight"] = np.empty((recipe.vocab, recipe.width))
-    config = read_config(Reader(metadata, architecture), first, ARCHITECTURES[architecture])
-    plan = make_plan(config, _Wished(parts), metadata)
+    wished = _Wished(parts, first)
+    shapes: dict[str, Shape] = {}
+    for _, plan in read_halves(metadata, wished):
+        shapes |= tensor_shapes(plan)
     tensors = {}
-    for name, shape in tensor_shapes(plan).items():
+    for name, shape in shapes.items():
+        if name.startswith("source."):  # made by the encoder
+            continue
         values, matrix = _values(random, name, shape)
         chosen = next(
             (t for p, t in recipe.types.items() if fnmatch.fnmatchcase(name, p)), recipe.type

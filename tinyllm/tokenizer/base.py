@@ -112,6 +112,13 @@ class Tokenizer(Conversations, ABC):
     def __deepcopy__(self, memo: object) -> Tokenizer:
         return self
 
+    def starting_with(self, token: int) -> Tokenizer:
+        """Return a tokenizer that puts `token` before a text and nothing behind it."""
+        marks = {"bos_token_id": token, "add_bos_token": True}
+        marks |= {"add_eos_token": False, "add_sep_token": False}
+        named = {f"tokenizer.ggml.{key}": value for key, value in marks.items()}
+        return type(self)({**self._metadata, **named})
+
     # ---- defined by each algorithm ----
 
     @abstractmethod

@@ -106,7 +106,7 @@ def saved_trace(
 
 #: The names of taps in a block, and of other taps.
 _IN_BLOCK = re.compile(r"blk\.(0|[1-9][0-9]{0,8})\.([a-z][a-z0-9_.]*)")
-_OUTSIDE = re.compile(r"[a-z][a-z0-9_]*")
+_OUTSIDE = re.compile(r"(?:dec\.blk\.(?:0|[1-9][0-9]{0,8})\.)?[a-z][a-z0-9_]*")
 
 #: Taps outside the blocks that a model has if keys or tensors of its file say so.
 _BY_KEYS = ("embd_scaled", "embd", "position_embd", "output_unscaled", "output_uncapped")
@@ -142,7 +142,8 @@ class _Shapes:
         if key not in self._plans:
             self._plans[key] = None
             with contextlib.suppress(UnsupportedError, FormatError):  # it needs keys of the file
-                if find(self._config.architecture).embedding is not None:
+                row = find(self._config.architecture)
+                if row.embedding is not None or row.decoder is not None:
                     return None  # such an architecture has sizes that a config does not hold
                 one: Any = dataclasses.replace(self._config, layers=1, **sizes)  # type: ignore[arg-type]
                 self._plans[key] = make_plan(one)
