@@ -87,10 +87,10 @@ static float power_of_two(double x) {
 }
 
 /* ALiBi's factor of the distance, of a head (Press et al. 2021, arXiv:2108.12409). */
-static float slope_of(const struct attention *a, size_t head) {
-    const double most = a->scores->numbers[SCORES_BIAS];
+static float slope_of(const struct tl_step *scores, size_t head) {
+    const double most = scores->numbers[SCORES_BIAS];
     size_t n = 1; // the largest power of two up to the number of heads
-    while (2 * n <= a->heads) n *= 2;
+    while (2 * n <= scores->axes[0]) n *= 2;
     if (head < n) return power_of_two(-most * (double)(head + 1) / (double)n);
     return power_of_two(-most * (double)(2 * (head - n) + 1) / (double)(2 * n));
 }
@@ -133,23 +133,36 @@ static int load_biases(const struct tl_op_check *c, struct tl_step *s, size_t he
     return tl_fail(c->err, TL_ENOMEM, "no memory for tensor '%s'", name);
 }
 
+/* The bias of a bucket, by the distance of a key before or behind a position. */
+static float bucket_bias(const struct tl_step *scores, size_t head, size_t position, size_t key) {
+    const float *biases = scores->vectors[0] + head * (2 * FARTHEST + 1) + FARTHEST;
+    const size_t far = key > position ? key - position : position - key;
+    const ptrdiff_t at = (ptrdiff_t)TL_MIN(far, (size_t)FARTHEST);
+    return biases[key > position ? at : -at];
+}
+
+float attention_bias(const struct tl_step *scores, size_t head, size_t position, size_t key) {
+    float bias = 0;
+    if (scores->numbers[SCORES_BIAS] > 0) {
+        bias -= slope_of(scores, head) * (float)(key > position ? key - position : position - key);
+    }
+    return scores->vectors[0] != NULL ? bias + bucket_bias(scores, head, position, key) : bias;
+}
+
 /* Finishes the scores of one query at `position`, of n keys from the one at `first` on. */
 static void finish_scores(const struct attention *a, float *scores, size_t n, size_t head,
                           size_t position, size_t first) {
     if (a->cap > 0) a->r->k->unary(TL_FN_SOFT_CAP, a->cap, scores, scores, n);
     if (a->scores->numbers[SCORES_BIAS] > 0) {
-        const float slope = slope_of(a, head);
+        const float slope = slope_of(a->scores, head);
         for (size_t j = 0; j < n; j++) {
             const size_t key = first + j, far = key > position ? key - position : position - key;
             scores[j] = scores[j] - slope * (float)far;
         }
     }
     if (a->scores->vectors[0] != NULL) {
-        const float *biases = a->scores->vectors[0] + head * (2 * FARTHEST + 1) + FARTHEST;
         for (size_t j = 0; j < n; j++) {
-            const size_t key = first + j, far = key > position ? key - position : position - key;
-            const ptrdiff_t at = (ptrdiff_t)TL_MIN(far, (size_t)FARTHEST);
-            scores[j] = scores[j] + biases[key > position ? at : -at];
+            scores[j] = scores[j] + bucket_bias(a->scores, head, position, first + j);
         }
     }
 }

@@ -28,6 +28,9 @@ int mix_check(const struct tl_op_check *c, struct tl_step *s);
  */
 struct tl_range attention_seen(const struct tl_step *scores, size_t position, size_t n);
 
+/* What is added to the score of a key because of its distance: ALiBi, and the bias of a bucket. */
+float attention_bias(const struct tl_step *scores, size_t head, size_t position, size_t key);
+
 /* Appends the chunk's keys and values to the caches of its sessions. */
 int cache_run(struct run *r, const struct tl_step *s);
 

@@ -152,8 +152,11 @@ static void inputs_stage(const struct attention *a, const struct tile *t) {
             const float *s =
                 matrix(p->matrices, a->scores) + (t->head * t->n + t->t0 + i) * t->n + t->first;
             for (size_t j = 0; j < keys; j++) {
-                const float u = s[j] / cap;
-                if (d[j] != 0) d[j] *= 1 - u * u;
+                if (d[j] == 0) continue;
+                // the cap comes before the bias
+                const float bias = attention_bias(a->scores, t->head, t->t0 + i, t->first + j);
+                const float u = (s[j] - bias) / cap;
+                d[j] *= 1 - u * u;
             }
         }
         for (size_t j = 0; j < keys; j++) d[j] *= scale;

@@ -91,6 +91,8 @@ back_fn concat_back, conv_back;                                                /
 back_fn route_probs_back, route_weights_back, experts_back, weighted_sum_back; // back_experts.c
 back_fn softplus_back, xielu_back;                                             // back_elementwise.c
 back_fn decay_back, delta_back;                                                // back_recurrent.c
+back_fn scan_back, scan_channels_back;                                         // back_scan.c
+back_fn combine_back, add_shared_back, match_rms_back, sparsify_back;          // back_streams.c
 back_fn mix_back;                                                              // back_attention.c
 
 /* Bytes of scratch that a thread needs for attention. */

@@ -97,7 +97,8 @@ def test_every_tap(llama, ids):
 @pytest.mark.parametrize(
     "name",
     "mistral3 qwen3 gemma2 phi3 granite gpt2 falcon stablelm nemotron command-r "
-    "qwen2moe granitemoe gpt-oss lfm2 hy_v3 deepseek2 qwen35 apertus laguna".split(),
+    "qwen2moe granitemoe gpt-oss lfm2 hy_v3 deepseek2 qwen35 apertus laguna "
+    "gemma3n t5 mamba mamba2 jamba falcon-h1 nemotron_h granitehybrid".split(),
 )
 def test_architectures(name, tmp_path):
     model = architectures.random_model(tmp_path, name)
@@ -113,6 +114,43 @@ def test_architectures(name, tmp_path):
     g = model.gradients(ids, of=lambda logits: ((logits * factors).sum(), factors), wrt=first)
     direction = direction_of(values[first])
     check(g[first], direction, double.slope(ids, f, first, direction), 1e-5)
+
+
+@pytest.mark.parametrize("name", ["mpt", "t5"])
+def test_a_soft_cap_before_a_bias_by_distance(name, tmp_path):
+    """The captured scores have the bias of ALiBi or of a bucket, which the cap does not see."""
+    keys = {f"{name}.attn_logit_softcapping": 2.0}
+    model = architectures.random_model(tmp_path, name, metadata=keys)
+    ids = models.random_ids(model, 6)
+    double = Double(model)
+    values = double.run(ids)
+    for tap in ("blk.1.attn_q", "blk.1.attn_k"):
+        g = model.gradients(ids, of=tl.nll(), wrt=tap)
+        direction = direction_of(values[tap])
+        check(g[tap], direction, double.slope(ids, loss(ids), tap, direction), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "ops"),
+    [("mamba", ("scan_channels",)), ("mamba2", ("scan",)),
+     ("gemma3n", ("combine", "add_shared", "match_rms", "sparsify"))],
+)  # fmt: skip
+def test_every_read_of_an_op(name, ops, tmp_path):
+    """Of the last step of each op, so that few steps lie between it and the result."""
+    model = architectures.random_model(tmp_path, name)
+    ids = models.random_ids(model, 5)
+    double = Double(model)
+    values = double.run(ids)
+    last = model.steps[-1].tap
+    factors = np.random.default_rng(1).normal(size=values[last].shape)
+    found = {step.op: step for step in model.steps if step.op in ops}
+    assert set(found) == set(ops)
+    reads = sorted({read for step in found.values() for read in step.reads})
+    g = model.gradients(ids, of=lambda logits: ((logits * factors).sum(), factors), wrt=reads)
+    for read in reads:
+        direction = direction_of(values[read])
+        want = double.slope(ids, lambda taps: float((taps[last] * factors).sum()), read, direction)
+        check(g[read], direction, want, 1e-5)
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_K", "Q4_0", "BF16", *models.RARE_TYPES])
