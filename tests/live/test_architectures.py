@@ -35,7 +35,7 @@ DIFFERENT = {
     "exaone4": "it has windows with 64 blocks only",
     "llama4": "its chunks have 8,192 tokens whatever the file states",
     "minicpm3": "its factors are constants",
-    "mellum": "not found out",
+    "mellum": "blocks with a window have the base of the others",
     "phimoe": "its router has a softmax",
 }
 
@@ -154,3 +154,15 @@ def test_checkpoints_give_what_llama_cpp_gives(name, tmp_path):
     want = theirs(path, ids, not model.steps.roles("logits"), source)
     error = models.normwise_error(model.trace(ids, last)[last], want)
     assert (error > 2e-3) == (name in DIFFERENT), error
+
+
+def test_mellum_with_one_base_of_rope(tmp_path):
+    """llama.cpp reads the base of blocks with a window, and does not use it."""
+    directory = data.path("hf", "mellum")
+    ids = np.load(directory.with_suffix(".npz"))["ids"].reshape(-1)[:TOKENS]
+    metadata, tensors = hf.load_checkpoint(directory)
+    metadata["mellum.rope.freq_base_swa"] = metadata["mellum.rope.freq_base"]
+    metadata = {k: v for k, v in metadata.items() if not k.startswith("tokenizer.")}
+    metadata["tokenizer.ggml.model"] = "none"
+    path = models.write(tmp_path / "m.gguf", metadata, tensors)
+    assert models.normwise_error(tl.load(path).logits(ids), theirs(path, ids, False)) < 3e-6

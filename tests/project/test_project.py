@@ -13,6 +13,7 @@ import pytest
 
 import tinyllm as tl
 from tinyllm import _core
+from tinyllm.architectures.table import ARCHITECTURES
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "csrc").rglob("*.[ch]"))
@@ -139,3 +140,17 @@ def test_no_text_installs_the_other_project_named_tinyllm():
         text = path.read_text("utf-8")
         assert not re.search(r"""install\s+(-\S+\s+)*["'\\]*tinyllm(?!-gguf)\b""", text), path
     assert 'name = "tinyllm-gguf"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_the_lines_of_an_architecture_are_counted():
+    """Three rows of known length, one of which has builders of its own."""
+    needs_checkout()
+    command = [sys.executable, str(ROOT / "scripts" / "count_rows.py"), "--all"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = {line.split()[0]: line for line in done.stdout.splitlines() if line[0] != "|"}
+    assert set(found) == set(ARCHITECTURES)
+    assert re.search(r"row +1, own +0,", found["qwen2"])
+    assert re.search(r"row +14, own +0,", found["gpt-oss"])
+    source = (ROOT / "tinyllm" / "architectures" / "gemma3n.py").read_text("utf-8")
+    own = re.search(r"own +(\d+)", found["gemma3n"])
+    assert 0.6 * len(source.splitlines()) < int(own[1]) < len(source.splitlines())
