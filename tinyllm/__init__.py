@@ -68,6 +68,7 @@ _HOMES = {
     "diff_weights": "editing.compare",
     "doctor": "diagnosis.doctor",
     "edit": "editing.edit",
+    "export": "exporting.export",
     "extract_layers": "editing.layers",
     "imatrix": "quantization.imatrix",
     "induction_scores": "analysis.heads",

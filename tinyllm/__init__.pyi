@@ -45,6 +45,7 @@ from .errors import UnsupportedError as UnsupportedError
 from .evaluation.chunks import Chunk as Chunk
 from .evaluation.chunks import score_chunks as score_chunks
 from .evaluation.scoring import kl as kl
+from .exporting.export import export as export
 from .files.adapter import Adapter as Adapter
 from .files.gguf import GGUF as GGUF
 from .files.gguf import Weight as Weight

@@ -23,8 +23,8 @@ LAYERS = {
     "tinyllm": """
         errors _core base display _callbacks files architectures reference chat tokenizer grammar
         sampling conversion trace runtime generation evaluation embedding analysis model loading
-        editing quantization comparison peers diagnosis testing training harvesting plot __init__
-        cli __main__
+        editing exporting quantization comparison peers diagnosis testing training harvesting plot
+        __init__ cli __main__
     """.split(),
     "csrc": "base types text files kernels model forward training py".split(),
 }

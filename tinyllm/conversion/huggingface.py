@@ -28,7 +28,14 @@ from .sentence_transformers import read_modules
 from .table import FAMILIES
 from .tokenizers import has_vocabulary, read_vocabulary
 
-__all__ = ["Checkpoint", "Converted", "open_checkpoint", "read_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "Converted",
+    "find_family",
+    "open_checkpoint",
+    "read_checkpoint",
+    "read_contents",
+]
 
 #: Prefixes of the language model's tensors.
 _PREFIXES = (
@@ -165,14 +172,10 @@ def open_checkpoint(folder: str | os.PathLike[str], vocab: bool = False) -> Chec
     """
     path = Path(os.fsdecode(folder))
     found = read_checkpoint_config(path)
-    name, family = _family(found)
+    name, family = find_family(found)
     config = CheckpointConfig(found.file, family.defaults)
     stored = joined(_stored(path), config)
-    keys = common_keys(config, family.rope) if family.common else {}
-    for more in family.keys:
-        keys.update(more(config))
-    if family.tensor_keys is not None:
-        keys.update(family.tensor_keys(config, _by_layer(stored)))
+    keys = _keys(config, family, stored)
     modules = read_modules(path)
     if modules.pooling is not None:
         keys["pooling_type"] = modules.pooling
@@ -183,17 +186,64 @@ def open_checkpoint(folder: str | os.PathLike[str], vocab: bool = False) -> Chec
         "general.architecture": name,
         "general.type": "model",
         "general.name": path.resolve().name,
-        **{_full(name, key): value for key, value in keys.items() if value is not None},
+        **_full(name, keys),
         **(read_vocabulary(path, config, name) if vocab and has_vocabulary(path) else {}),
     }
-    tensors = {name: _computed(array) for name, array in _factors(config, family).items()}
-    tensors.update(_tensors(stored, config, family))
+    tensors = _all_tensors(stored, config, family)
     tensors.update((f"{prefix}.weight", tensor) for prefix, tensor in dense.items())
     return Checkpoint(metadata, tensors)
 
 
-def _full(name: str, key: str) -> str:
-    return key if key.startswith(("tokenizer.", "xielu.")) else f"{name}.{key}"
+def read_contents(config: CheckpointConfig, stored: Mapping[str, Stored]) -> Checkpoint:
+    """Return what a config and tensors become: the keys of the model, without a vocabulary.
+
+    Parameters
+    ----------
+    config : CheckpointConfig
+    stored : mapping of str to StoredArray
+        The tensors by their names in the checkpoint. They are not read.
+
+    Returns
+    -------
+    Checkpoint
+
+    Raises
+    ------
+    tinyllm.UnsupportedError, tinyllm.FormatError
+        As `open_checkpoint`.
+    """
+    name, family = find_family(config)
+    config = CheckpointConfig(config.file, family.defaults)
+    keys = _full(name, _keys(config, family, stored))
+    metadata = {"general.architecture": name, **keys}
+    return Checkpoint(metadata, _all_tensors(stored, config, family))
+
+
+def _keys(config: CheckpointConfig, family: Family, stored: Mapping[str, Stored]) -> dict[str, Any]:
+    keys = common_keys(config, family.rope) if family.common else {}
+    for more in family.keys:
+        keys.update(more(config))
+    if family.tensor_keys is not None:
+        keys.update(family.tensor_keys(config, _by_layer(stored)))
+    return keys
+
+
+def _full(name: str, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keys with the prefix of the architecture, without those that are None."""
+    whole = ("tokenizer.", "xielu.")
+    return {
+        key if key.startswith(whole) else f"{name}.{key}": value
+        for key, value in keys.items()
+        if value is not None
+    }
+
+
+def _all_tensors(
+    stored: Mapping[str, Stored], config: CheckpointConfig, family: Family
+) -> dict[str, Converted]:
+    tensors = {name: _computed(array) for name, array in _factors(config, family).items()}
+    tensors.update(_tensors(stored, config, family))
+    return tensors
 
 
 def _by_layer(stored: Mapping[str, Stored]) -> dict[tuple[int, str], Stored]:
@@ -272,7 +322,8 @@ def _without_safetensors(folder: Path) -> Exception:
 # ---- the architecture ----
 
 
-def _family(config: CheckpointConfig) -> tuple[str, Family]:
+def find_family(config: CheckpointConfig) -> tuple[str, Family]:
+    """Return the architecture of a checkpoint, and its row."""
     classes = config.classes
     for name, family in FAMILIES.items():
         if set(classes) & set(family.classes) and (family.when is None or family.when(config)):

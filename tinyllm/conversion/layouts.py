@@ -53,10 +53,14 @@ class Change(NamedTuple):
         From the array and the config to the changed array.
     shape : callable
         From the shape and the config to the changed shape.
+    undo : callable or None
+        From a changed array to the array before, for a change of values. A change that only moves
+        values is inverted by what it does with indices.
     """
 
     apply: Callable[[Array, CheckpointConfig], Array]
     shape: Callable[[Shape, CheckpointConfig], Shape] = lambda shape, config: shape
+    undo: Callable[[Array], Array] | None = None
 
 
 def heads(config: CheckpointConfig) -> int:
@@ -199,7 +203,7 @@ squeezed = Change(
 )
 
 #: From the logarithm of a decay to the decay with its sign.
-negative_exp = Change(lambda array, config: -np.exp(array))
+negative_exp = Change(lambda array, config: -np.exp(array), undo=lambda array: np.log(-array))
 
 #: One axis instead of several.
 flattened = Change(
@@ -210,7 +214,9 @@ flattened = Change(
 column = Change(lambda array, config: array[..., np.newaxis], lambda shape, config: (*shape, 1))
 
 #: Add 1: the weights of norms that are stored minus 1.
-plus_one = Change(lambda array, config: array + np.float32(1))
+plus_one = Change(
+    lambda array, config: array + np.float32(1), undo=lambda array: array - np.float32(1)
+)
 
 
 def then(*changes: Change) -> Change:

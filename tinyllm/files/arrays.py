@@ -14,7 +14,7 @@ import math
 import os
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
@@ -28,6 +28,7 @@ from .paths import first_bytes, regular_file
 
 __all__ = [
     "Array",
+    "ArraySource",
     "SafetensorsArrays",
     "StoredArray",
     "bad_field",
@@ -37,6 +38,7 @@ __all__ = [
     "read_safetensors",
     "read_token_ids",
     "write_arrays",
+    "write_safetensors",
 ]
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -118,21 +120,89 @@ def write_arrays(
 def _write_safetensors(
     file: BinaryIO, arrays: Mapping[str, Array], metadata: Mapping[str, str]
 ) -> None:
+    def reader(array: Array) -> Callable[[], Array]:
+        return lambda: np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+
+    sources = {
+        name: ArraySource(_NAMES[array.dtype.newbyteorder("<").str], array.shape, reader(array))
+        for name, array in arrays.items()
+    }
+    _write_sources(file, sources, metadata)
+
+
+def _write_sources(
+    file: BinaryIO, sources: Mapping[str, ArraySource], metadata: Mapping[str, str]
+) -> None:
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     offset = 0
-    for name, array in arrays.items():
+    for name, source in sources.items():
         header[name] = {
-            "dtype": _NAMES[array.dtype.newbyteorder("<").str],
-            "shape": list(array.shape),
-            "data_offsets": [offset, offset + array.nbytes],
+            "dtype": source.dtype,
+            "shape": list(source.shape),
+            "data_offsets": [offset, offset + source.nbytes],
         }
-        offset += array.nbytes
+        offset += source.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 64 + 56)  # aligns the data to 64 bytes
     file.write(struct.pack("<Q", len(text)) + text)
-    for array in arrays.values():
-        little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-        file.write(little.reshape(-1).view(np.uint8).data if little.size else b"")
+    for name, source in sources.items():
+        data = source.read()
+        if data.nbytes != source.nbytes:
+            raise ValueError(f"{name} has {data.nbytes} bytes; expected {source.nbytes}")
+        file.write(data.reshape(-1).view(np.uint8).data if data.size else b"")
+
+
+class ArraySource(NamedTuple):
+    """An array that is computed when it is written, so that memory holds one at a time.
+
+    Attributes
+    ----------
+    dtype : str
+        safetensors' name, for example ``"BF16"``.
+    shape : tuple of int
+    read : callable
+        Returns the values, contiguous and little-endian, or their bytes.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    read: Callable[[], Array]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values."""
+        return math.prod(self.shape) * np.dtype(_DTYPES[self.dtype]).itemsize
+
+
+def write_safetensors(
+    path: str | os.PathLike[str],
+    sources: Mapping[str, ArraySource],
+    metadata: Mapping[str, str],
+) -> None:
+    """Write a ``.safetensors`` file, one array after the other.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        An existing file is replaced when the new one is complete.
+    sources : mapping of str to ArraySource
+    metadata : mapping of str to str
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tinyllm.files.arrays import ArraySource, read_arrays, write_safetensors
+    >>> source = ArraySource("F32", (2,), lambda: np.float32([1, 2]))
+    >>> write_safetensors("a.safetensors", {"x": source}, {})
+    >>> read_arrays("a.safetensors")[0]["x"]
+    array([1., 2.], dtype=float32)
+    """
+    write_atomically(path, lambda file: _write_sources(file, sources, metadata))
 
 
 def _write_npz(file: BinaryIO, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:

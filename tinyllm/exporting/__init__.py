@@ -1,0 +1,1 @@
+"""GGUF files as Hugging Face checkpoints: `table` has a row per architecture."""
