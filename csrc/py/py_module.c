@@ -8,6 +8,7 @@
 #include "py/py_file.h"
 #include "py/py_gguf.h"
 #include "py/py_kernels.h"
+#include "py/py_lookup.h"
 #include "py/py_math.h"
 #include "py/py_model.h"
 #include "py/py_pack.h"
@@ -18,8 +19,9 @@
 
 /* Types of the module, one row each. */
 static PyType_Spec *const type_specs[] = {
-    &tlpy_file_spec,    &tlpy_weight_spec,  &tlpy_gguf_file_spec, &tlpy_model_spec,
-    &tlpy_session_spec, &tlpy_encoder_spec, &tlpy_trie_spec,      &tlpy_automaton_spec,
+    &tlpy_file_spec,  &tlpy_weight_spec,    &tlpy_gguf_file_spec,
+    &tlpy_model_spec, &tlpy_session_spec,   &tlpy_encoder_spec,
+    &tlpy_trie_spec,  &tlpy_automaton_spec, &tlpy_lookup_spec,
 };
 
 PyDoc_STRVAR(cpu_count_doc, "cpu_count($module, /)\n"

@@ -163,3 +163,15 @@ def test_embed(model, capsys):
     assert np.allclose([json.loads(line) for line in lines], want, rtol=1e-6)
     assert main(["embed", "My lord", "My lady", "--similarity", "--pooling", "mean"]) == 0
     assert f"{want[0] @ want[1]:.4f}" in capsys.readouterr().out
+
+
+def test_a_draft_changes_only_the_speed(capsys, model, tmp_path):
+    def text(*arguments):
+        found = result(capsys, *arguments)
+        return found["ids"], found["text"]
+
+    want = result(capsys)
+    assert want["timings"]["drafted"] == 0
+    assert text("--draft", "lookup") == text("--draft", model.path) == text()
+    assert main(["generate", "A", "-n", "2", "--draft", str(tmp_path / "none.gguf")]) != 0
+    assert "none.gguf" in capsys.readouterr().err

@@ -267,3 +267,22 @@ def test_beam_search_one_beam_is_greedy_and_stops(model):
 def test_beam_search_wrong_arguments(model, options, error, words):
     with pytest.raises(error, match=words):
         model.beam_search("x", **options)
+
+
+def test_a_text_that_begins_as_the_one_before_runs_only_the_rest(monkeypatch):
+    model = tl.load(threads=1)
+    start = "ROMEO:\nIt is the east, and Juliet is the sun.\n"
+    texts = ["O no", start + "JULIET:", start + "JULIET:", start + "O Romeo", start, start + "A B"]
+    alone = [model.score(text).logprobs for text in texts]
+    rows = []
+    run = type(model).run
+
+    def counted(self, sessions, tokens, *arguments, **options):
+        rows.append(len(tokens[0]))
+        return run(self, sessions, tokens, *arguments, **options)
+
+    monkeypatch.setattr(type(model), "run", counted)
+    for want, got in zip(alone, model.score(texts), strict=True):
+        assert np.array_equal(want, got.logprobs)
+    assert rows[1] > 20
+    assert max(rows[2:]) < 10

@@ -43,8 +43,10 @@ _DRAWING = {
     "xtc_threshold": 'xtc={"probability": 0.5, "threshold": 0.1}',
     "dry_multiplier": 'dry={"multiplier": 0.8}',
     "num_beams": "Model.beam_search(prompt, beams=)",
-    "num_return_sequences": "a list of prompts, such as [prompt] * 3",
-    "n": "a list of prompts, such as [prompt] * 3",
+    "num_return_sequences": "Model.generate(prompt, n=)",
+    "prompt_lookup_num_tokens": 'draft="lookup"',
+    "assistant_model": "draft=",
+    "draft_model": "draft=",
     "stop_strings": "stop=",
     "stopping_criteria": "stop=, stop_ids=, timeout= or the iterator of Model.stream",
     "stop_at_eos": "min_tokens=, which forbids the end until then",
@@ -72,6 +74,7 @@ _DRAWING = {
 
 _TALKING = {
     **_DRAWING,
+    "n": "a list of conversations, such as [messages] * 3",
     "system": 'messages, with {"role": "system", "content": ...} first',
     "chat_template": "template=",
 }
@@ -112,7 +115,8 @@ _LOADING = {
 #: What each function says to the words of others: name of the function -> word -> ours.
 KEYWORDS: dict[str, dict[str, str]] = {
     "load": _LOADING,
-    **dict.fromkeys(("generate", "stream"), _DRAWING),
+    "generate": _DRAWING,
+    "stream": {**_DRAWING, "n": "Model.generate(prompt, n=)"},
     **dict.fromkeys(("chat", "chat_stream"), _TALKING),
 }
 

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from .common import add_model, load_model
+from .common import add_draft, add_model, load_draft, load_model
 from .sampling import add_sampling, sampling_options
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print each answer as a line of JSON, whole"
     )
+    add_draft(parser)
     add_sampling(parser, max_tokens=512)
 
 
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     system: str | None = args.system
     if args.system_file is not None:
         system = Path(args.system_file).read_text("utf-8").strip()
-    options = sampling_options(args)
+    options = {**sampling_options(args), "draft": load_draft(args)}
     model = load_model(args)
     manner = Manner(template, args.on_full == "drop", args.stats, args.json)
     return talk(Chat(model, manner, options, system), args)

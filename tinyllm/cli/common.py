@@ -8,9 +8,18 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..generation.drafts import Draft
     from ..model import Model
 
-__all__ = ["adapter_and_scale", "add_model", "add_prompt", "load_model", "read_prompt"]
+__all__ = [
+    "adapter_and_scale",
+    "add_draft",
+    "add_model",
+    "add_prompt",
+    "load_draft",
+    "load_model",
+    "read_prompt",
+]
 
 
 def add_prompt(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +72,27 @@ def adapter_and_scale(text: str) -> tuple[str, float]:
         return path, float(scale)
     except ValueError:
         return text, 1.0
+
+
+def add_draft(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that `load_draft` reads."""
+    parser.add_argument(
+        "--draft",
+        metavar="lookup|FILE",
+        help="guess tokens, which changes nothing but the speed: from repetitions (lookup), or "
+        "with a smaller model of the same vocabulary",
+    )
+
+
+def load_draft(args: argparse.Namespace) -> Draft:
+    """Return where guesses come from: see `Model.generate`."""
+    if args.draft is None:
+        return None
+    if args.draft == "lookup":
+        return "lookup"
+    from ..loading import load
+
+    return load(args.draft, mode=args.mode, threads=args.threads, max_context=args.context)
 
 
 def read_prompt(args: argparse.Namespace) -> str:

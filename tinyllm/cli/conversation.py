@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Error
+from ..generation.drafts import check_draft
 from ..generation.options import ChatOptions, Request
 from ..generation.request import chat_stepper
 from ..generation.result import Generation
@@ -214,6 +215,7 @@ class Chat:
         known = {name: value for name, value in options.items() if name in _FIELDS}
         samplers = {name: value for name, value in options.items() if name not in _FIELDS}
         request = Request.asked(model, "chat", {**known, "samplers": samplers})
+        check_draft(model, request.draft)
         for sampler in request.chain.samplers(1):
             sampler.check_ids(model.config.vocab_size)
         return request
@@ -264,6 +266,8 @@ class Chat:
         parts = [f"{len(g.ids)} tokens"]
         if g.timings is not None:
             parts[0] += f" at {g.timings.tokens_per_second:.1f} tokens/s"
+            if g.timings.drafted:
+                parts.append(f"{g.timings.accepted} of {g.timings.drafted} guesses accepted")
             parts.append(
                 f"prompt: {g.timings.prompt_tokens} new tokens at "
                 f"{g.timings.prompt_tokens_per_second:.1f} tokens/s"
@@ -382,7 +386,7 @@ class Chat:
 
 #: The options that are fields of a request; all others are samplers.
 _FIELDS = ("max_tokens", "min_tokens", "stop", "stop_ids", "grammar", "timeout", "temperature",
-           "top_k", "top_p", "seed")  # fmt: skip
+           "top_k", "top_p", "seed", "draft")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .common import add_model, add_prompt, load_model, read_prompt
+from .common import add_draft, add_model, add_prompt, load_draft, load_model, read_prompt
 from .output import show_json, stream
 from .sampling import add_sampling, sampling_options
 
@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--logprobs", type=int, metavar="K", help="with --json: log-probabilities, and the K best"
     )
+    add_draft(parser)
     add_sampling(parser, max_tokens=128)
 
 
@@ -43,6 +44,7 @@ def run(args: argparse.Namespace) -> None:
         "context": args.on_full,
         "parse_special": args.special,
         "logprobs": args.logprobs,
+        "draft": load_draft(args),
     }
     model = load_model(args)
     if args.json:

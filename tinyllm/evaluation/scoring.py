@@ -17,6 +17,7 @@ from .. import _core
 from ..base.checks import ranged
 from ..base.numeric import Float32, Float64, log_softmax
 from ..display.table import Table
+from ..runtime.beginnings import common_start
 from ..runtime.prompt import is_batch, token_ids
 from ..runtime.runner import Runner
 from ..runtime.session import Session
@@ -43,12 +44,18 @@ def _exp(x: float) -> float:
     return float(_core.exp([x])[0])
 
 
-def _rows(model: Runner, ids: Ids, first: int) -> Iterator[tuple[int, Float32]]:
-    """Yield (i, logits after token i) for i from `first` to the last but one."""
-    session = Session(model)
+def _rows(
+    model: Runner, ids: Ids, first: int, session: Session | None = None
+) -> Iterator[tuple[int, Float32]]:
+    """Yield (i, logits after token i) for i from `first` to the last but one.
+
+    A session that is given has the tokens before `first`.
+    """
     step = max(_CHUNK // (4 * model.config.vocab_size), 1)
-    if first > 0:
-        session.eval(ids[:first], "none")
+    if session is None:
+        session = Session(model)
+        if first > 0:
+            session.eval(ids[:first], "none")
     for start in range(first, len(ids) - 1, step):
         chunk = ids[start : min(start + step, len(ids) - 1)]
         logits = session.eval(chunk, "all")
@@ -56,11 +63,10 @@ def _rows(model: Runner, ids: Ids, first: int) -> Iterator[tuple[int, Float32]]:
             yield from zip(range(start, start + len(chunk)), logits, strict=True)
 
 
-def _logprobs(model: Runner, ids: Ids, first: int = 0) -> Float64:
+def _logprobs(model: Runner, ids: Ids, first: int = 0, session: Session | None = None) -> Float64:
     """Return the log-probability of ids[i + 1] after ids[: i + 1], for i from `first`."""
-    return np.array(
-        [log_softmax(row)[ids[i + 1]] for i, row in _rows(model, ids, first)], np.float64
-    )
+    rows = _rows(model, ids, first, session)
+    return np.array([log_softmax(row)[ids[i + 1]] for i, row in rows], np.float64)
 
 
 def context_of(model: Runner) -> int:
@@ -169,20 +175,22 @@ class Score:
 
 def score(model: Runner, text: Any, parse_special: bool = False) -> Any:
     """Return the score of a text, or a list for several texts: see `Model.score`."""
-    if is_batch(text):
-        return [_score(model, item, parse_special) for item in text]
-    return _score(model, text, parse_special)
-
-
-def _score(model: Runner, text: Any, parse_special: bool) -> Score:
-    ids = text_ids(model, text, parse_special)
-    limit = context_of(model)
-    if len(ids) - 1 > limit:
-        raise ValueError(
-            f"text has {len(ids)} tokens; expected at most {limit + 1}, the context and one. "
-            "perplexity() cuts a longer text into windows"
-        )
-    return score_ids(model, ids)
+    limit, session, scores = context_of(model), Session(model), []
+    before, known = np.empty(0, np.int32), np.empty(0, np.float64)
+    for item in text if is_batch(text) else [text]:
+        ids = text_ids(model, item, parse_special)
+        if len(ids) - 1 > limit:
+            raise ValueError(
+                f"text has {len(ids)} tokens; expected at most {limit + 1}, the context and one. "
+                "perplexity() cuts a longer text into windows"
+            )
+        # the beginning that this text has in common with the one before is known
+        first = max(common_start(before, ids) - 1, 0)
+        session.rewind(len(session) - first)
+        known = np.concatenate([known[:first], _logprobs(model, ids, first, session)])
+        before = ids
+        scores.append(Score(ids.tolist(), model.pieces(ids), known))
+    return scores if is_batch(text) else scores[0]
 
 
 def score_ids(model: Runner, ids: Ids) -> Score:

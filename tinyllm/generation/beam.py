@@ -13,9 +13,9 @@ from .. import _core
 from ..base.numeric import best, log_softmax
 from ..errors import Error
 from ..runtime.runner import Runner
+from .drawing import allowed_tokens
 from .options import Options
 from .result import Generation, Timings
-from .stepper import allowed_tokens
 
 if TYPE_CHECKING:
     from ..grammar.grammar import Constraint

@@ -135,8 +135,15 @@ class Chain:
     sampler: Sampler | None = None
     more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def samplers(self, count: int) -> list[Sampler]:
-        """Return one sampler for each of `count` prompts."""
+    def samplers(self, count: int, n: int = 1) -> list[Sampler]:
+        """Return one sampler for each of n texts of `count` prompts, prompt after prompt.
+
+        Text i of a prompt has the seed of the prompt plus i, modulo 2**64.
+        """
+        first = self._samplers(count)
+        return first if n == 1 else [sampler.later(i) for sampler in first for i in range(n)]
+
+    def _samplers(self, count: int) -> list[Sampler]:
         seed, sampler = self.seed, self.sampler
         if sampler is not None:
             if not isinstance(sampler, Sampler):
@@ -171,6 +178,8 @@ class Request:
     capture : str, re.Pattern, callable, or sequence of str and re.Pattern, optional
     edits : Edit or sequence of Edit
     parse_special : bool
+    draft : str or Model, optional
+    n : int, optional
     """
 
     options: Options = dataclasses.field(default_factory=lambda: Options())
@@ -178,6 +187,8 @@ class Request:
     capture: Capture = None
     edits: Any = ()
     parse_special: bool = False
+    draft: Any = None
+    n: int | None = None
 
     @classmethod
     def asked(cls, model: Runner, method: str, arguments: Mapping[str, Any]) -> Request:
@@ -195,7 +206,9 @@ class Request:
         check_keywords(method, more, SAMPLERS)
         options = Options.checked(model, **_chosen(arguments, Options))
         chain = Chain(**_chosen(arguments, Chain), more=more)
-        others = ("capture", "edits", "parse_special")
+        others = ("capture", "edits", "parse_special", "draft", "n")
+        if arguments.get("n") is not None:
+            ranged("n", arguments["n"], 1)
         return cls(options, chain, **{n: arguments[n] for n in others if n in arguments})
 
 

@@ -14,6 +14,7 @@ from ..runtime.prompt import Prompt, is_batch, token_ids
 from ..runtime.runner import Runner
 from ..runtime.session import Session
 from .beam import search
+from .drafts import check_draft
 from .options import ChatOptions, Options, Request
 from .result import Generation
 from .stepper import Stepper
@@ -32,15 +33,26 @@ __all__ = [
 
 def generate(model: Runner, prompt: Any, request: Request) -> Any:
     """Return the generation of a prompt, or those of several; see `Model.generate`."""
-    batch = is_batch(prompt)
-    results = _finished(_stepper(model, list(prompt) if batch else [prompt], request))
-    return results if batch else results[0]
+    return _by_prompt(_finished(_several(model, prompt, request)), prompt, request)
+
+
+def _several(model: Runner, prompt: Any, request: Request) -> Stepper:
+    """Return a `Stepper` for a prompt, or for those of a batch."""
+    return _stepper(model, list(prompt) if is_batch(prompt) else [prompt], request)
+
+
+def _by_prompt(results: list[Generation], prompt: Any, request: Request) -> Any:
+    """Return the results in the form that `Model.generate` returns."""
+    n = request.n
+    found: Any = results
+    if n is not None:
+        found = [results[i : i + n] for i in range(0, len(results), n)]
+    return found if is_batch(prompt) else found[0]
 
 
 async def agenerate(model: Runner, prompt: Any, request: Request) -> Any:
     """Return what `generate` returns; the model runs in a thread. See `Model.agenerate`."""
-    batch = is_batch(prompt)
-    stepper = _stepper(model, list(prompt) if batch else [prompt], request)
+    stepper = _several(model, prompt, request)
     running = asyncio.ensure_future(asyncio.to_thread(_finished, stepper))
     try:
         results = await asyncio.shield(running)
@@ -48,7 +60,7 @@ async def agenerate(model: Runner, prompt: Any, request: Request) -> Any:
         stepper.cancel()
         await asyncio.wait([running])
         raise
-    return results if batch else results[0]
+    return _by_prompt(results, prompt, request)
 
 
 def stream(model: Runner, prompt: Prompt, request: Request) -> GenerationStream:
@@ -142,7 +154,9 @@ def _stepper(
     request: Request,
     sessions: Sequence[Session | None] | None = None,
 ) -> Stepper:
-    samplers = request.chain.samplers(len(prompts))
+    check_draft(model, request.draft)
+    n = 1 if request.n is None else request.n
+    samplers = request.chain.samplers(len(prompts), n)
     for sampler in samplers:
         sampler.check_ids(model.config.vocab_size)
     model, prompts = _with_source(model, prompts, request.parse_special)
@@ -151,9 +165,10 @@ def _stepper(
         token_ids(prompt, model.tokenizer, name, request.parse_special)
         for prompt, name in zip(prompts, names, strict=True)
     ]
+    ids = [each for each in ids for _ in range(n)]
     layout = None if request.capture is None else model.layout(request.capture)
     program = model.program(request.edits)
-    return Stepper(model, ids, samplers, request.options, layout, program, sessions)
+    return Stepper(model, ids, samplers, request.options, layout, program, sessions, request.draft)
 
 
 def _with_source(

@@ -148,6 +148,9 @@ class Timings:
         The time of the first step: the whole prompt, up to its logits.
     seconds : float
         The time of all later steps.
+    drafted, accepted : int
+        With ``draft=``: the number of tokens that were guessed and checked, and of those that were
+        drawn. Each accepted one saved a step.
 
     Examples
     --------
@@ -159,6 +162,8 @@ class Timings:
     tokens: int
     prompt_seconds: float
     seconds: float
+    drafted: int = 0
+    accepted: int = 0
 
     @property
     def prompt_tokens_per_second(self) -> float:
@@ -344,4 +349,6 @@ class Generation:
             t = self.timings
             rows.append(("prompt", f"{t.prompt_tokens} tokens in {t.prompt_seconds:.3f} s"))
             rows.append(("speed", f"{t.tokens_per_second:.1f} tokens/s"))
+            if t.drafted:
+                rows.append(("draft", f"{t.accepted} of {t.drafted} tokens accepted"))
         return Table(("what", "value"), rows).html()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import weakref
 from collections.abc import Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ..base.numeric import Float32, Float64, best, log_softmax
 from ..errors import Error
+from ..runtime.beginnings import run_beginnings
 from ..runtime.runner import Runner
 from ..runtime.session import Session
 from ..sampling.sampler import Sampler
@@ -19,36 +21,15 @@ from ..tokenizer import StreamDecoder
 from ..trace.arena import Layout
 from ..trace.edit_program import Program
 from ..trace.trace import Trace
+from .drafts import MOST, Costs, choose, costs_of, make_drafts
+from .drawing import Drawing
 from .options import Options
 from .result import Generation, Logprobs, Timings
 
 if TYPE_CHECKING:
-    from ..grammar.grammar import Constraint
     from ..trace.edits import Edit
 
-__all__ = ["PromptTooLong", "Stepper", "StopFinder", "allowed_tokens", "shifted"]
-
-
-def allowed_tokens(
-    model: Runner, options: Options, drawn: int, constraint: Constraint | None, state: int
-) -> npt.NDArray[np.bool_] | None:
-    """Return which tokens may be drawn after `drawn` others, (V,); None means all."""
-    allowed = None
-    ends = list(model.eog_ids | options.stop_ids)
-    if constraint is not None:
-        mask = constraint.mask(state)
-        allowed = np.zeros(model.config.vocab_size, np.bool_)
-        allowed[: mask.size] = mask
-        allowed[ends] = constraint.is_complete(state)
-    tokens = model.config.vocab_size
-    if model.tokenizer is not None and model.tokenizer.has_text:
-        tokens = len(model.tokenizer)
-    if drawn < options.min_tokens or tokens < model.config.vocab_size:
-        allowed = np.ones(model.config.vocab_size, np.bool_) if allowed is None else allowed
-        allowed[tokens:] = False  # rows of the embedding that only fill it up have no token
-    if drawn < options.min_tokens and allowed is not None:
-        allowed[ends] = False
-    return allowed
+__all__ = ["PromptTooLong", "Stepper", "StopFinder", "shifted"]
 
 
 class StopFinder:
@@ -136,6 +117,14 @@ def shifted(ids: Sequence[int], limit: int, first_stays: bool) -> list[int]:
     return [*ids[:keep], *ids[keep + dropped :]]
 
 
+class _Ahead(NamedTuple):
+    """A token of a draft, and what came of it."""
+
+    token: int
+    logits: Float32  # after the token
+    trace: Trace | None
+
+
 class _Run:
     """The state of one prompt's generation."""
 
@@ -155,12 +144,15 @@ class _Run:
                 "with context='shift'"
             )
         self.model, self.prompt, self.sampler, self.options = model, prompt, sampler, options
+        self.drawing = Drawing(model, sampler, options, prompt.tolist())
+        self.ids, self.history = self.drawing.ids, self.drawing.history
+        self.is_new = session is None
         self.session = Session(model) if session is None else session
         self.tokens = prompt  # the tokens to run next
-        self.to_run = len(prompt)
-        self.ids: list[int] = []
-        self.history = prompt.tolist()
-        self.state: dict[str, Any] = {}
+        self.to_run = 0
+        self.logits: Float32 | None = None  # for the next draw
+        self.ahead: list[_Ahead] = []  # the tokens of a draft that ran behind those of the text
+        self.drafted = self.accepted = 0
         self.text: list[str] = []
         self.traces: list[Trace] = []
         self.reason = ""
@@ -169,13 +161,8 @@ class _Run:
         self.end: tuple[int, float] | None = None  # the end token and its log-probability
         self._finder = StopFinder(options.stop)
         self._decoder: StreamDecoder | None = None
-        self._constraint: Constraint | None = None
-        self._grammar_state = 0
         if model.tokenizer is not None and model.tokenizer.has_text:
             self._decoder = model.tokenizer.stream_decoder(strip_prefix=False)
-            if options.grammar is not None:
-                self._constraint = options.grammar.constraint(model.tokenizer)
-                self._grammar_state = self._constraint.start()
 
     def ended(self) -> bool:
         """Return whether to stop before the next step; set `reason` if so."""
@@ -183,7 +170,7 @@ class _Run:
             return True
         if self.options.max_tokens is not None and len(self.ids) >= self.options.max_tokens:
             self.reason = "length"
-        elif self._constraint is not None and self._constraint.is_finished(self._grammar_state):
+        elif self.drawing.is_finished:
             self.reason = "grammar"
         elif len(self.history) > self._limit and self.options.context != "shift":
             self.reason = "context"
@@ -196,25 +183,49 @@ class _Run:
 
     def start(self, edits: Sequence[Edit] = ()) -> None:
         """Find the tokens to run, given those that the session has already."""
-        window = shifted(self.history, self._limit, self._first_stays())
+        window = self.window()
         kept = self.session.keep(window, edits)
         self.tokens = np.asarray(window[kept:], np.int32)
 
-    def _first_stays(self) -> bool:
+    def window(self) -> list[int]:
+        """Return the tokens of the text that the context holds."""
         tokenizer = self.model.tokenizer
-        return tokenizer is not None and tokenizer.add_bos and self.history[0] == tokenizer.bos
+        has_bos = tokenizer is not None and tokenizer.add_bos and self.history[0] == tokenizer.bos
+        return shifted(self.history, self._limit, has_bos)
 
-    def step(self, logits: Float32) -> str:
+    def room(self) -> int:
+        """Return how many tokens of a draft could belong to the text."""
+        room = self._limit - len(self.session) - len(self.tokens)
+        if self.options.max_tokens is not None:
+            room = min(room, self.options.max_tokens - len(self.ids) - 1)
+        return max(min(room, MOST), 0)
+
+    def go_on(self) -> bool:
+        """Take over the logits after the last token, if a draft had this token next."""
+        if not self.ahead or self.ahead[0].token != self.history[-1] or not self.session.accept():
+            self.ahead = []
+            return False
+        first = self.ahead.pop(0)
+        self.logits = first.logits
+        self.keep_trace(first.trace)
+        return True
+
+    def keep_trace(self, trace: Trace | None) -> None:
+        """Add the trace of a step."""
+        if trace is not None:
+            trace.share_context(self.session.share)
+            self.traces.append(trace)
+
+    def step(self) -> str:
         """Draw a token; return the text that is final now."""
-        allowed = allowed_tokens(
-            self.model, self.options, len(self.ids), self._constraint, self._grammar_state
-        )
-        if allowed is not None and not allowed.any():
+        logits, self.logits = self.logits, None
+        assert logits is not None
+        draw = self.drawing.draw(logits)
+        if draw is None:
             return self._stuck()
-        draw = self.sampler.draw(logits, len(self.ids), self.history, self.state, allowed)
         token = draw.id
         values = None if self.options.logprobs is None else log_softmax(logits)
-        if token in self.model.eog_ids or token in self.options.stop_ids:
+        if token in self.drawing.ends:
             self.reason = "eog"
             if token not in self.model.eog_ids:
                 self.reason, self.stop = "stop", token
@@ -223,26 +234,23 @@ class _Run:
         if self.options.logprobs is not None and values is not None:
             top = best(values, self.options.logprobs)
             self.drawn.append((float(values[token]), draw.probability, top, values[top]))
-        if allowed is not None and not allowed[token]:
-            raise Error(f"the sampler drew token {token}, which is not allowed here")
-        self.ids.append(token)
-        self.history.append(token)
+        self.drawing.add(token)
         self.tokens = np.asarray([token], np.int32)
-        if self._constraint is not None:
-            self._grammar_state = self._constraint.accept(self._grammar_state, token)
+        if self.ahead and self.ahead[0].token == token:
+            self.accepted += 1
         if self._decoder is None or token >= len(self.model.tokenizer or ()):
             return ""
         return self._keep(self._decoder.feed(token))
 
     def _stuck(self) -> str:
-        if self._constraint is None:
+        if self.drawing.constraint is None:
             raise Error("min_tokens forbids the end of the text, but no other token is allowed")
-        if self._constraint.is_complete(self._grammar_state):
+        if self.drawing.is_complete:
             self.reason = "grammar"
             return ""
         raise Error(
-            f"after {''.join(self.text)[-40:]!r} the grammar expects "
-            f"{self._constraint.expected(self._grammar_state)}, but no token of the vocabulary fits"
+            f"after {''.join(self.text)[-40:]!r} the grammar expects {self.drawing.expected}, but "
+            "no token of the vocabulary fits"
         )
 
     def _keep(self, text: str) -> str:
@@ -276,11 +284,9 @@ class _Run:
                 np.array([row[3] for row in self.drawn], np.float64).reshape(len(self.drawn), k),
                 [self.model.pieces(row.astype(np.int32)) for row in top_ids],
             )
-        complete = None
-        if self._constraint is not None:
-            complete = self._constraint.is_complete(self._grammar_state)
-            if self._finder.found is not None and self.options.grammar is not None:
-                complete = self.options.grammar.accepts("".join(self.text))
+        complete = self.drawing.is_complete
+        if self._finder.found is not None and self.options.grammar is not None:
+            complete = self.options.grammar.accepts("".join(self.text))
         return Generation(
             "".join(self.text),
             self.ids,
@@ -291,7 +297,14 @@ class _Run:
             self.stop,
             complete,
             logprobs,
-            Timings(self.to_run, len(self.ids), prompt_seconds, seconds),
+            Timings(
+                self.to_run,
+                len(self.ids),
+                prompt_seconds,
+                seconds,
+                self.drafted,
+                self.accepted,
+            ),
             end_id=None if self.end is None else self.end[0],
             end_logprob=None if self.end is None or logprobs is None else self.end[1],
         )
@@ -314,6 +327,8 @@ class Stepper:
     sessions : sequence of (Session or None)
         Contexts to continue. The start of a prompt that its context has already is not run again.
         None: a new context.
+    draft : str or Model, optional
+        Where guesses of the next tokens come from; see `Model.generate`.
     """
 
     def __init__(
@@ -325,6 +340,7 @@ class Stepper:
         layout: Layout | None = None,
         program: Program | None = None,
         sessions: Sequence[Session | None] | None = None,
+        draft: Any = None,
     ) -> None:
         self._model = model
         self._layout = layout
@@ -336,6 +352,8 @@ class Stepper:
                 prompts, samplers, sessions or [None] * len(prompts), strict=True
             )
         ]
+        self._drafts = make_drafts(draft, [run.drawing for run in self._runs])
+        self._costs = costs_of(model) if layout is None and program is None else Costs()
         self._times: list[float] = []
         self._timeout = options.timeout
         self._cancelled = False
@@ -372,8 +390,11 @@ class Stepper:
         self._times = [time.perf_counter()]
         for run in self._runs:
             run.session.lend(owner[0])
+        with contextlib.suppress(_Halted):
+            self._share()
+        for run in self._runs:
             run.start(self._edits)
-            run.to_run = len(run.tokens)
+            run.to_run += len(run.tokens)
         active = list(enumerate(self._runs))
         while active:
             halted = self._halted()
@@ -384,34 +405,91 @@ class Stepper:
             active = [(i, run) for i, run in active if not run.reason]
             if not active:
                 break
-            try:
-                logits = self._forward([run for _, run in active])
-            except _Halted:
-                continue
+            ready = [(i, run) for i, run in active if run.go_on()]
+            if not ready:
+                try:
+                    self._forward(active)
+                except _Halted:
+                    continue
+                ready = active
             if len(self._times) == 1:
                 self._times.append(time.perf_counter())
-            for (i, run), row in zip(active, logits, strict=True):
-                yield i, run.step(row)
+            for i, run in ready:
+                before = len(run.ids)
+                text = run.step()
+                if self._drafts is not None and len(run.ids) > before:
+                    self._drafts.drawn(i, run.ids[-1])
+                yield i, text
         self._times.append(time.perf_counter())
 
-    def _forward(self, runs: list[_Run]) -> Float32:
+    def _share(self) -> None:
+        """Run the beginnings that new texts have in common."""
+        new = [run for run in self._runs if run.is_new]
+        # a trace has the whole prompt, and an edit sees it
+        if len(new) < 2 or self._layout is not None or self._edits:
+            return
+        windows = [np.asarray(run.window(), np.int32) for run in new]
+        cores, ran = run_beginnings(self._model, windows, self._watch)
+        for run, core, tokens in zip(new, cores, ran, strict=True):
+            run.session = Session(self._model, core)
+            run.session.ran(len(core))
+            run.to_run = tokens
+
+    def _forward(self, active: list[tuple[int, _Run]]) -> None:
+        runs = [run for _, run in active]
         for run in runs:
             run.fit(self._edits)
+        drafts = self._propose(active)
         edits = []
         if self._program is not None:
             edits = [self._program.sites(len(r.session), len(r.tokens), False) for r in runs]
-        ends = np.cumsum([len(run.tokens) for run in runs])
-        sessions, tokens = [run.session for run in runs], [run.tokens for run in runs]
-        cores = [session.core for session in sessions]
+        tokens = [
+            np.concatenate([run.tokens, np.asarray(draft, np.int32)])
+            for run, draft in zip(runs, drafts, strict=True)
+        ]
+        ends = np.cumsum([len(ids) for ids in tokens])
+        rows = [
+            np.arange(end - 1 - len(draft), end) for end, draft in zip(ends, drafts, strict=True)
+        ]
+        cores = [run.session.expect(len(run.session) + len(run.tokens)) for run in runs]
+        start = time.perf_counter()
         logits, traces = self._model.run(
-            cores, tokens, ends - 1, self._layout, edits, watch=self._watch
+            cores, tokens, np.concatenate(rows), self._layout, edits, watch=self._watch
         )
-        for session, ran in zip(sessions, tokens, strict=True):
-            session.ran(len(ran), self._edits)
-        for run, trace in zip(runs, traces, strict=False):
-            trace.share_context(run.session.share)
-            run.traces.append(trace)
-        return logits
+        if ends[-1] == len(runs) + sum(map(len, drafts)):  # no prompt
+            self._costs.record(int(ends[-1]), time.perf_counter() - start)
+        at = 0
+        for i, (run, draft) in enumerate(zip(runs, drafts, strict=True)):
+            run.session.ran(len(run.tokens), self._edits)
+            trace = traces[i] if traces else None
+            alone: list[Trace | None] = [trace]
+            if trace is not None and draft:
+                alone = [trace.alone(k) for k in range(len(draft) + 1)]
+            elif draft:
+                alone = [None] * (len(draft) + 1)
+            run.keep_trace(alone[0])
+            run.logits = logits[at]
+            run.ahead = list(map(_Ahead, draft, logits[at + 1 :], alone[1:]))
+            run.drafted += len(draft)
+            at += len(draft) + 1
+
+    def _propose(self, active: list[tuple[int, _Run]]) -> list[list[int]]:
+        """Return the tokens of a draft for each text. The call that runs them is the next one."""
+        none: list[list[int]] = [[] for _ in active]
+        # an edit sees the tokens of a step, and a prompt is a call of many rows anyway
+        if self._drafts is None or self._edits or any(len(r.tokens) > 1 for _, r in active):
+            return none
+        rooms = [run.room() for _, run in active]
+        guesses = self._drafts.propose([i for i, _ in active], rooms)
+        for (_, run), found in zip(active, guesses, strict=True):
+            del found[run.drawing.possible([token for token, _ in found]) :]
+        if not any(guesses):
+            return none
+        counts = choose(guesses, len(active), self._costs)
+        return [
+            [token for token, _ in found[:count]]
+            for found, count in zip(guesses, counts, strict=True)
+        ]
 
     def __iter__(self) -> Iterator[str]:
         """Yield the pieces of text of all prompts, mixed: useful for one prompt."""

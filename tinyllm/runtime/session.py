@@ -23,7 +23,7 @@ from ..display.table import Markup, Table, escape
 from ..errors import FormatError
 from ..trace.taps import Capture
 from ..trace.trace import Trace
-from .prompt import Rows, token_ids
+from .prompt import Prompt, Rows, token_ids
 from .runner import Runner
 
 if TYPE_CHECKING:
@@ -55,21 +55,49 @@ class Session:
     True
     """
 
-    __dir__ = dir_without("core", "keep", "lend", "ran", "share")
+    __dir__ = dir_without("accept", "core", "expect", "keep", "lend", "ran", "share")
 
     def __init__(self, model: Runner, core: _core.Session | None = None) -> None:
         model.need_logits()
         self.model = model
-        self.core = _core.Session(model.core) if core is None else core
+        self._core = _core.Session(model.core) if core is None else core
+        self._draft: int | None = None  # from this position on the core has tokens of a draft
         self._logits: tuple[int, Float32 | None] = (0, None)
         self._edits: list[tuple[object, ...]] = []  # that each token ran under
         self._shown = np.empty(0, np.int32)  # the tokens that traces hold; memory behind is free
         self._generation: Callable[[], Generator[Any, Any, Any] | None] = lambda: None
 
     @property
+    def core(self) -> _core.Session:
+        """The session of the core. Tokens of a draft are removed from it first."""
+        if self._draft is not None:
+            if len(self._core) > self._draft:
+                self._core.rewind(self._draft)
+            self._draft = None
+        return self._core
+
+    def expect(self, length: int) -> _core.Session:
+        """Return the core for a call after which tokens from `length` on are a draft.
+
+        They do not belong to the session until `accept` takes them over. However a generation
+        ends, those that were not taken over do not count.
+        """
+        core = self.core
+        self._draft = length
+        return core
+
+    def accept(self) -> bool:
+        """Take over the first token of a draft; return False if the core does not have it now."""
+        if self._draft is None or self._draft >= len(self._core):
+            return False
+        self._draft += 1
+        self.ran(1)
+        return True
+
+    @property
     def tokens(self) -> list[int]:
         """The token ids in the context, as a new list."""
-        ids: list[int] = self.core.tokens.tolist()
+        ids: list[int] = self._core.tokens[: len(self)].tolist()
         return ids
 
     @property
@@ -204,6 +232,57 @@ class Session:
         if taken is not None:
             traces[0].keep_logits(taken)
         return traces[0]
+
+    def prompt(
+        self, prompt: Prompt, logits: Any = "last", *, edits: Any = (), parse_special: bool = False
+    ) -> Float32 | None:
+        """Make the context that of a prompt, and run only what it does not have yet.
+
+        The tokens that context and prompt have in common at the beginning stay, unless they ran
+        under other edits. Those after them are removed. The results have the bits of a new session.
+
+        Parameters
+        ----------
+        prompt : str, bytes or ids
+            The whole context. The special tokens that the file specifies, such as BOS, are added
+            to text.
+        logits, edits, parse_special
+            As for `eval`. `logits` counts the tokens that run, of which the last of the prompt is
+            always one.
+
+        Returns
+        -------
+        numpy.ndarray of float32, or None
+            As from `eval`.
+
+        Raises
+        ------
+        ValueError, IndexError, RuntimeError
+            As from `eval`.
+
+        Examples
+        --------
+        >>> import tinyllm as tl
+        >>> session = tl.load().session()
+        >>> _ = session.prompt([1, 2, 3, 4, 5])
+        >>> session.prompt([1, 2, 3, 9, 8], logits="all").shape[0]
+        2
+        """
+        self._check_free()
+        ids = token_ids(prompt, self.model.tokenizer, "the prompt", parse_special)
+        program = self.model.program(edits)
+        limit = self.model.core.config["max_context"]
+        size = self.model.config.vocab_size
+        if len(ids) > limit:  # before anything is removed
+            raise ValueError(
+                f"the prompt has {len(ids)} tokens, which go beyond the context length of {limit}; "
+                "load with a larger max_context to allow it"
+            )
+        wrong = ids[(ids < 0) | (ids >= size)]
+        if len(wrong):
+            raise ValueError(f"the prompt holds {wrong[0]}; the vocabulary has {size} tokens")
+        kept = self.keep(ids.tolist(), () if program is None else program.edits)
+        return self.eval(ids[kept:], logits, edits=edits)
 
     def states(self) -> dict[str, Float32]:
         """Return copies of the states after the last token, of the blocks that have some.
@@ -476,7 +555,7 @@ class Session:
             self.model.run([core], [again], [])
         self._logits = -1, None
         del self._edits[length:]  # before the tokens, as in `_forget`
-        self.core = core
+        self._core = core
 
     def reset(self) -> None:
         """Remove all tokens from the context.
@@ -508,7 +587,10 @@ class Session:
         >>> session.fork().tokens
         [1, 2, 3]
         """
-        fork = Session(self.model, self.core.fork())
+        core = self._core.fork()
+        if len(core) > len(self):  # the rest is the draft of a generation, which goes on
+            core.rewind(len(self))
+        fork = Session(self.model, core)
         fork._edits = list(self._ran_under())
         fork._logits = self._logits
         return fork
@@ -527,7 +609,8 @@ class Session:
 
     def __len__(self) -> int:
         """Return the number of tokens in the context."""
-        return len(self.core)
+        length = len(self._core)
+        return length if self._draft is None else min(length, self._draft)
 
     def table(self) -> Table:
         """Return a table of the context: tokens, text, memory, and the most likely next tokens.
@@ -555,7 +638,7 @@ class Session:
         rows: list[tuple[str, str]] = [
             ("tokens", f"{n:,} of {limit:,}"),
             ("text", f"...{text}" if n > 64 else text),
-            ("kv cache", size(self.core.nbytes)),
+            ("kv cache", size(self._core.nbytes)),
         ]
         for kind, shapes in kinds.items():
             each = [f"{shape} in {count} layers" for shape, count in shapes.items()]
@@ -592,7 +675,7 @@ class Session:
 
     def __repr__(self) -> str:
         """Return the number of tokens and the memory of the cache."""
-        return f"<tinyllm.Session: {len(self)} tokens, kv cache {size(self.core.nbytes)}>"
+        return f"<tinyllm.Session: {len(self)} tokens, kv cache {size(self._core.nbytes)}>"
 
     def _repr_html_(self) -> str:
         return self.table().html(caption=repr(self))

@@ -5,6 +5,7 @@ The samplers are in `tinyllm.sampling.samplers`, the random numbers in `tinyllm.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -186,6 +187,26 @@ class Sampler:
         Sampler(temperature=1.0, top_k=50, top_p=1.0, seed=1)
         """
         return cls(temperature=1.0, top_k=50, top_p=1.0, seed=seed)
+
+    def later(self, i: int) -> Sampler:
+        """Return the same chain with the seed ``(seed + i) % 2**64``, and a state of its own.
+
+        Parameters
+        ----------
+        i : int
+
+        Returns
+        -------
+        Sampler
+
+        Examples
+        --------
+        >>> Sampler(top_k=2, seed=7).later(3)
+        Sampler(top_k=2, seed=10)
+        """
+        later = copy.copy(self)
+        later.seed, later._state = (self.seed + i) % 2**64, {}
+        return later
 
     def check_ids(self, size: int) -> None:
         """Raise if the chain names an id that a vocabulary does not have.

@@ -72,29 +72,32 @@ class Context:
         texts: list[str] | Callable[[npt.NDArray[np.int32]], list[str]],
     ) -> None:
         self.ids = ids
-        self._texts = texts
+        self.texts = texts
 
     def pieces(self, start: int, stop: int) -> list[str]:
         """Return the texts of some of the tokens. Unknown tokens have none."""
-        if isinstance(self._texts, list):
-            return self._texts[start:stop]
+        if isinstance(self.texts, list):
+            return self.texts[start:stop]
         ids = self.ids[start:stop]
-        known = iter(self._texts(ids[ids >= 0]))
+        known = iter(self.texts(ids[ids >= 0]))
         return [next(known) if i >= 0 else "" for i in ids]
 
 
 class _Cut(Mapping[str, Float32]):
     """The arrays of a slice of the tokens, sliced on access."""
 
-    def __init__(self, whole: Mapping[str, Float32], key: slice) -> None:
+    def __init__(
+        self, whole: Mapping[str, Float32], key: slice, context: int | None = None
+    ) -> None:
         self._whole = whole
         self._key = key
+        self._columns = slice(context)  # of attention matrices
 
     def __getitem__(self, name: str) -> Float32:
         return self._cut(name, self._whole[name])
 
     def _cut(self, name: str, array: Float32) -> Float32:
-        return array[:, self._key] if is_matrix(name) else array[self._key]
+        return array[:, self._key, self._columns] if is_matrix(name) else array[self._key]
 
     def look(self, name: str) -> Float32:
         """As `tinyllm.trace.arena.Views.look`."""
@@ -119,7 +122,9 @@ class _Cut(Mapping[str, Float32]):
         stack = _stack(self._whole, names)
         if stack is None:
             return None
-        return stack[:, :, self._key] if is_matrix(names[0]) else stack[:, self._key]
+        if is_matrix(names[0]):
+            return stack[:, :, self._key, self._columns]
+        return stack[:, self._key]
 
 
 def roles_of(arrays: Mapping[str, Float32]) -> Mapping[str, Sequence[str]]:
@@ -182,7 +187,7 @@ class Trace(Mapping[str, Float32]):
     ['blk.0.attn_probs', 'output']
     """
 
-    __dir__ = dir_without("keep_logits", "relabel", "share_context", "source", "start")
+    __dir__ = dir_without("alone", "keep_logits", "relabel", "share_context", "source", "start")
 
     def __init__(
         self,
@@ -261,6 +266,16 @@ class Trace(Mapping[str, Float32]):
         """Set the tokens of a whole context, and their texts. For the code that ran the model."""
         self.tokens, self.pieces = tokens, pieces
         self._context = Context(tokens, pieces)
+
+    def alone(self, i: int) -> Trace:
+        """Return the trace of token i as if no later token had run with it.
+
+        For the code that ran the model.
+        """
+        found, stop = self._slice(slice(i, i + 1)), self.start + i + 1
+        found._arrays = _Cut(self._arrays, slice(i, i + 1), stop)
+        found._context = Context(self.context[:stop], self._context.texts)
+        return found
 
     def share_context(self, share: Callable[[npt.NDArray[np.int32]], Any]) -> None:
         """Replace the memory of `context` by equal memory. For the code that ran the model."""
