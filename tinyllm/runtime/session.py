@@ -271,18 +271,15 @@ class Session:
         self._check_free()
         ids = token_ids(prompt, self.model.tokenizer, "the prompt", parse_special)
         program = self.model.program(edits)
-        limit = self.model.core.config["max_context"]
-        size = self.model.config.vocab_size
-        if len(ids) > limit:  # before anything is removed
-            raise ValueError(
-                f"the prompt has {len(ids)} tokens, which go beyond the context length of {limit}; "
-                "load with a larger max_context to allow it"
-            )
-        wrong = ids[(ids < 0) | (ids >= size)]
-        if len(wrong):
-            raise ValueError(f"the prompt holds {wrong[0]}; the vocabulary has {size} tokens")
-        kept = self.keep(ids.tolist(), () if program is None else program.edits)
-        return self.eval(ids[kept:], logits, edits=edits)
+        self._forget(0)  # what is left of a draft
+        fork = self.fork()  # if anything fails, the session stays as it is
+        kept = fork.keep(ids.tolist(), () if program is None else program.edits)
+        values: Float32 | None = fork.eval(ids[kept:], logits, edits=edits)
+        # the tokens go after what belongs to them, as in `_forget`
+        self._edits, self._logits = [], (-1, None)
+        self._core = fork._core
+        self._edits, self._logits = fork._edits, fork._logits
+        return values
 
     def states(self) -> dict[str, Float32]:
         """Return copies of the states after the last token, of the blocks that have some.
