@@ -90,6 +90,8 @@ CALLS = {
     ),
     "stream": lambda model, session: list(stream(model, session)),
     "stream with edits": lambda model, session: list(stream(model, session, edits=EDIT)),
+    "stream with a draft": lambda model, session: list(stream(model, session, draft="lookup")),
+    "session.prompt": lambda model, session: session.prompt([*START[:2], *[9] * 12]),
     "stream that is left": lambda model, session: next(stream(model, session)),
     "stream that shifts": long_chat,
 }  # fmt: skip
