@@ -2,10 +2,15 @@
 
     python bench/quantize.py types
     python bench/quantize.py models TEXT MODEL...
+    python bench/quantize.py target TEXT MODEL...
+    python bench/quantize.py perplexity TEXT MODEL
     python bench/quantize.py time MODEL
+    python bench/quantize.py noise MODEL OUT
 
 Needs llama-cpp-python. TEXT is measured for the importance matrix in its first half, and compared
-in its second half. Each MODEL should have F32, F16 or BF16 weights.
+in its second half. Each MODEL should have F32, F16 or BF16 weights. `noise` makes such a file of a
+quantized one: it adds noise of up to half a step to the weights, so that they are no longer on the
+grid of a type.
 """
 
 from __future__ import annotations
@@ -164,6 +169,88 @@ def compare_models(text, paths, tokens):
             )
 
 
+def compare_target(text, paths, tokens, mix="Q4_K_M"):
+    """Types chosen for the size of a mix, beside the mix of both quantizers."""
+    for path in paths:
+        model = tl.load(path)
+        ids = model.tokenizer.encode(text)
+        half = len(ids) // 2
+        matrix = tl.imatrix(model, ids[: min(half, 8 * 512)])
+        test = ids[half : half + tokens]
+        print(f"{path}: KL divergence over {len(test)} tokens at the size of {mix}")
+        for name, imatrix in (("without imatrix", None), ("with imatrix", matrix)):
+            with tempfile.TemporaryDirectory() as folder:
+                out = Path(folder) / "m.gguf"
+
+                def measured(out=out, model=model, test=test):
+                    small = tl.load(out)
+                    nbytes = sum(w.nbytes for w in small.weights.values())
+                    return f"{tl.kl(model, small, test).mean:.3e} ({nbytes:,} bytes)"
+
+                their_quantize(path, out, mix, imatrix)
+                print(f"{name}: llama.cpp {measured()}", flush=True)
+                tl.quantize(path, out, mix, imatrix=imatrix)
+                print(f"{name}: tinyllm   {measured()}", flush=True)
+                start, busy = time.perf_counter(), time.process_time()
+                found = tl.quantize(
+                    path, out, target_bits=mix, text=ids[: min(half, 1400)], imatrix=imatrix
+                )
+                wall, busy = time.perf_counter() - start, time.process_time() - busy
+                print(f"{name}: chosen    {measured()}, {wall:.0f} s, {busy:.0f} s of CPU time")
+                print(found, flush=True)
+
+
+def compare_perplexity(text, path, tokens, window=512):
+    """The perplexity of the file of each mix, here and in llama.cpp, on the same windows."""
+    llama_cpp.llama_log_set(silent, ctypes.c_void_p(0))
+    model = tl.load(path)
+    ids = model.tokenizer.encode(text)[:tokens]
+    for mix in MIXES:
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "m.gguf"
+            tl.quantize(path, out, mix, imatrix=tl.imatrix(model, ids[:512]))
+            small = tl.load(out)
+            ours = small.perplexity(ids, window=window).value
+            theirs = llama_cpp.Llama(
+                str(out), n_ctx=window, n_batch=window, logits_all=True, verbose=False, n_threads=2
+            )
+            scores = []
+            for start in range(0, len(ids) - window + 1, window):
+                chunk = list(ids[start : start + window])
+                if small.tokenizer.add_bos:
+                    chunk[0] = small.tokenizer.bos
+                theirs.reset()
+                theirs.eval(chunk)
+                rows = np.array(theirs.scores[window // 2 : window - 1], np.float64)
+                rows -= rows.max(axis=1, keepdims=True)
+                sums = np.log(np.exp(rows).sum(axis=1))
+                wanted = chunk[window // 2 + 1 :]
+                scores.append(rows[np.arange(len(rows)), wanted] - sums)
+            other = float(np.exp(-np.concatenate(scores).mean()))
+            print(
+                f"{mix:10} tinyllm {ours:9.4f}   llama.cpp {other:9.4f}   {other / ours - 1:+.3%}"
+            )
+
+
+def add_noise(path, out):
+    """Write the weights of a quantized file with noise, as F32."""
+    file = tl.GGUF(path)
+    random = np.random.default_rng(0)
+    tensors = {}
+    for name, weight in file.tensors.items():
+        x = weight.numpy()
+        if weight.type not in ("F32", "F16", "BF16"):
+            x = x.reshape(-1, 16)
+            gaps = np.diff(np.sort(x, axis=1), axis=1)
+            large = 1e-5 * np.abs(x).max(axis=1, keepdims=True)
+            # the smallest difference of two of 16 values is nearly always one step
+            step = np.where(gaps > large, gaps, np.inf).min(axis=1, keepdims=True)
+            step[~np.isfinite(step)] = 0
+            x = x + step * random.uniform(-0.5, 0.5, x.shape)
+        tensors[name] = x.astype(np.float32).reshape(weight.shape)
+    tl.write_gguf(out, file.metadata.typed(), tensors)
+
+
 def compare_time(path):
     model = tl.GGUF(path)
     count = sum(int(np.prod(w.shape)) for w in model.tensors.values())
@@ -190,16 +277,27 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("types")
-    models = commands.add_parser("models")
-    models.add_argument("text", type=Path)
-    models.add_argument("model", nargs="+")
-    models.add_argument("--tokens", type=int, default=1024)
+    for name in ("models", "target", "perplexity"):
+        models = commands.add_parser(name)
+        models.add_argument("text", type=Path)
+        models.add_argument("model", nargs="+")
+        models.add_argument("--tokens", type=int, default=1024)
     commands.add_parser("time").add_argument("model")
+    noise = commands.add_parser("noise")
+    noise.add_argument("model")
+    noise.add_argument("out")
     args = parser.parse_args()
     if args.command == "types":
         compare_types()
     elif args.command == "models":
         compare_models(args.text.read_text("utf-8"), args.model, args.tokens)
+    elif args.command == "target":
+        compare_target(args.text.read_text("utf-8"), args.model, args.tokens)
+    elif args.command == "perplexity":
+        for path in args.model:
+            compare_perplexity(args.text.read_text("utf-8"), path, args.tokens)
+    elif args.command == "noise":
+        add_noise(args.model, args.out)
     else:
         compare_time(args.model)
 

@@ -49,6 +49,7 @@ _HOMES = {
     "TensorSource": "files.gguf_write",
     "Tokenizer": "tokenizer.base",
     "Trace": "trace.trace",
+    "TypeChoice": "quantization.target",
     "UnsupportedError": "errors",
     "Weight": "files.gguf",
     "ablation_sweep": "analysis.sweep",

@@ -60,6 +60,7 @@ from .quantization.compare import compare_quantizations as compare_quantizations
 from .quantization.imatrix import Imatrix as Imatrix
 from .quantization.imatrix import imatrix as imatrix
 from .quantization.quantize import quantize as quantize
+from .quantization.target import TypeChoice as TypeChoice
 from .runtime.machine import CPU as CPU
 from .runtime.machine import Memory as Memory
 from .runtime.machine import cpu as cpu

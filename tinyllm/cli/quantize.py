@@ -29,6 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN=TYPE",
         help="the type of tensors, for example 'blk.*.ffn_down.weight=Q6_K'; may be repeated",
     )
+    parser.add_argument(
+        "--target-bits",
+        metavar="BITS",
+        help="bits per weight, or the mix whose size the file has: each matrix gets the type that "
+        "changes the predictions on --text least for this size",
+    )
+    parser.add_argument("--text", metavar="FILE", help="typical UTF-8 text for --target-bits")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -39,5 +46,27 @@ def run(args: argparse.Namespace) -> None:
         if not equals or not pattern:
             raise ValueError(f"--tensor-type is {given!r}; expected PATTERN=TYPE")
         types[pattern] = kind
-    quantize(args.model, args.out, args.type, imatrix=args.imatrix, types=types)
+    text = None
+    if args.text is not None:
+        with open(args.text, encoding="utf-8") as file:
+            text = file.read()
+    found = quantize(
+        args.model,
+        args.out,
+        args.type,
+        imatrix=args.imatrix,
+        types=types,
+        target_bits=_bits(args.target_bits),
+        text=text,
+    )
+    if found is not None:
+        show(str(found))
     show(f"{args.out}: {os.path.getsize(args.out):,} bytes")
+
+
+def _bits(given: str | None) -> float | str | None:
+    """Return a number as such; anything else is the name of a mix."""
+    try:
+        return None if given is None else float(given)
+    except ValueError:
+        return given

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from .. import _core
 
-__all__ = ["ALIASES", "MIXES", "Mix", "choose_types", "is_matrix"]
+__all__ = ["ALIASES", "MIXES", "Mix", "choose_types", "fitting", "is_matrix", "pattern_type"]
 
 
 class Mix(NamedTuple):
@@ -154,11 +154,11 @@ def choose_types(
         shape, _ = tensors[name]
         if not is_matrix(name, shape):
             continue
-        wanted = _pattern(name, types or {})
+        wanted = pattern_type(name, types or {})
         if wanted is None:
             base = MIXES[mix].type
             wanted = base if base in ("F32", "F16", "BF16") else rules.type_of(name, shape)
-        chosen[name] = _fitting(wanted, shape[-1])
+        chosen[name] = fitting(wanted, shape[-1])
     return chosen
 
 
@@ -168,13 +168,15 @@ def _order(name: str) -> tuple[int, str]:
     return int(found[1]) if found else -1, name
 
 
-def _pattern(name: str, types: Mapping[str, str]) -> str | None:
+def pattern_type(name: str, types: Mapping[str, str]) -> str | None:
+    """Return the type of the first pattern that fits a name, or None."""
     return next(
         (kind for pattern, kind in types.items() if fnmatch.fnmatchcase(name, pattern)), None
     )
 
 
-def _fitting(kind: str, columns: int) -> str:
+def fitting(kind: str, columns: int) -> str:
+    """Return a type, or the one that replaces it where its blocks do not fit the rows."""
     items = _core.tensor_types()[kind][1]
     if columns % items == 0:
         return kind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import math
 import os
@@ -16,17 +17,18 @@ from .._core import Weight
 from ..base.numeric import Float32
 from ..base.progress import Progress
 from ..base.warning import warn
+from ..evaluation.scoring import kl
 from ..files.gguf import Metadata
 from ..files.gguf_write import TensorSource, write_gguf
 from ..files.model_file import ModelFile, open_file
+from ..loading import load
 from ..runtime.runner import Runner
 from .imatrix import Imatrix, read_imatrix
 from .mixes import ALIASES, MIXES, choose_types
+from .packing import CHUNK, pack
+from .target import TypeChoice, choose_for_size, split_text
 
 __all__ = ["quantize"]
-
-#: Values that are dequantized at a time.
-_CHUNK = 1 << 22
 
 #: Types of files to quantize from. The errors of Q8_0 are far below those of smaller types.
 _FULL = ("F32", "F16", "BF16", "F64", "Q8_0")
@@ -39,8 +41,10 @@ def quantize(
     *,
     imatrix: Imatrix | str | os.PathLike[str] | None = None,
     types: Mapping[str, str] | None = None,
+    target_bits: float | str | None = None,
+    text: Any = None,
     progress: bool = True,
-) -> None:
+) -> TypeChoice | None:
     """Write a model as a GGUF file with smaller weights.
 
     Each tensor gets the type that llama.cpp gives it in the mix. The scales of the blocks are
@@ -65,16 +69,32 @@ def quantize(
         Tensor types by patterns of names, for example ``{"blk.*.ffn_down.weight": "Q6_K"}``. The
         first pattern that fits a name wins over the mix. A type whose blocks do not fit the rows
         of a tensor is replaced, as in llama.cpp.
+    target_bits : float or str, optional
+        Bits per weight of the quantized matrices. Instead of the rules of the mix `type`, each
+        matrix gets the type that makes the KL divergence from the model small for this size. It is
+        estimated with the gradients of a forward and a backward pass over `text`. A mix, such as
+        ``"Q4_K_M"``, stands for the size that its types have.
+    text : str, bytes or ids, optional
+        For `target_bits`: typical text of some thousand tokens. The first 1024 of its tokens are
+        measured, but not the last quarter, on which the file is compared with the model.
     progress : bool
         Whether to show a progress bar if it takes long.
+
+    Returns
+    -------
+    TypeChoice or None
+        With `target_bits`, what was chosen and why. It prints as a table.
 
     Raises
     ------
     ValueError
         If a type is unknown, if no tensor fits a pattern, if the importance matrix does not fit
-        the model, or if a weight is not finite or too large for its type.
+        the model, if a weight is not finite or too large for its type, if `target_bits` is less
+        than the smallest types have, if `text` is missing for it or too short, or if the model has
+        no logits for it.
     tinyllm.UnsupportedError
-        If the weights have a type that tinyllm cannot read.
+        If the weights have a type that tinyllm cannot read. With `target_bits`: if the gradient of
+        an operation is not implemented.
     tinyllm.FormatError
         If a file is damaged.
     OSError
@@ -87,7 +107,50 @@ def quantize(
     >>> tl.load("small.gguf").weights["blk.0.attn_q.weight"].type
     'Q4_K'
     """
-    mix = _mix(type)
+    if target_bits is not None:
+        return _within(model, out, target_bits, text, imatrix, types, progress)
+    if text is not None:
+        raise ValueError("text is given without target_bits; expected both or none")
+    _write(model, out, _mix(type), imatrix, types, progress)
+    return None
+
+
+def _within(
+    model: Runner | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    target: float | str,
+    text: Any,
+    imatrix: Imatrix | str | os.PathLike[str] | None,
+    types: Mapping[str, str] | None,
+    progress: bool,
+) -> TypeChoice:
+    """Choose types for a size, write the file, and compare it with the model."""
+    if text is None:
+        raise ValueError("text is missing; target_bits needs typical text to measure on")
+    full = model if isinstance(model, Runner) else load(model)
+    importance = read_imatrix(imatrix) if isinstance(imatrix, str | os.PathLike) else imatrix
+    _check_types(types or {}, full.weights)
+    ids, held_out = split_text(full, text)
+    chosen = choose_for_size(full, ids, target, imatrix=importance, types=types, progress=progress)
+    bits: dict[str, int] = {}
+    for tensor in chosen.tensors:
+        bits[tensor.type] = bits.get(tensor.type, 0) + tensor.nbytes
+    largest = max(bits, key=lambda kind: bits[kind])  # names the file, as the type of a mix does
+    mix = ALIASES.get(largest, largest)
+    _write(full, out, mix, imatrix, chosen.types, progress)
+    small = load(out, threads=full.threads)
+    return dataclasses.replace(chosen, measured=kl(full, small, held_out))
+
+
+def _write(
+    model: Runner | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    mix: str,
+    imatrix: Imatrix | str | os.PathLike[str] | None,
+    types: Mapping[str, str] | None,
+    progress: bool,
+) -> None:
+    """Write a model with the types of a mix and of patterns."""
     file = _file(model)
     importance = read_imatrix(imatrix) if isinstance(imatrix, str | os.PathLike) else imatrix
     tensors = {name: (weight.shape, weight.type) for name, weight in file.weights.items()}
@@ -198,9 +261,9 @@ def _packer(
     columns = weight.shape[-1]
     matrices = math.prod(weight.shape[:-2])
     rows = math.prod(weight.shape[:-1]) // max(matrices, 1)
-    step = max(_CHUNK // max(columns, 1), 1)
+    step = max(CHUNK // max(columns, 1), 1)
 
-    def pack() -> npt.NDArray[np.uint8]:
+    def packed() -> npt.NDArray[np.uint8]:
         flat = Weight(weight.name, (matrices * rows, columns), weight.type, weight.raw.reshape(-1))
         _, items, size, _ = _core.tensor_types()[kind]
         row_bytes = columns // items * size
@@ -210,7 +273,7 @@ def _packer(
             for start in range(matrix * rows, (matrix + 1) * rows, step):
                 end = min(start + step, (matrix + 1) * rows)
                 values = flat.numpy(slice(start, end))
-                result[start:end] = _pack(weight.name, kind, values, important, start).reshape(
+                result[start:end] = pack(weight.name, kind, values, important, start).reshape(
                     -1, row_bytes
                 )
                 weight.forget()  # a large file would fill the memory
@@ -218,21 +281,4 @@ def _packer(
         weight.check()
         return result
 
-    return pack
-
-
-def _pack(
-    name: str, kind: str, values: Float32, importance: Float32 | None, first: int
-) -> npt.NDArray[np.uint8]:
-    try:
-        return _core.pack(kind, values, importance)
-    except ValueError:
-        limit = np.finfo(np.float32).max if kind in ("F32", "BF16", "MXFP4") else 65504
-        wrong = np.argwhere(~(np.abs(values) <= limit))
-        if not len(wrong):
-            raise
-        row, column = wrong[0]
-        raise ValueError(
-            f"{name} has the value {values[row, column]:.6g} in row {first + row}, column "
-            f"{column}; expected a finite number of at most {limit:.6g} for {kind}"
-        ) from None
+    return packed
