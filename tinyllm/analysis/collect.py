@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, BinaryIO
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from ..base.checks import is_integer
 from ..base.numeric import Float32
 from ..base.progress import Progress
 from ..files.atomic import write_atomically
+from ..files.zarr import Group, write_zarr
 from ..runtime.prompt import token_ids
 from ..trace.taps import Capture, select
 
@@ -26,6 +27,32 @@ __all__ = ["collect"]
 _ROWS = 2048
 
 
+@overload
+def collect(
+    model: Runner,
+    prompts: Iterable[Any],
+    capture: Capture = "blk.*.resid_post",
+    *,
+    at: Any = -1,
+    edits: Any = (),
+    out: None = None,
+    progress: bool = True,
+) -> Float32: ...
+
+
+@overload
+def collect(
+    model: Runner,
+    prompts: Iterable[Any],
+    capture: Capture = "blk.*.resid_post",
+    *,
+    at: Any = -1,
+    edits: Any = (),
+    out: str | os.PathLike[str],
+    progress: bool = True,
+) -> Any: ...
+
+
 def collect(
     model: Runner,
     prompts: Iterable[Any],
@@ -35,7 +62,7 @@ def collect(
     edits: Any = (),
     out: str | os.PathLike[str] | None = None,
     progress: bool = True,
-) -> Float32:
+) -> Any:
     """Return inner values of many prompts at some tokens of each.
 
     Prompts run in batches, of which only the selected rows are kept. So ten thousand prompts need
@@ -48,13 +75,14 @@ def collect(
         They may differ in length.
     capture : str, re.Pattern, callable or sequence of them
         Taps of one shape, (T, ...).
-    at : int or sequence of int
-        The tokens of each prompt to keep. Negative values count from the end.
+    at : int, sequence of int or None
+        The tokens of each prompt to keep. Negative values count from the end. None keeps all.
     edits : Edit or sequence of Edit
         As in `Model.trace`.
     out : str or os.PathLike, optional
-        A file to write, whose name ends in ``.npy``. An existing file is replaced when the new one
-        is complete. The result is then the file, mapped into memory and read-only.
+        Where to write the result, batch by batch. A name that ends in ``.npy`` is a file of NumPy.
+        One that ends in ``.zarr`` is a folder of uncompressed arrays in the format Zarr 2. An
+        existing file or Zarr folder is replaced when the new one is complete.
     progress : bool
         Whether to show a progress bar if it takes long.
 
@@ -62,7 +90,20 @@ def collect(
     -------
     numpy.ndarray of float32, shape (prompts, taps, ...)
         Row i has the taps of prompt i, in the order of the forward pass. With a sequence `at`, the
-        shape is (prompts, taps, len(at), ...).
+        shape is (prompts, taps, len(at), ...). With ``at=None`` it is (tokens, taps, ...), the
+        tokens of all prompts one after the other. With a file `out`, the array is the file, mapped
+        into memory and read-only.
+    None
+        With a folder `out`. It is a Zarr group of these arrays:
+
+        - ``values``, float32: the array above.
+        - ``tokens``, int32: the ids of the kept tokens, shape (prompts,), (prompts, len(at)) or
+          (tokens,).
+        - ``starts``, int64, shape (prompts + 1,), if `at` is None: the rows of prompt i are
+          ``starts[i]`` to ``starts[i + 1]``, without the last.
+
+        The attributes of the group are ``taps``, the names; ``at``; and ``fingerprint``, that of
+        the model.
 
     Raises
     ------
@@ -71,6 +112,8 @@ def collect(
         prompt cannot run, or `out` has another ending.
     IndexError
         If a prompt does not have a token `at`.
+    FileExistsError
+        If `out` is a folder that is not one of Zarr.
     OSError
         If the file cannot be written.
 
@@ -90,43 +133,79 @@ def collect(
             "attention matrices"
         )
     names = [tap.name for tap in taps]
-    given = [at] if is_integer(at) else list(at)
-    if not given or not all(map(is_integer, given)):
-        raise TypeError(f"at is {at!r}; expected an integer or a list of integers")
+    given = _given(at)
     tokens = [token_ids(prompt, model.tokenizer, f"prompt {i}") for i, prompt in enumerate(prompts)]
     if not tokens:
         raise ValueError("prompts is empty; expected at least one prompt")
     rows = [_rows(given, len(ids), i) for i, ids in enumerate(tokens)]
-    shape = (len(tokens), len(names), len(given), *shapes[0])
-    if is_integer(at):
-        shape = shape[:2] + shape[3:]
-
+    lead = (sum(map(len, tokens)),) if at is None else (len(tokens),)
+    inner = (len(at),) if given and not is_integer(at) else ()
+    shape = (*lead, len(names), *inner, *shapes[0])
+    kind = _kind(out)
     program = model.program(edits)
-    total = sum(map(len, tokens))
 
-    def write(file: BinaryIO) -> None:
-        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        with Progress(total, "collecting", progress) as bar:
+    def run(take: Callable[[Float32], object]) -> None:
+        with Progress(sum(map(len, tokens)), "collecting", progress) as bar:
             for part in _batches(tokens):
-                values = _run(model, tokens[part], names, rows[part], program)
-                file.write(values.astype("<f4", copy=False).tobytes())
+                for values in _run(model, tokens[part], names, rows[part], program):
+                    # (taps, rows, ...) of one prompt
+                    take(values.swapaxes(0, 1) if at is None else values.reshape(1, *shape[1:]))
                 bar.add(sum(map(len, tokens[part])))
 
+    def write_file(file: BinaryIO) -> None:
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        run(lambda values: file.write(values.astype("<f4", copy=False).tobytes()))
+
+    def write_group(group: Group) -> None:
+        kept = [ids[chosen] for ids, chosen in zip(tokens, rows, strict=True)]
+        group.rows("tokens", (*lead, *inner), "<i4").append(
+            np.concatenate(kept).reshape(*lead, *inner)
+        )
+        if at is None:
+            starts = np.cumsum([0, *map(len, tokens)])
+            group.rows("starts", starts.shape, "<i8").append(starts)
+        run(group.rows("values", shape, "<f4").append)
+
+    if out is not None and kind == ".zarr":
+        shown = int(at) if is_integer(at) else given
+        about = {"taps": names, "at": shown, "fingerprint": model.fingerprint}
+        write_zarr(out, write_group, about)
+        return None
     if out is not None:
-        path = os.fspath(out)
-        if not isinstance(path, str) or not path.endswith(".npy"):
-            raise ValueError(f"out is {out!r}; expected a name that ends in .npy")
-        write_atomically(path, write)
-        mapped: Float32 = np.load(path, mmap_mode="r")
-        return mapped
+        write_atomically(out, write_file)
+        return np.load(out, mmap_mode="r")
     found = np.empty(shape, np.float32)
-    whole = found.reshape(len(tokens), len(names), len(given), *shapes[0])
-    with Progress(total, "collecting", progress) as bar:
-        for part in _batches(tokens):
-            whole[part] = _run(model, tokens[part], names, rows[part], program)
-            bar.add(sum(map(len, tokens[part])))
+    done = 0
+
+    def keep(values: Float32) -> None:
+        nonlocal done
+        found[done : done + len(values)] = values
+        done += len(values)
+
+    run(keep)
     return found
+
+
+def _kind(out: str | os.PathLike[str] | None) -> str:
+    """Return the ending of `out`, or an empty text if there is none."""
+    if out is None:
+        return ""
+    path = os.fspath(out)
+    for ending in (".npy", ".zarr"):
+        if isinstance(path, str) and path.rstrip("/").endswith(ending):
+            return ending
+    raise ValueError(f"out is {out!r}; expected a name that ends in .npy or .zarr")
+
+
+def _given(at: Any) -> list[int] | None:
+    """Return `at` as a list of integers, or None for all tokens."""
+    if at is None:
+        return None
+    given = [at] if is_integer(at) else list(at)
+    if not given or not all(map(is_integer, given)):
+        raise TypeError(f"at is {at!r}; expected an integer, a list of integers or None")
+    return [int(each) for each in given]
 
 
 def _run(
@@ -135,25 +214,23 @@ def _run(
     names: list[str],
     rows: list[npt.NDArray[np.int64]],
     program: Program | None,
-) -> Float32:
-    """Return the values of some prompts, shape (prompts, taps, rows, ...)."""
+) -> Iterator[Float32]:
+    """Yield the values of each of some prompts, shape (taps, rows, ...)."""
     traces = model.trace_ids(tokens, model.layout(names), program)
-    return np.stack(
-        [
-            np.stack([trace[name][chosen] for name in names])
-            for trace, chosen in zip(traces, rows, strict=True)
-        ]
-    )
+    for trace, chosen in zip(traces, rows, strict=True):
+        yield np.stack([trace[name][chosen] for name in names])
 
 
-def _rows(at: list[Any], count: int, prompt: int) -> npt.NDArray[np.int64]:
+def _rows(at: list[int] | None, count: int, prompt: int) -> npt.NDArray[np.int64]:
+    if at is None:
+        return np.arange(count)
     for each in at:
         if not -count <= each < count:
             raise IndexError(
                 f"at is {each}, and prompt {prompt} has {count} tokens; expected {-count} to "
                 f"{count - 1}"
             )
-    return np.array([int(each) % count for each in at], np.int64)
+    return np.array([each % count for each in at], np.int64)
 
 
 def _batches(tokens: list[npt.NDArray[np.int32]]) -> Iterator[slice]:
