@@ -137,6 +137,8 @@ def test_training_starts_from_a_model(tmp_path):
     assert (started.model.logits("the") == direct.model.logits("the")).all()
     with pytest.raises(ValueError, match="width is 8; expected nothing"):
         tl.train(TEXT, start=new, batch=4, steps=5, width=8)
+    with pytest.raises(ValueError, match="both start and resume"):
+        tl.train(TEXT, start=new, resume=tmp_path / "new.gguf")
     with pytest.raises(ValueError, match="expected at most 8"):
         tl.train(TEXT, start=new, batch=4, steps=5, context=9)
     with pytest.raises(ValueError, match="the model has"):

@@ -103,8 +103,8 @@ def run(args: argparse.Namespace) -> None:
 def _without_shape(args: argparse.Namespace) -> dict[str, Any]:
     """Return the batch and the context; another size is an error, because --start has it."""
     given = ("size", "layers", "width", "heads", "kv_heads", "ffn_width", "positions", "tokenizer")
-    for name in given:
-        if getattr(args, name) is not None:
+    for name in (*given, "tied"):
+        if getattr(args, name) not in (None, False):
             raise ValueError(f"--{name.replace('_', '-')} is given, but --start has its own")
     batch = shape_of(args)["batch"]
     return {"batch": batch, "context": args.context}

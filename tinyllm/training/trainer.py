@@ -164,6 +164,8 @@ def train(
     (3, 5)
     """
     count = _core.cpu_count() if threads is None else integer("threads", threads)
+    if start is not None and resume is not None:
+        raise ValueError("both start and resume are given; expected one")
     found = read_data(data)
     if resume is not None:
         trainer = _Trainer.resumed(found, resume, steps, count)
