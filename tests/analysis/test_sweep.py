@@ -106,6 +106,20 @@ def test_work_that_is_shared_runs_once(model, monkeypatch):
     assert ran == [(0, 7), (1, 7), (3, 1)]
 
 
+def test_ablation_by_neuron(model):
+    got = tl.ablation_sweep(model, IDS, "blk.*.ffn_act", metric, by="index")
+    old = model.trace(IDS, "*ffn_act")["blk.1.ffn_act"]
+    assert got.shape == (3, old.shape[1])
+    new = old.copy()
+    new[:, 11] = 0
+    want = model.logits(IDS, edits=tl.set("blk.1.ffn_act", new))[-1:]
+    assert got[1, 11] == metric(want)
+    assert len(np.unique(got)) > 100
+    got = tl.patch_sweep(model, IDS, IDS[::-1], "*attn_v", metric, by=("heads", "index", "tokens"))
+    patch = tl.patch("blk.2.attn_v", model.trace(IDS, "*attn_v"), head=1, index=3, at=4)
+    assert got[2, 1, 3, 4] == metric(model.logits(IDS[::-1], edits=patch)[-1:])
+
+
 def test_ablation_by_token_and_head(model):
     got = tl.ablation_sweep(model, IDS, "blk.*.attn_v", metric, by=("tokens", "heads"))
     assert got.shape == (3, 7, 2)
@@ -144,6 +158,11 @@ def test_ablation_by_token_and_head(model):
             "equal numbers",
         ),
         (lambda m: tl.ablation_sweep(m, IDS, "output", metric), ValueError, "no heads"),
+        (
+            lambda m: tl.ablation_sweep(m, IDS, "*attn_probs", metric, by="index"),
+            ValueError,
+            "no neurons",
+        ),
         (lambda m: tl.mean("output", over=[3]), TypeError, "a list of traces"),
         (lambda m: tl.sweep(m, IDS, [tl.mean("output", over=[])], metric), ValueError, "no tokens"),
     ],

@@ -1,5 +1,6 @@
 """Edits: what they change, what they do not change, and their errors."""
 
+import pickle
 import re
 
 import numpy as np
@@ -612,3 +613,77 @@ def test_each_prompt_of_a_batch_has_its_own_edits(model):
         model.trace(prompts, edits=edits[:2])
     with pytest.raises(TypeError, match="expected an edit"):
         model.trace(prompts[0], edits=edits)
+
+
+# --- neurons and dimensions --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("index", [0, -1, [5, 2], slice(1, 4), None])
+@pytest.mark.parametrize("head", [1, [3, 0], slice(1, 3), None])
+@pytest.mark.parametrize("at", [2, [4, -1], slice(1, 3), None])
+def test_index_selects_entries_of_the_last_axis(model, plain, at, head, index):
+    """Against a mask, which knows nothing of how NumPy orders the axes of an outer index."""
+    other = model.trace(IDS[::-1], "*")
+    cases = [("blk.1.attn_mix", head), ("blk.1.ffn_act", None)][: 1 if head is not None else 2]
+    for tap, heads in cases:
+        old = plain[tap]
+        mask = np.array(True)
+        for n, what in zip(
+            old.shape, [at, heads, index] if old.ndim == 3 else [at, index], strict=True
+        ):
+            axis = np.zeros(n, bool)
+            axis[slice(None) if what is None else what] = True
+            mask = np.multiply.outer(mask, axis)
+        where = {"at": at, "head": heads, "index": index}
+        average = np.broadcast_to(old.mean(axis=0, dtype=np.float64).astype(np.float32), old.shape)
+        theirs = other[tap].mean(axis=0, dtype=np.float64).astype(np.float32)
+        for edit, new in (
+            (tl.zero(tap, **where), 0 * old),
+            (tl.set(tap, 3, **where), 0 * old + 3),
+            (tl.add(tap, 1, **where), old + 1),
+            (tl.scale(tap, 2, **where), old * 2),
+            (tl.mean(tap, **where), average),
+            (tl.mean(tap, over=other, **where), np.broadcast_to(theirs, old.shape)),
+            (tl.apply(tap, np.tanh, **where), np.tanh(old)),
+            (tl.patch(tap, other, **where), other[tap]),
+        ):
+            got = model.trace(IDS, tap, edits=edit)[tap]
+            assert np.array_equal(got, np.where(mask, new, old)), edit
+
+
+def test_values_are_broadcast_to_an_index(model, plain):
+    tap = "blk.0.attn_mix"
+    value = np.arange(2 * 3 * 2, dtype=np.float32).reshape(2, 3, 2)
+    want = plain[tap].copy()
+    edit = tl.set(tap, value, at=[5, 1], head=[2, 0, 3], index=[6, 1])
+    for i, row in enumerate([5, 1]):
+        for j, head in enumerate([2, 0, 3]):
+            for k, entry in enumerate([6, 1]):
+                want[row, head, entry] = value[i, j, k]
+    assert np.array_equal(model.trace(IDS, tap, edits=edit)[tap], want)
+    again = pickle.loads(pickle.dumps(edit))
+    assert repr(again) == repr(edit)
+    assert "index=[6, 1]" in repr(edit)
+    assert np.array_equal(model.trace(IDS, tap, edits=again)[tap], want)
+
+
+@pytest.mark.parametrize(
+    ("tap", "index", "error", "words"),
+    [
+        ("blk.0.ffn_act", 48, IndexError, "index is 48; expected -48 to 47, for 48 entries"),
+        ("blk.0.ffn_act", [0, -49], IndexError, "expected -48 to 47"),
+        ("blk.0.ffn_act", slice(48, None), IndexError, "expected less than 48"),
+        ("blk.0.attn_mix", 8, IndexError, "-8 to 7"),
+        ("blk.0.attn_probs", 0, ValueError, "no neurons or dimensions"),
+        ("blk.0.attn_norm_scale", 0, ValueError, "no neurons or dimensions"),
+    ],
+)
+def test_an_index_that_is_not_there(model, tap, index, error, words):
+    with pytest.raises(error, match=words):
+        model.trace(IDS, edits=tl.zero(tap, index=index))
+
+
+@pytest.mark.parametrize("index", [1.5, float("nan"), "all", [[1]], slice(0, 4, 2)])
+def test_what_is_no_index(index):
+    with pytest.raises((TypeError, ValueError), match="index is"):
+        tl.zero("blk.0.ffn_act", index=index)

@@ -27,6 +27,9 @@ __all__ = ["ablation_sweep", "patch_sweep", "sweep"]
 #: Number of rows (tokens of several runs) that run through the layers together.
 _ROWS = 1024
 
+#: What a sweep can go over, and the argument of an edit that selects one of them.
+_AXES = {"tokens": "at", "heads": "head", "index": "index"}
+
 #: ``metric(logits)`` -> float.
 Metric = Callable[[Float32], Any]
 
@@ -127,23 +130,26 @@ def ablation_sweep(
     taps : str, re.Pattern, callable or sequence of them
         Each gives one row of the result.
     by : str or sequence of str
-        ``"heads"``: each run edits one head at every token. ``"tokens"``: one token. Both, as in
-        ``("tokens", "heads")``: one head at one token.
+        ``"heads"``: each run edits one head at every token. ``"tokens"``: one token. ``"index"``:
+        one neuron of a tap such as ``ffn_act``, or one dimension. Several, as in ``("tokens",
+        "heads")``: one head at one token.
     edit : callable
-        ``edit(tap, at=..., head=...)`` -> Edit, with the arguments that `by` names: `tinyllm.zero`,
-        or `tinyllm.mean`. For the mean over other runs, ``lambda tap, **where: tl.mean(tap,
-        over=traces, **where)``. For values of another run (resampling), the same with `tl.patch`.
+        ``edit(tap, at=..., head=..., index=...)`` -> Edit, with the arguments that `by` names:
+        `tinyllm.zero`, or `tinyllm.mean`. For the mean over other runs, ``lambda tap, **where:
+        tl.mean(tap, over=traces, **where)``. For values of another run (resampling), the same with
+        `tl.patch`.
 
     Returns
     -------
     numpy.ndarray of float64, shape (taps, ...)
         The further axes are those of `by`, in its order, and the prompts of a batch. NaN where a
-        layer has fewer heads than another.
+        layer has fewer heads or neurons than another.
 
     Raises
     ------
     ValueError, TypeError
-        As for `tinyllm.sweep`. Also if a tap has no heads, or prompts differ in length.
+        As for `tinyllm.sweep`. Also if a tap has no heads or no neurons, or prompts differ in
+        length.
 
     Examples
     --------
@@ -155,16 +161,19 @@ def ablation_sweep(
     """
     axes = (by,) if isinstance(by, str) else tuple(by)
     for axis in axes:
-        choice("by", axis, ("tokens", "heads"))
+        choice("by", axis, tuple(_AXES))
     if not axes or len(set(axes)) < len(axes):
-        raise ValueError(f"by is {by!r}; expected 'tokens', 'heads' or both")
+        raise ValueError(f"by is {by!r}; expected different ones of {tuple(_AXES)}")
     chosen = select(model.taps, taps, "taps")
     if not chosen:
         raise ValueError(f"taps is {taps!r}; expected at least one tap")
-    if "heads" in axes:
-        for tap in chosen:
-            if tap.head_axis is None:
-                raise ValueError(f"by is 'heads' and {tap.name!r} has no heads; expected 'tokens'")
+    for tap in chosen:
+        if "heads" in axes and tap.head_axis is None:
+            raise ValueError(f"by is 'heads' and {tap.name!r} has no heads; expected 'tokens'")
+        if "index" in axes and tap.index_axis is None:
+            raise ValueError(
+                f"by is 'index' and {tap.name!r} has no neurons or dimensions; expected 'tokens'"
+            )
     count = 0
     if "tokens" in axes:
         given = list(prompts) if is_batch(prompts) else [prompts]
@@ -172,15 +181,12 @@ def ablation_sweep(
         if len(set(lengths)) > 1:
             raise ValueError(f"the prompts have {lengths} tokens; expected equal numbers")
         count = lengths[0]
-    most = {"tokens": count, "heads": max(_heads(tap) for tap in chosen)}
-    shape = (len(chosen), *(most[axis] for axis in axes))
+    every = [_sizes(tap, count, axes) for tap in chosen]
+    shape = (len(chosen), *(max(sizes) for sizes in zip(*every, strict=True)))
     items, places = [], []
     for row, tap in enumerate(chosen):
-        sizes = [_heads(tap) if axis == "heads" else count for axis in axes]
-        for place in np.ndindex(*sizes):
-            where = {
-                "at" if axis == "tokens" else "head": i for axis, i in zip(axes, place, strict=True)
-            }
+        for place in np.ndindex(*every[row]):
+            where = {_AXES[axis]: i for axis, i in zip(axes, place, strict=True)}
             items.append(edit(tap.name, **where))
             places.append((row, *place))
     values = sweep(model, prompts, items, metric, logits=logits, progress=progress)
@@ -189,8 +195,12 @@ def ablation_sweep(
     return grid
 
 
-def _heads(tap: Tap) -> int:
-    return tap.shape(1, 1)[tap.head_axis] if tap.head_axis is not None else 0
+def _sizes(tap: Tap, tokens: int, axes: tuple[str, ...]) -> tuple[int, ...]:
+    """Return how many tokens, heads or entries of a tap there are, in the order of `axes`."""
+    shape = tap.shape(1, 1)
+    places = {"heads": tap.head_axis, "index": tap.index_axis}
+    found = [(axis, places.get(axis)) for axis in axes]
+    return tuple(tokens if place is None else shape[place] for _, place in found)
 
 
 def patch_sweep(

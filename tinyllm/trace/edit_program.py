@@ -87,7 +87,7 @@ class Program:
         for edit, label, found in self._rows:
             for tap in found:
                 named = label if tap.name == edit.tap else f"{label} at {tap.name!r}"
-                site = Site(named, edit.at, edit.head, tap, piece)
+                site = Site(named, (edit.at, edit.head, edit.index), tap, piece)
                 change = edit.prepare(site)
                 if 0 not in site.shape:
                     sites.setdefault(tap.index, []).append((site, change))

@@ -1,8 +1,9 @@
 """Edits: changing inner values while a model runs.
 
-An edit has a tap (or a pattern of taps), a change, and a place: `at` selects tokens, `head`
-selects heads. It changes the input of the steps that follow, and nothing before. `Model.trace`,
-`Session.eval`, `Model.generate` and `Model.run_from` take a list of edits and apply them in order.
+An edit has a tap (or a pattern of taps), a change, and a place: `at` selects tokens, `head` heads,
+and `index` entries of the last axis: neurons or dimensions. It changes the input of the
+steps that follow, and nothing before. `Model.trace`, `Session.eval`, `Model.generate` and
+`Model.run_from` take a list of edits and apply them in order.
 Captured values are those after the edits.
 
 ``at=None`` selects every token of the call. A non-negative number is an absolute position in the
@@ -64,6 +65,7 @@ class Edit:
         tap: Capture,
         at: Where,
         head: Where,
+        index: Where,
         prepare: Callable[[Site], Change],
         shown: Any = ...,
         value: Any = ...,
@@ -73,12 +75,13 @@ class Edit:
         self.tap = tap
         self.at = _checked(kind, "at", at)
         self.head = _checked(kind, "head", head)
+        self.index = _checked(kind, "index", index)
         #: checks the edit at one site and returns the change
         self.prepare = prepare
         arguments = [repr(tap)]
         if not isinstance(shown, EllipsisType):
             arguments.append(shown_value(shown))
-        for name, value in (("at", at), ("head", head)):
+        for name, value in (("at", at), ("head", head), ("index", index)):
             if value is not None:
                 arguments.append(f"{name}={shown_value(value)}")
         self._text = f"tl.{kind}({', '.join(arguments)})"
@@ -110,7 +113,8 @@ class Edit:
         for function in (self.tap, *given):
             if callable(function):
                 _need_pickle(function, self._text)
-        return _again, (self._kind, (self.tap, *given), self.at, self.head, self._text)
+        where = (self.at, self.head, self.index)
+        return _again, (self._kind, (self.tap, *given), where, self._text)
 
     def __copy__(self) -> Edit:
         return self  # immutable
@@ -119,10 +123,12 @@ class Edit:
         return self
 
 
-def _again(kind: str, given: tuple[Any, ...], at: Any, head: Any, text: str) -> Edit:
+def _again(kind: str, given: tuple[Any, ...], where: tuple[Any, ...], text: str) -> Edit:
     """Return an edit that was pickled."""
     kinds: tuple[Callable[..., Edit], ...] = (set, add, scale, zero, mean, apply, patch)
-    made = next(make for make in kinds if make.__name__ == kind)(*given, at=at, head=head)
+    at, head, index = where
+    make = next(make for make in kinds if make.__name__ == kind)
+    made = make(*given, at=at, head=head, index=index)
     made._text = text
     return made
 
@@ -150,7 +156,7 @@ def _integers(value: Any) -> npt.NDArray[np.int64] | None:
 
 
 def _checked(kind: str, name: str, value: Any) -> Any:
-    """Return `at` or `head` as None, an int, a slice or an int64 array."""
+    """Return `at`, `head` or `index` as None, an int, a slice or an int64 array."""
     if value is None or isinstance(value, slice):
         if isinstance(value, slice) and value.step not in (None, 1):
             raise ValueError(f"tl.{kind}: {name} is {value!r}; expected a slice of step 1")
@@ -194,7 +200,9 @@ def _numbers(kind: str, value: Any) -> Float32:
 # ---- the kinds of edits: one function each ----
 
 
-def set(tap: Capture, value: Any, *, at: Where = None, head: Where = None) -> Edit:
+def set(
+    tap: Capture, value: Any, *, at: Where = None, head: Where = None, index: Where = None
+) -> Edit:
     """Replace values.
 
     Parameters
@@ -202,12 +210,15 @@ def set(tap: Capture, value: Any, *, at: Where = None, head: Where = None) -> Ed
     tap : str, re.Pattern, callable or sequence of them
         A tap, or a pattern of taps.
     value : array_like of float
-        The new values, rounded to float32. They are broadcast to the entries that `at` and `head`
-        select, as in ``array[at, head] = value``.
+        The new values, rounded to float32. They are broadcast to the entries that `at`, `head`
+        and `index` select, as in ``array[at, head, index] = value``.
     at : int, sequence of int or slice, optional
         Tokens: see `tinyllm.trace.edits`. None: all of the call.
     head : int, sequence of int or slice, optional
         Heads, of taps that have them. None: all.
+    index : int, sequence of int or slice, optional
+        Entries of the last axis, of taps of width F, D or Dh: neurons of ``ffn_act``, dimensions of
+        a residual stream or of a head. None: all. Negative values count from the end.
 
     Returns
     -------
@@ -216,9 +227,9 @@ def set(tap: Capture, value: Any, *, at: Where = None, head: Where = None) -> Ed
     Raises
     ------
     TypeError
-        `value` holds no real numbers, or `at` or `head` no integers. Everything else is checked
-        against a model just before it runs, by an error that names the edit: ValueError (tap,
-        shape) or IndexError (token, head).
+        `value` holds no real numbers, or `at`, `head` or `index` no integers. Everything else is
+        checked against a model just before it runs, by an error that names the edit: ValueError
+        (tap, shape) or IndexError (token, head, index).
     ValueError
         `value` holds NaN, or a number that float32 does not hold.
 
@@ -235,10 +246,12 @@ def set(tap: Capture, value: Any, *, at: Where = None, head: Where = None) -> Ed
         fitted = site.fit(values)
         return lambda region, piece: fitted
 
-    return Edit("set", tap, at, head, prepare, value, values)
+    return Edit("set", tap, at, head, index, prepare, value, values)
 
 
-def add(tap: Capture, value: Any, *, at: Where = None, head: Where = None) -> Edit:
+def add(
+    tap: Capture, value: Any, *, at: Where = None, head: Where = None, index: Where = None
+) -> Edit:
     """Add values, for example a steering direction.
 
     Turner et al. 2023, "Steering Language Models With Activation Engineering"
@@ -246,7 +259,7 @@ def add(tap: Capture, value: Any, *, at: Where = None, head: Where = None) -> Ed
 
     Parameters
     ----------
-    tap, value, at, head
+    tap, value, at, head, index
         As for `tinyllm.set`.
 
     Returns
@@ -267,7 +280,7 @@ def add(tap: Capture, value: Any, *, at: Where = None, head: Where = None) -> Ed
         fitted = site.fit(values)
         return lambda region, piece: _quietly(np.add, region, fitted)
 
-    return Edit("add", tap, at, head, prepare, value, values)
+    return Edit("add", tap, at, head, index, prepare, value, values)
 
 
 def _quietly(function: np.ufunc, a: Float32, b: Float32) -> Any:
@@ -276,12 +289,14 @@ def _quietly(function: np.ufunc, a: Float32, b: Float32) -> Any:
         return function(a, b)
 
 
-def scale(tap: Capture, factor: Any, *, at: Where = None, head: Where = None) -> Edit:
+def scale(
+    tap: Capture, factor: Any, *, at: Where = None, head: Where = None, index: Where = None
+) -> Edit:
     """Multiply values by a factor.
 
     Parameters
     ----------
-    tap, at, head
+    tap, at, head, index
         As for `tinyllm.set`.
     factor : array_like of float
         A number, or an array that is broadcast as in `tinyllm.set`.
@@ -301,15 +316,15 @@ def scale(tap: Capture, factor: Any, *, at: Where = None, head: Where = None) ->
         fitted = site.fit(factors, "the factor")
         return lambda region, piece: _quietly(np.multiply, region, fitted)
 
-    return Edit("scale", tap, at, head, prepare, factor, factors)
+    return Edit("scale", tap, at, head, index, prepare, factor, factors)
 
 
-def zero(tap: Capture, *, at: Where = None, head: Where = None) -> Edit:
-    """Replace values by zeros, to ablate a head or a layer.
+def zero(tap: Capture, *, at: Where = None, head: Where = None, index: Where = None) -> Edit:
+    """Replace values by zeros, to ablate a neuron, a head or a layer.
 
     Parameters
     ----------
-    tap, at, head
+    tap, at, head, index
         As for `tinyllm.set`.
 
     Returns
@@ -322,12 +337,15 @@ def zero(tap: Capture, *, at: Where = None, head: Where = None) -> Edit:
     >>> t = tl.load().trace("ROMEO:", edits=[tl.zero("blk.0.attn_mix", head=1)])
     >>> float(abs(t["blk.0.attn_mix"][:, 1]).max())
     0.0
+    >>> t = tl.load().trace("ROMEO:", edits=[tl.zero("blk.0.ffn_act", index=[7, 9])])
+    >>> float(abs(t["blk.0.ffn_act"][:, [7, 9]]).max())
+    0.0
     """
 
     def prepare(site: Site) -> Change:
         return lambda region, piece: np.zeros(site.shape, np.float32)
 
-    return Edit("zero", tap, at, head, prepare)
+    return Edit("zero", tap, at, head, index, prepare)
 
 
 def mean(
@@ -336,6 +354,7 @@ def mean(
     *,
     at: Where = None,
     head: Where = None,
+    index: Where = None,
 ) -> Edit:
     """Replace values by their mean over tokens (mean ablation).
 
@@ -344,7 +363,7 @@ def mean(
 
     Parameters
     ----------
-    tap, at, head
+    tap, at, head, index
         As for `tinyllm.set`. ``attn_scores`` and ``attn_probs`` have no mean over tokens.
     over : Trace or sequence of Trace, optional
         The traces whose tokens are averaged; each token has the same weight. Default: all tokens
@@ -369,19 +388,17 @@ def mean(
             raise site.fail(
                 ValueError, "attention matrices have no mean over tokens; expected another tap"
             )
-        heads = site.index[1:]
 
         def average(rows: Float32) -> Float32:
             whole = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
-            picked = whole[heads[0].reshape(-1)] if _is_array(heads) else whole[heads]
-            return site.fit(np.asarray(picked))
+            return site.fit(np.asarray(site.picked(whole)))
 
         if traces is None:
             return lambda region, piece: average(piece)
         fixed = average(_rows_of(site, traces))
         return lambda region, piece: fixed
 
-    return Edit("mean", tap, at, head, prepare, ... if over is None else over)
+    return Edit("mean", tap, at, head, index, prepare, ... if over is None else over)
 
 
 def _traces(over: Any) -> list[Trace] | None:
@@ -412,10 +429,6 @@ def _rows_of(site: Site, traces: list[Trace]) -> Float32:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _is_array(heads: tuple[Any, ...]) -> bool:
-    return bool(heads) and isinstance(heads[0], np.ndarray)
-
-
 def _tap_of(site: Site, trace: Trace) -> Float32:
     if site.tap.name not in trace:
         raise site.fail(ValueError, "the trace does not have this tap; capture it")
@@ -424,18 +437,23 @@ def _tap_of(site: Site, trace: Trace) -> Float32:
 
 
 def apply(
-    tap: Capture, function: Callable[..., Any], *, at: Where = None, head: Where = None
+    tap: Capture,
+    function: Callable[..., Any],
+    *,
+    at: Where = None,
+    head: Where = None,
+    index: Where = None,
 ) -> Edit:
     """Apply a function to values.
 
     Parameters
     ----------
-    tap, at, head
+    tap, at, head, index
         As for `tinyllm.set`.
     function : callable
         ``function(array, name)``, or ``function(array)`` if it takes one argument, such as
-        ``numpy.tanh``. `array` is a writable float32 copy of the entries that `at` and `head`
-        select in one prompt, and `name` is the name of the tap. The function returns the new
+        ``numpy.tanh``. `array` is a writable float32 copy of the entries that the
+        edit selects in one prompt, and `name` is the name of the tap. The function returns the new
         values, or changes the array in place and returns None. It is called on the calling
         thread, once for each tap and prompt of a call, in the order of the forward pass. It may
         use the model. If it raises, the run ends, the exception propagates unchanged, and a
@@ -473,7 +491,7 @@ def apply(
 
         return change
 
-    return Edit("apply", tap, at, head, prepare, function)
+    return Edit("apply", tap, at, head, index, prepare, function)
 
 
 def _takes_two(function: Callable[..., Any]) -> bool:
@@ -494,7 +512,9 @@ def _takes_two(function: Callable[..., Any]) -> bool:
     return places >= 2
 
 
-def patch(tap: Capture, trace: Trace, *, at: Where = None, head: Where = None) -> Edit:
+def patch(
+    tap: Capture, trace: Trace, *, at: Where = None, head: Where = None, index: Where = None
+) -> Edit:
     """Copy values from another run: activation patching.
 
     Causal tracing: Meng et al. 2022, "Locating and Editing Factual Associations in GPT"
@@ -502,7 +522,7 @@ def patch(tap: Capture, trace: Trace, *, at: Where = None, head: Where = None) -
 
     Parameters
     ----------
-    tap, head
+    tap, head, index
         As for `tinyllm.set`.
     trace : Trace
         The run to copy from. It must have captured the tap.
@@ -528,7 +548,7 @@ def patch(tap: Capture, trace: Trace, *, at: Where = None, head: Where = None) -
     """
     if not isinstance(trace, Trace):
         raise TypeError(f"tl.patch: trace is {shown_value(trace)}; expected a Trace")
-    return Edit("patch", tap, at, head, lambda site: _patched(site, trace), trace)
+    return Edit("patch", tap, at, head, index, lambda site: _patched(site, trace), trace)
 
 
 def _span(trace: Trace) -> str:
@@ -538,7 +558,7 @@ def _span(trace: Trace) -> str:
 
 def _patched(site: Site, trace: Trace) -> Change:
     theirs = _tap_of(site, trace)
-    tap, axis, n = site.tap, 1 if site.tap.matrix else 0, len(trace.tokens)
+    axis, n = 1 if site.tap.matrix else 0, len(trace.tokens)
     want = tuple(size for i, size in enumerate(site.full) if i != axis)
     have = tuple(size for i, size in enumerate(theirs.shape) if i != axis)
     if want != have:
@@ -572,13 +592,8 @@ def _patched(site: Site, trace: Trace) -> Change:
             f"trace has {_span(trace)}; expected the positions of the call, {site.start} to "
             f"{site.context - 1}. at= selects some of them",
         )
-    heads = site.index[0] if tap.matrix else (site.index[1] if tap.head_axis else slice(None))
-    if isinstance(heads, np.ndarray):
-        heads = heads.reshape(-1)
     chosen = rows[inside]
-    source = theirs.take(chosen, axis=axis)
-    if tap.head_axis is not None:
-        source = source[heads] if tap.matrix else source[:, heads]
+    source = site.picked(theirs.take(chosen, axis=axis))
     if isinstance(at, int):
         one = np.asarray(source.take(0, axis=site.row_axis)) if len(chosen) else source
         return lambda region, piece: one

@@ -15,7 +15,7 @@ from .taps import Tap
 __all__ = ["Change", "Piece", "Site", "Where", "shown_value"]
 
 
-#: The type of the arguments ``at=`` and ``head=``.
+#: The type of the arguments ``at=``, ``head=`` and ``index=``.
 Where: TypeAlias = int | slice | Sequence[int] | npt.NDArray[np.integer[Any]] | None
 
 #: ``change(values, rows)`` gets a writable copy of the selected values, and all rows of the piece.
@@ -82,7 +82,8 @@ class Site:
         If `at` is a list and the piece has only some of its positions: their indices in `at`.
     """
 
-    def __init__(self, label: str, at: Any, head: Any, tap: Tap, piece: Piece) -> None:
+    def __init__(self, label: str, where: tuple[Any, Any, Any], tap: Tap, piece: Piece) -> None:
+        at, head, entry = where
         self.label = label
         self.at = at
         self.tap = tap
@@ -91,17 +92,19 @@ class Site:
         self.chosen: npt.NDArray[np.int64] | None = None
         self.full = tap.shape(piece.length, self.context)
         rows = self._rows(piece.limit)
-        heads = self._heads(head)
+        self._head = self._heads(head)
+        self._entry = self._entries(entry)
         self.rows = np.atleast_1d(
             np.arange(piece.length)[rows] if isinstance(rows, slice) else rows
         )
-        self.index = _outer(rows, heads, tap)
+        self.index = _outer(rows, self._head, self._entry, tap, self.full)
         sizes = list(self.full)
-        for axis, what in ((1 if tap.matrix else 0, rows), (tap.head_axis, heads)):
+        places = (1 if tap.matrix else 0, tap.head_axis, tap.index_axis)
+        for axis, what in zip(places, (rows, self._head, self._entry), strict=True):
             if axis is not None:
                 sizes[axis] = _count(what, self.full[axis])
         self.shape = tuple(size for size in sizes if size >= 0)
-        self.row_axis = int(tap.matrix and not isinstance(heads, int))
+        self.row_axis = int(tap.matrix and not isinstance(self._head, int))
 
     def fail(self, kind: type[Exception], message: str) -> Exception:
         """Return an exception whose message begins with the edit."""
@@ -152,19 +155,45 @@ class Site:
             raise self.fail(
                 ValueError, f"head is {shown_value(head)}; expected None, as this tap has no heads"
             )
-        n = self.full[axis]
-        if isinstance(head, slice):
-            if (head.start or 0) >= n and head.start != head.stop:
+        return self._along("head", head, self.full[axis], "heads")
+
+    def _entries(self, entry: Any) -> Any:
+        if entry is None:
+            return slice(None)
+        axis = self.tap.index_axis
+        if axis is None:
+            raise self.fail(
+                ValueError,
+                f"index is {shown_value(entry)}; expected None, as this tap has no neurons or "
+                "dimensions",
+            )
+        return self._along("index", entry, self.full[axis], "entries")
+
+    def _along(self, name: str, given: Any, n: int, what: str) -> Any:
+        """Return `head` or `index` without negative values, or raise IndexError."""
+        if isinstance(given, slice):
+            if (given.start or 0) >= n and given.start != given.stop:
                 raise self.fail(
-                    IndexError, f"head is {shown_value(head)}; expected less than {n}, the heads"
+                    IndexError,
+                    f"{name} is {shown_value(given)}; expected less than {n}, the {what}",
                 )
-            return slice(*head.indices(n)[:2])
-        numbers = np.atleast_1d(head)
+            return slice(*given.indices(n)[:2])
+        numbers = np.atleast_1d(given)
         if ((numbers < -n) | (numbers >= n)).any():
             raise self.fail(
-                IndexError, f"head is {shown_value(head)}; expected {-n} to {n - 1}, for {n} heads"
+                IndexError,
+                f"{name} is {shown_value(given)}; expected {-n} to {n - 1}, for {n} {what}",
             )
-        return int(numbers[0]) % n if isinstance(head, int) else numbers % n
+        return int(numbers[0]) % n if isinstance(given, int) else numbers % n
+
+    def picked(self, values: Float32) -> Float32:
+        """Return the selected heads and entries of values, which may lack the token axis."""
+        if isinstance(self._entry, (int, np.ndarray)) or self._entry != slice(None):
+            values = values[..., self._entry]
+        if self.tap.head_axis is None:
+            return values
+        behind = len(self.full) - 1 - self.tap.head_axis - isinstance(self._entry, int)
+        return values[(slice(None),) * (values.ndim - 1 - behind) + (self._head,)]
 
     def fit(self, values: Float32, name: str = "the value") -> Float32:
         """Return values broadcast to the selected entries, or raise ValueError."""
@@ -195,13 +224,18 @@ def _count(what: Any, size: int) -> int:
     return len(what)
 
 
-def _outer(rows: Any, heads: Any, tap: Tap) -> tuple[Any, ...]:
-    """Return the index of all pairs of a selected row and a selected head."""
-    if isinstance(rows, np.ndarray) and isinstance(heads, np.ndarray):
-        if tap.matrix:
-            heads = heads[:, np.newaxis]
-        else:
-            rows = rows[:, np.newaxis]
-    if tap.head_axis is None:
-        return (rows,)
-    return (heads, rows) if tap.matrix else (rows, heads)
+def _outer(rows: Any, heads: Any, entries: Any, tap: Tap, full: tuple[int, ...]) -> tuple[Any, ...]:
+    """Return the index of all combinations of selected rows, heads and entries."""
+    parts = [rows] if tap.head_axis is None else [heads, rows] if tap.matrix else [rows, heads]
+    if isinstance(entries, (int, np.ndarray)) or entries != slice(None):
+        parts += [slice(None)] * (len(full) - 1 - len(parts)) + [entries]
+    if sum(isinstance(part, (int, np.ndarray)) for part in parts) < 2:
+        return tuple(parts)  # NumPy keeps the order of the axes
+    parts = [
+        np.arange(n)[part] if isinstance(part, slice) else part
+        for part, n in zip(parts, full, strict=False)
+    ]
+    arrays = [i for i, part in enumerate(parts) if isinstance(part, np.ndarray)]
+    for place, i in enumerate(arrays):
+        parts[i] = parts[i].reshape(-1, *[1] * (len(arrays) - 1 - place))
+    return tuple(parts)

@@ -78,6 +78,12 @@ class Tap:
     choices: int = 0
 
     @property
+    def index_axis(self) -> int | None:
+        """The axis of neurons or dimensions: the last one, if it is neither of tokens nor heads."""
+        last = len(self.row)  # behind the axis of tokens
+        return None if self.matrix or last in (0, self.head_axis) else last
+
+    @property
     def head_axis(self) -> int | None:
         """The axis of the heads, or None."""
         return (0 if self.matrix else 1) if self.heads else None
