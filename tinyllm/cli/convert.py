@@ -1,4 +1,4 @@
-"""Write a Hugging Face or llama2.c checkpoint as a GGUF file."""
+"""Write a Hugging Face checkpoint, a PEFT adapter or a llama2.c checkpoint as a GGUF file."""
 
 from __future__ import annotations
 
@@ -24,10 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["auto", *DTYPES],
         help="type of matrices (default: auto, as in the checkpoint)",
     )
+    parser.add_argument(
+        "--base", metavar="FOLDER", help="of an adapter: the folder of the model's checkpoint"
+    )
     parser.add_argument("--no-vocab", action="store_true", help="leave out the tokenizer")
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    convert(args.source, args.out, args.dtype, vocab=not args.no_vocab)
+    convert(args.source, args.out, args.dtype, vocab=not args.no_vocab, base=args.base)
     show(f"{args.out}: {size(os.path.getsize(args.out))}")

@@ -16,6 +16,7 @@ from ..files.llama2c import read_llama2c, read_tokenizer_bin
 from ..files.paths import first_bytes
 from .encode import encode
 from .huggingface import Checkpoint, Converted, open_checkpoint
+from .peft import CONFIG, convert_adapter
 
 __all__ = ["DTYPES", "convert", "tensor_type"]
 
@@ -40,9 +41,10 @@ def convert(
     dtype: str = "auto",
     *,
     vocab: bool = True,
+    base: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> None:
-    """Write a Hugging Face checkpoint or a llama2.c checkpoint as a GGUF file.
+    """Write a Hugging Face checkpoint, a PEFT adapter or a llama2.c checkpoint as a GGUF file.
 
     Names, layouts and keys are those of llama.cpp's converter. Tensors are written one after the
     other, so memory holds one of them at a time. `out` appears when it is complete.
@@ -51,7 +53,8 @@ def convert(
     ----------
     source : str or os.PathLike
         A folder with ``config.json`` and ``model.safetensors`` (whole or in shards), a file in such
-        a folder, or a llama2.c checkpoint.
+        a folder, or a llama2.c checkpoint. The folder of a LoRA adapter of PEFT, with
+        ``adapter_config.json``, becomes an adapter file: see `Adapter`.
     out : str or os.PathLike
         The GGUF file. An existing file is replaced.
     dtype : str
@@ -62,6 +65,9 @@ def convert(
     vocab : bool
         Whether to convert the tokenizer and the chat template. A file without a vocabulary takes
         token ids. So does that of a folder without files of a tokenizer.
+    base : str or os.PathLike, optional
+        For an adapter: the folder of the model's checkpoint, of which ``config.json`` is read.
+        Default: the folder that the adapter's config names.
     progress : bool
         Whether to show a progress bar if it takes long.
 
@@ -70,7 +76,7 @@ def convert(
     tinyllm.UnsupportedError
         If the architecture is unknown, if the checkpoint has unknown tensors, which the message
         lists, if its tensors are in ``pytorch_model.bin``, or if GGUF has no name for its
-        tokenizer.
+        tokenizer. If an adapter has parts that GGUF has no place for, such as DoRA.
     tinyllm.FormatError
         If a file is damaged or incomplete.
     ValueError
@@ -103,6 +109,15 @@ def convert(
     """
     if dtype != "auto" and dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; expected auto, {', '.join(DTYPES)}")
+    folder = _adapter_folder(source)
+    if folder is not None:
+        convert_adapter(folder, out, dtype, base)
+        return
+    if base is not None:
+        raise ValueError(
+            f"base is {base!r}, and {os.fsdecode(source)} is no adapter; expected a folder with "
+            f"{CONFIG}"
+        )
     opened = _open(source, vocab)
     kinds = {
         name: tensor_type(name, tensor.shape, tensor.stored, dtype)
@@ -162,6 +177,14 @@ def tensor_type(name: str, shape: tuple[int, ...], stored: str, dtype: str) -> s
         same = stored in ("F16", "BF16", "MXFP4")
         return stored if same else "BF16" if stored.startswith("F8_") else "F32"
     return "F16" if dtype == "Q8_0" and shape[-1] % 32 else dtype
+
+
+def _adapter_folder(source: str | os.PathLike[str]) -> str | None:
+    """Return the folder of a PEFT adapter, or None if the source is something else."""
+    path = os.fsdecode(source)
+    if os.path.basename(path) in (CONFIG, "adapter_model.safetensors"):
+        path = os.path.dirname(path) or "."
+    return path if os.path.isfile(os.path.join(path, CONFIG)) else None
 
 
 def _main_type(tensors: dict[str, Converted], kinds: dict[str, str]) -> str:

@@ -31,8 +31,10 @@ from .tokenizers import has_vocabulary, read_vocabulary
 __all__ = [
     "Checkpoint",
     "Converted",
+    "Place",
     "find_family",
     "open_checkpoint",
+    "place_of",
     "read_checkpoint",
     "read_contents",
 ]
@@ -361,31 +363,18 @@ class _Part(NamedTuple):
 def _tensors(
     stored: Mapping[str, Stored], config: CheckpointConfig, family: Family
 ) -> dict[str, Converted]:
-    names = {**family.names, **(family.more_names(config) if family.more_names else {})}
     parts: dict[str, list[_Part]] = {}
     unknown: dict[str, int] = {}
     for source in stored:
-        if _OTHER_PARTS.match(source):
+        place = place_of(source, config, family)
+        if place is None:
             continue
-        if family.locate is None:
-            layer, name = _split(source)
-            if layer is not None and layer >= config.layers:
-                continue  # multi-token prediction
-            block = "" if layer is None else f"blk.{layer}."
-        else:
-            block, name = family.locate(source)
-        pattern, numbers = _numbered(name)
-        if any(
-            pattern.startswith(name) if name.endswith(".") else pattern == name
-            for name in family.skipped
-        ):
-            continue
-        targets = _targets(pattern, names)
-        if not targets:
-            shown = f"layers.N.{pattern}" if block else name
+        if not place.targets:
+            shown = f"layers.N.{place.pattern}" if place.block else place.pattern
             unknown[shown] = unknown.get(shown, 0) + 1
-        for target in targets:
-            parts.setdefault(block + target.name, []).append(_Part(source, numbers, target.change))
+        for target in place.targets:
+            part = _Part(source, place.numbers, target.change)
+            parts.setdefault(place.block + target.name, []).append(part)
     if unknown:
         lines = [f"{name} ({count}x)" if count > 1 else name for name, count in unknown.items()]
         raise UnsupportedError(
@@ -398,6 +387,61 @@ def _tensors(
         parts.pop(name, None)
     _check_layers(parts, config.layers)
     return {name: _converted(name, group, stored, config) for name, group in parts.items()}
+
+
+class Place(NamedTuple):
+    """What a tensor of a checkpoint becomes.
+
+    Attributes
+    ----------
+    block : str
+        What the names of its targets begin with, such as ``blk.0.``, or nothing.
+    pattern : str
+        Its name in the block, with ``*`` for numbers.
+    numbers : tuple of int
+        The numbers for ``*``, such as that of an expert.
+    targets : tuple of To
+        Empty: the architecture has no such tensor.
+    """
+
+    block: str
+    pattern: str
+    numbers: tuple[int, ...]
+    targets: tuple[To, ...]
+
+
+def place_of(source: str, config: CheckpointConfig, family: Family) -> Place | None:
+    """Return what a tensor of a checkpoint becomes.
+
+    Parameters
+    ----------
+    source : str
+        Its name in the checkpoint.
+    config : CheckpointConfig
+    family : Family
+
+    Returns
+    -------
+    Place or None
+        None if the tensor is left out.
+    """
+    if _OTHER_PARTS.match(source):
+        return None
+    if family.locate is None:
+        layer, name = _split(source)
+        if layer is not None and layer >= config.layers:
+            return None  # multi-token prediction
+        block = "" if layer is None else f"blk.{layer}."
+    else:
+        block, name = family.locate(source)
+    pattern, numbers = _numbered(name)
+    if any(
+        pattern.startswith(name) if name.endswith(".") else pattern == name
+        for name in family.skipped
+    ):
+        return None
+    names = {**family.names, **(family.more_names(config) if family.more_names else {})}
+    return Place(block, pattern, numbers, _targets(pattern, names))
 
 
 def _quantization(config: CheckpointConfig) -> str:
