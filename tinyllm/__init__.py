@@ -84,6 +84,7 @@ _HOMES = {
     "load_tokenizer": "tokenizer.registry",
     "logit": "analysis.scalars",
     "logprob": "analysis.scalars",
+    "lora": "training.lora",
     "mean": "trace.edits",
     "merge_gguf": "editing.shards",
     "nll": "analysis.scalars",

@@ -82,6 +82,7 @@ from .trace.trace import Trace as Trace
 from .training.compare import Movement as Movement
 from .training.compare import cluster_tokens as cluster_tokens
 from .training.compare import compare_checkpoints as compare_checkpoints
+from .training.lora import lora as lora
 from .training.run import Run as Run
 from .training.surgery import init_model as init_model
 from .training.surgery import init_with as init_with

@@ -30,6 +30,24 @@ def test_commands_use_adapters(file, capsys):
     assert "attn_q.lora_a_2" in twice
 
 
+def test_lora_trains_an_adapter(tmp_path, capsys):
+    text, file = tmp_path / "t.txt", tmp_path / "a.gguf"
+    text.write_text("one two three four five six seven eight nine ten " * 20)
+    words = ["lora", text, file, "--rank", 2, "--steps", 4, "--batch", 2, "--context", 8]
+    words += ["--target", "attn_q", "--target", "blk.1.*", "--threads", 1, "--sample", "one two"]
+    assert main(list(map(str, words))) == 0
+    captured = capsys.readouterr()
+    assert "4 steps, loss" in captured.out
+    assert "step 4 of 4: loss" in captured.err
+    assert "'one two" in captured.err
+    assert len(tl.Adapter(file).tensors) == 7 + 3
+    more = ["lora", text, file, "--steps", 6, "--resume"]
+    assert "6 steps, loss" in out(capsys, *more)
+    assert "mean loss" in out(capsys, "log", file)
+    assert main(["lora", str(text), str(file), "--target", "q_proj"]) == 2
+    assert "fits no tensor" in capsys.readouterr().err
+
+
 def test_info_shows_an_adapter(file, capsys, tmp_path):
     shown = out(capsys, "info", file)
     assert "a LoRA adapter for a model of the architecture llama" in shown

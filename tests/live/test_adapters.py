@@ -72,3 +72,17 @@ def test_logits_are_those_of_llama_cpp(name, tmp_path):
     bound = 5e-4 if name == "gemma3" else 3e-6  # llama.cpp reads GELU from a table of float16
     assert models.normwise_error(adapted.logits(ids), want) < bound
     assert models.normwise_error(model.logits(ids), want) > 0.05
+
+
+def test_a_trained_adapter_runs_in_llama_cpp(tmp_path):
+    demo = tl.load()
+    text = "one two three four five six seven eight nine ten " * 60
+    file = tmp_path / "a.gguf"
+    run = tl.lora(demo, text, steps=20, batch=4, context=32, out=file, progress=False)
+    ids = np.array(demo.tokenizer.encode("one two three four"))
+    want = theirs(demo.path, [(file, 1.0)], ids)
+    got = run.model.logits(ids)
+    # the weights of the model in the package are quantized, and llama.cpp rounds activations
+    assert models.normwise_error(got, want) < 0.05
+    assert models.normwise_error(demo.logits(ids), want) > 0.2
+    assert (got.argmax(axis=1) == want.argmax(axis=1)).all()

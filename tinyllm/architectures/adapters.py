@@ -28,7 +28,7 @@ from ..errors import FormatError, UnsupportedError
 from ..files.adapter import Adapter, LowRank
 from .plan import FUNCTIONS, UNUSED, ForwardPlan, Number, Step
 
-__all__ = ["Change", "adapted", "merged_matrix"]
+__all__ = ["Change", "adapted", "matrix_shape", "merged_matrix", "targets"]
 
 _OUTPUT, _EMBEDDING = "output.weight", "token_embd.weight"
 
@@ -91,7 +91,7 @@ def adapted(
     """
     changes: dict[str, list[Change]] = {}
     weights: dict[str, Weight] = {}
-    steps = {_target(step): step for step in reversed(plan) if _target(step) is not None}
+    steps = targets(plan)
     for number, (adapter, scale) in enumerate(adapters, 1):
         _check_architecture(adapter, architecture)
         suffix = "" if number == 1 else f"_{number}"
@@ -107,6 +107,51 @@ def adapted(
             change = Change(*names, pair.rank, _factor(adapter, target, pair, scale), suffix)
             changes.setdefault(target, []).append(change)
     return ForwardPlan(_steps(plan, changes), plan.layers), weights
+
+
+def targets(plan: ForwardPlan) -> dict[str, Step]:
+    """Return the first step that uses each tensor, by the name under which adapters have it.
+
+    Parameters
+    ----------
+    plan : ForwardPlan
+
+    Returns
+    -------
+    dict of str to Step
+        Without the steps that look up positions. Only matrices of the ops ``linear``, ``experts``
+        and ``embed`` can be changed.
+
+    Examples
+    --------
+    >>> import tinyllm
+    >>> targets(tinyllm.load().steps)["output.weight"].tap
+    'output'
+    """
+    found: dict[str, Step] = {}
+    for step in plan:
+        name = _target(step)
+        if name is not None:
+            found.setdefault(name, step)
+    return found
+
+
+def matrix_shape(target: str, tensors: Mapping[str, Weight]) -> tuple[int, ...]:
+    """Return the shape of the tensor that an adapter changes.
+
+    Parameters
+    ----------
+    target : str
+        A name in `targets`.
+    tensors : mapping of str to Weight
+
+    Returns
+    -------
+    tuple of int
+        At least two axes: a vector is a matrix with one row.
+    """
+    shape = tensors[_stored(target, tensors)].shape
+    return shape if len(shape) > 1 else (1, *shape)
 
 
 def merged_matrix(
@@ -175,11 +220,14 @@ def _target(step: Step) -> str | None:
     return name if by_token else None
 
 
+def _stored(target: str, tensors: Mapping[str, Any]) -> str:
+    """Return the name of the tensor in the file."""
+    return _EMBEDDING if target == _OUTPUT and target not in tensors else target
+
+
 def _check(target: str, pair: LowRank, tensors: Mapping[str, Any], step: Step | None) -> None:
     """Check that a change fits to a tensor of the model."""
-    name = target
-    if target == _OUTPUT and target not in tensors:
-        name = _EMBEDDING
+    name = _stored(target, tensors)
     if name not in tensors or step is None:
         raise FormatError(
             f"the adapter changes {target!r}, and the model has no such tensor; the adapter "
@@ -188,10 +236,10 @@ def _check(target: str, pair: LowRank, tensors: Mapping[str, Any], step: Step | 
             value="missing",
             expected="a tensor of the model",
         )
-    shape = tuple(tensors[name].shape)
+    shape = matrix_shape(target, tensors)
     expected: tuple[tuple[int, ...], tuple[int, ...]]
     if step.op == "linear":
-        *rows, inputs = shape if len(shape) > 1 else (1, *shape)
+        *rows, inputs = shape
         outputs = math.prod(rows)
         expected = (pair.rank, inputs), (outputs, pair.rank)
     elif step.op == "experts":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from ..training.estimate import estimate
@@ -12,7 +13,7 @@ from ..training.trainer import train
 from .output import complain, show
 from .shapes import add_shape, shape_of
 
-__all__ = ["EXAMPLE", "add_arguments", "run"]
+__all__ = ["EXAMPLE", "add_arguments", "reporter", "run"]
 
 EXAMPLE = "example: tinyllm train shakespeare.txt model.gguf --size small --steps 1000"
 
@@ -43,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sample", metavar="TEXT", help="show how the model continues this text")
 
 
-def run(args: argparse.Namespace) -> None:
-    """Run the command."""
+def reporter(sample: str | None) -> Callable[[Run], None]:
+    """Return a function that prints how far a run is, and how the model continues a text."""
 
     def report(result: Run) -> None:
         loss = f"loss {result.log.losses[-1]:.4f}"
@@ -58,10 +59,16 @@ def run(args: argparse.Namespace) -> None:
             f"step {result.step} of {settings.steps}: {loss}; {rate:,.0f} tokens/s, "
             f"{left:.0f} s left"
         )
-        if args.sample:
-            found = result.model.generate(args.sample, max_tokens=64, seed=0)
-            complain(f"  {args.sample + found.text!r}")
+        if sample:
+            found = result.model.generate(sample, max_tokens=64, seed=0)
+            complain(f"  {sample + found.text!r}")
 
+    return report
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command."""
+    report = reporter(args.sample)
     if args.resume:
         result = train(
             args.data,

@@ -44,7 +44,7 @@ def values_needed(
     wanted: Collection[str],
     edited: Collection[str] = (),
     *,
-    weights: bool = False,
+    weights: Collection[str] = (),
 ) -> list[str]:
     """Return the taps that a forward pass must capture for the gradients of some taps.
 
@@ -55,8 +55,8 @@ def values_needed(
         The taps whose gradients are wanted.
     edited : collection of str
         The taps that edits change.
-    weights : bool
-        Whether derivatives by weights are wanted. Then all gradients are computed.
+    weights : collection of str
+        The tensors whose derivatives are wanted.
 
     Returns
     -------
@@ -74,7 +74,8 @@ def values_needed(
     depends: set[str] = set()
     needed: set[str] = set()
     for step in plan:
-        flows = weights or any(name in depends for name in step.reads)
+        trained = any(name in weights for name in step.weights)
+        flows = trained or any(name in depends for name in step.reads)
         if (flows or step.tap in wanted) and step.op != "route_ids":
             depends.add(step.tap)
         if not flows:
@@ -83,7 +84,7 @@ def values_needed(
         if step.op == "softmax" and not (step.tap in edited or _capped(plan, step)):
             reads = []  # the probabilities tell enough
         needed.update(reads)
-        if weights:
+        if trained:
             needed.update(step.reads[i] for i in _BY_WEIGHTS.get(step.op, ()))
     return [step.tap for step in plan if step.tap in needed]
 

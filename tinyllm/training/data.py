@@ -122,6 +122,8 @@ class Data:
     validation : float
         The part that is held out. If it is shorter than a window, nothing is.
     seed : int
+    first : int, optional
+        An id that replaces the first one of each window: BOS, for a model that expects it.
 
     Attributes
     ----------
@@ -133,13 +135,16 @@ class Data:
         If there are too few ids for a window.
     """
 
-    def __init__(self, ids: Ids, context: int, validation: float, seed: int) -> None:
+    def __init__(
+        self, ids: Ids, context: int, validation: float, seed: int, first: int | None = None
+    ) -> None:
         end = len(ids) - int(len(ids) * validation)
         if len(ids) - end <= context:
             end = len(ids)
         self.train, self.held_out = ids[:end], ids[end:]
         self._context = context
         self._seed = seed
+        self._first = first
         if len(self.train) <= context:
             raise ValueError(
                 f"data has {len(ids)} tokens; expected more than context, which is {context}"
@@ -171,4 +176,7 @@ class Data:
     def _windows(self, ids: Ids, starts: npt.NDArray[np.int64]) -> tuple[Ids, Ids]:
         places = starts[:, np.newaxis] + np.arange(self._context + 1)
         rows = ids[places]
-        return np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])
+        windows, targets = np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])
+        if self._first is not None:
+            windows[:, 0] = self._first
+        return windows, targets

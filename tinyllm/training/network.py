@@ -14,6 +14,7 @@ from .. import _core
 from ..base.numeric import Float32, Float64
 from ..files.gguf_write import write_gguf
 from ..loading import load
+from ..model import Model
 from ..runtime.backward import values_needed
 from ..trace.arena import Arena
 from .dropout import Dropout, dropped_steps
@@ -32,10 +33,12 @@ class Network:
     Parameters
     ----------
     image : bytes-like
-        A GGUF file whose tensors are F32.
+        A GGUF file whose tensors are F32: a model, or an adapter of `base`.
     threads : int
     frozen : collection of str
         Tensors without gradients.
+    base : Model, optional
+        The model that the adapter changes. Its own weights stay as they are.
 
     Attributes
     ----------
@@ -46,13 +49,18 @@ class Network:
         The memory of all gradients.
     """
 
-    def __init__(self, image: Any, threads: int, frozen: Sequence[str] = ()) -> None:
+    def __init__(
+        self, image: Any, threads: int, frozen: Sequence[str] = (), base: Model | None = None
+    ) -> None:
         self.image = bytearray(image)
         # the core copies memory that can be written, so it gets a read-only view of it
-        self.model = load(memoryview(self.image).toreadonly(), threads=threads)
+        view = memoryview(self.image).toreadonly()
+        self.model = load(view, threads=threads) if base is None else base.with_adapter(view)
+        if base is not None:
+            frozen = tuple(base.weights)
         self.threads = threads
-        base = np.frombuffer(self.image, np.uint8)
-        start = base.__array_interface__["data"][0]
+        memory = np.frombuffer(self.image, np.uint8)
+        start = memory.__array_interface__["data"][0]
         self.weights: dict[str, Float32] = {}
         for name, weight in self.model.weights.items():
             if name in frozen:
@@ -60,7 +68,7 @@ class Network:
             if weight.type != "F32":
                 raise ValueError(f"tensor {name!r} has type {weight.type}; expected F32")
             at = weight.raw.__array_interface__["data"][0] - start
-            if not 0 <= at <= len(base) - weight.nbytes:
+            if not 0 <= at <= len(memory) - weight.nbytes:
                 raise RuntimeError(f"tensor {name!r} does not lie in the file")
             count = weight.nbytes // 4
             self.weights[name] = np.frombuffer(self.image, np.float32, count, at).reshape(
@@ -74,9 +82,11 @@ class Network:
             for name, a, b in zip(self.weights, ends[:-1], ends[1:], strict=True)
         }
         self._lowered = self.model.steps.lowered()
+        # vectors are copied into the core's plan, so it is made anew after each change of one
+        self._copied = any(array.ndim == 1 for array in self.weights.values())
         self._slots = tuple(self._weight_slots())
         self._dropped = dropped_steps(self.model.steps)
-        needed = values_needed(self.model.steps, (), weights=True)
+        needed = values_needed(self.model.steps, (), weights=self.weights)
         self._last = self.model.steps[-1].tap
         self._layout = self.model.layout([*needed, self._last])
         self._logits = self.model.layout([self._last])
@@ -143,14 +153,7 @@ class Network:
             layout = self._layout if train else self._logits
             self._arenas[key] = Arena(layout, [n] * count, [n] * count)
         arena = self._arenas[key]
-        # vectors are copied into the core's plan, so it is made anew after each change
-        core = _core.Model(
-            self._lowered,
-            self.model.weights.values(),
-            layers=self.model.config.layers,
-            max_context=self.model.core.config["max_context"],
-        )
-        self._core = core
+        self._core = core = self._new_core() if self._copied else self.model.core
         sessions = tuple(_core.Session(core) for _ in range(count))
         core.forward(
             sessions,
@@ -164,6 +167,14 @@ class Network:
         number = len(self.model.steps) - 1
         block = next(block for steps, _, block in arena.captures if number in steps)
         return arena, block.reshape(count * n, -1)
+
+    def _new_core(self) -> _core.Model:
+        return _core.Model(
+            self._lowered,
+            self.model.weights.values(),
+            layers=self.model.config.layers,
+            max_context=self.model.core.config["max_context"],
+        )
 
     def losses(self, ids: Ids, targets: Ids) -> Float64:
         """Return the loss of each token, in nats.

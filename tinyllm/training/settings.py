@@ -7,9 +7,12 @@ import json
 import math
 from typing import Any
 
-from ..base.checks import choice, integer
+import numpy as np
 
-__all__ = ["Settings"]
+from ..architectures.config import Config
+from ..base.checks import choice, finite, integer
+
+__all__ = ["LoraSettings", "Settings"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +164,77 @@ class Settings:
     @staticmethod
     def from_json(text: str) -> Settings:
         """Return the settings that `to_json` wrote."""
-        return Settings(**json.loads(text))
+        values = json.loads(text)
+        kind = LoraSettings if "rank" in values else Settings
+        return kind(**values)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraSettings(Settings):
+    """The arguments of `lora`, checked. The shape is that of the model.
+
+    Attributes
+    ----------
+    rank : int
+    alpha : float
+        A change is multiplied by ``alpha / rank``.
+    targets : tuple of str
+        The tensors that are changed.
+    base : str
+        The fingerprint of the model.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    targets: tuple[str, ...] = ()
+    base: str = ""
+
+    @staticmethod
+    def of(config: Config, **given: Any) -> LoraSettings:
+        """Return settings from the arguments of `lora`; None stands for a default.
+
+        Parameters
+        ----------
+        config : Config
+            That of the model.
+        **given
+            The attributes, without the shape.
+
+        Returns
+        -------
+        LoraSettings
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a value is wrong. The message names it.
+        """
+        given = {name: value for name, value in given.items() if value is not None}
+        for name in ("rank", "batch", "steps", "context"):
+            _positive(name, given[name])
+        defaults = {
+            "layers": config.layers,
+            "width": config.width,
+            "heads": _most(config.heads),
+            "kv_heads": _most(config.kv_heads),
+            "ffn_width": _most(config.ffn_width),
+            "micro_batch": given["batch"],
+            "optimizer": "adamw",
+            "lr": 1e-3,
+            "warmup": min(50, given["steps"] // 10),
+            "alpha": 2.0 * given["rank"],
+        }
+        settings = LoraSettings(**{**defaults, **given})
+        settings._check()
+        finite("alpha", settings.alpha)
+        if not settings.alpha > 0:
+            raise ValueError(f"alpha is {settings.alpha}; expected a positive number")
+        return settings
+
+
+def _most(value: Any) -> int:
+    """Return a number of a config that may differ between blocks: the largest."""
+    return int(np.max(value))
 
 
 _POSITIONS = ("rope", "learned", "none")

@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from .. import _core
 from ..base.checks import integer
-from ..base.progress import Progress
-from ..base.warning import warn
 from ..model import Model
 from ..tokenizer import Tokenizer
-from .checkpoint import State, read_state, write_model, write_state
-from .data import Data, digest, read_data, unigram_entropy
-from .dropout import Dropout
-from .guards import Guards
+from .checkpoint import read_state
+from .data import digest, read_data
 from .history import extended, history_key
 from .initial import initial_parts
+from .loop import Loop
 from .network import Network
-from .optimizer import Optimizer
 from .parts import Parts, read_parts, weights_digest
-from .run import Log, Run
+from .run import Run
 from .settings import Settings
 from .vocabulary import vocabulary
 
 __all__ = ["train"]
-
-#: Of how many parts of a run each ends with a measurement and a checkpoint.
-_PARTS = 10
 
 #: Tensors that are not trained, by `positions`.
 _FROZEN = {"none": ("position_embd.weight",)}
@@ -198,34 +187,25 @@ def train(
         else:
             _check_nothing_given({**shape, "tokenizer": tokenizer})
             trainer = _Trainer.started(found, start, context, told, count)
-    every = max(1, trainer.settings.steps // _PARTS)
-    if evaluate_every is not None:
-        every = max(1, integer("evaluate_every", evaluate_every))
-    return trainer.run(None if out is None else Path(out), every, evaluate, progress)
+    return trainer.run(out, evaluate_every, evaluate, progress)
 
 
-class _Trainer:
-    """A run while it runs."""
+class _Trainer(Loop):
+    """A run of `train`."""
 
     def __init__(
         self, parts: Parts, found: Any, settings: Settings, threads: int, made: str, step: int = 0
     ) -> None:
-        self._digest = digest(found)
         weights = parts.arrays()
         tokens = parts.metadata.get("tokenizer.ggml.tokens", ())
-        facts = [settings.to_json(), self._digest, tokens, weights_digest(weights)]
-        self.history = extended(parts.history, made, step, facts)
+        facts = [settings.to_json(), digest(found), tokens, weights_digest(weights)]
+        history = extended(parts.history, made, step, facts)
         frozen = _FROZEN.get(settings.positions, ())
-        keys = {**parts.keys, **history_key(self.history)}
+        keys = {**parts.keys, **history_key(history)}
         if "general.file_type" in keys:
             keys["general.file_type"] = ("UINT32", 0)  # F32
-        self.network = network = Network.make(keys, weights, threads, frozen)
-        self.settings = settings
-        self._data = data = _encoded(found, network, settings)
-        self._optimizer = Optimizer(network, settings)
-        self._log = Log()
-        self._step = step
-        self._guards = Guards(unigram_entropy(data.train), network.weights)
+        network = Network.make(keys, weights, threads, frozen)
+        super().__init__(network, found, settings, history, step)
 
     @staticmethod
     def new(found: Any, tokenizer: Any, settings: Settings, threads: int) -> _Trainer:
@@ -264,96 +244,8 @@ class _Trainer:
             raise ValueError("data differs from that of the run to resume; expected the same text")
         parts = read_parts(bytes(state.image))._replace(history=state.history)
         trainer = _Trainer(parts, found, settings, threads, "resume", state.step)
-        trainer._optimizer.first[:] = state.first
-        trainer._optimizer.second[:] = state.second
-        trainer._log = state.log
+        trainer.take_over(state)
         return trainer
-
-    def run(
-        self,
-        out: Path | None,
-        every: int,
-        evaluate: Callable[[Run], Any] | None,
-        progress: bool,
-    ) -> Run:
-        """Run all steps that are left."""
-        began = time.monotonic() - (self._log.times[-1] if self._log.times else 0.0)
-        best = min((loss for _, loss in self._log.validation), default=float("inf"))
-        going = True
-        with Progress(self.settings.steps, "training", progress) as bar:
-            bar.to(self._step)
-            while going and self._step < self.settings.steps:
-                self._one_step()
-                self._log.times.append(time.monotonic() - began)
-                self._look()
-                bar.to(self._step)
-                last = self._step == self.settings.steps
-                if not (last or self._step % every == 0):
-                    continue
-                loss = self._measure()
-                if out is not None and loss is not None and loss < best:
-                    best = loss
-                    write_model(f"{out}.best", self.network.image)
-                if evaluate is not None:
-                    going = evaluate(self._result(out)) is not False
-                if out is not None:
-                    self._save(out)
-        return self._result(out)
-
-    def _one_step(self) -> None:
-        settings, network = self.settings, self.network
-        ids, targets = self._data.batch(self._step, settings.batch)
-        network.flat[:] = 0
-        total = 0.0
-        for first in range(0, settings.batch, settings.micro_batch):
-            part = slice(first, first + settings.micro_batch)
-            dropout = None
-            if settings.dropout > 0:
-                row = first * settings.context
-                dropout = Dropout(settings.dropout, settings.seed, self._step, row, network.threads)
-            total += network.add_gradients(ids[part], targets[part], 1 / ids.size, dropout)
-        norm = self._optimizer.step(self._step)
-        self._log.losses.append(total / ids.size)
-        self._log.norms.append(norm)
-        self._step += 1
-
-    def _look(self) -> None:
-        known = len(self._guards.warnings)
-        self._guards.look(self._log.losses, self.network.weights)
-        for text in self._guards.warnings[known:]:
-            warn(text, RuntimeWarning)
-
-    def _measure(self) -> float | None:
-        windows = self._data.validation()
-        if windows is None:
-            return None
-        losses = [
-            self.network.losses(windows[0][i : i + 8], windows[1][i : i + 8]).sum()
-            for i in range(0, len(windows[0]), 8)
-        ]
-        loss = float(np.sum(losses)) / windows[0].size
-        self._log.validation.append((self._step, loss))
-        return loss
-
-    def _save(self, out: Path) -> None:
-        state = State(
-            self.settings,
-            self._step,
-            self.network.image,
-            self._optimizer.first,
-            self._optimizer.second,
-            self._log,
-            self._digest,
-            self.history,
-        )
-        write_state(out, state)
-        write_model(out, self.network.image)
-
-    def _result(self, out: Path | None) -> Run:
-        run = Run(bytes(self.network.image), self._log, self.settings, self._step, out)
-        run.history = self.history
-        run.warnings = list(self._guards.warnings)
-        return run
 
 
 def _check_nothing_given(shape: dict[str, Any]) -> None:
@@ -362,16 +254,3 @@ def _check_nothing_given(shape: dict[str, Any]) -> None:
     for name, value in shape.items():
         if value != defaults.get(name):
             raise ValueError(f"{name} is {value!r}; expected nothing, because `start` has its own")
-
-
-def _encoded(found: Any, network: Network, settings: Settings) -> Data:
-    ids = found
-    if isinstance(found, str):
-        tokenizer = network.model.tokenizer
-        if tokenizer is None:
-            raise ValueError("data is a text, and the model has no tokenizer; expected ids")
-        ids = np.array(tokenizer.encode(found, add_special=False), np.int32)
-    size = network.model.config.vocab_size
-    if int(ids.max()) >= size:
-        raise ValueError(f"data has the id {ids.max()}; the model has {size} tokens")
-    return Data(ids, settings.context, settings.validation, settings.seed)
