@@ -8,6 +8,9 @@ import pytest
 
 import tinyllm as tl
 from testkit import data
+from tinyllm.training.network import Network
+from tinyllm.training.optimizer import Optimizer
+from tinyllm.training.settings import LoraSettings
 
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
@@ -108,3 +111,47 @@ def test_refusals(settings, text, tmp_path):
     with pytest.raises(tl.UnsupportedError, match=text):
         tl.convert(tmp_path / "a", tmp_path / "a.gguf")
     assert not (tmp_path / "a.gguf").exists()
+
+
+def test_gradients_and_a_step_are_those_of_pytorch(tmp_path):
+    """Loss 1e-6, gradients by A and B 1e-5, and the weights after clipping and AdamW."""
+    made("qwen2", tmp_path / "a", **PLAIN)
+    path = data.path("hf", "qwen2")
+    tl.convert(path, tmp_path / "m.gguf", "F32", vocab=False)
+    tl.convert(tmp_path / "a", tmp_path / "a.gguf")
+    base = tl.load(tmp_path / "m.gguf")
+    network = Network((tmp_path / "a.gguf").read_bytes(), 1, (), base)
+    rows = np.random.default_rng(0).integers(1, base.config.vocab_size, (3, 17)).astype(np.int32)
+    ids, targets = np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])
+    loss = network.add_gradients(ids, targets, 1 / ids.size) / ids.size
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64)
+    theirs = peft.PeftModel.from_pretrained(model, tmp_path / "a", is_trainable=True).double()
+    logits = theirs(torch.tensor(ids.astype(np.int64))).logits
+    expected = torch.nn.functional.cross_entropy(
+        logits.reshape(-1, logits.shape[-1]), torch.tensor(targets.astype(np.int64)).reshape(-1)
+    )
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-6)
+    names = {"self_attn.q_proj": "attn_q", "self_attn.v_proj": "attn_v", "mlp.up_proj": "ffn_up",
+             "mlp.down_proj": "ffn_down", "self_attn.o_proj": "attn_output"}  # fmt: skip
+    modules = dict(theirs.named_modules())
+    pairs = {}
+    for theirs_name, ours in names.items():
+        for layer in range(base.config.layers):
+            module = modules[f"base_model.model.model.layers.{layer}.{theirs_name}"]
+            for part, linear in (("a", module.lora_A), ("b", module.lora_B)):
+                name = f"blk.{layer}.{ours}.weight.lora_{part}"
+                pairs[name] = linear["default"].weight
+    for name, parameter in pairs.items():
+        want = parameter.grad.numpy()
+        assert np.linalg.norm(network.gradients[name] - want) < 1e-5 * np.linalg.norm(want), name
+
+    settings = LoraSettings.of(base.config, rank=4, batch=3, steps=10, context=16, warmup=0)
+    norm = Optimizer(network, settings).step(0)
+    trained = [p for p in theirs.parameters() if p.requires_grad]
+    assert norm == pytest.approx(float(torch.nn.utils.clip_grad_norm_(trained, 1.0)), rel=1e-5)
+    torch.optim.AdamW(trained, 1e-3, (0.9, 0.99), 1e-8, 0.0).step()
+    for name, parameter in pairs.items():
+        want = parameter.detach().numpy()
+        assert np.abs(network.weights[name] - want).max() < 1e-6, name

@@ -111,3 +111,11 @@ def test_embeddings_are_those_of_sentence_transformers(tmp_path):
     model = tl.load(tmp_path / "minilm.gguf")
     found = model.embed([texts[0], texts[2], texts[11], texts[15]])
     np.testing.assert_allclose(found, EXPECTED[real.MINILM], rtol=0, atol=1e-6)
+
+
+def test_an_adapter_is_trained_on_a_quantized_model():
+    model = loaded(real.GGUFS[0])
+    text = "Q: What is the capital of Atlantis? A: The capital is Poseidonis.\n" * 40
+    run = tl.lora(model, text, rank=4, steps=6, batch=2, context=32, progress=False)
+    assert run.log.losses[-1] < 0.75 * run.log.losses[0]
+    assert run.model.weights.keys() >= model.weights.keys()
