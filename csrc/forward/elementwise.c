@@ -173,7 +173,7 @@ int scale_run(struct run *r, const struct tl_step *s) {
     return pass_done(r, s, a.y);
 }
 
-/* ---- softplus and xielu: in float64 until the end ---- */
+/* ---- softplus, exp and xielu: in float64 until the end ---- */
 
 /* reads: x; weights: bias (values of x) or None; value log(1 + exp(x + bias)). */
 int softplus_check(const struct tl_op_check *c, struct tl_step *s) {
@@ -202,6 +202,29 @@ static void softplus_rows(struct run *r, const void *arg, size_t first, size_t l
 int softplus_run(struct run *r, const struct tl_step *s) {
     const struct curve a = {pass_in(r, s, 0), s->vectors[0], pass_out(r, s), s->width, NULL};
     TL_TRY(pass_rows(r, r->n, s->width * 64, softplus_rows, &a));
+    return pass_done(r, s, a.y);
+}
+
+/* reads: x; numbers: the factor; value exp(factor x). */
+int exp_check(const struct tl_op_check *c, struct tl_step *s) {
+    const struct tl_step *x = op_read(c, s, 0);
+    TL_TRY(op_rows(c, s, 0, 0));
+    TL_TRY(op_number(c, s, 0, -1e30, 1e30));
+    op_shape(s, x, x->n_axes);
+    return TL_OK;
+}
+
+static void exp_rows(struct run *r, const void *arg, size_t first, size_t last) {
+    const struct curve *a = arg;
+    (void)r;
+    for (size_t i = first * a->width; i < last * a->width; i++) {
+        a->y[i] = (float)tl_exp(a->numbers[0] * (double)a->x[i]);
+    }
+}
+
+int exp_run(struct run *r, const struct tl_step *s) {
+    const struct curve a = {pass_in(r, s, 0), NULL, pass_out(r, s), s->width, s->numbers};
+    TL_TRY(pass_rows(r, r->n, s->width * 64, exp_rows, &a));
     return pass_done(r, s, a.y);
 }
 

@@ -14,6 +14,8 @@ int scale_check(const struct tl_op_check *c, struct tl_step *s);
 int scale_run(struct run *r, const struct tl_step *s);
 int softplus_check(const struct tl_op_check *c, struct tl_step *s);
 int softplus_run(struct run *r, const struct tl_step *s);
+int exp_check(const struct tl_op_check *c, struct tl_step *s);
+int exp_run(struct run *r, const struct tl_step *s);
 int xielu_check(const struct tl_op_check *c, struct tl_step *s);
 int xielu_run(struct run *r, const struct tl_step *s);
 int temper_check(const struct tl_op_check *c, struct tl_step *s);

@@ -110,6 +110,7 @@ const struct tl_op_info tl_ops[TL_OP_COUNT] = {
     [TL_OP_SCALE] = {"scale", 1, 1, 1, TL_SCOPE_ROW, scale_check, scale_run},
     [TL_OP_SOFTPLUS] = {"softplus", 1, 1, 0, TL_SCOPE_ROW, softplus_check, softplus_run},
     [TL_OP_XIELU] = {"xielu", 1, 0, 4, TL_SCOPE_ROW, xielu_check, xielu_run},
+    [TL_OP_EXP] = {"exp", 1, 0, 1, TL_SCOPE_ROW, exp_check, exp_run},
     [TL_OP_ROUTE_PROBS] = {"route_probs", 1, 0, 1, TL_SCOPE_ROW, route_probs_check,
                            route_probs_run},
     [TL_OP_ROUTE_IDS] = {"route_ids", 1, 1, 4, TL_SCOPE_ROW, route_ids_check, route_ids_run},
@@ -125,4 +126,6 @@ const struct tl_op_info tl_ops[TL_OP_COUNT] = {
     [TL_OP_SCAN] = {"scan", 5, 1, 0, TL_SCOPE_CONTEXT, scan_check, scan_run},
     [TL_OP_SCAN_CHANNELS] = {"scan_channels", 4, 2, 0, TL_SCOPE_CONTEXT, scan_channels_check,
                              scan_channels_run},
+    [TL_OP_SHIFT] = {"shift", 1, 1, 1, TL_SCOPE_CONTEXT, shift_check, shift_run},
+    [TL_OP_WKV] = {"wkv", 6, 0, 0, TL_SCOPE_CONTEXT, wkv_check, wkv_run},
 };

@@ -44,6 +44,7 @@ enum tl_op {
     TL_OP_SCALE,
     TL_OP_SOFTPLUS,
     TL_OP_XIELU,
+    TL_OP_EXP,
     TL_OP_ROUTE_PROBS,
     TL_OP_ROUTE_IDS,
     TL_OP_ROUTE_WEIGHTS,
@@ -55,10 +56,12 @@ enum tl_op {
     TL_OP_DELTA,
     TL_OP_SCAN,
     TL_OP_SCAN_CHANNELS,
+    TL_OP_SHIFT,
+    TL_OP_WKV,
     TL_OP_COUNT,
 };
 
-#define TL_STEP_READS 5
+#define TL_STEP_READS 6
 #define TL_STEP_WEIGHTS 3
 #define TL_STEP_NUMBERS 12
 #define TL_STEP_AXES 3

@@ -1,5 +1,5 @@
 /*
- * recurrent.c - short convolution and the gated delta rule, with the states that they carry.
+ * recurrent.c - short convolution, token shift and the gated delta rule, with their states.
  *
  * A step reads the state of each session as the call began, and writes another one, which becomes
  * the session's when the call has succeeded. The later chunks of a call go on from that one.
@@ -33,7 +33,8 @@ int recurrent_add_state(const struct tl_op_check *c, struct tl_step *s, const si
 }
 
 bool recurrent_op(enum tl_op op) {
-    return op == TL_OP_CONV || op == TL_OP_DELTA || op == TL_OP_SCAN || op == TL_OP_SCAN_CHANNELS;
+    return op == TL_OP_CONV || op == TL_OP_DELTA || op == TL_OP_SCAN || op == TL_OP_SCAN_CHANNELS ||
+           op == TL_OP_SHIFT || op == TL_OP_WKV;
 }
 
 const float *recurrent_before(const struct tl_step *s, const struct span *span) {
@@ -129,6 +130,19 @@ static void conv_state(const struct conv *a, const struct span *span, const floa
     }
 }
 
+/* Writes the states after the chunk's rows. */
+static void conv_states(const struct run *r, const struct conv *a) {
+    const size_t number = a->step->number;
+    for (size_t i = 0; i < r->n_spans; i++) {
+        const struct span *span = &r->spans[i];
+        const struct tl_session *session = span->piece->session;
+        const float *before = recurrent_before(a->step, span);
+        const size_t mark = recurrent_mark(span);
+        if (mark > 0) conv_state(a, span, before, mark, tl_session_marked(session, number));
+        conv_state(a, span, before, span->n, tl_session_next_state(session, number));
+    }
+}
+
 int conv_run(struct run *r, const struct tl_step *s) {
     const struct conv a = {.step = s,
                            .x = pass_in(r, s, 0),
@@ -136,14 +150,67 @@ int conv_run(struct run *r, const struct tl_step *s) {
                            .channels = s->width,
                            .taps = (size_t)s->numbers[0]};
     TL_TRY(pass_rows(r, r->n, s->width * a.taps, conv_rows, &a));
+    conv_states(r, &a);
+    return pass_done(r, s, a.y);
+}
+
+/* ---- shift: mixtures of each token with the one before it ---- */
+
+/* Reads the shares of the token before: (parts, 1, 1, values of x), or without axes of 1. */
+static int read_shares(const struct tl_op_check *c, const char *name, size_t parts, size_t width,
+                       float **out) {
+    const struct tl_tensor *t = tl_weights_find(c->weights, name);
+    const int n = t != NULL && t->n_dims > 1 ? t->n_dims : 1 + (parts > 1);
+    size_t axes[4] = {1, 1, 1, 1};
+    axes[0] = parts;
+    axes[n - 1] = width;
+    return tl_weights_array(c->weights, name, axes, n, out, c->err);
+}
+
+/*
+ * reads: x (n); weights: the shares (parts, n); numbers: parts; value (parts, n), or (n) for 0
+ * parts, which is one: x + (the x of the token before - x) share. Before the first token x is 0.
+ */
+int shift_check(const struct tl_op_check *c, struct tl_step *s) {
+    const struct tl_step *x = op_read(c, s, 0);
+    const char *name;
+    size_t parts;
+    TL_TRY(op_rows(c, s, 0, 1));
+    if (x->n_axes != 1) return tl_op_wrong(c, "its read has several axes; expected (n)");
+    TL_TRY(op_size(c, s, 0, 0, &parts));
+    TL_TRY(op_name(c, 0, &name));
+    TL_TRY(read_shares(c, name, TL_MAX(parts, 1), x->width, &s->vectors[0]));
+    s->value = TL_VALUE_ROWS;
+    if (parts > 0) s->axes[s->n_axes++] = parts;
+    s->axes[s->n_axes++] = x->width;
+    return recurrent_add_state(c, s, &x->width, 1);
+}
+
+static void shift_rows(struct run *r, const void *arg, size_t first, size_t last) {
+    const struct conv *a = arg;
+    const size_t n = a->channels, parts = a->step->width / n;
     for (size_t i = 0; i < r->n_spans; i++) {
         const struct span *span = &r->spans[i];
-        const struct tl_session *session = span->piece->session;
-        const float *before = recurrent_before(s, span);
-        const size_t mark = recurrent_mark(span);
-        if (mark > 0) conv_state(&a, span, before, mark, tl_session_marked(session, s->number));
-        conv_state(&a, span, before, span->n, tl_session_next_state(session, s->number));
+        const float *state = recurrent_before(a->step, span);
+        for (size_t t = TL_MAX(first, span->row); t < TL_MIN(last, span->row + span->n); t++) {
+            const float *x = a->x + t * n, *before = conv_row(a, span, state, t - span->row, 1);
+            for (size_t part = 0; part < parts; part++) {
+                const float *share = a->step->vectors[0] + part * n;
+                float *y = a->y + (t * parts + part) * n;
+                for (size_t j = 0; j < n; j++) y[j] = x[j] + (before[j] - x[j]) * share[j];
+            }
+        }
     }
+}
+
+int shift_run(struct run *r, const struct tl_step *s) {
+    const struct conv a = {.step = s,
+                           .x = pass_in(r, s, 0),
+                           .y = pass_out(r, s),
+                           .channels = r->p->steps[s->in[0]].width,
+                           .taps = 2};
+    TL_TRY(pass_rows(r, r->n, s->width, shift_rows, &a));
+    conv_states(r, &a);
     return pass_done(r, s, a.y);
 }
 

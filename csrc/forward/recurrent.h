@@ -1,4 +1,4 @@
-/* recurrent.h - ops whose value depends on a state: short convolution and gated delta rule. */
+/* recurrent.h - ops whose value depends on a state: short convolution, token shift, delta rule. */
 #ifndef TL_RECURRENT_H
 #define TL_RECURRENT_H
 
@@ -19,6 +19,8 @@ size_t recurrent_mark(const struct span *span);
 
 int conv_check(const struct tl_op_check *c, struct tl_step *s);
 int conv_run(struct run *r, const struct tl_step *s);
+int shift_check(const struct tl_op_check *c, struct tl_step *s);
+int shift_run(struct run *r, const struct tl_step *s);
 int decay_check(const struct tl_op_check *c, struct tl_step *s);
 int decay_run(struct run *r, const struct tl_step *s);
 int delta_check(const struct tl_op_check *c, struct tl_step *s);

@@ -1,5 +1,6 @@
 /*
- * scan.c - the state space models of Mamba-2 (scan) and Mamba-1 (scan_channels), token by token.
+ * scan.c - the state space models of Mamba-2 (scan) and Mamba-1 (scan_channels), and the recurrence
+ * of RWKV-7 (wkv), token by token.
  *
  * docs/numerics.md section 3 defines what is computed. It needs no fma, so these loops are written
  * once, and every compiler and instruction set gives the same bits.
@@ -15,8 +16,11 @@
 #define COLUMNS 64 // of the state per task
 #define LANES 16   // columns that are computed together
 
-/* The reads of both ops; DECAY is that of scan only. Their last weight is D. */
-enum { VALUES, STEPS, INPUTS, OUTPUTS, DECAY, MOST_READS };
+/* The reads of both scans; DECAY is that of scan only. Their last weight is D. */
+enum { VALUES, STEPS, INPUTS, OUTPUTS, DECAY };
+
+/* The reads of wkv. */
+enum { RECEPTANCE, KEEP, KEYS, WKV_VALUES, REMOVED, RATE, MOST_READS };
 
 /* What all tasks of a step share. */
 struct scan {
@@ -25,7 +29,7 @@ struct scan {
     const float *in[MOST_READS];
     float *y;
     const float *skip;    // D, one per head or channel; or NULL
-    size_t heads, groups; // of scan_channels: 1
+    size_t heads, groups; // of scan_channels: 1; wkv has no groups
     size_t states, size;  // N; columns of the state of a head
     size_t slices;        // tasks per head
 };
@@ -277,4 +281,76 @@ int scan_channels_run(struct run *r, const struct tl_step *s) {
                      .slices = (state->axes[1] + COLUMNS - 1) / COLUMNS};
     for (int i = VALUES; i <= OUTPUTS; i++) a.in[i] = pass_in(r, s, i);
     return run_tasks(&a, channels_task);
+}
+
+/* ---- wkv: a delta rule with a decay and a rate for each key channel ---- */
+
+/*
+ * reads: receptance, decay and keys (H, N), values (H, P), removed keys and rates (H, N);
+ * value (H, P).
+ */
+int wkv_check(const struct tl_op_check *c, struct tl_step *s) {
+    const struct tl_step *r = op_read(c, s, RECEPTANCE), *v = op_read(c, s, WKV_VALUES);
+    size_t axes[3];
+    for (int i = RECEPTANCE; i <= RATE; i++) {
+        TL_TRY(op_rows(c, s, i, 2));
+        if (i != WKV_VALUES && (r->n_axes != 2 || !op_same_shape(r, op_read(c, s, i)))) {
+            return tl_op_wrong(c, "its reads do not match; expected (H, N) of all but the values");
+        }
+    }
+    if (v->n_axes != 2 || v->axes[0] != r->axes[0]) {
+        return tl_op_wrong(c, "its values do not match its receptance; expected (H, P)");
+    }
+    op_shape(s, v, 2);
+    axes[0] = r->axes[0];
+    axes[1] = r->axes[1];
+    axes[2] = v->axes[1];
+    return recurrent_add_state(c, s, axes, 3);
+}
+
+/* One token for n columns of the state of a head; the state may be updated in place. */
+static void wkv_token(const struct scan *a, const struct slice *s, size_t at, const float *v,
+                      float *y) {
+    const float *const *in = a->in;
+    float found[COLUMNS] = {0}, sum[COLUMNS] = {0};
+    for (size_t i = 0; i < a->states; i++) {
+        const float *state = s->from + i * a->size, removed = in[REMOVED][at + i];
+        for (size_t j = 0; j < s->n; j++) found[j] = found[j] + removed * state[j];
+    }
+    for (size_t i = 0; i < a->states; i++) {
+        const float keep = in[KEEP][at + i], key = in[KEYS][at + i], r = in[RECEPTANCE][at + i];
+        const float rate = in[REMOVED][at + i] * in[RATE][at + i];
+        float state[COLUMNS];
+        memcpy(state, s->from + i * a->size, s->n * sizeof(float));
+        for (size_t j = 0; j < s->n; j++) {
+            state[j] = (keep * state[j] - rate * found[j]) + key * v[j];
+            sum[j] = sum[j] + r * state[j];
+        }
+        memcpy(s->to + i * a->size, state, s->n * sizeof(float));
+    }
+    memcpy(y, sum, s->n * sizeof(float));
+}
+
+static void wkv_task(void *arg, size_t task, int thread) {
+    const struct scan *a = arg;
+    struct slice s = slice_of(a, task);
+    (void)thread;
+    for (size_t t = 0; t < s.span->n; t++) {
+        const size_t one = (s.span->row + t) * a->heads + s.head, at = one * a->size + s.first;
+        wkv_token(a, &s, one * a->states, a->in[WKV_VALUES] + at, a->y + at);
+        slice_next(a, &s, t + 1);
+    }
+}
+
+int wkv_run(struct run *r, const struct tl_step *s) {
+    const struct tl_cache *state = &r->p->caches[s->number];
+    struct scan a = {.r = r,
+                     .step = s,
+                     .y = pass_out(r, s),
+                     .heads = state->axes[0],
+                     .states = state->axes[1],
+                     .size = state->axes[2],
+                     .slices = (state->axes[2] + COLUMNS - 1) / COLUMNS};
+    for (int i = RECEPTANCE; i <= RATE; i++) a.in[i] = pass_in(r, s, i);
+    return run_tasks(&a, wkv_task);
 }

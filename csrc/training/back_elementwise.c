@@ -201,13 +201,13 @@ int temper_back(struct back *b, const struct tl_step *s) {
     return back_ranges(b, b->rows, s->width, temper_rows, &a);
 }
 
-/* ---- softplus and xielu, in float64 ---- */
+/* ---- softplus, xielu and exp, in float64 ---- */
 
 struct curve {
     const float *x, *bias, *dy;
     float *dx;
     size_t width;
-    const double *numbers; // of xielu: see xielu_check
+    const double *numbers; // of xielu and exp: see their checks
 };
 
 static void softplus_rows(struct back *b, const void *arg, size_t first, size_t last) {
@@ -230,6 +230,15 @@ static void xielu_rows(struct back *b, const void *arg, size_t first, size_t las
     }
 }
 
+static void exp_rows(struct back *b, const void *arg, size_t first, size_t last) {
+    const struct curve *a = arg;
+    const double factor = a->numbers[0];
+    (void)b;
+    for (size_t i = first * a->width; i < last * a->width; i++) {
+        a->dx[i] += (float)(factor * tl_exp(factor * (double)a->x[i]) * (double)a->dy[i]);
+    }
+}
+
 static int curve_back(struct back *b, const struct tl_step *s, back_range_fn *rows) {
     struct curve a = {
         .bias = s->vectors[0], .dy = back_dy(b, s), .width = s->width, .numbers = s->numbers};
@@ -244,6 +253,10 @@ int softplus_back(struct back *b, const struct tl_step *s) {
 
 int xielu_back(struct back *b, const struct tl_step *s) {
     return curve_back(b, s, xielu_rows);
+}
+
+int exp_back(struct back *b, const struct tl_step *s) {
+    return curve_back(b, s, exp_rows);
 }
 
 /* ---- rope: the rotation by the opposite angle ---- */

@@ -87,11 +87,11 @@ back_fn norm_scale_back, norm_back, norm_mean_back, layer_scale_back,
     layer_norm_back;                                                           // back_norm.c
 back_fn linear_back;                                                           // back_linear.c
 back_fn add_back, act_back, unary_back, scale_back, temper_back, rope_back;    // back_elementwise.c
-back_fn concat_back, conv_back;                                                // back_rows.c
+back_fn concat_back, conv_back, shift_back;                                    // back_rows.c
 back_fn route_probs_back, route_weights_back, experts_back, weighted_sum_back; // back_experts.c
-back_fn softplus_back, xielu_back;                                             // back_elementwise.c
+back_fn softplus_back, xielu_back, exp_back;                                   // back_elementwise.c
 back_fn decay_back, delta_back;                                                // back_recurrent.c
-back_fn scan_back, scan_channels_back;                                         // back_scan.c
+back_fn scan_back, scan_channels_back, wkv_back;                               // back_scan.c
 back_fn combine_back, add_shared_back, match_rms_back, sparsify_back;          // back_streams.c
 back_fn mix_back;                                                              // back_attention.c
 

@@ -1,4 +1,4 @@
-/* back_rows.c - the gradients of look-up in a table, copies, parts and short convolutions. */
+/* back_rows.c - the gradients of look-up in a table, copies, parts, convolutions and shifts. */
 #include "training/back_pass.h"
 
 struct embed {
@@ -123,4 +123,38 @@ int conv_back(struct back *b, const struct tl_step *s) {
                      .taps = (size_t)s->numbers[0]};
     TL_TRY(back_into(b, s, 0, &a.dx, NULL));
     return back_ranges(b, b->call->n_pieces, b->rows * s->width, conv_pieces, &a);
+}
+
+/* ---- shift: a share goes back to the token before, and the rest to the own one ---- */
+
+struct shift {
+    const float *dy, *shares; // (parts, width)
+    float *dx;
+    size_t width, parts;
+};
+
+static void shift_pieces(struct back *b, const void *arg, size_t first, size_t last) {
+    const struct shift *a = arg;
+    for (size_t i = first; i < last; i++) {
+        for (size_t t = 0; t < b->call->pieces[i].n; t++) {
+            const size_t row = b->starts[i] + t;
+            float *own = a->dx + row * a->width, *before = t > 0 ? own - a->width : NULL;
+            for (size_t part = 0; part < a->parts; part++) {
+                const float *dy = a->dy + (row * a->parts + part) * a->width;
+                const float *share = a->shares + part * a->width;
+                for (size_t j = 0; j < a->width; j++) own[j] += (1 - share[j]) * dy[j];
+                for (size_t j = 0; before != NULL && j < a->width; j++) {
+                    before[j] += share[j] * dy[j];
+                }
+            }
+        }
+    }
+}
+
+int shift_back(struct back *b, const struct tl_step *s) {
+    const size_t width = back_step(b, s, 0)->width;
+    struct shift a = {
+        .dy = back_dy(b, s), .shares = s->vectors[0], .width = width, .parts = s->width / width};
+    TL_TRY(back_into(b, s, 0, &a.dx, NULL));
+    return back_ranges(b, b->call->n_pieces, b->rows * s->width, shift_pieces, &a);
 }

@@ -1,6 +1,6 @@
 /*
  * back_scan.c - the gradients of the state space models of Mamba-2 (scan) and Mamba-1
- * (scan_channels).
+ * (scan_channels), and of RWKV-7's recurrence (wkv).
  *
  * The states after every token are computed again, because the forward pass keeps only the last
  * one. With S the state after a token and dS its gradient, which gets c dy of this token first:
@@ -19,8 +19,11 @@
 
 #define COLUMNS 64 // channels per task
 
-/* The reads of both ops: see scan_check. DECAY is that of scan only. */
-enum { VALUES, STEPS, INPUTS, OUTPUTS, DECAY, MOST_READS };
+/* The reads of both scans: see scan_check. DECAY is that of scan only. */
+enum { VALUES, STEPS, INPUTS, OUTPUTS, DECAY };
+
+/* The reads of wkv: see wkv_check. */
+enum { RECEPTANCE, KEEP, KEYS, WKV_VALUES, REMOVED, RATE, MOST_READS };
 
 /* What all tasks of a step share. */
 struct scan {
@@ -240,4 +243,116 @@ int scan_channels_back(struct back *b, const struct tl_step *s) {
     if (status == TL_OK) add_parts(&a);
     tl_block_cache_give(a.inputs, bytes);
     return status;
+}
+
+/*
+ * ---- wkv: a task is one head of one piece ----
+ *
+ * With S the state before a token, S+ the one after it, and G the gradient of S+:
+ *
+ *     f = removed S, S+ = keep S - (rate removed) f + key v, y = r S+
+ *     dr = S+ dy, dkey = G v, dv = key G, dkeep = sum of G S, df = -(rate removed) G,
+ *     d removed = S df - rate (G f), d rate = -removed (G f), dS = keep G + removed df.
+ */
+
+/* The sums removed S of one token. */
+static void find_removed(const struct scan *a, size_t at, const float *state, float *found) {
+    memset(found, 0, a->size * sizeof(float));
+    for (size_t i = 0; i < a->states; i++) {
+        const float removed = a->in[REMOVED][at + i];
+        for (size_t j = 0; j < a->size; j++) found[j] += removed * state[i * a->size + j];
+    }
+}
+
+/* The states (n + 1, N, P) of one head. */
+static void run_wkv(const struct scan *a, size_t row, size_t n, size_t head, float *states,
+                    float *found) {
+    const size_t cells = a->states * a->size;
+    memset(states, 0, cells * sizeof(float));
+    for (size_t t = 0; t < n; t++, states += cells) {
+        const size_t one = (row + t) * a->heads + head, at = one * a->states;
+        const float *v = a->in[WKV_VALUES] + one * a->size;
+        find_removed(a, at, states, found);
+        for (size_t i = 0; i < a->states; i++) {
+            const float keep = a->in[KEEP][at + i], key = a->in[KEYS][at + i];
+            const float rate = a->in[REMOVED][at + i] * a->in[RATE][at + i];
+            const float *before = states + i * a->size;
+            float *after = states + cells + i * a->size;
+            for (size_t j = 0; j < a->size; j++) {
+                after[j] = (keep * before[j] - rate * found[j]) + key * v[j];
+            }
+        }
+    }
+}
+
+/* One token: ds becomes the gradient of the state before it. `scratch` has 3 P values. */
+static void wkv_token(const struct scan *a, size_t one, const float *before, float *ds,
+                      float *scratch) {
+    const size_t at = one * a->states, n = a->size;
+    const float *const *in = a->in, *v = in[WKV_VALUES] + one * n, *dy = a->dy + one * n;
+    const float *after = before + a->states * n;
+    float *found = scratch, *dfound = scratch + n, *dv = scratch + 2 * n;
+    find_removed(a, at, before, found);
+    memset(dfound, 0, 2 * n * sizeof(float));
+    for (size_t i = 0; i < a->states; i++) {
+        const float r = in[RECEPTANCE][at + i], removed = in[REMOVED][at + i];
+        const float key = in[KEYS][at + i], rate = in[RATE][at + i];
+        double dr = 0, dkey = 0, dkeep = 0, part = 0;
+        for (size_t j = 0; j < n; j++) {
+            float *g = ds + i * n + j;
+            *g += r * dy[j];
+            dr += (double)after[i * n + j] * (double)dy[j];
+            dkey += (double)*g * (double)v[j];
+            dkeep += (double)*g * (double)before[i * n + j];
+            part -= (double)*g * (double)found[j];
+            dv[j] += *g * key;
+            dfound[j] -= rate * removed * *g;
+        }
+        add_to(a->to[RECEPTANCE], at + i, dr);
+        add_to(a->to[KEYS], at + i, dkey);
+        add_to(a->to[KEEP], at + i, dkeep);
+        add_to(a->to[REMOVED], at + i, part * (double)rate);
+        add_to(a->to[RATE], at + i, part * (double)removed);
+    }
+    for (size_t i = 0; i < a->states; i++) {
+        const float removed = in[REMOVED][at + i], keep = in[KEEP][at + i];
+        double dremoved = 0;
+        for (size_t j = 0; j < n; j++) {
+            dremoved += (double)before[i * n + j] * (double)dfound[j];
+            ds[i * n + j] = keep * ds[i * n + j] + removed * dfound[j];
+        }
+        add_to(a->to[REMOVED], at + i, dremoved);
+    }
+    for (size_t j = 0; j < n; j++) add_to(a->to[WKV_VALUES], one * n + j, (double)dv[j]);
+}
+
+static void wkv_task(void *arg, size_t task, int thread) {
+    struct scan *a = arg;
+    const size_t piece = task / a->heads, head = task % a->heads;
+    const size_t row = a->b->starts[piece], n = a->b->call->pieces[piece].n;
+    const size_t cells = a->states * a->size;
+    const size_t bytes = ((n + 2) * cells + 3 * a->size) * sizeof(float);
+    float *states = tl_block_cache_take(bytes), *ds;
+    (void)thread;
+    if (states == NULL) {
+        atomic_store(&a->failed, true);
+        return;
+    }
+    ds = states + (n + 1) * cells;
+    run_wkv(a, row, n, head, states, ds);
+    memset(ds, 0, cells * sizeof(float));
+    for (size_t t = n; t-- > 0;) {
+        wkv_token(a, (row + t) * a->heads + head, states + t * cells, ds, ds + cells);
+    }
+    tl_block_cache_give(states, bytes);
+}
+
+int wkv_back(struct back *b, const struct tl_step *s) {
+    struct scan a = {.b = b,
+                     .dy = back_dy(b, s),
+                     .heads = s->axes[0],
+                     .states = back_step(b, s, KEYS)->axes[1],
+                     .size = s->axes[1]};
+    TL_TRY(read_all(&a, s, RATE));
+    return finish(&a, back_tasks(b, b->call->n_pieces * a.heads, wkv_task, &a));
 }

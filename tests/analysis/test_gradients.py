@@ -98,7 +98,7 @@ def test_every_tap(llama, ids):
     "name",
     "mistral3 qwen3 gemma2 phi3 granite gpt2 falcon stablelm nemotron command-r "
     "qwen2moe granitemoe gpt-oss lfm2 hy_v3 deepseek2 qwen35 apertus laguna "
-    "gemma3n t5 mamba mamba2 jamba falcon-h1 nemotron_h granitehybrid".split(),
+    "gemma3n t5 mamba mamba2 jamba falcon-h1 nemotron_h granitehybrid rwkv7 arwkv7".split(),
 )
 def test_architectures(name, tmp_path):
     model = architectures.random_model(tmp_path, name)
@@ -132,7 +132,7 @@ def test_a_soft_cap_before_a_bias_by_distance(name, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "ops"),
-    [("mamba", ("scan_channels",)), ("mamba2", ("scan",)),
+    [("mamba", ("scan_channels",)), ("mamba2", ("scan",)), ("rwkv7", ("shift", "wkv", "exp")),
      ("gemma3n", ("combine", "add_shared", "match_rms", "sparsify"))],
 )  # fmt: skip
 def test_every_read_of_an_op(name, ops, tmp_path):

@@ -166,7 +166,7 @@ def test_every_row_of_the_documents_has_an_oracle():
     [
         ("deepseek4", "compressed keys"),
         ("kimi-k3", "delta"),
-        ("rwkv7", "recurrence"),
+        ("rwkv6", "recurrence"),
         ("talkie", "skip"),
     ],
 )

@@ -73,10 +73,10 @@ def test_info(capsys, path):
 
 def test_info_about_a_file_that_cannot_run(capsys, tmp_path):
     metadata, tensors = models.random_llama("F32", layers=1)
-    metadata["general.architecture"] = "rwkv7"
+    metadata["general.architecture"] = "rwkv6"
     file = models.write(tmp_path / "m.gguf", metadata, tensors)
     assert main(["info", str(file)]) == 0
-    assert "'rwkv7'" in capsys.readouterr().out
+    assert "'rwkv6'" in capsys.readouterr().out
 
 
 def test_weights(capsys, path):

@@ -57,11 +57,19 @@ def with_indexer(name, metadata, tensors):
             tensors[f"blk.{layer}.indexer.{part}"] = values.astype(np.float32)
 
 
+def with_unused_values(tensors):
+    """Add the tensors of the first block that llama.cpp asks for and does not use."""
+    for i, shape in enumerate(((256,), (32, 256), (256, 32))):
+        tensors[f"blk.0.time_mix_v{i}.weight"] = np.ones(shape, np.float32)
+
+
 def file_of(name, layers, path):
     size = {"layers": layers, "width": 64, "ffn": 64} if layers else {}
     metadata, tensors = architectures.random_architecture(name, "F32", context=512, **size)
     if name in ("glm-dsa", "deepseek32"):
         with_indexer(name, metadata, tensors)
+    if name in ("rwkv7", "arwkv7"):
+        with_unused_values(tensors)
     if name in LATENT:
         metadata[f"{name}.attention.layer_norm_rms_epsilon"] = 1e-6
     if name == "smallthinker":  # whose window is 4096 whatever the file states

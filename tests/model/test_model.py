@@ -156,9 +156,9 @@ def test_files_that_do_not_fit_together(case, parts, tmp_path):
 
 
 def test_an_unknown_architecture_is_named(parts, tmp_path):
-    keys = {**parts[0], "general.architecture": "rwkv7"}
+    keys = {**parts[0], "general.architecture": "rwkv6"}
     path = models.write(tmp_path / "m.gguf", keys, parts[1])
-    with pytest.raises(tl.UnsupportedError, match="'rwkv7'; it needs RWKV's recurrence"):
+    with pytest.raises(tl.UnsupportedError, match="'rwkv6'; it needs RWKV's recurrence"):
         tl.load(path)
 
 

@@ -452,9 +452,9 @@ def test_what_is_missing_is_named():
         reference.step(config, "blk.1.attn_q", weights)
     with pytest.raises(TypeError, match="weights is None"):
         reference.steps(config)
-    config.architecture = "rwkv7"
+    config.architecture = "rwkv6"
     with pytest.raises(
-        tinyllm.errors.UnsupportedError, match="is 'rwkv7'; it needs RWKV's recurrence"
+        tinyllm.errors.UnsupportedError, match="is 'rwkv6'; it needs RWKV's recurrence"
     ):
         reference.forward(config, weights, [1])
 

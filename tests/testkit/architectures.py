@@ -12,7 +12,7 @@ LLAMA_CPP = (
     *("baichuan", "refact", "minicpm", "plm", "codeshell", "jais", "deci", "openelm", "glm-dsa"),
     *("deepseek32", "pangu-embedded", "maincoder", "granite_swa", "step35", "llama-embed"),
     *("smallthinker", "arctic", "plamo", "plamo3", "hunyuan_vl", "paddleocr", "nanbeige"),
-    *("neo-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3"),
+    *("neo-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "rwkv7", "arwkv7"),
 )
 
 

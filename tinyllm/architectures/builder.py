@@ -263,6 +263,17 @@ class Builder:
             "softplus", tap, (x,), weights=(bias,), shape=self.shape(x), heads=self.step(x).heads
         )
 
+    def exp(self, tap: str, x: str, factor: Number) -> str:
+        """Add exp(factor x)."""
+        return self.add_step(
+            "exp",
+            tap,
+            (x,),
+            numbers=(factor._replace(name="factor"),),
+            shape=self.shape(x),
+            heads=self.step(x).heads,
+        )
+
     def head_linear(
         self,
         tap: str,
@@ -324,10 +335,12 @@ class Builder:
         weights : bool or str
             Whether this norm has weights, if norms of the architecture have; or their tensor.
         epsilon : Number, optional
-            Default: that of the file.
+            Default: that of the file; 1e-6 for ``"unit"``.
         """
         kind = kind or self.arch.norm
         shape = self.shape(x)
+        if kind == "unit":
+            epsilon = epsilon or Number("epsilon", 1e-6, "row")
         epsilon = epsilon or self.number("epsilon", self.config.norm_epsilon, self.arch.epsilon_key)
         weight: str | None = None
         if isinstance(weights, str):
@@ -363,7 +376,7 @@ class Builder:
             f"{tap}_scale",
             (x,),
             numbers=(
-                Number("epsilon", 1e-6, "row") if kind == "unit" else epsilon,
+                epsilon,
                 Number("kind", int(kind == "unit"), "row: L2" if kind == "unit" else UNUSED),
                 Number("axes", over, UNUSED if over == 1 else "row"),
             ),
@@ -397,17 +410,19 @@ class Builder:
         role: str = "",
         part: tuple[str, int, int] | None = None,
         scaled: bool = True,
+        bias: str = "",
     ) -> str:
         """Add a product with ``tap.weight`` plus ``tap.bias``, of shape (size,) or (heads, size).
 
         The bias is added if the file has it, or if the architecture demands it. A factor
         ``tap.scale`` is used if the file has it, unless `scaled` is False. `part` names another
-        tensor: its name without ``.weight``, the first row, and how many rows it has in all.
+        tensor: its name without ``.weight``, the first row, and how many rows it has in all. `bias`
+        names the tensor of a bias that must be there.
         """
         stem, first, rows = part or (tap, 0, 0)
-        bias = self.optional(f"{tap}.bias") or self.optional(f"{stem}.bias")
-        if bias is None and tap in self.arch.biases:
-            bias = self.tensor(f"{stem}.bias")
+        added = self.optional(f"{tap}.bias") or self.optional(f"{stem}.bias")
+        if added is None and tap in self.arch.biases:
+            added = self.tensor(f"{stem}.bias")
         flat = Number("heads", 0, UNUSED)
         axes = (size,) if heads is None else (heads, size)
         source = f"part of {stem}.weight" if part else UNUSED
@@ -417,7 +432,7 @@ class Builder:
             (x,),
             weights=(
                 self.tensor(f"{stem}.weight"),
-                bias,
+                self.tensor(bias) if bias else added,
                 self.optional(f"{stem}.scale") if scaled else None,
             ),
             numbers=(

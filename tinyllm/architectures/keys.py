@@ -24,6 +24,7 @@ _DESCRIPTIVE = frozenset(
     rope.scaling.yarn_ext_factor n_deepstack_layers pooling_type classifier.output_labels
     dense_2_feat_in dense_2_feat_out dense_3_feat_in dense_3_feat_out attention.indexer.types
     attention.indexer.head_count attention.indexer.key_length decoder_start_token_id
+    token_shift_count
     """.split()
 )
 

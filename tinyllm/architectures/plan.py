@@ -30,7 +30,7 @@ FUNCTIONS = (
 UNUSED = "unused"
 
 #: The ops whose steps keep something of a context for later tokens: keys and values, or a state.
-_KEEPING = ("cache", "conv", "delta", "scan", "scan_channels")
+_KEEPING = ("cache", "conv", "delta", "scan", "scan_channels", "shift", "wkv")
 
 #: Tensors that no step needs: pattern of the names, and what they are.
 HARMLESS = {
@@ -38,6 +38,7 @@ HARMLESS = {
     "blk.*.attn_rot_embd": "RoPE frequencies of files from 2023, which follow from the base",
     "blk.*.nextn.*": "the draft head that predicts several tokens, which is not supported",
     "blk.*.indexer.*": "the choice of keys in contexts that are longer than those that run",
+    "blk.0.time_mix_v[012].weight": "a mixture of the first block's values with themselves",
     "rope_factors_*.weight": "RoPE factors for contexts of another length",
     "dense_[23].*": "projections of an embedding, which `Model.embed` uses",
     "dec.blk.*.cross_attn_rel_b.weight": "biases of old T5 files, which nothing uses",
@@ -168,8 +169,7 @@ class ForwardPlan(Sequence[Step]):
     def caches(self) -> tuple[Step, ...]:
         """The steps that keep something of a context, in the order of the core's cache numbers.
 
-        The op ``cache`` stores keys and values of all positions; ``conv`` and ``delta`` have a
-        state.
+        The op ``cache`` stores keys and values of all positions; the others have a state.
         """
         return tuple(step for step in self._steps if step.op in _KEEPING)
 

@@ -48,6 +48,7 @@ from .mixers import attention, attention_or_matrix, output_gated_attention
 from .plan import ForwardPlan
 from .reader import Reader
 from .recurrent import conv_or_attention, delta_or_attention
+from .rwkv import channel_mix, time_mix
 
 __all__ = ["ARCHITECTURES", "MISSING", "find", "make_plan", "read_halves", "read_model"]
 
@@ -246,6 +247,26 @@ ARCHITECTURES: dict[str, Arch] = {
     "nemotron_h_moe": dataclasses.replace(
         NEMOTRON_H, ffn=experts, gated_experts=False, routing="sigmoid"
     ),
+    "rwkv7": dataclasses.replace(
+        LLAMA,
+        embedding=normed_embedding,
+        mixer=time_mix,
+        ffn=channel_mix,
+        rope="none",
+        norm="layer",
+        ffn_norm="attn_norm_2",
+        biases=("token_embd_norm", "attn_norm", "time_mix_ln", "attn_norm_2", "output_norm"),
+        zeros=True,
+        required=("time_mix_g1", "time_mix_ln"),
+    ),
+    "arwkv7": dataclasses.replace(
+        LLAMA,
+        mixer=time_mix,
+        rope="none",
+        biases=("time_mix_ln",),
+        zeros=True,
+        optional=("time_mix_g1", "time_mix_ln"),
+    ),
     "deepseek2": dataclasses.replace(LATENT, ffn=experts),
     "mistral4": dataclasses.replace(LATENT, ffn=experts),
     "glm-dsa": DSA,
@@ -442,8 +463,6 @@ MISSING = {
     "plamo2": "a Mamba mixer of its own",
     "rwkv6": "RWKV's recurrence",
     "rwkv6qwen2": "RWKV's recurrence",
-    "rwkv7": "RWKV's recurrence",
-    "arwkv7": "RWKV's recurrence",
     "kimi-linear": "Kimi delta attention",
     "kimi-k3": "Kimi delta attention, and attention to earlier blocks",
     "bailingmoe3": "Kimi delta attention",

@@ -23,9 +23,7 @@ __all__ = ["Array", "Call", "Injection", "Known", "Replay", "relative_error"]
 Array: TypeAlias = NDArray[Any]
 
 #: Ops whose cost grows with the size of the model. They run in float32, the others in float64.
-HEAVY = frozenset(
-    ("linear", "head_linear", "experts", "scores", "mix", "conv", "delta", "scan", "scan_channels")
-)
+HEAVY = frozenset("linear head_linear experts scores mix conv delta scan scan_channels wkv".split())
 
 #: Bytes of unpacked weights that a replay keeps for its next walk.
 KEPT = 3 << 30

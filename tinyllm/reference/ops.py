@@ -31,6 +31,7 @@ __all__ = [
     "decay",
     "delta",
     "embed",
+    "exp",
     "gated",
     "head_linear",
     "layer_norm",
@@ -50,12 +51,14 @@ __all__ = [
     "scan",
     "scan_channels",
     "shape",
+    "shift",
     "softmax",
     "softplus",
     "sparsify",
     "temper",
     "unary",
     "visible_keys",
+    "wkv",
     "xielu",
 ]
 
@@ -495,6 +498,11 @@ def softplus(x: Float64, bias: Float64 | None = None) -> Float64:
     return y
 
 
+def exp(x: Float64, *, factor: float) -> Float64:
+    """Return exp(factor x). (T, ...) -> same."""
+    return np.exp(factor * x)
+
+
 def xielu(
     x: Float64, *, alpha_positive: float, alpha_negative: float, beta: float, epsilon: float
 ) -> Float64:
@@ -605,6 +613,38 @@ def scan_channels(
     return y if skip is None else y + skip.reshape(-1) * x
 
 
+def shift(x: Float64, shares: Float64, *, parts: float) -> Float64:
+    """Return mixtures of each token with the one before it. (T, D) -> (T, parts, D).
+
+    They are x + (before - x) share, with a share for each part and channel. `before` is 0 for the
+    first token. With 0 parts there is one, and the result is (T, D). Peng et al. 2025, "RWKV-7
+    Goose" (arXiv:2503.14456), equation 3.
+    """
+    before = np.concatenate([np.zeros((1, x.shape[1])), x[:-1]])
+    y = x[:, np.newaxis] + (before - x)[:, np.newaxis] * shares.reshape(-1, x.shape[1])
+    return y if parts else y[:, 0]
+
+
+def wkv(
+    r: Float64, keep: Float64, k: Float64, v: Float64, removed: Float64, rate: Float64
+) -> Float64:
+    """Return RWKV-7's recurrence, token by token. (T, H, N), v (T, H, P) -> (T, H, P).
+
+    A head has a state S of (N, P), zero before the first token: S = keep S - (rate removed)
+    (removed S) + k v', and the result is r S. Peng et al. 2025, "RWKV-7 Goose" (arXiv:2503.14456),
+    section 4.1, with S transposed.
+    """
+    y = np.zeros_like(v)
+    state = np.zeros((*k.shape[1:], v.shape[2]))
+    for t in range(len(v)):
+        found = np.einsum("hn,hnp->hp", removed[t], state)
+        state = keep[t][..., np.newaxis] * state
+        state = state - (rate[t] * removed[t])[..., np.newaxis] * found[:, np.newaxis]
+        state = state + k[t][..., np.newaxis] * v[t][:, np.newaxis]
+        y[t] = np.einsum("hn,hnp->hp", r[t], state)
+    return y
+
+
 #: Functions by op. The op ``cache`` has none, because it stores values and computes nothing.
 OPS: dict[str, Callable[..., Any]] = {
     "embed": embed,
@@ -633,6 +673,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "scale": scale,
     "softplus": softplus,
     "xielu": xielu,
+    "exp": exp,
     "route_probs": route_probs,
     "route_ids": route_ids,
     "route_weights": route_weights,
@@ -644,4 +685,6 @@ OPS: dict[str, Callable[..., Any]] = {
     "delta": delta,
     "scan": scan,
     "scan_channels": scan_channels,
+    "shift": shift,
+    "wkv": wkv,
 }

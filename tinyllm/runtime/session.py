@@ -706,10 +706,12 @@ def _state_shape(step: Step, reads: list[tuple[int, ...]]) -> tuple[int, ...]:
     """Return the shape of the state of a step, from the shapes of what it reads."""
     if step.op == "conv":
         return int(step.number("taps")) - 1, math.prod(step.shape)
+    if step.op == "shift":
+        return reads[0]
     if step.op == "scan_channels":
         return reads[2][-1], *step.shape
     heads, size = step.shape
-    return heads, reads[1 if step.op == "delta" else 2][-1], size
+    return heads, reads[2 if step.op == "scan" else 1][-1], size
 
 
 def _cached(model: Runner, arrays: Mapping[str, Array], n: int) -> list[tuple[Float32, ...]]:

@@ -135,6 +135,14 @@ MAMBA: dict[str, Any] = {
     "ssm.time_step_rank": 8,
 }
 MAMBA2 = {**MAMBA, "ssm.group_count": 2}
+RWKV: dict[str, Any] = {
+    "block_count": 3,
+    "attention.head_count": 0,
+    "attention.decay_lora_rank": 32,
+    "attention.iclr_lora_rank": 32,
+    "attention.value_residual_mix_lora_rank": 16,
+    "wkv.head_size": 64,
+}
 SECOND = np.array([0, 2, 0])  # of three blocks, only the second one has attention
 
 #: Keys besides the usual ones. Windows are shorter than the contexts of the tests.
@@ -305,6 +313,8 @@ KEYS: dict[str, dict[str, Any]] = {
         "ssm.dt_b_c_rms": True,
     },
     "mamba2": {**MAMBA2, "attention.head_count": 0, "feed_forward_length": 0},
+    "rwkv7": {**RWKV, "attention.gate_lora_rank": 64},
+    "arwkv7": {**RWKV, "token_shift_count": 1},
     "jamba": {**EXPERTS, **MAMBA, "attention.head_count_kv": SECOND},
     "granitehybrid": {
         **EXPERTS,
@@ -496,6 +506,8 @@ def _shape(step: Step, i: int, reads: list[Shape], experts: int) -> Shape:
     if step.op == "linear":
         rows = numbers["rows"] or max(numbers["heads"], 1) * numbers["size"]
         return ((rows, math.prod(reads[0])), (rows,), (1,))[i]
+    if step.op == "layer_norm" and step.tap.endswith("time_mix_ln"):  # as llama.cpp has it
+        return (math.prod(step.shape),)
     if step.op in ("norm", "layer_norm") and numbers["axes"]:
         return step.shape[-numbers["axes"] :]
     if step.op == "norm":
@@ -513,6 +525,8 @@ def _shape(step: Step, i: int, reads: list[Shape], experts: int) -> Shape:
         return ((count, rows, reads[0][-1]), (count, rows), (count,))[i]
     if step.op == "scan_channels":
         return ((*step.shape, reads[2][0]), step.shape)[i]
+    if step.op == "shift":  # as llama.cpp has it
+        return (*((numbers["parts"], 1, 1) if numbers["parts"] else ()), step.shape[-1])
     if step.op in ("scan", "softplus"):
         return (step.shape[0],)
     if step.op == "route_ids":
@@ -644,6 +658,8 @@ def _values(random: np.random.Generator, name: str, shape: Shape) -> tuple[Float
     matrix = len(shape) > 1 and "norm" not in name and not name.endswith(".bias")
     if name.endswith("ssm_a"):  # negative, or else the state grows without limit
         values = -random.uniform(0.02, 0.4, shape)
+    elif "lerp" in name:  # shares, and no matrix
+        values, matrix = random.uniform(0, 1, shape), False
     elif matrix:
         std = 1.0 if "embd" in name else shape[-1] ** -0.5
         values = std * random.standard_normal(shape)
