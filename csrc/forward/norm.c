@@ -66,8 +66,7 @@ static int load_weights(const struct tl_op_check *c, struct tl_step *s, int firs
     op_shape(s, x, x->n_axes);
     for (int i = 0; i < c->spec->n_weights; i++) {
         if (c->spec->weights[i] == NULL) continue;
-        // a weight that covers several vectors has their axes or one, and one of a long vector has
-        // one
+        // a weight has the axes of the vectors that it covers, or one axis
         if (covers > x->n_axes - first_axis &&
             !tl_weights_has_size(c->weights, c->spec->weights[i], n)) {
             TL_TRY(tl_weights_array(c->weights, c->spec->weights[i], x->axes + x->n_axes - covers,
