@@ -29,6 +29,7 @@ from tinyllm import _core
 from tinyllm.quantization.mixes import MIXES
 
 TYPES = "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4".split()
+TYPES += "TQ1_0 TQ2_0 Q1_0 Q2_0".split()
 COMPARED = "Q8_0 Q6_K Q5_K_M Q4_K_M Q4_K_S Q4_0 IQ4_XS Q3_K_M Q2_K".split()
 
 

@@ -23,4 +23,7 @@ tl_pack_fn tl_pack_q2_k, tl_pack_q3_k, tl_pack_q4_k, tl_pack_q5_k, tl_pack_q6_k;
 /* pack_codebook.c */
 tl_pack_fn tl_pack_iq4_nl, tl_pack_iq4_xs, tl_pack_mxfp4;
 
+/* pack_ternary.c */
+tl_pack_fn tl_pack_q1_0, tl_pack_q2_0, tl_pack_tq1_0, tl_pack_tq2_0;
+
 #endif

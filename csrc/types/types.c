@@ -49,15 +49,15 @@ static const struct tl_type_info types[TL_TYPE_COUNT] = {
     [31] = {"Q4_0_4_4", TL_KIND_REMOVED, 0, 0, NULL},
     [32] = {"Q4_0_4_8", TL_KIND_REMOVED, 0, 0, NULL},
     [33] = {"Q4_0_8_8", TL_KIND_REMOVED, 0, 0, NULL},
-    [34] = {"TQ1_0", TL_KIND_K, 256, 54, tl_unpack_tq1_0, NULL},
-    [35] = {"TQ2_0", TL_KIND_K, 256, 66, tl_unpack_tq2_0, NULL},
+    [34] = {"TQ1_0", TL_KIND_K, 256, 54, tl_unpack_tq1_0, tl_pack_tq1_0},
+    [35] = {"TQ2_0", TL_KIND_K, 256, 66, tl_unpack_tq2_0, tl_pack_tq2_0},
     [36] = {"IQ4_NL_4_4", TL_KIND_REMOVED, 0, 0, NULL},
     [37] = {"IQ4_NL_4_8", TL_KIND_REMOVED, 0, 0, NULL},
     [38] = {"IQ4_NL_8_8", TL_KIND_REMOVED, 0, 0, NULL},
     [39] = {"MXFP4", TL_KIND_32, 32, 17, tl_unpack_mxfp4, tl_pack_mxfp4},
     [40] = {"NVFP4", TL_KIND_16, 64, 36, tl_unpack_nvfp4, NULL},
-    [41] = {"Q1_0", TL_KIND_32, 128, 18, tl_unpack_q1_0, NULL},
-    [42] = {"Q2_0", TL_KIND_32, 64, 18, tl_unpack_q2_0, NULL},
+    [41] = {"Q1_0", TL_KIND_32, 128, 18, tl_unpack_q1_0, tl_pack_q1_0},
+    [42] = {"Q2_0", TL_KIND_32, 64, 18, tl_unpack_q2_0, tl_pack_q2_0},
 };
 
 const struct tl_type_info *tl_type_find(uint32_t id) {

@@ -132,7 +132,7 @@ def test_table_equals_gguf():
         items, size = gguf.GGML_QUANT_SIZES[kind]
         assert table[kind.name][:3] == (int(kind), items, size)
     assert table["Q8_1"] == (9, 32, 36, False)
-    assert table["Q2_0"] == (42, 64, 18, False)
+    assert table["Q2_0"] == (42, 64, 18, True)
     assert table["Q8_0"] == (8, 32, 34, True)
     assert sorted(row[0] for row in table.values()) == [
         i for i in range(43) if i not in (4, 5, 31, 32, 33, 36, 37, 38)

@@ -23,7 +23,8 @@ pytestmark = pytest.mark.live
 
 RECORD = Path(__file__).parents[1] / "quantization" / "llama_cpp_types.json"
 TYPES = "F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4".split()
-SEARCHED = [t for t in TYPES if t not in ("F32", "F16", "BF16", "Q8_0")]
+TYPES += "TQ1_0 TQ2_0 Q2_0 Q1_0".split()
+SEARCHED = [t for t in TYPES if t not in ("F32", "F16", "BF16", "Q8_0", "Q1_0")]
 
 
 def mixes():

@@ -32,10 +32,14 @@ GGML = {
     "IQ4_NL": (0.0442137, 0.0696675),
     "IQ4_XS": (0.0457245, 0.0722051),
     "MXFP4": (0.0916867, 0.167195),
+    "TQ1_0": (2.17074, 3.75485),
+    "TQ2_0": (2.17074, 3.75485),
+    "Q1_0": (3.2429, 7.92263),
+    "Q2_0": (1.5147, 2.64616),
 }
 
 #: SHA-256 of the blocks of all these types.
-DIGEST = "2b9ca97fcb7ec586f0287bd577dcae1a203c6aeb72f8050c2083a7ed68398326"
+DIGEST = "1b520669106308748e4c9bbe35c593f33b727ee8c2f5e1ebb889bae60904a4bd"
 
 
 def values():
@@ -81,6 +85,33 @@ def test_the_error_is_no_larger_than_that_of_ggml(kind):
     weighted = ((unpacked(kind, raw, x.shape) - x) ** 2 * weight).mean()
     assert plain <= GGML[kind][0] * 1.0001
     assert weighted <= GGML[kind][1] * 1.0001
+
+
+@pytest.mark.parametrize("kind", ["TQ1_0", "TQ2_0"])
+def test_ternary_weights_are_kept(kind):
+    q = np.random.default_rng(2).integers(-1, 2, (4, 512))
+    x = (q * np.array([[0.5], [3], [1e-3], [7]], np.float16).astype(np.float32)).astype(np.float32)
+    raw = _core.pack(kind, x)
+    np.testing.assert_array_equal(unpacked(kind, raw, x.shape), x)
+    expected = gguf.quants.quantize(x, gguf.GGMLQuantizationType[kind]).reshape(-1)
+    np.testing.assert_array_equal(raw, expected)
+
+
+@pytest.mark.parametrize(("kind", "levels"), [("TQ2_0", (-1, 0, 1)), ("Q2_0", (-1, 0, 1, 2))])
+def test_the_best_scale_is_found(kind, levels):
+    items = _core.tensor_types()[kind][1]
+    random = np.random.default_rng(3)
+    levels = np.array(levels)[:, np.newaxis]
+    for _ in range(5):
+        x, weight = random.standard_normal(256), random.lognormal(0, 1, 256)
+        x, weight = x.astype(np.float32), weight.astype(np.float32)
+        found = unpacked(kind, _core.pack(kind, x, weight), x.shape) - x
+        for start in range(0, 256, items):
+            block = slice(start, start + items)
+            y, w = x[block].astype(np.float64), weight[block].astype(np.float64)
+            scales = np.linspace(-3, 3, 3001)[:, np.newaxis, np.newaxis]
+            least = (w * ((y - scales * levels) ** 2).min(axis=1)).sum(axis=1).min()
+            assert (w * found[block] ** 2).sum() <= least * 1.0001
 
 
 @pytest.mark.parametrize("kind", LOSSY)

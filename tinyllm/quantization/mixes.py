@@ -48,6 +48,9 @@ MIXES = {
     "IQ4_NL": Mix("IQ4_NL", 25),
     "IQ4_XS": Mix("IQ4_XS", 30),
     "MXFP4_MOE": Mix("MXFP4", 38),
+    "TQ1_0": Mix("TQ1_0", 36),
+    "TQ2_0": Mix("TQ2_0", 37),
+    "Q2_0": Mix("Q2_0", 41),
 }
 
 #: Names that stand for a mix.
@@ -61,6 +64,7 @@ _FALLBACK = {
     "Q4_K": "Q5_0",
     "Q5_K": "Q5_1",
     "Q6_K": "Q8_0",
+    **dict.fromkeys(("TQ1_0", "TQ2_0", "Q2_0"), "Q4_0"),
 }
 
 #: Parts of the names of matrices that stay as they are: small ones, and those that are not
@@ -246,6 +250,8 @@ class _Rules:
             return self._output(base, shape[-1])
         if self.mix == "MXFP4_MOE":
             return "MXFP4" if len(shape) > 2 and shape[-3] > 1 else "Q8_0"
+        if kind == "embedding":
+            return "Q4_K" if base in ("TQ1_0", "TQ2_0", "Q2_0") else base
         if kind == "values":
             return self._values(base, next(self.values))
         if kind == "keys":

@@ -61,8 +61,8 @@ def quantize(
         The GGUF file. An existing file is replaced.
     type : str
         F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q4_K_M, Q4_K_S, Q3_K_L, Q3_K_M, Q3_K_S, Q2_K,
-        Q2_K_S, Q5_1, Q5_0, Q4_1, Q4_0, IQ4_NL, IQ4_XS or MXFP4_MOE. Q5_K, Q4_K and Q3_K are short
-        for the mix with _M. Norms, biases and small matrices stay as they are.
+        Q2_K_S, Q5_1, Q5_0, Q4_1, Q4_0, IQ4_NL, IQ4_XS, MXFP4_MOE, TQ1_0, TQ2_0 or Q2_0. Q5_K, Q4_K
+        and Q3_K are short for the mix with _M. Norms, biases and small matrices stay as they are.
     imatrix : Imatrix or str or os.PathLike, optional
         The importance of the inputs of each matrix: see `tinyllm.imatrix`.
     types : mapping of str to str, optional
