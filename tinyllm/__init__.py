@@ -91,6 +91,7 @@ _HOMES = {
     "ov_circuit": "analysis.circuits",
     "patch": "trace.edits",
     "patch_sweep": "analysis.sweep",
+    "path_patching": "analysis.paths",
     "qk_circuit": "analysis.circuits",
     "quantize": "quantization.quantize",
     "read": "comparison.read",

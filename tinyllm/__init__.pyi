@@ -17,6 +17,7 @@ from .analysis.gradients import saliency as saliency
 from .analysis.heads import attention_entropy as attention_entropy
 from .analysis.heads import induction_scores as induction_scores
 from .analysis.lens import lens as lens
+from .analysis.paths import path_patching as path_patching
 from .analysis.scalars import Scalar as Scalar
 from .analysis.scalars import logit as logit
 from .analysis.scalars import logprob as logprob

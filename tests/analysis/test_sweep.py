@@ -60,7 +60,8 @@ def test_a_sweep_has_the_bits_of_single_runs(model, seed, logits, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["gemma2", "gemma4", "phi2", "qwen3next", "lfm2", "mamba", "gpt2", "deepseek2"]
+    "name",
+    ["gemma2", "gemma3n", "gemma4", "phi2", "qwen3next", "lfm2", "mamba", "gpt2", "deepseek2"],
 )
 def test_on_every_kind_of_model(name, tmp_path):
     """Blocks with states, with caches of other blocks, in parallel, and of a second embedding."""

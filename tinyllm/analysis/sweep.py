@@ -98,7 +98,7 @@ def sweep(
     names = [f"prompt {i}" if len(given) > 1 else "the prompt" for i in range(len(given))]
     tokens = [token_ids(p, model.tokenizer, n) for p, n in zip(given, names, strict=True)]
     programs = [model.program(item) for item in items]
-    startable = [_can_start(model, layer) for layer in range(model.config.layers)]
+    startable = [_can_start(model, layer) for layer in range(model.config.layers + 1)]
     runs: list[_Run] = []
     for program in programs:
         for j, ids in enumerate(tokens):
@@ -346,13 +346,16 @@ def _measure(metric: Metric | None, logits: str) -> Metric:
 
 
 def _can_start(model: Runner, layer: int) -> bool:
-    """Whether a run can begin at a block: it must read nothing else of the blocks before."""
-    if not model.steps.has_role("resid_pre", layer):
-        return False
+    """Whether a run can begin at a block, or behind all: it must read nothing else before it."""
     steps = list(model.steps)
-    entry = model.steps.role("resid_pre", layer)
     first = next(i for i, step in enumerate(steps) if step.layer == layer)
-    before = {step.tap for step in steps[:first]} - set(model.steps[entry].reads)
+    if layer == model.config.layers:
+        entries = [step.tap for step in steps if "resid_post" in step.roles][-1:]
+    elif model.steps.has_role("resid_pre", layer):
+        entries = list(model.steps[model.steps.role("resid_pre", layer)].reads)
+    else:
+        return False
+    before = {step.tap for step in steps[:first]} - set(entries)
     return all(before.isdisjoint(step.reads) for step in steps[first:])
 
 
@@ -360,13 +363,14 @@ def _planned(
     startable: list[bool], program: Program | None, ids: npt.NDArray[np.int32]
 ) -> tuple[int, int, int]:
     """Check edits against a prompt, and find layer, start and rows of its `_Run`."""
-    n = len(ids)
-    if program is None:  # nothing changes: the last row after the last layer is enough
-        return len(startable), n - 1, 1
-    sites = program.sites(0, n, True)
-    layer = min((tap.layer for tap in program.taps.values()), default=len(startable))
-    while 0 <= layer < len(startable) and not startable[layer]:
+    n, end = len(ids), len(startable) - 1
+    taps = {} if program is None else program.taps
+    layer = min((tap.layer for tap in taps.values()), default=end)
+    while layer >= 0 and not startable[layer]:
         layer -= 1
+    if program is None:  # nothing changes: the last row is enough
+        return layer, n - 1, 1
+    sites = program.sites(0, n, True)
     rows = [int(site.rows.min()) for found in sites.values() for site, _ in found]
     start = 0 if any(edit.needs_all for edit in program.edits) else min(rows, default=n - 1)
     return layer, start, n - start
