@@ -9,6 +9,7 @@ import pytest
 import tinyllm as tl
 from testkit import models
 from tinyllm import reference
+from tinyllm.trace import edit_program
 
 pytestmark = pytest.mark.sanitize
 
@@ -687,3 +688,35 @@ def test_an_index_that_is_not_there(model, tap, index, error, words):
 def test_what_is_no_index(index):
     with pytest.raises((TypeError, ValueError), match="index is"):
         tl.zero("blk.0.ffn_act", index=index)
+
+
+# --- generation --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("edit", "checked"),
+    [
+        (tl.scale("blk.*.ffn_down", 0.5), 4),  # both layers: the prompt, then any token
+        (tl.zero("blk.1.attn_mix", head=1, at=-1), 2),
+        (tl.set("blk.1.ffn_act", 2, at=8), 6),  # a position: each step is another case
+        (tl.scale("blk.0.attn_scores", 0.5), 6),  # the context grows
+    ],
+)
+def test_steps_of_a_generation_share_what_is_the_same(model, monkeypatch, edit, checked):
+    """Checking an edit of every layer took longer than applying it."""
+    made = []
+    site = edit_program.Site
+
+    def counted(label, where, tap, piece):
+        made.append((piece.start, piece.length))
+        return site(label, where, tap, piece)
+
+    monkeypatch.setattr(edit_program, "Site", counted)
+    ids = model.generate(IDS, max_tokens=6, temperature=0, edits=edit).ids
+    assert len(made) == checked
+    session = model.session()
+    want, row = [], session.eval(IDS, edits=edit)
+    for _ in range(6):
+        want.append(int(np.argmax(row)))
+        row = session.eval([want[-1]], edits=edit)
+    assert list(ids) == want
