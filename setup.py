@@ -27,6 +27,9 @@ else:
     debug = ["-O1", "-g1" if SANITIZE else "-g", "-UNDEBUG", "-fno-omit-frame-pointer"]
     cflags += debug if DEBUG else ["-O3", "-g0"]
     ldflags = []
+LIBRARIES = [] if sys.platform == "win32" else ["m", "pthread"]
+if sys.platform.startswith("linux"):
+    LIBRARIES.append("dl")  # a part of the C library since glibc 2.34
 if STRICT:
     cflags.append("-Werror")
 if SANITIZE:
@@ -36,6 +39,34 @@ if COVERAGE:
     cflags.append("--coverage")
     ldflags.append("--coverage")
 
+
+#: The sources of the kernels of devices, in the order of enum tl_source in csrc/device/device.h.
+KERNELS = ("arithmetic", "functions", "types", "matmul", "ops", "selftest")
+
+
+def write_kernels(path="csrc/device/sources.c"):
+    """Write the sources of the kernels as arrays of C, which no compiler limits in length."""
+    lines = ["/* Made by setup.py from the files in csrc/device/source. */"]
+    lines.append('#include "device/sources.h"\n')
+    for name in KERNELS:
+        with open(f"csrc/device/source/{name}.cl", "rb") as file:
+            text = file.read()
+        lines.append(f"static const unsigned char {name}[] = {{")
+        lines += [",".join(map(str, text[i : i + 24])) + "," for i in range(0, len(text), 24)]
+        lines.append("};\n")
+    lines.append("const struct tl_source_file tl_source_files[TL_SOURCE_FILES] = {")
+    lines += [f'    {{"{name}.cl", {name}, sizeof({name})}},' for name in KERNELS]
+    lines.append("};\n")
+    text = "\n".join(lines)
+    if os.path.exists(path):
+        with open(path, encoding="ascii") as file:
+            if file.read() == text:
+                return
+    with open(path, "w", encoding="ascii") as file:
+        file.write(text)
+
+
+write_kernels()
 
 # The kernels take nearly all the time, so they come first: each core gets its share of them.
 SOURCES = sorted(glob("csrc/**/*.c", recursive=True), key=lambda path: "kernels_" not in path)
@@ -64,7 +95,7 @@ setup(
             sources=SOURCES,
             depends=sorted(glob("csrc/**/*.h", recursive=True)),
             include_dirs=["csrc", numpy.get_include()],
-            libraries=[] if sys.platform == "win32" else ["m", "pthread"],
+            libraries=LIBRARIES,
             extra_compile_args=cflags,
             extra_link_args=ldflags,
         )

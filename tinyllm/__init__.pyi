@@ -40,6 +40,7 @@ from .editing.edit import edit as edit
 from .editing.layers import extract_layers as extract_layers
 from .editing.shards import merge_gguf as merge_gguf
 from .editing.shards import split_gguf as split_gguf
+from .errors import DeviceError as DeviceError
 from .errors import Error as Error
 from .errors import FormatError as FormatError
 from .errors import UnsupportedError as UnsupportedError
@@ -62,6 +63,8 @@ from .quantization.imatrix import Imatrix as Imatrix
 from .quantization.imatrix import imatrix as imatrix
 from .quantization.quantize import quantize as quantize
 from .quantization.target import TypeChoice as TypeChoice
+from .runtime.device import Device as Device
+from .runtime.device import devices as devices
 from .runtime.machine import CPU as CPU
 from .runtime.machine import Memory as Memory
 from .runtime.machine import cpu as cpu

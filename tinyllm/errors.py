@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["Error", "FormatError", "UnsupportedError"]
+__all__ = ["DeviceError", "Error", "FormatError", "UnsupportedError"]
 
 # C0 but tab and line feed, DEL and C1, line separators, and characters that reorder a line
 _CONTROL = re.compile(
@@ -106,6 +106,14 @@ class FormatError(Error, ValueError):
 
 class UnsupportedError(Error, NotImplementedError):
     """Raised when the input is valid, but this version of tinyllm does not support it."""
+
+
+class DeviceError(Error, RuntimeError):
+    """Raised when a GPU or another device fails while it is used.
+
+    The session of the call is as it was before. A device that was lost does not come back: load the
+    model again, on another device or on the CPU.
+    """
 
 
 def wrong(

@@ -20,6 +20,7 @@ enum tl_status {
     TL_EARG = -4,    // the caller passed something out of range
     TL_ENOSUP = -5,  // valid, but not supported here
     TL_ESTOP = -6,   // a callback asked to stop; the callback has reported why
+    TL_EDEVICE = -7, // a device has failed
 };
 
 /* Why a function failed. Undefined after success. */

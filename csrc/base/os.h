@@ -74,6 +74,13 @@ int tl_cpu_count(bool cores);
 /* Whether an ARM CPU has the integer dot product; false on others. */
 bool tl_cpu_has_dot_product(void);
 
+/* ---- libraries ---- */
+
+/* Opens a shared library by its name or path; NULL if that fails. It is never closed. */
+void *tl_library_open(const char *name);
+/* The address of a function of a library, or NULL. */
+void *tl_library_symbol(void *library, const char *name);
+
 /* ---- random numbers ---- */
 
 /* A key that nobody outside this process can guess. */

@@ -10,6 +10,7 @@
 
 #ifndef _WIN32
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -207,6 +208,14 @@ void tl_thread_join(struct tl_thread *t) {
 
 void tl_thread_yield(void) {
     sched_yield();
+}
+
+void *tl_library_open(const char *name) {
+    return dlopen(name, RTLD_NOW | RTLD_LOCAL);
+}
+
+void *tl_library_symbol(void *library, const char *name) {
+    return dlsym(library, name);
 }
 
 void tl_mutex_init(struct tl_mutex *m) {

@@ -153,6 +153,14 @@ void tl_thread_yield(void) {
     SwitchToThread();
 }
 
+void *tl_library_open(const char *name) {
+    return (void *)LoadLibraryA(name);
+}
+
+void *tl_library_symbol(void *library, const char *name) {
+    return (void *)GetProcAddress((HMODULE)library, name);
+}
+
 void tl_mutex_init(struct tl_mutex *m) {
     InitializeSRWLock(&m->lock);
 }

@@ -4,6 +4,7 @@
 #include "base/pool.h"
 #include "py/py_array.h"
 #include "py/py_automaton.h"
+#include "py/py_device.h"
 #include "py/py_encoder.h"
 #include "py/py_file.h"
 #include "py/py_gguf.h"
@@ -19,9 +20,9 @@
 
 /* Types of the module, one row each. */
 static PyType_Spec *const type_specs[] = {
-    &tlpy_file_spec,  &tlpy_weight_spec,    &tlpy_gguf_file_spec,
-    &tlpy_model_spec, &tlpy_session_spec,   &tlpy_encoder_spec,
-    &tlpy_trie_spec,  &tlpy_automaton_spec, &tlpy_lookup_spec,
+    &tlpy_file_spec,    &tlpy_weight_spec,  &tlpy_gguf_file_spec, &tlpy_model_spec,
+    &tlpy_session_spec, &tlpy_encoder_spec, &tlpy_trie_spec,      &tlpy_automaton_spec,
+    &tlpy_lookup_spec,  &tlpy_device_spec,
 };
 
 PyDoc_STRVAR(cpu_count_doc, "cpu_count($module, /)\n"
@@ -118,6 +119,7 @@ static int module_exec(PyObject *m) {
     tlpy_state *st = PyModule_GetState(m);
     if (tlpy_array_init() < 0 || tlpy_state_init(st) < 0) return -1;
     if (PyModule_AddFunctions(m, tlpy_kernel_methods) < 0) return -1;
+    if (PyModule_AddFunctions(m, tlpy_device_methods) < 0) return -1;
     if (PyModule_AddFunctions(m, tlpy_math_methods) < 0) return -1;
     if (PyModule_AddFunctions(m, tlpy_top_methods) < 0) return -1;
     if (PyModule_AddFunctions(m, tlpy_pack_methods) < 0) return -1;

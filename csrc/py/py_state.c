@@ -11,8 +11,9 @@ int tlpy_state_init(tlpy_state *st) {
     st->error = PyObject_GetAttrString(errors, "Error");
     st->format_error = PyObject_GetAttrString(errors, "FormatError");
     st->unsupported_error = PyObject_GetAttrString(errors, "UnsupportedError");
+    st->device_error = PyObject_GetAttrString(errors, "DeviceError");
     Py_DECREF(errors);
-    return st->error && st->format_error && st->unsupported_error ? 0 : -1;
+    return st->error && st->format_error && st->unsupported_error && st->device_error ? 0 : -1;
 }
 
 int tlpy_state_add_type(tlpy_state *st, PyObject *module, PyType_Spec *spec) {
@@ -33,6 +34,7 @@ int tlpy_state_traverse(tlpy_state *st, visitproc visit, void *arg) {
     Py_VISIT(st->error);
     Py_VISIT(st->format_error);
     Py_VISIT(st->unsupported_error);
+    Py_VISIT(st->device_error);
     for (int i = 0; i < st->n_types; i++) Py_VISIT(st->types[i]);
     return 0;
 }
@@ -41,6 +43,7 @@ void tlpy_state_clear(tlpy_state *st) {
     Py_CLEAR(st->error);
     Py_CLEAR(st->format_error);
     Py_CLEAR(st->unsupported_error);
+    Py_CLEAR(st->device_error);
     for (int i = 0; i < st->n_types; i++) Py_CLEAR(st->types[i]);
     st->n_types = 0;
 }
@@ -105,6 +108,9 @@ void *tlpy_raise(tlpy_state *st, const struct tl_error *err) {
         break;
     case TL_ENOSUP:
         PyErr_SetString(st->unsupported_error, err->text);
+        break;
+    case TL_EDEVICE:
+        PyErr_SetString(st->device_error, err->text);
         break;
     case TL_ESTOP: // the callback has set its own exception
         if (!PyErr_Occurred()) PyErr_SetString(st->error, "stopped");

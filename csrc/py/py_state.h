@@ -21,6 +21,7 @@ typedef struct {
     PyObject *error;             // tinyllm.errors.Error
     PyObject *format_error;      //
     PyObject *unsupported_error; //
+    PyObject *device_error;      //
     PyTypeObject *types[TLPY_MAX_TYPES];
     const PyType_Spec *specs[TLPY_MAX_TYPES]; // what each type was created from
     int n_types;

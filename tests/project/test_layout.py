@@ -26,7 +26,7 @@ LAYERS = {
         editing exporting quantization comparison peers diagnosis testing training harvesting plot
         __init__ cli __main__
     """.split(),
-    "csrc": "base types text files kernels model forward training py".split(),
+    "csrc": "base types text files kernels device model forward training py".split(),
 }
 
 #: Folders and files that hold no code.

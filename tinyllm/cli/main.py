@@ -14,6 +14,7 @@ from . import (
     compare,
     convert,
     count_tokens,
+    devices,
     diff,
     diff_weights,
     doctor,
@@ -82,6 +83,7 @@ COMMANDS: dict[str, ModuleType] = {
     "train-bpe": train_bpe,
     "count-tokens": count_tokens,
     "dump-tokenizer": dump_tokenizer,
+    "devices": devices,
 }
 
 

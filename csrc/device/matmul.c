@@ -1,0 +1,193 @@
+/* matmul.c - launches the kernels of matmul.cl. */
+#include "device/matmul.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TILE 8        // of matmul.cl
+#define MANY_TOKENS 4 // tokens that share the weights that are unpacked
+
+static const enum tl_type known[] = {
+    TL_TYPE_F32,  TL_TYPE_F16,    TL_TYPE_BF16,   TL_TYPE_Q4_0,  TL_TYPE_Q4_1, TL_TYPE_Q5_0,
+    TL_TYPE_Q5_1, TL_TYPE_Q8_0,   TL_TYPE_Q2_K,   TL_TYPE_Q3_K,  TL_TYPE_Q4_K, TL_TYPE_Q5_K,
+    TL_TYPE_Q6_K, TL_TYPE_IQ4_NL, TL_TYPE_IQ4_XS, TL_TYPE_MXFP4,
+};
+
+/* The number of a type that has a kernel, or -1. */
+static int number_of(const struct tl_type_info *type) {
+    for (size_t i = 0; i < TL_ARRAY_LEN(known); i++) {
+        if (tl_type_find(known[i]) == type) return (int)known[i];
+    }
+    return -1;
+}
+
+bool tl_device_knows_type(const struct tl_type_info *type) {
+    return number_of(type) >= 0;
+}
+
+int tl_device_matrix_new(struct tl_queue *q, const struct tl_matrix *m,
+                         struct tl_device_matrix *out, struct tl_error *err) {
+    struct tl_device *d = tl_queue_device(q);
+    const uint64_t largest = tl_device_facts(d)->largest;
+    size_t rows = m->rows;
+    int status = TL_OK;
+    *out = (struct tl_device_matrix){.shape = *m};
+    if ((uint64_t)m->row_bytes * rows > largest) {
+        rows = TL_MAX((size_t)(largest / m->row_bytes) / 32 * 32, (size_t)32);
+    }
+    out->parts = calloc((m->rows + rows - 1) / rows, sizeof(*out->parts));
+    if (out->parts == NULL) return tl_fail(err, TL_ENOMEM, "no memory for a matrix");
+    for (size_t first = 0; first < m->rows && status == TL_OK; first += rows) {
+        struct tl_matrix_part *part = &out->parts[out->n_parts++];
+        *part = (struct tl_matrix_part){.first = first, .rows = TL_MIN(rows, m->rows - first)};
+        status = tl_device_alloc(d, part->rows * m->row_bytes, "the weights", &part->buffer, err);
+        if (status == TL_OK) {
+            status = tl_queue_write(q, part->buffer, 0, m->data + first * m->row_bytes,
+                                    part->rows * m->row_bytes, err);
+        }
+    }
+    if (status != TL_OK) tl_device_matrix_free(d, out);
+    return status;
+}
+
+void tl_device_matrix_free(struct tl_device *d, struct tl_device_matrix *m) {
+    for (size_t i = 0; i < m->n_parts; i++) tl_device_free(d, m->parts[i].buffer);
+    free(m->parts);
+    m->parts = NULL;
+    m->n_parts = 0;
+}
+
+void tl_packed_free(struct tl_device *d, struct tl_packed *p) {
+    tl_device_free(d, p->words.buffer);
+    tl_device_free(d, p->sums.buffer);
+    tl_device_free(d, p->exponents.buffer);
+    memset(p, 0, sizeof(*p));
+}
+
+int tl_device_pack(struct tl_queue *q, const void *x, size_t cols, size_t tokens,
+                   struct tl_packed *packed, struct tl_error *err) {
+    static const struct tl_program program = {
+        TL_SOURCE_ARITHMETIC | TL_SOURCE_FUNCTIONS | TL_SOURCE_OPS, ""};
+    struct tl_device *d = tl_queue_device(q);
+    const size_t chunks = (cols + TL_CHUNK - 1) / TL_CHUNK, n = chunks * tokens;
+    const size_t group = tl_device_group(d);
+    const int32_t numbers[2] = {(int32_t)cols, (int32_t)chunks};
+    int status = tl_device_room(d, &packed->words, n * TL_CHUNK * 4, "activations", err);
+    if (status == TL_OK) status = tl_device_room(d, &packed->sums, n * 16 * 4, "activations", err);
+    if (status == TL_OK) status = tl_device_room(d, &packed->exponents, n * 4, "activations", err);
+    if (status != TL_OK) return status;
+    const struct tl_argument arguments[] = {
+        TL_ARGUMENT(numbers[0]),
+        TL_ARGUMENT(numbers[1]),
+        tl_buffer_argument(x),
+        tl_buffer_argument(packed->words.buffer),
+        tl_buffer_argument(packed->sums.buffer),
+        tl_buffer_argument(packed->exponents.buffer),
+        {TL_MAX(group, (size_t)TL_CHUNK) * 4, NULL},
+    };
+    return tl_queue_launch(q,
+                           &(struct tl_launch){.program = &program,
+                                               .kernel = "pack",
+                                               .arguments = arguments,
+                                               .n_arguments = TL_ARRAY_LEN(arguments),
+                                               .global = {group, chunks, tokens},
+                                               .local = {group, 1, 1}},
+                           err);
+}
+
+/* What all launches of a product share. */
+struct product {
+    struct tl_queue *q;
+    const struct tl_device_matrix *m;
+    const void *x;
+    const struct tl_packed *packed;
+    void *y;
+    struct tl_program program;
+    size_t tokens, together; // together: tokens of a work-group
+};
+
+static int launch_floats(const struct product *p, const struct tl_matrix_part *part,
+                         struct tl_error *err) {
+    const size_t rows = TL_MAX(tl_device_group(tl_queue_device(p->q)) / 16, (size_t)1);
+    const int32_t n[5] = {(int32_t)part->rows, (int32_t)p->m->shape.cols, (int32_t)p->tokens,
+                          (int32_t)p->m->shape.rows, (int32_t)part->first};
+    const struct tl_argument arguments[] = {
+        TL_ARGUMENT(n[0]),
+        TL_ARGUMENT(n[1]),
+        TL_ARGUMENT(n[2]),
+        tl_buffer_argument(part->buffer),
+        tl_buffer_argument(p->x),
+        tl_buffer_argument(p->y),
+        TL_ARGUMENT(n[3]),
+        TL_ARGUMENT(n[4]),
+        {rows * 16 * p->together * sizeof(float), NULL},
+    };
+    return tl_queue_launch(
+        p->q,
+        &(struct tl_launch){.program = &p->program,
+                            .kernel = "matmul",
+                            .arguments = arguments,
+                            .n_arguments = TL_ARRAY_LEN(arguments),
+                            .global = {16, (part->rows + rows - 1) / rows * rows,
+                                       (p->tokens + p->together - 1) / p->together},
+                            .local = {16, rows, 1}},
+        err);
+}
+
+static int launch_blocks(const struct product *p, const struct tl_matrix_part *part,
+                         struct tl_error *err) {
+    const struct tl_matrix *m = &p->m->shape;
+    const size_t group = tl_device_group(tl_queue_device(p->q));
+    const size_t rows = TL_MAX(group / TILE, (size_t)1), pieces = rows * TILE * p->together;
+    const int32_t n[7] = {(int32_t)part->rows,   (int32_t)(m->cols / (size_t)m->type->items),
+                          (int32_t)m->row_bytes, (int32_t)rows,
+                          (int32_t)p->tokens,    (int32_t)m->rows,
+                          (int32_t)part->first};
+    const struct tl_argument arguments[] = {
+        TL_ARGUMENT(n[0]),
+        TL_ARGUMENT(n[1]),
+        TL_ARGUMENT(n[2]),
+        TL_ARGUMENT(n[3]),
+        TL_ARGUMENT(n[4]),
+        tl_buffer_argument(part->buffer),
+        tl_buffer_argument(p->packed->words.buffer),
+        tl_buffer_argument(p->packed->sums.buffer),
+        tl_buffer_argument(p->packed->exponents.buffer),
+        tl_buffer_argument(p->y),
+        TL_ARGUMENT(n[5]),
+        TL_ARGUMENT(n[6]),
+        {pieces * 16, NULL},
+        {rows * p->together * 8, NULL},
+    };
+    return tl_queue_launch(
+        p->q,
+        &(struct tl_launch){.program = &p->program,
+                            .kernel = "matmul",
+                            .arguments = arguments,
+                            .n_arguments = TL_ARRAY_LEN(arguments),
+                            .global = {group, (part->rows + rows - 1) / rows,
+                                       (p->tokens + p->together - 1) / p->together},
+                            .local = {group, 1, 1}},
+        err);
+}
+
+int tl_device_matmul(struct tl_queue *q, const struct tl_device_matrix *m, const void *x,
+                     const struct tl_packed *packed, size_t tokens, void *y, struct tl_error *err) {
+    struct product p = {.q = q,
+                        .m = m,
+                        .x = x,
+                        .packed = packed,
+                        .y = y,
+                        .tokens = tokens,
+                        .together = tokens == 1 ? 1 : MANY_TOKENS};
+    int status = TL_OK;
+    p.program.files = TL_SOURCE_ARITHMETIC | TL_SOURCE_TYPES | TL_SOURCE_MATMUL;
+    snprintf(p.program.definitions, sizeof(p.program.definitions), "-DTYPE=%d -DTOKENS=%d",
+             number_of(m->shape.type), (int)p.together);
+    for (size_t i = 0; i < m->n_parts && status == TL_OK; i++) {
+        status = m->shape.type->kind == TL_KIND_FLOAT ? launch_floats(&p, &m->parts[i], err)
+                                                      : launch_blocks(&p, &m->parts[i], err);
+    }
+    return status;
+}

@@ -1,0 +1,48 @@
+/*
+ * matmul.h - matrices in the memory of a device, and their products with activations.
+ *
+ * The weights stay in the blocks of their type. A matrix that is larger than the largest buffer of
+ * the device is cut by rows.
+ */
+#ifndef TL_DEVICE_MATMUL_H
+#define TL_DEVICE_MATMUL_H
+
+#include "device/device.h"
+#include "kernels/kernels.h"
+
+/* Rows [first, first + rows) of a matrix. */
+struct tl_matrix_part {
+    void *buffer; // owns
+    size_t first, rows;
+};
+
+struct tl_device_matrix {
+    struct tl_matrix shape;       // its data stay where they are on the host
+    struct tl_matrix_part *parts; // owns
+    size_t n_parts;
+};
+
+/* Whether there is a kernel for matrices of a type. */
+bool tl_device_knows_type(const struct tl_type_info *type);
+
+/* Copies a matrix to the device. */
+int tl_device_matrix_new(struct tl_queue *q, const struct tl_matrix *m,
+                         struct tl_device_matrix *out, struct tl_error *err);
+void tl_device_matrix_free(struct tl_device *d, struct tl_device_matrix *m);
+
+/* Activations as the matmuls of quantized types read them. All zeros: no memory yet. */
+struct tl_packed {
+    struct tl_room words, sums, exponents;
+};
+
+void tl_packed_free(struct tl_device *d, struct tl_packed *p);
+
+/* Packs x (tokens, cols), for all types that are not floats. */
+int tl_device_pack(struct tl_queue *q, const void *x, size_t cols, size_t tokens,
+                   struct tl_packed *packed, struct tl_error *err);
+
+/* y (tokens, rows) = x (tokens, cols) times the rows of m; x is packed unless m has floats. */
+int tl_device_matmul(struct tl_queue *q, const struct tl_device_matrix *m, const void *x,
+                     const struct tl_packed *packed, size_t tokens, void *y, struct tl_error *err);
+
+#endif

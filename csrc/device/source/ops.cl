@@ -1,0 +1,219 @@
+/* ops.cl - the steps of a plan but matmuls and attention; docs/numerics.md says what each is. */
+
+#define CHUNK 256
+
+/*
+ * Packs the activations (tokens, cols) of quantized matmuls; matmul.cl says how. A work-group takes
+ * a chunk of a token. global: (items, chunks, tokens); local: (items, 1, 1)
+ */
+__kernel void pack(int cols, int chunks, __global const uint *x, __global short2 *words,
+                   __global int *sums, __global int *exponents, __local int *X) {
+    const int lane = (int)get_local_id(0), lanes = (int)get_local_size(0);
+    const size_t token = get_group_id(2), chunk = get_group_id(1), at = token * chunks + chunk;
+    const int n = min(CHUNK, cols - (int)chunk * CHUNK);
+    __global const uint *from = x + token * cols + chunk * CHUNK;
+    uint largest = 0;
+    int e;
+    for (int k = lane; k < n; k += lanes) largest = max(largest, from[k] & 0x7fffffffu);
+    X[lane] = (int)largest;
+    barrier(CLK_LOCAL_MEM_FENCE);
+    for (int i = 0; i < lanes; i++) largest = max(largest, (uint)X[i]);
+    barrier(CLK_LOCAL_MEM_FENCE);
+    e = max(23, (int)((largest + 0x010101u) >> 23));
+    if (largest >= 0x7f800000u) e = -1;
+    for (int k = lane; k < CHUNK; k += lanes) {
+        const uint bits = k < n ? from[k] : 0;
+        const int exponent = max(1, (int)(bits >> 23 & 255));
+        const uint m = (bits & 0x7fffffu) | (uint)((bits >> 23 & 255) != 0) << 23;
+        const int shift = e + 1 - exponent; // of m, for rint(x 2^(149 - e)); at least 1
+        int value = 0;
+        if (e >= 0 && shift < 26) {
+            const uint lost = m & ((1u << shift) - 1), half_bit = 1u << (shift - 1);
+            value = (int)(m >> shift);
+            value += lost > half_bit || (lost == half_bit && (value & 1));
+            if (bits >> 31) value = -value;
+        }
+        const int high = (value + 2048) >> 12;
+        words[at * CHUNK + k] = (short2)((short)(value - high * 4096), (short)high);
+        X[k] = value;
+    }
+    barrier(CLK_LOCAL_MEM_FENCE);
+    for (int g = lane; g < 16; g += lanes) {
+        int sum = 0;
+        for (int i = 0; i < 16; i++) sum += X[16 * g + i];
+        sums[at * 16 + g] = sum;
+    }
+    if (lane == 0) exponents[at] = e;
+}
+
+/* ---- each value from values at the same place ---- */
+
+__kernel void add(ulong n, __global const float *a, __global const float *b, __global float *y) {
+    const size_t i = get_global_id(0);
+    if (i < n) y[i] = f_add(a[i], b[i]);
+}
+
+/* y (rows, width) times a scale, plus a bias of `width` values; each only if it is given. */
+__kernel void finish_rows(ulong n, ulong width, __global const float *scale,
+                          __global const float *bias, __global float *y) {
+    const size_t i = get_global_id(0);
+    if (i >= n) return;
+    float x = y[i];
+    if (scale != 0) x = f_mul(x, scale[0]);
+    if (bias != 0) x = f_add(x, bias[i % width]);
+    y[i] = x;
+}
+
+__kernel void unary(ulong n, int function, float parameter, float inverse,
+                    __global const float *x, __global float *y) {
+    const size_t i = get_global_id(0);
+    if (i < n) y[i] = f_apply(function, parameter, inverse, x[i]);
+}
+
+/* f(gate) * up; a gate is for `each` values of up. */
+__kernel void gated(ulong n, ulong each, int function, float alpha, float inverse, float limit,
+                    __global const float *gate, __global const float *up, __global float *y) {
+    const size_t i = get_global_id(0);
+    if (i >= n) return;
+    const float g = gate[i / each], u = up[i];
+    if (function == FN_OAI && each == 1) {
+        const float top = f_less(limit, g) ? limit : g;
+        const float part = f_over(top, f_mul(top, f_neg(alpha)));
+        y[i] = f_mul(part, f_add(f_clamp(u, f_sub(0.0f, limit), limit), 1.0f));
+    } else {
+        y[i] = f_mul(u, f_apply(function, alpha, inverse, g));
+    }
+}
+
+/* x times a weight of `period` values. */
+__kernel void times_weight(ulong n, ulong period, __global const float *x,
+                           __global const float *weight, __global float *y) {
+    const size_t i = get_global_id(0);
+    if (i < n) y[i] = f_mul(x[i], weight[i % period]);
+}
+
+/* x (rows, width) times one factor for each row. */
+__kernel void times_rows(ulong n, ulong width, __global const float *x,
+                         __global const float *factors, __global float *y) {
+    const size_t i = get_global_id(0);
+    if (i < n) y[i] = f_mul(x[i], factors[i / width]);
+}
+
+/* ---- moving values ---- */
+
+/* Each run of `stride` values gives `run` of them, from `first` on. */
+__kernel void slice(ulong n, ulong stride, ulong first, ulong run, __global const float *x,
+                    __global float *y) {
+    const size_t i = get_global_id(0);
+    if (i < n) y[i] = x[i / run * stride + first + i % run];
+}
+
+/* a (rows, heads, a_size) and b (rows, heads or 1, b_size) behind each other. */
+__kernel void concat(ulong n, ulong a_size, ulong b_size, ulong heads_of_b,
+                     __global const float *a, __global const float *b, __global float *y) {
+    const size_t i = get_global_id(0), size = a_size + b_size, head = i / size, j = i % size;
+    if (i >= n) return;
+    y[i] = j < a_size ? a[head * a_size + j] : b[head / heads_of_b * b_size + (j - a_size)];
+}
+
+/* Vectors (rows, count, size) plus a vector (rows, size). */
+__kernel void add_shared(ulong n, ulong count, ulong size, __global const float *x,
+                         __global const float *shared, __global float *y) {
+    const size_t i = get_global_id(0);
+    if (i < n) y[i] = f_add(x[i], shared[i / (count * size) * size + i % size]);
+}
+
+/* Sums of `count` vectors: x (rows, count, size), weights (rows, sums, count), y (rows, sums, size).
+ */
+__kernel void combine(ulong n, ulong sums, ulong count, ulong size, __global const float *x,
+                      __global const float *weights, __global float *y) {
+    const size_t i = get_global_id(0), vector = i / size, row = vector / sums;
+    float sum = 0.0f;
+    if (i >= n) return;
+    for (size_t j = 0; j < count; j++) {
+        sum = f_fma(weights[vector * count + j], x[(row * count + j) * size + i % size], sum);
+    }
+    y[i] = sum;
+}
+
+/* ---- norms: sums in sixteen lanes, which are added in order ---- */
+
+/* Adds the lanes of this item's vector. */
+real sum_of_lanes(real lane, __local ulong *lanes) {
+    __local ulong *mine = lanes + get_local_id(1) * 16;
+    real sum = R0;
+    mine[get_local_id(0)] = r_to_bits(lane);
+    barrier(CLK_LOCAL_MEM_FENCE);
+    for (int l = 0; l < 16; l++) sum = r_add(sum, r_bits(mine[l]));
+    return sum;
+}
+
+/* Which statistic of a vector. */
+enum { RMS_SCALE, LENGTH_SCALE, MEAN, DEVIATION_SCALE };
+
+/*
+ * One statistic for each of `vectors` vectors of n values.
+ * global: (16, vectors); local: (16, vectors of a group)
+ */
+__kernel void statistic(int kind, ulong vectors, ulong n, float epsilon, __global const float *x,
+                        __global const float *means, __global float *y, __local ulong *lanes) {
+    const size_t vector = get_global_id(1);
+    __global const float *from = x + min(vector, (size_t)vectors - 1) * n;
+    real lane = R0, sum;
+    for (size_t k = get_local_id(0); k < n; k += 16) {
+        float value = from[k];
+        if (kind == DEVIATION_SCALE) value = f_sub(value, means[min(vector, (size_t)vectors - 1)]);
+        const real wide = r_float(value);
+        lane = r_add(lane, kind == MEAN ? wide : r_mul(wide, wide));
+    }
+    sum = sum_of_lanes(lane, lanes);
+    if (get_local_id(0) != 0 || vector >= vectors) return;
+    if (kind != LENGTH_SCALE) sum = r_div(sum, r_long((long)n));
+    if (kind != MEAN) sum = r_div(R1, r_root(r_add(sum, r_float(epsilon))));
+    y[vector] = r_to_float(sum);
+}
+
+/* (x - mean) * scale * weight + bias; the mean, the weight and the bias only if they are given. */
+__kernel void normalize(ulong n, ulong size, ulong period, __global const float *x,
+                        __global const float *means, __global const float *scales,
+                        __global const float *weight, __global const float *bias,
+                        __global float *y) {
+    const size_t i = get_global_id(0), vector = i / size;
+    if (i >= n) return;
+    float z = x[i];
+    if (means != 0) z = f_sub(z, means[vector]);
+    z = f_mul(z, scales[vector]);
+    if (weight != 0) z = f_mul(z, weight[i % period]);
+    if (bias != 0) z = f_add(z, bias[i % period]);
+    y[i] = z;
+}
+
+/* max(x - bound, 0), where the bound is mean + factor / scale of the vector. */
+__kernel void sparsify(ulong n, ulong size, float factor, __global const float *x,
+                       __global const float *means, __global const float *scales,
+                       __global float *y) {
+    const size_t i = get_global_id(0), vector = i / size;
+    if (i >= n) return;
+    const real part = r_div(r_float(factor), r_float(scales[vector]));
+    const float above = f_sub(x[i], r_to_float(r_add(r_float(means[vector]), part)));
+    y[i] = f_less(above, 0.0f) ? 0.0f : above;
+}
+
+/* ---- RoPE ---- */
+
+/* x (rows, heads, size), cos_sin (rows, rotated / 2, 2); `halves`: the pairs are (j, j + half). */
+__kernel void rope(ulong n, ulong heads, ulong size, ulong rotated, int halves,
+                   __global const float *x, __global const float *cos_sin, __global float *y) {
+    const size_t i = get_global_id(0), j = i % size, half_size = rotated / 2;
+    if (i >= n) return;
+    if (j >= rotated) {
+        y[i] = x[i];
+        return;
+    }
+    const size_t pair = halves ? j % half_size : j / 2, away = halves ? half_size : 1;
+    const bool second = halves ? j >= half_size : j % 2 != 0;
+    __global const float *turn = cos_sin + (i / (heads * size) * half_size + pair) * 2;
+    const float a = second ? x[i - away] : x[i], b = second ? x[i] : x[i + away];
+    y[i] = second ? f_fma(a, turn[1], f_mul(b, turn[0]))
+                  : f_fma(a, turn[0], f_neg(f_mul(b, turn[1])));
+}
