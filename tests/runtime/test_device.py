@@ -95,6 +95,13 @@ def test_contraction_is_noticed():
 
 
 @needs_device
+@pytest.mark.slow
+def test_an_fma_of_two_roundings_is_noticed():
+    """These are the names that PoCL gives to the functions of OpenCL."""
+    assert _core.Device(0, options="-D_cl_fma=_cl_mad").level == "integers"
+
+
+@needs_device
 def test_wrong_integers_are_noticed():
     """No level is below that of integers: the device is refused, and the message says why."""
     with pytest.raises(tl.UnsupportedError, match=r"results differ, first: float32 fma of"):

@@ -25,10 +25,7 @@ def run(args: argparse.Namespace) -> None:
     if not found:
         show("no devices: there is no OpenCL library, or no driver")
         return
-    rows = [
-        (d.id, d.kind, d.name, size(d.memory), d.level or "cannot be used")
-        for d in found
-    ]
+    rows = [(d.id, d.kind, d.name, size(d.memory), d.level or "cannot be used") for d in found]
     show(Table(("device", "kind", "name", "memory", "level"), rows))
     for device in found:
         if device.reason is not None:

@@ -124,7 +124,15 @@ def devices() -> list[Device]:
             reason = str(error)
         kind = "gpu" if facts["gpu"] else "cpu"
         found.append(
-            Device(facts["name"], f"opencl:{index}", kind, facts["memory"], level, reason, facts["driver"])
+            Device(
+                facts["name"],
+                f"opencl:{index}",
+                kind,
+                facts["memory"],
+                level,
+                reason,
+                facts["driver"],
+            )
         )
     return found
 
