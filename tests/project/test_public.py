@@ -219,6 +219,7 @@ def examples():
         generation.logprobs,
         generation.timings,
         tl.cpu(),
+        tl.Device("a GPU", "opencl:0", "gpu", 2**30, "native", None, "1.0"),
         model.memory(),
         sampler.draw([0.0, 1.0, 2.0], 0),
         sampler.explain([0.0, 1.0, 2.0]),
