@@ -52,7 +52,7 @@ def write_kernels(path="csrc/device/sources.c"):
         with open(f"csrc/device/source/{name}.cl", "rb") as file:
             text = file.read()
         lines.append(f"static const unsigned char {name}[] = {{")
-        lines += [",".join(map(str, text[i : i + 24])) + "," for i in range(0, len(text), 24)]
+        lines += [",".join(map(str, text[i : i + 512])) + "," for i in range(0, len(text), 512)]
         lines.append("};\n")
     lines.append("const struct tl_source_file tl_source_files[TL_SOURCE_FILES] = {")
     lines += [f'    {{"{name}.cl", {name}, sizeof({name})}},' for name in KERNELS]
