@@ -75,7 +75,14 @@ class Model:
         layers: int,
         max_context: int,
         fast: bool = False,
+        device: Device | None = None,
+        device_layers: int | None = None,
+        device_steps: bytes | None = None,
     ) -> Model: ...
+    @property
+    def on_device(self) -> tuple[bool, ...]: ...
+    @property
+    def device_bytes(self) -> int: ...
     @property
     def config(self) -> dict[str, int]: ...
     @property

@@ -14,6 +14,7 @@ from .errors import Error, FormatError, UnsupportedError
 from .files.adapter import Adapter
 from .files.model_file import check_holds_model, open_file
 from .model import Model
+from .runtime.device import choose
 from .tokenizer import Tokenizer, load_tokenizer, tokenizer_from_metadata
 from .tokenizer.registry import unknown_tokenizer
 
@@ -33,6 +34,8 @@ def load(
     mmap: bool = True,
     max_context: int | None = None,
     strict: bool = True,
+    device: str | None = None,
+    device_layers: int | None = None,
     adapters: Any = (),
     **unknown: Unpack[_NoOther],
 ) -> Model:
@@ -71,6 +74,15 @@ def load(
         LoRA adapters, as files in llama.cpp's GGUF format or as `Adapter`, with their scales. The
         scale without one is 1. ``Model.with_adapter`` adds one to a model that is loaded.
 
+    device : str, optional
+        Where the model runs: ``"cpu"``; ``"gpu"``, the first GPU that gives the bits of the CPU;
+        ``"auto"``, that GPU if there is one, else the CPU; or a device of `devices`, by its id or a
+        part of its name. Default: the environment variable TINYLLM_DEVICE, else ``"cpu"``. The
+        results are the same, bit for bit (``docs/gpu.md``).
+    device_layers : int, optional
+        With less memory than the model needs: so many blocks, from the first one on, run on the
+        device, and the rest of the model on the CPU. Default: all that has a kernel there.
+
     Returns
     -------
     Model
@@ -82,7 +94,12 @@ def load(
     tinyllm.FormatError
         If the file is malformed, its parts do not fit together, or it holds no model.
     tinyllm.UnsupportedError
-        If the file is valid, but this version does not support the model.
+        If the file is valid, but this version does not support the model. If there is no such
+        device, or it does not give the bits of the CPU.
+    tinyllm.DeviceError
+        If the device fails.
+    MemoryError
+        If the device has no memory for the weights. The message has the sizes.
     TypeError
         If an argument is `unknown`. The message knows the words of other libraries.
 
@@ -98,6 +115,11 @@ def load(
     """
     check_keywords("load", unknown, _LOAD_ARGUMENTS)
     choice("mode", mode, ("exact", "fast"))
+    if device_layers is not None:
+        ranged("device_layers", device_layers, 0)
+    chosen = choose(device or os.environ.get("TINYLLM_DEVICE") or "cpu")
+    if chosen is not None and mode == "fast":
+        raise ValueError("mode is 'fast', and a device runs mode='exact' only")
     if threads is not None:
         ranged("threads", threads, 1, 256)
     if max_context is not None:
@@ -133,6 +155,8 @@ def load(
             layers=config.layers,
             max_context=max_context or config.context_length,
             fast=mode == "fast",
+            device=chosen,
+            device_layers=device_layers,
         )
     except Error as error:
         if error.path is None:
@@ -140,6 +164,7 @@ def load(
         raise
     model = Model(core, file, config, steps, tok, threads or _core.cpu_count())
     model.mode = mode
+    model.device, model.device_layers = chosen, device_layers
     pairs = _scaled(adapters)
     return model.with_adapters(pairs) if pairs else model
 

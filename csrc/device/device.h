@@ -117,7 +117,8 @@ enum tl_source {
     TL_SOURCE_TYPES = 4,
     TL_SOURCE_MATMUL = 8,
     TL_SOURCE_OPS = 16,
-    TL_SOURCE_SELFTEST = 32,
+    TL_SOURCE_ATTENTION = 32,
+    TL_SOURCE_SELFTEST = 64,
 };
 
 /* An argument of a kernel; value NULL: that many bytes of local memory. */

@@ -5,6 +5,7 @@
 #include "base/os.h"
 #include "device/device.h"
 #include "device/opencl.h"
+#include "types/types.h"
 
 /* A compiled program, and the kernels of it that were used. */
 struct tl_compiled {
@@ -33,7 +34,8 @@ struct tl_device {
     char *cache;       // owns; folder of compiled programs, or NULL
     char options[256]; // further options of the compiler
     struct tl_mutex lock;
-    size_t used; // bytes of all buffers
+    size_t used;                  // bytes of all buffers
+    uint8_t types[TL_TYPE_COUNT]; // 0: not tested, 1: passed, 2: failed
     struct tl_compiled *programs;
     size_t n_programs, capacity;
 };

@@ -236,7 +236,11 @@ int tl_program_kernel(struct tl_device *d, const struct tl_program *p, const cha
         return tl_fail(err, TL_EDEVICE, "a program has more kernels than its table holds");
     }
     *out = d->cl->clCreateKernel(c->handle, name, &code);
-    if (*out == NULL) return tl_device_fail(d, "clCreateKernel", code, err);
+    if (*out == NULL) {
+        char call[64];
+        snprintf(call, sizeof(call), "clCreateKernel of '%s'", name);
+        return tl_device_fail(d, call, code, err);
+    }
     c->kernels[c->n_kernels].handle = *out;
     snprintf(c->kernels[c->n_kernels++].name, sizeof(c->kernels->name), "%s", name);
     return TL_OK;

@@ -1,6 +1,8 @@
 /* selftest.c - operands for each operation, and the comparison with the CPU. */
 #include "device/selftest.h"
 
+#include "device/device_state.h"
+
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -447,6 +449,30 @@ int tl_selftest_type(struct tl_device *d, const struct tl_type_info *type, struc
     if (status == TL_OK) status = test_type(&t, k, type, err);
     end(&t);
     return status;
+}
+
+int tl_device_runs_type(struct tl_device *d, const struct tl_type_info *type, bool *runs,
+                        struct tl_error *err) {
+    struct tl_selftest result;
+    uint32_t id = 0;
+    int status = TL_OK;
+    uint8_t known;
+    *runs = false;
+    if (!tl_device_knows_type(type)) return TL_OK;
+    while (tl_type_find(id) != type) id++;
+    tl_mutex_lock(&d->lock);
+    known = d->types[id];
+    tl_mutex_unlock(&d->lock);
+    if (known == 0) {
+        status = tl_selftest_type(d, type, &result, err);
+        if (status != TL_OK) return status;
+        known = result.differ == 0 ? 1 : 2;
+        tl_mutex_lock(&d->lock);
+        d->types[id] = known;
+        tl_mutex_unlock(&d->lock);
+    }
+    *runs = known == 1;
+    return TL_OK;
 }
 
 int tl_selftest_open(size_t i, const struct tl_device_options *options, struct tl_device **out,

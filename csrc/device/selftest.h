@@ -23,6 +23,11 @@ int tl_selftest_run(struct tl_device *d, struct tl_selftest *out, struct tl_erro
 int tl_selftest_type(struct tl_device *d, const struct tl_type_info *type, struct tl_selftest *out,
                      struct tl_error *err);
 
+/* Whether the device can multiply matrices of a type: there is a kernel, and it passed its test,
+   which runs when a type is asked for first. */
+int tl_device_runs_type(struct tl_device *d, const struct tl_type_info *type, bool *runs,
+                        struct tl_error *err);
+
 /*
  * Opens a device at the highest level that passes the test, of those from options->level down.
  * TL_ENOSUP, with what failed at the last level, if there is none.

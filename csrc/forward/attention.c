@@ -86,8 +86,8 @@ static float power_of_two(double x) {
     return (float)tl_exp(x * 0.69314718055994530942);
 }
 
-/* ALiBi's factor of the distance, of a head (Press et al. 2021, arXiv:2108.12409). */
-static float slope_of(const struct tl_step *scores, size_t head) {
+/* Press et al. 2021 (arXiv:2108.12409). */
+float attention_slope(const struct tl_step *scores, size_t head) {
     const double most = scores->numbers[SCORES_BIAS];
     size_t n = 1; // the largest power of two up to the number of heads
     while (2 * n <= scores->axes[0]) n *= 2;
@@ -96,7 +96,7 @@ static float slope_of(const struct tl_step *scores, size_t head) {
 }
 
 /* Distances from this one on share a bucket (Raffel et al. 2019, arXiv:1910.10683). */
-#define FARTHEST 128
+#define FARTHEST (ATTENTION_BIASES / 2)
 
 /* The bucket of a distance, of n buckets on one side: small distances have one each. */
 static size_t bucket_of(size_t distance, size_t n) {
@@ -117,11 +117,11 @@ static int load_biases(const struct tl_op_check *c, struct tl_step *s, size_t he
     size_t bytes;
     TL_TRY(op_name(c, 0, &name));
     TL_TRY(tl_weights_array(c->weights, name, axes, 2, &table, c->err));
-    if (tl_mul_size(heads, (2 * FARTHEST + 1) * sizeof(float), &bytes)) {
+    if (tl_mul_size(heads, ATTENTION_BIASES * sizeof(float), &bytes)) {
         s->vectors[0] = tl_alloc(bytes);
     }
     for (size_t h = 0; s->vectors[0] != NULL && h < heads; h++) {
-        float *of_head = s->vectors[0] + h * (2 * FARTHEST + 1);
+        float *of_head = s->vectors[0] + h * ATTENTION_BIASES;
         for (size_t d = 0; d <= FARTHEST; d++) {
             const size_t bucket = bucket_of(d, side);
             of_head[FARTHEST - d] = table[bucket * heads + h];
@@ -135,7 +135,7 @@ static int load_biases(const struct tl_op_check *c, struct tl_step *s, size_t he
 
 /* The bias of a bucket, by the distance of a key before or behind a position. */
 static float bucket_bias(const struct tl_step *scores, size_t head, size_t position, size_t key) {
-    const float *biases = scores->vectors[0] + head * (2 * FARTHEST + 1) + FARTHEST;
+    const float *biases = scores->vectors[0] + head * ATTENTION_BIASES + FARTHEST;
     const size_t far = key > position ? key - position : position - key;
     const ptrdiff_t at = (ptrdiff_t)TL_MIN(far, (size_t)FARTHEST);
     return biases[key > position ? at : -at];
@@ -144,7 +144,7 @@ static float bucket_bias(const struct tl_step *scores, size_t head, size_t posit
 float attention_bias(const struct tl_step *scores, size_t head, size_t position, size_t key) {
     float bias = 0;
     if (scores->numbers[SCORES_BIAS] > 0) {
-        bias -= slope_of(scores, head) * (float)(key > position ? key - position : position - key);
+        bias -= attention_slope(scores, head) * (float)(key > position ? key - position : position - key);
     }
     return scores->vectors[0] != NULL ? bias + bucket_bias(scores, head, position, key) : bias;
 }
@@ -154,7 +154,7 @@ static void finish_scores(const struct attention *a, float *scores, size_t n, si
                           size_t position, size_t first) {
     if (a->cap > 0) a->r->k->unary(TL_FN_SOFT_CAP, a->cap, scores, scores, n);
     if (a->scores->numbers[SCORES_BIAS] > 0) {
-        const float slope = slope_of(a->scores, head);
+        const float slope = attention_slope(a->scores, head);
         for (size_t j = 0; j < n; j++) {
             const size_t key = first + j, far = key > position ? key - position : position - key;
             scores[j] = scores[j] - slope * (float)far;

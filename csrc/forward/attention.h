@@ -23,6 +23,12 @@ int scores_check(const struct tl_op_check *c, struct tl_step *s);
 int softmax_check(const struct tl_op_check *c, struct tl_step *s);
 int mix_check(const struct tl_op_check *c, struct tl_step *s);
 
+/* Biases of each head, by distance, where scores have them. */
+#define ATTENTION_BIASES 257
+
+/* ALiBi's factor of the distance, of a head of a scores step. */
+float attention_slope(const struct tl_step *scores, size_t head);
+
 /* The keys that the query at a position sees, in a context of n positions once the call is
  * complete.
  */

@@ -7,6 +7,7 @@
 #include "forward/forward.h"
 
 #include "base/fpu.h"
+#include "forward/device_run.h"
 #include "forward/ops.h"
 #include "forward/pass.h"
 #include "forward/recurrent.h"
@@ -18,7 +19,7 @@
 static int run_steps(struct run *r, size_t first, size_t end) {
     for (size_t i = first; i < end; i += r->p->steps[i].together) {
         const struct tl_step *s = &r->p->steps[i];
-        TL_TRY(tl_ops[s->op].run(r, s));
+        TL_TRY(r->device != NULL ? device_region(r, s) : tl_ops[s->op].run(r, s));
     }
     return TL_OK;
 }
@@ -34,15 +35,18 @@ static size_t watched_end(const struct run *r, size_t first) {
 }
 
 /* Copies the wanted rows of every value that steps from `at` on read from steps before it. */
-static void gather(struct run *r, size_t at, const size_t *rows, size_t count) {
+static int gather(struct run *r, size_t at, const size_t *rows, size_t count) {
     float *to = r->gathered;
+    size_t gathered = 0;
     for (size_t i = at; i < r->p->n; i++) {
         for (int j = 0; j < r->p->steps[i].n_in; j++) {
             const size_t in = r->p->steps[i].in[j], width = r->p->steps[in].width;
             const float *from = r->values[in];
             // a value in r->gathered has been copied already
+            bool done;
             if (in >= at || (from >= r->gathered && from < to)) continue;
-            for (size_t row = 0; row < count; row++) {
+            TL_TRY(device_gather(r, in, gathered++, rows, count, &done));
+            for (size_t row = 0; row < count && !done; row++) {
                 memcpy(to + row * width, from + (rows[row] - r->row0) * width,
                        width * sizeof(float));
             }
@@ -50,6 +54,7 @@ static void gather(struct run *r, size_t at, const size_t *rows, size_t count) {
             to += count * width;
         }
     }
+    return TL_OK;
 }
 
 /*
@@ -66,6 +71,7 @@ static int run_last_steps(struct run *r) {
     r->logits = r->call->logits + wanted * width;
     TL_TRY(run_steps(r, first, cut));
     if (cut == r->p->n) {
+        TL_TRY(device_to_host(r, r->p->n - 1));
         for (size_t i = 0; i < count; i++) {
             memcpy(r->logits + i * width, r->values[r->p->n - 1] + (rows[i] - r->row0) * width,
                    width * sizeof(float));
@@ -73,7 +79,7 @@ static int run_last_steps(struct run *r) {
         return TL_OK;
     }
     if (count == 0) return TL_OK;
-    gather(r, cut, rows, count);
+    TL_TRY(gather(r, cut, rows, count));
     r->n = count;
     TL_TRY(run_steps(r, cut, r->p->n));
     r->n = n;
@@ -106,9 +112,11 @@ static int run_chunk(struct run *r, size_t row0, size_t n) {
     size_t at = 0;
     find_spans(r, row0, n);
     TL_TRY(rope_angles(r));
+    TL_TRY(device_chunk(r));
     if (r->call->resid != NULL) {
         at = p->first[r->call->first_layer];
         r->values[p->resume[r->call->first_layer]] = r->call->resid + row0 * p->width;
+        device_given(r, p->resume[r->call->first_layer]);
     }
     TL_TRY(run_steps(r, at, p->first[r->call->first_layer]));
     for (size_t layer = r->call->first_layer; layer < p->layers; layer++) {
@@ -186,9 +194,11 @@ static int forward(struct run *r) {
     }
     if (status == TL_OK) carry_states(r);
     if (status == TL_OK) status = workspace_make(r);
+    if (status == TL_OK) status = device_begin(r);
     for (size_t row = 0; row < r->rows && status == TL_OK; row += r->chunk) {
         status = run_chunk(r, row, TL_MIN(r->chunk, r->rows - row));
     }
+    status = device_end(r, status);
     for (size_t i = 0; i < reserved; i++) {
         struct tl_session *s = r->pieces[i].session;
         if (status == TL_OK) {

@@ -29,6 +29,8 @@ struct tl_op_info {
     int (*check)(const struct tl_op_check *c, struct tl_step *s);
     /* Runs the region that begins with this step. NULL: never the first of its region. */
     int (*run)(struct run *r, const struct tl_step *s);
+    /* The same on a device; NULL: the CPU runs it. All steps of the region can run there. */
+    int (*run_device)(struct run *r, const struct tl_step *s);
 };
 
 /* ---- for checks: they fail with a message that names the step and its op ---- */

@@ -68,6 +68,8 @@ struct run {
     size_t n_spans;
 
     size_t groups; // of matmuls so far
+
+    struct device_run *device; // device_run.h; NULL: all steps run on the CPU
 };
 
 /* Returns from the function around it if `call` fails. */

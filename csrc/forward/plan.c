@@ -1,6 +1,7 @@
 /* plan.c - checks the steps of a plan and decides how they run. */
 #include "forward/plan.h"
 
+#include "forward/device_plan.h"
 #include "forward/experts.h"
 #include "forward/ops.h"
 
@@ -20,6 +21,9 @@ static int check_options(const struct tl_plan_options *o, size_t n, struct tl_er
     if (o->max_context < 1 || o->max_context > MAX_CONTEXT) {
         return tl_fail(err, TL_EARG, "max_context is %zu; expected 1 to %zu", o->max_context,
                        MAX_CONTEXT);
+    }
+    if (o->fast && o->device != NULL) {
+        return tl_fail(err, TL_EARG, "fast mode does not run on a device; expected exact mode");
     }
     if (n < 1 || n > MAX_STEPS) {
         return tl_fail(err, TL_EARG, "there are %zu steps; expected 1 to %d", n, MAX_STEPS);
@@ -274,6 +278,9 @@ int tl_plan_new(const struct tl_plan_options *options, const struct tl_step_spec
             status = tl_fail(err, TL_ENOMEM, "no memory for a plan of %zu steps", n);
         }
     }
+    if (status == TL_OK && options->device != NULL) {
+        status = device_plan_new(p, options, &p->device, err);
+    }
     if (status != TL_OK) {
         tl_plan_free(p);
         return status;
@@ -284,6 +291,7 @@ int tl_plan_new(const struct tl_plan_options *options, const struct tl_step_spec
 
 void tl_plan_free(struct tl_plan *p) {
     if (p == NULL) return;
+    device_plan_free(p->device);
     for (size_t i = 0; i < p->n; i++) {
         for (int j = 0; j < TL_STEP_WEIGHTS; j++) tl_free(p->steps[i].vectors[j]);
     }

@@ -13,8 +13,11 @@
 #define TL_PLAN_H
 
 #include "base/base.h"
+#include "device/device.h"
 #include "kernels/kernels.h"
 #include "model/weights.h"
+
+struct tl_plan_device; // forward/device_plan.h
 
 enum tl_op {
     TL_OP_EMBED,
@@ -158,12 +161,17 @@ struct tl_plan {
     size_t *slots; // (n_slots) floats per row
     size_t n_slots;
     size_t gathered; // floats per row that gather() of forward.c copies at most
+
+    struct tl_plan_device *device; // owns; device_plan.h. NULL: all steps run on the CPU
 };
 
 struct tl_plan_options {
     size_t layers;
     size_t max_context;
-    bool fast; // rounded activations: docs/numerics.md, section 4
+    bool fast;                   // rounded activations: docs/numerics.md, section 4
+    struct tl_device *device;    // where steps run if they can; it must outlive the plan; or NULL
+    size_t device_layers;        // only the steps of so many first blocks; SIZE_MAX: all
+    const uint8_t *device_steps; // (steps) 0: the step runs on the CPU; NULL: none must. For tests
 };
 
 /*

@@ -1,6 +1,8 @@
 /* session.c - blocks of keys and values, and states, shared by reference count between forks. */
 #include "forward/session.h"
 
+#include "forward/device_session.h"
+
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -86,6 +88,7 @@ size_t tl_session_rewind(struct tl_session *s, size_t n) {
         }
     }
     drop_blocks(s, n);
+    session_device_rewind(s->device, n);
     s->n = n;
     return n;
 }
@@ -99,6 +102,7 @@ void tl_session_free(struct tl_session *s) {
     free(s->states);
     free(s->tokens);
     tl_free(s->work);
+    session_device_free(s->device);
     free(s);
 }
 
@@ -185,6 +189,7 @@ void tl_session_cancel(struct tl_session *s) {
     tl_session_unmark(s);
     for (size_t c = 0; c < s->plan->n_caches; c++) replace(&s->states[c].next, NULL);
     drop_blocks(s, s->n);
+    session_device_rewind(s->device, s->n);
 }
 
 int tl_session_fork(const struct tl_session *s, struct tl_session **out, struct tl_error *err) {
@@ -207,7 +212,12 @@ int tl_session_fork(const struct tl_session *s, struct tl_session **out, struct 
     tl_session_commit(fork, s->tokens, s->n);
     fork->n_blocks = s->n_blocks;
     fork->kept = s->kept;
-    return TL_OK;
+    status = session_device_fork(s, fork, err);
+    if (status != TL_OK) {
+        tl_session_free(fork);
+        *out = NULL;
+    }
+    return status;
 }
 
 /* Makes the blocks of a cache of keys and values writable, from `before` to `wanted` new ones. */

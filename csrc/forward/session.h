@@ -12,6 +12,7 @@
 
 #include "forward/plan.h"
 
+struct session_device; // forward/device_session.h
 struct tl_block; // TL_BLOCK positions of one cache, shared between sessions by reference count
 
 /* The states of one cache. Each is one block, or NULL; they may be the same one. */
@@ -36,6 +37,7 @@ struct tl_session {
     size_t tokens_capacity;   //
     void *work;               // buffers of the forward pass, kept between calls
     size_t work_bytes;
+    struct session_device *device; // owns; device_session.h. NULL: it has run on the CPU only
 };
 
 int tl_session_new(const struct tl_plan *p, struct tl_session **out, struct tl_error *err);
@@ -75,7 +77,8 @@ float *tl_session_values(const struct tl_session *s, size_t cache, size_t block)
    heads: keys (n, kv_heads, key_size), values (n, kv_heads, value_size). */
 void tl_session_put(struct tl_session *s, size_t cache, size_t head, size_t position, size_t n,
                     const float *keys, const float *values);
-/* Copies the keys and values of all positions of a cache, in the same layout. */
+/* Copies the keys and values of all positions of a cache, in the same layout. Those that are on a
+   device must have been copied to the host: device_session.h. */
 void tl_session_get(const struct tl_session *s, size_t cache, float *keys, float *values);
 
 #endif

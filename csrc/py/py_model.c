@@ -2,8 +2,10 @@
 #include "py/py_model.h"
 
 #include "base/os.h"
+#include "forward/device_plan.h"
 #include "forward/forward.h"
 #include "py/py_backward.h"
+#include "py/py_device.h"
 #include "py/py_forward.h"
 #include "py/py_weight.h"
 
@@ -11,11 +13,13 @@ typedef struct {
     PyObject_HEAD
     struct tl_plan *plan;
     PyObject *weights; // a tuple of the Weights whose data the plan reads
+    PyObject *device;  // the Device that its steps run on, or NULL
 } model_object;
 
 PyDoc_STRVAR(
     model_doc,
-    "Model(steps, weights, /, *, layers, max_context, fast=False)\n"
+    "Model(steps, weights, /, *, layers, max_context, fast=False, device=None,\n"
+    "      device_layers=None, device_steps=None)\n"
     "--\n"
     "\n"
     "A model as a list of steps, checked and ready to run.\n"
@@ -38,6 +42,12 @@ PyDoc_STRVAR(
     "    The most positions of a session.\n"
     "fast : bool\n"
     "    Round activations to eight bits.\n"
+    "device : Device, optional\n"
+    "    Where the steps run that have a kernel there; the weights that they read are copied.\n"
+    "device_layers : int, optional\n"
+    "    Only the steps of so many blocks, from the first one on, run on the device. Default: all.\n"
+    "device_steps : bytes, optional\n"
+    "    A byte for each step; with 0 it runs on the CPU. For tests.\n"
     "\n"
     "Raises\n"
     "------\n"
@@ -45,8 +55,10 @@ PyDoc_STRVAR(
     "    A weight is missing or has another shape.\n"
     "tinyllm.UnsupportedError\n"
     "    A weight has a type that cannot be run.\n"
+    "MemoryError\n"
+    "    The device has no memory for the weights.\n"
     "ValueError\n"
-    "    Anything else in a step is wrong.\n"
+    "    Anything else in a step is wrong, or `fast` with a device.\n"
     "\n"
     "Examples\n"
     "--------\n"
@@ -176,7 +188,9 @@ bool tlpy_model_lost(PyObject *model) {
 }
 
 static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *keywords[] = {"", "", "layers", "max_context", "fast", NULL};
+    static char *keywords[] = {
+        "", "", "layers", "max_context", "fast", "device", "device_layers", "device_steps", NULL};
+    PyObject *device = Py_None, *device_layers = Py_None;
     PyObject *given_steps, *given_weights, *steps = NULL, *weights = NULL, *names = PyList_New(0);
     model_object *self = NULL;
     struct tl_step_spec *specs = NULL;
@@ -184,12 +198,14 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     struct tl_error err;
     tlpy_state *st = PyType_GetModuleState(type);
     struct tl_plan *plan = NULL;
-    Py_ssize_t layers = 0, max_context = 0;
+    const char *device_steps = NULL;
+    Py_ssize_t layers = 0, max_context = 0, most = 0, n_device_steps = 0;
     int status, fast = 0;
 
     if (names == NULL) return NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$nnp:Model", keywords, &given_steps,
-                                     &given_weights, &layers, &max_context, &fast)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$nnpOOz#:Model", keywords, &given_steps,
+                                     &given_weights, &layers, &max_context, &fast, &device,
+                                     &device_layers, &device_steps, &n_device_steps)) {
         goto done;
     }
     if (layers < 1 || max_context < 1) {
@@ -198,14 +214,38 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
                      max_context);
         goto done;
     }
+    if (device != Py_None && !tlpy_device_check(st, device)) {
+        PyErr_Format(PyExc_TypeError, "device is %.100s; expected a Device or None",
+                     Py_TYPE(device)->tp_name);
+        goto done;
+    }
+    if (device_layers != Py_None) {
+        most = PyNumber_AsSsize_t(device_layers, PyExc_OverflowError);
+        if (most == -1 && PyErr_Occurred()) goto done;
+        if (most < 0) {
+            PyErr_Format(PyExc_ValueError, "device_layers is %zd; expected 0 or more", most);
+            goto done;
+        }
+    }
     steps = PySequence_Tuple(given_steps);
+    if (steps != NULL && device_steps != NULL && n_device_steps != PyTuple_Size(steps)) {
+        PyErr_Format(PyExc_ValueError,
+                     "device_steps has %zd bytes; expected one for each of %zd steps",
+                     n_device_steps, PyTuple_Size(steps));
+        goto done;
+    }
     weights = steps != NULL ? PySequence_Tuple(given_weights) : NULL;
     specs = weights != NULL ? read_steps(steps) : NULL;
     tensors = specs != NULL ? read_weights(st, weights, names) : NULL;
     if (tensors == NULL) goto done;
     {
         const struct tl_plan_options options = {
-            .layers = (size_t)layers, .max_context = (size_t)max_context, .fast = fast != 0};
+            .layers = (size_t)layers,
+            .max_context = (size_t)max_context,
+            .fast = fast != 0,
+            .device = device != Py_None ? tlpy_device_of(device) : NULL,
+            .device_layers = device_layers != Py_None ? (size_t)most : SIZE_MAX,
+            .device_steps = (const uint8_t *)device_steps};
         const size_t n = (size_t)PyTuple_Size(steps), n_tensors = (size_t)PyTuple_Size(weights);
         Py_BEGIN_ALLOW_THREADS
         status = tl_plan_new(&options, specs, n, tensors, n_tensors, &plan, &err);
@@ -225,6 +265,7 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     } else {
         self->plan = plan;
         self->weights = Py_NewRef(weights);
+        self->device = device != Py_None ? Py_NewRef(device) : NULL;
     }
 done:
     PyMem_Free(tensors);
@@ -238,6 +279,7 @@ done:
 static int model_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(((model_object *)self)->weights);
+    Py_VISIT(((model_object *)self)->device);
     return 0;
 }
 
@@ -246,6 +288,7 @@ static void model_dealloc(PyObject *self) {
     PyObject_GC_UnTrack(self);
     tl_plan_free(((model_object *)self)->plan);
     Py_CLEAR(((model_object *)self)->weights);
+    Py_CLEAR(((model_object *)self)->device);
     PyObject_GC_Del(self);
     Py_DECREF(type);
 }
@@ -272,6 +315,23 @@ static PyObject *shape_of(const struct tl_step *s) {
         if (size == NULL || PyTuple_SetItem(shape, i, size) < 0) Py_CLEAR(shape);
     }
     return shape;
+}
+
+static PyObject *model_on_device(PyObject *op, void *closure) {
+    const struct tl_plan *p = ((model_object *)op)->plan;
+    PyObject *flags = PyTuple_New((Py_ssize_t)p->n);
+    (void)closure;
+    for (size_t i = 0; flags != NULL && i < p->n; i++) {
+        const bool on = p->device != NULL && p->device->steps[i].on;
+        if (PyTuple_SetItem(flags, (Py_ssize_t)i, PyBool_FromLong(on)) < 0) Py_CLEAR(flags);
+    }
+    return flags;
+}
+
+static PyObject *model_device_bytes(PyObject *op, void *closure) {
+    const struct tl_plan *p = ((model_object *)op)->plan;
+    (void)closure;
+    return PyLong_FromSize_t(p->device != NULL ? p->device->weight_bytes : 0);
 }
 
 static PyObject *model_shapes(PyObject *op, void *closure) {
@@ -320,6 +380,9 @@ static PyMethodDef model_methods[] = {
 
 static PyGetSetDef model_getset[] = {
     {"config", model_config, NULL, "dict : layers, width, vocab_size and max_context.", NULL},
+    {"on_device", model_on_device, NULL, "tuple of bool : the steps that run on the device.", NULL},
+    {"device_bytes", model_device_bytes, NULL,
+     "int : bytes of weights in the memory of the device.", NULL},
     {"shapes", model_shapes, NULL,
      "tuple : the shape of each step's value without T, (H,) for a matrix (H, T, S), None for a "
      "cache.",

@@ -2,6 +2,7 @@
 #include "py/py_session.h"
 
 #include "base/os.h"
+#include "forward/device_session.h"
 #include "py/py_array.h"
 #include "py/py_model.h"
 
@@ -229,7 +230,9 @@ static PyObject *session_cache(PyObject *op, PyObject *arg) {
     session_object *self = (session_object *)op;
     const struct tl_plan *plan = tlpy_model_plan(self->model);
     const Py_ssize_t number = PyNumber_AsSsize_t(arg, PyExc_OverflowError);
+    struct tl_error err;
     PyObject *arrays;
+    int status;
     if (number == -1 && PyErr_Occurred()) return NULL;
     if (number < 0 || (size_t)number >= plan->n_caches) {
         PyErr_Format(PyExc_IndexError, "number is %zd; the model has %zu caches", number,
@@ -237,6 +240,13 @@ static PyObject *session_cache(PyObject *op, PyObject *arg) {
         return NULL;
     }
     if (!enter(self)) return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    status = session_device_to_host(self->s, (size_t)number, self->s->n, &err);
+    Py_END_ALLOW_THREADS
+    if (status != TL_OK) {
+        tlpy_session_leave(op);
+        return tlpy_raise(tlpy_state_of(op), &err);
+    }
     arrays = plan->caches[number].state > 0 ? state_of(self->s, (size_t)number)
                                             : pair_of(self->s, (size_t)number);
     tlpy_session_leave(op);
@@ -345,7 +355,10 @@ static PyObject *session_fill(PyObject *op, PyObject *args) {
         tlpy_raise(tlpy_state_of(op), &err);
     } else {
         ok = fill_caches(self, caches, n);
-        if (ok) tl_session_commit(self->s, ids, n);
+        if (ok) {
+            session_device_filled(self->s, n);
+            tl_session_commit(self->s, ids, n);
+        }
     }
     if (!ok) tl_session_cancel(self->s);
     tlpy_session_leave(op);

@@ -56,6 +56,8 @@ class Runner:
     """
 
     mode = "exact"
+    device: _core.Device | None = None
+    device_layers: int | None = None
     adapters: tuple[tuple[Adapter, float], ...] = ()
     _base: Self | None = None  # the model without adapters
     __dir__ = dir_without(
@@ -167,10 +169,13 @@ class Runner:
             layers=base.config.layers,
             max_context=base.core.config["max_context"],
             fast=base.mode == "fast",
+            device=base.device,
+            device_layers=base.device_layers,
         )
         file = ModelFile(base.metadata, tensors, base.path)
         model = type(self)(core, file, base.config, steps, base.tokenizer, base.threads)
         model.mode, model.adapters, model._base = base.mode, every, base
+        model.device, model.device_layers = base.device, base.device_layers
         return model
 
     # ---- running ----

@@ -174,7 +174,7 @@ __kernel void statistic(int kind, ulong vectors, ulong n, float epsilon, __globa
 }
 
 /* (x - mean) * scale * weight + bias; the mean, the weight and the bias only if they are given. */
-__kernel void normalize(ulong n, ulong size, ulong period, __global const float *x,
+__kernel void apply_norm(ulong n, ulong size, ulong period, __global const float *x,
                         __global const float *means, __global const float *scales,
                         __global const float *weight, __global const float *bias,
                         __global float *y) {

@@ -1,0 +1,133 @@
+/* device_plan.c - copies the weights of the steps that run on a device. */
+#include "forward/device_plan.h"
+
+#include "forward/attention.h"
+#include "forward/ops.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Whether a step can run on the device, whatever the rest of its region does. */
+static int can_run(const struct tl_plan *p, const struct tl_step *s,
+                   const struct tl_plan_options *options, bool *can, struct tl_error *err) {
+    const size_t layers = options->device_layers;
+    *can = tl_ops[s->op].run_device != NULL &&
+           (layers == SIZE_MAX || s->layer < (int)TL_MIN(layers, p->layers)) &&
+           (options->device_steps == NULL || options->device_steps[s - p->steps] != 0);
+    if (!*can || s->matrix.type == NULL) return TL_OK;
+    return tl_device_runs_type(options->device, s->matrix.type, can, err);
+}
+
+/* Values of the vector i of a step, as its op has loaded them. */
+static size_t vector_size(const struct tl_plan *p, const struct tl_step *s, int i) {
+    switch (s->op) {
+    case TL_OP_NORM:
+    case TL_OP_LAYER_NORM:
+        return s->number;
+    case TL_OP_LINEAR:
+        return i == 1 ? s->matrix.rows : 1;
+    case TL_OP_SCALE:
+        return (size_t)s->numbers[0];
+    case TL_OP_SCORES:
+        return s->axes[0] * ATTENTION_BIASES;
+    case TL_OP_SOFTMAX:
+        return s->axes[0];
+    default:
+        (void)p;
+        return 0;
+    }
+}
+
+static int copy_vector(struct tl_plan_device *d, const float *values, size_t n, void **out,
+                       struct tl_error *err) {
+    const size_t bytes = n * sizeof(float);
+    int status = tl_device_alloc(d->device, bytes, "the weights", out, err);
+    d->weight_bytes += bytes;
+    if (status == TL_OK) status = tl_queue_write(d->queue, *out, 0, values, bytes, err);
+    return status;
+}
+
+static int copy_matrix(struct tl_plan_device *d, const struct tl_matrix *m,
+                       const struct tl_device_matrix **out, struct tl_error *err) {
+    struct tl_device_matrix *mine = d->matrices;
+    int status;
+    for (; mine < d->matrices + d->n_matrices; mine++) {
+        *out = mine;
+        if (mine->shape.data == m->data && mine->shape.rows == m->rows) return TL_OK;
+    }
+    status = tl_device_matrix_new(d->queue, m, mine, err);
+    if (status != TL_OK) return status;
+    d->n_matrices++;
+    d->weight_bytes += m->rows * m->row_bytes;
+    *out = mine;
+    return TL_OK;
+}
+
+/* Copies what a step reads; the slopes of ALiBi too, which a scores step keeps in its place 1. */
+static int copy_weights(struct tl_plan_device *d, const struct tl_plan *p, const struct tl_step *s,
+                        struct tl_error *err) {
+    struct device_step *mine = &d->steps[s - p->steps];
+    int status = TL_OK;
+    if (s->matrix.type != NULL) status = copy_matrix(d, &s->matrix, &mine->matrix, err);
+    for (int i = 0; i < TL_STEP_WEIGHTS && status == TL_OK; i++) {
+        if (s->vectors[i] == NULL) continue;
+        status = copy_vector(d, s->vectors[i], vector_size(p, s, i), &mine->vectors[i], err);
+    }
+    if (s->op == TL_OP_SCORES && s->numbers[SCORES_BIAS] > 0 && status == TL_OK) {
+        float *slopes = tl_alloc(s->axes[0] * sizeof(float));
+        if (slopes == NULL) return tl_fail(err, TL_ENOMEM, "no memory for a plan");
+        for (size_t h = 0; h < s->axes[0]; h++) slopes[h] = attention_slope(s, h);
+        status = copy_vector(d, slopes, s->axes[0], &mine->vectors[1], err);
+        tl_free(slopes);
+    }
+    return status;
+}
+
+int device_plan_new(const struct tl_plan *p, const struct tl_plan_options *options,
+                    struct tl_plan_device **out, struct tl_error *err) {
+    struct tl_plan_device *d = calloc(1, sizeof(*d));
+    int status = TL_OK;
+    *out = NULL;
+    if (d == NULL) return tl_fail(err, TL_ENOMEM, "no memory for a plan");
+    d->device = options->device;
+    d->n_steps = p->n;
+    d->steps = calloc(p->n, sizeof(*d->steps));
+    d->matrices = calloc(p->n, sizeof(*d->matrices));
+    if (d->steps == NULL || d->matrices == NULL) {
+        status = tl_fail(err, TL_ENOMEM, "no memory for a plan of %zu steps", p->n);
+    }
+    if (status == TL_OK) status = tl_queue_new(d->device, &d->queue, err);
+    // a region runs on one side
+    for (size_t i = 0; i < p->n && status == TL_OK; i += p->steps[i].together) {
+        const size_t end = i + p->steps[i].together;
+        bool all = true;
+        for (size_t j = i; j < end && all && status == TL_OK; j++) {
+            status = can_run(p, &p->steps[j], options, &all, err);
+        }
+        for (size_t j = i; j < end && all && status == TL_OK; j++) {
+            d->steps[j].on = true;
+            status = copy_weights(d, p, &p->steps[j], err);
+        }
+    }
+    if (status == TL_OK) status = tl_queue_finish(d->queue, err);
+    if (status != TL_OK) {
+        device_plan_free(d);
+        return status;
+    }
+    *out = d;
+    return TL_OK;
+}
+
+void device_plan_free(struct tl_plan_device *d) {
+    if (d == NULL) return;
+    tl_queue_free(d->queue);
+    for (size_t i = 0; i < d->n_matrices; i++) tl_device_matrix_free(d->device, &d->matrices[i]);
+    for (size_t i = 0; d->steps != NULL && i < d->n_steps; i++) {
+        for (int j = 0; j < TL_STEP_WEIGHTS; j++) {
+            tl_device_free(d->device, d->steps[i].vectors[j]);
+        }
+    }
+    free(d->steps);
+    free(d->matrices);
+    free(d);
+}
