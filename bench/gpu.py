@@ -53,9 +53,9 @@ def main():
     cpu = tl.load(args.model, device="cpu")
     start = time.perf_counter()
     gpu = tl.load(args.model, device=args.device)
-    on = sum(gpu.core.on_device)
-    print(f"{gpu.device.name}, level {gpu.device.level}: loaded in {time.perf_counter() - start:.1f} s")
-    print(f"{on} of {len(gpu.steps)} steps, {gpu.core.device_bytes / 2**20:.1f} MiB of weights there")
+    seconds, size = time.perf_counter() - start, gpu.core.device_bytes / 2**20
+    print(f"{gpu.device.name}, level {gpu.device.level}: loaded in {seconds:.1f} s")
+    print(f"{sum(gpu.core.on_device)} of {len(gpu.steps)} steps, {size:.1f} MiB of weights there")
 
     ids = np.random.default_rng(0).integers(0, cpu.config.vocab_size, args.prompt)
     compared, differ = differing(cpu, gpu, ids[:40])

@@ -144,7 +144,8 @@ static float bucket_bias(const struct tl_step *scores, size_t head, size_t posit
 float attention_bias(const struct tl_step *scores, size_t head, size_t position, size_t key) {
     float bias = 0;
     if (scores->numbers[SCORES_BIAS] > 0) {
-        bias -= attention_slope(scores, head) * (float)(key > position ? key - position : position - key);
+        bias -= attention_slope(scores, head) *
+                (float)(key > position ? key - position : position - key);
     }
     return scores->vectors[0] != NULL ? bias + bucket_bias(scores, head, position, key) : bias;
 }

@@ -127,7 +127,11 @@ def test_the_first_layers(ids):
     assert {0, 1} <= on
     compare(gpu.trace(ids[:20], "*"), cpu.trace(ids[:20], "*"))
     none = tl.load(device=DEVICE, device_layers=0)
-    assert not any(s for s, layer in zip(none.core.on_device, none.steps, strict=True) if layer.layer >= 0 and s)
+    assert not any(
+        s
+        for s, layer in zip(none.core.on_device, none.steps, strict=True)
+        if layer.layer >= 0 and s
+    )
 
 
 @pytest.mark.slow
