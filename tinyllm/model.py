@@ -56,6 +56,10 @@ class Model(Differentiable):
         Largest number of threads.
     mode : str
         ``"exact"`` or ``"fast"``, as in `load`.
+    device : _core.Device or None
+        The device that steps run on, with its name and level. None: the CPU.
+    device_layers : int or None
+        As in `load`.
     path : str or None
         The path of the file. None if the model was loaded from bytes.
     adapters : tuple of (Adapter, float)

@@ -126,7 +126,7 @@ def test_the_first_minutes(day):
     [
         ("max_new_tokens", "TypeError", "here it is max_tokens="),
         ("n_ctx", "TypeError", "here it is max_context="),
-        ("device_map", "TypeError", "tinyllm runs on the CPU"),
+        ("device_map", "TypeError", "here it is device="),
         ("n_layers", "AttributeError", "here it is layers"),
         ("hidden_size", "AttributeError", "here it is width"),
         ("tokenize", "AttributeError", "model.tokenizer.encode(text)"),

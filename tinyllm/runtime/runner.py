@@ -53,6 +53,8 @@ class Runner:
     ----------
     config, steps, weights, metadata, tokenizer, threads, mode, path, adapters, core
         See `tinyllm.Model`.
+    device, device_layers
+        The same.
     """
 
     mode = "exact"
