@@ -666,7 +666,9 @@ class Model(Differentiable):
 
         Notes
         -----
-        The hidden states are exact, as in `trace`. Pooling is computed in float64 and rounded once.
+        The hidden states are those of `trace`. Pooling is computed in float64 and rounded once.
+        Texts run together in groups of about 256 tokens, longest first and without padding. The
+        bits of a text's embedding do not depend on the others, so one call for many texts is best.
 
         Examples
         --------

@@ -87,7 +87,8 @@ size_t tl_session_rewind(struct tl_session *s, size_t n) {
             replace(&s->states[c].now, share(s->states[c].kept));
         }
     }
-    drop_blocks(s, n);
+    // a context of such a plan is one call, and the next one fills the same blocks
+    if (!s->plan->whole) drop_blocks(s, n);
     session_device_rewind(s->device, n);
     s->n = n;
     return n;
@@ -98,6 +99,7 @@ void tl_session_free(struct tl_session *s) {
     tl_session_cancel(s);
     s->kept = 0;
     tl_session_rewind(s, 0);
+    drop_blocks(s, 0);
     free(s->blocks);
     free(s->states);
     free(s->tokens);

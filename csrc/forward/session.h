@@ -44,7 +44,8 @@ int tl_session_new(const struct tl_plan *p, struct tl_session **out, struct tl_e
 /* A session with the same positions; blocks are shared until one of the two writes to them. */
 int tl_session_fork(const struct tl_session *s, struct tl_session **out, struct tl_error *err);
 /* Keeps the first n <= s->n positions, or fewer if a state after n positions is not known: then
-   those up to the kept states, or none. Returns how many. */
+   those up to the kept states, or none. Returns how many. The blocks after them are freed, but an
+   encoder's session keeps its blocks, because its next context fills them from the start. */
 size_t tl_session_rewind(struct tl_session *s, size_t n);
 void tl_session_free(struct tl_session *s);
 size_t tl_session_cache_bytes(const struct tl_session *s);

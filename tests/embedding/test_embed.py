@@ -56,6 +56,49 @@ def test_texts_of_a_batch_are_as_alone(tmp_path):
     assert [len(row) for row in rows] == [1, 7, 30]
 
 
+@pytest.mark.parametrize("name", ["bert", "llama", "mamba"])
+def test_many_texts_are_as_alone(name, tmp_path):
+    # more tokens than run together, so sessions serve several groups of texts
+    model = architectures.random_model(tmp_path, name)
+    lengths = np.random.default_rng(0).integers(1, 120, 24)
+    texts = [models.random_ids(model, n, seed=n) for n in lengths.tolist()]
+    many = model.embed(texts)
+    tap = model.steps.role("final_norm")
+    pooling = "last" if model.steps.roles("logits") else "mean"
+    for ids, vector in zip(texts, many, strict=True):
+        states = model.trace(ids, tap)[tap].astype(np.float64)
+        want = states[-1] if pooling == "last" else states.mean(axis=0)
+        assert np.array_equal(vector, (want / np.sqrt(np.sum(want * want))).astype(np.float32))
+
+
+def test_an_encoder_fills_the_blocks_of_its_session_again(tmp_path):
+    model = architectures.random_model(tmp_path, "bert")
+    session = tl._core.Session(model.core)
+    layout = model.layout(model.steps.role("final_norm"))
+    first, second = (models.random_ids(model, n, seed=n).astype(np.int32) for n in (100, 7))
+    for ids in (first, second):
+        (trace,) = model.run([session], [ids], [], layout)[1]
+        again = model.trace(ids, layout.names)
+        assert np.array_equal(trace[layout.names[0]], again[layout.names[0]])
+        kept = session.nbytes
+        assert session.rewind(0) == 0
+        assert session.nbytes == kept > 0
+    (trace,) = model.run([session.fork()], [first], [], layout)[1]
+    (trace,) = model.run([session], [second], [], layout)[1]
+    assert np.array_equal(trace[layout.names[0]], again[layout.names[0]])
+
+
+def test_the_error_of_a_text_names_it(tmp_path):
+    model = architectures.random_model(tmp_path, "bert")
+    with pytest.raises(ValueError, match="prompt 1 is empty"):
+        model.embed([[1], []])
+    limit = model.config.context_length
+    with pytest.raises(ValueError, match=f"beyond the context length of {limit}"):
+        model.embed([[1], [1] * (limit + 1)])
+    with pytest.raises(ValueError, match="empty batch; expected at least one text"):
+        model.embed(np.empty((0, 3), np.int64))
+
+
 def test_a_decoder_uses_the_last_token(tmp_path):
     model = models.random_model(tmp_path)
     ids = models.random_ids(model, 9)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from .. import _core
 from ..base.checks import choice
-from ..base.numeric import Float64
-from ..runtime.prompt import is_batch
+from ..base.numeric import Float32, Float64
+from ..base.progress import Progress
+from ..runtime.prompt import is_batch, token_ids
 from ..runtime.runner import Runner
+from ..trace.arena import Arena
 from .pooling import POOLINGS, pool, pooling_of
 
 __all__ = ["embed"]
+
+#: Tokens that run together: enough to use each unpacked weight often, and few enough that the
+#: values of a layer stay in the caches of the processor.
+_TOGETHER = 256
 
 
 def embed(
@@ -28,20 +37,66 @@ def embed(
     choice("pooling", kind, tuple(POOLINGS))
     if normalize is None:
         normalize = kind not in ("rank", "none")
-    tap = model.steps.role("final_norm")
     batch = is_batch(prompt)
-    traces = model.trace(prompt, tap, parse_special=parse_special)
+    texts = list(prompt) if batch else [prompt]
+    if not texts:
+        raise ValueError("the prompt is an empty batch; expected at least one text")
+    tokens = [
+        token_ids(
+            text,
+            model.tokenizer,
+            f"prompt {i}" if len(texts) > 1 else "the prompt",
+            parse_special,
+        )
+        for i, text in enumerate(texts)
+    ]
     finished = _classified if kind == "rank" else _projected
-    vectors = []
-    for trace in traces if batch else [traces]:
-        vector = finished(model, pool(trace[tap], kind))
+    vectors: list[Any] = [None] * len(texts)
+    for i, states in _states(model, tokens):
+        vector = finished(model, pool(states, kind))
         if normalize:
             length = np.sqrt(np.sum(vector * vector, axis=-1, keepdims=True))
             vector = vector / np.where(length > 0, length, 1)
-        vectors.append(vector.astype(np.float32))
+        vectors[i] = vector.astype(np.float32)
     if not batch:
         return vectors[0]
     return vectors if kind == "none" else np.stack(vectors)
+
+
+def _groups(tokens: Sequence[npt.NDArray[np.int32]]) -> Iterator[list[int]]:
+    """Yield the numbers of the texts that run together, the longest texts first."""
+    group: list[int] = []
+    total = 0
+    for i in sorted(range(len(tokens)), key=lambda i: -len(tokens[i])):
+        if group and total + len(tokens[i]) > _TOGETHER:
+            yield group
+            group, total = [], 0
+        group.append(i)
+        total += len(tokens[i])
+    yield group
+
+
+def _states(
+    model: Runner, tokens: Sequence[npt.NDArray[np.int32]]
+) -> Iterator[tuple[int, Float32]]:
+    """Yield the number of each text and its final hidden states (T, D), in any order."""
+    tap = model.steps.role("final_norm")
+    layout = model.layout(tap)
+    sessions: list[_core.Session] = []
+    count = sum(map(len, tokens))
+    with Progress(count, f"embedding {len(tokens)} texts", len(tokens) > 1) as bar:
+        for group in _groups(tokens):
+            while len(sessions) < len(group):
+                sessions.append(_core.Session(model.core))
+            together = [tokens[i] for i in group]
+            lengths = [len(ids) for ids in together]
+            arena = Arena(layout, lengths, lengths)
+            used = sessions[: len(group)]  # their memory serves all groups
+            model.run(used, together, [], arena=arena)
+            for place, (i, session) in enumerate(zip(group, used, strict=True)):
+                session.rewind(0)
+                yield i, arena.views(place).look(tap)
+            bar.add(sum(lengths))
 
 
 def _matrix(model: Runner, name: str, x: Float64) -> Float64:
