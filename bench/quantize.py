@@ -29,7 +29,7 @@ from tinyllm import _core
 from tinyllm.quantization.mixes import MIXES
 
 TYPES = "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4".split()
-TYPES += "TQ1_0 TQ2_0 Q1_0 Q2_0".split()
+TYPES += "TQ1_0 TQ2_0 Q1_0 Q2_0 IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S".split()
 COMPARED = "Q8_0 Q6_K Q5_K_M Q4_K_M Q4_K_S Q4_0 IQ4_XS Q3_K_M Q2_K".split()
 
 
@@ -113,6 +113,7 @@ def compare_types():
     )
     for kind in TYPES:
         for name, x, weight in samples():
+            ones = np.ones_like(weight)  # for types that ggml does not write without
 
             def error(raw, by=1.0, x=x, kind=kind):
                 values = tl.Weight("w", x.shape, kind, raw.tobytes()).numpy(dtype=np.float64)
@@ -125,7 +126,9 @@ def compare_types():
                     start = time.perf_counter()
                     a = _core.pack(kind, x, by, threads=1)
                     middle = time.perf_counter()
-                    b = theirs(kind, x, by)
+                    b = theirs(
+                        kind, x, ones if by is None and kind in ("IQ2_XXS", "IQ2_XS") else by
+                    )
                     end = time.perf_counter()
                     best = [min(best[0], middle - start), min(best[1], end - middle)]
                 scale = 1.0 if by is None else by

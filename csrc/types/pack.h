@@ -26,4 +26,7 @@ tl_pack_fn tl_pack_iq4_nl, tl_pack_iq4_xs, tl_pack_mxfp4;
 /* pack_ternary.c */
 tl_pack_fn tl_pack_q1_0, tl_pack_q2_0, tl_pack_tq1_0, tl_pack_tq2_0;
 
+/* pack_grid.c */
+tl_pack_fn tl_pack_iq2_xxs, tl_pack_iq2_xs, tl_pack_iq2_s, tl_pack_iq3_xxs, tl_pack_iq3_s;
+
 #endif

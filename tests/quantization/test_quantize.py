@@ -157,6 +157,12 @@ def test_wrong_arguments(source, tmp_path):
         tl.quantize(source, out, types={"blk.7.*": "Q8_0"})
     with pytest.raises(ValueError, match="needs an imatrix"):
         tl.quantize(source, out, "Q2_K_S")
+    with pytest.raises(
+        ValueError, match=r"blk\..* would be IQ2_XXS in type 'IQ2_XXS', which needs"
+    ):
+        tl.quantize(source, out, "IQ2_XXS")
+    with pytest.raises(ValueError, match=r"ffn_up.weight would be IQ3_XXS in type 'Q8_0'"):
+        tl.quantize(source, out, "Q8_0", types={"*.ffn_up.weight": "IQ3_XXS"})
     with pytest.raises(FileNotFoundError):
         tl.quantize(tmp_path / "no.gguf", out)
     assert not out.exists()

@@ -15,7 +15,17 @@ from typing import Any, NamedTuple
 
 from .. import _core
 
-__all__ = ["ALIASES", "MIXES", "Mix", "choose_types", "fitting", "is_matrix", "pattern_type"]
+__all__ = [
+    "ALIASES",
+    "COARSE",
+    "MIXES",
+    "NEED_IMATRIX",
+    "Mix",
+    "choose_types",
+    "fitting",
+    "is_matrix",
+    "pattern_type",
+]
 
 
 class Mix(NamedTuple):
@@ -51,6 +61,14 @@ MIXES = {
     "TQ1_0": Mix("TQ1_0", 36),
     "TQ2_0": Mix("TQ2_0", 37),
     "Q2_0": Mix("Q2_0", 41),
+    "IQ2_XXS": Mix("IQ2_XXS", 19),
+    "IQ2_XS": Mix("IQ2_XS", 20),
+    "IQ2_S": Mix("IQ2_XS", 28),
+    "IQ2_M": Mix("IQ2_S", 29),
+    "IQ3_XXS": Mix("IQ3_XXS", 23),
+    "IQ3_XS": Mix("IQ3_S", 22),
+    "IQ3_S": Mix("IQ3_S", 26),
+    "IQ3_M": Mix("IQ3_S", 27),
 }
 
 #: Names that stand for a mix.
@@ -64,8 +82,25 @@ _FALLBACK = {
     "Q4_K": "Q5_0",
     "Q5_K": "Q5_1",
     "Q6_K": "Q8_0",
+    **dict.fromkeys(("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"), "IQ4_NL"),
     **dict.fromkeys(("TQ1_0", "TQ2_0", "Q2_0"), "Q4_0"),
 }
+
+#: The mixes of two bits, and the type of what they give more bits.
+_IQ2 = {"IQ2_XXS": "Q2_K", "IQ2_XS": "Q2_K", "IQ2_S": "IQ3_S", "IQ2_M": "IQ3_S"}
+
+#: The types of embeddings that are not an output head, of queries and keys, and of the output of
+#: attention, where they are not those of the mix.
+_EMBEDDING = {**_IQ2, "IQ3_XXS": "IQ3_S", "TQ1_0": "Q4_K", "TQ2_0": "Q4_K", "Q2_0": "Q4_K"}
+_QUERIES = {"IQ3_XS": "IQ3_XXS", "IQ3_XXS": "IQ2_S"}
+_ATTN_OUTPUT = {
+    **{"Q2_K": "Q3_K", "Q3_K_M": "Q4_K", "Q3_K_L": "Q5_K"},
+    **{"IQ3_XXS": "IQ3_S", "IQ3_M": "Q4_K"},
+}
+
+#: Mixes and types that are too coarse without an importance matrix, as in llama.cpp.
+NEED_IMATRIX = (*("Q2_K_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS"), "IQ3_XS")
+COARSE = ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")
 
 #: Parts of the names of matrices that stay as they are: small ones, and those that are not
 #: multiplied with.
@@ -86,7 +121,10 @@ _CATEGORIES = {
     "attn_kv_b.weight": "values",
     "attn_v.weight": "values",
     "attn_k.weight": "keys",
+    "attn_q.weight": "queries",
     "attn_output.weight": "attn_output",
+    "ffn_up": "up",
+    "ffn_gate": "gate",
     "ffn_down": "down",
 }
 _EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
@@ -210,6 +248,8 @@ class _Rules:
     tied: bool
     values: Iterator[int]  # numbers of the tensors of a category
     downs: Iterator[int]
+    gates: Iterator[int]
+    ups: Iterator[int]
     value_count: int
 
     @classmethod
@@ -241,6 +281,8 @@ class _Rules:
             "output.weight" not in tensors,
             iter(range(len(tensors))),
             iter(range(len(tensors))),
+            iter(range(len(tensors))),
+            iter(range(len(tensors))),
             sum(_category(name) == "values" for name in tensors),
         )
 
@@ -251,11 +293,17 @@ class _Rules:
         if self.mix == "MXFP4_MOE":
             return "MXFP4" if len(shape) > 2 and shape[-3] > 1 else "Q8_0"
         if kind == "embedding":
-            return "Q4_K" if base in ("TQ1_0", "TQ2_0", "Q2_0") else base
+            return _EMBEDDING.get(self.mix, base)
+        if self.mix in _IQ2:
+            return self._iq2(base, kind)
         if kind == "values":
             return self._values(base, next(self.values))
         if kind == "keys":
-            return "Q8_0" if self.experts == 8 else base
+            return "Q8_0" if self.experts == 8 else _QUERIES.get(self.mix, base)
+        if kind == "queries":
+            return _QUERIES.get(self.mix, base)
+        if kind in ("up", "gate"):
+            return self._up(base, name, next(self.ups if kind == "up" else self.gates))
         if kind == "down":
             return self._down(base, name, next(self.downs))
         if kind == "attn_output":
@@ -267,7 +315,20 @@ class _Rules:
         unfit = columns % _core.tensor_types()[base][1] != 0
         if self.mix == "MXFP4_MOE" or self.architecture == "falcon" or unfit or base == "Q8_0":
             return "Q8_0"
-        return "Q6_K"
+        return "Q5_K" if self.mix in _IQ2 or self.mix == "IQ3_XXS" else "Q6_K"
+
+    def _iq2(self, base: str, kind: str) -> str:
+        """Return the type of a tensor in the mixes of two bits."""
+        more, larger = _IQ2[self.mix], self.mix in ("IQ2_S", "IQ2_M")
+        if kind == "values":
+            return "Q4_K" if self.sharing >= 4 or self.experts >= 4 else more
+        if kind == "keys" and self.experts == 8:
+            return "Q4_K"
+        if kind == "down":
+            return more if next(self.downs) < self.layers // 8 else base
+        if kind == "attn_output":
+            return "Q5_K" if self.experts == 8 else more if larger else base
+        return base
 
     def _values(self, base: str, i: int) -> str:
         """Return the type of values, or of queries, keys and values in one matrix."""
@@ -275,7 +336,11 @@ class _Rules:
         shared = self.sharing >= 4
         if self.mix == "Q2_K":
             kind = "Q4_K" if shared else "Q3_K"
-        elif self.mix == "Q2_K_S" and shared:
+        elif self.mix in ("Q2_K_S", "IQ3_XXS", "IQ3_XS", "IQ3_S") and shared:
+            kind = "Q4_K"
+        elif self.mix == "IQ3_XXS" and not self.imatrix:
+            kind = "IQ3_S"
+        elif self.mix == "IQ3_M":
             kind = "Q4_K"
         elif self.mix == "Q3_K_M":
             kind = "Q5_K" if i < 2 else "Q4_K"
@@ -289,6 +354,13 @@ class _Rules:
             kind = "Q5_K"
         return "Q8_0" if self.experts == 8 else kind
 
+    def _up(self, base: str, name: str, i: int) -> str:
+        """Return the type of the first matrices of a feed-forward network."""
+        if self.experts > 1:
+            i = max(_order(name)[0], 0)
+        middle = self.layers // 8 <= i < 7 * self.layers // 8
+        return "IQ3_XXS" if self.mix == "IQ3_XS" and middle else base
+
     def _down(self, base: str, name: str, i: int) -> str:
         """Return the type of the second matrix of a feed-forward network."""
         n = self.layers
@@ -300,6 +372,10 @@ class _Rules:
             return "Q3_K"
         if self.mix == "Q2_K_S":
             return "Q4_K" if first else base
+        if self.mix == "IQ3_XXS" and not self.imatrix:
+            return "Q4_K" if first else "Q3_K"
+        if self.mix == "IQ3_M":
+            return "Q4_K" if first or (self.experts == 8 and important) else base
         if self.mix == "Q3_K_M":
             if i < n // 16:
                 return "Q5_K"
@@ -325,8 +401,8 @@ class _Rules:
             return "Q4_K" if self.mix == "Q3_K_L" else base
         if self.experts == 8:
             more = ("Q2_K", "Q3_K_S", "Q3_K_M", "IQ4_NL", "Q4_K_S", "Q4_K_M", "IQ4_XS")
-            return "Q5_K" if self.mix in more else base
-        return {"Q2_K": "Q3_K", "Q3_K_M": "Q4_K", "Q3_K_L": "Q5_K"}.get(self.mix, base)
+            return "Q5_K" if self.mix in more or self.mix.startswith("IQ3_") else base
+        return _ATTN_OUTPUT.get(self.mix, base)
 
 
 def _important(i: int, n: int) -> bool:

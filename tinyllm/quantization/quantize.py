@@ -24,7 +24,7 @@ from ..files.model_file import ModelFile, open_file
 from ..loading import load
 from ..runtime.runner import Runner
 from .imatrix import Imatrix, read_imatrix
-from .mixes import ALIASES, MIXES, choose_types
+from .mixes import ALIASES, COARSE, MIXES, choose_types
 from .packing import CHUNK, pack
 from .target import TypeChoice, choose_for_size, split_text
 
@@ -32,6 +32,9 @@ __all__ = ["quantize"]
 
 #: Types of files to quantize from. The errors of Q8_0 are far below those of smaller types.
 _FULL = ("F32", "F16", "BF16", "F64", "Q8_0")
+
+#: Matrices that an importance matrix lacks: the importance of their columns is not measured.
+_WITHOUT_IMATRIX = ("token_embd.weight", "per_layer_token_embd.weight", "output.weight")
 
 
 def quantize(
@@ -61,10 +64,12 @@ def quantize(
         The GGUF file. An existing file is replaced.
     type : str
         F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q4_K_M, Q4_K_S, Q3_K_L, Q3_K_M, Q3_K_S, Q2_K,
-        Q2_K_S, Q5_1, Q5_0, Q4_1, Q4_0, IQ4_NL, IQ4_XS, MXFP4_MOE, TQ1_0, TQ2_0 or Q2_0. Q5_K, Q4_K
-        and Q3_K are short for the mix with _M. Norms, biases and small matrices stay as they are.
+        Q2_K_S, Q5_1, Q5_0, Q4_1, Q4_0, IQ4_NL, IQ4_XS, MXFP4_MOE, TQ1_0, TQ2_0, Q2_0, IQ3_M,
+        IQ3_S, IQ3_XS, IQ3_XXS, IQ2_M, IQ2_S, IQ2_XS or IQ2_XXS. Q5_K, Q4_K and Q3_K are short for
+        the mix with _M. Norms, biases and small matrices stay as they are.
     imatrix : Imatrix or str or os.PathLike, optional
-        The importance of the inputs of each matrix: see `tinyllm.imatrix`.
+        The importance of the inputs of each matrix: see `tinyllm.imatrix`. Q2_K_S, IQ3_XS, IQ3_XXS
+        and the mixes IQ2 cannot be written without one.
     types : mapping of str to str, optional
         Tensor types by patterns of names, for example ``{"blk.*.ffn_down.weight": "Q6_K"}``. The
         first pattern that fits a name wins over the mix. A type whose blocks do not fit the rows
@@ -88,10 +93,10 @@ def quantize(
     Raises
     ------
     ValueError
-        If a type is unknown, if no tensor fits a pattern, if the importance matrix does not fit
-        the model, if a weight is not finite or too large for its type, if `target_bits` is less
-        than the smallest types have, if `text` is missing for it or too short, or if the model has
-        no logits for it.
+        If a type is unknown, if no tensor fits a pattern, if the importance matrix is missing for
+        a type that needs one or does not fit the model, if a weight is not finite or too large for
+        its type, if `target_bits` is less than the smallest types have, if `text` is missing for it
+        or too short, or if the model has no logits for it.
     tinyllm.UnsupportedError
         If the weights have a type that tinyllm cannot read. With `target_bits`: if the gradient of
         an operation is not implemented.
@@ -157,8 +162,7 @@ def _write(
     _check_types(types or {}, tensors)
     chosen = choose_types(file.metadata, tensors, mix, imatrix=importance is not None, types=types)
     weights = _importance(importance, file.weights, chosen)
-    if mix == "Q2_K_S" and importance is None:
-        raise ValueError("type is 'Q2_K_S', which needs an imatrix; expected one, or type='Q2_K'")
+    _check_coarse(mix, file.weights, chosen, weights)
     _warn_quantized(file.weights, chosen)
     metadata = _metadata(file.metadata, mix, importance, imatrix)
     total = float(sum(math.prod(shape) for shape, _ in tensors.values()))
@@ -203,6 +207,25 @@ def _check_types(types: Mapping[str, str], tensors: Mapping[str, Any]) -> None:
             )
         if not any(fnmatch.fnmatchcase(name, pattern) for name in tensors):
             raise ValueError(f"types: no tensor has a name like {pattern!r}")
+
+
+def _check_coarse(
+    mix: str,
+    weights: Mapping[str, Weight],
+    chosen: Mapping[str, str],
+    importance: Mapping[str, Float32 | None],
+) -> None:
+    """Refuse types that are too coarse for a matrix whose importance is not known."""
+    coarse = (*COARSE, "Q2_K") if mix == "Q2_K_S" else COARSE
+    for name, weight in weights.items():
+        kind = chosen[name]
+        if kind not in coarse or weight.type == kind or importance[name] is not None:
+            continue
+        if name not in _WITHOUT_IMATRIX:
+            raise ValueError(
+                f"{name} would be {kind} in type {mix!r}, which needs an imatrix; expected one "
+                "with this matrix, or a larger type"
+            )
 
 
 def _warn_quantized(weights: Mapping[str, Weight], chosen: Mapping[str, str]) -> None:
