@@ -11,7 +11,8 @@
 #include "base/base.h"
 
 extern const uint16_t tl_codes_iq1[2048]; // IQ1_S and IQ1_M
-extern const uint16_t tl_codes_iq2_xxs[256], tl_codes_iq2_xs[512], tl_codes_iq2_s[1024];
+extern const uint16_t tl_codes_iq2_xxs[256], tl_codes_iq2_xs[512];
+extern const uint16_t tl_codes_iq2_s[1024 + 1]; // one more, because gathers read four bytes
 extern const uint16_t tl_codes_iq3_xxs[256], tl_codes_iq3_s[512];
 
 extern const int8_t tl_levels_iq1[3], tl_levels_iq2[3];

@@ -22,24 +22,37 @@ TL_INLINE v16i v16i_choose_bytes(v16i x, const uint32_t order) {
 TL_INLINE v16i v16i_look_up_lanes(v16i table, v16i index) {
     return _mm512_permutexvar_epi32(index, table);
 }
-/* Every word of the index, below n (a power of two from 128 to 1024), becomes that entry of a
+/* Every word of the index, below n (256 or 512), becomes that entry of a
    table. */
 TL_INLINE v16i v16i_look_up_words(const uint16_t *table, const int n, v16i index) {
-    v16i part[16];
-    TL_UNROLL(16)
+    v16i part[8];
+    TL_UNROLL(8)
     for (int i = 0; i < n / 64; i++) {
         part[i] = _mm512_permutex2var_epi16(v16i_load(table + 64 * i), index,
                                             v16i_load(table + 64 * i + 32));
     }
-    TL_UNROLL(4)
+    TL_UNROLL(3)
     for (int bit = 64; bit < n; bit *= 2) {
         const uint32_t set = _mm512_test_epi16_mask(index, _mm512_set1_epi16((int16_t)bit));
-        TL_UNROLL(8)
+        TL_UNROLL(4)
         for (int i = 0; i < n / bit / 2; i++) {
             part[i] = _mm512_mask_blend_epi16(set, part[2 * i], part[2 * i + 1]);
         }
     }
     return part[0];
+}
+/* The same for a large table, whose last entry is followed by another one. */
+TL_INLINE v16i v16i_gather_words(const uint16_t *table, v16i index) {
+#ifdef TL_SIMDE // it has no gathers
+    uint16_t at[32];
+    memcpy(at, &index, sizeof(at));
+    for (int i = 0; i < 32; i++) at[i] = table[at[i]];
+    return v16i_load(at);
+#else
+    const v16i low = v16i_and(index, v16i_set1(0xffff)), high = v16i_srl(index, 16);
+    return _mm512_mask_blend_epi16(0xaaaaaaaau, _mm512_i32gather_epi32(low, table, 2),
+                                   v16i_sll(_mm512_i32gather_epi32(high, table, 2), 16));
+#endif
 }
 /* In every lane the dword that begins at byte `n`, 1 to 3, of `low` and continues in `high`. */
 TL_INLINE v16i v16i_join(v16i low, v16i high, const int n) {

@@ -2,12 +2,13 @@
  * gemv_vnni_grid_template.h - IQ2 and IQ3 times one token, sixteen rows at a time.
  *
  * A lane has the numbers of two entries of the grid, in its words. Their codes (types/grids.h) come
- * from tables in registers. The bytes of a lane are then weights of four different entries, so that
- * one shift gives the next weight of each: of 16 consecutive weights, the k-th dword has those with
- * the numbers k, 4 + k, 8 + k and 12 + k. The digits of the activations are put into this order
- * first. Block layouts: ggml-common.h of ggml.
+ * from tables in registers, those of IQ2_S from memory. The bytes of a lane are then weights of
+ * four different entries, so that one shift gives the next weight of each: of 16 consecutive
+ * weights, the k-th dword has those with the numbers k, 4 + k, 8 + k and 12 + k. The digits of the
+ * activations are put into this order first. Block layouts: ggml-common.h of ggml.
  *
- * Needs:   gemv_vnni_lanes_template.h, v16i_look_up_words, types/grids.h
+ * Needs:   gemv_vnni_lanes_template.h, v16i_look_up_words, v16i_gather_words,
+ *          types/grids.h
  * Defines: grid_bytes, grid_digits, gemv_iq2, gemv_iq3
  */
 
@@ -139,7 +140,7 @@ TL_INLINE void gemv_iq2(enum tl_type id, const struct row_group *rows, const int
                 index = v16i_or_and(index, shifted(high, 8 - 4 * g), v16i_set1(0x300));
                 index = v16i_or_and(index, shifted(high, 22 - 4 * g), v16i_set1(0x03000000));
                 signs = grid_words(x[8 + block], 2 * g);
-                codes = v16i_look_up_words(tl_codes_iq2_s, 1024, index);
+                codes = v16i_gather_words(tl_codes_iq2_s, index);
             }
             gemv_begin(a[g], digits, t->starts + group * digits);
             grid_dots_8(a[g], digits, table, codes, signs, t->x + 4 * group * digits);
