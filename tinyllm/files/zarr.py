@@ -52,10 +52,10 @@ def write_zarr(
 
     Examples
     --------
-    >>> import json, numpy as np
+    >>> import json, pathlib, numpy as np
     >>> from tinyllm.files.zarr import write_zarr
     >>> write_zarr("a.zarr", lambda group: group.rows("x", (2,), "<i8").append([7, 8]), {})
-    >>> json.load(open("a.zarr/x/.zarray"))["shape"]
+    >>> json.loads(pathlib.Path("a.zarr/x/.zarray").read_text())["shape"]
     [2]
     >>> np.fromfile("a.zarr/x/0", "<i8").tolist()
     [7, 8]
