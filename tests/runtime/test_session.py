@@ -208,7 +208,10 @@ def test_sessions_in_different_threads(model, ids):
         assert np.array_equal(result, want)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.skipif(
+    not hasattr(os, "fork") or "TINYLLM_DEVICE" in os.environ,
+    reason="needs fork, and a session on the CPU",
+)
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
 def test_after_fork(model, ids):
     want = model.logits(ids)  # starts the threads of the pool; the child process will not have them
@@ -233,7 +236,10 @@ def test_after_fork(model, ids):
     assert np.array_equal(model.logits(ids), want)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.skipif(
+    not hasattr(os, "fork") or "TINYLLM_DEVICE" in os.environ,
+    reason="needs fork, and a session on the CPU",
+)
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
 def test_a_session_in_use_at_a_fork(model, ids):
     """In the child, the thread that used it does not exist, and never gives it back."""
