@@ -648,6 +648,7 @@ class Model(Differentiable):
         Parameters
         ----------
         prompt : str, bytes, ids, or a list of them
+            Of a text that is longer than the context, the beginning counts, with a warning.
         pooling : str, optional
             How the final hidden states (T, D) become one vector: ``"mean"``, ``"cls"`` (the first
             token), ``"last"``, ``"none"`` (all of them), or ``"rank"`` (the scores of a reranker's

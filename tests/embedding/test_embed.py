@@ -132,3 +132,16 @@ def test_an_encoder_has_no_logits(call, tmp_path):
     model = architectures.random_model(tmp_path, "nomic-bert")
     with pytest.raises(ValueError, match="nomic-bert is an encoder"):
         call(model)
+
+
+def test_long_texts_are_cut_aloud(tmp_path):
+    model = tl.load(max_context=16)
+    text = "My lord, I will not. " * 8
+    with pytest.warns(UserWarning, match=r"^the prompt has \d+ tokens; .* its first 16, as many"):
+        got = model.embed(text)
+    ids = model.tokenizer.encode(text)
+    assert np.array_equal(got, model.embed(ids[:16]))
+    with pytest.warns(UserWarning, match="^prompt 1 has"):
+        assert np.array_equal(model.embed(["My", text])[1], got)
+    with pytest.raises(ValueError, match="16"):  # ids are the caller's own
+        model.embed(ids)

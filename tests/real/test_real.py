@@ -111,6 +111,10 @@ def test_embeddings_are_those_of_sentence_transformers(tmp_path):
     model = tl.load(tmp_path / "minilm.gguf")
     found = model.embed([texts[0], texts[2], texts[11], texts[15]])
     np.testing.assert_allclose(found, EXPECTED[real.MINILM], rtol=0, atol=1e-6)
+    ids = model.tokenizer.encode("word " * 600)
+    with pytest.warns(UserWarning, match="its first 512"):
+        cut = model.embed("word " * 600)
+    assert np.array_equal(cut, model.embed([*ids[:511], ids[-1]]))  # [SEP] stays
 
 
 def test_an_adapter_is_trained_on_a_quantized_model():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -41,15 +42,11 @@ def embed(
     texts = list(prompt) if batch else [prompt]
     if not texts:
         raise ValueError("the prompt is an empty batch; expected at least one text")
-    tokens = [
-        token_ids(
-            text,
-            model.tokenizer,
-            f"prompt {i}" if len(texts) > 1 else "the prompt",
-            parse_special,
-        )
-        for i, text in enumerate(texts)
-    ]
+    tokens = []
+    for i, text in enumerate(texts):
+        name = f"prompt {i}" if len(texts) > 1 else "the prompt"
+        ids = token_ids(text, model.tokenizer, name, parse_special)
+        tokens.append(_shortened(model, ids, name) if isinstance(text, str | bytes) else ids)
     finished = _classified if kind == "rank" else _projected
     vectors: list[Any] = [None] * len(texts)
     for i, states in _states(model, tokens):
@@ -61,6 +58,23 @@ def embed(
     if not batch:
         return vectors[0]
     return vectors if kind == "none" else np.stack(vectors)
+
+
+def _shortened(model: Runner, ids: npt.NDArray[np.int32], name: str) -> npt.NDArray[np.int32]:
+    """Return the beginning of a text that is longer than the context, with the token that ends it.
+
+    sentence-transformers does the same, and says nothing.
+    """
+    limit = model.core.config["max_context"]
+    if len(ids) <= limit or model.tokenizer is None:
+        return ids
+    warnings.warn(
+        f"{name} has {len(ids):,} tokens; the embedding is that of its first {limit:,}, as many as "
+        "the model takes",
+        stacklevel=4,
+    )
+    ended = model.tokenizer.encode("")[-1:] == ids[-1:].tolist()  # [SEP] in BERT
+    return np.append(ids[: limit - ended], ids[len(ids) - ended :])
 
 
 def _groups(tokens: Sequence[npt.NDArray[np.int32]]) -> Iterator[list[int]]:
