@@ -4,7 +4,7 @@
 set -eu
 cd "$(dirname "$0")/../.."
 build="${BUILD:-$(mktemp -d)}"
-objects=$(for folder in base types kernels model forward; do
+objects=$(for folder in base types kernels model device forward; do
     ls build/temp.*/csrc/$folder/*.o
 done) || {
     echo "run_fuzz.sh: nothing compiled; first: python setup.py build_ext --inplace" >&2
