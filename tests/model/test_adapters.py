@@ -74,8 +74,8 @@ def test_every_tap_is_that_of_the_merged_model(name, tmp_path):
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("name", architectures.DISTINCT)
-def test_every_architecture(name, tmp_path):
+@pytest.mark.parametrize("name", [name for name in architectures.DISTINCT if name != "t5"])
+def test_every_architecture(name, tmp_path):  # with an adapter, T5 is its encoder only
     model = architectures.random_model(tmp_path, name)
     tied = sum("token_embd.weight" in step.weights for step in model.steps) > 1
     names = [n for n in adapters.targets(model) if not (tied and n == "token_embd.weight")]
