@@ -120,7 +120,8 @@ class _Builder:
     def node(self, node: _Node, shared: bool = True) -> int:
         if shared and node in self.known:
             return self.known[node]
-        self.check_room(1)
+        if len(self.program.nodes) >= MAX_NODES:  # here, because a call for each node takes long
+            self.check_room(1)
         self.program.nodes.append(node)
         self.program.owners.append(self.owner)
         index = len(self.program.nodes) - 1
