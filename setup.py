@@ -41,7 +41,17 @@ if COVERAGE:
 
 
 #: The sources of the kernels of devices, in the order of enum tl_source in csrc/device/device.h.
-KERNELS = ("arithmetic", "functions", "types", "matmul", "ops", "attention", "selftest")
+KERNELS = (
+    "arithmetic",
+    "functions",
+    "types",
+    "matmul",
+    "ops",
+    "attention",
+    "selftest",
+    "router",
+    "recurrent",
+)
 
 
 def write_kernels(path="csrc/device/sources.c"):

@@ -119,6 +119,8 @@ enum tl_source {
     TL_SOURCE_OPS = 16,
     TL_SOURCE_ATTENTION = 32,
     TL_SOURCE_SELFTEST = 64,
+    TL_SOURCE_ROUTER = 128,
+    TL_SOURCE_RECURRENT = 256,
 };
 
 /* An argument of a kernel; value NULL: that many bytes of local memory. */

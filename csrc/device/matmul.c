@@ -96,6 +96,11 @@ int tl_device_pack(struct tl_queue *q, const void *x, size_t cols, size_t tokens
                            err);
 }
 
+/* The struct of matmul.cl. */
+struct experts {
+    int64_t pairs, used, own, first, all, part_first, part_rows;
+};
+
 /* What all launches of a product share. */
 struct product {
     struct tl_queue *q;
@@ -104,14 +109,40 @@ struct product {
     const struct tl_packed *packed;
     void *y;
     struct tl_program program;
-    size_t tokens, together; // together: tokens of a work-group
+    size_t rows;                         // of the matrix of an expert
+    size_t tokens, together;             // together: tokens of a work-group
+    const struct tl_device_pairs *pairs; // NULL: there is one matrix
+    struct experts experts;
 };
 
-static int launch_floats(const struct product *p, const struct tl_matrix_part *part,
+#define MOST_ARGUMENTS 16
+
+/* Launches a kernel of matmul.cl. */
+static int launch_part(struct product *p, const struct tl_matrix_part *part,
+                       const struct tl_argument *arguments, size_t n, const size_t global[3],
+                       const size_t local[3], struct tl_error *err) {
+    struct tl_argument all[MOST_ARGUMENTS];
+    size_t more = 0; // with experts
+    struct tl_launch l = {.program = &p->program, .kernel = "matmul", .arguments = all};
+    if (p->pairs != NULL) {
+        p->experts.part_first = (int64_t)part->first;
+        p->experts.part_rows = (int64_t)part->rows;
+        all[more++] = (struct tl_argument)TL_ARGUMENT(p->experts);
+        all[more++] = tl_buffer_argument(p->pairs->sorted.buffer);
+    }
+    memcpy(all + more, arguments, n * sizeof(*arguments));
+    l.n_arguments = more + n;
+    memcpy(l.global, global, sizeof(l.global));
+    memcpy(l.local, local, sizeof(l.local));
+    return tl_queue_launch(p->q, &l, err);
+}
+
+static int launch_floats(struct product *p, const struct tl_matrix_part *part,
                          struct tl_error *err) {
-    const size_t rows = TL_MAX(tl_device_group(tl_queue_device(p->q)) / 16, (size_t)1);
-    const int32_t n[5] = {(int32_t)part->rows, (int32_t)p->m->shape.cols, (int32_t)p->tokens,
-                          (int32_t)p->m->shape.rows, (int32_t)part->first};
+    const size_t group = TL_MAX(tl_device_group(tl_queue_device(p->q)) / 16, (size_t)1);
+    const size_t rows = p->pairs != NULL ? p->rows : part->rows;
+    const int32_t n[5] = {(int32_t)rows, (int32_t)p->m->shape.cols, (int32_t)p->tokens,
+                          (int32_t)p->rows, p->pairs != NULL ? 0 : (int32_t)part->first};
     const struct tl_argument arguments[] = {
         TL_ARGUMENT(n[0]),
         TL_ARGUMENT(n[1]),
@@ -121,29 +152,27 @@ static int launch_floats(const struct product *p, const struct tl_matrix_part *p
         tl_buffer_argument(p->y),
         TL_ARGUMENT(n[3]),
         TL_ARGUMENT(n[4]),
-        {rows * 16 * p->together * sizeof(float), NULL},
+        {group * 16 * p->together * sizeof(float), NULL},
     };
-    return tl_queue_launch(
-        p->q,
-        &(struct tl_launch){.program = &p->program,
-                            .kernel = "matmul",
-                            .arguments = arguments,
-                            .n_arguments = TL_ARRAY_LEN(arguments),
-                            .global = {16, (part->rows + rows - 1) / rows * rows,
-                                       (p->tokens + p->together - 1) / p->together},
-                            .local = {16, rows, 1}},
-        err);
+    return launch_part(p, part, arguments, TL_ARRAY_LEN(arguments),
+                       (size_t[3]){16, (rows + group - 1) / group * group,
+                                   (p->tokens + p->together - 1) / p->together},
+                       (size_t[3]){16, group, 1}, err);
 }
 
-static int launch_blocks(const struct product *p, const struct tl_matrix_part *part,
+static int launch_blocks(struct product *p, const struct tl_matrix_part *part,
                          struct tl_error *err) {
     const struct tl_matrix *m = &p->m->shape;
     const size_t group = tl_device_group(tl_queue_device(p->q));
-    const size_t rows = TL_MAX(group / TILE, (size_t)1), pieces = rows * TILE * p->together;
-    const int32_t n[7] = {(int32_t)part->rows,   (int32_t)(m->cols / (size_t)m->type->items),
-                          (int32_t)m->row_bytes, (int32_t)rows,
-                          (int32_t)p->tokens,    (int32_t)m->rows,
-                          (int32_t)part->first};
+    const size_t rows = p->pairs != NULL ? p->rows : part->rows;
+    const size_t some = TL_MAX(group / TILE, (size_t)1), pieces = some * TILE * p->together;
+    const int32_t n[7] = {(int32_t)rows,
+                          (int32_t)(m->cols / (size_t)m->type->items),
+                          (int32_t)m->row_bytes,
+                          (int32_t)some,
+                          (int32_t)p->tokens,
+                          (int32_t)p->rows,
+                          p->pairs != NULL ? 0 : (int32_t)part->first};
     const struct tl_argument arguments[] = {
         TL_ARGUMENT(n[0]),
         TL_ARGUMENT(n[1]),
@@ -158,18 +187,25 @@ static int launch_blocks(const struct product *p, const struct tl_matrix_part *p
         TL_ARGUMENT(n[5]),
         TL_ARGUMENT(n[6]),
         {pieces * 16, NULL},
-        {rows * p->together * 8, NULL},
+        {some * p->together * 8, NULL},
     };
-    return tl_queue_launch(
-        p->q,
-        &(struct tl_launch){.program = &p->program,
-                            .kernel = "matmul",
-                            .arguments = arguments,
-                            .n_arguments = TL_ARRAY_LEN(arguments),
-                            .global = {group, (part->rows + rows - 1) / rows,
-                                       (p->tokens + p->together - 1) / p->together},
-                            .local = {group, 1, 1}},
-        err);
+    return launch_part(
+        p, part, arguments, TL_ARRAY_LEN(arguments),
+        (size_t[3]){group, (rows + some - 1) / some, (p->tokens + p->together - 1) / p->together},
+        (size_t[3]){group, 1, 1}, err);
+}
+
+static int launch(struct product *p, struct tl_error *err) {
+    const struct tl_type_info *type = p->m->shape.type;
+    int status = TL_OK;
+    p->program.files = TL_SOURCE_ARITHMETIC | TL_SOURCE_TYPES | TL_SOURCE_MATMUL;
+    snprintf(p->program.definitions, sizeof(p->program.definitions), "-DTYPE=%d -DTOKENS=%d%s",
+             number_of(type), (int)p->together, p->pairs != NULL ? " -DEXPERTS" : "");
+    for (size_t i = 0; i < p->m->n_parts && status == TL_OK; i++) {
+        status = type->kind == TL_KIND_FLOAT ? launch_floats(p, &p->m->parts[i], err)
+                                             : launch_blocks(p, &p->m->parts[i], err);
+    }
+    return status;
 }
 
 int tl_device_matmul(struct tl_queue *q, const struct tl_device_matrix *m, const void *x,
@@ -179,15 +215,68 @@ int tl_device_matmul(struct tl_queue *q, const struct tl_device_matrix *m, const
                         .x = x,
                         .packed = packed,
                         .y = y,
+                        .rows = m->shape.rows,
                         .tokens = tokens,
                         .together = tokens == 1 ? 1 : MANY_TOKENS};
-    int status = TL_OK;
-    p.program.files = TL_SOURCE_ARITHMETIC | TL_SOURCE_TYPES | TL_SOURCE_MATMUL;
-    snprintf(p.program.definitions, sizeof(p.program.definitions), "-DTYPE=%d -DTOKENS=%d",
-             number_of(m->shape.type), (int)p.together);
-    for (size_t i = 0; i < m->n_parts && status == TL_OK; i++) {
-        status = m->shape.type->kind == TL_KIND_FLOAT ? launch_floats(&p, &m->parts[i], err)
-                                                      : launch_blocks(&p, &m->parts[i], err);
-    }
-    return status;
+    return launch(&p, err);
+}
+
+int tl_device_sort_pairs(struct tl_queue *q, const void *ids, struct tl_device_pairs *pairs,
+                         struct tl_error *err) {
+    static const struct tl_program program = {
+        TL_SOURCE_ARITHMETIC | TL_SOURCE_FUNCTIONS | TL_SOURCE_ROUTER, ""};
+    struct tl_device *d = tl_queue_device(q);
+    const size_t tokens = pairs->pairs / pairs->used, group = tl_device_group(d);
+    const int32_t numbers[3] = {(int32_t)pairs->experts, (int32_t)pairs->used,
+                                tokens == 1 ? 1 : MANY_TOKENS};
+    const size_t together = (size_t)numbers[2];
+    // an expert fills its last work-group with up to together - 1 places, if it has a pair
+    const size_t filled = TL_MIN(pairs->experts, pairs->pairs);
+    uint64_t n[2];
+    int status;
+    pairs->together = together;
+    pairs->room = (pairs->pairs + filled * (together - 1) + together - 1) / together * together;
+    n[0] = pairs->pairs;
+    n[1] = pairs->room;
+    status = tl_device_room(d, &pairs->sorted,
+                            (pairs->pairs + pairs->room + pairs->experts) * sizeof(int32_t),
+                            "activations", err);
+    if (status != TL_OK) return status;
+    const struct tl_argument arguments[] = {
+        TL_ARGUMENT(n[0]),
+        TL_ARGUMENT(n[1]),
+        TL_ARGUMENT(numbers[0]),
+        TL_ARGUMENT(numbers[1]),
+        TL_ARGUMENT(numbers[2]),
+        tl_buffer_argument(ids),
+        tl_buffer_argument(pairs->sorted.buffer),
+    };
+    return tl_queue_launch(q,
+                           &(struct tl_launch){.program = &program,
+                                               .kernel = "sort_pairs",
+                                               .arguments = arguments,
+                                               .n_arguments = TL_ARRAY_LEN(arguments),
+                                               .global = {group, 1, 1},
+                                               .local = {group, 1, 1}},
+                           err);
+}
+
+int tl_device_matmul_experts(struct tl_queue *q, const struct tl_device_matrix *m, const void *x,
+                             const struct tl_packed *packed, const struct tl_device_pairs *pairs,
+                             size_t first, size_t size, size_t all, void *y, struct tl_error *err) {
+    struct product p = {.q = q,
+                        .m = m,
+                        .x = x,
+                        .packed = packed,
+                        .y = y,
+                        .rows = size,
+                        .tokens = pairs->room,
+                        .together = pairs->together,
+                        .pairs = pairs,
+                        .experts = {.pairs = (int64_t)pairs->pairs,
+                                    .used = (int64_t)pairs->used,
+                                    .own = pairs->own,
+                                    .first = (int64_t)first,
+                                    .all = (int64_t)all}};
+    return launch(&p, err);
 }

@@ -45,4 +45,24 @@ int tl_device_pack(struct tl_queue *q, const void *x, size_t cols, size_t tokens
 int tl_device_matmul(struct tl_queue *q, const struct tl_device_matrix *m, const void *x,
                      const struct tl_packed *packed, size_t tokens, void *y, struct tl_error *err);
 
+/* Pairs of a token and one of its `used` experts. */
+struct tl_device_pairs {
+    size_t pairs, experts, used;
+    bool own;              // each pair has its own activations; else those of a token are shared
+    size_t together;       // pairs of a work-group
+    size_t room;           // places of the sorted pairs: see sort_pairs in router.cl
+    struct tl_room sorted; // ints: the expert of each pair, the sorted pairs, a count per expert
+};
+
+/* Sorts the pairs by their expert. ids: the expert of each pair as float32; NULL: pair i has expert
+   i mod `used`. The caller has set the numbers before `together`. */
+int tl_device_sort_pairs(struct tl_queue *q, const void *ids, struct tl_device_pairs *pairs,
+                         struct tl_error *err);
+
+/* As tl_device_matmul, y (pairs, size): the matrix of expert e is `size` rows of m from row
+   e * all + first on. */
+int tl_device_matmul_experts(struct tl_queue *q, const struct tl_device_matrix *m, const void *x,
+                             const struct tl_packed *packed, const struct tl_device_pairs *pairs,
+                             size_t first, size_t size, size_t all, void *y, struct tl_error *err);
+
 #endif

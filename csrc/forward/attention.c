@@ -17,15 +17,6 @@
 #include <math.h>
 #include <string.h>
 
-/* The keys that the query at position p sees, of a context of n positions. */
-enum mask {
-    MASK_CAUSAL,    // up to p
-    MASK_WINDOW,    // the last `size` ones up to p
-    MASK_CHUNK,     // from the last multiple of `size` up to p
-    MASK_SYMMETRIC, // at most size / 2 away from p
-    MASK_NONE,      // all
-};
-
 enum stage { STAGE_SCORES = 1, STAGE_SOFTMAX = 2, STAGE_MIX = 4, STAGE_ALL = 7 };
 
 /* What all tasks of one attention region share. */

@@ -8,10 +8,19 @@
 /* Queries per task at most. */
 #define MAX_QUERIES 48
 
+/* The keys that the query at position p sees, of a context of n positions. */
+enum mask {
+    MASK_CAUSAL,    // up to p
+    MASK_WINDOW,    // the last `size` ones up to p
+    MASK_CHUNK,     // from the last multiple of `size` up to p
+    MASK_SYMMETRIC, // at most size / 2 away from p
+    MASK_NONE,      // all
+};
+
 /* The numbers of a scores step. */
 enum {
     SCORES_FACTOR,
-    SCORES_MASK,    // enum mask of attention.c
+    SCORES_MASK,    // enum mask
     SCORES_SIZE,    // of a window or chunk
     SCORES_CAP,     // c tanh(score / c); 0: none
     SCORES_BIAS,    // the largest bias of ALiBi; 0: none

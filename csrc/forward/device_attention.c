@@ -142,6 +142,22 @@ static int run_queries(struct run *r, const struct queries *t) {
                          (size_t[3]){group, 1, 1});
 }
 
+int device_softmax(struct run *r, const void *values, size_t vectors, size_t n) {
+    const size_t items = TL_MAX(tl_device_group(r->device->plan->device) / 16, (size_t)1) * 16;
+    const int32_t mask = MASK_NONE, zero = 0, all = (int32_t)n;
+    const struct tl_argument arguments[] = {
+        TL_ARGUMENT(mask),
+        TL_ARGUMENT(zero),
+        TL_ARGUMENT(zero),
+        TL_ARGUMENT(all),
+        tl_buffer_argument(NULL),
+        tl_buffer_argument(values),
+        {items * sizeof(uint64_t), NULL},
+    };
+    return device_launch(r, TL_SOURCE_ATTENTION, "softmax", arguments, TL_ARRAY_LEN(arguments),
+                         (size_t[3]){items, vectors, 1}, (size_t[3]){items, 1, 1});
+}
+
 int attention_run_device(struct run *r, const struct tl_step *s) {
     struct device_run *d = r->device;
     const size_t cache = r->p->steps[s->in[1]].number, heads = s->axes[0];

@@ -1,5 +1,5 @@
 /*
- * device_ops.c - runs ops on a device: all but attention.
+ * device_ops.c - runs ops on a device: all but attention, routers, experts and those with a state.
  *
  * Each function launches kernels of ops.cl or matmul.cl with the numbers that the function of the
  * same name gives to the kernels of the CPU.
@@ -9,6 +9,7 @@
 #include "forward/device_run.h"
 #include "forward/elementwise.h"
 
+#include <math.h>
 #include <string.h>
 
 /* The arguments after n of a kernel that device_each runs. */
@@ -24,7 +25,7 @@ static int run_each(struct run *r, const struct tl_step *s, const char *kernel,
     TL_TRY(device_out(r, s, y));
     memcpy(all, arguments, n * sizeof(*arguments));
     all[n] = tl_buffer_argument(*y);
-    TL_TRY(device_each(r, kernel, r->n * s->width, all, n + 1));
+    TL_TRY(device_each(r, TL_SOURCE_OPS, kernel, r->n * s->width, all, n + 1));
     return device_done(r, s);
 }
 
@@ -47,10 +48,32 @@ int add_run_device(struct run *r, const struct tl_step *s) {
 }
 
 int unary_run_device(struct run *r, const struct tl_step *s) {
-    const int32_t function = (int32_t)s->numbers[0];
-    const float parameter = (float)s->numbers[1], inverse = 1.0f / parameter;
-    return EACH(r, s, "unary", TL_ARGUMENT(function), TL_ARGUMENT(parameter), TL_ARGUMENT(inverse),
-                in(r, s, 0));
+    void **y = &r->device->places[pass_index(r, s)].buffer;
+    TL_TRY(device_out(r, s, y));
+    TL_TRY(device_apply(r, (enum tl_function)s->numbers[0], (float)s->numbers[1],
+                        device_in(r, s, 0), *y, r->n * s->width));
+    return device_done(r, s);
+}
+
+int softplus_run_device(struct run *r, const struct tl_step *s) {
+    const uint64_t width = s->width;
+    return EACH(r, s, "softplus", TL_ARGUMENT(width), in(r, s, 0), vector(r, s, 0));
+}
+
+int exp_run_device(struct run *r, const struct tl_step *s) {
+    return EACH(r, s, "exponential", TL_ARGUMENT(s->numbers[0]), in(r, s, 0));
+}
+
+int xielu_run_device(struct run *r, const struct tl_step *s) {
+    const float positive = (float)s->numbers[0], negative = (float)s->numbers[1];
+    const float beta = (float)s->numbers[2], top = (float)s->numbers[3];
+    return EACH(r, s, "xielu", TL_ARGUMENT(positive), TL_ARGUMENT(negative), TL_ARGUMENT(beta),
+                TL_ARGUMENT(top), in(r, s, 0));
+}
+
+int decay_run_device(struct run *r, const struct tl_step *s) {
+    const uint64_t width = s->width;
+    return EACH(r, s, "decay", TL_ARGUMENT(width), in(r, s, 0), vector(r, s, 0), vector(r, s, 1));
 }
 
 int act_run_device(struct run *r, const struct tl_step *s) {
@@ -146,6 +169,28 @@ int add_shared_run_device(struct run *r, const struct tl_step *s) {
                 in(r, s, 1));
 }
 
+int match_rms_run_device(struct run *r, const struct tl_step *s) {
+    const size_t rows = TL_MAX(tl_device_group(r->device->plan->device) / 16, (size_t)1);
+    const uint64_t count = s->axes[0], n = s->axes[1], vectors = r->n * count;
+    const float most = (float)(1.0 / sqrt((double)(float)s->numbers[0]));
+    void **y = &r->device->places[pass_index(r, s)].buffer;
+    TL_TRY(device_out(r, s, y));
+    const struct tl_argument arguments[] = {
+        TL_ARGUMENT(vectors),
+        TL_ARGUMENT(count),
+        TL_ARGUMENT(n),
+        TL_ARGUMENT(most),
+        in(r, s, 0),
+        in(r, s, 1),
+        tl_buffer_argument(*y),
+        {rows * 16 * sizeof(uint64_t), NULL},
+    };
+    TL_TRY(device_launch(r, TL_SOURCE_OPS, "match_rms", arguments, TL_ARRAY_LEN(arguments),
+                         (size_t[3]){16, (size_t)(vectors + rows - 1) / rows * rows, 1},
+                         (size_t[3]){16, rows, 1}));
+    return device_done(r, s);
+}
+
 int sparsify_run_device(struct run *r, const struct tl_step *s) {
     const uint64_t size = s->axes[s->n_axes - 1];
     const float factor = (float)s->numbers[0];
@@ -227,8 +272,8 @@ int linear_run_device(struct run *r, const struct tl_step *s) {
             const uint64_t width = s->width;
             const struct tl_argument arguments[] = {TL_ARGUMENT(width), vector(r, s, 2),
                                                     vector(r, s, 1), tl_buffer_argument(*y)};
-            TL_TRY(
-                device_each(r, "finish_rows", r->n * s->width, arguments, TL_ARRAY_LEN(arguments)));
+            TL_TRY(device_each(r, TL_SOURCE_OPS, "finish_rows", r->n * s->width, arguments,
+                               TL_ARRAY_LEN(arguments)));
         }
         TL_TRY(device_done(r, s));
     }

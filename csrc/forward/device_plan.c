@@ -18,6 +18,20 @@ static int can_run(const struct tl_plan *p, const struct tl_step *s,
     return tl_device_runs_type(options->device, s->matrix.type, can, err);
 }
 
+/* How many matrices a step of experts or head_linear has. */
+static size_t experts_of(const struct tl_plan *p, const struct tl_step *s) {
+    return s->op == TL_OP_EXPERTS ? p->steps[p->steps[s->in[1]].in[0]].width : s->axes[0];
+}
+
+/* The matrix that the device needs for a step: of experts, all rows of all of them. */
+static struct tl_matrix matrix_of(const struct tl_plan *p, const struct tl_step *s) {
+    struct tl_matrix m = s->matrix;
+    if (s->op != TL_OP_EXPERTS && s->op != TL_OP_HEAD_LINEAR) return m;
+    m.rows = experts_of(p, s) * (size_t)s->numbers[2];
+    m.data -= (size_t)s->numbers[1] * m.row_bytes;
+    return m;
+}
+
 /* Values of the vector i of a step, as its op has loaded them. */
 static size_t vector_size(const struct tl_plan *p, const struct tl_step *s, int i) {
     switch (s->op) {
@@ -32,8 +46,22 @@ static size_t vector_size(const struct tl_plan *p, const struct tl_step *s, int 
         return s->axes[0] * ATTENTION_BIASES;
     case TL_OP_SOFTMAX:
         return s->axes[0];
+    case TL_OP_SOFTPLUS:
+    case TL_OP_DECAY:
+    case TL_OP_SHIFT:
+        return s->width;
+    case TL_OP_CONV:
+        return i == 0 ? (size_t)s->numbers[0] * s->width : s->width;
+    case TL_OP_SCAN:
+        return s->axes[0];
+    case TL_OP_SCAN_CHANNELS:
+        return i == 0 ? p->caches[s->number].state : s->width;
+    case TL_OP_ROUTE_IDS:
+        return p->steps[s->in[0]].width;
+    case TL_OP_EXPERTS:
+    case TL_OP_HEAD_LINEAR:
+        return experts_of(p, s) * (i == 1 ? (size_t)s->numbers[2] : 1);
     default:
-        (void)p;
         return 0;
     }
 }
@@ -68,7 +96,8 @@ static int copy_weights(struct tl_plan_device *d, const struct tl_plan *p, const
                         struct tl_error *err) {
     struct device_step *mine = &d->steps[s - p->steps];
     int status = TL_OK;
-    if (s->matrix.type != NULL) status = copy_matrix(d, &s->matrix, &mine->matrix, err);
+    const struct tl_matrix matrix = matrix_of(p, s);
+    if (matrix.type != NULL) status = copy_matrix(d, &matrix, &mine->matrix, err);
     for (int i = 0; i < TL_STEP_WEIGHTS && status == TL_OK; i++) {
         if (s->vectors[i] == NULL) continue;
         status = copy_vector(d, s->vectors[i], vector_size(p, s, i), &mine->vectors[i], err);

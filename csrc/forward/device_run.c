@@ -3,6 +3,7 @@
 
 #include "forward/attention.h"
 #include "forward/ops.h"
+#include "forward/recurrent.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -198,6 +199,9 @@ int device_region(struct run *r, const struct tl_step *s) {
         return tl_fail(r->err, TL_ESTOP, "interrupted");
     }
     if (s->op == TL_OP_CACHE || s->op == TL_OP_SCORES) TL_TRY(caches_to_host(r, s));
+    for (size_t i = 0; recurrent_op(s->op) && i < r->n_spans; i++) {
+        TL_TRY(session_device_to_host(r->spans[i].piece->session, s->number, 0, r->err));
+    }
     TL_TRY(tl_ops[s->op].run(r, s));
     for (size_t i = first; i < end; i++) device_given(r, i);
     return TL_OK;
@@ -217,12 +221,22 @@ int device_launch(struct run *r, enum tl_source source, const char *kernel,
     return tl_queue_launch(r->device->q, &l, r->err);
 }
 
-int device_each(struct run *r, const char *kernel, size_t n, const struct tl_argument *arguments,
-                size_t n_arguments) {
+int device_each(struct run *r, enum tl_source source, const char *kernel, size_t n,
+                const struct tl_argument *arguments, size_t n_arguments) {
     const size_t group = tl_device_group(r->device->plan->device);
     const size_t global[3] = {(n + group - 1) / group * group, 1, 1}, local[3] = {group, 1, 1};
     const uint64_t count = n;
     struct tl_argument all[16] = {TL_ARGUMENT(count)};
     memcpy(all + 1, arguments, n_arguments * sizeof(*arguments));
-    return device_launch(r, TL_SOURCE_OPS, kernel, all, n_arguments + 1, global, local);
+    return device_launch(r, source, kernel, all, n_arguments + 1, global, local);
+}
+
+int device_apply(struct run *r, enum tl_function f, float parameter, const void *x, const void *y,
+                 size_t n) {
+    const int32_t function = (int32_t)f;
+    const float inverse = 1.0f / parameter;
+    const struct tl_argument arguments[] = {TL_ARGUMENT(function), TL_ARGUMENT(parameter),
+                                            TL_ARGUMENT(inverse), tl_buffer_argument(x),
+                                            tl_buffer_argument(y)};
+    return device_each(r, TL_SOURCE_OPS, "unary", n, arguments, TL_ARRAY_LEN(arguments));
 }

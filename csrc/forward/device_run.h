@@ -64,10 +64,13 @@ int device_out(struct run *r, const struct tl_step *s, void **out);
    its edit. */
 int device_done(struct run *r, const struct tl_step *s);
 
-/* Runs `kernel` of a program of ops for n items, with n as its first argument. */
-int device_each(struct run *r, const char *kernel, size_t n, const struct tl_argument *arguments,
-                size_t n_arguments);
-/* Launches a kernel of the same program, or of attention. */
+/* Runs a kernel for n items, with n as its first argument. */
+int device_each(struct run *r, enum tl_source source, const char *kernel, size_t n,
+                const struct tl_argument *arguments, size_t n_arguments);
+/* y = f(x), n values. */
+int device_apply(struct run *r, enum tl_function f, float parameter, const void *x, const void *y,
+                 size_t n);
+/* Launches a kernel of the program of a source file. */
 int device_launch(struct run *r, enum tl_source source, const char *kernel,
                   const struct tl_argument *arguments, size_t n_arguments, const size_t global[3],
                   const size_t local[3]);

@@ -24,6 +24,7 @@ void session_device_free(struct session_device *d) {
     tl_device_free(d->device, d->scores.buffer);
     tl_device_free(d->device, d->factors.buffer);
     tl_packed_free(d->device, &d->packed);
+    tl_device_free(d->device, d->pairs.sorted.buffer);
     free(d->caches);
     free(d);
 }
@@ -90,12 +91,73 @@ int session_device_fork(const struct tl_session *from, struct tl_session *to,
     return status;
 }
 
+int session_device_state(const struct tl_session *s, struct tl_block *state, size_t bytes,
+                         bool filled, void **out, struct tl_error *err) {
+    struct session_device *d = s->device;
+    int status = TL_OK;
+    // forks may use the state at the same time
+    tl_mutex_lock(&state->lock);
+    state->device = d->device;
+    if (state->buffer == NULL) {
+        status = tl_device_alloc(d->device, bytes, "the states", &state->buffer, err);
+    }
+    if (status == TL_OK && filled && !state->in_buffer) {
+        status = tl_queue_write(d->q, state->buffer, 0, state->data, bytes, err);
+        state->in_buffer = status == TL_OK;
+    }
+    *out = state->buffer;
+    tl_mutex_unlock(&state->lock);
+    return status;
+}
+
+void session_device_state_written(struct tl_block *state) {
+    state->in_buffer = true;
+    state->in_data = false;
+}
+
+static int state_to_host(const struct tl_session *s, size_t cache, struct tl_error *err) {
+    struct tl_block *state = s->states[cache].now;
+    const size_t bytes = s->plan->caches[cache].block_bytes;
+    int status = TL_OK;
+    if (state == NULL) return TL_OK;
+    tl_mutex_lock(&state->lock);
+    if (!state->in_data) {
+        status = tl_device_check(s->device->device, err);
+        if (status == TL_OK) {
+            status = tl_queue_read(s->device->q, state->buffer, 0, state->data, bytes, true, err);
+        }
+        state->in_data = status == TL_OK;
+    }
+    tl_mutex_unlock(&state->lock);
+    return status;
+}
+
+size_t session_device_bytes(const struct tl_session *s) {
+    const struct session_device *d = s->device;
+    size_t bytes = 0;
+    for (size_t c = 0; d != NULL && c < d->n_caches; c++) {
+        const struct tl_states *states = &s->states[c];
+        if (s->plan->caches[c].state == 0) {
+            bytes += d->caches[c].room.buffer != NULL ? d->caches[c].room.bytes : 0;
+            continue;
+        }
+        if (states->now != NULL && states->now->buffer != NULL) {
+            bytes += s->plan->caches[c].block_bytes;
+        }
+        if (states->kept != NULL && states->kept != states->now && states->kept->buffer != NULL) {
+            bytes += s->plan->caches[c].block_bytes;
+        }
+    }
+    return bytes;
+}
+
 int session_device_to_host(struct tl_session *s, size_t cache, size_t n, struct tl_error *err) {
     struct session_device *d = s->device;
     const size_t bytes = s->plan->caches[cache].block_bytes;
     struct device_cache *c;
     int status;
-    if (d == NULL || s->plan->caches[cache].state > 0) return TL_OK;
+    if (d == NULL) return TL_OK;
+    if (s->plan->caches[cache].state > 0) return state_to_host(s, cache, err);
     c = &d->caches[cache];
     n = TL_MIN(n, c->on_device);
     if (c->on_host >= n) return TL_OK;

@@ -3,7 +3,7 @@
  *
  * A cache of keys and values is on the host, on the device or partly on each: the positions
  * [0, on_host) are in the session's blocks, and [0, on_device) in one buffer. One of the two holds
- * all positions of the session. States of recurrent steps are on the host.
+ * all positions of the session. States of recurrent steps are blocks that know where they are.
  */
 #ifndef TL_DEVICE_SESSION_H
 #define TL_DEVICE_SESSION_H
@@ -29,6 +29,7 @@ struct session_device {
     struct tl_room scores;    //
     struct tl_room factors;   //
     struct tl_packed packed;
+    struct tl_device_pairs pairs; // of tokens and experts
     size_t n_slots, n_gathered, n_angles;
 };
 
@@ -40,11 +41,18 @@ void session_device_rewind(struct session_device *d, size_t n);
 /* A copy for a fork, of the caches alone. */
 int session_device_fork(const struct tl_session *from, struct tl_session *to, struct tl_error *err);
 
-/* Makes sure that the positions [0, n) of a cache are on the host. */
+/* Makes sure that the positions [0, n) of a cache, or its state, are on the host. */
 int session_device_to_host(struct tl_session *s, size_t cache, size_t n, struct tl_error *err);
 /* Makes sure that the positions [0, n) are on the device, and that there is room for `room`. */
 int session_device_to_device(struct tl_session *s, size_t cache, size_t n, size_t room,
                              struct tl_error *err);
+/* A state on the device. With `filled` its values are there too; else all of it will be written. */
+int session_device_state(const struct tl_session *s, struct tl_block *state, size_t bytes,
+                         bool filled, void **out, struct tl_error *err);
+/* A step on the device writes the state. */
+void session_device_state_written(struct tl_block *state);
+/* Bytes that the caches and states of a session take on the device. */
+size_t session_device_bytes(const struct tl_session *s);
 /* The positions [0, n) of all caches were put on the host. */
 void session_device_filled(struct tl_session *s, size_t n);
 /* Positions [first, first + n) were written on one side only. */

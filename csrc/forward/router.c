@@ -57,14 +57,12 @@ void router_plan(struct run *r, const struct tl_step *s, size_t rows) {
 
 /* ---- route_probs: from logits to probabilities, along the last axis ---- */
 
-enum { PROBS_SOFTMAX, PROBS_SIGMOID };
-
 /* reads: logits (..., E); numbers: 0 for softmax, 1 for sigmoid; value (..., E). */
 int route_probs_check(const struct tl_op_check *c, struct tl_step *s) {
     const struct tl_step *x = op_read(c, s, 0);
     size_t kind = 0;
     TL_TRY(op_rows(c, s, 0, 1));
-    TL_TRY(op_number(c, s, 0, PROBS_SOFTMAX, PROBS_SIGMOID));
+    TL_TRY(op_number(c, s, 0, ROUTE_SOFTMAX, ROUTE_SIGMOID));
     TL_TRY(op_size(c, s, 0, 0, &kind));
     op_shape(s, x, x->n_axes);
     return TL_OK;
@@ -81,7 +79,7 @@ static void probs_rows(struct run *r, const void *arg, size_t first, size_t last
     const struct route *a = arg;
     const size_t n = a->experts;
     for (size_t t = first; t < last; t++) {
-        if (a->step->numbers[0] == PROBS_SOFTMAX) {
+        if (a->step->numbers[0] == ROUTE_SOFTMAX) {
             r->k->attn_softmax(a->x + t * n, n, -INFINITY, a->y + t * n);
         } else {
             r->k->unary(TL_FN_SIGMOID, 0, a->x + t * n, a->y + t * n, n);
@@ -207,9 +205,6 @@ int route_ids_run(struct run *r, const struct tl_step *s) {
 
 /* ---- route_weights: the factors of the chosen experts ---- */
 
-/* How weights are made from logits. */
-enum { NOT_FROM_LOGITS, SOFTMAX_OF_CHOSEN, MIXER };
-
 #define MIXER_GAP 0.02 // twice the noise in training
 
 /*
@@ -225,7 +220,7 @@ int route_weights_check(const struct tl_op_check *c, struct tl_step *s) {
         return tl_op_wrong(c, "its reads do not match; expected the probs of the same experts");
     }
     TL_TRY(op_number(c, s, 0, 0, 1));
-    TL_TRY(op_number(c, s, 1, 0, MIXER));
+    TL_TRY(op_number(c, s, 1, 0, ROUTE_MIXER));
     TL_TRY(op_number(c, s, 2, -1e30, 1e30));
     if (s->numbers[1] != (int)s->numbers[1]) {
         return tl_op_wrong(c, "the way its weights are made is not a whole number");
@@ -271,10 +266,10 @@ static void weights_rows(struct run *r, const void *arg, size_t first, size_t la
         float *y = a->y + t * a->used;
         double sum = 0;
         for (size_t i = 0; i < a->used; i++) {
-            y[i] = a->made == MIXER ? mixer_weight(probs, a->experts, ids, i) : probs[ids[i]];
+            y[i] = a->made == ROUTE_MIXER ? mixer_weight(probs, a->experts, ids, i) : probs[ids[i]];
             sum += (double)y[i];
         }
-        if (a->made == SOFTMAX_OF_CHOSEN) r->k->attn_softmax(y, a->used, -INFINITY, y);
+        if (a->made == ROUTE_SOFTMAX_OF_CHOSEN) r->k->attn_softmax(y, a->used, -INFINITY, y);
         for (size_t i = 0; i < a->used && a->sum; i++) y[i] = (float)((double)y[i] / (sum + 1e-20));
         for (size_t i = 0; i < a->used && a->factor != 1; i++) y[i] = y[i] * a->factor;
     }

@@ -14,6 +14,10 @@ int route_weights_run(struct run *r, const struct tl_step *s);
 int weighted_sum_check(const struct tl_op_check *c, struct tl_step *s);
 int weighted_sum_run(struct run *r, const struct tl_step *s);
 
+/* Number 0 of route_probs, and number 1 of route_weights: how weights are made from logits. */
+enum { ROUTE_SOFTMAX, ROUTE_SIGMOID };
+enum { ROUTE_NOT_FROM_LOGITS, ROUTE_SOFTMAX_OF_CHOSEN, ROUTE_MIXER };
+
 /* Checks that read i is a step of route_ids, whose experts and ranks are then *experts and *used.
  */
 int router_read(const struct tl_op_check *c, const struct tl_step *s, int i, size_t *experts,

@@ -3,26 +3,19 @@
 
 #include "forward/device_session.h"
 
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* TL_BLOCK positions of one cache, or a state. Never moves; written only while one session holds
-   it. */
-struct tl_block {
-    atomic_int references;
-    float *data;   // owns; the keys (kv_heads, TL_BLOCK / 16, key_size, 16), or the state
-    float *values; // inside data, after the keys: (kv_heads, TL_BLOCK, value_stride)
-};
-
 static void release(struct tl_block *b) {
     if (b == NULL || atomic_fetch_sub(&b->references, 1) > 1) return;
+    tl_device_free(b->device, b->buffer);
+    tl_mutex_destroy(&b->lock);
     tl_free(b->data);
     free(b);
 }
 
 static struct tl_block *block_new(const struct tl_cache *c) {
-    struct tl_block *b = malloc(sizeof(*b));
+    struct tl_block *b = calloc(1, sizeof(*b));
     float *data = tl_alloc(c->block_bytes);
     if (b == NULL || data == NULL) {
         free(b);
@@ -32,6 +25,8 @@ static struct tl_block *block_new(const struct tl_cache *c) {
     // kernels may read positions before they are written; of a state, all of it is written
     if (c->state == 0) memset(data, 0, c->block_bytes);
     atomic_init(&b->references, 1);
+    tl_mutex_init(&b->lock);
+    b->in_data = true;
     b->data = data;
     b->values = data + c->keys_bytes / sizeof(float);
     return b;
@@ -282,10 +277,9 @@ float *tl_session_marked(const struct tl_session *s, size_t cache) {
 }
 
 void tl_session_carry_state(struct tl_session *s, size_t cache) {
-    const struct tl_states *states = &s->states[cache];
-    const size_t bytes = s->plan->caches[cache].block_bytes;
-    if (states->now != NULL) memcpy(states->next->data, states->now->data, bytes);
-    if (states->marked != NULL) memcpy(states->marked->data, states->next->data, bytes);
+    struct tl_states *states = &s->states[cache];
+    if (states->now != NULL) replace(&states->next, share(states->now));
+    if (states->marked != NULL) replace(&states->marked, share(states->next));
 }
 
 float *tl_session_keys(const struct tl_session *s, size_t cache, size_t block) {

@@ -10,10 +10,25 @@
 #ifndef TL_SESSION_H
 #define TL_SESSION_H
 
+#include "base/os.h"
 #include "forward/plan.h"
 
+#include <stdatomic.h>
+
 struct session_device; // forward/device_session.h
-struct tl_block; // TL_BLOCK positions of one cache, shared between sessions by reference count
+
+/* TL_BLOCK positions of one cache, or a state. Shared between sessions by reference count; never
+   moves, and written only while one session holds it. A state can have a copy on a device. */
+struct tl_block {
+    atomic_int references;
+    float *data;   // owns; the keys (kv_heads, TL_BLOCK / 16, key_size, 16), or the state
+    float *values; // inside data, after the keys: (kv_heads, TL_BLOCK, value_stride)
+
+    struct tl_mutex lock; // of what follows
+    struct tl_device *device;
+    void *buffer;            // owns; on the device, or NULL
+    bool in_data, in_buffer; // where the values are: in one of them or in both
+};
 
 /* The states of one cache. Each is one block, or NULL; they may be the same one. */
 struct tl_states {
@@ -67,7 +82,7 @@ float *tl_session_next_state(const struct tl_session *s, size_t cache);
 float *tl_session_marked(const struct tl_session *s, size_t cache);
 /* The call under way copies no states. */
 void tl_session_unmark(struct tl_session *s);
-/* Copies the state, for a call that does not run its step. */
+/* Keeps the state, for a call that does not run its step. */
 void tl_session_carry_state(struct tl_session *s, size_t cache);
 /* The keys (kv_heads, TL_BLOCK / 16, key_size, 16) and values (kv_heads, TL_BLOCK, value_stride).
  */

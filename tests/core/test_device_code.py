@@ -40,6 +40,8 @@ FILES = [
     ("arithmetic", "functions", "ops"),
     ("arithmetic", "functions", "attention"),
     ("arithmetic", "functions", "selftest"),
+    ("arithmetic", "functions", "router"),
+    ("arithmetic", "functions", "recurrent"),
     ("arithmetic", "types", "matmul"),
 ]
 

@@ -9,6 +9,7 @@ import pytest
 import tinyllm as tl
 from testkit import architectures, devices, models
 from tinyllm import _core
+from tinyllm.runtime.device import _cache
 
 pytestmark = pytest.mark.skipif(not devices.listed(), reason="needs a device of OpenCL")
 
@@ -160,7 +161,7 @@ def test_the_sizes_of_work_groups(ids):
     want = cpu.trace(ids[:19], "*")
     for group in (1, 8, 48):
         gpu = tl.load(device=DEVICE)
-        gpu.device = _core.Device(0, group=group)
+        gpu.device = _core.Device(0, group=group, cache=_cache())
         gpu.core = some_steps(gpu, [1] * len(gpu.steps))
         compare(gpu.trace(ids[:19], "*"), want)
 

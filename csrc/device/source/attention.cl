@@ -33,7 +33,7 @@ __kernel void append(ulong total, layout l, ulong position, ulong first_key, ulo
     }
 }
 
-/* enum mask of attention.c */
+/* enum mask of attention.h */
 enum { CAUSAL, WINDOW, CHUNKED, SYMMETRIC, NONE };
 
 /* The keys that a query sees: those from .x to .y - 1. `all`: positions of the whole context. */

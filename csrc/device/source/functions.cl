@@ -118,3 +118,65 @@ float f_apply(int function, float parameter, float inverse, float x) {
         return x;
     }
 }
+
+/* ---- float64: base/math64.c has the same for the CPU ---- */
+
+#define R_HALF r_bits(0x3fe0000000000000UL)
+#define R_ROUND r_bits(0x4338000000000000UL) // 1.5 2^52: adding it rounds to an integer
+#define R_LOG2_E r_bits(0x3ff71547652b82feUL)
+#define R_LN2 r_bits(0x3fe62e42fefa39efUL)
+#define R_LN2_LOW r_bits(0x3c7abc9e3b39803fUL)
+
+/* 1 / k! for k = 0 .. 13 */
+__constant ulong inverse_factorials[14] = {
+    0x3ff0000000000000UL, 0x3ff0000000000000UL, 0x3fe0000000000000UL, 0x3fc5555555555555UL,
+    0x3fa5555555555555UL, 0x3f81111111111111UL, 0x3f56c16c16c16c17UL, 0x3f2a01a01a01a01aUL,
+    0x3efa01a01a01a01aUL, 0x3ec71de3a556c734UL, 0x3e927e4fb7789f5cUL, 0x3e5ae64567f544e4UL,
+    0x3e21eed8eff8d898UL, 0x3de6124613a86d09UL};
+
+/* 1 / k for k = 3, 5 .. 23 */
+__constant ulong inverse_odds[11] = {
+    0x3fd5555555555555UL, 0x3fc999999999999aUL, 0x3fc2492492492492UL, 0x3fbc71c71c71c71cUL,
+    0x3fb745d1745d1746UL, 0x3fb3b13b13b13b14UL, 0x3fb1111111111111UL, 0x3fae1e1e1e1e1e1eUL,
+    0x3faaf286bca1af28UL, 0x3fa8618618618618UL, 0x3fa642c8590b2164UL};
+
+bool r_is_nan(real x) { return (r_to_bits(x) & 0x7fffffffffffffffUL) > 0x7ff0000000000000UL; }
+real r_size(real x) { return r_bits(r_to_bits(x) & 0x7fffffffffffffffUL); }
+real r_power(int n) { return r_bits((ulong)(n + 1023) << 52); } // 2^n, -1022 <= n <= 1023
+
+real r_exp(real x) {
+    const real shifted = r_add(r_mul(x, R_LOG2_E), R_ROUND), n = r_sub(shifted, R_ROUND);
+    const int whole = (int)(uint)r_to_bits(shifted); // its low bits are n
+    real r, p = r_bits(inverse_factorials[13]);
+    if (r_is_nan(x)) return x;
+    if (r_less(r_bits(0x40862e51eb851eb8UL), x)) return r_bits(0x7ff0000000000000UL); // 709.79
+    if (r_less(x, r_bits(0xc08749999999999aUL))) return R0; // -745.2
+    r = r_fma(r_neg(n), R_LN2, x);
+    r = r_fma(r_neg(n), R_LN2_LOW, r);
+    for (int i = 12; i >= 0; i--) p = r_fma(p, r, r_bits(inverse_factorials[i]));
+    // two factors: 2^n alone may be subnormal or too large
+    return r_mul(r_mul(p, r_power(whole / 2)), r_power(whole - whole / 2));
+}
+
+/* log(x) for x from 1 to 2, or NaN */
+real r_log(real x) {
+    int e = (int)(r_to_bits(x) >> 52) - 1023;
+    real m = r_bits((r_to_bits(x) & 0xfffffffffffffUL) | 0x3ff0000000000000UL), f, f2, p = R0;
+    if (r_is_nan(x)) return x;
+    if (r_less(r_bits(0x3ff6a09e667f3bcdUL), m)) { // the root of 2
+        m = r_mul(m, R_HALF);
+        e++;
+    }
+    f = r_div(r_sub(m, R1), r_add(m, R1));
+    f2 = r_mul(f, f);
+    for (int i = 10; i >= 0; i--) p = r_fma(p, f2, r_bits(inverse_odds[i]));
+    p = r_mul(r_mul(p, f2), f);
+    return r_fma(r_long(e), R_LN2,
+                 r_add(r_add(f, f), r_add(r_add(p, p), r_mul(r_long(e), R_LN2_LOW))));
+}
+
+/* log(1 + exp(x)) */
+real r_softplus(real x) {
+    const real positive = r_less(R0, x) ? x : R0;
+    return r_add(positive, r_log(r_add(R1, r_exp(r_neg(r_size(x))))));
+}

@@ -4,9 +4,54 @@
  * TOKENS tokens share the weights that are unpacked. Activations of quantized types are packed
  * first: X = 4096 high + low as a pair of int16, which is a token's `words`; the sums of X over 16
  * values, its `sums`; and for each chunk the exponent of dx, or -1 if a value is not finite.
+ *
+ * With EXPERTS the weights are the matrices of experts, and the tokens of a work-group are pairs of
+ * a token and the same expert, as sort_pairs of router.cl has sorted them.
  */
 #define CHUNK 256
 #define TILE 8 // chunks of a row that a work-group has the integers of at a time
+
+#ifdef EXPERTS
+/* The matrix of expert e is rows from e * all + first on, and the buffer has the rows from
+   part_first to part_first + part_rows - 1. `own`: each pair has its own activations. */
+typedef struct {
+    long pairs, used, own, first, all, part_first, part_rows;
+} experts;
+#define EXPERT_ARGUMENTS experts e, __global const int *chosen,
+#define PASS_EXPERTS e, chosen,
+#else
+#define EXPERT_ARGUMENTS
+#define PASS_EXPERTS
+#endif
+
+/* The tokens of a work-group: how many, and where their activations and results are. */
+typedef struct {
+    int n;
+    size_t x[TOKENS], y[TOKENS];
+    long row, end; // of the buffer: the first row of the matrix, and how many the buffer has
+} work;
+
+work find_work(EXPERT_ARGUMENTS int rows, int tokens) {
+    const size_t first = get_group_id(2) * TOKENS;
+    work w;
+    w.n = 0;
+    w.row = 0;
+    w.end = rows;
+    for (int t = 0; t < TOKENS; t++) w.x[t] = w.y[t] = first + t;
+#ifdef EXPERTS
+    __global const int *order = chosen + e.pairs + first;
+    while (w.n < TOKENS && order[w.n] >= 0) w.n++;
+    w.end = e.part_rows;
+    for (int t = 0; t < w.n; t++) {
+        w.y[t] = order[t];
+        w.x[t] = e.own ? order[t] : order[t] / e.used;
+        w.row = chosen[order[t]] * e.all + e.first - e.part_first;
+    }
+#else
+    w.n = min(TOKENS, tokens - (int)first);
+#endif
+    return w;
+}
 
 #ifdef BYTES // a quantized type
 
@@ -37,8 +82,8 @@ long whole(int high, int low) { return (long)high * 4096 + low; }
  * fits 32 bits: |q s| <= 4096, and -2048 <= low <= 2047.
  */
 #ifdef K_TYPE
-void chunk_parts(bytes p, __global const short2 *words, __global const int *sums, int stride,
-                 int blocks, int tokens, long *products, long *minima) {
+void chunk_parts(bytes p, const work *w, __global const short2 *words, __global const int *sums,
+                 int stride, int blocks, long *products, long *minima) {
     int high[TOKENS], low[TOKENS];
     for (int t = 0; t < TOKENS; t++) high[t] = low[t] = 0, minima[t] = 0;
     for (int g = 0; g < 16; g++) {
@@ -46,18 +91,18 @@ void chunk_parts(bytes p, __global const short2 *words, __global const int *sums
         unpack_16(p, g, q, &scale, &min);
         for (int i = 0; i < 16; i++) q[i] *= scale;
         for (int t = 0; t < TOKENS; t++) {
-            if (t >= tokens) break;
-            DOT(q, words + t * stride + 16 * g, high[t], low[t])
+            if (t >= w->n) break;
+            DOT(q, words + w->x[t] * stride + 16 * g, high[t], low[t])
 #ifdef DMIN
-            minima[t] += (long)min * sums[t * (stride / 16) + g];
+            minima[t] += (long)min * sums[w->x[t] * (stride / 16) + g];
 #endif
         }
     }
     for (int t = 0; t < TOKENS; t++) products[t] = whole(high[t], low[t]);
 }
 #else
-void chunk_parts(bytes p, __global const short2 *words, __global const int *sums, int stride,
-                 int blocks, int tokens, part *u) {
+void chunk_parts(bytes p, const work *w, __global const short2 *words, __global const int *sums,
+                 int stride, int blocks, part *u) {
 #if TYPE == TYPE_MXFP4
     for (int t = 0; t < TOKENS; t++) u[t] = r_to_bits(R0);
 #else
@@ -70,12 +115,12 @@ void chunk_parts(bytes p, __global const short2 *words, __global const int *sums
             int q[16], scale, min;
             unpack_16(p, g, q, &scale, &min);
             for (int t = 0; t < TOKENS; t++) {
-                if (t >= tokens) break;
-                DOT(q, words + t * stride + 32 * b + 16 * g, high[t], low[t])
+                if (t >= w->n) break;
+                DOT(q, words + w->x[t] * stride + 32 * b + 16 * g, high[t], low[t])
             }
         }
         for (int t = 0; t < TOKENS; t++) {
-            if (t >= tokens) break;
+            if (t >= w->n) break;
 #if TYPE == TYPE_MXFP4
             // 2^(e - 128), a normal float64 for every e
             const real d = r_bits((ulong)(p[0] + 1023 - 128) << 52);
@@ -83,7 +128,7 @@ void chunk_parts(bytes p, __global const short2 *words, __global const int *sums
 #else
             float sum = f_fma(f_long(whole(high[t], low[t])), f_half(load_16(p)), as_float(u[t]));
 #if HAS_MIN
-            __global const int *group = sums + t * (stride / 16) + 2 * b;
+            __global const int *group = sums + w->x[t] * (stride / 16) + 2 * b;
             sum = f_fma(f_long((long)group[0] + group[1]), f_half(load_16(p + 2)), sum);
 #endif
             u[t] = as_uint(sum);
@@ -100,38 +145,37 @@ void chunk_parts(bytes p, __global const short2 *words, __global const int *sums
  * global: (items, groups of rows, groups of tokens); local: (items, 1, 1)
  * parts: group_rows * TILE * TOKENS * (2 for K types, else 1) of `part`; accumulators: ulong
  */
-__kernel void matmul(int rows, int blocks, int row_bytes, int group_rows, int tokens,
-                     __global const uchar *weights, __global const short2 *all_words,
-                     __global const int *all_sums, __global const int *all_exponents,
+__kernel void matmul(EXPERT_ARGUMENTS int rows, int blocks, int row_bytes, int group_rows,
+                     int tokens, __global const uchar *weights, __global const short2 *words,
+                     __global const int *sums, __global const int *exponents,
                      __global float *y, int y_stride, int y_first, __local part *parts,
                      __local ulong *accumulators) {
     const int lane = (int)get_local_id(0), lanes = (int)get_local_size(0);
     const int chunks = (blocks + PER_CHUNK - 1) / PER_CHUNK, stride = chunks * CHUNK;
-    const int row0 = (int)get_group_id(1) * group_rows, token0 = (int)get_group_id(2) * TOKENS;
-    const int n_rows = min(group_rows, rows - row0), n_tokens = min(TOKENS, tokens - token0);
-    __global const short2 *words = all_words + (size_t)token0 * stride;
-    __global const int *sums = all_sums + (size_t)token0 * (stride / 16);
-    __global const int *exponents = all_exponents + (size_t)token0 * chunks;
+    const int row0 = (int)get_group_id(1) * group_rows, n_rows = min(group_rows, rows - row0);
+    const work w = find_work(PASS_EXPERTS rows, tokens);
+    if (w.n <= 0) return;
     for (int i = lane; i < n_rows * TOKENS; i += lanes) accumulators[i] = r_to_bits(R0);
     for (int first = 0; first < chunks; first += TILE) {
         const int n = min(TILE, chunks - first);
         for (int i = lane; i < n_rows * n; i += lanes) {
             const int row = i / n, c = first + i % n;
-            __global const uchar *p = weights + (size_t)(row0 + row) * row_bytes +
-                                      (size_t)c * (PER_CHUNK * BYTES);
+            const long at = w.row + row0 + row;
+            __global const uchar *p =
+                weights + (size_t)at * row_bytes + (size_t)c * (PER_CHUNK * BYTES);
             __local part *to = parts + (row * TILE + (c - first)) * TOKENS;
+            if (at < 0 || at >= w.end) continue; // another buffer has the row
 #ifdef K_TYPE
             long products[TOKENS], minima[TOKENS];
-            chunk_parts(p, words + c * CHUNK, sums + c * 16, stride, 1, n_tokens, products,
-                        minima);
+            chunk_parts(p, &w, words + c * CHUNK, sums + c * 16, stride, 1, products, minima);
             for (int t = 0; t < TOKENS; t++) {
                 to[t] = products[t];
                 to[group_rows * TILE * TOKENS + t] = minima[t];
             }
 #else
             part u[TOKENS];
-            chunk_parts(p, words + c * CHUNK, sums + c * 16, stride,
-                        min(PER_CHUNK, blocks - c * PER_CHUNK), n_tokens, u);
+            chunk_parts(p, &w, words + c * CHUNK, sums + c * 16, stride,
+                        min(PER_CHUNK, blocks - c * PER_CHUNK), u);
             for (int t = 0; t < TOKENS; t++) to[t] = u[t];
 #endif
         }
@@ -139,16 +183,17 @@ __kernel void matmul(int rows, int blocks, int row_bytes, int group_rows, int to
         for (int i = lane; i < n_rows * TOKENS; i += lanes) {
             const int row = i / TOKENS, t = i % TOKENS;
             real sum = r_bits(accumulators[i]);
-            if (t >= n_tokens) continue;
+            const long at = w.row + row0 + row;
+            if (t >= w.n || at < 0 || at >= w.end) continue;
             for (int c = first; c < first + n; c++) {
-                const int exponent = exponents[t * chunks + c];
+                const int exponent = exponents[w.x[t] * chunks + c];
                 __local const part *from = parts + (row * TILE + (c - first)) * TOKENS + t;
                 // 2^(exponent - 149), or NaN for values that are not finite
                 const real dx = r_bits(exponent < 0 ? 0x7ff8000000000000UL
                                                     : (ulong)(exponent + 1023 - 149) << 52);
 #ifdef K_TYPE
                 __global const uchar *p =
-                    weights + (size_t)(row0 + row) * row_bytes + (size_t)c * BYTES;
+                    weights + (size_t)at * row_bytes + (size_t)c * BYTES;
                 const real d = r_float(f_half(load_16(p + D)));
                 sum = r_fma(r_mul(d, dx), r_long(from[0]), sum);
 #ifdef DMIN
@@ -163,7 +208,7 @@ __kernel void matmul(int rows, int blocks, int row_bytes, int group_rows, int to
             }
             accumulators[i] = r_to_bits(sum);
             if (first + n == chunks) {
-                y[(size_t)(token0 + t) * y_stride + y_first + row0 + row] = r_to_float(sum);
+                y[w.y[t] * y_stride + y_first + row0 + row] = r_to_float(sum);
             }
         }
         barrier(CLK_LOCAL_MEM_FENCE);
@@ -177,37 +222,36 @@ __kernel void matmul(int rows, int blocks, int row_bytes, int group_rows, int to
  * and TOKENS tokens.
  * global: (16, rows, groups of tokens); local: (16, rows of a group, 1)
  */
-__kernel void matmul(int rows, int cols, int tokens, __global const item *weights,
+__kernel void matmul(EXPERT_ARGUMENTS int rows, int cols, int tokens, __global const item *weights,
                      __global const float *x, __global float *y, int y_stride, int y_first,
                      __local float *lanes) {
     const int lane = (int)get_local_id(0), row = (int)get_global_id(1);
-    const int token0 = (int)get_group_id(2) * TOKENS, n_tokens = min(TOKENS, tokens - token0);
-    __global const item *w = weights + (size_t)min(row, rows - 1) * cols;
+    const work w = find_work(PASS_EXPERTS rows, tokens);
+    const long at = w.row + row;
+    const bool mine_too = row < rows && at >= 0 && at < w.end; // else another buffer has the row
+    __global const item *from_row = weights + (mine_too ? (size_t)at * cols : 0);
     __local float *mine = lanes + get_local_id(1) * 16 * TOKENS;
     float total[TOKENS];
+    if (w.n <= 0) return;
     for (int t = 0; t < TOKENS; t++) total[t] = 0.0f;
     for (int from = 0; from < cols; from += 4096) {
         const int end = min(cols, from + 4096);
         float sum[TOKENS];
         for (int t = 0; t < TOKENS; t++) sum[t] = 0.0f;
         for (int k = from + lane; k < end; k += 16) {
-            const float weight = weight_of(w[k]);
+            const float weight = weight_of(from_row[k]);
             for (int t = 0; t < TOKENS; t++) {
-                if (t < n_tokens) {
-                    sum[t] = f_fma(weight, x[(size_t)(token0 + t) * cols + k], sum[t]);
-                }
+                if (t < w.n) sum[t] = f_fma(weight, x[w.x[t] * cols + k], sum[t]);
             }
         }
         for (int t = 0; t < TOKENS; t++) mine[lane * TOKENS + t] = sum[t];
         barrier(CLK_LOCAL_MEM_FENCE);
-        for (int t = lane; t < n_tokens; t += 16) {
+        for (int t = lane; t < w.n; t += 16) {
             for (int l = 0; l < 16; l++) total[0] = f_add(total[0], mine[l * TOKENS + t]);
         }
         barrier(CLK_LOCAL_MEM_FENCE);
     }
-    if (lane < n_tokens && row < rows) {
-        y[(size_t)(token0 + lane) * y_stride + y_first + row] = total[0];
-    }
+    if (lane < w.n && mine_too) y[w.y[lane] * y_stride + y_first + row] = total[0];
 }
 
 #endif

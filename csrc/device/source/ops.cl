@@ -199,6 +199,70 @@ __kernel void sparsify(ulong n, ulong size, float factor, __global const float *
     y[i] = f_less(above, 0.0f) ? 0.0f : above;
 }
 
+/* ---- float64 until the end ---- */
+
+/* log(1 + exp(x + bias)); a bias of `width` values only if it is given. */
+__kernel void softplus(ulong n, ulong width, __global const float *x, __global const float *bias,
+                       __global float *y) {
+    const size_t i = get_global_id(0);
+    if (i >= n) return;
+    y[i] = r_to_float(r_softplus(r_add(r_float(x[i]), bias != 0 ? r_float(bias[i % width]) : R0)));
+}
+
+/* exp(factor x); the bits of the factor. */
+__kernel void exponential(ulong n, ulong factor, __global const float *x, __global float *y) {
+    const size_t i = get_global_id(0);
+    if (i < n) y[i] = r_to_float(r_exp(r_mul(r_bits(factor), r_float(x[i]))));
+}
+
+__kernel void xielu(ulong n, float positive, float negative, float beta, float top,
+                    __global const float *values, __global float *y) {
+    const size_t i = get_global_id(0);
+    if (i >= n) return;
+    const real x = r_float(values[i]), linear = r_mul(r_float(beta), x);
+    if (r_less(R0, x)) {
+        y[i] = r_to_float(r_mul(r_add(r_mul(r_float(positive), x), r_float(beta)), x));
+    } else {
+        const real e = r_exp(r_less(r_float(top), x) ? r_float(top) : x);
+        y[i] = r_to_float(r_add(r_mul(r_sub(r_sub(e, R1), x), r_float(negative)), linear));
+    }
+}
+
+/* exp(rate softplus(x + bias)); rate and bias of `width` values. */
+__kernel void decay(ulong n, ulong width, __global const float *x, __global const float *rate,
+                    __global const float *bias, __global float *y) {
+    const size_t i = get_global_id(0);
+    if (i >= n) return;
+    const real t = r_softplus(r_add(r_float(x[i]), r_float(bias[i % width])));
+    y[i] = r_to_float(r_exp(r_mul(r_float(rate[i % width]), t)));
+}
+
+/*
+ * Vectors x (rows, count, n), each with the root mean square of one of `like` (rows, n).
+ * global: (16, vectors); local: (16, vectors of a group)
+ */
+__kernel void match_rms(ulong vectors, ulong count, ulong n, float most, __global const float *x,
+                        __global const float *like, __global float *y, __local ulong *lanes) {
+    const size_t vector = min(get_global_id(1), (size_t)vectors - 1);
+    real lane = R0, other = R0;
+    x += vector * n;
+    like += vector / count * n;
+    for (size_t k = get_local_id(0); k < n; k += 16) {
+        lane = r_add(lane, r_mul(r_float(x[k]), r_float(x[k])));
+        other = r_add(other, r_mul(r_float(like[k]), r_float(like[k])));
+    }
+    lane = sum_of_lanes(lane, lanes);
+    barrier(CLK_LOCAL_MEM_FENCE);
+    other = sum_of_lanes(other, lanes);
+    const real size = r_long((long)n);
+    const float scale = r_to_float(r_div(R1, r_root(r_div(lane, size))));
+    const float rms = f_div(1.0f, r_to_float(r_div(R1, r_root(r_div(other, size)))));
+    if (get_global_id(1) >= vectors) return;
+    for (size_t k = get_local_id(0); k < n; k += 16) {
+        y[vector * n + k] = f_mul(f_mul(x[k], f_less(most, scale) ? most : scale), rms);
+    }
+}
+
 /* ---- RoPE ---- */
 
 /* x (rows, heads, size), cos_sin (rows, rotated / 2, 2); `halves`: the pairs are (j, j + half). */
