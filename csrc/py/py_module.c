@@ -8,6 +8,7 @@
 #include "py/py_encoder.h"
 #include "py/py_file.h"
 #include "py/py_gguf.h"
+#include "py/py_grammar.h"
 #include "py/py_kernels.h"
 #include "py/py_lookup.h"
 #include "py/py_math.h"
@@ -124,6 +125,7 @@ static int module_exec(PyObject *m) {
     if (PyModule_AddFunctions(m, tlpy_top_methods) < 0) return -1;
     if (PyModule_AddFunctions(m, tlpy_pack_methods) < 0) return -1;
     if (PyModule_AddFunctions(m, tlpy_training_methods) < 0) return -1;
+    if (PyModule_AddFunctions(m, tlpy_grammar_methods) < 0) return -1;
     Py_AtExit(tl_pool_shutdown);
     for (size_t i = 0; i < Py_ARRAY_LENGTH(type_specs); i++) {
         if (tlpy_state_add_type(st, m, type_specs[i]) < 0) return -1;

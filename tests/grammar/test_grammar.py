@@ -17,7 +17,7 @@ import tinyllm as tl
 from tinyllm import _core
 from tinyllm.grammar import gbnf, matcher, regex
 from tinyllm.grammar.automaton import accepts, build
-from tinyllm.grammar.expr import check, to_gbnf, utf8_sequences
+from tinyllm.grammar.expr import Alt, Chars, Machine, Ref, Repeat, Seq, Text, check, to_gbnf
 from tinyllm.grammar.language import Length, Matches, intersection
 
 pytestmark = pytest.mark.sanitize
@@ -403,24 +403,73 @@ def test_right_recursion_takes_no_memory():
     assert automaton.states < 10
 
 
-def test_utf8_sequences_are_the_encodings():
+def test_characters_are_their_utf8():
+    """The edges of ranges, and of the code points that take one byte more."""
+    edges = [0, 0x7F, 0x80, 0x7FF, 0x800, 0xFFF, 0x1000, 0xD7FF, 0xE000, 0xFFFF, 0x10000, 0x3FFFF,
+             0x40000, 0x10FFFF]  # fmt: skip
+    near = sorted({p + d for p in edges for d in (-1, 0, 1, 65) if 0 <= p + d <= 0x10FFFF})
+    near = [p for p in near if not 0xD800 <= p <= 0xDFFF]
     rng = random.Random(3)
-    ranges = [(0, 0x10FFFF), (0x7F, 0x80), (0x7FF, 0x800), (0xFFFF, 0x10000), (0x80, 0x7FF)]
-    ranges += [tuple(sorted(rng.sample(range(0x110000), 2))) for _ in range(20)]
-    for low, high in ranges:
-        for part_low, part_high in ((low, min(high, 0xD7FF)), (max(low, 0xE000), high)):
-            if part_low > part_high:
-                continue
-            sequences = list(utf8_sequences(part_low, part_high))
-            count = sum(np.prod([b - a + 1 for a, b in s]) for s in sequences)
-            assert count == part_high - part_low + 1
-            for code in (part_low, part_high, (part_low + part_high) // 2):
-                data = chr(code).encode()
-                assert any(
-                    len(s) == len(data)
-                    and all(a <= x <= b for x, (a, b) in zip(data, s, strict=True))
-                    for s in sequences
-                )
+    for _ in range(60):
+        ranges = [sorted(rng.sample(near, 2)) for _ in range(rng.randrange(1, 4))]
+        chars = Chars.of(ranges)
+        program = build(check({"root": chars}, "root"))
+        automaton = _core.Automaton(program.array, program.root)
+        for point in near:
+            state = automaton.advance(automaton.start, chr(point).encode())
+            assert automaton.look(state)[0] == any(a <= point <= b for a, b in ranges)
+
+
+class Unhashable(dict):
+    __hash__ = None
+
+
+@pytest.mark.parametrize(
+    ("rules", "error", "words"),
+    [
+        ({"root": "a"}, TypeError, "a rule has a str; expected an expression"),
+        ({"root": Ref("x")}, ValueError, "a rule refers to 'x', which is not defined"),
+        ({"root": Ref(Unhashable())}, TypeError, "unhashable"),
+        ({"root": Seq([Text("a")])}, TypeError, "items is list; expected a tuple"),
+        ({"root": Seq((Text("a"), None))}, TypeError, "NoneType"),
+        ({"root": Text(b"a")}, TypeError, "a text is bytes"),
+        ({"root": Text("\ud800")}, UnicodeEncodeError, "surrogates"),
+        ({"root": Chars(((5, 0x110000),))}, ValueError, "kind 1 has parts"),
+        ({"root": Chars(((7, 5),))}, ValueError, "kind 1 has parts that do not fit"),
+        ({"root": Chars((5,))}, TypeError, "5; expected a tuple of two"),
+        ({"root": Repeat(Text("a"), 3, 2)}, ValueError, "kind 4 has parts that do not fit"),
+        ({"root": Repeat(Text("a"), 0, 2**40)}, ValueError, "1099511627776; expected at most"),
+        ({"root": Machine((), frozenset())}, ValueError, "kind 6 has parts that do not fit"),
+        ({"root": Machine((((Text("a"), 2),),), frozenset([0]))}, ValueError, "kind 6"),
+        ({"root": Machine((((Text("a"), -1),),), frozenset([0]))}, ValueError, "kind 6"),
+        ({}, ValueError, "built once, from one of its rules"),
+    ],
+)
+def test_expressions_that_are_none(rules, error, words):
+    with pytest.raises(error, match=words):
+        build(rules)
+
+
+def test_expressions_in_many_others():
+    """As deep as Python can read them, or an error."""
+    expr, refused = Text("a"), 0
+    for depth in range(3000):
+        expr = Seq((expr, Text("b"))) if depth % 2 else Alt((expr, Text("c")))
+        if depth % 100 == 0:
+            try:
+                build({"root": expr})
+            except (RecursionError, ValueError):
+                refused += 1
+    assert 5 < refused < 30
+
+
+def test_equal_parts_are_built_once():
+    parts = [Seq((Alt((Text("ab"), Text("ac"))), Chars.among("xyz"))) for _ in range(50)]
+    sizes = []
+    for n in (2, 50):
+        rules = {"root": Alt(tuple(Seq((Text("a"), part)) for part in parts[:n]))}
+        sizes.append(len(build(rules).array))
+    assert sizes[0] == sizes[1]
 
 
 # ---- masks ----

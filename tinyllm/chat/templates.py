@@ -268,15 +268,14 @@ def render_chat(
         if system is None or conversation.depends_on(checked, system, text):
             return text
     except ChatTemplateError as refused:
-        if system is None:
+        if system is None or refused.limit:
             raise
+        try:
+            merged = conversation.render_either(without_system(checked, system))
+        except ChatTemplateError:
+            raise refused from None
         if merge_system:
-            try:
-                return conversation.render_either(without_system(checked, system))
-            except ChatTemplateError:
-                raise refused from None
-        if "system" not in str(refused).lower():
-            raise
+            return merged
         raise ChatTemplateError(
             f"{refused}; merge_system=True puts the system message before the next one"
         ) from refused

@@ -6,7 +6,6 @@ build the expressions; `automaton` compiles them to an automaton over bytes.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -29,7 +28,6 @@ __all__ = [
     "optional",
     "prune",
     "to_gbnf",
-    "utf8_sequences",
 ]
 
 _LAST = 0x10FFFF
@@ -70,11 +68,6 @@ class Chars:
     def among(cls, characters: str) -> Chars:
         """Return the set of some characters."""
         return cls.of((ord(c), ord(c)) for c in characters)
-
-    @functools.cached_property
-    def utf8(self) -> list[list[tuple[int, int]]]:
-        """The sequences of byte ranges that match these characters."""
-        return [s for low, high in self.ranges for s in utf8_sequences(low, high)]
 
     def __invert__(self) -> Chars:
         gaps, at = [], 0
@@ -171,25 +164,6 @@ def digit_ranges(low: int, high: int, bits: int, count: int) -> Iterator[list[tu
     mask = (1 << bits) - 1
     shifts = range(bits * (count - 1), -1, -bits)
     yield [(low >> shift & mask, high >> shift & mask) for shift in shifts]
-
-
-def utf8_sequences(low: int, high: int) -> Iterator[list[tuple[int, int]]]:
-    """Yield sequences of byte ranges that together match UTF-8 of the code points low to high."""
-    for end in (0x7F, 0x7FF, 0xFFFF):
-        if low <= end < high:
-            yield from utf8_sequences(low, end)
-            yield from utf8_sequences(end + 1, high)
-            return
-    if high < 0x80:
-        yield [(low, high)]
-        return
-    count = len(chr(high).encode())
-    lead = 0xF00 >> count & 0xFF
-    for digits in digit_ranges(low, high, 6, count):
-        yield [
-            (a | (0x80 if i else lead), b | (0x80 if i else lead))
-            for i, (a, b) in enumerate(digits)
-        ]
 
 
 def optional(item: Expr) -> Repeat:

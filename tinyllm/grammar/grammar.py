@@ -232,7 +232,7 @@ class Grammar:
         return to_gbnf(self.rules).rstrip("\n")
 
     def __repr__(self) -> str:
-        return f"<tinyllm.Grammar: {len(self.rules)} rules, {len(self._program.nodes)} states>"
+        return f"<tinyllm.Grammar: {len(self.rules)} rules, {len(self._program.array)} states>"
 
 
 _TRIES: weakref.WeakKeyDictionary[Tokenizer, _core.Trie] = weakref.WeakKeyDictionary()
@@ -347,7 +347,7 @@ class Constraint:
                 mask = self._automaton.mask(state)
             except UnsupportedError as error:
                 node = self._automaton.look(state)[1]
-                raise UnsupportedError(f"{error}; in rule {self._program.owners[node]!r}") from None
+                raise UnsupportedError(f"{error}; in rule {self._program.owner(node)!r}") from None
             complete = self._automaton.look(state)[0]
         mask[self._eog] = complete
         return mask
@@ -429,6 +429,6 @@ class Constraint:
         """
         with self._lock:
             _, node, following = self._automaton.look(state)
-        rule = f" in rule {self._program.owners[node]!r}" if node >= 0 else ""
+        rule = f" in rule {self._program.owner(node)!r}" if node >= 0 else ""
         shown = repr(following[:20])[1:] + ("..." if len(following) > 20 else "")
         return f"one of the bytes {shown}{rule}"
