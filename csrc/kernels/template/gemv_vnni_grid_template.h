@@ -7,6 +7,9 @@
  * weights, the k-th dword has those with the numbers k, 4 + k, 8 + k and 12 + k. The digits of the
  * activations are put into this order first. Block layouts: ggml-common.h of ggml.
  *
+ * The loops over blocks are not unrolled: that would take a third of the compile time of this
+ * instruction set, and the look-ups in tables take most of the run time.
+ *
  * Needs:   gemv_vnni_lanes_template.h, v16i_look_up_words, v16i_gather_words,
  *          types/grids.h
  * Defines: grid_bytes, grid_digits, gemv_iq2, gemv_iq3
@@ -119,7 +122,6 @@ TL_INLINE void gemv_iq2(enum tl_type id, const struct row_group *rows, const int
             scales[i][1] = or_masked(bytes_of(1), v16i_srl(tail[2 + i], 3), 0x1e);
         }
     }
-    TL_UNROLL(8)
     for (int block = 0; block < 8; block++) {
         v16i a[2][MAX_DIGITS];
         TL_UNROLL(2)
@@ -196,7 +198,6 @@ TL_INLINE void gemv_iq3(enum tl_type id, const struct row_group *rows, const int
         scales[0] = or_masked(bytes_of(1), v16i_sll(scales[3], 1), 0x1e);
         scales[1] = or_masked(bytes_of(1), v16i_srl(scales[3], 3), 0x1e);
     }
-    TL_UNROLL(8)
     for (int block = 0; block < 8; block++) {
         v16i a[2][MAX_DIGITS];
         TL_UNROLL(2)
