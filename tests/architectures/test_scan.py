@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import tinyllm as tl
-from testkit import architectures, every_split, models
+from testkit import architectures, every_split, models, recurrent
 
 pytestmark = pytest.mark.sanitize
 
@@ -84,26 +84,8 @@ def test_threads_splits_captures_and_batches(model):
     every_split.check(model.path, "exact", 90)
 
 
-def test_long_contexts_in_any_parts(model, long):
-    ids, want = long
-    session = model.session()
-    for first, end in ((0, 250), (250, 257), (257, 511), (511, 513), (513, 600)):
-        assert np.array_equal(session.eval(ids[first:end], "all"), want[first:end])
-
-
-def test_rewinds_forks_and_files(model, long, tmp_path):
-    """A rewind goes back to a multiple of 256, and a saved session has its states."""
-    ids, want = long
-    session = model.session()
-    session.eval(ids[:530])
-    fork = session.fork()
-    session.rewind(15)
-    assert np.array_equal(session.eval(ids[515:560], "all"), want[515:560])
-    assert np.array_equal(fork.eval(ids[530:], "all"), want[530:])
-    session.save(tmp_path / "s.npz")
-    again = model.session(tmp_path / "s.npz")
-    assert np.array_equal(again.eval(ids[560:], "all"), want[560:])
-    assert model.memory(300).cache == fill(model, ids, 300).core.nbytes
+def test_sessions(model, tmp_path):
+    recurrent.check_sessions(model, models.random_ids(model, 600), tmp_path / "s.npz")
 
 
 def fill(model, ids, tokens):

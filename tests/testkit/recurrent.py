@@ -1,4 +1,4 @@
-"""Random models whose blocks have a state: LFM2's short convolutions and Qwen 3.5's delta nets."""
+"""Models whose blocks have a state: random ones (LFM2, Qwen 3.5), and what their sessions keep."""
 
 import numpy as np
 
@@ -92,3 +92,22 @@ def random_model(
     metadata = {"general.architecture": architecture}
     metadata |= {f"{architecture}.{key}": value for key, value in keys.items()}
     return metadata, {name: array.astype(np.float32) for name, array in tensors.items()}
+
+
+def check_sessions(model, ids, path):
+    """Compare parts, a rewind, a fork and a saved session of 600 tokens with one call, bit by bit.
+
+    A rewind goes back to a multiple of 256. `path` is a file to write.
+    """
+    want = model.logits(ids)
+    session = model.session()
+    for first, end in ((0, 1), (1, 250), (250, 257), (257, 511), (511, 513), (513, 530)):
+        assert np.array_equal(session.eval(ids[first:end], "all"), want[first:end])
+    fork = session.fork()
+    session.rewind(15)
+    assert np.array_equal(session.eval(ids[515:560], "all"), want[515:560])
+    assert np.array_equal(fork.eval(ids[530:], "all"), want[530:])
+    session.save(path)
+    again = model.session(path)
+    assert np.array_equal(again.eval(ids[560:], "all"), want[560:])
+    assert model.memory(560).cache == session.core.nbytes
