@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 import tinyllm as tl
-from testkit import adapters, architectures, models
-from tinyllm import reference
+from testkit import adapters, architectures, gradients, models
 from tinyllm.training.checkpoint import read_state
 from tinyllm.training.data import Data
 from tinyllm.training.lora import _chosen
@@ -13,11 +12,6 @@ from tinyllm.training.network import Network
 
 TEXT = "".join("abcdefgh"[i % 8] + "@#$%^"[i % 5] * 2 for i in range(300))
 QUICK = {"rank": 2, "steps": 12, "batch": 4, "context": 16, "progress": False}
-
-
-def nll(logits, targets):
-    x = logits - logits.max(axis=-1, keepdims=True)
-    return -(x - np.log(np.exp(x).sum(axis=-1, keepdims=True)))[np.arange(len(x)), targets].sum()
 
 
 @pytest.mark.sanitize
@@ -39,24 +33,7 @@ def test_derivatives_by_a_and_b(name, kind, tmp_path):
     file = adapters.write(tmp_path / "a.gguf", pairs, architecture=name)
     network = Network(file.read_bytes(), 2, (), model)
     assert network.weights.keys() == {f"{n}.lora_{x}" for n in pairs for x in "ab"}
-    ids = np.array([[5, 9, 3, 9]], np.int32)
-    targets = np.array([[9, 3, 9, -1]], np.int32)
-    loss = network.add_gradients(ids, targets, 1.0)
-    weights = {n: w.numpy(dtype=np.float64) for n, w in network.model.weights.items()}
-
-    def run(changed):
-        taps = reference.forward(network.model.steps, {**weights, **changed}, ids[0])
-        return nll(taps[network.model.steps[-1].tap][:-1], targets[0, :-1])
-
-    assert loss == pytest.approx(run({}), rel=1e-5)
-    assert network.losses(ids, targets).sum() == pytest.approx(loss, rel=1e-6)
-    for tensor, gradient in network.gradients.items():
-        direction = np.random.default_rng(0).normal(size=gradient.shape)
-        size = 1e-5 * np.abs(weights[tensor]).mean()
-        ends = [run({tensor: weights[tensor] + sign * size * direction}) for sign in (1, -1)]
-        expected = (ends[0] - ends[1]) / (2 * size)
-        typical = np.linalg.norm(gradient) + 1e-3 * np.linalg.norm(network.flat)
-        assert abs((gradient * direction).sum() - expected) < 2e-5 * typical, tensor
+    gradients.check_network(network, network.gradients, 2e-5)
 
 
 @pytest.fixture(scope="module")

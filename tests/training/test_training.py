@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import tinyllm as tl
-from testkit import architectures
-from tinyllm import _core, reference
+from testkit import architectures, gradients
+from tinyllm import _core
 from tinyllm.training.checkpoint import read_state
 from tinyllm.training.data import Data, read_data, unigram_entropy
 from tinyllm.training.guards import Guards
@@ -27,37 +27,13 @@ SMALL = {"layers": 1, "width": 16, "heads": 2, "context": 8, "batch": 4, "steps"
 TEXT = "the cat sat on the mat; " * 40 + "\n"
 
 
-def nll(logits, targets):
-    x = logits - logits.max(axis=-1, keepdims=True)
-    return -(x - np.log(np.exp(x).sum(axis=-1, keepdims=True)))[np.arange(len(x)), targets].sum()
-
-
 @pytest.mark.sanitize
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gemma", "gpt2"])
 def test_derivatives_by_weights(name, tmp_path):
     path = architectures.random_model(tmp_path, name).path
     network = Network(Path(path).read_bytes(), threads=2)
-    ids = np.array([[5, 9, 3, 9]], np.int32)
-    targets = np.array([[9, 3, 9, -1]], np.int32)  # the last one is masked
-    loss = network.add_gradients(ids, targets, 1.0)
-    weights = {n: w.numpy(dtype=np.float64) for n, w in network.model.weights.items()}
-
-    def run(changed):
-        taps = reference.forward(network.model.steps, {**weights, **changed}, ids[0])
-        return nll(taps[network.model.steps[-1].tap][:-1], targets[0, :-1])
-
-    assert loss == pytest.approx(run({}), rel=1e-5)
-    assert network.losses(ids, targets).sum() == pytest.approx(loss, rel=1e-6)
-    chosen = [n for n in network.weights if not n.startswith("blk.1.")]
-    for tensor in chosen:
-        gradient = network.gradients[tensor].astype(np.float64)
-        direction = np.random.default_rng(0).normal(size=gradient.shape)
-        size = 1e-5 * np.abs(weights[tensor]).mean()
-        ends = [run({tensor: weights[tensor] + sign * size * direction}) for sign in (1, -1)]
-        expected = (ends[0] - ends[1]) / (2 * size)
-        # the bias of the keys changes nothing, so its gradient is rounding
-        typical = np.linalg.norm(gradient) + 1e-3 * np.linalg.norm(network.flat)
-        assert abs((gradient * direction).sum() - expected) < 1e-5 * typical, tensor
+    names = [n for n in network.weights if not n.startswith("blk.1.")]
+    gradients.check_network(network, names, 1e-5)
 
 
 @pytest.mark.sanitize
