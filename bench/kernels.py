@@ -57,6 +57,7 @@ def build_limits(directory):
     library = ctypes.CDLL(str(path))
     library.limit_read.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     library.limit_clock.argtypes = [ctypes.c_size_t]
+    library.limit_peak.restype = ctypes.c_double
     library.limit_fma.argtypes = [ctypes.c_size_t, ctypes.c_float, ctypes.c_float]
     library.limit_bytes.argtypes = [ctypes.c_size_t]
     library.limit_bytes.restype = ctypes.c_size_t

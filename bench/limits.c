@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <time.h>
 
 typedef float vec_f32 __attribute__((vector_size(32)));
 typedef int vec_i32 __attribute__((vector_size(32)));
@@ -56,6 +57,38 @@ float limit_fma(size_t n, float a, float b) {
 #pragma GCC unroll 12
     for (int j = 0; j < 12; j++) total += sum[j][0];
     return total;
+}
+
+#if defined(__AVX512F__)
+typedef float vec_wide __attribute__((vector_size(64)));
+#define IN_VECTOR "+v"
+#elif defined(__x86_64__)
+typedef vec_f32 vec_wide;
+#define IN_VECTOR "+x"
+#else
+typedef float vec_wide __attribute__((vector_size(16)));
+#define IN_VECTOR "+w"
+#endif
+
+/* Returns GFLOP/s of fused multiply-adds of the widest vectors in a loop of a fifth of a
+   millisecond. */
+double limit_peak(void) {
+    const size_t n = 20000, sums = 12;
+    vec_wide sum[12], x = 0.5f - (vec_wide){0}, y = 1.0f - (vec_wide){0};
+    struct timespec start, end;
+#pragma GCC unroll 12
+    for (int j = 0; j < 12; j++) sum[j] = (vec_wide){0};
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    for (size_t i = 0; i < n; i++) {
+#pragma GCC unroll 12
+        for (int j = 0; j < 12; j++) {
+            sum[j] = x * sum[j] + y;
+            __asm__ volatile("" : IN_VECTOR(sum[j]));
+        }
+    }
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    return (double)(n * sums * 2 * sizeof(vec_wide) / sizeof(float)) /
+           ((double)(end.tv_sec - start.tv_sec) * 1e9 + (double)(end.tv_nsec - start.tv_nsec));
 }
 
 #if defined(__x86_64__) && defined(__AVX2__)

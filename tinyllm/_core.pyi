@@ -195,6 +195,16 @@ def dropout(
     first: int = 0,
     threads: int = 1,
 ) -> None: ...
+def _product(
+    shape: tuple[int, int, int],
+    a: npt.NDArray[np.float32],
+    b: npt.NDArray[np.float32],
+    out: npt.NDArray[np.float32],
+    transpose: str = "NN",
+    add: bool = False,
+    isa: str | None = None,
+    repeats: int = 1,
+) -> float: ...
 def sum_squares(array: npt.NDArray[np.float32], /) -> float: ...
 def adamw(
     items: tuple[tuple[npt.NDArray[np.float32] | float, ...], ...],

@@ -1,6 +1,7 @@
 /* session.c - blocks of keys and values, and states, shared by reference count between forks. */
 #include "forward/session.h"
 
+#include "base/block_cache.h"
 #include "forward/device_session.h"
 
 #include <stdlib.h>
@@ -10,16 +11,16 @@ static void release(struct tl_block *b) {
     if (b == NULL || atomic_fetch_sub(&b->references, 1) > 1) return;
     tl_device_free(b->device, b->buffer);
     tl_mutex_destroy(&b->lock);
-    tl_free(b->data);
+    tl_block_cache_give(b->data, b->bytes);
     free(b);
 }
 
 static struct tl_block *block_new(const struct tl_cache *c) {
     struct tl_block *b = calloc(1, sizeof(*b));
-    float *data = tl_alloc(c->block_bytes);
+    float *data = tl_block_cache_take(c->block_bytes);
     if (b == NULL || data == NULL) {
         free(b);
-        tl_free(data);
+        tl_block_cache_give(data, c->block_bytes);
         return NULL;
     }
     // kernels may read positions before they are written; of a state, all of it is written
@@ -27,6 +28,7 @@ static struct tl_block *block_new(const struct tl_cache *c) {
     atomic_init(&b->references, 1);
     tl_mutex_init(&b->lock);
     b->in_data = true;
+    b->bytes = c->block_bytes;
     b->data = data;
     b->values = data + c->keys_bytes / sizeof(float);
     return b;

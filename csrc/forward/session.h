@@ -21,6 +21,7 @@ struct session_device; // forward/device_session.h
    moves, and written only while one session holds it. A state can have a copy on a device. */
 struct tl_block {
     atomic_int references;
+    size_t bytes;  // of data, which is from the block cache
     float *data;   // owns; the keys (kv_heads, TL_BLOCK / 16, key_size, 16), or the state
     float *values; // inside data, after the keys: (kv_heads, TL_BLOCK, value_stride)
 

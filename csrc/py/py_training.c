@@ -2,9 +2,13 @@
 #include "py/py_training.h"
 
 #include "base/fpu.h"
+#include "base/os.h"
 #include "kernels/kernels.h"
 #include "py/py_array.h"
+#include "training/gemm.h"
 #include "training/optimizer.h"
+
+#include <string.h>
 
 /* Arrays of an item of an optimizer: weights, gradient, and one or two moments. */
 #define MOST_ARRAYS 4
@@ -98,6 +102,81 @@ done:
     Py_XDECREF(logits);
     Py_XDECREF(targets);
     return losses;
+}
+
+PyDoc_STRVAR(product_doc,
+             "_product(shape, a, b, out, transpose='NN', add=False, isa=None, repeats=1)\n--\n\n"
+             "The product of training on one thread, for tests and benchmarks: of a (m, k) and\n"
+             "b (k, n), into or added to `out` (m, n), all float32; shape is (m, n, k). transpose\n"
+             "has a letter for a and one for b: T if it is given as its transpose. Returns the\n"
+             "seconds of the shortest of `repeats` runs.");
+
+static PyObject *product(PyObject *module, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"shape", "a", "b", "out", "transpose", "add", "isa", "repeats", NULL};
+    PyObject *given_a, *given_b, *out, *a = NULL, *b = NULL, *seconds = NULL;
+    const char *transpose = "NN", *isa = NULL;
+    const struct tl_kernels *k;
+    struct tl_error err;
+    struct tl_gemm g = {0};
+    size_t sizes[3];
+    Py_ssize_t m, n, depth;
+    float *scratch = NULL;
+    uint64_t best = UINT64_MAX;
+    int add = 0, repeats = 1;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "(nnn)OOO|spzi:_product", names, &m, &n, &depth,
+                                     &given_a, &given_b, &out, &transpose, &add, &isa, &repeats)) {
+        return NULL;
+    }
+    k = isa != NULL ? tl_kernels_find(isa) : tl_kernels_best(&err);
+    if (k == NULL && isa == NULL) return tlpy_raise(PyModule_GetState(module), &err);
+    if (k == NULL) {
+        return PyErr_Format(PyExc_ValueError, "isa is '%s'; expected one of kernel_sets()", isa);
+    }
+    a = tlpy_array_from(given_a, TLPY_F32);
+    b = a != NULL ? tlpy_array_from(given_b, TLPY_F32) : NULL;
+    if (b == NULL) goto done;
+    g.a = tlpy_array_read(a, &sizes[0]);
+    g.b = tlpy_array_read(b, &sizes[1]);
+    g.c = tlpy_array_data(out, TLPY_F32, "out", &sizes[2]);
+    if (g.c == NULL) goto done;
+    if (m < 1 || n < 1 || depth < 1 || sizes[0] / (size_t)depth != (size_t)m ||
+        sizes[1] / (size_t)depth != (size_t)n || sizes[2] / (size_t)n != (size_t)m ||
+        strlen(transpose) != 2) {
+        PyErr_Format(PyExc_ValueError,
+                     "arrays of %zu, %zu and %zu values and transpose '%s' for the shape (%zd, "
+                     "%zd, %zd)",
+                     sizes[0], sizes[1], sizes[2], transpose, m, n, depth);
+        goto done;
+    }
+    g.m = (size_t)m;
+    g.n = (size_t)n;
+    g.k = (size_t)depth;
+    g.a_row = transpose[0] == 'T' ? 1 : g.k;
+    g.a_col = transpose[0] == 'T' ? g.m : 1;
+    g.b_row = transpose[1] == 'T' ? 1 : g.n;
+    g.b_col = transpose[1] == 'T' ? g.k : 1;
+    g.c_row = g.n;
+    g.add = add;
+    scratch = tl_alloc(GEMM_SCRATCH * sizeof(float));
+    if (scratch == NULL) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    const uint64_t fpu = tl_fpu_enter();
+    for (int i = 0; i < repeats; i++) {
+        const uint64_t start = tl_clock_ns();
+        tl_gemm_serial(tl_gemm_find(k), &g, scratch);
+        best = TL_MIN(best, tl_clock_ns() - start);
+    }
+    tl_fpu_leave(fpu);
+    Py_END_ALLOW_THREADS
+    seconds = PyFloat_FromDouble((double)best * 1e-9);
+done:
+    tl_free(scratch);
+    Py_XDECREF(a);
+    Py_XDECREF(b);
+    return seconds;
 }
 
 PyDoc_STRVAR(squares_doc, "sum_squares($module, array, /)\n"
@@ -350,6 +429,7 @@ PyMethodDef tlpy_training_methods[] = {
     {"cross_entropy", (PyCFunction)(void (*)(void))cross_entropy, METH_VARARGS | METH_KEYWORDS,
      loss_doc},
     {"dropout", (PyCFunction)(void (*)(void))dropout, METH_VARARGS | METH_KEYWORDS, dropout_doc},
+    {"_product", (PyCFunction)(void (*)(void))product, METH_VARARGS | METH_KEYWORDS, product_doc},
     {"sum_squares", sum_squares, METH_O, squares_doc},
     {"adamw", (PyCFunction)(void (*)(void))adamw, METH_VARARGS | METH_KEYWORDS, adamw_doc},
     {"muon", (PyCFunction)(void (*)(void))muon, METH_VARARGS | METH_KEYWORDS, muon_doc},

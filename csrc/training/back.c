@@ -217,9 +217,14 @@ static void product_task(void *arg, size_t task, int thread) {
 
 int back_gemm(struct back *b, const struct tl_gemm *g) {
     struct product p = {b, g, 192, GEMM_COLUMNS, 0};
-    if (g->weights == NULL && g->n <= GEMM_COLUMNS) p.columns = g->n > 128 ? 128 : g->n;
+    const size_t across = (g->n + GEMM_COLUMNS - 1) / GEMM_COLUMNS;
+    const size_t wanted = (size_t)b->call->threads * 4; // so that no thread waits long for another
+    if (b->call->threads > 1 && (g->m + p.rows - 1) / p.rows * across < wanted) {
+        // every task packs B, so a few rows are no gain
+        p.rows = TL_MAX(g->m * across / wanted / 8 * 8, (size_t)32);
+    }
     p.down = (g->m + p.rows - 1) / p.rows;
-    return back_tasks(b, p.down * ((g->n + p.columns - 1) / p.columns), product_task, &p);
+    return back_tasks(b, p.down * across, product_task, &p);
 }
 
 /* Lists which gradients are of use: those that are wanted, and those that these depend on. */

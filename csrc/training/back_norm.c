@@ -112,10 +112,12 @@ static void norm_rows(struct back *b, const void *arg, size_t first, size_t last
 static void weight_columns(struct back *b, const void *arg, size_t first, size_t last) {
     const struct norm *a = arg;
     for (size_t i = 0; i < b->rows * a->vectors * a->n / a->weights; i++) {
-        for (size_t j = first; j < last; j++) {
-            const size_t at = i * a->weights + j, vector = at / a->n;
-            const float mean = a->means != NULL ? a->means[vector] : 0;
-            a->dx[j] += a->dy[at] * ((a->x[at] - mean) * a->scales[vector]);
+        const float *dy = a->dy + i * a->weights, *x = a->x + i * a->weights;
+        for (size_t j = first, end; j < last; j = end) { // the columns of one vector
+            const size_t vector = (i * a->weights + j) / a->n;
+            const float mean = a->means != NULL ? a->means[vector] : 0, scale = a->scales[vector];
+            end = TL_MIN(last, (vector + 1) * a->n - i * a->weights);
+            for (size_t k = j; k < end; k++) a->dx[k] += dy[k] * ((x[k] - mean) * scale);
         }
     }
 }

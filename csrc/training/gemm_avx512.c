@@ -8,7 +8,7 @@ TL_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 #include "kernels/simd/avx512.h"
 
 #define GEMM_ROWS 8
-#define GEMM_VECTORS 2
+#define GEMM_VECTORS 3
 #include "training/product_template.h"
 
 TL_GEMM(avx512)

@@ -36,6 +36,7 @@ TL_INLINE void v16_store(float *p, v16 x) {
     _mm256_storeu_ps(p, x.a);
     _mm256_storeu_ps(p + 8, x.b);
 }
+V16_PART_BY_COPY
 TL_INLINE v16 v16_set1(float x) {
     return (v16){_mm256_set1_ps(x), _mm256_set1_ps(x)};
 }

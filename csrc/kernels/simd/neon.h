@@ -48,6 +48,7 @@ TL_INLINE v16 v16_load(const float *p) {
 TL_INLINE void v16_store(float *p, v16 x) {
     for (int i = 0; i < 4; i++) vst1q_f32(p + 4 * i, x.v[i]);
 }
+V16_PART_BY_COPY
 TL_INLINE v16 v16_set1(float x) {
     V16_NEON(vdupq_n_f32(x));
 }

@@ -44,6 +44,7 @@ TL_INLINE v16 v16_load(const float *p) {
 TL_INLINE void v16_store(float *p, v16 x) {
     memcpy(p, x.v, sizeof(x.v));
 }
+V16_PART_BY_COPY
 TL_INLINE v16 v16_set1(float x) {
     V16_EACH(x);
 }

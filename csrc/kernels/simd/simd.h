@@ -44,6 +44,20 @@
 #include <math.h>
 #include <string.h>
 
+/* A load and a store of the first n < 16 lanes; the lanes beyond are zero. For a set without masks.
+ */
+#define V16_PART_BY_COPY                                                                           \
+    TL_INLINE v16 v16_load_part(const float *p, size_t n) {                                        \
+        float part[16] = {0};                                                                      \
+        memcpy(part, p, n * sizeof(float));                                                        \
+        return v16_load(part);                                                                     \
+    }                                                                                              \
+    TL_INLINE void v16_store_part(float *p, size_t n, v16 x) {                                     \
+        float part[16];                                                                            \
+        v16_store(part, x);                                                                        \
+        memcpy(p, part, n * sizeof(float));                                                        \
+    }
+
 /* Sixteen rows that are read together; the rows to be read next are `ahead` bytes after them. */
 struct rows {
     const uint8_t *at[16];

@@ -4,25 +4,12 @@
  * docs/numerics.md section 3 defines them.
  *
  * Needs:   simd/<set>.h
- * Defines: v16_load_part, v16_store_part, v16_exp, function_unary, function_gated
+ * Defines: v16_exp, function_unary, function_gated
  */
 
 #ifndef LONG_INLINE
 #define LONG_INLINE TL_INLINE
 #endif
-
-/* A partial load and store for the last n < 16 values; the lanes beyond are zero. */
-TL_INLINE v16 v16_load_part(const float *p, size_t n) {
-    float part[16] = {0};
-    memcpy(part, p, n * sizeof(float));
-    return v16_load(part);
-}
-
-TL_INLINE void v16_store_part(float *p, size_t n, v16 x) {
-    float part[16];
-    v16_store(part, x);
-    memcpy(p, part, n * sizeof(float));
-}
 
 /*
  * exp, error below 1 ulp; 0 below -86.6, inf above 88.72.
