@@ -51,6 +51,7 @@ KERNELS = (
     "selftest",
     "router",
     "recurrent",
+    "fast",
 )
 
 

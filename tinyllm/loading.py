@@ -118,8 +118,6 @@ def load(
     if device_layers is not None:
         ranged("device_layers", device_layers, 0)
     chosen = choose(device or os.environ.get("TINYLLM_DEVICE") or "cpu")
-    if chosen is not None and mode == "fast":
-        raise ValueError("mode is 'fast', and a device runs mode='exact' only")
     if threads is not None:
         ranged("threads", threads, 1, 256)
     if max_context is not None:

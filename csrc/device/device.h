@@ -109,6 +109,8 @@ int tl_queue_finish(struct tl_queue *q, struct tl_error *err);
 struct tl_program {
     unsigned files;
     char definitions[64];
+    const uint16_t *codes; // become an array `codes` before the files; it never changes; or NULL
+    size_t n_codes;
 };
 
 enum tl_source {
@@ -121,6 +123,7 @@ enum tl_source {
     TL_SOURCE_SELFTEST = 64,
     TL_SOURCE_ROUTER = 128,
     TL_SOURCE_RECURRENT = 256,
+    TL_SOURCE_FAST = 512, // after those of matmuls
 };
 
 /* An argument of a kernel; value NULL: that many bytes of local memory. */

@@ -34,8 +34,9 @@ struct tl_device {
     char *cache;       // owns; folder of compiled programs, or NULL
     char options[256]; // further options of the compiler
     struct tl_mutex lock;
-    size_t used;                  // bytes of all buffers
-    uint8_t types[TL_TYPE_COUNT]; // 0: not tested, 1: passed, 2: failed
+    size_t used; // bytes of all buffers
+    uint8_t types[2]
+                 [TL_TYPE_COUNT]; // of exact and of fast mode. 0: not tested, 1: passed, 2: failed
     struct tl_compiled *programs;
     size_t n_programs, capacity;
 };

@@ -1,6 +1,8 @@
 /* matmul.c - launches the kernels of matmul.cl. */
 #include "device/matmul.h"
 
+#include "types/grids.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,9 +11,11 @@
 #define MANY_TOKENS 4 // tokens that share the weights that are unpacked
 
 static const enum tl_type known[] = {
-    TL_TYPE_F32,  TL_TYPE_F16,    TL_TYPE_BF16,   TL_TYPE_Q4_0,  TL_TYPE_Q4_1, TL_TYPE_Q5_0,
-    TL_TYPE_Q5_1, TL_TYPE_Q8_0,   TL_TYPE_Q2_K,   TL_TYPE_Q3_K,  TL_TYPE_Q4_K, TL_TYPE_Q5_K,
-    TL_TYPE_Q6_K, TL_TYPE_IQ4_NL, TL_TYPE_IQ4_XS, TL_TYPE_MXFP4,
+    TL_TYPE_F32,   TL_TYPE_F16,    TL_TYPE_BF16,    TL_TYPE_Q4_0,   TL_TYPE_Q4_1,  TL_TYPE_Q5_0,
+    TL_TYPE_Q5_1,  TL_TYPE_Q8_0,   TL_TYPE_Q2_K,    TL_TYPE_Q3_K,   TL_TYPE_Q4_K,  TL_TYPE_Q5_K,
+    TL_TYPE_Q6_K,  TL_TYPE_IQ4_NL, TL_TYPE_IQ4_XS,  TL_TYPE_MXFP4,  TL_TYPE_Q8_1,  TL_TYPE_Q8_K,
+    TL_TYPE_IQ1_S, TL_TYPE_IQ1_M,  TL_TYPE_IQ2_XXS, TL_TYPE_IQ2_XS, TL_TYPE_IQ2_S, TL_TYPE_IQ3_XXS,
+    TL_TYPE_IQ3_S, TL_TYPE_TQ1_0,  TL_TYPE_TQ2_0,   TL_TYPE_Q1_0,   TL_TYPE_Q2_0,  TL_TYPE_NVFP4,
 };
 
 /* The number of a type that has a kernel, or -1. */
@@ -65,18 +69,47 @@ void tl_packed_free(struct tl_device *d, struct tl_packed *p) {
     memset(p, 0, sizeof(*p));
 }
 
+/* Of fast mode: an item for each block of 32. */
+static int pack_fast(struct tl_queue *q, const void *x, size_t cols, size_t chunks, size_t tokens,
+                     const struct tl_packed *packed, const struct tl_program *program,
+                     struct tl_error *err) {
+    const size_t blocks = chunks * 8, group = tl_device_group(tl_queue_device(q));
+    const int32_t numbers[2] = {(int32_t)cols, (int32_t)blocks};
+    const struct tl_argument arguments[] = {
+        TL_ARGUMENT(numbers[0]),
+        TL_ARGUMENT(numbers[1]),
+        tl_buffer_argument(x),
+        tl_buffer_argument(packed->words.buffer),
+        tl_buffer_argument(packed->sums.buffer),
+        tl_buffer_argument(packed->exponents.buffer),
+    };
+    return tl_queue_launch(
+        q,
+        &(struct tl_launch){.program = program,
+                            .kernel = "pack_fast",
+                            .arguments = arguments,
+                            .n_arguments = TL_ARRAY_LEN(arguments),
+                            .global = {(blocks + group - 1) / group * group, tokens, 1},
+                            .local = {group, 1, 1}},
+        err);
+}
+
 int tl_device_pack(struct tl_queue *q, const void *x, size_t cols, size_t tokens,
                    struct tl_packed *packed, struct tl_error *err) {
-    static const struct tl_program program = {
-        TL_SOURCE_ARITHMETIC | TL_SOURCE_FUNCTIONS | TL_SOURCE_OPS, ""};
+    static const struct tl_program program = {.files = TL_SOURCE_ARITHMETIC | TL_SOURCE_FUNCTIONS |
+                                                       TL_SOURCE_OPS};
     struct tl_device *d = tl_queue_device(q);
     const size_t chunks = (cols + TL_CHUNK - 1) / TL_CHUNK, n = chunks * tokens;
     const size_t group = tl_device_group(d);
     const int32_t numbers[2] = {(int32_t)cols, (int32_t)chunks};
-    int status = tl_device_room(d, &packed->words, n * TL_CHUNK * 4, "activations", err);
+    int status = tl_device_room(d, &packed->words, n * TL_CHUNK * (packed->fast ? 1 : 4),
+                                "activations", err);
     if (status == TL_OK) status = tl_device_room(d, &packed->sums, n * 16 * 4, "activations", err);
-    if (status == TL_OK) status = tl_device_room(d, &packed->exponents, n * 4, "activations", err);
+    if (status == TL_OK)
+        status =
+            tl_device_room(d, &packed->exponents, n * (packed->fast ? 32 : 4), "activations", err);
     if (status != TL_OK) return status;
+    if (packed->fast) return pack_fast(q, x, cols, chunks, tokens, packed, &program, err);
     const struct tl_argument arguments[] = {
         TL_ARGUMENT(numbers[0]),
         TL_ARGUMENT(numbers[1]),
@@ -167,7 +200,7 @@ static int launch_blocks(struct product *p, const struct tl_matrix_part *part,
     const size_t rows = p->pairs != NULL ? p->rows : part->rows;
     const size_t some = TL_MAX(group / TILE, (size_t)1), pieces = some * TILE * p->together;
     const int32_t n[7] = {(int32_t)rows,
-                          (int32_t)(m->cols / (size_t)m->type->items),
+                          (int32_t)(m->cols / (m->type->kind == TL_KIND_K ? TL_CHUNK : 32)),
                           (int32_t)m->row_bytes,
                           (int32_t)some,
                           (int32_t)p->tokens,
@@ -186,7 +219,7 @@ static int launch_blocks(struct product *p, const struct tl_matrix_part *part,
         tl_buffer_argument(p->y),
         TL_ARGUMENT(n[5]),
         TL_ARGUMENT(n[6]),
-        {pieces * 16, NULL},
+        {pieces * (p->packed->fast && m->type->kind != TL_KIND_K ? 64 : 16), NULL},
         {some * p->together * 8, NULL},
     };
     return launch_part(
@@ -195,12 +228,36 @@ static int launch_blocks(struct product *p, const struct tl_matrix_part *part,
         (size_t[3]){group, 1, 1}, err);
 }
 
+/* The grid of a type; NULL: it has none. */
+static const uint16_t *grid_of(int type, size_t *n) {
+    static const struct {
+        enum tl_type type;
+        const uint16_t *codes;
+        size_t n;
+    } grids[] = {
+        {TL_TYPE_IQ1_S, tl_codes_iq1, 2048},      {TL_TYPE_IQ1_M, tl_codes_iq1, 2048},
+        {TL_TYPE_IQ2_XXS, tl_codes_iq2_xxs, 256}, {TL_TYPE_IQ2_XS, tl_codes_iq2_xs, 512},
+        {TL_TYPE_IQ2_S, tl_codes_iq2_s, 1024},    {TL_TYPE_IQ3_XXS, tl_codes_iq3_xxs, 256},
+        {TL_TYPE_IQ3_S, tl_codes_iq3_s, 512},
+    };
+    for (size_t i = 0; i < TL_ARRAY_LEN(grids); i++) {
+        *n = grids[i].n;
+        if ((int)grids[i].type == type) return grids[i].codes;
+    }
+    *n = 0;
+    return NULL;
+}
+
 static int launch(struct product *p, struct tl_error *err) {
     const struct tl_type_info *type = p->m->shape.type;
     int status = TL_OK;
     p->program.files = TL_SOURCE_ARITHMETIC | TL_SOURCE_TYPES | TL_SOURCE_MATMUL;
-    snprintf(p->program.definitions, sizeof(p->program.definitions), "-DTYPE=%d -DTOKENS=%d%s",
-             number_of(type), (int)p->together, p->pairs != NULL ? " -DEXPERTS" : "");
+    const bool fast = p->packed->fast && type->kind != TL_KIND_FLOAT;
+    p->program.codes = grid_of(number_of(type), &p->program.n_codes);
+    snprintf(p->program.definitions, sizeof(p->program.definitions), "-DTYPE=%d -DTOKENS=%d%s%s",
+             number_of(type), (int)p->together, p->pairs != NULL ? " -DEXPERTS" : "",
+             fast ? " -DFAST" : "");
+    if (fast) p->program.files |= TL_SOURCE_FAST;
     for (size_t i = 0; i < p->m->n_parts && status == TL_OK; i++) {
         status = type->kind == TL_KIND_FLOAT ? launch_floats(p, &p->m->parts[i], err)
                                              : launch_blocks(p, &p->m->parts[i], err);
@@ -223,8 +280,8 @@ int tl_device_matmul(struct tl_queue *q, const struct tl_device_matrix *m, const
 
 int tl_device_sort_pairs(struct tl_queue *q, const void *ids, struct tl_device_pairs *pairs,
                          struct tl_error *err) {
-    static const struct tl_program program = {
-        TL_SOURCE_ARITHMETIC | TL_SOURCE_FUNCTIONS | TL_SOURCE_ROUTER, ""};
+    static const struct tl_program program = {.files = TL_SOURCE_ARITHMETIC | TL_SOURCE_FUNCTIONS |
+                                                       TL_SOURCE_ROUTER};
     struct tl_device *d = tl_queue_device(q);
     const size_t tokens = pairs->pairs / pairs->used, group = tl_device_group(d);
     const int32_t numbers[3] = {(int32_t)pairs->experts, (int32_t)pairs->used,

@@ -32,12 +32,14 @@ void tl_device_matrix_free(struct tl_device *d, struct tl_device_matrix *m);
 
 /* Activations as the matmuls of quantized types read them. All zeros: no memory yet. */
 struct tl_packed {
-    struct tl_room words, sums, exponents;
+    bool fast;                  // for fast mode
+    struct tl_room words, sums; // of fast mode: bytes
+    struct tl_room exponents;   // of fast mode: scales
 };
 
 void tl_packed_free(struct tl_device *d, struct tl_packed *p);
 
-/* Packs x (tokens, cols), for all types that are not floats. */
+/* Packs x (tokens, cols), for all types that are not floats and for the mode of packed->fast. */
 int tl_device_pack(struct tl_queue *q, const void *x, size_t cols, size_t tokens,
                    struct tl_packed *packed, struct tl_error *err);
 

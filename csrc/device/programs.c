@@ -43,9 +43,30 @@ static void options_of(const struct tl_device *d, const struct tl_program *p, ch
              d->options);
 }
 
-/* Lists the source files of a program; returns how many. */
-static uint32_t texts_of(const struct tl_program *p, const char **texts, size_t *sizes) {
-    uint32_t n = 0;
+#define MOST_TEXTS (TL_SOURCE_FILES + 1)
+
+/* The array of a program's codes as text, which free() frees; NULL without memory. */
+static char *array_of(const struct tl_program *p) {
+    const size_t room = 64 + 8 * p->n_codes;
+    char *text = malloc(room);
+    size_t at = 0;
+    if (text == NULL) return NULL;
+    text[0] = 0;
+    if (p->codes == NULL) return text;
+    at += (size_t)snprintf(text, room, "__constant ushort codes[%zu] = {", p->n_codes);
+    for (size_t i = 0; i < p->n_codes; i++) {
+        at += (size_t)snprintf(text + at, room - at, "%u,", (unsigned)p->codes[i]);
+    }
+    snprintf(text + at, room - at, "};\n");
+    return text;
+}
+
+/* Lists the texts of a program, the array first; returns how many. */
+static uint32_t texts_of(const struct tl_program *p, const char *array, const char **texts,
+                         size_t *sizes) {
+    uint32_t n = 1;
+    texts[0] = array;
+    sizes[0] = strlen(array);
     for (int i = 0; i < TL_SOURCE_FILES; i++) {
         if ((p->files >> i & 1) == 0) continue;
         texts[n] = (const char *)tl_source_files[i].text;
@@ -54,11 +75,11 @@ static uint32_t texts_of(const struct tl_program *p, const char **texts, size_t 
     return n;
 }
 
-static void key_of(const struct tl_device *d, const struct tl_program *p, const char *options,
-                   uint64_t key[2]) {
-    const char *texts[TL_SOURCE_FILES];
-    size_t sizes[TL_SOURCE_FILES];
-    const uint32_t n = texts_of(p, texts, sizes);
+static void key_of(const struct tl_device *d, const struct tl_program *p, const char *array,
+                   const char *options, uint64_t key[2]) {
+    const char *texts[MOST_TEXTS];
+    size_t sizes[MOST_TEXTS];
+    const uint32_t n = texts_of(p, array, texts, sizes);
     for (int i = 0; i < 2; i++) {
         const struct tl_hash_key *k = &name_keys[i];
         key[i] = tl_hash_bytes(k, d->facts.name, strlen(d->facts.name));
@@ -171,11 +192,11 @@ static int build_failed(const struct tl_device *d, cl_handle program, int code,
                    d->facts.name, code, tl_opencl_status(code), log);
 }
 
-static int compile(const struct tl_device *d, const struct tl_program *p, const char *options,
-                   cl_handle *out, struct tl_error *err) {
-    const char *texts[TL_SOURCE_FILES];
-    size_t sizes[TL_SOURCE_FILES];
-    const uint32_t n = texts_of(p, texts, sizes);
+static int compile(const struct tl_device *d, const struct tl_program *p, const char *array,
+                   const char *options, cl_handle *out, struct tl_error *err) {
+    const char *texts[MOST_TEXTS];
+    size_t sizes[MOST_TEXTS];
+    const uint32_t n = texts_of(p, array, texts, sizes);
     int32_t code = 0;
     cl_handle program = d->cl->clCreateProgramWithSource(d->context, n, texts, sizes, &code);
     if (program == NULL) return tl_device_fail(d, "clCreateProgramWithSource", code, err);
@@ -189,13 +210,31 @@ static int compile(const struct tl_device *d, const struct tl_program *p, const 
     return TL_OK;
 }
 
+/* Loads or compiles a program. */
+static int make_program(const struct tl_device *d, const struct tl_program *p, cl_handle *out,
+                        struct tl_error *err) {
+    char options[OPTIONS_ROOM];
+    char *array = array_of(p);
+    uint64_t key[2];
+    int status = TL_OK;
+    if (array == NULL) return tl_fail(err, TL_ENOMEM, "no memory for a program");
+    options_of(d, p, options);
+    key_of(d, p, array, options, key);
+    *out = d->cache != NULL ? load(d, key, options) : NULL;
+    if (*out == NULL) {
+        status = compile(d, p, array, options, out, err);
+        if (status == TL_OK && d->cache != NULL) write_binary(d, key, *out);
+    }
+    free(array);
+    return status;
+}
+
 /* Finds or makes the program; the caller holds the lock. */
 static int find_program(struct tl_device *d, const struct tl_program *p, struct tl_compiled **out,
                         struct tl_error *err) {
-    char options[OPTIONS_ROOM];
-    uint64_t key[2];
-    cl_handle handle = NULL;
+    cl_handle handle;
     void *programs = d->programs;
+    int status;
     for (size_t i = 0; i < d->n_programs; i++) {
         *out = &d->programs[i];
         if ((*out)->what.files == p->files &&
@@ -207,14 +246,8 @@ static int find_program(struct tl_device *d, const struct tl_program *p, struct 
         return tl_fail(err, TL_ENOMEM, "no memory for a program");
     }
     d->programs = programs;
-    options_of(d, p, options);
-    key_of(d, p, options, key);
-    if (d->cache != NULL) handle = load(d, key, options);
-    if (handle == NULL) {
-        const int status = compile(d, p, options, &handle, err);
-        if (status != TL_OK) return status;
-        if (d->cache != NULL) write_binary(d, key, handle);
-    }
+    status = make_program(d, p, &handle, err);
+    if (status != TL_OK) return status;
     *out = &d->programs[d->n_programs++];
     memset(*out, 0, sizeof(**out));
     (*out)->what = *p;

@@ -19,13 +19,13 @@ struct tl_selftest {
 /* Tests the device at its level. An error means that it could not be tested. */
 int tl_selftest_run(struct tl_device *d, struct tl_selftest *out, struct tl_error *err);
 
-/* Tests the matmul of one type that tl_device_knows_type. */
-int tl_selftest_type(struct tl_device *d, const struct tl_type_info *type, struct tl_selftest *out,
-                     struct tl_error *err);
+/* Tests the matmul of one type that tl_device_knows_type, in exact mode or in fast mode. */
+int tl_selftest_type(struct tl_device *d, const struct tl_type_info *type, bool fast,
+                     struct tl_selftest *out, struct tl_error *err);
 
 /* Whether the device can multiply matrices of a type: there is a kernel, and it passed its test,
    which runs when a type is asked for first. */
-int tl_device_runs_type(struct tl_device *d, const struct tl_type_info *type, bool *runs,
+int tl_device_runs_type(struct tl_device *d, const struct tl_type_info *type, bool fast, bool *runs,
                         struct tl_error *err);
 
 /*

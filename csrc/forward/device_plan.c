@@ -15,7 +15,8 @@ static int can_run(const struct tl_plan *p, const struct tl_step *s,
            (layers == SIZE_MAX || s->layer < (int)TL_MIN(layers, p->layers)) &&
            (options->device_steps == NULL || options->device_steps[s - p->steps] != 0);
     if (!*can || s->matrix.type == NULL) return TL_OK;
-    return tl_device_runs_type(options->device, s->matrix.type, can, err);
+    return tl_device_runs_type(options->device, s->matrix.type,
+                               options->fast && s->matrix.type->kind != TL_KIND_FLOAT, can, err);
 }
 
 /* How many matrices a step of experts or head_linear has. */
@@ -119,6 +120,7 @@ int device_plan_new(const struct tl_plan *p, const struct tl_plan_options *optio
     *out = NULL;
     if (d == NULL) return tl_fail(err, TL_ENOMEM, "no memory for a plan");
     d->device = options->device;
+    d->fast = options->fast;
     d->n_steps = p->n;
     d->steps = calloc(p->n, sizeof(*d->steps));
     d->matrices = calloc(p->n, sizeof(*d->matrices));

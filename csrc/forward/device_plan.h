@@ -20,6 +20,7 @@ struct device_step {
 struct tl_plan_device {
     struct tl_device *device; // borrows
     struct tl_queue *queue;   // that copied the weights
+    bool fast;                // fast mode
     struct device_step *steps;
     size_t n_steps;
     struct tl_device_matrix *matrices; // owns; those that several steps read are there once

@@ -25,6 +25,8 @@ struct device_run {
     struct place *places; // owns; (steps)
     bool reading;         // copies to the host are under way
     double queued;        // multiplications since the queue was last waited for
+    uint64_t waited;      // when that was
+    uint64_t polled;      // when the caller was last asked
 };
 
 /* Begins a call, if its plan has a device; r->device is NULL otherwise. */

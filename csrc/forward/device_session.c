@@ -38,6 +38,7 @@ int session_device_of(struct tl_session *s, struct session_device **out, struct 
     d = calloc(1, sizeof(*d));
     if (d == NULL) return tl_fail(err, TL_ENOMEM, "no memory for a session");
     d->device = p->device->device;
+    d->packed.fast = p->device->fast;
     d->n_caches = p->n_caches;
     d->n_slots = p->n_slots;
     d->n_gathered = p->n;

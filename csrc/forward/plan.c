@@ -22,9 +22,6 @@ static int check_options(const struct tl_plan_options *o, size_t n, struct tl_er
         return tl_fail(err, TL_EARG, "max_context is %zu; expected 1 to %zu", o->max_context,
                        MAX_CONTEXT);
     }
-    if (o->fast && o->device != NULL) {
-        return tl_fail(err, TL_EARG, "fast mode does not run on a device; expected exact mode");
-    }
     if (n < 1 || n > MAX_STEPS) {
         return tl_fail(err, TL_EARG, "there are %zu steps; expected 1 to %d", n, MAX_STEPS);
     }

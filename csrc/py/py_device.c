@@ -126,7 +126,7 @@ static void device_dealloc(PyObject *self) {
 }
 
 PyDoc_STRVAR(device_test_doc,
-             "test($self, type=None, /)\n"
+             "test($self, type=None, fast=False, /)\n"
              "--\n"
              "\n"
              "Compare the device with the CPU again: (results, how many differ, the first that\n"
@@ -136,6 +136,8 @@ PyDoc_STRVAR(device_test_doc,
              "----------\n"
              "type : int, optional\n"
              "    The number of a tensor type in ggml: only its matmul is tested.\n"
+             "fast : bool\n"
+             "    Test the matmul of fast mode.\n"
              "\n"
              "Raises\n"
              "------\n"
@@ -150,8 +152,8 @@ static PyObject *device_test(PyObject *op, PyObject *args) {
     struct tl_selftest result = {0};
     struct tl_error err;
     PyObject *number = Py_None;
-    int status;
-    if (!PyArg_ParseTuple(args, "|O:test", &number)) return NULL;
+    int status, fast = 0;
+    if (!PyArg_ParseTuple(args, "|Op:test", &number, &fast)) return NULL;
     if (number != Py_None) {
         const unsigned long id = PyLong_AsUnsignedLong(number);
         if (PyErr_Occurred()) return NULL;
@@ -163,8 +165,8 @@ static PyObject *device_test(PyObject *op, PyObject *args) {
     }
     Py_BEGIN_ALLOW_THREADS
     const uint64_t fpu = tl_fpu_enter();
-    status =
-        type != NULL ? tl_selftest_type(d, type, &result, &err) : tl_selftest_run(d, &result, &err);
+    status = type != NULL ? tl_selftest_type(d, type, fast != 0, &result, &err)
+                          : tl_selftest_run(d, &result, &err);
     tl_fpu_leave(fpu);
     Py_END_ALLOW_THREADS
     if (status != TL_OK) return tlpy_raise(tlpy_state_of(op), &err);

@@ -58,7 +58,7 @@ PyDoc_STRVAR(
     "MemoryError\n"
     "    The device has no memory for the weights.\n"
     "ValueError\n"
-    "    Anything else in a step is wrong, or `fast` with a device.\n"
+    "    Anything else in a step is wrong.\n"
     "\n"
     "Examples\n"
     "--------\n"

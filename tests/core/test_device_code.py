@@ -43,13 +43,15 @@ FILES = [
     ("arithmetic", "functions", "router"),
     ("arithmetic", "functions", "recurrent"),
     ("arithmetic", "types", "matmul"),
+    ("arithmetic", "types", "matmul", "fast"),
 ]
 
 
 @pytest.mark.parametrize("files", FILES, ids=lambda files: files[-1])
 def test_nothing_may_be_contracted_for_nvidia(files, tmp_path):
     """The assembler of NVIDIA may contract what has no .rn."""
-    options = ("-DTYPE=3", "-DTOKENS=4", "-DTL_FLOAT64", "-DTL_DIVIDE")
+    options = ("-DTYPE=3", "-DTOKENS=4", "-DEXPERTS", "-DTL_FLOAT64", "-DTL_DIVIDE")
+    options += ("-DFAST",) if files[-1] == "fast" else ()
     code = assembly(tmp_path, files, *NVIDIA, *options, "-cl-fp32-correctly-rounded-divide-sqrt")
     found = re.findall(r"\b(?:add|sub|mul|fma|mad|div|sqrt|rcp)[a-z.]*\.f(?:32|64)\b", code)
     assert len(found) > 1

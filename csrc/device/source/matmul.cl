@@ -56,17 +56,20 @@ work find_work(EXPERT_ARGUMENTS int rows, int tokens) {
 #ifdef BYTES // a quantized type
 
 #ifdef K_TYPE
-#define PER_CHUNK 1 // blocks
+#define PER_CHUNK 1 // scales
+#define CHUNK_BYTES BYTES
 typedef long part;  // T and M of a chunk
 #else
 #define PER_CHUNK 8
-#if TYPE == TYPE_MXFP4
+#define CHUNK_BYTES (8 / PARTS * BYTES)
+#if TYPE == TYPE_MXFP4 || TYPE == TYPE_NVFP4
 typedef ulong part; // u, the bits of a float64
 #else
 typedef uint part; // u, the bits of a float32
 #endif
 #endif
 
+#ifndef FAST
 long whole(int high, int low) { return (long)high * 4096 + low; }
 
 /* sum of q X, over the 16 values of group g */
@@ -101,24 +104,28 @@ void chunk_parts(bytes p, const work *w, __global const short2 *words, __global 
     for (int t = 0; t < TOKENS; t++) products[t] = whole(high[t], low[t]);
 }
 #else
-void chunk_parts(bytes p, const work *w, __global const short2 *words, __global const int *sums,
-                 int stride, int blocks, part *u) {
-#if TYPE == TYPE_MXFP4
-    for (int t = 0; t < TOKENS; t++) u[t] = r_to_bits(R0);
-#else
-    for (int t = 0; t < TOKENS; t++) u[t] = 0;
-#endif
-    for (int b = 0; b < blocks; b++, p += BYTES) {
+void chunk_parts(bytes chunk, const work *w, __global const short2 *words,
+                 __global const int *sums, int stride, int blocks, part *u) {
+    for (int t = 0; t < TOKENS; t++) u[t] = 0; // the bits of +0
+    for (int b = 0; b < blocks; b++) {
+        bytes p = chunk + b / PARTS * BYTES;
         int high[TOKENS], low[TOKENS];
         for (int t = 0; t < TOKENS; t++) high[t] = low[t] = 0;
         for (int g = 0; g < 2; g++) {
             int q[16], scale, min;
-            unpack_16(p, g, q, &scale, &min);
+            unpack_16(p, b % PARTS * 2 + g, q, &scale, &min);
             for (int t = 0; t < TOKENS; t++) {
                 if (t >= w->n) break;
                 DOT(q, words + w->x[t] * stride + 32 * b + 16 * g, high[t], low[t])
+#if TYPE == TYPE_NVFP4
+                const real d = r_mul(r_long(units_of(p, b % PARTS * 2 + g)),
+                                     r_bits(0x3f50000000000000UL)); // 2^-10
+                u[t] = r_to_bits(r_fma(r_long(whole(high[t], low[t])), d, r_bits(u[t])));
+                high[t] = low[t] = 0;
+#endif
             }
         }
+#if TYPE != TYPE_NVFP4
         for (int t = 0; t < TOKENS; t++) {
             if (t >= w->n) break;
 #if TYPE == TYPE_MXFP4
@@ -134,6 +141,7 @@ void chunk_parts(bytes p, const work *w, __global const short2 *words, __global 
             u[t] = as_uint(sum);
 #endif
         }
+#endif
     }
 }
 #endif
@@ -162,7 +170,7 @@ __kernel void matmul(EXPERT_ARGUMENTS int rows, int blocks, int row_bytes, int g
             const int row = i / n, c = first + i % n;
             const long at = w.row + row0 + row;
             __global const uchar *p =
-                weights + (size_t)at * row_bytes + (size_t)c * (PER_CHUNK * BYTES);
+                weights + (size_t)at * row_bytes + (size_t)c * CHUNK_BYTES;
             __local part *to = parts + (row * TILE + (c - first)) * TOKENS;
             if (at < 0 || at >= w.end) continue; // another buffer has the row
 #ifdef K_TYPE
@@ -194,13 +202,13 @@ __kernel void matmul(EXPERT_ARGUMENTS int rows, int blocks, int row_bytes, int g
 #ifdef K_TYPE
                 __global const uchar *p =
                     weights + (size_t)at * row_bytes + (size_t)c * BYTES;
-                const real d = r_float(f_half(load_16(p + D)));
+                const real d = r_float(SCALE(p));
                 sum = r_fma(r_mul(d, dx), r_long(from[0]), sum);
 #ifdef DMIN
                 const real dmin = r_float(f_half(load_16(p + DMIN)));
                 sum = r_fma(r_neg(r_mul(dmin, dx)), r_long(from[group_rows * TILE * TOKENS]), sum);
 #endif
-#elif TYPE == TYPE_MXFP4
+#elif TYPE == TYPE_MXFP4 || TYPE == TYPE_NVFP4
                 sum = r_fma(r_bits(from[0]), dx, sum);
 #else
                 sum = r_fma(r_float(as_float(from[0])), dx, sum);
@@ -214,6 +222,8 @@ __kernel void matmul(EXPERT_ARGUMENTS int rows, int blocks, int row_bytes, int g
         barrier(CLK_LOCAL_MEM_FENCE);
     }
 }
+
+#endif // FAST
 
 #else // a float type
 

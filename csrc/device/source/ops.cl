@@ -46,6 +46,57 @@ __kernel void pack(int cols, int chunks, __global const uint *x, __global short2
     if (lane == 0) exponents[at] = e;
 }
 
+/* Rounds to an integer, ties to even; |x| < 2^22. */
+float f_round(float x) { return f_sub(f_add(x, 12582912.0f), 12582912.0f); }
+
+/*
+ * Packs the activations (tokens, cols) for the matmuls of fast mode; fast.cl says how. An item
+ * rounds a block of 32. global: (blocks, tokens)
+ */
+__kernel void pack_fast(int cols, int blocks, __global const float *x, __global char *X,
+                        __global int *sums, __global float *scales) {
+    const int block = (int)get_global_id(0);
+    const size_t token = get_global_id(1), at = token * blocks + block;
+    float values[32], factor = 0.0f, least = INFINITY, square[2], rest[2], all;
+    uint largest = 0;
+    if (block >= blocks) return;
+    for (int k = 0; k < 32; k++) {
+        values[k] = 32 * block + k < cols ? x[token * cols + 32 * block + k] : 0.0f;
+        largest = max(largest, as_uint(values[k]) & 0x7fffffffu);
+    }
+    // a block that is not finite, or all below 2^-100, becomes zeros
+    const bool finite = largest < 0x7f800000u, zeros = largest < 0x0d800000u || !finite;
+    for (int limit = 127; limit > 119 && !zeros; limit--) {
+        const float f = f_mul(f_div(128.0f, as_float(largest)), f_mul(f_long(limit), 0x1p-7f));
+        float error[2] = {0.0f, 0.0f};
+        for (int k = 0; k < 32; k++) {
+            const float scaled = f_mul(values[k], f), e = f_sub(scaled, f_round(scaled));
+            error[k / 16] = f_fma(e, e, error[k / 16]);
+        }
+        all = f_mul(f_add(error[0], error[1]), f_div(16129.0f, f_long(limit * limit)));
+        if (f_less(all, least)) {
+            least = all;
+            factor = f;
+        }
+    }
+    for (int g = 0; g < 2; g++) {
+        int sum = 0;
+        square[g] = rest[g] = 0.0f;
+        for (int k = 16 * g; k < 16 * g + 16; k++) {
+            const float scaled = zeros ? 0.0f : f_mul(values[k], factor), q = f_round(scaled);
+            square[g] = f_fma(q, q, square[g]);
+            rest[g] = f_fma(f_sub(scaled, q), q, rest[g]);
+            X[at * 32 + k] = (char)(int)q;
+            sum += (int)q;
+        }
+        sums[at * 2 + g] = sum;
+    }
+    // the scale with the least squared error for these integers
+    all = f_add(square[0], square[1]);
+    all = f_div(f_add(all, f_add(rest[0], rest[1])), f_mul(all, factor));
+    scales[at] = !finite ? NAN : zeros ? 0.0f : all;
+}
+
 /* ---- each value from values at the same place ---- */
 
 __kernel void add(ulong n, __global const float *a, __global const float *b, __global float *y) {
