@@ -162,6 +162,7 @@ def loads(hub, *names, **environment):
         check=True,
         timeout=120,
     )
+    assert "Retrying" not in done.stderr  # the library would wait half a minute for a server
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -215,8 +216,11 @@ def test_cache_offline_and_without_a_server(hub):
     assert offline[1][0] == "FileNotFoundError"
     assert offline[2][0] in ("OSError", "FileNotFoundError")
     assert not Hub.requests
-    gone = loads(hub, name, HF_ENDPOINT="http://127.0.0.1:9")
-    assert gone[0][0] == path
+    names = name, f"hf:owner/many/{os.path.basename(path)}", "hf:owner/many/other.gguf"
+    gone = loads(hub, *names, HF_ENDPOINT="http://127.0.0.1:9")
+    assert [gone[0][0], gone[1][0]] == [path, path]
+    assert gone[2][0] == "OSError"
+    assert "Connection refused" in gone[2][1]
 
 
 def test_an_interrupted_download_resumes(hub):

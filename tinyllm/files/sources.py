@@ -88,25 +88,37 @@ def _hub(name: str, rest: str) -> str:
     repo, file = match["repo"], match["file"]
     revision = match["revision"] and unquote(match["revision"])
     try:
+        files, problem = _hub_files(hub, repo, revision)
         if file is None:
-            file = _choose(name, _hub_files(hub, repo, revision), match["choice"])
-        parts = [hub.hf_hub_download(repo, part, revision=revision) for part in _parts(file)]
+            file = _choose(name, files, match["choice"])
+        elif problem is not None and file not in files:
+            raise problem
+        # without a server the library would try again for half a minute, and then take the cache
+        offline = problem is not None
+        parts = [
+            hub.hf_hub_download(repo, part, revision=revision, local_files_only=offline)
+            for part in _parts(file)
+        ]
     except Exception as error:
         raise _hub_error(hub, name, error) from error
     return str(parts[0])
 
 
-def _hub_files(hub: Any, repo: str, revision: str | None) -> list[str]:
-    """Return the files of a repository, or those in the cache if the server cannot be reached."""
+def _hub_files(hub: Any, repo: str, revision: str | None) -> tuple[list[str], Exception | None]:
+    """Return the files of a repository.
+
+    If the server cannot be reached, those in the cache, and what went wrong.
+    """
     try:
-        return list(hub.HfApi().list_repo_files(repo, revision=revision))
+        info = hub.HfApi().model_info(repo, revision=revision)
+        return [file.rfilename for file in info.siblings or ()], None
     except hub.errors.HfHubHTTPError:
         raise  # an answer of the server
-    except Exception:
+    except Exception as error:
         found = _cached_files(hub, repo, revision)
         if not found:
             raise
-        return found
+        return found, error
 
 
 def _cached_files(hub: Any, repo: str, revision: str | None) -> list[str]:
