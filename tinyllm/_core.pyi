@@ -267,8 +267,8 @@ class Automaton:
     def mask(self, state: int, /) -> npt.NDArray[np.bool_]: ...
 
 def build_grammar(
-    rules: dict[str, Any], classes: tuple[type, ...], max_nodes: int, /
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], int, list[str | int]]: ...
+    rules: dict[str, Any], classes: tuple[type, ...], max_nodes: int, check: bool, /
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], int, list[str | int]] | set[str]: ...
 
 @final
 class Lookup:

@@ -273,7 +273,7 @@ static PyObject *program_of(const struct tl_program *p, PyObject *tokens) {
 }
 
 PyDoc_STRVAR(build_grammar_doc,
-             "build_grammar(rules, classes, max_nodes, /)\n"
+             "build_grammar(rules, classes, max_nodes, check, /)\n"
              "--\n"
              "\n"
              "The program of some rules, for tinyllm.grammar.automaton.\n"
@@ -285,6 +285,8 @@ PyDoc_STRVAR(build_grammar_doc,
              "classes : tuple of type\n"
              "    Text, Chars, Seq, Alt, Repeat, Ref, Machine and Token of tinyllm.grammar.expr.\n"
              "max_nodes : int\n"
+             "check : bool\n"
+             "    Whether parts that match no text, and left recursion, are not accepted.\n"
              "\n"
              "Returns\n"
              "-------\n"
@@ -295,6 +297,8 @@ PyDoc_STRVAR(build_grammar_doc,
              "    The node where the program starts.\n"
              "tokens : list of (str or int)\n"
              "    The tokens that the rules name.\n"
+             "    Instead of all this, what is not accepted gives the set of the rules that match\n"
+             "    some text.\n"
              "\n"
              "Raises\n"
              "------\n"
@@ -304,14 +308,16 @@ PyDoc_STRVAR(build_grammar_doc,
 
 static PyObject *build_grammar(PyObject *module, PyObject *args) {
     struct reader r = {.st = PyModule_GetState(module)};
-    PyObject *rules, *name, *expr, *out = NULL;
+    PyObject *rules, *name, *expr, *exprs = NULL, *out = NULL;
     struct tl_program program;
     struct tl_error err;
     Py_ssize_t max_nodes, at = 0;
     size_t failed = 0, rule = 0;
-    int status;
-    if (!PyArg_ParseTuple(args, "O!O!n", &PyDict_Type, &rules, &PyTuple_Type, &r.classes,
-                          &max_nodes)) {
+    uint8_t *ends = NULL;
+    bool fine = true;
+    int status = TL_OK, check;
+    if (!PyArg_ParseTuple(args, "O!O!np", &PyDict_Type, &rules, &PyTuple_Type, &r.classes,
+                          &max_nodes, &check)) {
         return NULL;
     }
     if (PyTuple_GET_SIZE(r.classes) != TL_EXPR_KINDS || max_nodes < 1) {
@@ -333,15 +339,32 @@ static PyObject *build_grammar(PyObject *module, PyObject *args) {
         Py_XDECREF(number);
         if (!ok) goto done;
     }
-    for (at = 0; PyDict_Next(rules, &at, &name, &expr); rule++) {
+    exprs = PyDict_Values(rules);
+    if (exprs == NULL) goto done;
+    // a rule often refers to later ones, and the check is fast if those were read before
+    for (rule = (size_t)PyList_GET_SIZE(exprs); rule > 0; rule--) {
         int32_t number;
-        if (!read_expr(&r, expr, &number)) goto done;
-        if (tl_grammar_set_rule(r.grammar, rule, (uint32_t)number, &err) < 0) {
+        if (!read_expr(&r, PyList_GET_ITEM(exprs, (Py_ssize_t)rule - 1), &number)) goto done;
+        if (tl_grammar_set_rule(r.grammar, rule - 1, (uint32_t)number, &err) < 0) {
             tlpy_raise(r.st, &err);
             goto done;
         }
     }
-    status = tl_grammar_build(r.grammar, 0, (size_t)max_nodes, &program, &failed, &err);
+    ends = PyMem_Calloc(PyList_GET_SIZE(exprs) + 1, 1);
+    if (ends == NULL) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    if (check) status = tl_grammar_check(r.grammar, ends, &fine, &err);
+    if (status == TL_OK && !fine) {
+        out = PySet_New(NULL);
+        for (at = 0, rule = 0; out != NULL && PyDict_Next(rules, &at, &name, &expr); rule++) {
+            if (ends[rule] && PySet_Add(out, name) < 0) Py_CLEAR(out);
+        }
+        goto done;
+    }
+    if (status == TL_OK)
+        status = tl_grammar_build(r.grammar, 0, (size_t)max_nodes, &program, &failed, &err);
     if (status == TL_ENOSUP) {
         for (at = 0, rule = 0; PyDict_Next(rules, &at, &name, &expr) && rule < failed;) rule++;
         PyErr_Format(PyExc_ValueError,
@@ -355,7 +378,9 @@ static PyObject *build_grammar(PyObject *module, PyObject *args) {
     }
 done:
     tl_grammar_free(r.grammar);
+    PyMem_Free(ends);
     tl_free(r.parts);
+    Py_XDECREF(exprs);
     Py_XDECREF(r.numbers);
     Py_XDECREF(r.tokens);
     Py_XDECREF(r.known);

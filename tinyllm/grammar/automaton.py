@@ -40,6 +40,7 @@ __all__ = [
     "accepts",
     "advance",
     "build",
+    "build_fine",
 ]
 
 BYTE, SPLIT, CALL, END, TOKEN = range(5)
@@ -110,8 +111,27 @@ def build(rules: Rules) -> Program:
     ValueError
         If it would have more than `MAX_NODES` nodes; the message names the rule.
     """
+    program = _built(rules, False)
+    if isinstance(program, set):
+        raise RuntimeError("the core has refused rules without a check")
+    return program
+
+
+def build_fine(rules: Rules) -> Program | set[str]:
+    """Return the program of rules if all their parts match some text, without left recursion.
+
+    Otherwise return the names of the rules that match some text. `tinyllm.grammar.expr.prune` and
+    `check` do the rest.
+    """
+    return _built(rules, True)
+
+
+def _built(rules: Rules, check: bool) -> Program | set[str]:
     classes = (Text, Chars, Seq, Alt, Repeat, Ref, Machine, Token)
-    nodes, owners, root, tokens = _core.build_grammar(dict(rules), classes, MAX_NODES)
+    built = _core.build_grammar(dict(rules), classes, MAX_NODES, check)
+    if isinstance(built, set):
+        return built
+    nodes, owners, root, tokens = built
     return Program(nodes, root, list(rules), owners, tokens)
 
 

@@ -6,7 +6,7 @@ build the expressions; `automaton` compiles them to an automaton over bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -27,6 +27,7 @@ __all__ = [
     "digit_ranges",
     "optional",
     "prune",
+    "reachable",
     "to_gbnf",
 ]
 
@@ -212,6 +213,25 @@ def alive(edges: Sequence[Iterable[int]], ends: Iterable[int]) -> set[int]:
     return found
 
 
+def reachable(rules: Rules, root: str) -> dict[str, Expr]:
+    """Return the rules that the root reaches, the root first.
+
+    Raises ValueError if one of them is missing.
+    """
+    if root not in rules:
+        raise ValueError(f"the grammar has no rule {root!r}; expected this rule as the start")
+    found: dict[str, Expr] = {}
+    waiting = [(root, root)]
+    while waiting:
+        user, name = waiting.pop()
+        if name not in rules:
+            raise ValueError(f"rule {user!r} refers to {name!r}, which is not defined")
+        if name not in found:
+            found[name] = rules[name]
+            waiting += [(name, other) for other in references(rules[name])]
+    return found
+
+
 def check(rules: Rules, root: str) -> dict[str, Expr]:
     """Return the rules that the root reaches, after a check that they can be used.
 
@@ -230,17 +250,7 @@ def check(rules: Rules, root: str) -> dict[str, Expr]:
     ValueError
         If a rule is missing, is left-recursive, can never end, or matches no text.
     """
-    if root not in rules:
-        raise ValueError(f"the grammar has no rule {root!r}; expected this rule as the start")
-    found: dict[str, Expr] = {}
-    waiting = [(root, root)]
-    while waiting:
-        user, name = waiting.pop()
-        if name not in rules:
-            raise ValueError(f"rule {user!r} refers to {name!r}, which is not defined")
-        if name not in found:
-            found[name] = rules[name]
-            waiting += [(name, other) for other in references(rules[name])]
+    found = reachable(rules, root)
     _check_left(found)
     _check_ends(found)
     return found
@@ -394,20 +404,20 @@ def _check_left(rules: Rules) -> None:
                 ways.append(first(rules[name]))
 
 
-def prune(rules: Rules, root: str) -> dict[str, Expr]:
+def prune(rules: Rules, ends: Set[str]) -> dict[str, Expr]:
     """Return the rules without the alternatives and optional parts that match no text.
 
     Parameters
     ----------
     rules : mapping of str to Expr
-    root : str
+    ends : set of str
+        The rules that match some text.
 
     Returns
     -------
     dict
-        The rules that are left; without the root if it matches no text.
+        The rules that are left.
     """
-    ends = _fixpoint(rules, "ends")
 
     def kept(expr: Expr) -> Expr | None:
         if isinstance(expr, Ref):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+import marshal
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, TypeAlias
 
 from . import regex
+from .document import MAPPING
 from .expr import Expr
 from .language import matches
 
@@ -23,6 +25,7 @@ __all__ = [
     "Tuple",
     "all_of",
     "canonical",
+    "key_of",
     "kind_of",
     "merge",
     "nothing",
@@ -39,6 +42,14 @@ TYPES = {kind: frozenset((kind,)) for kind in ALL - {"fraction"}} | {"number": N
 Limit: TypeAlias = tuple[Decimal, bool]
 
 
+def key_of(schema: Any) -> bytes | str:
+    """Return what is equal for schemas that are written alike."""
+    try:
+        return marshal.dumps(schema, 0)
+    except ValueError:  # it has a mapping that is not a dict
+        return json.dumps(schema)
+
+
 def canonical(value: Any) -> str:
     """Return a text that is equal for equal JSON values: 1 and 1.0 are equal, 1 and true not."""
 
@@ -47,7 +58,7 @@ def canonical(value: Any) -> str:
             return int(v)
         if isinstance(v, list | tuple):
             return [plain(item) for item in v]
-        return {k: plain(item) for k, item in v.items()} if isinstance(v, Mapping) else v
+        return {k: plain(item) for k, item in v.items()} if isinstance(v, MAPPING) else v
 
     return json.dumps(plain(value), sort_keys=True)
 
@@ -67,15 +78,17 @@ def kind_of(value: Any, draft: int = 2020) -> str:
 
 def all_of(parts: Iterable[Any]) -> Any:
     """Return a schema of what is valid under all of some schemas."""
-    kept: dict[str, Any] = {}
+    schemas: list[Any] = []
     for part in parts:
         if part is False:
             return False
-        inner = part["allOf"] if isinstance(part, Mapping) and set(part) == {"allOf"} else [part]
-        for schema in inner:
-            if schema is not True and schema != {}:
-                kept.setdefault(json.dumps(schema), schema)
-    schemas = list(kept.values())
+        if isinstance(part, MAPPING) and len(part) == 1 and "allOf" in part:
+            schemas += part["allOf"]
+        else:
+            schemas.append(part)
+    schemas = [schema for schema in schemas if schema is not True and schema != {}]
+    if len(schemas) > 1:
+        schemas = list({key_of(schema): schema for schema in reversed(schemas)}.values())[::-1]
     return True if not schemas else schemas[0] if len(schemas) == 1 else {"allOf": schemas}
 
 
@@ -116,6 +129,8 @@ class Shape:
 
     def schema(self, name: str) -> Any:
         """Return the schema for the property of a name."""
+        if not self.patterns:
+            return self.properties.get(name, self.additional)
         found = [self.properties[name]] if name in self.properties else []
         found += [s for p, s in self.patterns.items() if _found(p, name)]
         return all_of(found) if found else self.additional
@@ -187,6 +202,19 @@ class Flat:
     def property_schema(self, name: str) -> Any:
         """Return the schema for the property of a name."""
         return all_of(shape.schema(name) for shape in self.shapes)
+
+    def property_schemas(self, names: Iterable[str]) -> dict[str, Any]:
+        """Return the schemas for the properties of some names."""
+        found: dict[str, list[Any]] = {name: [] for name in names}
+        for shape in self.shapes:
+            if shape.patterns or shape.additional is not True:
+                for name, parts in found.items():
+                    parts.append(shape.schema(name))
+                continue
+            for name, schema in shape.properties.items():
+                if name in found:
+                    found[name].append(schema)
+        return {name: all_of(parts) for name, parts in found.items()}
 
     def item_schema(self, i: int) -> Any:
         """Return the schema for item i."""

@@ -17,7 +17,7 @@ from ..errors import UnsupportedError
 from ..tokenizer import Tokenizer
 from . import gbnf, regex, schema
 from .automaton import accepts, advance, build
-from .expr import Rules, check, to_gbnf
+from .expr import Expr, Rules, check, reachable, to_gbnf
 
 __all__ = ["Constraint", "Grammar"]
 
@@ -50,13 +50,21 @@ class Grammar:
 
     def __init__(self, rules: Rules, root: str = "root") -> None:
         try:
-            self.rules = check(rules, root)
-            self._program = build(self.rules)
+            self._all_rules = check(rules, root)
+            self._program = build(self._all_rules)
         except RecursionError:
             raise ValueError("the grammar is nested too deeply") from None
+        self._prepare()
+
+    def _prepare(self) -> None:
         self._constraints: weakref.WeakKeyDictionary[Tokenizer, Constraint]
         self._constraints = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
+
+    @functools.cached_property
+    def rules(self) -> dict[str, Expr]:
+        """The rules, the root first."""
+        return reachable(self._all_rules, next(iter(self._all_rules)))
 
     @classmethod
     def gbnf(cls, text: str) -> Grammar:
@@ -136,7 +144,13 @@ class Grammar:
         >>> tl.Grammar.json_schema('{"enum": ["a", "b"]}').accepts('"a"')
         True
         """
-        return cls(schema.convert(_schema(schema_), ignore, form))
+        rules, program = schema.convert(_schema(schema_), ignore, form)
+        if program is None:
+            return cls(rules)
+        grammar = cls.__new__(cls)
+        grammar._all_rules, grammar._program = rules, program
+        grammar._prepare()
+        return grammar
 
     @classmethod
     def regex(cls, pattern: str) -> Grammar:

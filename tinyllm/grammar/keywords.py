@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
-from .document import Document, pointer, unexpected, unsupported, wrong
+from .document import MAPPING, Document, pointer, unexpected, unsupported, wrong
 
 __all__ = ["IGNORABLE", "LIMITS", "Keywords"]
 
@@ -52,7 +52,7 @@ class Keywords:
 
         Raises ValueError if the value of one is malformed.
         """
-        if not isinstance(schema, Mapping):
+        if not isinstance(schema, MAPPING):
             unexpected(at, schema, "an object, true or false")
         if self.document.draft <= 7 and "$ref" in schema:
             return {"$ref": schema["$ref"]}
@@ -71,7 +71,7 @@ class Keywords:
             if rest is not None:
                 out["items"] = rest
         out.pop("additionalItems", None)
-        if isinstance(out.get("dependencies"), Mapping):
+        if isinstance(out.get("dependencies"), MAPPING):
             for name, needed in out.pop("dependencies").items():
                 key = "dependentRequired" if isinstance(needed, list | str) else "dependentSchemas"
                 needed = [needed] if isinstance(needed, str) else needed
@@ -92,7 +92,7 @@ class Keywords:
             unexpected(where, value, "a non-empty list of schemas")
         if key in (
             "properties", "patternProperties", "dependentRequired", "dependentSchemas"
-        ) and not isinstance(value, Mapping):  # fmt: skip
+        ) and not isinstance(value, MAPPING):  # fmt: skip
             unexpected(where, value, "an object")
         if key == "properties":
             for name in value:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any, TypeAlias
 
-from .document import pointer, unexpected, wrong
+from .document import MAPPING, pointer, unexpected, wrong
 from .flat import (
     ALL,
     TYPES,
@@ -285,7 +285,7 @@ class Logic:
     def _tag(keys: Mapping[str, Any]) -> Flat:
         """Return the condition of OpenAPI's `discriminator`: its property is there."""
         tag = keys.get("discriminator")
-        name = tag.get("propertyName") if isinstance(tag, Mapping) else None
+        name = tag.get("propertyName") if isinstance(tag, MAPPING) else None
         return Flat(required=(name,)) if isinstance(name, str) else nothing()
 
     @staticmethod

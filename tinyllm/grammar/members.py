@@ -97,8 +97,7 @@ class Members:
         names = self.names(flat)
         allowed = {name for shape in listing for name in shape.listed or ()}
         pairs: list[_Pair] = []
-        for name in names:
-            schema = flat.property_schema(name)
+        for name, schema in flat.property_schemas(names).items():
             fits = self.name_fits(name, flat, at) and not (closed and name not in allowed)
             if schema is False or not fits:
                 if name in flat.required:
@@ -130,7 +129,7 @@ class Members:
     def pair(self, name: str, schema: Any, at: str) -> Expr:
         """Return a property of a name, with the blanks after it."""
         value = self.writer.visit(schema, pointer(at, "properties", name))
-        if any(0xD800 <= ord(c) <= 0xDFFF for c in name):
+        if not name.isascii() and any(0xD800 <= ord(c) <= 0xDFFF for c in name):
             return self.joined(Text(json.dumps(name)), value)
         if self.writer.loose:
             key = spelling.quoted(Text(name), True)

@@ -11,17 +11,19 @@ properties in another order, any blanks, escapes and spellings of numbers.
 
 from __future__ import annotations
 
+import gc
 import json
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
 from typing import Any
 
 from . import spelling
-from .document import Document, pointer, wrong
+from .automaton import Program, build_fine
+from .document import MAPPING, Document, pointer, wrong
 from .expr import ANY, Alt, Chars, Expr, Ref, Repeat, Seq, Text, check, optional, prune
-from .flat import NUMBERS, Flat, nothing, pattern_expr
+from .flat import NUMBERS, Flat, key_of, nothing, pattern_expr
 from .formats import format_expr
 from .gbnf import MAX_REPEAT
 from .items import Items
@@ -81,7 +83,9 @@ class _Converter(Writer):
         self.rules: dict[str, Expr] = {}
         self.reasons: list[tuple[str, str]] = []
         self._known = _COMMON | (_loose_common() if loose else {})
-        self._names: dict[str, str] = {}
+        self.key: Callable[[Any], bytes | str] = key_of
+        self._refs: dict[bytes | str, Ref] = {}
+        self._seen: dict[int, tuple[Any, Ref]] = {}  # by identity, with what keeps it alive
         self._counts: dict[str, int] = {}
         self._waiting: deque[tuple[str, Any, str]] = deque()
         self._members = Members(self)
@@ -99,16 +103,21 @@ class _Converter(Writer):
 
     def visit(self, schema: Any, at: str) -> Ref:
         schema, at = self.follow(schema, at)
+        known = self._seen.get(id(schema))
+        if known is not None:
+            return known[1]
         try:
-            key = json.dumps(schema)
+            key = self.key(schema)
         except (TypeError, ValueError) as error:
             wrong(at, f"the schema is not JSON: {error}")
-        if key not in self._names:
+        found = self._refs.get(key)
+        if found is None:
             if at.count("/") > 4 * _MAX_DEPTH:
                 wrong(at, f"schemas are nested more than {_MAX_DEPTH} deep")
-            name = self._names[key] = self.define(at, Text("")).name
-            self._waiting.append((name, schema, at))
-        return Ref(self._names[key])
+            found = self._refs[key] = self.define(at, Text(""))
+            self._waiting.append((found.name, schema, at))
+        self._seen[id(schema)] = schema, found
+        return found
 
     def define(self, name: str, expr: Expr) -> Ref:
         chosen = name
@@ -121,7 +130,7 @@ class _Converter(Writer):
     def follow(self, schema: Any, at: str) -> tuple[Any, str]:
         """Return a schema and its pointer, after following a schema that is only a $ref."""
         seen = set()
-        while isinstance(schema, Mapping) and "$ref" in schema:
+        while isinstance(schema, MAPPING) and "$ref" in schema:
             if set(self.keywords.read(schema, at)) != {"$ref"}:
                 break
             if at in seen:
@@ -385,8 +394,10 @@ class _Converter(Writer):
         return found
 
 
-def convert(schema: Any, ignore: Collection[str] = (), form: str = "compact") -> dict[str, Expr]:
-    """Return the rules of a schema.
+def convert(
+    schema: Any, ignore: Collection[str] = (), form: str = "compact"
+) -> tuple[dict[str, Expr], Program | None]:
+    """Return the rules of a schema, and their program if they need no change for it.
 
     Parameters
     ----------
@@ -398,8 +409,10 @@ def convert(schema: Any, ignore: Collection[str] = (), form: str = "compact") ->
 
     Returns
     -------
-    dict
-        Rules by name, most of them JSON pointers; the first is ``"root"``.
+    rules : dict
+        By name, most of them JSON pointers; the first is ``"root"``.
+    program : Program, optional
+        None if a check fails.
 
     Raises
     ------
@@ -412,21 +425,37 @@ def convert(schema: Any, ignore: Collection[str] = (), form: str = "compact") ->
         raise ValueError(f"form is {form!r}; expected 'compact' or 'any'")
     if isinstance(ignore, str) or set(ignore) - IGNORABLE:
         raise ValueError(f"ignore is {ignore!r}; expected a list of {', '.join(sorted(IGNORABLE))}")
+    collecting = gc.isenabled()
+    # all that is made here lives until the end, so looking for garbage doubles the time
+    gc.disable()
     try:
         document = Document(schema)
         converter = _Converter(Keywords(document, ignore), form == "any")
+        try:
+            json.dumps(document.root)
+        except (TypeError, ValueError):
+            converter.key = json.dumps  # it finds what is not JSON where it is
         with localcontext() as context:
             context.prec = 500
             start = converter.run(document.root)
-        rules = prune({"root": start, **converter.rules}, "root")
+        whole = {"root": start, **converter.rules}
+        program = build_fine(whole)
+        if not isinstance(program, set):
+            return whole, program
+        rules = prune(whole, program)
+        if "root" in rules:
+            again = build_fine(rules)
+            return rules, None if isinstance(again, set) else again
     except RecursionError:
         raise ValueError("the JSON schema is nested too deeply") from None
-    if "root" not in rules:
-        if converter.reasons:
-            at, reason = converter.reasons[0]
-            wrong(at, f"no text is valid: {reason}")
-        try:
-            check({"root": start, **converter.rules}, "root")
-        except ValueError as error:  # it names the rules that never end
-            raise ValueError(f"the JSON schema: no text is valid: {error}") from None
-    return rules
+    finally:
+        if collecting:
+            gc.enable()
+    if converter.reasons:
+        at, reason = converter.reasons[0]
+        wrong(at, f"no text is valid: {reason}")
+    try:
+        check(whole, "root")
+    except ValueError as error:  # it names the rules that never end
+        raise ValueError(f"the JSON schema: no text is valid: {error}") from None
+    return rules, None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Collection, Iterator
 
 from .expr import ANY, Alt, Chars, Expr, Machine, Repeat, Seq, Text, digit_ranges
@@ -17,6 +18,7 @@ _SHORT = {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r", 0x22: '\\"', 0x5C
 _ASCII = Chars.of([(0, 0x7F)])
 # written as they are in either form
 _UNESCAPED = (PLAIN & _ASCII) - Chars.among("/")
+_is_unescaped = re.compile(r"[ !#-.0-\[\]-\x7f]*").fullmatch
 
 
 def _escapes(chars: Chars) -> list[Expr]:
@@ -119,7 +121,7 @@ def _spelled(expr: Expr, loose: bool) -> Expr:
     if isinstance(expr, Text):
         if not loose:
             return Text(json.dumps(expr.value, ensure_ascii=False)[1:-1])
-        if expr.value.isascii() and all(c in PLAIN and c != "/" for c in expr.value):
+        if _is_unescaped(expr.value):
             return expr
         return Seq(tuple(_spell_chars(Chars.among(c), True) for c in expr.value))
     if isinstance(expr, Chars):
