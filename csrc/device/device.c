@@ -105,12 +105,26 @@ static int check_usable(const struct tl_device *d, struct tl_error *err) {
     return TL_OK;
 }
 
+/* Whether the device has an extension. Their list can be long. */
+static bool has_extension(const struct tl_device *d, const char *name) {
+    size_t bytes = 0;
+    char *text = NULL;
+    bool has = false;
+    if (d->cl->clGetDeviceInfo(d->id, CL_DEVICE_EXTENSIONS, 0, NULL, &bytes) == 0) {
+        text = calloc(1, bytes + 1);
+    }
+    if (text != NULL &&
+        d->cl->clGetDeviceInfo(d->id, CL_DEVICE_EXTENSIONS, bytes, text, NULL) == 0) {
+        has = strstr(text, name) != NULL;
+    }
+    free(text);
+    return has;
+}
+
 enum tl_level tl_device_claims(const struct tl_device *d) {
     const uint64_t config = number_of(d->cl, d->id, CL_DEVICE_SINGLE_FP_CONFIG, 8);
-    char extensions[4096];
     if ((config & CL_FP_DENORM) == 0 || (config & CL_FP_FMA) == 0) return TL_LEVEL_INTEGERS;
-    text_of(d->cl, d->id, CL_DEVICE_EXTENSIONS, extensions, sizeof(extensions));
-    if (strstr(extensions, "cl_khr_fp64") == NULL) return TL_LEVEL_FLOAT32;
+    if (!has_extension(d, "cl_khr_fp64")) return TL_LEVEL_FLOAT32;
     return config & CL_FP_CORRECTLY_ROUNDED_DIVIDE_SQRT ? TL_LEVEL_NATIVE : TL_LEVEL_DIVISION;
 }
 
@@ -199,13 +213,16 @@ static bool out_of_memory(int status) {
            status == CL_OUT_OF_HOST_MEMORY || status == CL_INVALID_BUFFER_SIZE;
 }
 
+/* `what` NULL: for what is in use already. */
 static int no_memory(const struct tl_device *d, size_t bytes, const char *what,
                      struct tl_error *err) {
+    char wanted[96] = "what is in use";
+    if (what != NULL) snprintf(wanted, sizeof(wanted), "%zu bytes of %s", bytes, what);
     return tl_fail(err, TL_ENOMEM,
-                   "device '%s' has no memory for %zu bytes of %s: it has %llu in all, at most "
-                   "%llu in one buffer, and %zu are in use; load with fewer layers on the device "
+                   "device '%s' has no memory for %s: it has %llu in all, at most %llu in one "
+                   "buffer, and %zu are in use; load with fewer layers on the device "
                    "(device_layers=)",
-                   d->facts.name, bytes, what, (unsigned long long)d->facts.memory,
+                   d->facts.name, wanted, (unsigned long long)d->facts.memory,
                    (unsigned long long)d->facts.largest, d->used);
 }
 
@@ -308,9 +325,12 @@ struct tl_device *tl_queue_device(const struct tl_queue *q) {
     return q->device;
 }
 
-/* What a call on a queue returned, as a status of the core. */
+/* What a call on a queue returned, as a status of the core. A driver may notice only here that
+   there is no memory for a buffer that it granted. */
 static int result_of(const struct tl_queue *q, const char *call, int status, struct tl_error *err) {
-    return status == 0 ? TL_OK : tl_device_fail(q->device, call, status, err);
+    if (status == 0) return TL_OK;
+    if (status == CL_MEM_OBJECT_ALLOCATION_FAILURE) return no_memory(q->device, 0, NULL, err);
+    return tl_device_fail(q->device, call, status, err);
 }
 
 int tl_queue_write(struct tl_queue *q, void *to, size_t at, const void *from, size_t bytes,
@@ -367,7 +387,7 @@ int tl_queue_launch(struct tl_queue *q, const struct tl_launch *l, struct tl_err
     if (status == TL_OK) {
         code = d->cl->clEnqueueNDRangeKernel(q->handle, kernel, 3, NULL, l->global, l->local, 0,
                                              NULL, NULL);
-        if (code != 0) status = tl_device_fail(d, "clEnqueueNDRangeKernel", code, err);
+        status = result_of(q, "clEnqueueNDRangeKernel", code, err);
     }
     tl_mutex_unlock(&d->lock);
     return status;

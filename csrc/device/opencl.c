@@ -67,23 +67,15 @@ const char *tl_opencl_status(int status) {
         int status;
         const char *name;
     } table_of[] = {
-        {-1, "CL_DEVICE_NOT_FOUND"},
-        {-2, "CL_DEVICE_NOT_AVAILABLE"},
-        {-3, "CL_COMPILER_NOT_AVAILABLE"},
-        {-4, "CL_MEM_OBJECT_ALLOCATION_FAILURE"},
-        {-5, "CL_OUT_OF_RESOURCES"},
-        {-6, "CL_OUT_OF_HOST_MEMORY"},
-        {-11, "CL_BUILD_PROGRAM_FAILURE"},
-        {-14, "CL_EXEC_STATUS_ERROR_FOR_EVENTS_IN_WAIT_LIST"},
-        {-30, "CL_INVALID_VALUE"},
-        {-36, "CL_INVALID_COMMAND_QUEUE"},
-        {-38, "CL_INVALID_MEM_OBJECT"},
-        {-46, "CL_INVALID_KERNEL_NAME"},
-        {-51, "CL_INVALID_ARG_SIZE"},
-        {-52, "CL_INVALID_KERNEL_ARGS"},
-        {-54, "CL_INVALID_WORK_GROUP_SIZE"},
-        {-61, "CL_INVALID_BUFFER_SIZE"},
-        {-1001, "CL_PLATFORM_NOT_FOUND_KHR"},
+        {-1, "CL_DEVICE_NOT_FOUND"},         {-2, "CL_DEVICE_NOT_AVAILABLE"},
+        {-3, "CL_COMPILER_NOT_AVAILABLE"},   {-4, "CL_MEM_OBJECT_ALLOCATION_FAILURE"},
+        {-5, "CL_OUT_OF_RESOURCES"},         {-6, "CL_OUT_OF_HOST_MEMORY"},
+        {-11, "CL_BUILD_PROGRAM_FAILURE"},   {-14, "CL_EXEC_STATUS_ERROR_FOR_EVENTS_IN_WAIT_LIST"},
+        {-30, "CL_INVALID_VALUE"},           {-36, "CL_INVALID_COMMAND_QUEUE"},
+        {-38, "CL_INVALID_MEM_OBJECT"},      {-46, "CL_INVALID_KERNEL_NAME"},
+        {-51, "CL_INVALID_ARG_SIZE"},        {-52, "CL_INVALID_KERNEL_ARGS"},
+        {-54, "CL_INVALID_WORK_GROUP_SIZE"}, {-59, "CL_INVALID_OPERATION"},
+        {-61, "CL_INVALID_BUFFER_SIZE"},     {-1001, "CL_PLATFORM_NOT_FOUND_KHR"},
     };
     for (size_t i = 0; i < TL_ARRAY_LEN(table_of); i++) {
         if (table_of[i].status == status) return table_of[i].name;

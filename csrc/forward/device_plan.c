@@ -3,6 +3,7 @@
 
 #include "forward/attention.h"
 #include "forward/ops.h"
+#include "forward/recurrent.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -147,6 +148,20 @@ int device_plan_new(const struct tl_plan *p, const struct tl_plan_options *optio
     }
     *out = d;
     return TL_OK;
+}
+
+size_t device_plan_bytes(const struct tl_plan *p, size_t tokens) {
+    const struct tl_plan_device *d = p->device;
+    size_t bytes = 0;
+    if (d == NULL) return 0;
+    for (size_t i = 0; i < p->n; i++) {
+        const struct tl_step *s = &p->steps[i];
+        size_t count = (tokens + TL_BLOCK - 1) / TL_BLOCK;
+        if (!d->steps[i].on || (s->op != TL_OP_CACHE && !recurrent_op(s->op))) continue;
+        if (s->op != TL_OP_CACHE) count = tokens > TL_BLOCK && tokens % TL_BLOCK != 0 ? 2 : 1;
+        bytes += count * p->caches[s->number].block_bytes;
+    }
+    return d->weight_bytes + bytes;
 }
 
 void device_plan_free(struct tl_plan_device *d) {

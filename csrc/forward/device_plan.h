@@ -31,6 +31,8 @@ struct tl_plan_device {
 /* Chooses the steps that run on options->device, and copies their weights. */
 int device_plan_new(const struct tl_plan *p, const struct tl_plan_options *options,
                     struct tl_plan_device **out, struct tl_error *err);
+/* Bytes of the device for the weights, and for what a session of `tokens` tokens keeps there. */
+size_t device_plan_bytes(const struct tl_plan *p, size_t tokens);
 void device_plan_free(struct tl_plan_device *d);
 
 #endif

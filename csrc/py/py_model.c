@@ -369,12 +369,26 @@ static PyObject *model_memory(PyObject *op, PyObject *args) {
     return Py_BuildValue("(nn)", (Py_ssize_t)cache, (Py_ssize_t)work);
 }
 
+PyDoc_STRVAR(device_memory_doc, "device_memory($self, tokens, /)\n"
+                                "--\n"
+                                "\n"
+                                "Bytes on the device: the weights, and what a session of `tokens`\n"
+                                "tokens keeps there. 0 without a device.\n");
+
+static PyObject *model_device_memory(PyObject *op, PyObject *arg) {
+    const Py_ssize_t tokens = PyNumber_AsSsize_t(arg, PyExc_OverflowError);
+    if (tokens == -1 && PyErr_Occurred()) return NULL;
+    return PyLong_FromSize_t(
+        device_plan_bytes(((model_object *)op)->plan, (size_t)TL_MAX(tokens, (Py_ssize_t)0)));
+}
+
 static PyMethodDef model_methods[] = {
     {"forward", (PyCFunction)(void (*)(void))tlpy_forward, METH_VARARGS | METH_KEYWORDS,
      tlpy_forward_doc},
     {"backward", (PyCFunction)(void (*)(void))tlpy_backward, METH_VARARGS | METH_KEYWORDS,
      tlpy_backward_doc},
     {"memory", model_memory, METH_VARARGS, memory_doc},
+    {"device_memory", model_device_memory, METH_O, device_memory_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -383,7 +383,7 @@ static PyObject *session_nbytes(PyObject *op, void *closure) {
     size_t bytes;
     (void)closure;
     if (!enter(self)) return NULL;
-    bytes = tl_session_cache_bytes(self->s);
+    bytes = tl_session_cache_bytes(self->s) + session_device_bytes(self->s);
     tlpy_session_leave(op);
     return PyLong_FromSize_t(bytes);
 }
@@ -412,7 +412,8 @@ static PyMethodDef session_methods[] = {
 
 static PyGetSetDef session_getset[] = {
     {"tokens", session_tokens, NULL, "numpy.ndarray of int32 : the token at each position.", NULL},
-    {"nbytes", session_nbytes, NULL, "int : bytes of the caches.", NULL},
+    {"nbytes", session_nbytes, NULL, "int : bytes of the caches, on the CPU and on the device.",
+     NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

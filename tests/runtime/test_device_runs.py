@@ -187,6 +187,19 @@ def test_the_sizes_of_work_groups(ids):
         compare(gpu.trace(ids[:19], "*"), want)
 
 
+def test_memory_counts_that_of_the_device(demo, ids):
+    cpu, gpu = demo
+    assert cpu.memory(300).device == 0
+    assert gpu.memory(300).device > gpu.memory(100).device > gpu.core.device_bytes > 0
+    mine, theirs = gpu.session(), cpu.session()
+    for session in (mine, theirs):
+        session.eval(ids)
+    cache = gpu.memory(300).device - gpu.core.device_bytes
+    assert mine.core.nbytes >= theirs.core.nbytes + cache
+    mine.reset()
+    assert mine.core.nbytes >= cache  # the buffers are used again
+
+
 def test_a_device_that_is_not_listed():
     with pytest.raises(ValueError, match="device is 'no such thing'; expected 'cpu', 'gpu'"):
         tl.load(device="no such thing")

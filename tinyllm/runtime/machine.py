@@ -61,6 +61,9 @@ class Memory(NamedTuple):
         Buffers of a session that runs `tokens` tokens as one prompt. Captured values need more.
     tokens : int
         Number of tokens in the session.
+    device : int
+        What the weights and the session take on the device that the model was loaded for; 0 without
+        one. The total does not include it.
 
     Examples
     --------
@@ -74,6 +77,7 @@ class Memory(NamedTuple):
     cache: int
     workspace: int
     tokens: int
+    device: int = 0
 
     @property
     def total(self) -> int:
@@ -82,7 +86,8 @@ class Memory(NamedTuple):
 
     def _repr_html_(self) -> str:
         rows = [(name, size(value)) for name, value in zip(self._fields, self, strict=True)]
-        return Table(("what", "size"), [*rows[:3], ("total", size(self.total))]).html(
+        rows = [*rows[:3], ("total", size(self.total)), *rows[4:]]
+        return Table(("what", "size"), rows).html(
             caption=f"{self.tokens:,} tokens"
         )
 

@@ -701,7 +701,8 @@ class Runner:
         """
         count = self.core.config["max_context"] if tokens is None else integer("tokens", tokens)
         cache, workspace = self.core.memory(count, self.threads)
-        return Memory(sum(w.nbytes for w in self.weights.values()), cache, workspace, count)
+        weights = sum(weight.nbytes for weight in self.weights.values())
+        return Memory(weights, cache, workspace, count, self.core.device_memory(count))
 
     @functools.cached_property
     def eog_ids(self) -> frozenset[int]:
