@@ -89,6 +89,7 @@ _HOMES = {
     "logprob": "analysis.scalars",
     "lora": "training.lora",
     "mean": "trace.edits",
+    "merge_adapter": "training.merge",
     "merge_gguf": "editing.shards",
     "nll": "analysis.scalars",
     "ov_circuit": "analysis.circuits",

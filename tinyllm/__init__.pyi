@@ -87,6 +87,7 @@ from .training.compare import Movement as Movement
 from .training.compare import cluster_tokens as cluster_tokens
 from .training.compare import compare_checkpoints as compare_checkpoints
 from .training.lora import lora as lora
+from .training.merge import merge_adapter as merge_adapter
 from .training.run import Run as Run
 from .training.surgery import init_model as init_model
 from .training.surgery import init_with as init_with

@@ -195,7 +195,7 @@ static size_t weight_count(const struct tl_step *s, Py_ssize_t i) {
 }
 
 /* Items (step, index of the weight, array). */
-static bool read_weights(struct arguments *a, PyObject *given) {
+static bool read_weights(struct arguments *a, tlpy_state *state, PyObject *given) {
     if (!PyTuple_Check(given)) {
         PyErr_SetString(PyExc_TypeError, "weights must be a tuple");
         return false;
@@ -218,7 +218,17 @@ static bool read_weights(struct arguments *a, PyObject *given) {
             return false;
         }
         if (step >= 0 && (size_t)step < a->plan->n && index >= 0 && index < TL_STEP_WEIGHTS) {
-            count = weight_count(&a->plan->steps[step], index);
+            const struct tl_step *s = &a->plan->steps[step];
+            count = weight_count(s, index);
+            if (count == 0 &&
+                (s->vectors[index] != NULL || (index == 0 && s->matrix.type != NULL))) {
+                struct tl_error err;
+                tl_fail(&err, TL_ENOSUP,
+                        "step %zd (%s): the gradient of its weight %zd is not implemented", step,
+                        tl_ops[s->op].name, index);
+                tlpy_raise(state, &err);
+                return false;
+            }
         }
         data = tlpy_array_data(array, TLPY_F32, "weights", &size);
         if (data == NULL) return false;
@@ -361,7 +371,8 @@ PyObject *tlpy_backward(PyObject *model, PyObject *args, PyObject *kwargs) {
     }
     if (!read_tokens(&a, tokens) || !read_arrays(&a, &a.values, values) ||
         !read_arrays(&a, &a.seeds, seeds) || !read_arrays(&a, &a.captures, captures) ||
-        !read_weights(&a, weights) || !read_edits(&a, edits) || tlpy_model_lost(model)) {
+        !read_weights(&a, tlpy_state_of(model), weights) || !read_edits(&a, edits) ||
+        tlpy_model_lost(model)) {
         goto done;
     }
     for (size_t i = 0; i < a.n_pieces; i++) {

@@ -193,3 +193,31 @@ def test_wrong_models(demo, tmp_path):
         tl.lora(architectures.random_model(tmp_path, "bert"), [1, 2] * 40)
     with pytest.raises(FileNotFoundError):
         tl.lora(tmp_path / "none.gguf", TEXT)
+
+
+def test_only_what_the_mask_has_is_learnt(demo, tmp_path):
+    """The loss is the mean of the learnt targets, and a resumed run needs the same mask."""
+    ids = np.arange(200, dtype=np.int32) * 7 % 50
+    mask = np.arange(200) % 4 == 0
+    settings = {**QUICK, "steps": 1, "warmup": 0, "validation": 0.0, "targets": "attn_q"}
+    out = tmp_path / "a.gguf"
+    run = tl.lora(demo, ids, mask=mask, out=out, **settings)
+    windows, targets = Data(ids, 16, 0.0, 0, demo.tokenizer.bos, mask).batch(0, 4)
+    assert (targets >= 0).sum() == 16
+    total = 0.0
+    for window, target in zip(windows, targets, strict=True):
+        x = demo.logits(list(window)).astype(np.float64)
+        chosen = np.flatnonzero(target >= 0)
+        total += np.log(np.exp(x[chosen]).sum(axis=1)).sum() - x[chosen, target[chosen]].sum()
+    assert run.log.losses[0] == pytest.approx(total / 16, rel=1e-5)
+    assert weights_of(tl.lora(demo, ids, **settings)) != weights_of(run)
+    for wrong, text in [(mask[:9], "shape"), (np.zeros(200, bool), "False everywhere")]:
+        with pytest.raises(ValueError, match=text):
+            tl.lora(demo, ids, mask=wrong, **settings)
+    with pytest.raises(ValueError, match="a text"):
+        tl.lora(demo, TEXT, mask=mask, **settings)
+    with pytest.raises(TypeError, match="expected bool"):
+        tl.lora(demo, ids, mask=mask.astype(int), **settings)
+    with pytest.raises(ValueError, match="data differs"):
+        tl.lora(demo, ids, mask=~mask, steps=2, resume=out, progress=False)
+    assert tl.lora(demo, ids, mask=mask, steps=2, resume=out, progress=False).step == 2

@@ -36,6 +36,16 @@ def test_derivatives_by_weights(name, tmp_path):
     gradients.check_network(network, names, 1e-5)
 
 
+def test_derivatives_by_other_weights_are_an_error(tmp_path):
+    network = Network(Path(architectures.random_model(tmp_path, "mamba").path).read_bytes(), 1)
+    ids = np.array([[5, 9, 3]], np.int32)
+    step = next(i for i, step in enumerate(network.model.steps) if step.op == "conv")
+    with pytest.raises(
+        tl.UnsupportedError, match=rf"step {step} \(conv\): the gradient of its wei"
+    ):
+        network.add_gradients(ids, ids, 1.0)
+
+
 @pytest.mark.sanitize
 def test_adamw_is_pytorchs_formula():
     r = np.random.default_rng(0)

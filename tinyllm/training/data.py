@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ..base.numeric import Float64
 
-__all__ = ["Data", "digest", "read_data", "unigram_entropy"]
+__all__ = ["Data", "digest", "read_data", "read_mask", "unigram_entropy"]
 
 #: Files of a folder that are read.
 _SUFFIXES = (".txt", ".md", ".py", ".c", ".h", ".rs", ".js", ".csv", ".json", ".tex", ".html")
@@ -83,9 +83,42 @@ def _decode(path: Path) -> str:
         raise ValueError(f"{path} is not UTF-8: {error}") from None
 
 
-def digest(data: str | Ids) -> str:
-    """Return a hash of a text or of ids."""
+def read_mask(mask: Any, data: str | Ids) -> npt.NDArray[np.bool_] | None:
+    """Return the argument `mask` of `tinyllm.lora`, checked.
+
+    Parameters
+    ----------
+    mask : array_like of bool, or None
+    data : str or int32 array
+        What `read_data` returned.
+
+    Returns
+    -------
+    bool array or None
+
+    Raises
+    ------
+    ValueError, TypeError
+        If it does not fit the data, or nothing is learnt.
+    """
+    if mask is None:
+        return None
+    if isinstance(data, str):
+        raise ValueError("mask is given for a text; expected ids as data, one for each value")
+    array = np.asarray(mask)
+    if array.dtype != np.bool_:
+        raise TypeError(f"mask has the type {array.dtype}; expected bool")
+    if array.shape != data.shape:
+        raise ValueError(f"mask has the shape {array.shape}; expected that of data, {data.shape}")
+    if not array.any():
+        raise ValueError("mask is False everywhere; expected some ids to learn")
+    return array
+
+
+def digest(data: str | Ids, mask: npt.NDArray[np.bool_] | None = None) -> str:
+    """Return a hash of a text or of ids, and of which of them are learnt."""
     content = data.encode() if isinstance(data, str) else data.tobytes()
+    content += b"" if mask is None else mask.tobytes()
     return hashlib.sha256(content).hexdigest()
 
 
@@ -124,24 +157,37 @@ class Data:
     seed : int
     first : int, optional
         An id that replaces the first one of each window: BOS, for a model that expects it.
+    learnt : bool array, optional
+        Which ids are targets. The others get the target -1, which has no loss.
 
     Attributes
     ----------
     train, held_out : int32 arrays
+    learnt : int32 array
+        The targets of `train`.
 
     Raises
     ------
     ValueError
-        If there are too few ids for a window.
+        If there are too few ids for a window, or none of the first part is learnt.
     """
 
     def __init__(
-        self, ids: Ids, context: int, validation: float, seed: int, first: int | None = None
+        self,
+        ids: Ids,
+        context: int,
+        validation: float,
+        seed: int,
+        first: int | None = None,
+        learnt: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         end = len(ids) - int(len(ids) * validation)
         if len(ids) - end <= context:
             end = len(ids)
+        targets = ids if learnt is None else np.where(learnt, ids, np.int32(-1))
         self.train, self.held_out = ids[:end], ids[end:]
+        self._targets = targets[:end], targets[end:]
+        self.learnt = targets[:end][targets[:end] >= 0]
         self._context = context
         self._seed = seed
         self._first = first
@@ -149,6 +195,8 @@ class Data:
             raise ValueError(
                 f"data has {len(ids)} tokens; expected more than context, which is {context}"
             )
+        if not len(self.learnt):
+            raise ValueError("mask is False for all data that are not held out")
 
     def batch(self, step: int, count: int) -> tuple[Ids, Ids]:
         """Return the windows of a step and their targets, of shape (count, context).
@@ -161,7 +209,7 @@ class Data:
         """
         random = np.random.default_rng([self._seed, step])
         starts = random.integers(0, len(self.train) - self._context, count)
-        return self._windows(self.train, starts)
+        return self._windows(self.train, self._targets[0], starts)
 
     def validation(self) -> tuple[Ids, Ids] | None:
         """Return windows of the held out part and their targets, the same ones each time."""
@@ -171,12 +219,11 @@ class Data:
         starts = np.arange(0, last, self._context)
         if len(starts) > _WINDOWS:
             starts = starts[np.linspace(0, len(starts) - 1, _WINDOWS).astype(int)]
-        return self._windows(self.held_out, starts)
+        return self._windows(self.held_out, self._targets[1], starts)
 
-    def _windows(self, ids: Ids, starts: npt.NDArray[np.int64]) -> tuple[Ids, Ids]:
-        places = starts[:, np.newaxis] + np.arange(self._context + 1)
-        rows = ids[places]
-        windows, targets = np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])
+    def _windows(self, ids: Ids, learnt: Ids, starts: npt.NDArray[np.int64]) -> tuple[Ids, Ids]:
+        places = starts[:, np.newaxis] + np.arange(self._context)
+        windows, targets = ids[places], learnt[places + 1]
         if self._first is not None:
             windows[:, 0] = self._first
         return windows, targets

@@ -43,6 +43,7 @@ class Loop:
     step : int
         The steps that are done.
     first : int, optional
+    mask : bool array, optional
         As for `Data`.
     """
 
@@ -54,16 +55,17 @@ class Loop:
         history: History,
         step: int = 0,
         first: int | None = None,
+        mask: Any = None,
     ) -> None:
         self.network = network
         self.settings = settings
         self.history = history
-        self._digest = digest(found)
-        self._data = data = _encoded(found, network, settings, first)
+        self._digest = digest(found, mask)
+        self._data = data = _encoded(found, network, settings, first, mask)
         self._optimizer = Optimizer(network, settings)
         self._log = Log()
         self._step = step
-        self._guards = Guards(unigram_entropy(data.train), network.weights)
+        self._guards = Guards(unigram_entropy(data.learnt), network.weights)
 
     def take_over(self, state: State) -> None:
         """Take the moments of the optimizer and the log of a run that stopped."""
@@ -120,16 +122,16 @@ class Loop:
         settings, network = self.settings, self.network
         ids, targets = self._data.batch(self._step, settings.batch)
         network.flat[:] = 0
-        total = 0.0
+        total, count = 0.0, max(1, int((targets >= 0).sum()))
         for first in range(0, settings.batch, settings.micro_batch):
             part = slice(first, first + settings.micro_batch)
             dropout = None
             if settings.dropout > 0:
                 row = first * settings.context
                 dropout = Dropout(settings.dropout, settings.seed, self._step, row, network.threads)
-            total += network.add_gradients(ids[part], targets[part], 1 / ids.size, dropout)
+            total += network.add_gradients(ids[part], targets[part], 1 / count, dropout)
         norm = self._optimizer.step(self._step)
-        self._log.losses.append(total / ids.size)
+        self._log.losses.append(total / count)
         self._log.norms.append(norm)
         self._step += 1
 
@@ -147,7 +149,7 @@ class Loop:
             self.network.losses(windows[0][i : i + 8], windows[1][i : i + 8]).sum()
             for i in range(0, len(windows[0]), 8)
         ]
-        loss = float(np.sum(losses)) / windows[0].size
+        loss = float(np.sum(losses)) / max(1, int((windows[1] >= 0).sum()))
         self._log.validation.append((self._step, loss))
         return loss
 
@@ -175,7 +177,9 @@ class Loop:
         return Run(bytes(self.network.image), self._log, self.settings, self._step, out)
 
 
-def _encoded(found: Any, network: Network, settings: Settings, first: int | None) -> Data:
+def _encoded(
+    found: Any, network: Network, settings: Settings, first: int | None, mask: Any
+) -> Data:
     ids = found
     if isinstance(found, str):
         tokenizer = network.model.tokenizer
@@ -185,4 +189,4 @@ def _encoded(found: Any, network: Network, settings: Settings, first: int | None
     size = network.model.config.vocab_size
     if int(ids.max()) >= size:
         raise ValueError(f"data has the id {ids.max()}; the model has {size} tokens")
-    return Data(ids, settings.context, settings.validation, settings.seed, first)
+    return Data(ids, settings.context, settings.validation, settings.seed, first, mask)

@@ -20,7 +20,7 @@ from ..files.gguf_write import write_gguf
 from ..loading import load
 from ..model import Model
 from .checkpoint import read_state
-from .data import digest, read_data
+from .data import digest, read_data, read_mask
 from .history import History, extended
 from .loop import Loop
 from .network import Network
@@ -74,6 +74,7 @@ def lora(
     alpha: float | None = None,
     targets: str | Sequence[str] | None = None,
     *,
+    mask: Any = None,
     steps: int = 200,
     batch: int = 8,
     context: int | None = None,
@@ -111,6 +112,9 @@ def lora(
         The tensors to change: patterns of their names, such as ``"attn_q"``, ``"blk.3.*"``,
         ``"ffn_*"``, ``"output"`` or ``"token_embd"``. Names may be whole, without ``.weight``, or
         without ``blk.N.``, too. Default: every matrix of the blocks, except experts and routers.
+    mask : array_like of bool, optional
+        Which ids of `data` are learnt: for example those of the answers, and not the questions.
+        The others are read, but have no loss. Only for ids.
     steps : int
     batch : int
         Sequences of a step.
@@ -181,9 +185,10 @@ def lora(
     1
     """
     found = read_data(data)
+    learnt = read_mask(mask, found)
     base = _checked(model)
     if resume is not None:
-        trainer = _Trainer.resumed(base, found, resume, steps)
+        trainer = _Trainer.resumed(base, found, learnt, resume, steps)
         out = resume
     else:
         settings = LoraSettings.of(
@@ -202,7 +207,7 @@ def lora(
             validation=validation,
             base=base.fingerprint,
         )
-        trainer = _Trainer(base, found, settings, _initial(base, settings))
+        trainer = _Trainer(base, found, learnt, settings, _initial(base, settings))
     result = trainer.run(out, evaluate_every, evaluate, progress)
     assert isinstance(result, LoraRun)
     return result
@@ -225,6 +230,7 @@ class _Trainer(Loop):
         self,
         base: Model,
         found: Any,
+        mask: Any,
         settings: LoraSettings,
         image: bytes,
         history: History = (),
@@ -236,13 +242,13 @@ class _Trainer(Loop):
         tokenizer = base.tokenizer
         first = tokenizer.bos if tokenizer is not None and tokenizer.add_bos else None
         self._base = base
-        facts = [settings.to_json(), digest(found), hashlib.sha256(image).hexdigest()]
+        facts = [settings.to_json(), digest(found, mask), hashlib.sha256(image).hexdigest()]
         history = extended(history, "resume" if history else "lora", step, facts)
         network = Network(image, base.threads, (), base)
-        super().__init__(network, found, settings, history, step, first)
+        super().__init__(network, found, settings, history, step, first, mask)
 
     @staticmethod
-    def resumed(base: Model, found: Any, path: Any, steps: int) -> _Trainer:
+    def resumed(base: Model, found: Any, mask: Any, path: Any, steps: int) -> _Trainer:
         """Return a run that continues."""
         state = read_state(path)
         given = state.settings
@@ -250,11 +256,11 @@ class _Trainer(Loop):
             raise ValueError(f"{path} is a run of train; expected one of lora")
         if given.base != base.fingerprint:
             raise ValueError("model differs from that of the run to resume; expected the same")
-        if digest(found) != state.data:
+        if digest(found, mask) != state.data:
             raise ValueError("data differs from that of the run to resume; expected the same text")
         settings = LoraSettings(**{**given.__dict__, "steps": steps})
         image = bytes(state.image)
-        trainer = _Trainer(base, found, settings, image, state.history, state.step)
+        trainer = _Trainer(base, found, mask, settings, image, state.history, state.step)
         trainer.take_over(state)
         return trainer
 
