@@ -26,10 +26,10 @@ import numpy as np
 
 import tinyllm as tl
 from tinyllm import _core
-from tinyllm.quantization.mixes import MIXES
+from tinyllm.quantization.mixes import COARSE, MIXES
 
 TYPES = "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4".split()
-TYPES += "TQ1_0 TQ2_0 Q1_0 Q2_0 IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S".split()
+TYPES += "NVFP4 TQ1_0 TQ2_0 Q1_0 Q2_0 IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S".split()
 COMPARED = "Q8_0 Q6_K Q5_K_M Q4_K_M Q4_K_S Q4_0 IQ4_XS Q3_K_M Q2_K".split()
 
 
@@ -126,9 +126,7 @@ def compare_types():
                     start = time.perf_counter()
                     a = _core.pack(kind, x, by, threads=1)
                     middle = time.perf_counter()
-                    b = theirs(
-                        kind, x, ones if by is None and kind in ("IQ2_XXS", "IQ2_XS") else by
-                    )
+                    b = theirs(kind, x, ones if by is None and kind in COARSE else by)
                     end = time.perf_counter()
                     best = [min(best[0], middle - start), min(best[1], end - middle)]
                 scale = 1.0 if by is None else by
@@ -179,7 +177,7 @@ def compare_target(text, paths, tokens, mix="Q4_K_M"):
         model = tl.load(path)
         ids = model.tokenizer.encode(text)
         half = len(ids) // 2
-        matrix = tl.imatrix(model, ids[: min(half, 8 * 512)])
+        matrix = tl.imatrix(model, ids[: min(half, 4 * 512)])
         test = ids[half : half + tokens]
         print(f"{path}: KL divergence over {len(test)} tokens at the size of {mix}")
         for name, imatrix in (("without imatrix", None), ("with imatrix", matrix)):
@@ -209,10 +207,15 @@ def compare_perplexity(text, path, tokens, window=512):
     llama_cpp.llama_log_set(silent, ctypes.c_void_p(0))
     model = tl.load(path)
     ids = model.tokenizer.encode(text)[:tokens]
-    for mix in MIXES:
+    matrix = tl.imatrix(model, ids[:512])
+    print(f"{path}: perplexity over windows of {window} tokens")
+    for mix in (*MIXES, "NVFP4"):
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "m.gguf"
-            tl.quantize(path, out, mix, imatrix=tl.imatrix(model, ids[:512]))
+            if mix in MIXES:
+                tl.quantize(path, out, mix, imatrix=matrix)
+            else:  # a type without a mix
+                tl.quantize(path, out, "Q8_0", types={"blk.*": mix})
             small = tl.load(out)
             ours = small.perplexity(ids, window=window).value
             theirs = llama_cpp.Llama(
@@ -232,7 +235,8 @@ def compare_perplexity(text, path, tokens, window=512):
                 scores.append(rows[np.arange(len(rows)), wanted] - sums)
             other = float(np.exp(-np.concatenate(scores).mean()))
             print(
-                f"{mix:10} tinyllm {ours:9.4f}   llama.cpp {other:9.4f}   {other / ours - 1:+.3%}"
+                f"{mix:10} tinyllm {ours:9.4f}   llama.cpp {other:9.4f}   {other / ours - 1:+.3%}",
+                flush=True,
             )
 
 

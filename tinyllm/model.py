@@ -641,6 +641,7 @@ class Model(Differentiable):
         *,
         pooling: str | None = None,
         normalize: bool | None = None,
+        batch: int | None = None,
         parse_special: bool = False,
     ) -> Any:
         """Return the embedding of a text: one vector for all its tokens.
@@ -656,6 +657,9 @@ class Model(Differentiable):
             encoder, and the last token in a decoder.
         normalize : bool, optional
             Whether vectors get the length 1. Default: yes, but not for "rank" and "none".
+        batch : int, optional
+            The number of texts that run together. Default: as many as have about 256 tokens, which
+            is fast and needs little memory.
         parse_special : bool
             As for `trace`.
 
@@ -665,11 +669,17 @@ class Model(Differentiable):
             (D,) for one text, (texts, D) for a list. With "none" (T, D), or a list of arrays.
             Projections of the file (EmbeddingGemma's dense layers) are applied.
 
+        Raises
+        ------
+        ValueError
+            If a text has no tokens, if ids are not in the vocabulary or are more than the context,
+            if there is no text, or if `pooling` or `batch` is something else than described.
+
         Notes
         -----
         The hidden states are those of `trace`. Pooling is computed in float64 and rounded once.
-        Texts run together in groups of about 256 tokens, longest first and without padding. The
-        bits of a text's embedding do not depend on the others, so one call for many texts is best.
+        Texts run together in groups, longest first and without padding. The bits of a text's
+        embedding depend neither on the others nor on `batch`, so one call for many texts is best.
 
         Examples
         --------
@@ -679,7 +689,7 @@ class Model(Differentiable):
         >>> bool(-1 <= a @ b <= 1)
         True
         """
-        return embed(self, prompt, pooling, normalize, parse_special)
+        return embed(self, prompt, pooling, normalize, batch, parse_special)
 
     def score(self, text: Any, *, parse_special: bool = False) -> Any:
         """Return the log-probability of each token of a text.

@@ -21,12 +21,16 @@ tl_pack_fn tl_pack_q4_0, tl_pack_q4_1, tl_pack_q5_0, tl_pack_q5_1, tl_pack_q8_0;
 tl_pack_fn tl_pack_q2_k, tl_pack_q3_k, tl_pack_q4_k, tl_pack_q5_k, tl_pack_q6_k;
 
 /* pack_codebook.c */
-tl_pack_fn tl_pack_iq4_nl, tl_pack_iq4_xs, tl_pack_mxfp4;
+tl_pack_fn tl_pack_iq4_nl, tl_pack_iq4_xs, tl_pack_mxfp4, tl_pack_nvfp4;
+
+/* The largest value of NVFP4: twice 6 times the largest scale. */
+#define TL_NVFP4_LIMIT 2688.0f
 
 /* pack_ternary.c */
 tl_pack_fn tl_pack_q1_0, tl_pack_q2_0, tl_pack_tq1_0, tl_pack_tq2_0;
 
 /* pack_grid.c */
+tl_pack_fn tl_pack_iq1_s, tl_pack_iq1_m;
 tl_pack_fn tl_pack_iq2_xxs, tl_pack_iq2_xs, tl_pack_iq2_s, tl_pack_iq3_xxs, tl_pack_iq3_s;
 
 #endif

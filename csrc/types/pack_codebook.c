@@ -1,5 +1,6 @@
 /*
- * pack_codebook.c - the types whose nibbles are indices of a table: IQ4_NL, IQ4_XS and MXFP4.
+ * pack_codebook.c - the types whose nibbles are indices of a table: IQ4_NL, IQ4_XS, MXFP4 and
+ * NVFP4.
  *
  * Block layouts: ggml-common.h of ggml. The scale of MXFP4 is a power of two: OCP Microscaling
  * Formats (MX) Specification 1.0, section 6.3, leaves the choice of it to the writer.
@@ -10,6 +11,7 @@
 #include "base/store.h"
 #include "types/lanes.h"
 #include "types/pack_k.h"
+#include "types/unpack.h"
 
 #include <string.h>
 
@@ -25,12 +27,12 @@ static const float mxfp4_at[14] = {-10,  -7,   -5,   -3.5f, -2.5f, -1.5f, -0.5f,
 static const float mxfp4_rise[14] = {4, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 4};
 static const struct tl_levels mxfp4_levels = {-12, 12, 0, 0, 0, mxfp4_at, mxfp4_rise, 14};
 
-/* 32 values of a codebook as nibbles: the first 16 are the low ones. */
-static void store_indices(const int8_t *table, const int8_t *q, uint8_t *dst) {
+/* n values of a codebook as nibbles: the first half are the low ones. */
+static void store_indices(const int8_t *table, const int8_t *q, int n, uint8_t *dst) {
     uint8_t index[256];
     for (int k = 15; k >= 0; k--) index[(uint8_t)table[k]] = (uint8_t)k; // of two zeros, the first
-    for (int i = 0; i < 16; i++) {
-        dst[i] = (uint8_t)(index[(uint8_t)q[i]] | index[(uint8_t)q[i + 16]] << 4);
+    for (int i = 0; i < n / 2; i++) {
+        dst[i] = (uint8_t)(index[(uint8_t)q[i]] | index[(uint8_t)q[i + n / 2]] << 4);
     }
 }
 
@@ -49,7 +51,7 @@ void tl_pack_iq4_nl(const float *x, const float *weight, size_t blocks, uint8_t 
     tl_lanes_round(&s, &iq4_levels, scale, q);
     for (size_t b = 0; b < blocks; b++, dst += 18) {
         tl_store_u16(dst, d[b]);
-        store_indices(tl_codebook_iq4, q + 32 * b, dst + 2);
+        store_indices(tl_codebook_iq4, q + 32 * b, 32, dst + 2);
     }
 }
 
@@ -70,7 +72,7 @@ void tl_pack_iq4_xs(const float *x, const float *weight, size_t blocks, uint8_t 
         const uint32_t value = (uint32_t)(sub[b] + 32);
         low |= (value & 15) << 4 * b;
         high |= value >> 4 << 2 * b;
-        store_indices(tl_codebook_iq4, q + 32 * b, dst + 8 + 16 * b);
+        store_indices(tl_codebook_iq4, q + 32 * b, 32, dst + 8 + 16 * b);
     }
     tl_store_u16(dst + 2, high);
     tl_store_u32(dst + 4, low);
@@ -137,6 +139,54 @@ void tl_pack_mxfp4(const float *x, const float *weight, size_t blocks, uint8_t *
     tl_lanes_round(&s, &mxfp4_levels, chosen, q);
     for (size_t b = 0; b < blocks; b++, dst += 17) {
         dst[0] = (uint8_t)(exponent[b] + 127);
-        store_indices(tl_codebook_mxfp4, q + 32 * b, dst + 1);
+        store_indices(tl_codebook_mxfp4, q + 32 * b, 32, dst + 1);
+    }
+}
+
+/* The last scale is 126: 127 is not a number. */
+#define LAST_SCALE 126
+
+/* The smallest scale of which 12 times are at least the largest value of a group. */
+static int covering_scale(const float *x) {
+    float most = 0;
+    int code = 0;
+    for (int i = 0; i < 16; i++) {
+        const float a = x[i] < 0 ? -x[i] : x[i];
+        most = a > most ? a : most;
+    }
+    while (code < LAST_SCALE && 12 * tl_half_of_e4m3((uint8_t)code) < most) code++;
+    return code;
+}
+
+/* A scale has eight steps to twice its size, so all that can be the best are tried. */
+void tl_pack_nvfp4(const float *x, const float *weight, size_t blocks, uint8_t *dst) {
+    struct tl_lanes s;
+    float best[TL_LANES] = {0}, scale[TL_LANES] = {0};
+    int middle[TL_LANES] = {0};
+    uint8_t code[TL_LANES] = {0};
+    int8_t q[TL_CHUNK];
+    tl_lanes_load(&s, x, weight, blocks * 64, false);
+    for (size_t l = 0; l < 4 * blocks; l++) middle[l] = covering_scale(x + 16 * l);
+    for (int k = -10; k <= 6; k++) {
+        float tried[TL_LANES], xq[TL_LANES], qq[TL_LANES];
+        for (int l = 0; l < TL_LANES; l++) {
+            const int c = TL_MIN(TL_MAX(middle[l] + k, 0), LAST_SCALE);
+            tried[l] = tl_half_of_e4m3((uint8_t)c);
+        }
+        tl_lanes_sums(&s, &mxfp4_levels, tried, xq, qq);
+        for (int l = 0; l < TL_LANES; l++) {
+            const float error = tried[l] * (tried[l] * qq[l] - 2 * xq[l]);
+            if (error < best[l]) {
+                best[l] = error;
+                scale[l] = tried[l];
+                code[l] = (uint8_t)TL_MIN(TL_MAX(middle[l] + k, 0), LAST_SCALE);
+            }
+        }
+    }
+    tl_lanes_round(&s, &mxfp4_levels, scale, q);
+    for (size_t l = 0; l < 4 * blocks; l++) {
+        uint8_t *block = dst + l / 4 * 36;
+        block[l % 4] = code[l];
+        store_indices(tl_codebook_mxfp4, q + 16 * l, 16, block + 4 + l % 4 * 8);
     }
 }

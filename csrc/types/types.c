@@ -34,7 +34,7 @@ static const struct tl_type_info types[TL_TYPE_COUNT] = {
     [16] = {"IQ2_XXS", TL_KIND_K, 256, 66, tl_unpack_iq2_xxs, tl_pack_iq2_xxs},
     [17] = {"IQ2_XS", TL_KIND_K, 256, 74, tl_unpack_iq2_xs, tl_pack_iq2_xs},
     [18] = {"IQ3_XXS", TL_KIND_K, 256, 98, tl_unpack_iq3_xxs, tl_pack_iq3_xxs},
-    [19] = {"IQ1_S", TL_KIND_K, 256, 50, tl_unpack_iq1_s, NULL},
+    [19] = {"IQ1_S", TL_KIND_K, 256, 50, tl_unpack_iq1_s, tl_pack_iq1_s},
     [20] = {"IQ4_NL", TL_KIND_32, 32, 18, tl_unpack_iq4_nl, tl_pack_iq4_nl},
     [21] = {"IQ3_S", TL_KIND_K, 256, 110, tl_unpack_iq3_s, tl_pack_iq3_s},
     [22] = {"IQ2_S", TL_KIND_K, 256, 82, tl_unpack_iq2_s, tl_pack_iq2_s},
@@ -44,7 +44,7 @@ static const struct tl_type_info types[TL_TYPE_COUNT] = {
     [26] = {"I32", TL_KIND_ARRAY, 1, 4, NULL},
     [27] = {"I64", TL_KIND_ARRAY, 1, 8, NULL},
     [28] = {"F64", TL_KIND_ARRAY, 1, 8, NULL},
-    [29] = {"IQ1_M", TL_KIND_K, 256, 56, tl_unpack_iq1_m, NULL},
+    [29] = {"IQ1_M", TL_KIND_K, 256, 56, tl_unpack_iq1_m, tl_pack_iq1_m},
     [30] = {"BF16", TL_KIND_FLOAT, 1, 2, NULL, tl_pack_bf16},
     [31] = {"Q4_0_4_4", TL_KIND_REMOVED, 0, 0, NULL},
     [32] = {"Q4_0_4_8", TL_KIND_REMOVED, 0, 0, NULL},
@@ -55,7 +55,7 @@ static const struct tl_type_info types[TL_TYPE_COUNT] = {
     [37] = {"IQ4_NL_4_8", TL_KIND_REMOVED, 0, 0, NULL},
     [38] = {"IQ4_NL_8_8", TL_KIND_REMOVED, 0, 0, NULL},
     [39] = {"MXFP4", TL_KIND_32, 32, 17, tl_unpack_mxfp4, tl_pack_mxfp4},
-    [40] = {"NVFP4", TL_KIND_16, 64, 36, tl_unpack_nvfp4, NULL},
+    [40] = {"NVFP4", TL_KIND_16, 64, 36, tl_unpack_nvfp4, tl_pack_nvfp4},
     [41] = {"Q1_0", TL_KIND_32, 128, 18, tl_unpack_q1_0, tl_pack_q1_0},
     [42] = {"Q2_0", TL_KIND_32, 64, 18, tl_unpack_q2_0, tl_pack_q2_0},
 };
@@ -174,6 +174,8 @@ static float limit_of(const struct tl_type_info *t) {
     case TL_TYPE_BF16:
     case TL_TYPE_MXFP4:
         return FLT_MAX;
+    case TL_TYPE_NVFP4:
+        return TL_NVFP4_LIMIT;
     default:
         return 65504;
     }

@@ -21,6 +21,12 @@ tl_unpack_fn tl_unpack_q8_k;
 /* unpack_codebook.c */
 tl_unpack_fn tl_unpack_iq4_nl, tl_unpack_iq4_xs, tl_unpack_mxfp4, tl_unpack_nvfp4;
 
+/*
+ * Half of a float of eight bits without a sign: four of exponent, three of fraction (ue4m3 of
+ * ggml). As in ggml, 127, the NaN of such floats, is zero, and the highest bit is ignored.
+ */
+float tl_half_of_e4m3(uint8_t x);
+
 /* unpack_grid.c */
 tl_unpack_fn tl_unpack_iq1_s, tl_unpack_iq1_m, tl_unpack_iq2_xxs, tl_unpack_iq2_xs;
 tl_unpack_fn tl_unpack_iq2_s, tl_unpack_iq3_xxs, tl_unpack_iq3_s;

@@ -60,11 +60,7 @@ void tl_unpack_mxfp4(const uint8_t *src, size_t blocks, struct tl_chunk *out) {
     }
 }
 
-/*
- * Half of a float of eight bits without a sign: four of exponent, three of fraction (ue4m3 of
- * ggml). As in ggml, 127, the NaN of such floats, is zero, and the highest bit is ignored.
- */
-static float half_of_e4m3(uint8_t x) {
+float tl_half_of_e4m3(uint8_t x) {
     const int exponent = x >> 3 & 15, fraction = x & 7;
     const int units = exponent == 0 ? fraction : (8 + fraction) << (exponent - 1);
     return x == 127 ? 0 : (float)units * 0x1p-10f;
@@ -76,7 +72,7 @@ void tl_unpack_nvfp4(const uint8_t *src, size_t blocks, struct tl_chunk *out) {
         for (size_t g = 0; g < 4; g++) {
             const uint8_t *qs = src + 4 + 8 * g;
             int8_t *q = out->q + 64 * b + 16 * g;
-            out->d[4 * b + g] = half_of_e4m3(src[g]);
+            out->d[4 * b + g] = tl_half_of_e4m3(src[g]);
             for (int i = 0; i < 8; i++) {
                 q[i] = tl_codebook_mxfp4[qs[i] & 15];
                 q[i + 8] = tl_codebook_mxfp4[qs[i] >> 4];

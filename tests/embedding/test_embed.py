@@ -69,6 +69,24 @@ def test_many_texts_are_as_alone(name, tmp_path):
         states = model.trace(ids, tap)[tap].astype(np.float64)
         want = states[-1] if pooling == "last" else states.mean(axis=0)
         assert np.array_equal(vector, (want / np.sqrt(np.sum(want * want))).astype(np.float32))
+    for batch in (1, 5, 100):
+        assert np.array_equal(model.embed(texts, batch=batch), many)
+
+
+@pytest.mark.parametrize("batch", [None, 1, 3])
+def test_a_batch_counts_texts(batch, tmp_path, monkeypatch):
+    model = architectures.random_model(tmp_path, "bert")
+    texts = [models.random_ids(model, n, seed=n) for n in (4, 9, 2, 7, 5)]
+    groups, run = [], type(model).run
+
+    def counted(self, sessions, tokens, *rest, **options):
+        groups.append([len(ids) for ids in tokens])
+        return run(self, sessions, tokens, *rest, **options)
+
+    monkeypatch.setattr(type(model), "run", counted)
+    model.embed(texts, batch=batch)
+    expected = {None: [[9, 7, 5, 4, 2]], 1: [[9], [7], [5], [4], [2]], 3: [[9, 7, 5], [4, 2]]}
+    assert groups == expected[batch]
 
 
 def test_an_encoder_fills_the_blocks_of_its_session_again(tmp_path):
@@ -111,6 +129,8 @@ def test_wrong_arguments(tmp_path):
     model = models.random_model(tmp_path)
     with pytest.raises(ValueError, match="pooling is 'max'"):
         model.embed([1, 2], pooling="max")
+    with pytest.raises(ValueError, match="batch is 0; expected at least 1"):
+        model.embed([1, 2], batch=0)
     model = models.random_model(tmp_path, metadata={"llama.pooling_type": 9})
     with pytest.raises(tl.FormatError, match=r"llama\.pooling_type is 9"):
         model.embed([1, 2])

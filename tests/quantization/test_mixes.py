@@ -42,7 +42,8 @@ def test_every_mix_gives_each_tensor_the_type_that_llama_cpp_gives_it(name):
     metadata, tensors = shapes(name)
     sizes = {key: (weight.shape, weight.type) for key, weight in tensors.items()}
     cases = RECORD["shapes"][name]
-    assert {case.split("+")[0] for case in cases} == set(MIXES)
+    missing = set(MIXES) - {case.split("+")[0] for case in cases}
+    assert missing <= {"Q1_0"}  # where llama.cpp refuses the length of the rows
     for case, expected in cases.items():
         mix, _, imatrix = case.partition("+")
         found = choose_types(metadata, sizes, mix, imatrix=bool(imatrix))

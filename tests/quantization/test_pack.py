@@ -41,10 +41,13 @@ GGML = {
     "IQ2_S": (1.21959, 1.71498),
     "IQ3_XXS": (0.491337, 0.497676),
     "IQ3_S": (0.318476, 0.399867),
+    "IQ1_S": (1.7288, 2.74945),  # these two with ones
+    "IQ1_M": (1.08426, 1.72236),
+    "NVFP4": (0.0338262, 0.0627481),
 }
 
 #: SHA-256 of the blocks of all these types.
-DIGEST = "2a5cc6e3f9ecc613cfbe69baa43d2f8b1cd613bd7e071d78ff18783f66b4f4a2"
+DIGEST = "ca6bba64a85f1968c40c047be70ea24b5a82aa45687b3f15d28ab01f2000c0a7"
 
 
 def values():
@@ -92,6 +95,22 @@ def test_the_error_is_no_larger_than_that_of_ggml(kind):
     assert weighted <= GGML[kind][1] * 1.0001
 
 
+def test_the_best_scale_of_nvfp4_is_found():
+    """Of all 127, for each 16 values."""
+    random = np.random.default_rng(5)
+    x, weight = random.standard_normal(256), random.lognormal(0, 1, 256)
+    x, weight = x.astype(np.float32), weight.astype(np.float32)
+    error = weight * (unpacked("NVFP4", _core.pack("NVFP4", x, weight), x.shape) - x) ** 2
+    codes = np.arange(127)
+    scales = np.where(codes < 8, codes, (8 + codes % 8) * 2.0 ** (codes // 8 - 1)) / 1024
+    magnitudes = np.array([0, 1, 2, 3, 4, 6, 8, 12])
+    levels = scales[:, np.newaxis] * np.concatenate([magnitudes, -magnitudes])
+    for start in range(0, 256, 16):
+        y, w = x[start : start + 16].astype(np.float64), weight[start : start + 16]
+        least = (w * ((y - levels[:, :, np.newaxis]) ** 2).min(axis=1)).sum(axis=1).min()
+        assert error[start : start + 16].sum() <= least * 1.0001
+
+
 @pytest.mark.parametrize("kind", ["TQ1_0", "TQ2_0"])
 def test_ternary_weights_are_kept(kind):
     q = np.random.default_rng(2).integers(-1, 2, (4, 512))
@@ -119,12 +138,17 @@ def test_the_best_scale_is_found(kind, levels):
             assert (w * found[block] ** 2).sum() <= least * 1.0001
 
 
-@pytest.mark.parametrize("kind", ["IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"])
+@pytest.mark.parametrize(
+    "kind", ["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"]
+)
 def test_values_on_a_grid_are_kept(kind):
     """Random blocks whose scales are halves of few digits, unpacked and packed again."""
     _, items, size, _ = _core.tensor_types()[kind]
     blocks = np.random.default_rng(4).integers(0, 256, (8, size), np.uint8)
-    blocks[:, :2] = np.array([0.5], np.float16).view(np.uint8)
+    if kind == "IQ1_M":  # four bits of its scale are above each four multiples
+        blocks[:, 49::2] = blocks[:, 49::2] & 15 | np.array([0, 0, 8, 3], np.uint8) << 4
+    else:
+        blocks[:, :2] = np.array([0.5], np.float16).view(np.uint8)
     x = unpacked(kind, blocks.reshape(-1), (8 * items,))
     found = unpacked(kind, _core.pack(kind, x.astype(np.float32)), x.shape)
     assert ((found - x) ** 2).mean() < 1e-3 * (x**2).mean()
@@ -171,14 +195,15 @@ def test_importance_moves_the_error_to_where_it_matters_less(kind):
 @pytest.mark.parametrize("kind", LOSSY)
 def test_values_at_the_limits(kind):
     random = np.random.default_rng(1)
+    limit = 2688.0 if kind == "NVFP4" else 65504.0
     rows = {
         "zeros": np.zeros(256),
         "minus zeros": -np.zeros(256),
         "ones": np.ones(256),
         "minus ones": -np.ones(256),
         "one value": np.eye(1, 256, 77)[0] * -3,
-        "largest": np.full(256, 65504.0),
-        "both ends": np.tile([65504.0, -65504.0], 128),
+        "largest": np.full(256, limit),
+        "both ends": np.tile([limit, -limit], 128),
         "small": random.standard_normal(256) * 1e-6,
         "denormal": random.standard_normal(256) * 1e-42,
         "outlier": np.append(random.standard_normal(255) * 1e-3, 1000),
@@ -190,8 +215,9 @@ def test_values_at_the_limits(kind):
         for weight in (None, random.lognormal(0, 5, 256).clip(1e-7, 1e7).astype(np.float32)):
             found = unpacked(kind, _core.pack(kind, x, weight), (256,))
             assert np.isfinite(found).all(), name
-            # of eight values, one of little importance may have the wrong sign
+            # of eight values, one of little importance may have the wrong sign, or in IQ1 any level
             most = 2 if kind in ("IQ2_XXS", "IQ2_XS", "IQ3_XXS") else 1.001
+            most = 10 if kind in ("IQ1_S", "IQ1_M") else most
             assert np.abs(found - x).max() <= np.abs(x).max() * most, name
             if name in ("zeros", "minus zeros"):
                 assert (found == 0).all()

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from ..base.checks import choice
+from ..base.checks import choice, ranged
 from ..base.numeric import Float32, Float64
 from ..base.progress import Progress
 from ..runtime.prompt import is_batch, token_ids
@@ -30,16 +30,18 @@ def embed(
     prompt: Any,
     pooling: str | None = None,
     normalize: bool | None = None,
+    batch: int | None = None,
     parse_special: bool = False,
 ) -> Any:
     """Return the embedding of a text, or those of several. See `Model.embed`."""
     causal = bool(model.steps.roles("logits"))
     kind = pooling_of(model.metadata, causal) if pooling is None else pooling
     choice("pooling", kind, tuple(POOLINGS))
+    together = None if batch is None else ranged("batch", batch, 1)
     if normalize is None:
         normalize = kind not in ("rank", "none")
-    batch = is_batch(prompt)
-    texts = list(prompt) if batch else [prompt]
+    many = is_batch(prompt)
+    texts = list(prompt) if many else [prompt]
     if not texts:
         raise ValueError("the prompt is an empty batch; expected at least one text")
     tokens = []
@@ -49,13 +51,13 @@ def embed(
         tokens.append(_shortened(model, ids, name) if isinstance(text, str | bytes) else ids)
     finished = _classified if kind == "rank" else _projected
     vectors: list[Any] = [None] * len(texts)
-    for i, states in _states(model, tokens):
+    for i, states in _states(model, tokens, together):
         vector = finished(model, pool(states, kind))
         if normalize:
             length = np.sqrt(np.sum(vector * vector, axis=-1, keepdims=True))
             vector = vector / np.where(length > 0, length, 1)
         vectors[i] = vector.astype(np.float32)
-    if not batch:
+    if not many:
         return vectors[0]
     return vectors if kind == "none" else np.stack(vectors)
 
@@ -77,12 +79,13 @@ def _shortened(model: Runner, ids: npt.NDArray[np.int32], name: str) -> npt.NDAr
     return np.append(ids[: limit - ended], ids[len(ids) - ended :])
 
 
-def _groups(tokens: Sequence[npt.NDArray[np.int32]]) -> Iterator[list[int]]:
+def _groups(tokens: Sequence[npt.NDArray[np.int32]], batch: int | None) -> Iterator[list[int]]:
     """Yield the numbers of the texts that run together, the longest texts first."""
     group: list[int] = []
     total = 0
     for i in sorted(range(len(tokens)), key=lambda i: -len(tokens[i])):
-        if group and total + len(tokens[i]) > _TOGETHER:
+        full = total + len(tokens[i]) > _TOGETHER if batch is None else len(group) == batch
+        if group and full:
             yield group
             group, total = [], 0
         group.append(i)
@@ -91,7 +94,7 @@ def _groups(tokens: Sequence[npt.NDArray[np.int32]]) -> Iterator[list[int]]:
 
 
 def _states(
-    model: Runner, tokens: Sequence[npt.NDArray[np.int32]]
+    model: Runner, tokens: Sequence[npt.NDArray[np.int32]], batch: int | None
 ) -> Iterator[tuple[int, Float32]]:
     """Yield the number of each text and its final hidden states (T, D), in any order."""
     tap = model.steps.role("final_norm")
@@ -99,7 +102,7 @@ def _states(
     sessions: list[_core.Session] = []
     count = sum(map(len, tokens))
     with Progress(count, f"embedding {len(tokens)} texts", len(tokens) > 1) as bar:
-        for group in _groups(tokens):
+        for group in _groups(tokens, batch):
             while len(sessions) < len(group):
                 sessions.append(_core.Session(model.core))
             together = [tokens[i] for i in group]

@@ -60,7 +60,10 @@ MIXES = {
     "MXFP4_MOE": Mix("MXFP4", 38),
     "TQ1_0": Mix("TQ1_0", 36),
     "TQ2_0": Mix("TQ2_0", 37),
+    "Q1_0": Mix("Q1_0", 40),
     "Q2_0": Mix("Q2_0", 41),
+    "IQ1_S": Mix("IQ1_S", 24),
+    "IQ1_M": Mix("IQ1_M", 31),
     "IQ2_XXS": Mix("IQ2_XXS", 19),
     "IQ2_XS": Mix("IQ2_XS", 20),
     "IQ2_S": Mix("IQ2_XS", 28),
@@ -82,12 +85,16 @@ _FALLBACK = {
     "Q4_K": "Q5_0",
     "Q5_K": "Q5_1",
     "Q6_K": "Q8_0",
-    **dict.fromkeys(("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"), "IQ4_NL"),
-    **dict.fromkeys(("TQ1_0", "TQ2_0", "Q2_0"), "Q4_0"),
+    **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S"), "IQ4_NL"),
+    **dict.fromkeys(("IQ3_XXS", "IQ3_S"), "IQ4_NL"),
+    **dict.fromkeys(("TQ1_0", "TQ2_0", "Q1_0", "Q2_0"), "Q4_0"),
 }
 
-#: The mixes of two bits, and the type of what they give more bits.
-_IQ2 = {"IQ2_XXS": "Q2_K", "IQ2_XS": "Q2_K", "IQ2_S": "IQ3_S", "IQ2_M": "IQ3_S"}
+#: The mixes of one and two bits, and the type of what they give more bits.
+_IQ2 = {
+    **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS"), "Q2_K"),
+    **dict.fromkeys(("IQ2_S", "IQ2_M"), "IQ3_S"),
+}
 
 #: The types of embeddings that are not an output head, of queries and keys, and of the output of
 #: attention, where they are not those of the mix.
@@ -95,12 +102,13 @@ _EMBEDDING = {**_IQ2, "IQ3_XXS": "IQ3_S", "TQ1_0": "Q4_K", "TQ2_0": "Q4_K", "Q2_
 _QUERIES = {"IQ3_XS": "IQ3_XXS", "IQ3_XXS": "IQ2_S"}
 _ATTN_OUTPUT = {
     **{"Q2_K": "Q3_K", "Q3_K_M": "Q4_K", "Q3_K_L": "Q5_K"},
-    **{"IQ3_XXS": "IQ3_S", "IQ3_M": "Q4_K"},
+    **{"IQ3_XXS": "IQ3_S", "IQ3_M": "Q4_K", "IQ1_S": "IQ2_XXS", "IQ1_M": "IQ2_XXS"},
+    **{"IQ2_S": "IQ3_S", "IQ2_M": "IQ3_S"},
 }
 
 #: Mixes and types that are too coarse without an importance matrix, as in llama.cpp.
-NEED_IMATRIX = (*("Q2_K_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS"), "IQ3_XS")
-COARSE = ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")
+NEED_IMATRIX = ("Q2_K_S", *_IQ2, "IQ3_XXS", "IQ3_XS")
+COARSE = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")
 
 #: Parts of the names of matrices that stay as they are: small ones, and those that are not
 #: multiplied with.
@@ -318,8 +326,8 @@ class _Rules:
         return "Q5_K" if self.mix in _IQ2 or self.mix == "IQ3_XXS" else "Q6_K"
 
     def _iq2(self, base: str, kind: str) -> str:
-        """Return the type of a tensor in the mixes of two bits."""
-        more, larger = _IQ2[self.mix], self.mix in ("IQ2_S", "IQ2_M")
+        """Return the type of a tensor in the mixes of one and two bits."""
+        more = _IQ2[self.mix]
         if kind == "values":
             return "Q4_K" if self.sharing >= 4 or self.experts >= 4 else more
         if kind == "keys" and self.experts == 8:
@@ -327,7 +335,7 @@ class _Rules:
         if kind == "down":
             return more if next(self.downs) < self.layers // 8 else base
         if kind == "attn_output":
-            return "Q5_K" if self.experts == 8 else more if larger else base
+            return "Q5_K" if self.experts == 8 else _ATTN_OUTPUT.get(self.mix, base)
         return base
 
     def _values(self, base: str, i: int) -> str:

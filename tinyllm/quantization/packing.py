@@ -10,6 +10,9 @@ from ..base.numeric import Float32
 
 __all__ = ["CHUNK", "pack"]
 
+#: The largest magnitudes of the types whose scales are no float16.
+_LIMITS = {"NVFP4": 2688.0, **dict.fromkeys(("F32", "BF16", "MXFP4"), float(np.finfo("f4").max))}
+
 #: Values that are dequantized at a time.
 CHUNK = 1 << 22
 
@@ -50,7 +53,7 @@ def pack(
     try:
         return _core.pack(kind, values, importance)
     except ValueError:
-        limit = np.finfo(np.float32).max if kind in ("F32", "BF16", "MXFP4") else 65504
+        limit = _LIMITS.get(kind, 65504.0)  # of float16, which most scales are
         wrong = np.argwhere(~(np.abs(values) <= limit))
         if not len(wrong):
             raise

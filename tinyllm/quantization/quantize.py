@@ -64,12 +64,12 @@ def quantize(
         The GGUF file. An existing file is replaced.
     type : str
         F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q4_K_M, Q4_K_S, Q3_K_L, Q3_K_M, Q3_K_S, Q2_K,
-        Q2_K_S, Q5_1, Q5_0, Q4_1, Q4_0, IQ4_NL, IQ4_XS, MXFP4_MOE, TQ1_0, TQ2_0, Q2_0, IQ3_M,
-        IQ3_S, IQ3_XS, IQ3_XXS, IQ2_M, IQ2_S, IQ2_XS or IQ2_XXS. Q5_K, Q4_K and Q3_K are short for
-        the mix with _M. Norms, biases and small matrices stay as they are.
+        Q2_K_S, Q5_1, Q5_0, Q4_1, Q4_0, IQ4_NL, IQ4_XS, MXFP4_MOE, TQ1_0, TQ2_0, Q2_0, Q1_0,
+        IQ3_M, IQ3_S, IQ3_XS, IQ3_XXS, IQ2_M, IQ2_S, IQ2_XS, IQ2_XXS, IQ1_M or IQ1_S. Q5_K, Q4_K
+        and Q3_K are short for the mix with _M. Norms, biases and small matrices stay as they are.
     imatrix : Imatrix or str or os.PathLike, optional
         The importance of the inputs of each matrix: see `tinyllm.imatrix`. Q2_K_S, IQ3_XS, IQ3_XXS
-        and the mixes IQ2 cannot be written without one.
+        and the mixes IQ2 and IQ1 cannot be written without one.
     types : mapping of str to str, optional
         Tensor types by patterns of names, for example ``{"blk.*.ffn_down.weight": "Q6_K"}``. The
         first pattern that fits a name wins over the mix. A type whose blocks do not fit the rows
@@ -140,9 +140,11 @@ def _within(
     bits: dict[str, int] = {}
     for tensor in chosen.tensors:
         bits[tensor.type] = bits.get(tensor.type, 0) + tensor.nbytes
-    largest = max(bits, key=lambda kind: bits[kind])  # names the file, as the type of a mix does
-    mix = ALIASES.get(largest, largest)
-    _write(full, out, mix, imatrix, chosen.types, progress)
+    mixes = {MIXES[mix].type: mix for mix in reversed(MIXES)} | ALIASES
+    # The type with most bytes names the file, as the type of a mix does.
+    largest = max(bits, key=lambda kind: (kind in mixes, bits[kind]))
+    mix = mixes.get(largest, "F16")
+    _write(full, out, mix, imatrix, chosen.types, progress, coarse=True)
     small = load(out, threads=full.threads)
     return dataclasses.replace(chosen, measured=kl(full, small, held_out))
 
@@ -154,15 +156,17 @@ def _write(
     imatrix: Imatrix | str | os.PathLike[str] | None,
     types: Mapping[str, str] | None,
     progress: bool,
+    coarse: bool = False,
 ) -> None:
-    """Write a model with the types of a mix and of patterns."""
+    """Write a model with the types of a mix and of patterns; `coarse`: of any number of bits."""
     file = _file(model)
     importance = read_imatrix(imatrix) if isinstance(imatrix, str | os.PathLike) else imatrix
     tensors = {name: (weight.shape, weight.type) for name, weight in file.weights.items()}
     _check_types(types or {}, tensors)
     chosen = choose_types(file.metadata, tensors, mix, imatrix=importance is not None, types=types)
     weights = _importance(importance, file.weights, chosen)
-    _check_coarse(mix, file.weights, chosen, weights)
+    if not coarse:
+        _check_coarse(mix, file.weights, chosen, weights)
     _warn_quantized(file.weights, chosen)
     metadata = _metadata(file.metadata, mix, importance, imatrix)
     total = float(sum(math.prod(shape) for shape, _ in tensors.values()))

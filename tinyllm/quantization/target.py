@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,7 +34,11 @@ __all__ = ["TensorChoice", "TypeChoice", "choose_for_size", "split_text"]
 
 #: The types to choose from, where the rows of a tensor are made of blocks of 256, and elsewhere.
 _BLOCKS = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
-_OTHERS = ("IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+_OTHERS = ("Q2_0", "MXFP4", "IQ4_NL", "NVFP4", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+
+#: Types that take long to write and change little from four bits on. Below, those between the
+#: neighbours of the type that a tensor has without them are tried then.
+_SLOW = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")
 
 #: The largest type, which is one to choose from where the size lets it.
 _LARGEST = "F16"
@@ -272,12 +276,15 @@ def choose_for_size(
     values = sum(math.prod(weight.shape) for weight in weights.values())
     budget = _budget(model, target, imatrix is not None, values)
     used = names_read(model)
-    kinds = {}
+    kinds, slow = {}, {}
     for name, weight in weights.items():
         wanted = pattern_type(name, types or {}) or ("" if name in used else _UNKNOWN)
         kinds[name] = _candidates(weight.shape[-1], 8 * budget / values, wanted)
+        few = 8 * budget < 4 * values and weight.shape[-1] % 256 == 0
+        slow[name] = _SLOW if few and not wanted else ()
     least = sum(
-        min(_size(kind, math.prod(weights[name].shape)) for kind in kinds[name]) for name in kinds
+        min(_size(kind, math.prod(weights[name].shape)) for kind in (*kinds[name], *slow[name]))
+        for name in kinds
     )
     if least > budget:
         raise ValueError(
@@ -285,18 +292,29 @@ def choose_for_size(
             f"least {8 * least / values:.4g}, the smallest types"
         )
     uses = observe(model, ids, progress)
+
+    def measured(name: str, names: Sequence[str]) -> list[_Point]:
+        weight = weights[name]
+        importance = _importance(imatrix, name, weight.shape)
+        return [
+            _Point(
+                _size(kind, math.prod(weight.shape)),
+                divergence(weight, kind, importance, uses.get(name, ())),
+                kind,
+            )
+            for kind in names
+        ]
+
     points: dict[str, list[_Point]] = {}
     with Progress(values, "measuring types", progress) as bar:
         for name, weight in weights.items():
-            importance = _importance(imatrix, name, weight.shape)
-            points[name] = _hull(
-                _Point(
-                    _size(kind, math.prod(weight.shape)),
-                    divergence(weight, kind, importance, uses.get(name, ())),
-                    kind,
-                )
-                for kind in kinds[name]
-            )
+            points[name] = _hull(measured(name, kinds[name]))
+            bar.add(math.prod(weight.shape))
+    chosen, _ = _solve(points, budget)
+    with Progress(values, "measuring small types", progress) as bar:
+        for name, weight in weights.items():
+            near = _between(points[name], chosen[name], slow[name], math.prod(weight.shape))
+            points[name] = _hull([*points[name], *measured(name, near)])
             bar.add(math.prod(weight.shape))
     chosen, price = _solve(points, budget)
     return TypeChoice(
@@ -344,6 +362,13 @@ def _candidates(columns: int, bits: float, wanted: str) -> list[str]:
     fit = [kind for kind in kinds if fitting(kind, columns) == kind]
     largest = [_LARGEST] if bits > 8 or not fit else []
     return fit + largest
+
+
+def _between(options: Sequence[_Point], i: int, kinds: Sequence[str], values: int) -> list[str]:
+    """Return the types whose size is between the neighbours of option i, or below the first."""
+    low = options[i - 1].nbytes if i > 0 else 0
+    high = options[min(i + 1, len(options) - 1)].nbytes
+    return [kind for kind in kinds if low < _size(kind, values) < high]
 
 
 def _size(kind: str, values: int) -> int:
