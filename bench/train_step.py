@@ -35,7 +35,7 @@ def batches(shape, count=50):
 
 
 def tinyllm_step(shape, kind, threads):
-    """Return a function that makes step i, and one that returns the loss."""
+    """Return a function that makes step i and returns the loss."""
     from tinyllm.training.initial import initial_parts
     from tinyllm.training.network import Network
     from tinyllm.training.optimizer import Optimizer
@@ -58,13 +58,15 @@ def tinyllm_step(shape, kind, threads):
     data = batches(shape)
 
     def step(i):
-        ids = data[i % len(data)]
         network.flat[:] = 0
-        sums = network.add_gradients(
-            np.ascontiguousarray(ids[:, :-1]),
-            np.ascontiguousarray(ids[:, 1:]),
-            1 / (batch * context),
-        )
+        sums = 0.0
+        for first in range(0, batch, settings.micro_batch):
+            ids = data[i % len(data)][first : first + settings.micro_batch]
+            sums += network.add_gradients(
+                np.ascontiguousarray(ids[:, :-1]),
+                np.ascontiguousarray(ids[:, 1:]),
+                1 / (batch * context),
+            )
         optimizer.step(i)
         return sums / (batch * context)
 

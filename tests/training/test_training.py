@@ -297,6 +297,15 @@ def test_wrong_arguments(change, text):
         tl.train(TEXT, width=3)
 
 
+@pytest.mark.parametrize(
+    ("batch", "context", "micro"),
+    [(32, 80, 8), (12, 64, 12), (7, 512, 1), (6, 512, 2), (3, 4096, 1)],
+)
+def test_default_micro_batch(batch, context, micro):
+    shape = {"layers": 1, "width": 8, "heads": 2, "steps": 1}
+    assert Settings.make(**shape, batch=batch, context=context).micro_batch == micro
+
+
 def test_schedule():
     settings = Settings.make(**SMALL, warmup=4)
     factors = [settings.factor(i) for i in range(12)]

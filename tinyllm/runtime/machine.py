@@ -87,9 +87,7 @@ class Memory(NamedTuple):
     def _repr_html_(self) -> str:
         rows = [(name, size(value)) for name, value in zip(self._fields, self, strict=True)]
         rows = [*rows[:3], ("total", size(self.total)), *rows[4:]]
-        return Table(("what", "size"), rows).html(
-            caption=f"{self.tokens:,} tokens"
-        )
+        return Table(("what", "size"), rows).html(caption=f"{self.tokens:,} tokens")
 
 
 def _processor() -> str:

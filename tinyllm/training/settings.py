@@ -99,7 +99,7 @@ class Settings:
         defaults = {
             "kv_heads": heads,
             "ffn_width": -(-8 * width // 24) * 8 if gated else 4 * width,
-            "micro_batch": given["batch"],
+            "micro_batch": _micro_batch(given["batch"], given["context"]),
             "lr": _RATES[optimizer],
             "warmup": min(50, given["steps"] // 10),
             "weight_decay": 0.1 if optimizer == "adamw" else 0.0,
@@ -241,6 +241,18 @@ _POSITIONS = ("rope", "learned", "none")
 
 #: The learning rate of each optimizer for matrices.
 _RATES = {"muon": 0.02, "adamw": 2e-3}
+
+
+#: Tokens that run together if `micro_batch` is not given. More take more memory, and no less time.
+_TOKENS = 1024
+
+
+def _micro_batch(batch: Any, context: Any) -> Any:
+    """Return the default of `micro_batch`: a divisor of `batch` with few enough tokens."""
+    if not (isinstance(batch, int) and isinstance(context, int) and batch > 0 and context > 0):
+        return batch  # which is refused later, or is an integer of NumPy
+    most = max(1, _TOKENS // context)
+    return next(n for n in range(min(most, batch), 0, -1) if batch % n == 0)
 
 
 def _positive(name: str, value: Any) -> None:

@@ -79,7 +79,7 @@ def train(
     steps : int
     micro_batch : int, optional
         Sequences that run together, a divisor of `batch`. Fewer take less memory. Sums have
-        another order then, and so other bits.
+        another order then, and so other bits. Default: as many as have at most 1024 tokens.
     tokenizer : str, os.PathLike or Tokenizer
         ``"char"``, ``"byte"``, ``"bpe:1000"`` (with the number of tokens), one of
         `train_tokenizer` or of a model, or the path of a file with one. Not used for ids, unless
