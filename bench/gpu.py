@@ -1,6 +1,6 @@
 """Compare a model on a device with the same model on the CPU: bits, then tokens per second.
 
-    python bench/gpu.py [model.gguf] [--device gpu] [--prompt 256] [--decode 32] [--rounds 3]
+    python bench/gpu.py [model.gguf] [--device gpu] [--mode exact] [--prompt 256] ...
 
 First every tap of a short prompt is compared, and any difference ends the program. Then the two
 sides take turns; the figures are medians over the rounds. On PoCL, which runs on the CPU, the
@@ -45,14 +45,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model", nargs="?", default="demo")
     parser.add_argument("--device", default="gpu", help="as device= of tl.load")
+    parser.add_argument("--mode", default="exact", choices=("exact", "fast"))
     parser.add_argument("--prompt", type=int, default=256, help="tokens")
     parser.add_argument("--decode", type=int, default=32, help="tokens")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
 
-    cpu = tl.load(args.model, device="cpu")
+    cpu = tl.load(args.model, mode=args.mode, device="cpu")
     start = time.perf_counter()
-    gpu = tl.load(args.model, device=args.device)
+    gpu = tl.load(args.model, mode=args.mode, device=args.device)
     seconds, size = time.perf_counter() - start, gpu.core.device_bytes / 2**20
     print(f"{gpu.device.name}, level {gpu.device.level}: loaded in {seconds:.1f} s")
     print(f"{sum(gpu.core.on_device)} of {len(gpu.steps)} steps, {size:.1f} MiB of weights there")

@@ -111,8 +111,8 @@ class UnsupportedError(Error, NotImplementedError):
 class DeviceError(Error, RuntimeError):
     """Raised when a GPU or another device fails while it is used.
 
-    The session of the call is as it was before. A device that was lost does not come back: load the
-    model again, on another device or on the CPU.
+    The session of the call is as it was before. A device that was lost may come back: load the
+    model again, which opens it anew, or load it on the CPU.
     """
 
 

@@ -365,6 +365,22 @@ int tl_queue_finish(struct tl_queue *q, struct tl_error *err) {
     return result_of(q, "clFinish", q->device->cl->clFinish(q->handle), err);
 }
 
+bool tl_device_lost(struct tl_device *d) {
+    const uint8_t bytes[64] = {0};
+    struct tl_queue *q = NULL;
+    void *buffer = NULL;
+    struct tl_error err;
+    int status;
+    if (d->process != tl_process_id()) return false;
+    status = tl_queue_new(d, &q, &err);
+    if (status == TL_OK) status = tl_device_alloc(d, sizeof(bytes), "a test", &buffer, &err);
+    if (status == TL_OK) status = tl_queue_write(q, buffer, 0, bytes, sizeof(bytes), &err);
+    if (status == TL_OK) status = tl_queue_finish(q, &err);
+    tl_queue_free(q);
+    tl_device_free(d, buffer);
+    return status == TL_EDEVICE; // no memory for 64 bytes is not the end of it
+}
+
 struct tl_argument tl_buffer_argument(const void *buffer) {
     static const cl_handle none = NULL;
     const struct tl_memory *m = buffer;

@@ -65,6 +65,9 @@ size_t tl_device_group(const struct tl_device *d);
 /* TL_EDEVICE in a process that did not open it. */
 int tl_device_check(const struct tl_device *d, struct tl_error *err);
 
+/* Whether a small write to the device fails. False in a process that did not open it. */
+bool tl_device_lost(struct tl_device *d);
+
 /* ---- memory ---- */
 
 /* Memory of a device that grows when it is asked for more. All zeros: empty. */

@@ -59,10 +59,15 @@ int session_device_of(struct tl_session *s, struct session_device **out, struct 
     return TL_OK;
 }
 
-void session_device_rewind(struct session_device *d, size_t n) {
+void session_device_rewind(struct tl_session *s, size_t n) {
+    struct session_device *d = s->device;
     for (size_t c = 0; d != NULL && c < d->n_caches; c++) {
-        d->caches[c].on_host = TL_MIN(d->caches[c].on_host, n);
-        d->caches[c].on_device = TL_MIN(d->caches[c].on_device, n);
+        struct device_cache *cache = &d->caches[c];
+        cache->on_host = TL_MIN(cache->on_host, n);
+        cache->on_device = TL_MIN(cache->on_device, n);
+        if (n > 0 || s->plan->whole) continue;
+        tl_device_free(d->device, cache->room.buffer);
+        cache->room = (struct tl_room){0};
     }
 }
 
@@ -145,6 +150,7 @@ size_t session_device_bytes(const struct tl_session *s) {
         if (states->now != NULL && states->now->buffer != NULL) {
             bytes += s->plan->caches[c].block_bytes;
         }
+        if (states->spare != NULL) bytes += s->plan->caches[c].block_bytes;
         if (states->kept != NULL && states->kept != states->now && states->kept->buffer != NULL) {
             bytes += s->plan->caches[c].block_bytes;
         }

@@ -37,8 +37,8 @@ struct session_device {
 /* The device's side of a session, made if it has none. */
 int session_device_of(struct tl_session *s, struct session_device **out, struct tl_error *err);
 void session_device_free(struct session_device *d);
-/* The positions from n on are dropped. */
-void session_device_rewind(struct session_device *d, size_t n);
+/* The positions from n on are dropped. If n is 0, so is the memory, as on the host. */
+void session_device_rewind(struct tl_session *s, size_t n);
 /* A copy for a fork, of the caches alone. */
 int session_device_fork(const struct tl_session *from, struct tl_session *to, struct tl_error *err);
 

@@ -86,7 +86,7 @@ size_t tl_session_rewind(struct tl_session *s, size_t n) {
     }
     // a context of such a plan is one call, and the next one fills the same blocks
     if (!s->plan->whole) drop_blocks(s, n);
-    session_device_rewind(s->device, n);
+    session_device_rewind(s, n);
     s->n = n;
     return n;
 }
@@ -97,6 +97,7 @@ void tl_session_free(struct tl_session *s) {
     s->kept = 0;
     tl_session_rewind(s, 0);
     drop_blocks(s, 0);
+    for (size_t c = 0; c < s->plan->n_caches; c++) replace(&s->states[c].spare, NULL);
     free(s->blocks);
     free(s->states);
     free(s->tokens);
@@ -171,6 +172,12 @@ void tl_session_commit(struct tl_session *s, const int32_t *tokens, size_t n) {
         if (states->next == NULL) continue;
         if (states->marked != NULL) replace(&states->kept, states->marked);
         if (last == s->n + n) replace(&states->kept, share(states->next));
+        // buffers of devices are slow to make
+        if (states->now != NULL && states->now->buffer != NULL &&
+            atomic_load(&states->now->references) == 1) {
+            replace(&states->spare, states->now);
+            states->now = NULL;
+        }
         replace(&states->now, states->next);
         states->next = states->marked = NULL;
     }
@@ -188,7 +195,7 @@ void tl_session_cancel(struct tl_session *s) {
     tl_session_unmark(s);
     for (size_t c = 0; c < s->plan->n_caches; c++) replace(&s->states[c].next, NULL);
     drop_blocks(s, s->n);
-    session_device_rewind(s->device, s->n);
+    session_device_rewind(s, s->n);
 }
 
 int tl_session_fork(const struct tl_session *s, struct tl_session **out, struct tl_error *err) {
@@ -243,8 +250,11 @@ static bool reserve_blocks(struct tl_session *s, size_t c, size_t before, size_t
 static bool reserve_states(struct tl_session *s, size_t c) {
     const struct tl_cache *cache = &s->plan->caches[c];
     struct tl_states *states = &s->states[c];
-    states->next = block_new(cache);
+    states->next = states->spare != NULL ? states->spare : block_new(cache);
+    states->spare = NULL;
     if (states->next == NULL) return false;
+    states->next->in_data = true;
+    states->next->in_buffer = false;
     if (states->now == NULL) memset(states->next->data, 0, cache->block_bytes);
     if (s->mark > 0) states->marked = block_new(cache);
     return s->mark == 0 || states->marked != NULL;

@@ -36,6 +36,7 @@ struct tl_states {
     struct tl_block *now;    // after n positions; NULL if n is 0
     struct tl_block *kept;   // after `kept` positions; NULL if kept is 0
     struct tl_block *next;   // written by the call under way, else NULL
+    struct tl_block *spare;  // of no use but for the next call; NULL unless states are on a device
     struct tl_block *marked; // after `mark` positions, written by the call under way, else NULL
 };
 

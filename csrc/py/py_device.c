@@ -190,6 +190,15 @@ static PyObject *device_compared(PyObject *op, void *closure) {
     return PyLong_FromSize_t(((device_object *)op)->compared);
 }
 
+static PyObject *device_lost(PyObject *op, void *closure) {
+    bool lost;
+    (void)closure;
+    Py_BEGIN_ALLOW_THREADS
+    lost = tl_device_lost(((device_object *)op)->device);
+    Py_END_ALLOW_THREADS
+    return PyBool_FromLong(lost);
+}
+
 static PyObject *device_used(PyObject *op, void *closure) {
     (void)closure;
     return PyLong_FromSize_t(tl_device_used(((device_object *)op)->device));
@@ -207,6 +216,7 @@ static PyGetSetDef device_getset[] = {
      "for float32 division), 'float32' (not float64), 'integers' (nothing). The bits are the same.",
      NULL},
     {"compared", device_compared, NULL, "int : results of the test that the device passed.", NULL},
+    {"lost", device_lost, NULL, "bool : whether the device answers no longer.", NULL},
     {"used", device_used, NULL, "int : bytes of its memory that this process has taken.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

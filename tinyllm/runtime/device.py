@@ -77,9 +77,9 @@ def _cache() -> str | None:
 
 
 def _open(index: int) -> _core.Device:
-    """Return the open device of that number. It is opened once for the process."""
+    """Return the open device of that number. It is opened once, and anew after it was lost."""
     with _lock:
-        if index not in _opened:
+        if index not in _opened or _opened[index].lost:
             _opened[index] = _core.Device(index, cache=_cache())
         return _opened[index]
 
