@@ -34,7 +34,7 @@ MOST = 24
 _LEAST = 0.05
 
 #: How much faster than without a draft a call must be expected to be.
-_GAIN = 1.05
+_GAIN = 1.1
 
 #: Where guesses come from: ``"lookup"``, a smaller model, or nowhere.
 Draft: TypeAlias = Literal["lookup"] | Runner | None
@@ -61,7 +61,7 @@ class Costs:
     @staticmethod
     def _guess(rows: int) -> float:
         """The cost relative to that of one row, before anything was measured."""
-        return 1.0 if rows <= 1 else 1.6 + 0.12 * rows
+        return 1.0 if rows <= 1 else 1.2 + 0.15 * rows
 
     def record(self, rows: int, seconds: float) -> None:
         """Take note of a call. One slow call, for which the machine was busy, counts little."""

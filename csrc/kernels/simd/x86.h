@@ -18,11 +18,13 @@
 #define KEEP_PAIR(x, y) (void)(x), (void)(y)
 #define KEEP_512(x) (void)(x)
 #define KEEP_POINTER(p) (void)(p)
+#define KEEP_STORED(x) (void)(x)
 #else
 #define KEEP(x) __asm__("" : "+x"(x))
 #define KEEP_PAIR(x, y) __asm__("" : "+x"(x), "+x"(y))
 #define KEEP_512(x) __asm__("" : "+v"(x))
 #define KEEP_POINTER(p) __asm__("" : "+r"(p))
+#define KEEP_STORED(x) __asm__("" : "+m"(x)) // in memory, not in registers
 #endif
 
 /* Transposes eight rows: t[i] holds 16 bytes of the rows i and i + 4, x[i] dword i of each row. */

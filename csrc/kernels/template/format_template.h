@@ -12,11 +12,11 @@
 enum matmul_format {
     FORMAT_FLOAT_ROW,      // as they are, each token zero-padded to a multiple of 16
     FORMAT_FLOAT_TILE,     // lane by lane, FLOAT_TOKENS tokens side by side
-    FORMAT_BYTE_ROW,       // rounded to integers, int8 digits, one token
+    FORMAT_BYTE_ROW,       // rounded to integers, int8 digits, one token or a few
     FORMAT_BYTE_TILE,      // the same, BYTE_TOKENS tokens side by side
     FORMAT_WORD_ROW,       // rounded to integers, int16 digits, one token
     FORMAT_WORD_TILE,      // the same, WORD_TOKENS tokens side by side
-    FORMAT_FAST_BYTE_ROW,  // fast mode: int8 with a scale for each 32, one token
+    FORMAT_FAST_BYTE_ROW,  // fast mode: int8 with a scale for each 32, one token or a few
     FORMAT_FAST_BYTE_TILE, // the same, FAST_TOKENS tokens side by side
     FORMAT_FAST_WORD_ROW,  // fast mode: int16 with a scale for each 32, one token
     FORMAT_FAST_WORD_TILE, // the same, FAST_TOKENS tokens side by side

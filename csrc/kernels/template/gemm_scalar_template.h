@@ -5,7 +5,7 @@
  * of this file.
  *
  * Needs:   format_template.h
- * Defines: int_in_bytes, gemv_has, int_pack_bytes, int_pack, int_scratch, int_matmul, int_prefetch
+ * Defines: int_in_bytes, gemv_most, int_pack_bytes, int_pack, int_scratch, int_matmul, int_prefetch
  */
 
 static bool int_in_bytes(const struct tl_type_info *type) {
@@ -13,9 +13,9 @@ static bool int_in_bytes(const struct tl_type_info *type) {
     return true;
 }
 
-static bool gemv_has(const struct tl_type_info *type) {
-    (void)type; // one token is like many
-    return true;
+static size_t gemv_most(const struct tl_type_info *type, bool fast) {
+    (void)type, (void)fast; // one token is like many
+    return 1;
 }
 
 /*

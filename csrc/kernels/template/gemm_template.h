@@ -121,7 +121,7 @@ TL_INLINE void panel_gemm(const enum layout layout, const int tile, const struct
     const size_t blocks = w->cols / (size_t)type->items;
     const size_t chunks = round_up(w->cols, TL_CHUNK) / TL_CHUNK;
     const size_t tiles = (tokens + (size_t)tile - 1) / (size_t)tile;
-    const size_t chunks_at_once = tile == 1 ? 1 : PANEL_CHUNKS;
+    const size_t chunks_at_once = tiles <= 4 ? 1 : PANEL_CHUNKS;
     struct panel *panels = scratch;
     const size_t sum_bytes = layout < LAYOUT_FAST_BYTES ? sizeof(double) : sizeof(float);
     const size_t record_size = layout_record_bytes(layout, (size_t)tile);

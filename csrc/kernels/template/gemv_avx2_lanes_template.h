@@ -124,15 +124,17 @@ static size_t gemv_pack_bytes(enum matmul_format format, size_t cols, size_t tok
     return size_product(round_up(cols, TL_CHUNK) / TL_CHUNK, tokens, sizeof(struct gemv_chunk));
 }
 
-static size_t gemv_scratch(size_t cols) {
-    (void)cols;
+static size_t gemv_scratch(size_t cols, size_t tokens) {
+    (void)cols, (void)tokens;
     return 0;
 }
 
-static void gemv_pack(enum matmul_format format, const float *x, size_t cols, void *packed) {
+static void gemv_pack(enum matmul_format format, const float *x, size_t cols, size_t tokens,
+                      size_t first, size_t last, void *packed) {
     const bool bytes = format == FORMAT_BYTE_ROW || format == FORMAT_FAST_BYTE_ROW;
     const bool fast = gemv_is_fast(format);
     struct gemv_chunk *out = packed;
+    (void)tokens, (void)first, (void)last; // the only one
     for (size_t k = 0; k < cols; k += TL_CHUNK, out++) {
         const size_t n = TL_MIN(cols - k, (size_t)TL_CHUNK);
         if (fast) {

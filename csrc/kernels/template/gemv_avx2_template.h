@@ -7,7 +7,7 @@
  * Block layouts: ggml-common.h of ggml.
  *
  * Needs:   gemv_avx2_grid_template.h, gemv_lanes_template.h
- * Defines: gemv_has, gemv_matmul, gemv_prefetch
+ * Defines: gemv_most, gemv_matmul, gemv_prefetch
  */
 
 /* ---- K types ---- */
@@ -665,10 +665,11 @@ GEMV_TYPES(GEMV_DEFINE)
         break;
 
 static void gemv_matmul(enum matmul_format format, const struct tl_matrix *w, size_t row0,
-                        size_t row1, const void *packed, float *y, void *scratch) {
+                        size_t row1, const void *packed, size_t tokens, float *y, size_t y_stride,
+                        void *scratch) {
     const bool fast = gemv_is_fast(format);
     const struct gemv_chunk *x = packed;
-    (void)scratch;
+    (void)scratch, (void)tokens, (void)y_stride;
     switch (type_id(w->type)) {
         GEMV_TYPES(GEMV_CASE)
     default:
@@ -676,8 +677,9 @@ static void gemv_matmul(enum matmul_format format, const struct tl_matrix *w, si
     }
 }
 
-static bool gemv_has(const struct tl_type_info *type) {
-    return gemv_listed(type_id(type));
+static size_t gemv_most(const struct tl_type_info *type, bool fast) {
+    (void)fast;
+    return gemv_listed(type_id(type)) ? 1 : 0;
 }
 
 static void gemv_prefetch(const struct tl_matrix *w, size_t row0, size_t row1) {

@@ -2,7 +2,7 @@
  * gemv_panel_template.h - quantized weights times one token, which is a tile of one.
  *
  * Needs:   gemm_template.h
- * Defines: gemv_has, gemv_pack_bytes, gemv_pack, gemv_scratch, gemv_matmul, gemv_prefetch
+ * Defines: gemv_most, gemv_pack_bytes, gemv_pack, gemv_scratch, gemv_matmul, gemv_prefetch
  */
 
 /* One copy of a call for each format, so that the layout is a constant inside. */
@@ -30,23 +30,25 @@ static size_t gemv_pack_bytes(enum matmul_format format, size_t cols, size_t tok
     return size;
 }
 
-static void gemv_pack(enum matmul_format format, const float *x, size_t cols, void *packed) {
-    GEMV_DISPATCH(format, pack_tokens, x, cols, 1, 0, 1, packed)
+static void gemv_pack(enum matmul_format format, const float *x, size_t cols, size_t tokens,
+                      size_t first, size_t last, void *packed) {
+    GEMV_DISPATCH(format, pack_tokens, x, cols, tokens, first, last, packed)
 }
 
-static size_t gemv_scratch(size_t cols) {
+static size_t gemv_scratch(size_t cols, size_t tokens) {
     (void)cols;
-    return panel_scratch(1);
+    return panel_scratch(tokens);
 }
 
 static void gemv_matmul(enum matmul_format format, const struct tl_matrix *w, size_t row0,
-                        size_t row1, const void *packed, float *y, void *scratch) {
-    GEMV_DISPATCH(format, panel_gemm, w, row0, row1, packed, 1, y, 0, scratch)
+                        size_t row1, const void *packed, size_t tokens, float *y, size_t y_stride,
+                        void *scratch) {
+    GEMV_DISPATCH(format, panel_gemm, w, row0, row1, packed, tokens, y, y_stride, scratch)
 }
 
-static bool gemv_has(const struct tl_type_info *type) {
-    (void)type; // panels are for every type
-    return true;
+static size_t gemv_most(const struct tl_type_info *type, bool fast) {
+    (void)type, (void)fast; // panels are for every type
+    return 1;
 }
 
 static void gemv_prefetch(const struct tl_matrix *w, size_t row0, size_t row1) {

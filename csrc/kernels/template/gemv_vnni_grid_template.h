@@ -92,7 +92,7 @@ TL_INLINE v16i grid_odd_scale(v16i x) {
 }
 
 /* Adds 16 weights of IQ2: codes of two entries, and their signs. */
-TL_INLINE void grid_dots_8(v16i s[MAX_DIGITS], const int digits, v16i table, v16i codes, v16i signs,
+TL_INLINE void grid_dots_8(v16i s[MAX_WIDTH], const int digits, v16i table, v16i codes, v16i signs,
                            const int32_t *x) {
     signs = grid_spread_signs(signs);
     TL_UNROLL(4)
@@ -123,7 +123,7 @@ TL_INLINE void gemv_iq2(enum tl_type id, const struct row_group *rows, const int
         }
     }
     for (int block = 0; block < 8; block++) {
-        v16i a[2][MAX_DIGITS];
+        v16i a[2][MAX_WIDTH];
         TL_UNROLL(2)
         for (int g = 0; g < 2; g++) { // of 16 values
             const int group = 2 * block + g;
@@ -146,13 +146,16 @@ TL_INLINE void gemv_iq2(enum tl_type id, const struct row_group *rows, const int
             }
             gemv_begin(a[g], digits, t->starts + group * digits);
             grid_dots_8(a[g], digits, table, codes, signs, t->x + 4 * group * digits);
-            if (!xxs) gemv_scale(a[g], digits, one_byte(scales[block / 4][g], block % 4));
+            if (!xxs) {
+                const v16i scale = one_byte(scales[block / 4][g], block % 4);
+                gemv_end_group(&sums, digits, 1, a[g], scale, block, g == 0);
+            }
         }
-        for (int p = 0; p < digits; p++) a[0][p] = v16i_add(a[0][p], a[1][p]);
-        if (xxs) gemv_scale(a[0], digits, grid_odd_scale(x[2 * block + 1]));
-        gemv_end_block(&sums, digits, a[0], block);
+        if (!xxs) continue;
+        gemv_join(a[0], digits, a[1]);
+        gemv_end_group(&sums, digits, 1, a[0], grid_odd_scale(x[2 * block + 1]), block, true);
     }
-    gemv_end_chunk(&sums, digits, t, v16_mul(group_load_half(rows, 0), v16_set1(0.125f)), exact,
+    gemv_end_chunk(&sums, digits, 1, t, v16_mul(group_load_half(rows, 0), v16_set1(0.125f)), exact,
                    fast);
 }
 
@@ -160,7 +163,7 @@ TL_INLINE void gemv_iq2(enum tl_type id, const struct row_group *rows, const int
  * Adds 16 weights of IQ3: codes of the first and the third of four entries, of the second and the
  * fourth, and signs of pairs of entries.
  */
-TL_INLINE void grid_dots_4(v16i s[MAX_DIGITS], const int digits, v16i table, v16i even, v16i odd,
+TL_INLINE void grid_dots_4(v16i s[MAX_WIDTH], const int digits, v16i table, v16i even, v16i odd,
                            v16i signs, const int32_t *x) {
     const v16i low = v16i_set1(0x00ff00ff), high = v16i_set1((int32_t)0xff00ff00);
     v16i pairs[2]; // the first two weights of each entry, and the other two
@@ -199,7 +202,7 @@ TL_INLINE void gemv_iq3(enum tl_type id, const struct row_group *rows, const int
         scales[1] = or_masked(bytes_of(1), v16i_srl(scales[3], 3), 0x1e);
     }
     for (int block = 0; block < 8; block++) {
-        v16i a[2][MAX_DIGITS];
+        v16i a[2][MAX_WIDTH];
         TL_UNROLL(2)
         for (int g = 0; g < 2; g++) { // of 16 values
             const int group = 2 * block + g;
@@ -223,10 +226,10 @@ TL_INLINE void gemv_iq3(enum tl_type id, const struct row_group *rows, const int
             gemv_begin(a[g], digits, t->starts + group * digits);
             grid_dots_4(a[g], digits, table, even, odd, sign, t->x + 4 * group * digits);
         }
-        for (int p = 0; p < digits; p++) a[0][p] = v16i_add(a[0][p], a[1][p]);
-        gemv_scale(a[0], digits,
-                   xxs ? grid_odd_scale(signs[block]) : one_byte(scales[block % 2], block / 2));
-        gemv_end_block(&sums, digits, a[0], block);
+        gemv_join(a[0], digits, a[1]);
+        gemv_end_group(&sums, digits, 1, a[0],
+                       xxs ? grid_odd_scale(signs[block]) : one_byte(scales[block % 2], block / 2),
+                       block, true);
     }
-    gemv_end_chunk(&sums, digits, t, d, exact, fast);
+    gemv_end_chunk(&sums, digits, 1, t, d, exact, fast);
 }

@@ -1,22 +1,23 @@
 /*
- * gemv_vnni_template.h - quantized weights times one token, sixteen rows at a time.
+ * gemv_vnni_template.h - quantized weights times one token, or a few, sixteen rows at a time.
  *
  * The weights are multiplied right after the transposition, and never stored. `digits` is a
- * constant, three in exact mode and one in fast mode. The integers and the order of the float
- * operations are those of tile_add_k, tile_add_32, fast_add_k and fast_add_32, so the results are
- * the same. Block layouts: ggml-common.h of ggml.
+ * constant, three in exact mode and one in fast mode, and so is the number of tokens. The integers
+ * and the order of the float operations are those of tile_add_k, tile_add_32, fast_add_k and
+ * fast_add_32, so the results are the same. Block layouts: ggml-common.h of ggml.
  *
  * Needs:   gemv_vnni_grid_template.h, gemv_lanes_template.h
- * Defines: gemv_has, gemv_pack_bytes, gemv_pack, gemv_scratch, gemv_matmul, gemv_prefetch
+ * Defines: gemv_most, gemv_pack_bytes, gemv_pack, gemv_scratch, gemv_matmul, gemv_prefetch
  */
 
 /* Q4_K and Q5_K */
 TL_INLINE void gemv_k4(const bool five, const struct row_group *rows, const int digits,
-                       const struct gemv_token *t, v16d *exact, v16 *fast) {
+                       const int tokens, const struct gemv_token *t, v16d *exact, v16 *fast) {
     const v16i six = bytes_of(0x3f);
+    const int width = digits * tokens;
     struct gemv_sums sums;
     v16i header[4], scales[2], mins[2], min[8], fifth[8];
-    gemv_begin(sums.exact, digits, NULL);
+    gemv_begin(sums.exact, width, NULL);
     group_load_16(rows, 0, header);
     scales[0] = v16i_and(header[1], six);
     mins[0] = v16i_and(header[2], six);
@@ -25,32 +26,34 @@ TL_INLINE void gemv_k4(const bool five, const struct row_group *rows, const int 
     if (five) group_load_32(rows, 16, fifth);
     TL_UNROLL(4)
     for (int c = 0; c < 4; c++) {
-        v16i x[8], a[MAX_DIGITS], b[MAX_DIGITS];
+        v16i x[8];
         group_load_32(rows, (five ? 48 : 16) + 32 * (size_t)c, x);
         if (c < 3) group_prefetch(rows, 64 * (size_t)c);
-        gemv_begin(a, digits, NULL);
-        gemv_begin(b, digits, NULL);
-        TL_UNROLL(8)
-        for (int i = 0; i < 8; i++) {
-            v16i low = masked(x[i], 0x0f), up = masked(x[i], 0xf0);
-            if (five) {
-                low = or_masked(low, shifted(fifth[i], 4 - 2 * c), 0x10);
-                up = or_masked(v16i_srl(up, 4), shifted(fifth[i], 3 - 2 * c), 0x10);
+        TL_UNROLL(2)
+        for (int half = 0; half < 2; half++) { // the low nibbles, then the high ones
+            const int block = 2 * c + half;
+            v16i s[MAX_WIDTH];
+            gemv_begin(s, width, NULL);
+            TL_UNROLL(8)
+            for (int i = 0; i < 8; i++) {
+                v16i q = masked(x[i], half == 0 ? 0x0f : 0xf0);
+                if (five) {
+                    if (half == 1) q = v16i_srl(q, 4);
+                    q = or_masked(q, shifted(fifth[i], 4 - block), 0x10);
+                }
+                gemv_dots(s, width, q, t->x + (8 * block + i) * width);
             }
-            gemv_dots(a, digits, low, t->x + (16 * c + i) * digits);
-            gemv_dots(b, digits, up, t->x + (16 * c + 8 + i) * digits);
+            for (int p = 0; p < width && half == 1 && !five; p++) {
+                s[p] = v16i_sra(s[p], 4); // it is quicker to shift the sums than the nibbles
+            }
+            gemv_end_group(&sums, digits, tokens, s, one_byte(scales[c / 2], block % 4), block,
+                           true);
         }
-        if (!five) { // it is quicker to shift the sums than the nibbles
-            for (int p = 0; p < digits; p++) b[p] = v16i_sra(b[p], 4);
-        }
-        gemv_scale(a, digits, one_byte(scales[c / 2], 2 * c % 4));
-        gemv_end_block(&sums, digits, a, 2 * c);
-        gemv_scale(b, digits, one_byte(scales[c / 2], 2 * c % 4 + 1));
-        gemv_end_block(&sums, digits, b, 2 * c + 1);
     }
-    gemv_end_chunk(&sums, digits, t, v16_from_low_halves(header[0]), exact, fast);
+    gemv_end_chunk(&sums, digits, tokens, t, v16_from_low_halves(header[0]), exact, fast);
     for (int b = 0; b < 8; b++) min[b] = two_bytes(mins[b / 4], b % 4, b % 4);
-    gemv_minima(digits, true, t, v16_from_low_halves(v16i_srl(header[0], 16)), min, exact, fast);
+    gemv_minima(digits, tokens, true, t, v16_from_low_halves(v16i_srl(header[0], 16)), min, exact,
+                fast);
 }
 
 /* Q2_K, and Q3_K, which has a third bit. */
@@ -85,77 +88,77 @@ TL_INLINE void gemv_k2(const bool three, const struct row_group *rows, const int
         TL_UNROLL(4)
         for (int j = 0; j < 4; j++) {
             const int block = 4 * h + j;
-            v16i a[2][MAX_DIGITS];
             TL_UNROLL(2)
             for (int g = 0; g < 2; g++) {
                 const int group = 2 * block + g;
+                v16i a[MAX_WIDTH];
                 v16i scale = one_byte(scales[group / 4], group % 4);
                 if (three) scale = v16i_sub(scale, v16i_set1(32));
-                gemv_begin(a[g], digits, three ? t->starts + group * digits : NULL);
+                gemv_begin(a, digits, three ? t->starts + group * digits : NULL);
                 TL_UNROLL(4)
                 for (int i = 4 * g; i < 4 * g + 4; i++) {
                     v16i q = masked(shifted(x[i], -2 * j), 0x03);
                     if (three) q = or_masked(q, shifted(third[i], 2 - block), 0x04);
-                    gemv_dots(a[g], digits, q, t->x + (8 * block + i) * digits);
+                    gemv_dots(a, digits, q, t->x + (8 * block + i) * digits);
                 }
-                gemv_scale(a[g], digits, scale);
+                gemv_end_group(&sums, digits, 1, a, scale, block, g == 0);
             }
-            for (int p = 0; p < digits; p++) a[0][p] = v16i_add(a[0][p], a[1][p]);
-            gemv_end_block(&sums, digits, a[0], block);
         }
     }
     if (three) {
         const v16 d = v16_from_low_halves(v16i_srl(tail[3], 16));
-        gemv_end_chunk(&sums, digits, t, d, exact, fast);
+        gemv_end_chunk(&sums, digits, 1, t, d, exact, fast);
     } else {
         v16i min[8];
         for (int b = 0; b < 8; b++) min[b] = two_bytes(mins[b / 2], 2 * b % 4, 2 * b % 4 + 1);
-        gemv_end_chunk(&sums, digits, t, v16_from_low_halves(tail[3]), exact, fast);
-        gemv_minima(digits, false, t, v16_from_low_halves(v16i_srl(tail[3], 16)), min, exact, fast);
+        gemv_end_chunk(&sums, digits, 1, t, v16_from_low_halves(tail[3]), exact, fast);
+        gemv_minima(digits, 1, false, t, v16_from_low_halves(v16i_srl(tail[3], 16)), min, exact,
+                    fast);
     }
 }
 
-TL_INLINE void gemv_k6(const struct row_group *rows, const int digits, const struct gemv_token *t,
-                       v16d *exact, v16 *fast) {
+TL_INLINE void gemv_k6(const struct row_group *rows, const int digits, const int tokens,
+                       const struct gemv_token *t, v16d *exact, v16 *fast) {
     const v16i nibble = bytes_of(0x0f);
+    const int width = digits * tokens;
     struct gemv_sums sums;
     v16i scales[4];
-    gemv_begin(sums.exact, digits, NULL);
+    gemv_begin(sums.exact, width, NULL);
     group_load_16(rows, 192, scales);
     for (int h = 0; h < 2; h++) {
         v16i high[8];
         group_load_32(rows, 128 + 32 * (size_t)h, high);
+        if (width > 6) KEEP_STORED(high); // the registers are for sums
         TL_UNROLL(2)
-        for (int part = 0; part < 2; part++) { // the blocks `block` and `block + 2`
-            const int block = 4 * h + part;
-            v16i low[8], a[2][MAX_DIGITS], b[2][MAX_DIGITS];
+        for (int part = 0; part < 2; part++) {
+            v16i low[8];
             group_load_32(rows, 64 * (size_t)h + 32 * (size_t)part, low);
+            if (width > 6) KEEP_STORED(low);
             group_prefetch(rows, 64 * (size_t)(2 * h + part));
             TL_UNROLL(2)
-            for (int g = 0; g < 2; g++) { // of 16 values
-                const int one = 2 * block + g, other = one + 4;
-                gemv_begin(a[g], digits, t->starts + one * digits);
-                gemv_begin(b[g], digits, t->starts + other * digits);
-                TL_UNROLL(4)
-                for (int i = 4 * g; i < 4 * g + 4; i++) {
-                    v16i x = v16i_and(low[i], nibble), y = v16i_and(v16i_srl(low[i], 4), nibble);
-                    x = or_masked(x, v16i_sll(high[i], part == 0 ? 4 : 2), 0x30);
-                    y = or_masked(y, part == 0 ? high[i] : v16i_srl(high[i], 2), 0x30);
-                    gemv_dots(a[g], digits, x, t->x + (8 * block + i) * digits);
-                    gemv_dots(b[g], digits, y, t->x + (8 * block + 16 + i) * digits);
+            for (int up = 0; up < 2; up++) { // the low nibbles, then the high ones
+                const int block = 4 * h + part + 2 * up;
+                const int32_t *starts = t->starts + 2 * block * width;
+                const int32_t *x = t->x + 8 * block * width;
+                KEEP_POINTER(starts); // so that what follows are constant distances from it
+                KEEP_POINTER(x);
+                TL_UNROLL(2)
+                for (int g = 0; g < 2; g++) { // of 16 values
+                    const v16i scale = byte_at(scales[2 * h + up], 2 * part + g, true);
+                    v16i s[MAX_WIDTH];
+                    gemv_begin(s, width, starts + g * width);
+                    TL_UNROLL(4)
+                    for (int i = 4 * g; i < 4 * g + 4; i++) {
+                        v16i q = v16i_and(up == 0 ? low[i] : v16i_srl(low[i], 4), nibble);
+                        q = or_masked(q, shifted(high[i], 4 - 2 * part - 4 * up), 0x30);
+                        gemv_dots(s, width, q, x + i * width);
+                    }
+                    gemv_end_group(&sums, digits, tokens, s, scale, block, g == 0);
                 }
-                gemv_scale(a[g], digits, byte_at(scales[2 * h], 2 * part + g, true));
-                gemv_scale(b[g], digits, byte_at(scales[2 * h + 1], 2 * part + g, true));
             }
-            for (int p = 0; p < digits; p++) {
-                a[0][p] = v16i_add(a[0][p], a[1][p]);
-                b[0][p] = v16i_add(b[0][p], b[1][p]);
-            }
-            gemv_end_block(&sums, digits, a[0], block);
-            gemv_end_block(&sums, digits, b[0], block + 2);
         }
     }
-    gemv_end_chunk(&sums, digits, t, group_load_half(rows, 208), exact, fast);
+    gemv_end_chunk(&sums, digits, tokens, t, group_load_half(rows, 208), exact, fast);
 }
 
 /* IQ4_XS */
@@ -173,7 +176,7 @@ TL_INLINE void gemv_iq4_xs(const struct row_group *rows, const int digits,
         if (c < 3) group_prefetch(rows, 64 * (size_t)c);
         TL_UNROLL(2)
         for (int block = 2 * c; block < 2 * c + 2; block++) {
-            v16i a[2][MAX_DIGITS]; // of the low and the high nibbles
+            v16i a[2][MAX_WIDTH]; // of the low and the high nibbles
             for (int g = 0; g < 2; g++) {
                 gemv_begin(a[g], digits, t->starts + (2 * block + g) * digits);
             }
@@ -185,12 +188,11 @@ TL_INLINE void gemv_iq4_xs(const struct row_group *rows, const int digits,
                 gemv_dots(a[0], digits, low, t->x + (8 * block + i) * digits);
                 gemv_dots(a[1], digits, up, t->x + (8 * block + 4 + i) * digits);
             }
-            for (int p = 0; p < digits; p++) a[0][p] = v16i_add(a[0][p], a[1][p]);
-            gemv_scale(a[0], digits, scale_iq4_xs(head, block));
-            gemv_end_block(&sums, digits, a[0], block);
+            gemv_join(a[0], digits, a[1]);
+            gemv_end_group(&sums, digits, 1, a[0], scale_iq4_xs(head, block), block, true);
         }
     }
-    gemv_end_chunk(&sums, digits, t, v16_from_low_halves(head[0]), exact, fast);
+    gemv_end_chunk(&sums, digits, 1, t, v16_from_low_halves(head[0]), exact, fast);
 }
 
 /* ---- types of 32 ---- */
@@ -254,28 +256,27 @@ static const int32_t spread[16] = {
     0x00000000, 0x00000010, 0x00001000, 0x00001010, 0x00100000, 0x00100010, 0x00101000, 0x00101010,
     0x10000000, 0x10000010, 0x10001000, 0x10001010, 0x10100000, 0x10100010, 0x10101000, 0x10101010};
 
-/* Adds block b to *u, the sum of its chunk in exact mode (MXFP4: to *wide), of its row in fast
+/* Adds block b to u, the sums of its chunk in exact mode (MXFP4: to wide), of its row in fast
    mode. table: what nibbles stand for in IQ4_NL and MXFP4. */
 TL_INLINE void gemv_block_32(enum tl_type id, const struct row_group *rows, struct columns *c,
-                             const int digits, const struct gemv_token *t, v16i table, const int b,
-                             v16 *u, v16d *wide) {
+                             const int digits, const int tokens, const struct gemv_token *t,
+                             v16i table, const int b, v16 *u, v16d *wide) {
     const struct block_shape shape = block_shape_of(id);
     const int begin = shape.bytes * b, end = begin + shape.bytes;
-    const int values = end - (shape.bits == 8 ? 32 : 16);
+    const int values = end - (shape.bits == 8 ? 32 : 16), width = digits * tokens;
     const bool offset = traits_of(id).offset != 0;
-    v16i s[2][MAX_DIGITS], fifths = v16i_set1(0);
+    const int32_t *starts = offset ? t->starts + 2 * b * width : NULL;
+    v16i s[2][MAX_WIDTH], fifths = v16i_set1(0);
     columns_need(c, rows, 8 * shape.bytes, (end + 3) / 4);
     // 34 bytes may need two loads; in a loop gcc would not see the constants
     columns_need(c, rows, 8 * shape.bytes, (end + 3) / 4);
     const v16 d = id == TL_TYPE_MXFP4 ? power_of_two(one_byte(c->x[begin / 4], begin % 4))
                                       : columns_half(c, begin);
     if (shape.bits == 5) fifths = columns_dword(c, values - 4);
-    for (int g = 0; g < 2; g++) {
-        gemv_begin(s[g], digits, offset ? t->starts + (2 * b + g) * digits : NULL);
-    }
     TL_UNROLL(8)
     for (int i = 0; i < 8; i++) {
         v16i q = columns_dword(c, values + 4 * (shape.bits == 8 ? i : i % 4));
+        if (i % 4 == 0) gemv_begin(s[i / 4], width, offset ? starts + i / 4 * width : NULL);
         if (shape.bits == 8) {
             q = v16i_xor(q, bytes_of(INT8_OFFSET));
         } else {
@@ -286,37 +287,45 @@ TL_INLINE void gemv_block_32(enum tl_type id, const struct row_group *rows, stru
             q = v16i_xor(q,
                          v16i_look_up_lanes(v16i_load(spread), v16i_srl(fifths, 4 * (unsigned)i)));
         }
-        gemv_dots(s[i / 4], digits, q, t->x + (8 * b + i) * digits);
+        gemv_dots(s[i / 4], width, q, t->x + (8 * b + i) * width);
     }
-    for (int p = 0; p < digits; p++) s[0][p] = v16i_add(s[0][p], s[1][p]);
-    if (digits == 1) {
-        v16 scaled = v16_mul(v16_from_i32(s[0][0]), v16_set1(t->fast.scale[b]));
-        *u = v16_fma(scaled, d, *u);
-        if (shape.has_min) {
-            *u = v16_fma(columns_half(c, begin + 2), v16_set1(t->fast.sum[b]), *u);
-        }
-    } else if (id == TL_TYPE_MXFP4) {
-        *wide = v16d_fma(block_to_f64(s[0]), v16d_from_f32(d), *wide);
-    } else {
-        *u = v16_fma(digits_to_f32(true, s[0]), d, *u);
-        if (shape.has_min) {
-            *u = v16_fma(v16_set1(t->exact.blocks[b]), columns_half(c, begin + 2), *u);
+    gemv_join(s[0], width, s[1]);
+    TL_UNROLL(8)
+    for (int i = 0; i < tokens; i++) {
+        const int at = b * tokens + i;
+        if (digits == 1) {
+            v16 scaled = v16_mul(v16_from_i32(s[0][i]), v16_set1(t->fast.scale[at]));
+            u[i] = v16_fma(scaled, d, u[i]);
+            if (shape.has_min) {
+                u[i] = v16_fma(columns_half(c, begin + 2), v16_set1(t->fast.sum[at]), u[i]);
+            }
+        } else if (id == TL_TYPE_MXFP4) {
+            wide[i] = v16d_fma(block_to_f64(s[0] + 3 * i), v16d_from_f32(d), wide[i]);
+        } else {
+            u[i] = v16_fma(digits_to_f32(true, s[0] + 3 * i), d, u[i]);
+            if (shape.has_min) {
+                u[i] = v16_fma(v16_set1(t->exact.blocks[at]), columns_half(c, begin + 2), u[i]);
+            }
         }
     }
 }
 
 TL_INLINE void gemv_32(enum tl_type id, const struct row_group *rows, const int digits,
-                       const struct gemv_token *t, v16d *exact, v16 *fast) {
+                       const int tokens, const struct gemv_token *t, v16d *exact, v16 *fast) {
     const int bytes = 8 * block_shape_of(id).bytes;
     struct columns c = {.n = 0};
     const v16i table = id == TL_TYPE_MXFP4 ? codebook(tl_codebook_mxfp4, MXFP4_OFFSET)
                                            : codebook(tl_codebook_iq4, INT8_OFFSET);
-    v16 u = digits == 1 ? *fast : v16_set1(0);
-    v16d wide = v16d_set1(0);
+    v16 u[MAX_TILE];
+    v16d wide[MAX_TILE];
+    for (int i = 0; i < tokens; i++) {
+        u[i] = digits == 1 ? fast[i] : v16_set1(0);
+        wide[i] = v16d_set1(0);
+    }
     // not a loop, so that every block number is a constant
 #define BLOCK(b)                                                                                   \
     if (64 * (b) < bytes) group_prefetch(rows, 64 * (b));                                          \
-    gemv_block_32(id, rows, &c, digits, t, table, b, &u, &wide)
+    gemv_block_32(id, rows, &c, digits, tokens, t, table, b, u, wide)
     BLOCK(0);
     BLOCK(1);
     BLOCK(2);
@@ -326,20 +335,22 @@ TL_INLINE void gemv_32(enum tl_type id, const struct row_group *rows, const int 
     BLOCK(6);
     BLOCK(7);
 #undef BLOCK
-    if (digits == 1) {
-        *fast = u;
-    } else {
-        if (id != TL_TYPE_MXFP4) wide = v16d_from_f32(u);
-        *exact = v16d_fma(wide, v16d_set1(t->exact.dx[0]), *exact);
+    for (int i = 0; i < tokens; i++) {
+        if (digits == 1) {
+            fast[i] = u[i];
+        } else {
+            if (id != TL_TYPE_MXFP4) wide[i] = v16d_from_f32(u[i]);
+            exact[i] = v16d_fma(wide[i], v16d_set1(t->exact.dx[i]), exact[i]);
+        }
     }
 }
 
 /* One chunk of sixteen rows. */
 TL_INLINE void gemv_chunk(enum tl_type id, const struct row_group *rows, const int digits,
-                          const struct gemv_token *t, v16d *exact, v16 *fast) {
+                          const int tokens, const struct gemv_token *t, v16d *exact, v16 *fast) {
 #define CASE_32(type)                                                                              \
     case type:                                                                                     \
-        gemv_32(type, rows, digits, t, exact, fast);                                               \
+        gemv_32(type, rows, digits, tokens, t, exact, fast);                                       \
         break
     switch (id) {
     case TL_TYPE_Q2_K:
@@ -349,13 +360,13 @@ TL_INLINE void gemv_chunk(enum tl_type id, const struct row_group *rows, const i
         gemv_k2(true, rows, digits, t, exact, fast);
         break;
     case TL_TYPE_Q4_K:
-        gemv_k4(false, rows, digits, t, exact, fast);
+        gemv_k4(false, rows, digits, tokens, t, exact, fast);
         break;
     case TL_TYPE_Q5_K:
-        gemv_k4(true, rows, digits, t, exact, fast);
+        gemv_k4(true, rows, digits, tokens, t, exact, fast);
         break;
     case TL_TYPE_Q6_K:
-        gemv_k6(rows, digits, t, exact, fast);
+        gemv_k6(rows, digits, tokens, t, exact, fast);
         break;
     case TL_TYPE_IQ4_XS:
         gemv_iq4_xs(rows, digits, t, exact, fast);
@@ -382,30 +393,73 @@ TL_INLINE void gemv_chunk(enum tl_type id, const struct row_group *rows, const i
 #undef CASE_32
 }
 
-static size_t gemv_pack_bytes(enum matmul_format format, size_t cols, size_t tokens) {
-    const size_t bytes = TL_MAX(record_bytes(true, 1), fast_record_bytes(true, 1));
-    (void)format;
-    return size_product(round_up(cols, TL_CHUNK) / TL_CHUNK, tokens, bytes);
+/* The types of which a few tokens are multiplied like one. Each adds to the time that the compiler
+   takes. */
+#define GEMV_TILE_TYPES(type)                                                                      \
+    type(Q4_0) type(Q4_1) type(Q5_0) type(Q8_0) type(Q4_K) type(Q5_K) type(Q6_K)
+
+/*
+ * The most tokens of a type that a gemv multiplies. The sums of a tile must fit the registers: of
+ * more tokens in exact mode, a panel is faster.
+ */
+static size_t gemv_most(const struct tl_type_info *type, bool fast) {
+#define GEMV_TILED(name) case TL_TYPE_##name:
+    switch (type_id(type)) {
+        GEMV_TILE_TYPES(GEMV_TILED)
+        return fast ? MAX_TILE : 2;
+    default:
+        return gemv_listed(type_id(type)) ? 1 : 0;
+    }
+#undef GEMV_TILED
 }
 
-static void gemv_pack(enum matmul_format format, const float *x, size_t cols, void *packed) {
-    if (format == FORMAT_BYTE_ROW) {
-        pack_tokens(LAYOUT_BYTES, 1, x, cols, 1, 0, 1, packed);
-    } else {
-        pack_tokens(LAYOUT_FAST_BYTES, 1, x, cols, 1, 0, 1, packed);
+/* Tokens of a tile, of which some may be zeros. */
+static size_t gemv_tile(bool fast, size_t tokens) {
+    if (tokens <= 1) return tokens;
+    return !fast ? 2 : tokens <= 4 ? 4 : MAX_TILE;
+}
+
+static size_t gemv_pack_bytes(enum matmul_format format, size_t cols, size_t tokens) {
+    const bool fast = format == FORMAT_FAST_BYTE_ROW;
+    const size_t tile = gemv_tile(fast, tokens);
+    return size_product(round_up(cols, TL_CHUNK) / TL_CHUNK, 1,
+                        layout_record_bytes(fast ? LAYOUT_FAST_BYTES : LAYOUT_BYTES, tile));
+}
+
+static void gemv_pack(enum matmul_format format, const float *x, size_t cols, size_t tokens,
+                      size_t first, size_t last, void *packed) {
+    const bool fast = format == FORMAT_FAST_BYTE_ROW;
+    switch ((fast ? 16 : 0) + gemv_tile(fast, tokens)) {
+    case 1:
+        pack_tokens(LAYOUT_BYTES, 1, x, cols, tokens, first, last, packed);
+        break;
+    case 2:
+        pack_tokens(LAYOUT_BYTES, 2, x, cols, tokens, first, last, packed);
+        break;
+    case 16 + 1:
+        pack_tokens(LAYOUT_FAST_BYTES, 1, x, cols, tokens, first, last, packed);
+        break;
+    case 16 + 4:
+        pack_tokens(LAYOUT_FAST_BYTES, 4, x, cols, tokens, first, last, packed);
+        break;
+    default:
+        pack_tokens(LAYOUT_FAST_BYTES, MAX_TILE, x, cols, tokens, first, last, packed);
+        break;
     }
 }
 
 /* Bytes of scratch memory: the starts of all chunks, and, for types with a grid, their digits. */
-static size_t gemv_scratch(size_t cols) {
+static size_t gemv_scratch(size_t cols, size_t tokens) {
     const size_t chunks = round_up(cols, TL_CHUNK) / TL_CHUNK;
-    return size_product(chunks, (16 + 64) * MAX_DIGITS, sizeof(int32_t));
+    const size_t starts = 16 * TL_MAX((size_t)MAX_TILE, (size_t)(2 * MAX_DIGITS));
+    return size_product(chunks, tokens <= 1 ? (16 + 64) * MAX_DIGITS : starts, sizeof(int32_t));
 }
 
-/* y[row0 ... row1) of one token. */
-TL_INLINE void gemv_rows(enum tl_type id, const int digits, const struct tl_matrix *w, size_t row0,
-                         size_t row1, const void *packed, float *y, int32_t *starts) {
-    const size_t groups = 16 * (size_t)digits;
+/* y[row0 ... row1) of one tile, of whose tokens the first n are stored. */
+TL_INLINE void gemv_rows(enum tl_type id, const int digits, const int tokens,
+                         const struct tl_matrix *w, size_t row0, size_t row1, const void *packed,
+                         size_t n_tokens, float *y, size_t y_stride, int32_t *starts) {
+    const size_t groups = 16 * (size_t)(digits * tokens);
     const size_t chunks = round_up(w->cols, TL_CHUNK) / TL_CHUNK;
     const size_t bytes = (size_t)(TL_CHUNK / w->type->items * w->type->bytes);
     const int offset = traits_of(id).offset;
@@ -413,10 +467,10 @@ TL_INLINE void gemv_rows(enum tl_type id, const int digits, const struct tl_matr
     int32_t *x = starts + chunks * groups;
     size_t per_lane;
     for (size_t i = 0; i < chunks * groups && offset != 0; i++) {
-        starts[i] = -offset * gemv_token_at(packed, digits, i / groups).groups[i % groups];
+        starts[i] = -offset * gemv_token_at(packed, digits, tokens, i / groups).groups[i % groups];
     }
     for (size_t c = 0; c < chunks && grid; c++) {
-        grid_digits(gemv_token_at(packed, digits, c).x, digits, x + c * 64 * (size_t)digits);
+        grid_digits(gemv_token_at(packed, digits, 1, c).x, digits, x + c * 64 * (size_t)digits);
     }
     for (size_t first = row0; first < row1; first += GEMV_LANES * per_lane) {
         const size_t n = TL_MIN(row1 - first, (size_t)GEMV_LANES); // lanes that have a row
@@ -424,12 +478,15 @@ TL_INLINE void gemv_rows(enum tl_type id, const int digits, const struct tl_matr
         for (size_t i = 0; i < per_lane; i++) {
             const uint8_t *src = w->data + (first + i) * w->row_bytes;
             const size_t stride = per_lane * w->row_bytes;
-            v16d exact = v16d_set1(0);
-            v16 fast = v16_set1(0);
-            float out[GEMV_LANES];
+            v16d exact[MAX_TILE];
+            v16 fast[MAX_TILE];
+            for (int t = 0; t < tokens; t++) {
+                exact[t] = v16d_set1(0);
+                fast[t] = v16_set1(0);
+            }
             for (size_t c = 0; c < chunks; c++) {
                 const size_t at = c * bytes, size = TL_MIN(w->row_bytes - at, bytes);
-                struct gemv_token t = gemv_token_at(packed, digits, c);
+                struct gemv_token t = gemv_token_at(packed, digits, tokens, c);
                 struct row_group rows = {src + at, stride, 0};
                 uint8_t copy[GEMV_LANES][MAX_CHUNK_BYTES];
                 t.starts = starts + c * groups;
@@ -441,42 +498,72 @@ TL_INLINE void gemv_rows(enum tl_type id, const int digits, const struct tl_matr
                 } else {
                     rows.ahead = lane_ahead(w, at, per_lane, i + 1 == per_lane, GEMV_LANES);
                 }
-                gemv_chunk(id, &rows, digits, &t, &exact, &fast);
+                gemv_chunk(id, &rows, digits, tokens, &t, exact, fast);
             }
-            v16_store(out, digits == 1 ? fast : v16_from_f64(exact));
-            for (size_t r = 0; r < n; r++) y[first + r * per_lane + i] = out[r];
+            for (int t = 0; t < tokens; t++) {
+                float out[GEMV_LANES];
+                if ((size_t)t >= n_tokens) break;
+                v16_store(out, digits == 1 ? fast[t] : v16_from_f64(exact[t]));
+                float *to = y + (size_t)t * y_stride + first + i;
+                for (size_t r = 0; r < n; r++) to[r * per_lane] = out[r];
+            }
         }
     }
 }
 
-/* One function for each type and mode, so that both are constants inside. */
-#define GEMV_DEFINE(name)                                                                          \
-    static void gemv_##name(bool fast, const struct tl_matrix *w, size_t row0, size_t row1,        \
-                            const void *packed, float *y, int32_t *starts) {                       \
-        if (fast) {                                                                                \
-            gemv_rows(TL_TYPE_##name, 1, w, row0, row1, packed, y, starts);                        \
-        } else {                                                                                   \
-            gemv_rows(TL_TYPE_##name, 3, w, row0, row1, packed, y, starts);                        \
-        }                                                                                          \
-    }
-GEMV_TYPES(GEMV_DEFINE)
+/* Matmuls of one tile. */
+struct gemv_job {
+    const struct tl_matrix *w;
+    size_t row0, row1;
+    const void *packed;
+    size_t tokens;
+    float *y;
+    size_t y_stride;
+    int32_t *starts;
+};
 
-#define GEMV_CASE(name)                                                                            \
+/* One function for each type, mode and tile, so that all three are constants inside. */
+#define GEMV_FUNCTION(name, digits, tile)                                                          \
+    static void gemv_##name##_##digits##_##tile(const struct gemv_job *j) {                        \
+        gemv_rows(TL_TYPE_##name, digits, tile, j->w, j->row0, j->row1, j->packed, j->tokens,      \
+                  j->y, j->y_stride, j->starts);                                                   \
+    }
+#define GEMV_DEFINE(name) GEMV_FUNCTION(name, 1, 1) GEMV_FUNCTION(name, 3, 1)
+#define GEMV_DEFINE_TILES(name)                                                                    \
+    GEMV_FUNCTION(name, 3, 2)                                                                      \
+    GEMV_FUNCTION(name, 1, 4)                                                                      \
+    GEMV_FUNCTION(name, 1, 8)
+GEMV_TYPES(GEMV_DEFINE)
+GEMV_TILE_TYPES(GEMV_DEFINE_TILES)
+
+#define GEMV_ROW(name)                                                                             \
     case TL_TYPE_##name:                                                                           \
-        gemv_##name(format == FORMAT_FAST_BYTE_ROW, w, row0, row1, packed, y, scratch);            \
+        (fast ? gemv_##name##_1_1 : gemv_##name##_3_1)(&job);                                      \
+        break;
+#define GEMV_TILE(name)                                                                            \
+    case TL_TYPE_##name:                                                                           \
+        (!fast ? gemv_##name##_3_2 : tile == 4 ? gemv_##name##_1_4 : gemv_##name##_1_8)(&job);     \
         break;
 
 static void gemv_matmul(enum matmul_format format, const struct tl_matrix *w, size_t row0,
-                        size_t row1, const void *packed, float *y, void *scratch) {
+                        size_t row1, const void *packed, size_t tokens, float *y, size_t y_stride,
+                        void *scratch) {
+    const struct gemv_job job = {w, row0, row1, packed, tokens, y, y_stride, scratch};
+    const bool fast = format == FORMAT_FAST_BYTE_ROW;
+    const size_t tile = gemv_tile(fast, tokens);
+    if (tile == 1) {
+        switch (type_id(w->type)) {
+            GEMV_TYPES(GEMV_ROW)
+        default:
+            break;
+        }
+        return;
+    }
     switch (type_id(w->type)) {
-        GEMV_TYPES(GEMV_CASE)
+        GEMV_TILE_TYPES(GEMV_TILE)
     default:
         break;
     }
-}
-
-static bool gemv_has(const struct tl_type_info *type) {
-    return gemv_listed(type_id(type));
 }
 
 static void gemv_prefetch(const struct tl_matrix *w, size_t row0, size_t row1) {

@@ -13,7 +13,7 @@ static bool is_gemv(enum matmul_format format) {
 
 /*
  * One copy of a loop for each format, so that the layout and the tile are constants inside. The
- * formats of one row go to a gemv.
+ * formats of one token, or a few, go to a gemv.
  */
 #define INT_DISPATCH(format, function, ...)                                                        \
     switch (format) {                                                                              \
@@ -54,21 +54,21 @@ static size_t int_pack_bytes(enum matmul_format format, size_t cols, size_t toke
 static void int_pack(enum matmul_format format, const float *x, size_t cols, size_t tokens,
                      size_t first, size_t last, void *packed) {
     if (is_gemv(format)) {
-        if (first < last) gemv_pack(format, x, cols, packed);
+        if (first < last) gemv_pack(format, x, cols, tokens, first, last, packed);
         return;
     }
     INT_DISPATCH(format, pack_tokens, x, cols, tokens, first, last, packed)
 }
 
 static size_t int_scratch(enum matmul_format format, size_t cols, size_t tokens) {
-    return is_gemv(format) ? gemv_scratch(cols) : panel_scratch(tokens);
+    return is_gemv(format) ? gemv_scratch(cols, tokens) : panel_scratch(tokens);
 }
 
 static void int_matmul(enum matmul_format format, const struct tl_matrix *w, size_t row0,
                        size_t row1, const void *packed, size_t tokens, float *y, size_t y_stride,
                        void *scratch) {
     if (is_gemv(format)) {
-        gemv_matmul(format, w, row0, row1, packed, y, scratch);
+        gemv_matmul(format, w, row0, row1, packed, tokens, y, y_stride, scratch);
         return;
     }
     INT_DISPATCH(format, panel_gemm, w, row0, row1, packed, tokens, y, y_stride, scratch)

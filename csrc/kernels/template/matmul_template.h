@@ -1,7 +1,7 @@
 /*
  * matmul_template.h - the matmul entries of struct tl_kernels: they choose the loop for a matrix.
  *
- * Needs:   format_template.h, a float_gemm template, gemv_has, and the int_* functions of
+ * Needs:   format_template.h, a float_gemm template, gemv_most, and the int_* functions of
  *          gemm_scalar_template.h or int_matmul_template.h
  * Defines: matmul_init
  */
@@ -28,14 +28,14 @@ static int matmul_format(const struct tl_type_info *type, size_t tokens) {
         bool few = tokens < FLOAT_TILE_MIN || !FLOAT_IN_TILES;
         return few ? FORMAT_FLOAT_ROW : FORMAT_FLOAT_TILE;
     }
-    const bool row = tokens == 1 && gemv_has(type);
-    if (tokens > 1 && scaled_words(type)) return FORMAT_WORD_TILE;
+    const bool row = tokens <= gemv_most(type, false);
+    if (!row && scaled_words(type)) return FORMAT_WORD_TILE;
     if (int_in_bytes(type)) return row ? FORMAT_BYTE_ROW : FORMAT_BYTE_TILE;
     return row ? FORMAT_WORD_ROW : FORMAT_WORD_TILE;
 }
 
 static int matmul_format_fast(const struct tl_type_info *type, size_t tokens) {
-    const bool row = tokens == 1 && gemv_has(type);
+    const bool row = tokens <= gemv_most(type, true);
     if (type->kind == TL_KIND_FLOAT) return matmul_format(type, tokens);
     if (int_in_bytes(type)) return row ? FORMAT_FAST_BYTE_ROW : FORMAT_FAST_BYTE_TILE;
     if (type == tl_type_find(TL_TYPE_Q8_0)) { // int16 is as fast, and more exact
