@@ -1,10 +1,10 @@
 /*
  * attention.c - appending to the kv cache, and attention over it.
  *
- * A task computes up to `tile` queries over one kv head. In a span of several tokens these are
- * consecutive tokens of one head; in a span of one token, heads that share the kv head. The three
- * stages of a task (scores, softmax, mix) run together, unless scores or probs are edited: then
- * each stage runs over all tasks before the next begins.
+ * A task computes up to `tile` queries over one kv head. In a long span these are consecutive
+ * tokens of one head; in a span of one token or a few, all of them for heads that share the kv
+ * head. The three stages of a task (scores, softmax, mix) run together, unless scores or probs are
+ * edited: then each stage runs over all tasks before the next begins.
  *
  * A single token over a long context is also split by blocks of positions, if the kv heads cannot
  * be divided evenly among the threads, or if the scores of all heads that share a kv head do not
@@ -159,20 +159,25 @@ static void finish_scores(const struct attention *a, float *scores, size_t n, si
     }
 }
 
-/* How many heads of a single token a task takes: those that share a kv head, or fewer if otherwise
-   some threads would have no task. */
-static size_t heads_together(const struct attention *a) {
+/*
+ * How many heads a task takes: those that share a kv head, or fewer if otherwise some threads would
+ * have no task. Captured and edited matrices have rows of one head, so several tokens of several
+ * heads are no part of them.
+ */
+static size_t heads_together(const struct attention *a, const struct span *s) {
     const size_t threads = (size_t)a->r->call->threads;
+    const bool matrices =
+        matrix_of(s->piece, a->scores) != NULL || matrix_of(s->piece, a->softmax) != NULL;
     size_t n = a->heads / a->cache->kv_heads;
-    while (n > 1 && (n > a->r->tile || a->heads / n < threads)) {
+    if (s->n > 1 && matrices) return 1;
+    while (n > 1 && (n * s->n > a->r->tile || a->heads / n < threads)) {
         n = n % 2 == 0 ? n / 2 : 1;
     }
     return n;
 }
 
 static size_t tasks_of(const struct attention *a, const struct span *s) {
-    if (s->n == 1) return a->heads / heads_together(a);
-    return a->heads * ((s->n + a->r->tile - 1) / a->r->tile);
+    return a->heads / heads_together(a, s) * ((s->n + a->r->tile - 1) / a->r->tile);
 }
 
 /* Floats per row of scores; the padding keeps the rows of a tile out of each other's cache sets. */
@@ -210,21 +215,20 @@ static void list_blocks(const struct attention *a, const struct span *s, size_t 
     }
 }
 
-/* The queries of a task. */
+/* The queries of a task: query i is of head `head + i % heads` and of the span's token `first + i /
+   heads`. */
 struct queries {
-    size_t head, first; // of the first query: its head, and its token within the span
-    size_t n;
-    size_t tokens, heads; // steps from one query to the next: one is 0, the other 1
+    size_t head, heads;
+    size_t first, n; // n of all
 };
 
 static struct queries queries_of(const struct attention *a, const struct span *s, size_t task) {
     const size_t tile = a->r->tile, tiles = (s->n + tile - 1) / tile, first = task % tiles * tile;
-    if (s->n == 1) {
-        const size_t n = heads_together(a);
-        return (struct queries){.head = task * n, .n = n, .heads = 1};
-    }
-    return (struct queries){
-        .head = task / tiles, .first = first, .n = TL_MIN(tile, s->n - first), .tokens = 1};
+    const size_t heads = heads_together(a, s);
+    return (struct queries){.head = task / tiles * heads,
+                            .heads = heads,
+                            .first = first,
+                            .n = heads * TL_MIN(tile, s->n - first)};
 }
 
 /*
@@ -265,14 +269,15 @@ static void attention_task(void *arg, size_t task, int thread) {
     while (s + 1 < r->spans + r->n_spans && task >= s[1].first_task) s++;
     const struct queries t = queries_of(a, s, task - s->first_task);
     const size_t context = s->position - s->done + s->piece->n; // once the whole piece has run
-    const size_t tap_row = context * (t.tokens + t.heads * s->piece->n); // between queries
+    const bool several = t.heads > 1 && t.n > t.heads;          // of heads and of tokens
+    const size_t tap_row = context * (t.heads > 1 ? s->piece->n : 1); // between captured queries
     const size_t tap_at = (t.head * s->piece->n + s->done + t.first) * context;
     float *tap_scores = matrix_of(s->piece, a->scores);
     float *tap_probs = matrix_of(s->piece, a->softmax);
     if (tap_scores != NULL) tap_scores += tap_at;
     if (tap_probs != NULL) tap_probs += tap_at;
     for (size_t i = 0; i < t.n; i++) {
-        seen[i] = attention_seen(a->scores, s->position + t.first + i * t.tokens, context);
+        seen[i] = attention_seen(a->scores, s->position + t.first + i / t.heads, context);
         any.first = TL_MIN(any.first, seen[i].first);
         any.end = TL_MAX(any.end, seen[i].end);
     }
@@ -280,17 +285,19 @@ static void attention_task(void *arg, size_t task, int thread) {
     list_blocks(a, s, t.head / (a->heads / c->kv_heads), any, keys, values);
     if (a->stages & STAGE_SCORES) {
         const float *q = a->q + (s->row + t.first) * row_q + t.head * c->key_size;
-        if (t.tokens > 0) {
+        if (t.n > t.heads) {
             for (size_t i = 0; i < t.n; i++) {
-                memcpy(gathered + i * c->key_size, q + i * row_q, c->key_size * sizeof(float));
+                memcpy(gathered + i * c->key_size,
+                       q + i / t.heads * row_q + i % t.heads * c->key_size,
+                       c->key_size * sizeof(float));
             }
             q = gathered;
         }
         r->k->attn_scores(q, t.n, keys, c->key_size, any.end - base, a->scale, scores, stride);
         for (size_t i = 0; i < t.n; i++) {
             float *row = scores + i * stride + (seen[i].first - base);
-            finish_scores(a, row, seen[i].end - seen[i].first, t.head + i * t.heads,
-                          s->position + t.first + i * t.tokens, seen[i].first);
+            finish_scores(a, row, seen[i].end - seen[i].first, t.head + i % t.heads,
+                          s->position + t.first + i / t.heads, seen[i].first);
             if (tap_scores != NULL) store_scores(tap_scores + i * tap_row, row, seen[i], context);
         }
     }
@@ -300,7 +307,7 @@ static void attention_task(void *arg, size_t task, int thread) {
             float *row = scores + i * stride, *tap = tap_probs;
             if (tap != NULL) tap += i * tap_row;
             softmax_row(a, staged ? tap_scores + i * tap_row + base : row, row, seen[i], base,
-                        sink_of(a, t.head + i * t.heads), tap != NULL ? tap + base : row);
+                        sink_of(a, t.head + i % t.heads), tap != NULL ? tap + base : row);
             if (tap == NULL) continue;
             memset(tap, 0, seen[i].first * sizeof(float));
             memset(tap + seen[i].end, 0, (context - seen[i].end) * sizeof(float));
@@ -309,17 +316,17 @@ static void attention_task(void *arg, size_t task, int thread) {
     if (a->stages & STAGE_MIX) {
         const float *probs = tap_probs != NULL ? tap_probs + base : scores;
         const size_t probs_stride = tap_probs != NULL ? tap_row : stride;
-        const size_t mix_row = t.tokens > 0 ? row_mix : c->value_size;
+        const size_t mix_row = t.heads > 1 ? c->value_size : row_mix; // between queries
         float *mix = a->mix + (s->row + t.first) * row_mix + t.head * c->value_size;
         for (size_t i = 0; i < t.n; i++) seen[i].first -= base, seen[i].end -= base;
-        if (c->value_size == c->value_stride) {
+        if (c->value_size == c->value_stride && !several) {
             r->k->attn_mix(probs, probs_stride, t.n, seen, values, c->value_stride, mix, mix_row);
         } else {
             r->k->attn_mix(probs, probs_stride, t.n, seen, values, c->value_stride, padded,
                            c->value_stride);
             for (size_t i = 0; i < t.n; i++) {
-                memcpy(mix + i * mix_row, padded + i * c->value_stride,
-                       c->value_size * sizeof(float));
+                memcpy(mix + i / t.heads * row_mix + i % t.heads * c->value_size,
+                       padded + i * c->value_stride, c->value_size * sizeof(float));
             }
         }
     }
@@ -357,7 +364,10 @@ struct split {
 static size_t parts_of(const struct attention *a, size_t keys) {
     const size_t threads = (size_t)a->r->call->threads, kv_heads = a->cache->kv_heads;
     const size_t blocks = (keys + TL_BLOCK - 1) / TL_BLOCK;
-    const bool even = kv_heads % threads == 0, fits = a->heads / kv_heads <= a->r->tile;
+    const size_t group = a->heads / kv_heads;
+    const bool even = kv_heads % threads == 0;
+    const bool fits =
+        group == 1 || (group <= a->r->tile && group * a->r->max_keys * sizeof(float) <= NEAR_BYTES);
     if (a->r->rows != 1 || blocks < SPLIT_BLOCKS || (even && fits)) return 1;
     return TL_MIN(blocks, (TASKS_PER_THREAD * threads + kv_heads - 1) / kv_heads);
 }

@@ -5,8 +5,13 @@
 #include "forward/ops.h"
 #include "forward/pass.h"
 
-/* Queries per task at most. */
+/* Bytes for the scores of one task: about what fits the second-level cache. */
+#define NEAR_BYTES ((size_t)256 << 10)
+
+/* Queries per task at most, and at least even if their scores do not fit: otherwise a long context
+   would be read from memory again for each one or two of them. */
 #define MAX_QUERIES 48
+#define MIN_QUERIES 16
 
 /* The keys that the query at position p sees, of a context of n positions. */
 enum mask {

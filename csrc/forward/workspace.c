@@ -10,9 +10,6 @@
 
 #define CHUNK_ROWS 512
 
-/* Bytes for the scores of one attention task: about what fits the second-level cache. */
-#define SCORES_BYTES ((size_t)256 << 10)
-
 /* Cuts buffers from one block of memory, one after another. */
 struct carver {
     uint8_t *base; // NULL: only measures
@@ -99,7 +96,8 @@ int workspace_plan(struct run *r, size_t *bytes) {
     struct carver c = {.ok = true};
     size_t planned = 0, planned_count = 0;
     r->max_keys = (r->max_keys + TL_BLOCK - 1) / TL_BLOCK * TL_BLOCK;
-    r->tile = TL_MIN(TL_MAX(SCORES_BYTES / (r->max_keys * sizeof(float)), (size_t)1), MAX_QUERIES);
+    r->tile = NEAR_BYTES / (r->max_keys * sizeof(float));
+    r->tile = TL_MIN(TL_MAX(r->tile, (size_t)MIN_QUERIES), (size_t)MAX_QUERIES);
     r->chunk = r->call->edits != NULL || r->p->whole ? r->rows : TL_MIN(r->rows, CHUNK_ROWS);
     for (size_t row0 = 0; row0 < r->rows; row0 += r->chunk) {
         const size_t n = TL_MIN(r->chunk, r->rows - row0);

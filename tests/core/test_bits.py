@@ -89,6 +89,31 @@ def test_decoding_over_a_long_context(heads, kv_heads, window, tmp_path):
         assert np.array_equal(looked["output"][0], want[58])
 
 
+@pytest.mark.parametrize("window", [0, 900])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(8, 1), (6, 2), (3, 3)])
+def test_a_few_tokens_over_a_long_context(heads, kv_heads, window, tmp_path):
+    """Several tokens of the heads that share keys are a task, even if the scores fit no cache."""
+    shape = {"heads": heads, "kv_heads": kv_heads, "head_size": 24, "width": 96, "ffn": 96}
+    metadata, tensors = models.random_llama("F32", **shape)
+    metadata["llama.attention.sliding_window"] = window
+    metadata["llama.context_length"] = 6000
+    path = models.write(tmp_path / "long.gguf", metadata, tensors)
+    ids = models.random_ids(tl.load(path), 5500)
+    rng = np.random.default_rng(0)
+    size = (5440, kv_heads, 24)
+    caches = [[rng.standard_normal(size, np.float32) for _ in range(2)] for _ in range(2)]
+    want = None
+    for threads, counts in [(1, [1] * 60), (1, [2, 16, 40, 2]), (2, [5] * 12), (3, [8, 52])]:
+        session = tl.load(path, threads=threads).session()
+        session.core.fill(np.array(ids[:5440], np.int32), caches)
+        got, at = [], 5440
+        for count in counts:
+            got.append(np.atleast_2d(session.eval(ids[at : at + count], "all")))
+            at += count
+        want = np.concatenate(got) if want is None else want
+        assert np.array_equal(np.concatenate(got), want), (threads, counts)
+
+
 def test_alibi_over_a_long_context(tmp_path):
     """A single token over a long context is split by positions, with the distances of all keys."""
     size = {"width": 96, "heads": 6, "ffn": 64, "vocab": 50}
