@@ -37,11 +37,11 @@ struct pair {
 struct set {
     uint32_t first, n; // in automaton.pairs
     uint32_t hash;
-    bool has_empty;      // the empty stack is one of them
-    uint32_t *onward;    // owns; the next state by byte class, UNKNOWN if not computed; or NULL
-    struct ahead *ahead; // owns; or NULL
-    uint32_t popped;     // the state after a return to this set; UNKNOWN if not computed
-    struct mask *local;
+    bool has_empty;        // the empty stack is one of them
+    uint32_t *onward;      // owns; the next state by byte class, UNKNOWN if not computed; or NULL
+    struct ahead *ahead;   // owns; or NULL
+    uint32_t popped;       // the state after a return to this set; UNKNOWN if not computed
+    struct mask *local[2]; // owns; or NULL: over all pieces, or those that `rest` has
 };
 
 /* How far any plain text may go on from a state, by the unit of the text there. */
@@ -52,7 +52,8 @@ struct ahead {
 
 /* The result of a walk over the tree from a state. */
 struct mask {
-    uint32_t *out; // owns; nodes of the tree where a stack became empty
+    const struct tl_trie *trie; // the tree that was walked
+    uint32_t *out;              // owns; nodes of the tree where a stack became empty
     uint32_t n_out;
     uint64_t bits[]; // bit i % 64 of word i / 64: piece i may come next
 };
@@ -361,10 +362,11 @@ static void drop_caches(struct tl_automaton *m) {
         struct set *s = &m->sets[i];
         free(s->onward);
         free(s->ahead);
-        free_mask(s->local);
+        free_mask(s->local[0]);
+        free_mask(s->local[1]);
         s->onward = NULL;
         s->ahead = NULL;
-        s->local = NULL;
+        s->local[0] = s->local[1] = NULL;
     }
     m->cached = 0;
 }
@@ -544,19 +546,13 @@ static bool takes_text(struct tl_automaton *m, uint32_t state, uint8_t unit, uin
  * Walks over the subtree of node `from`, starting in `state`. Sets the bits of the pieces that
  * still match. If `mask` is not NULL, adds to it the nodes where a stack became empty.
  */
-static int walk(struct tl_automaton *m, uint32_t from, uint32_t state, uint64_t *bits,
-                struct mask *mask, struct tl_error *err) {
-    const struct tl_trie *t = m->trie;
+static int walk(struct tl_automaton *m, const struct tl_trie *t, uint32_t from, uint32_t state,
+                uint64_t *bits, struct mask *mask, struct tl_error *err) {
     const uint32_t top = t->depth[from];
     uint32_t *path = m->path;
     size_t capacity = mask != NULL ? mask->n_out : 0;
     uint32_t node = from + 1;
-    // most pieces are plain text, and a JSON string takes all of it
-    const bool all = from == 0 && takes_text(m, state, TL_TEXT_BOUNDARY, TL_TEXT_SHORT);
     path[top] = state;
-    if (all) {
-        for (size_t w = 0; w < (t->n_pieces + 63) / 64; w++) bits[w] |= t->short_text[w];
-    }
     while (node < t->end[from]) {
         const uint32_t depth = t->depth[node], before = path[depth - 1];
         const uint32_t *onward = m->sets[before].onward;
@@ -575,10 +571,6 @@ static int walk(struct tl_automaton *m, uint32_t from, uint32_t state, uint64_t 
                 return no_memory(err);
             }
             mask->out[mask->n_out++] = node;
-        }
-        if (all && depth + t->height[node] <= TL_TEXT_SHORT) {
-            node = t->end[node];
-            continue;
         }
         if (t->height[node] <= TL_TEXT_SHORT && t->end[node] - node >= MIN_SUBTREE &&
             takes_text(m, after, t->unit[node], t->height[node])) {
@@ -610,22 +602,31 @@ static void set_tokens(const struct tl_automaton *m, uint32_t state, uint64_t *b
     }
 }
 
-/* The mask of a state whose stacks end below their first node: computed once. */
-static int local_mask(struct tl_automaton *m, uint32_t state, const struct mask **out,
+/*
+ * The mask of a state whose stacks end below their first node: computed once. With `rest`, of the
+ * pieces of that tree only.
+ */
+static int local_mask(struct tl_automaton *m, uint32_t state, bool rest, const struct mask **out,
                       struct tl_error *err) {
     const size_t words = (m->trie->n_pieces + 63) / 64;
-    struct mask *mask = m->sets[state].local;
+    struct mask *mask = m->sets[state].local[rest];
     int status;
     if (mask == NULL) {
         mask = calloc(1, sizeof *mask + words * sizeof *mask->bits);
         if (mask == NULL) return no_memory(err);
+        mask->trie = rest ? m->trie->rest : m->trie;
+        // most pieces are plain text, and a JSON string takes all of it
+        if (!rest && takes_text(m, state, TL_TEXT_BOUNDARY, TL_TEXT_SHORT)) {
+            memcpy(mask->bits, m->trie->short_text, words * sizeof *mask->bits);
+            mask->trie = m->trie->rest;
+        }
         set_tokens(m, state, mask->bits);
-        status = walk(m, 0, state, mask->bits, mask, err);
+        status = walk(m, mask->trie, 0, state, mask->bits, mask, err);
         if (status < 0) {
             free_mask(mask);
             return status;
         }
-        m->sets[state].local = mask;
+        m->sets[state].local[rest] = mask;
         m->cached += sizeof *mask + words * sizeof *mask->bits + mask->n_out * sizeof *mask->out;
     }
     *out = mask;
@@ -637,10 +638,10 @@ static int local_mask(struct tl_automaton *m, uint32_t state, const struct mask 
  *
  * The walk from these nodes alone does not depend on what is below them, so all callers of a rule
  * share it. Only where the rule ends in the middle of a piece, the rest of the piece is walked with
- * what is below.
+ * what is below. With `rest`, only the pieces of that tree are looked at.
  */
-static int add_group(struct tl_automaton *m, uint32_t state, uint32_t below, uint64_t *bits,
-                     struct tl_error *err) {
+static int add_group(struct tl_automaton *m, uint32_t state, uint32_t below, bool rest,
+                     uint64_t *bits, struct tl_error *err) {
     const size_t words = (m->trie->n_pieces + 63) / 64;
     const struct mask *mask = NULL;
     struct pair *group = malloc(m->sets[state].n * sizeof *group);
@@ -654,13 +655,15 @@ static int add_group(struct tl_automaton *m, uint32_t state, uint32_t below, uin
     }
     status = intern(m, group, n, false, &local, err);
     free(group);
-    if (status == TL_OK) status = local_mask(m, local, &mask, err);
+    if (status == TL_OK) status = local_mask(m, local, rest, &mask, err);
     if (status < 0) return status;
     for (size_t w = 0; w < words; w++) bits[w] |= mask->bits[w];
     if (below == EMPTY || mask->n_out == 0) return TL_OK;
     status = popped(m, below, &after, err);
     for (uint32_t i = 0; i < mask->n_out && status == TL_OK; i++) {
-        if (m->sets[after].n > 0) status = walk(m, mask->out[i], after, bits, NULL, err);
+        if (m->sets[after].n > 0) {
+            status = walk(m, mask->trie, mask->out[i], after, bits, NULL, err);
+        }
     }
     return status;
 }
@@ -676,6 +679,7 @@ static void spread_bits(const struct tl_automaton *m, const uint64_t *bits, uint
 int tl_automaton_mask(struct tl_automaton *m, uint32_t state, uint8_t *mask, size_t n,
                       struct tl_error *err) {
     int status = check_state(m, state, err);
+    bool rest = false;
     uint64_t *bits;
     if (status < 0) return status;
     if (m->trie == NULL || n != m->trie->n_pieces) {
@@ -686,11 +690,20 @@ int tl_automaton_mask(struct tl_automaton *m, uint32_t state, uint8_t *mask, siz
     m->looks = 0;
     bits = calloc((n + 63) / 64 + 1, sizeof *bits);
     if (bits == NULL) return no_memory(err);
+    // no group alone may take all plain text, and all together do: as where some characters of a
+    // string are a rule of their own
+    for (uint32_t i = 1; i < m->sets[state].n; i++) {
+        const struct pair *pairs = m->pairs + m->sets[state].first;
+        if (pairs[i].below == pairs[0].below) continue;
+        rest = takes_text(m, state, TL_TEXT_BOUNDARY, TL_TEXT_SHORT);
+        if (rest) memcpy(bits, m->trie->short_text, (n + 63) / 64 * sizeof *bits);
+        break;
+    }
     for (uint32_t i = 0; i < m->sets[state].n && status == TL_OK; i++) {
         const struct pair *pairs = m->pairs + m->sets[state].first;
         bool new = true;
         for (uint32_t j = 0; j < i && new; j++) new = pairs[j].below != pairs[i].below;
-        if (new) status = add_group(m, state, pairs[i].below, bits, err);
+        if (new) status = add_group(m, state, pairs[i].below, rest, bits, err);
     }
     if (status == TL_OK) spread_bits(m, bits, mask, n);
     free(bits);

@@ -10,9 +10,11 @@ uint8_t tl_text_next(uint8_t unit, uint8_t byte) {
         uint8_t unit, low, high, next;
     } steps[] = {
         {0, 0x20, 0x21, 0}, {0, 0x23, 0x5B, 0}, {0, 0x5D, 0x7E, 0}, // ASCII
-        {0, 0xC2, 0xDF, 1}, {0, 0xE1, 0xEC, 2}, {0, 0xEE, 0xEF, 2}, // the first of 2 or 3 bytes
-        {0, 0xE0, 0xE0, 4}, {0, 0xED, 0xED, 5},                     // ... that restrict the second
-        {0, 0xF1, 0xF3, 3}, {0, 0xF0, 0xF0, 6}, {0, 0xF4, 0xF4, 7}, // the first of 4 bytes
+        {0, 0xC2, 0xDF, 1}, {0, 0xE1, 0xE1, 2}, {0, 0xE3, 0xEC, 2}, // the first of 2 or 3 bytes
+        {0, 0xEE, 0xEF, 2}, {0, 0xE0, 0xE0, 4}, {0, 0xED, 0xED, 5}, // ... that restrict the second
+        {0, 0xE2, 0xE2, 8}, {8, 0x80, 0x80, 9}, {8, 0x81, 0xBF, 1}, // ... or, here, the third
+        {9, 0x80, 0xA7, 0}, {9, 0xAA, 0xBF, 0}, {0, 0xF1, 0xF3, 3},
+        {0, 0xF0, 0xF0, 6}, {0, 0xF4, 0xF4, 7},                     // the first of 4 bytes
         {1, 0x80, 0xBF, 0}, {2, 0x80, 0xBF, 1}, {3, 0x80, 0xBF, 2}, // 1, 2 or 3 are missing
         {4, 0xA0, 0xBF, 1}, {5, 0x80, 0x9F, 1},                     // the second of 3
         {6, 0x90, 0xBF, 2}, {7, 0x80, 0x8F, 2},                     // the second of 4
@@ -96,8 +98,9 @@ static void fill(struct tl_trie *t, const struct piece *pieces, size_t n, uint32
     t->end[0] = (uint32_t)node;
 }
 
-int tl_trie_new(const uint8_t *const *pieces, const size_t *sizes, size_t n, struct tl_trie **out,
-                struct tl_error *err) {
+/* The tree of the pieces that `text` (NULL: none) does not have. */
+static int build(const uint8_t *const *pieces, const size_t *sizes, size_t n, const uint64_t *text,
+                 struct tl_trie **out, struct tl_error *err) {
     struct tl_trie *t = NULL;
     struct piece *sorted = NULL;
     uint32_t *path = NULL;
@@ -107,7 +110,7 @@ int tl_trie_new(const uint8_t *const *pieces, const size_t *sizes, size_t n, str
     t = calloc(1, sizeof *t);
     if (sorted == NULL || t == NULL) goto no_memory;
     for (size_t i = 0; i < n; i++) {
-        if (sizes[i] == 0) continue;
+        if (sizes[i] == 0 || (text != NULL && (text[i / 64] >> i % 64 & 1) != 0)) continue;
         sorted[kept++] = (struct piece){pieces[i], sizes[i], (uint32_t)i};
         longest = TL_MAX(longest, sizes[i]);
     }
@@ -148,8 +151,23 @@ no_memory:
     return tl_fail(err, TL_ENOMEM, "no memory for a tree of %zu pieces", n);
 }
 
+int tl_trie_new(const uint8_t *const *pieces, const size_t *sizes, size_t n, struct tl_trie **out,
+                struct tl_error *err) {
+    struct tl_trie *t = NULL;
+    int status = build(pieces, sizes, n, NULL, &t, err);
+    if (status < 0) return status;
+    status = build(pieces, sizes, n, t->short_text, &t->rest, err);
+    if (status < 0) {
+        tl_trie_free(t);
+        return status;
+    }
+    *out = t;
+    return TL_OK;
+}
+
 void tl_trie_free(struct tl_trie *t) {
     if (t == NULL) return;
+    tl_trie_free(t->rest);
     free(t->byte);
     free(t->end);
     free(t->depth);

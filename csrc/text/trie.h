@@ -11,10 +11,11 @@
 
 /*
  * Plain text is UTF-8 without the bytes below 32, 127, the quotation mark and the backslash: what
- * a JSON string holds without escapes. Most of a vocabulary is that. A unit says which bytes may
- * continue it: TL_TEXT_BOUNDARY between two characters, others inside one.
+ * a JSON string holds without escapes. U+2028 and U+2029 are left out too, as patterns with a dot
+ * do not match them. Most of a vocabulary is plain. A unit says which bytes may continue it:
+ * TL_TEXT_BOUNDARY between two characters, others inside one.
  */
-enum { TL_TEXT_BOUNDARY, TL_TEXT_UNITS = 8, TL_TEXT_NONE = 255, TL_TEXT_SHORT = 16 };
+enum { TL_TEXT_BOUNDARY, TL_TEXT_UNITS = 10, TL_TEXT_NONE = 255, TL_TEXT_SHORT = 16 };
 
 /* The unit after a byte; TL_TEXT_NONE if the text is not plain with it. */
 uint8_t tl_text_next(uint8_t unit, uint8_t byte);
@@ -33,6 +34,7 @@ struct tl_trie {
     uint8_t *height; // bytes below it if all there is plain text; else TL_TEXT_NONE
     uint64_t
         *short_text; // bit i % 64 of word i / 64: piece i is plain text, not over TL_TEXT_SHORT
+    struct tl_trie *rest; // owns; the tree of the other pieces, with their numbers. It has no rest
 };
 
 /* The pieces of a subtree: ids[*first] to ids[*last - 1]. */
