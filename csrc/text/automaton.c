@@ -37,11 +37,12 @@ struct pair {
 struct set {
     uint32_t first, n; // in automaton.pairs
     uint32_t hash;
-    bool has_empty;        // the empty stack is one of them
-    uint32_t *onward;      // owns; the next state by byte class, UNKNOWN if not computed; or NULL
-    struct ahead *ahead;   // owns; or NULL
-    uint32_t popped;       // the state after a return to this set; UNKNOWN if not computed
-    struct mask *local[2]; // owns; or NULL: over all pieces, or those that `rest` has
+    bool has_empty;      // the empty stack is one of them
+    uint32_t *onward;    // owns; the next state by byte class, UNKNOWN if not computed; or NULL
+    struct ahead *ahead; // owns; or NULL
+    uint32_t popped;     // the state after a return to this set; UNKNOWN if not computed
+    // owns; or NULL: the mask over all pieces, and over those that are not short texts of each kind
+    struct mask *local[1 + TL_TEXT_KINDS];
 };
 
 /* How far any plain text may go on from a state, by the unit of the text there. */
@@ -362,11 +363,12 @@ static void drop_caches(struct tl_automaton *m) {
         struct set *s = &m->sets[i];
         free(s->onward);
         free(s->ahead);
-        free_mask(s->local[0]);
-        free_mask(s->local[1]);
         s->onward = NULL;
         s->ahead = NULL;
-        s->local[0] = s->local[1] = NULL;
+        for (int kind = 0; kind <= TL_TEXT_KINDS; kind++) {
+            free_mask(s->local[kind]);
+            s->local[kind] = NULL;
+        }
     }
     m->cached = 0;
 }
@@ -602,31 +604,41 @@ static void set_tokens(const struct tl_automaton *m, uint32_t state, uint64_t *b
     }
 }
 
+/* The first kind of short texts of which a state takes all; NULL if there is none. */
+static const struct tl_short_text *taken_text(struct tl_automaton *m, uint32_t state) {
+    for (int kind = 0; kind < TL_TEXT_KINDS; kind++) {
+        const struct tl_short_text *text = &m->trie->texts[kind];
+        if (takes_text(m, state, text->unit, TL_TEXT_SHORT)) return text;
+    }
+    return NULL;
+}
+
 /*
- * The mask of a state whose stacks end below their first node: computed once. With `rest`, of the
- * pieces of that tree only.
+ * The mask of a state whose stacks end below their first node: computed once. `without`, if not
+ * NULL, are short texts that are left out.
  */
-static int local_mask(struct tl_automaton *m, uint32_t state, bool rest, const struct mask **out,
-                      struct tl_error *err) {
+static int local_mask(struct tl_automaton *m, uint32_t state, const struct tl_short_text *without,
+                      const struct mask **out, struct tl_error *err) {
     const size_t words = (m->trie->n_pieces + 63) / 64;
-    struct mask *mask = m->sets[state].local[rest];
+    const size_t place = without == NULL ? 0 : 1 + (size_t)(without - m->trie->texts);
+    const struct tl_short_text *text = without;
+    struct mask *mask = m->sets[state].local[place];
     int status;
     if (mask == NULL) {
         mask = calloc(1, sizeof *mask + words * sizeof *mask->bits);
         if (mask == NULL) return no_memory(err);
-        mask->trie = rest ? m->trie->rest : m->trie;
-        // most pieces are plain text, and a JSON string takes all of it
-        if (!rest && takes_text(m, state, TL_TEXT_BOUNDARY, TL_TEXT_SHORT)) {
-            memcpy(mask->bits, m->trie->short_text, words * sizeof *mask->bits);
-            mask->trie = m->trie->rest;
+        if (without == NULL) { // most pieces are plain text, and a JSON string takes all of it
+            text = taken_text(m, state);
+            if (text != NULL) memcpy(mask->bits, text->bits, words * sizeof *mask->bits);
         }
+        mask->trie = text == NULL ? m->trie : text->rest;
         set_tokens(m, state, mask->bits);
         status = walk(m, mask->trie, 0, state, mask->bits, mask, err);
         if (status < 0) {
             free_mask(mask);
             return status;
         }
-        m->sets[state].local[rest] = mask;
+        m->sets[state].local[place] = mask;
         m->cached += sizeof *mask + words * sizeof *mask->bits + mask->n_out * sizeof *mask->out;
     }
     *out = mask;
@@ -638,10 +650,10 @@ static int local_mask(struct tl_automaton *m, uint32_t state, bool rest, const s
  *
  * The walk from these nodes alone does not depend on what is below them, so all callers of a rule
  * share it. Only where the rule ends in the middle of a piece, the rest of the piece is walked with
- * what is below. With `rest`, only the pieces of that tree are looked at.
+ * what is below. The short texts `without` are left out.
  */
-static int add_group(struct tl_automaton *m, uint32_t state, uint32_t below, bool rest,
-                     uint64_t *bits, struct tl_error *err) {
+static int add_group(struct tl_automaton *m, uint32_t state, uint32_t below,
+                     const struct tl_short_text *without, uint64_t *bits, struct tl_error *err) {
     const size_t words = (m->trie->n_pieces + 63) / 64;
     const struct mask *mask = NULL;
     struct pair *group = malloc(m->sets[state].n * sizeof *group);
@@ -655,7 +667,7 @@ static int add_group(struct tl_automaton *m, uint32_t state, uint32_t below, boo
     }
     status = intern(m, group, n, false, &local, err);
     free(group);
-    if (status == TL_OK) status = local_mask(m, local, rest, &mask, err);
+    if (status == TL_OK) status = local_mask(m, local, without, &mask, err);
     if (status < 0) return status;
     for (size_t w = 0; w < words; w++) bits[w] |= mask->bits[w];
     if (below == EMPTY || mask->n_out == 0) return TL_OK;
@@ -679,7 +691,7 @@ static void spread_bits(const struct tl_automaton *m, const uint64_t *bits, uint
 int tl_automaton_mask(struct tl_automaton *m, uint32_t state, uint8_t *mask, size_t n,
                       struct tl_error *err) {
     int status = check_state(m, state, err);
-    bool rest = false;
+    const struct tl_short_text *text = NULL;
     uint64_t *bits;
     if (status < 0) return status;
     if (m->trie == NULL || n != m->trie->n_pieces) {
@@ -690,20 +702,20 @@ int tl_automaton_mask(struct tl_automaton *m, uint32_t state, uint8_t *mask, siz
     m->looks = 0;
     bits = calloc((n + 63) / 64 + 1, sizeof *bits);
     if (bits == NULL) return no_memory(err);
-    // no group alone may take all plain text, and all together do: as where some characters of a
+    // all groups together may take all plain text, and none alone: as where some characters of a
     // string are a rule of their own
     for (uint32_t i = 1; i < m->sets[state].n; i++) {
         const struct pair *pairs = m->pairs + m->sets[state].first;
         if (pairs[i].below == pairs[0].below) continue;
-        rest = takes_text(m, state, TL_TEXT_BOUNDARY, TL_TEXT_SHORT);
-        if (rest) memcpy(bits, m->trie->short_text, (n + 63) / 64 * sizeof *bits);
+        text = taken_text(m, state);
+        if (text != NULL) memcpy(bits, text->bits, (n + 63) / 64 * sizeof *bits);
         break;
     }
     for (uint32_t i = 0; i < m->sets[state].n && status == TL_OK; i++) {
         const struct pair *pairs = m->pairs + m->sets[state].first;
         bool new = true;
         for (uint32_t j = 0; j < i && new; j++) new = pairs[j].below != pairs[i].below;
-        if (new) status = add_group(m, state, pairs[i].below, rest, bits, err);
+        if (new) status = add_group(m, state, pairs[i].below, text, bits, err);
     }
     if (status == TL_OK) spread_bits(m, bits, mask, n);
     free(bits);

@@ -9,15 +9,41 @@ uint8_t tl_text_next(uint8_t unit, uint8_t byte) {
     static const struct step {
         uint8_t unit, low, high, next;
     } steps[] = {
-        {0, 0x20, 0x21, 0}, {0, 0x23, 0x5B, 0}, {0, 0x5D, 0x7E, 0}, // ASCII
-        {0, 0xC2, 0xDF, 1}, {0, 0xE1, 0xE1, 2}, {0, 0xE3, 0xEC, 2}, // the first of 2 or 3 bytes
-        {0, 0xEE, 0xEF, 2}, {0, 0xE0, 0xE0, 4}, {0, 0xED, 0xED, 5}, // ... that restrict the second
-        {0, 0xE2, 0xE2, 8}, {8, 0x80, 0x80, 9}, {8, 0x81, 0xBF, 1}, // ... or, here, the third
-        {9, 0x80, 0xA7, 0}, {9, 0xAA, 0xBF, 0}, {0, 0xF1, 0xF3, 3},
-        {0, 0xF0, 0xF0, 6}, {0, 0xF4, 0xF4, 7},                     // the first of 4 bytes
-        {1, 0x80, 0xBF, 0}, {2, 0x80, 0xBF, 1}, {3, 0x80, 0xBF, 2}, // 1, 2 or 3 are missing
-        {4, 0xA0, 0xBF, 1}, {5, 0x80, 0x9F, 1},                     // the second of 3
-        {6, 0x90, 0xBF, 2}, {7, 0x80, 0x8F, 2},                     // the second of 4
+        {0, 0x20, 0x21, 0},
+        {0, 0x23, 0x5B, 0},
+        {0, 0x5D, 0x7E, 0}, // ASCII
+        {0, 0xC2, 0xDF, 1},
+        {0, 0xE1, 0xE1, 2},
+        {0, 0xE3, 0xEC, 2}, // the first of 2 or 3 bytes
+        {0, 0xEE, 0xEF, 2},
+        {0, 0xE0, 0xE0, 4},
+        {0, 0xED, 0xED, 5}, // ... that restrict the second
+        {0, 0xE2, 0xE2, 8},
+        {8, 0x80, 0x80, 9},
+        {8, 0x81, 0xBF, 1}, // ... or, here, the third
+        {9, 0x80, 0xA7, 0},
+        {9, 0xAA, 0xBF, 0}, //
+        {0, 0xF1, 0xF3, 3},
+        {0, 0xF0, 0xF0, 6},
+        {0, 0xF4, 0xF4, 7}, // the first of 4 bytes
+        {1, 0x80, 0xBF, 0},
+        {2, 0x80, 0xBF, 1},
+        {3, 0x80, 0xBF, 2}, // 1, 2 or 3 are missing
+        {4, 0xA0, 0xBF, 1},
+        {5, 0x80, 0x9F, 1}, // the second of 3
+        {6, 0x90, 0xBF, 2},
+        {7, 0x80, 0x8F, 2},                     // the second of 4
+        {TL_TEXT_WORD, '0', '9', TL_TEXT_WORD}, //
+        {TL_TEXT_WORD, 'A', 'Z', TL_TEXT_WORD},
+        {TL_TEXT_WORD, 'a', 'z', TL_TEXT_WORD},
+        {TL_TEXT_PATH, '!', '!', TL_TEXT_PATH},
+        {TL_TEXT_PATH, '$', '$', TL_TEXT_PATH},
+        {TL_TEXT_PATH, '&', ';', TL_TEXT_PATH},
+        {TL_TEXT_PATH, '=', '=', TL_TEXT_PATH},
+        {TL_TEXT_PATH, '?', 'Z', TL_TEXT_PATH},
+        {TL_TEXT_PATH, '_', '_', TL_TEXT_PATH},
+        {TL_TEXT_PATH, 'a', 'z', TL_TEXT_PATH},
+        {TL_TEXT_PATH, '~', '~', TL_TEXT_PATH},
     };
     for (size_t i = 0; i < TL_ARRAY_LEN(steps); i++) {
         const struct step *s = &steps[i];
@@ -88,9 +114,6 @@ static void fill(struct tl_trie *t, const struct piece *pieces, size_t n, uint32
         }
         open = p->size;
         t->ids[i] = p->id;
-        if (t->unit[path[p->size]] != TL_TEXT_NONE && p->size <= TL_TEXT_SHORT) {
-            t->short_text[p->id / 64] |= (uint64_t)1 << p->id % 64;
-        }
         t->n_ids[path[p->size]]++;
         if (t->n_ids[path[p->size]] == 1) t->first_id[path[p->size]] = (uint32_t)i;
     }
@@ -132,11 +155,10 @@ static int build(const uint8_t *const *pieces, const size_t *sizes, size_t n, co
     t->ids = malloc(TL_MAX(kept, (size_t)1) * sizeof *t->ids);
     t->unit = malloc(nodes);
     t->height = calloc(nodes, 1);
-    t->short_text = calloc(n / 64 + 1, sizeof *t->short_text);
     path = malloc((longest + 1) * sizeof *path);
     if (t->byte == NULL || t->end == NULL || t->depth == NULL || t->first_id == NULL ||
         t->n_ids == NULL || t->ids == NULL || t->unit == NULL || t->height == NULL ||
-        t->short_text == NULL || path == NULL) {
+        path == NULL) {
         goto no_memory;
     }
     fill(t, sorted, kept, path);
@@ -151,12 +173,34 @@ no_memory:
     return tl_fail(err, TL_ENOMEM, "no memory for a tree of %zu pieces", n);
 }
 
+static bool is_short_text(const uint8_t *bytes, size_t n, uint8_t unit) {
+    bool is = n > 0 && n <= TL_TEXT_SHORT;
+    for (size_t i = 0; i < n && is; i++) {
+        unit = tl_text_next(unit, bytes[i]);
+        is = unit != TL_TEXT_NONE;
+    }
+    return is;
+}
+
 int tl_trie_new(const uint8_t *const *pieces, const size_t *sizes, size_t n, struct tl_trie **out,
                 struct tl_error *err) {
+    static const uint8_t units[TL_TEXT_KINDS] = {TL_TEXT_BOUNDARY, TL_TEXT_PATH, TL_TEXT_WORD};
     struct tl_trie *t = NULL;
     int status = build(pieces, sizes, n, NULL, &t, err);
-    if (status < 0) return status;
-    status = build(pieces, sizes, n, t->short_text, &t->rest, err);
+    for (int kind = 0; kind < TL_TEXT_KINDS && status == TL_OK; kind++) {
+        struct tl_short_text *text = &t->texts[kind];
+        text->unit = units[kind];
+        text->bits = calloc(n / 64 + 1, sizeof *text->bits);
+        if (text->bits == NULL) {
+            status = tl_fail(err, TL_ENOMEM, "no memory for a tree of %zu pieces", n);
+            break;
+        }
+        for (size_t i = 0; i < n; i++) {
+            if (!is_short_text(pieces[i], sizes[i], text->unit)) continue;
+            text->bits[i / 64] |= (uint64_t)1 << i % 64;
+        }
+        status = build(pieces, sizes, n, text->bits, &text->rest, err);
+    }
     if (status < 0) {
         tl_trie_free(t);
         return status;
@@ -167,7 +211,10 @@ int tl_trie_new(const uint8_t *const *pieces, const size_t *sizes, size_t n, str
 
 void tl_trie_free(struct tl_trie *t) {
     if (t == NULL) return;
-    tl_trie_free(t->rest);
+    for (int kind = 0; kind < TL_TEXT_KINDS; kind++) {
+        free(t->texts[kind].bits);
+        tl_trie_free(t->texts[kind].rest);
+    }
     free(t->byte);
     free(t->end);
     free(t->depth);
@@ -176,7 +223,6 @@ void tl_trie_free(struct tl_trie *t) {
     free(t->ids);
     free(t->unit);
     free(t->height);
-    free(t->short_text);
     free(t);
 }
 

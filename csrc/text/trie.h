@@ -14,11 +14,29 @@
  * a JSON string holds without escapes. U+2028 and U+2029 are left out too, as patterns with a dot
  * do not match them. Most of a vocabulary is plain. A unit says which bytes may continue it:
  * TL_TEXT_BOUNDARY between two characters, others inside one.
+ *
+ * What many formats and patterns take: TL_TEXT_WORD is for texts of ASCII letters and digits,
+ * TL_TEXT_PATH for those of the characters that a path of a URI holds unescaped, "/" and "?".
  */
-enum { TL_TEXT_BOUNDARY, TL_TEXT_UNITS = 10, TL_TEXT_NONE = 255, TL_TEXT_SHORT = 16 };
+enum {
+    TL_TEXT_BOUNDARY,
+    TL_TEXT_WORD = 10,
+    TL_TEXT_PATH,
+    TL_TEXT_UNITS,
+    TL_TEXT_NONE = 255,
+    TL_TEXT_SHORT = 16,
+    TL_TEXT_KINDS = 3,
+};
 
-/* The unit after a byte; TL_TEXT_NONE if the text is not plain with it. */
+/* The unit after a byte; TL_TEXT_NONE if the byte does not continue the text. */
 uint8_t tl_text_next(uint8_t unit, uint8_t byte);
+
+/* The pieces of at most TL_TEXT_SHORT bytes that are a text of one kind, and the others. */
+struct tl_short_text {
+    uint8_t unit;         // before the first byte
+    uint64_t *bits;       // owns; bit i % 64 of word i / 64: piece i is such a text
+    struct tl_trie *rest; // owns; the tree of the other pieces, with their numbers
+};
 
 /* Immutable; any number of automata and threads may share it. */
 struct tl_trie {
@@ -32,9 +50,7 @@ struct tl_trie {
     uint32_t *ids;
     uint8_t *unit; // the unit after the bytes of the node; TL_TEXT_NONE if they are not plain text
     uint8_t *height; // bytes below it if all there is plain text; else TL_TEXT_NONE
-    uint64_t
-        *short_text; // bit i % 64 of word i / 64: piece i is plain text, not over TL_TEXT_SHORT
-    struct tl_trie *rest; // owns; the tree of the other pieces, with their numbers. It has no rest
+    struct tl_short_text texts[TL_TEXT_KINDS]; // largest first; the rests have none
 };
 
 /* The pieces of a subtree: ids[*first] to ids[*last - 1]. */

@@ -541,11 +541,13 @@ def test_masks_are_what_every_token_by_itself_says(source):
 def _many_pieces():
     """Return pieces of mixed length and script, whole characters or cut, most of them text."""
     rng = random.Random(11)
-    letters = 'abcdefgh  ABC019_é߿ࠀ日퟿￿😀\U0010ffff"\\\n\x7f'
+    letters = 'abcdefgh  ABC019_-./é߿ࠀ日\u2027\u2028퟿￿😀\U0010ffff"\\\n\x7f'
     weights = [9] * (len(letters) - 4) + [1] * 4
     pieces = {bytes([b]) for b in range(256)}
     for _ in range(3000):
-        text = "".join(rng.choices(letters, weights, k=rng.randint(1, 24))).encode()
+        among = rng.choice([letters, letters, "abcdefABC019", "abcABC019-./"])
+        weight = weights if among is letters else None
+        text = "".join(rng.choices(among, weight, k=rng.randint(1, 24))).encode()
         pieces.add(text[rng.random() < 0.1 :][: rng.randint(1, 40)])
     return sorted(pieces - {b""})
 
@@ -563,13 +565,25 @@ def _many_pieces():
         'root ::= "<" text "a" text text ::= [^"\\\\]{0,70}',  # a rule that may end anywhere
         "root ::= [^a]* .",
         "root ::= .*",
+        r'root ::= "\"" [A-Za-z0-9]* "\""',
+        r'root ::= "\"" [A-Za-z0-9]{0,18} "-"? "\""',
+        r'root ::= "\"" [!$&-;=?-Z_a-z~]* "\""',  # of a path
+        r'root ::= "\"" [!$&-+--;=?-Z_a-z~]* "\""',  # not all of a path
+        r'root ::= "\"" [^"\\\n\r\u2028\u2029]* "\""',  # what a dot matches
+        {"type": "string", "maxLength": 30},  # some characters are a rule that is called
+        {"type": "string", "minLength": 3, "maxLength": 12},
+        {"type": "array", "items": {"type": "string", "minLength": 1}},
+        {"type": "string", "format": "uri-reference"},
     ],
 )
 def test_masks_of_text_are_what_every_token_by_itself_says(source):
     """Whole branches of a vocabulary are plain text, which a mask takes in one step."""
     pieces = _many_pieces()
-    source = re.sub(r" (\w+ ::=)", r"\n\1", source)
-    program = tl.Grammar.gbnf(source)._program
+    if isinstance(source, str):
+        grammar = tl.Grammar.gbnf(re.sub(r" (\w+ ::=)", r"\n\1", source))
+    else:
+        grammar = tl.Grammar.json_schema(source)
+    program = grammar._program
     automaton = _core.Automaton(program.array, program.root, _core.Trie(pieces))
     plain = _core.Automaton(program.array, program.root)
     rng = random.Random(3)
