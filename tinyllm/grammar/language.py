@@ -258,6 +258,8 @@ class Multiple(Condition):
 
     def start(self, classes: Classes) -> State:
         """Return the state before the text."""
+        self._digits = [classes.of(chars)[0] for chars in _DIGIT_SETS]
+        self._point, self._minus = classes.of(_POINT)[0], classes.of(_MINUS)[0]
         # the remainder (-1: never a multiple) and the digits after the point (-1: before it)
         return (0, -1)
 
@@ -275,16 +277,16 @@ class Multiple(Condition):
         if not isinstance(state, tuple):
             return onward
         remainder, after = state
-        for digit, chars in enumerate(_DIGIT_SETS):
+        for digit, c in enumerate(self._digits):
             to = state
             if remainder >= 0 and after < self.places:
                 to = ((remainder * 10 + digit) % self.modulus, after + (after >= 0))
             elif digit:
                 to = (-1, after)
-            onward[classes.of(chars)[0]] = to
+            onward[c] = to
         if after < 0:
-            onward[classes.of(_POINT)[0]] = (remainder, 0)
-            onward[classes.of(_MINUS)[0]] = state
+            onward[self._point] = (remainder, 0)
+            onward[self._minus] = state
         return onward
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any, TypeAlias
 
-from .document import MAPPING, pointer, unexpected, wrong
+from .document import MAPPING, pointer, unexpected, unsupported, wrong
 from .flat import (
     ALL,
     TYPES,
@@ -22,6 +22,7 @@ from .flat import (
     Shape,
     Tuple,
     canonical,
+    key_of,
     kind_of,
     merge,
     nothing,
@@ -45,6 +46,8 @@ _IMPLIED = {
 _KIND_OF_KEYWORD = {key: TYPES[kind] for kind, keys in _IMPLIED.items() for key in keys}
 _SHAPES = ("properties", "patternProperties", "additionalProperties")
 _MAX_ALTERNATIVES = 1000
+#: Pairs of alternatives of all `oneOf` that are compared. More take many minutes.
+_MAX_OVERLAPS = 50_000
 #: More alternatives of a complement are left out.
 _MAX_COMPLEMENT = 64
 _MAX_DEPTH = 100
@@ -73,7 +76,9 @@ class Logic:
         self.keywords = keywords
         self.valid = Validity(keywords)
         self._expanded: dict[int, tuple[Any, Flats]] = {}
+        self._by_key: dict[bytes | str, Flats] = {}
         self._nested = 0
+        self._overlaps = 0
 
     # ---- reading one schema ----
 
@@ -197,7 +202,11 @@ class Logic:
             return [nothing()]
         known = self._expanded.get(id(schema))
         if known is None:
-            known = self._expanded[id(schema)] = (schema, self._expand(schema, at, seen))
+            # combinations are often made again, as equal schemas
+            key = key_of(schema)
+            if key not in self._by_key:
+                self._by_key[key] = self._expand(schema, at, seen)
+            known = self._expanded[id(schema)] = (schema, self._by_key[key])
         return known[1]
 
     def _expand(self, schema: Any, at: str, seen: tuple[str, ...]) -> Flats:
@@ -309,6 +318,13 @@ class Logic:
                     continue
                 kept: Flats = []
                 for flat in left:
+                    self._overlaps += len(others)
+                    if self._overlaps > _MAX_OVERLAPS:
+                        unsupported(
+                            pointer(at, "oneOf"),
+                            "its alternatives overlap in too many ways; ignore=['oneOf'] leaves "
+                            "unchecked that only one of them holds",
+                        )
                     if all(self.disjoint(flat, other) for other in others):
                         kept.append(flat)
                         continue
