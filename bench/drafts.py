@@ -78,6 +78,7 @@ class LlamaCpp:
 
         options = {
             "n_ctx": 4096,
+            "n_batch": 4096,  # with a draft it keeps the logits of so many tokens and no more
             "n_threads": threads,
             "n_threads_batch": threads,
             "verbose": False,

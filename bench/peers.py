@@ -8,10 +8,13 @@ a process of its own and sleeps while another one is measured; the engines take 
 round, so that a slow minute of the machine hits all of them. Measured, as llama-bench names it:
 tg64 (64 tokens decoded one by one from an empty context), pp512 and pp2048 (a prompt), and
 
+- b2, b4, b8, b16: 32 tokens of each of so many sequences, one of each per call; all tokens count,
 - busy: tg64 while another process computes without end on the same CPUs, as a share of tg64,
 - load: seconds from opening the file to the logits of a one-token prompt, tokenizer loaded, file
   in the page cache,
 - memory: resident bytes after pp2048 with the mapped file, and without it.
+
+bench/drafts.py compares what drafts save.
 
 A ratio is the median over rounds of llama.cpp's seconds / those of tinyllm: above 1 is faster than
 llama.cpp. Writes OUT.json and OUT.md. `--isa` forces an instruction set on tinyllm only; for a fair
@@ -32,6 +35,7 @@ import report
 ENGINES = ("llama.cpp", "exact", "fast")
 SEED = 12345
 VOCABULARY = 32000
+LARGEST = 16  # the largest batch
 
 
 class Ours:
@@ -53,6 +57,14 @@ class Ours:
         self.session.rewind(len(self.session))
         for token in tokens:
             self.session.eval([token])
+
+    def batch(self, size, tokens):
+        """Run tokens one by one, in so many contexts together, which are empty at first."""
+        import numpy
+
+        sessions = [self.model.session().core for _ in range(size)]
+        for token in tokens:
+            self.model.run(sessions, [numpy.array([token], numpy.int32)] * size, range(size))
 
     def name(self):
         """What ran."""
@@ -83,6 +95,8 @@ class LlamaCpp:
         self.context = llama_cpp.llama_init_from_model(self.model, options)
         if not self.context:
             raise SystemExit(f"llama.cpp cannot open {path}")
+        options.n_seq_max, options.n_ctx = LARGEST, 256 * LARGEST
+        self.options, self.shared = options, None  # of batches
 
     def run(self, tokens):
         """Append tokens to the context."""
@@ -102,6 +116,22 @@ class LlamaCpp:
         self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
         for token in tokens:
             self.run([token])
+
+    def batch(self, size, tokens):
+        """Run tokens one by one, in so many contexts together, which are empty at first."""
+        if self.shared is None:
+            self.shared = self.lib.llama_init_from_model(self.model, self.options)
+        self.lib.llama_memory_clear(self.lib.llama_get_memory(self.shared), True)
+        batch = self.lib.llama_batch_init(size, 0, 1)
+        batch.n_tokens = size
+        for position, token in enumerate(tokens):
+            for i in range(size):
+                batch.token[i], batch.pos[i], batch.logits[i] = token, position, True
+                batch.n_seq_id[i], batch.seq_id[i][0] = 1, i
+            if self.lib.llama_decode(self.shared, batch) != 0:
+                raise SystemExit("llama_decode failed")
+            self.lib.llama_get_logits_ith(self.shared, size - 1)
+        self.lib.llama_batch_free(batch)
 
     def name(self):
         """What ran."""
@@ -136,7 +166,10 @@ def worker(engine, path, threads):
         what, count = line.split()
         tokens = [1 + (SEED * (i + 1)) % (VOCABULARY - 1) for i in range(int(count))]
         start = time.perf_counter()
-        (it.prompt if what == "pp" else it.decode)(tokens)
+        if what[0] == "b":
+            it.batch(int(what[1:]), tokens)
+        else:
+            (it.prompt if what == "pp" else it.decode)(tokens)
         print(json.dumps({"seconds": time.perf_counter() - start, **resident()}), flush=True)
 
 
@@ -180,7 +213,8 @@ def median_ratio(seconds, other):
     return statistics.median(b / a for a, b in zip(seconds, other, strict=True))
 
 
-FIGURES = {"tg64": ("tg", 64), "pp512": ("pp", 512), "pp2048": ("pp", 2048), "busy": ("tg", 64)}
+FIGURES = {"tg64": ("tg", 64), "pp512": ("pp", 512), "pp2048": ("pp", 2048)}
+FIGURES |= {f"b{size}": (f"b{size}", 32) for size in (2, 4, 8, LARGEST)} | {"busy": ("tg", 64)}
 
 
 def measure_file(path, threads, rounds, figures):
@@ -199,6 +233,8 @@ def measure_file(path, threads, rounds, figures):
         out[engine]["name"] = one.loaded["name"]
         one.ask("pp", 512)  # warm up
         one.ask("tg", 8)
+        if any(FIGURES[figure][0][0] == "b" for figure in figures):
+            one.ask("b2", 2)
     for number in range(rounds):
         for figure in figures:
             if figure == "busy" or (figure == "pp2048" and number >= max(2, rounds // 2)):
@@ -206,7 +242,8 @@ def measure_file(path, threads, rounds, figures):
             for engine, one in workers.items():
                 answer = one.ask(*FIGURES[figure])
                 out[engine][figure].append(answer["seconds"])
-                out[engine] |= {k: answer[k] for k in ("resident", "anonymous")}
+                if number == 0 and FIGURES[figure][0][0] != "b":
+                    out[engine] |= {k: answer[k] for k in ("resident", "anonymous")}
     if "busy" in figures:
         spinner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
         try:
@@ -224,7 +261,9 @@ def measure_file(path, threads, rounds, figures):
 
 def speed(figures, figure):
     """Return tokens per second."""
-    return FIGURES[figure][1] / statistics.median(figures[figure])
+    what, count = FIGURES[figure]
+    each = int(what[1:]) if what[0] == "b" else 1
+    return each * count / statistics.median(figures[figure])
 
 
 def tables(results, figures):
