@@ -12,6 +12,7 @@ import re
 import pytest
 
 import tinyllm as tl
+from tinyllm.grammar import logic
 
 SCALARS = [None, True, False, 0, 1, 2, 3, -1, 1.5, 6, "", "a", "b", "ab", "ba", "aab", "x-a"]
 ARRAYS = [[], [1], ["a"], [1, "a"], ["a", "a"], [2, 1, 3], [True], [[]], [1, 1, 1, 1], [{"a": 1}]]
@@ -117,3 +118,11 @@ def test_no_invalid_text_is_accepted():
 @pytest.mark.nightly
 def test_no_invalid_text_is_accepted_by_many_schemas():
     check_random_schemas(2, 10_000)
+
+
+def test_alternatives_that_overlap_in_many_ways(monkeypatch):
+    monkeypatch.setattr(logic, "_MAX_OVERLAPS", 100)
+    parts = [{"properties": {f"p{i}": {"type": "integer"}}} for i in range(12)]
+    with pytest.raises(tl.UnsupportedError, match="overlap in too many ways"):
+        tl.Grammar.json_schema({"oneOf": parts})
+    assert tl.Grammar.json_schema({"oneOf": parts}, ignore=["oneOf"]).accepts("{}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from .document import MAPPING, Document, pointer, unexpected, unsupported, wrong
@@ -46,12 +46,19 @@ class Keywords:
         self.document = document
         self.draft = document.draft
         self.ignore = frozenset(ignore)
+        self._known: dict[int, tuple[Any, dict[str, Any]]] = {}  # by identity of the schema
 
-    def read(self, schema: Any, at: str) -> dict[str, Any]:
+    def read(self, schema: Any, at: str) -> Mapping[str, Any]:
         """Return the keywords of a schema that count, those of older drafts as today's.
 
         Raises ValueError if the value of one is malformed.
         """
+        known = self._known.get(id(schema))
+        if known is None:
+            known = self._known[id(schema)] = (schema, self._read(schema, at))
+        return known[1]
+
+    def _read(self, schema: Any, at: str) -> dict[str, Any]:
         if not isinstance(schema, MAPPING):
             unexpected(at, schema, "an object, true or false")
         if self.document.draft <= 7 and "$ref" in schema:

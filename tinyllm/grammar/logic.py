@@ -225,7 +225,7 @@ class Logic:
 
     def _enter(
         self, schema: Any, at: str, seen: tuple[str, ...]
-    ) -> tuple[dict[str, Any], tuple[str, ...]]:
+    ) -> tuple[Mapping[str, Any], tuple[str, ...]]:
         if at in seen or len(seen) > _MAX_DEPTH:
             wrong(at, "a $ref leads back to itself; expected a schema")
         return self.keywords.read(schema, at), (*seen, at)
