@@ -15,9 +15,9 @@ import pytest
 
 import tinyllm as tl
 from tinyllm import _core
-from tinyllm.grammar import gbnf, matcher, regex
-from tinyllm.grammar.automaton import accepts, build
-from tinyllm.grammar.expr import Alt, Chars, Machine, Ref, Repeat, Seq, Text, check, to_gbnf
+from tinyllm.grammar import expr, gbnf, matcher, regex
+from tinyllm.grammar.automaton import accepts, build, build_fine
+from tinyllm.grammar.expr import Alt, Chars, Machine, Ref, Repeat, Seq, Text, check, prune, to_gbnf
 from tinyllm.grammar.language import Length, Matches, intersection
 
 pytestmark = pytest.mark.sanitize
@@ -121,6 +121,33 @@ def test_random_grammars_accept_their_language_and_nothing_else():
         # the grammar written as GBNF and read again has the same language
         again = tl.Grammar.gbnf(str(grammar))
         assert [again.accepts(t) for t in everything] == [grammar.accepts(t) for t in everything]
+
+
+def test_what_needs_no_change_in_c_is_what_needs_none_in_python():
+    rng, kinds = random.Random(5), []
+    for _ in range(400):
+        names = ["root", "x", "y"]
+        rules = {name: random_expr(rng, 3, names) for name in names}
+        source = "\n".join(f"{name} ::= {spell(e)}" for name, e in rules.items())
+        rules = gbnf.parse(source)
+        if rng.random() < 0.5:  # a part that matches no text, and an automaton
+            dead = Alt(()) if rng.random() < 0.5 else Chars(())
+            edges = ((rules["y"], 1), (Text("a"), 0)), ((dead, 0),)
+            rules["x"] = Alt((rules["x"], Machine(edges, frozenset([1]), False)))
+        found = build_fine(rules)
+        ends = expr._fixpoint(rules, "ends")
+        whole = ends == set(rules) and prune(rules, ends) == rules
+        try:
+            expr._check_left(rules)
+        except ValueError:
+            whole = False
+        kinds.append(whole)
+        if isinstance(found, set):
+            assert not whole, source
+            assert found == ends, source
+        else:
+            assert whole, source
+    assert 40 < sum(kinds) < 360
 
 
 def test_left_recursion_is_found_exactly_where_it_is():
