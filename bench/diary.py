@@ -217,7 +217,7 @@ ROWS = {
     "22": Row(actions, (144, 6, 6), 80, 1000, rates),
     "24": Row(actions, (96, 8, 4), 80, 1000, rates),
     "25": Row(actions, (144, 8, 6), 80, 800, rates),
-    "27": Row(actions, (64, 4, 4), 80, 1500, rates),
+    "27": Row(actions, (64, 4, 4), 80, 2500, rates),
     "29": Row(sequence, (144, 6, 6), 80, 200, under(0.1, 200), "none"),
     "29 learned": Row(sequence, (144, 6, 6), 80, 200, under(0.1, 200), "learned"),
     "30": Row(actions, (144, 6, 6), 80, 1000, one_action),

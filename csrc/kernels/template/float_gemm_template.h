@@ -7,6 +7,8 @@
 
 #define FLOAT_IN_TILES true
 #define FLOAT_ROWS 16
+// Steps of a panel of at most 16 kB; 0 where registers do not hold the sums of all lanes too.
+#define SMALL_PANEL ((size_t)(FLOAT_TOKENS == 12 ? 16 : 0))
 #define LANE_PAD 16 // keeps the lanes of a panel from mapping to the same sets of the L1 cache
 
 /* Bytes of a panel, and then the sums (tokens, FLOAT_ROWS). */
@@ -55,21 +57,31 @@ TL_INLINE void float_panel(const struct tl_matrix *w, enum float_type type, size
     }
 }
 
-/* sums (FLOAT_TOKENS, 16 rows) += one lane of the panel times the same lane of one tile. */
-TL_INLINE void float_tile(const float *panel, const float *x, size_t steps, float *sums) {
-    v16 s[FLOAT_TOKENS];
-    for (int t = 0; t < FLOAT_TOKENS; t++) s[t] = v16_set1(0);
-    for (size_t i = 0; i < steps; i++) {
-        v16 weights = v16_load(panel + i * FLOAT_ROWS);
+/* sums (FLOAT_TOKENS, 16 rows) += some lanes of the panel, one after another, times those of one
+   tile. */
+TL_INLINE void float_tile(const float *panel, const float *x, size_t steps, size_t lanes,
+                          float *sums) {
+    v16 total[FLOAT_TOKENS];
+    TL_UNROLL(12)
+    for (int t = 0; t < FLOAT_TOKENS; t++) total[t] = v16_load(sums + t * FLOAT_ROWS);
+    for (size_t lane = 0; lane < lanes; lane++) {
+        v16 s[FLOAT_TOKENS];
         TL_UNROLL(12)
-        for (int t = 0; t < FLOAT_TOKENS; t++) {
-            s[t] = v16_fma(weights, v16_set1(x[i * FLOAT_TOKENS + (size_t)t]), s[t]);
+        for (int t = 0; t < FLOAT_TOKENS; t++) s[t] = v16_set1(0);
+        for (size_t i = 0; i < steps; i++) {
+            v16 weights = v16_load(panel + i * FLOAT_ROWS);
+            TL_UNROLL(12)
+            for (int t = 0; t < FLOAT_TOKENS; t++) {
+                s[t] = v16_fma(weights, v16_set1(x[i * FLOAT_TOKENS + (size_t)t]), s[t]);
+            }
         }
+        TL_UNROLL(12)
+        for (int t = 0; t < FLOAT_TOKENS; t++) total[t] = v16_add(total[t], s[t]);
+        panel += steps * FLOAT_ROWS + LANE_PAD;
+        x += steps * FLOAT_TOKENS;
     }
-    for (int t = 0; t < FLOAT_TOKENS; t++) {
-        float *out = sums + t * FLOAT_ROWS;
-        v16_store(out, v16_add(v16_load(out), s[t]));
-    }
+    TL_UNROLL(12)
+    for (int t = 0; t < FLOAT_TOKENS; t++) v16_store(sums + t * FLOAT_ROWS, total[t]);
 }
 
 TL_INLINE void float_gemm(const struct tl_matrix *w, enum float_type type, size_t row0, size_t row1,
@@ -83,12 +95,14 @@ TL_INLINE void float_gemm(const struct tl_matrix *w, enum float_type type, size_
         memset(sums, 0, tiles * FLOAT_TOKENS * FLOAT_ROWS * sizeof(float));
         for (size_t k0 = 0; k0 < padded; k0 += SUPERCHUNK) {
             size_t steps = TL_MIN(padded - k0, (size_t)SUPERCHUNK) / 16;
+            // a small panel stays in the L1 cache; of a large one, a lane does
+            const size_t lanes = steps <= SMALL_PANEL ? 16 : 1;
             float_panel(w, type, row, rows, k0, steps, panel);
-            for (size_t lane = 0; lane < 16; lane++) {
+            for (size_t lane = 0; lane < 16; lane += lanes) {
                 for (size_t i = 0; i < tiles; i++) {
                     float_tile(panel + lane * (steps * FLOAT_ROWS + LANE_PAD),
                                packed + i * tile_size + (k0 + lane * steps) * FLOAT_TOKENS, steps,
-                               sums + i * FLOAT_TOKENS * FLOAT_ROWS);
+                               lanes, sums + i * FLOAT_TOKENS * FLOAT_ROWS);
                 }
             }
         }
