@@ -191,6 +191,7 @@ print("same")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.nightly
 def test_two_processes_on_one_device(tmp_path):
     """They compile the same programs at the same time, into one cache."""

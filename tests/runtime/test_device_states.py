@@ -19,9 +19,9 @@ def bits(array):
     return np.ascontiguousarray(array, np.float32).view(np.uint32)
 
 
-def both(tmp_path, name):
-    """A random model on the CPU, and on the device."""
-    path = architectures.random_model(tmp_path, name, "Q4_K").path
+def both(tmp_path, name, kind="Q4_K"):
+    """A random model of a tensor type on the CPU, and on the device."""
+    path = architectures.random_model(tmp_path, name, kind).path
     return tl.load(path, device="cpu"), tl.load(path, device=DEVICE)
 
 
@@ -119,13 +119,31 @@ def test_edited_experts(tmp_path):
                 model.trace(ids, name, edits=[tl.set(name, value)])
 
 
+def on(gpu, **options):
+    """The model with another opening of its device."""
+    gpu.device = _core.Device(0, cache=_cache(), **options)
+    gpu.core = some_steps(gpu, [1] * len(gpu.steps))
+    return gpu
+
+
+def compare_taps(cpu, gpu, ids):
+    want, got = cpu.trace(ids, "*"), gpu.trace(ids, "*")
+    for tap in want:
+        assert np.array_equal(bits(got[tap]), bits(want[tap])), tap
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("group", [1, 8, 48])
 def test_the_sizes_of_work_groups(group, tmp_path):
     cpu, gpu = both(tmp_path, "qwen3next")
-    ids = models.random_ids(cpu, 19)
-    want = cpu.trace(ids, "*")
-    gpu.device = _core.Device(0, group=group, cache=_cache())
-    gpu.core = some_steps(gpu, [1] * len(gpu.steps))
-    got = gpu.trace(ids, "*")
-    for tap in want:
-        assert np.array_equal(bits(got[tap]), bits(want[tap])), tap
+    compare_taps(cpu, on(gpu, group=group), models.random_ids(cpu, 19))
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+@pytest.mark.parametrize("level", ["float32", "integers"])
+@pytest.mark.parametrize("name", ["mamba", "mamba2", "rwkv7", "qwen3next", "gemma3n", "phimoe"])
+def test_the_levels(name, level, tmp_path):
+    """Devices without float64, or without any arithmetic of floats. Types: test_device.py."""
+    cpu, gpu = both(tmp_path, name, "F32")
+    compare_taps(cpu, on(gpu, level=level), models.random_ids(cpu, 9))
