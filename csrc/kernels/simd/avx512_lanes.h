@@ -39,12 +39,16 @@ TL_INLINE v16 v16_load(const float *p) {
 TL_INLINE void v16_store(float *p, v16 x) {
     _mm512_storeu_ps(p, x);
 }
+#ifdef TL_SIMDE // it has no masked loads
+V16_PART_BY_COPY
+#else
 TL_INLINE v16 v16_load_part(const float *p, size_t n) { // see V16_PART_BY_COPY
     return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
 }
 TL_INLINE void v16_store_part(float *p, size_t n, v16 x) {
     _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), x);
 }
+#endif
 TL_INLINE v16 v16_set1(float x) {
     return _mm512_set1_ps(x);
 }
