@@ -11,6 +11,7 @@ from testkit.architectures import random_architecture
 from testkit.models import random_llama, write
 from tinyllm.cli.main import main
 from tinyllm.exporting.table import ROWS
+from tinyllm.exporting.tokenizers import tokenizer_files
 from tinyllm.files.arrays import read_arrays
 
 #: Keys that say the same in another way.
@@ -116,6 +117,22 @@ def test_the_tokenizer_gives_the_same_ids(tmp_path):
         ids = [int(i) for i in mine.encode(text, parse_special=True)]
         assert theirs.encode(text).ids == ids
         assert theirs.decode(ids, skip_special_tokens=False) == mine.decode(ids)
+
+
+@pytest.mark.parametrize("name", ["bert-bge", "ugm_en", "falcon", "phi-3", "llama-spm"])
+def test_the_tokenizers_of_real_models(name):
+    """WordPiece, Unigram, byte-level BPE, and BPE of SentencePiece."""
+    tokenizers = pytest.importorskip("tokenizers")
+    file = next(data.path("vocab").glob(f"*-{name}.gguf"))
+    files, mine = tokenizer_files(tl.GGUF(file).metadata)
+    theirs = tokenizers.Tokenizer.from_str(json.dumps(files["tokenizer.json"]))
+    for text in (
+        *TEXTS,
+        "  leading and trailing  ",
+        "naïve cafe\u0301 привет 日本 🦙",
+        "\ta\n\nb\r\n",
+    ):
+        assert theirs.encode(text).ids == list(mine.encode(text, parse_special=True)), text
 
 
 @pytest.mark.parametrize("prefix", [True, False])

@@ -146,10 +146,18 @@ def test_the_error_is_no_larger_than_that_of_ggml(kind, ggml):
     assert ours <= error(kind, x, ggml(kind, x, weight), weight)
 
 
-@pytest.mark.parametrize("mix", ["Q4_K_M", "Q2_K", "IQ4_XS", "Q5_0", "MXFP4_MOE"])
-def test_llama_cpp_runs_the_file_as_we_do(mix, tmp_path):
+@pytest.fixture(scope="module")
+def matrix():
+    return tl.imatrix(tl.load("demo"), "ROMEO:\nBut soft, what light through yonder window breaks?")
+
+
+@pytest.mark.parametrize("mix", [*MIXES, "NVFP4"])
+def test_llama_cpp_runs_the_file_as_we_do(mix, matrix, tmp_path):
     path = tmp_path / "m.gguf"
-    tl.quantize("demo", path, mix)
+    if mix in MIXES:
+        tl.quantize("demo", path, mix, imatrix=matrix)
+    else:
+        tl.quantize("demo", path, "Q8_0", types={"blk.*": mix})
     ours = tl.load(path)
     theirs = llama_cpp.Llama(str(path), n_ctx=128, logits_all=True, verbose=False, n_threads=1)
     ids = ours.tokenizer.encode("ROMEO:\nBut soft, what light through yonder window breaks?")

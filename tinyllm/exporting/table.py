@@ -171,12 +171,15 @@ def _olmo(source: Source) -> Values:
     return {"clip_qkv": source.get("attention.clamp_kqv"), "rms_norm_eps": ABSENT}
 
 
+def _own_names(source: Source) -> Values:
+    """Return the values that a class shares whose names are its own for the others."""
+    kept = ("vocab_size", "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")
+    return {name: v if name in kept else ABSENT for name, v in source.common().items()}
+
+
 def _gpt2(source: Source) -> Values:
     config = source.config
-    values = dict.fromkeys(source.common(), ABSENT)  # GPT-2 has names of its own
-    kept = ("vocab_size", "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")
-    values |= {name: value for name, value in source.common().items() if name in kept}
-    return values | {
+    return _own_names(source) | {
         "n_embd": config.width,
         "n_layer": config.layers,
         "n_head": source.one("heads"),
@@ -185,6 +188,56 @@ def _gpt2(source: Source) -> Values:
         "n_inner": source.one("ffn_width"),
         "layer_norm_epsilon": config.norm_epsilon,
         "activation_function": "gelu_new",
+    }
+
+
+def _falcon(source: Source) -> Values:
+    config, kv_heads = source.config, source.one("kv_heads")
+    two_norms = source.has("attn_norm_2.weight")
+    new = two_norms or 1 < kv_heads < source.one("heads")
+    return {
+        "layer_norm_epsilon": config.norm_epsilon,
+        "activation": "gelu",
+        "ffn_hidden_size": source.one("ffn_width"),
+        "bias": source.has("attn_qkv.bias"),
+        "alibi": False,
+        "parallel_attn": True,
+        "new_decoder_architecture": new,
+        "num_ln_in_parallel_attn": (2 if two_norms else 1) if new else None,
+        "multi_query": kv_heads == 1,
+        "num_kv_heads": kv_heads,
+        **dict.fromkeys(("num_key_value_heads", "head_dim", "intermediate_size"), ABSENT),
+    }
+
+
+def _bloom(source: Source) -> Values:
+    config = source.config
+    return _own_names(source) | {
+        "hidden_size": config.width,
+        "n_layer": config.layers,
+        "n_head": source.one("heads"),
+        "seq_length": config.context_length,
+        "layer_norm_epsilon": config.norm_epsilon,
+        "apply_residual_connection_post_layernorm": False,
+    }
+
+
+def _mpt(source: Source) -> Values:
+    config = source.config
+    bias = source.get("attention.max_alibi_bias", 0.0)
+    return _own_names(source) | {
+        "d_model": config.width,
+        "n_layers": config.layers,
+        "n_heads": source.one("heads"),
+        "max_seq_len": config.context_length,
+        "expansion_ratio": source.one("ffn_width") // config.width,
+        "layer_norm_epsilon": config.norm_epsilon,
+        "no_bias": not source.has("attn_qkv.bias"),
+        "attn_config": {
+            "alibi": bool(bias),
+            "alibi_bias_max": round(bias),
+            "clip_qkv": source.get("attention.clamp_kqv"),
+        },
     }
 
 
@@ -270,6 +323,36 @@ ROWS: dict[str, tuple[Row, ...]] = {
         Row("Olmo2ForCausalLM", "olmo2", _OLMO2),
     ),
     "gpt2": (Row("GPT2LMHeadModel", "gpt2", _gpt2, prefix="transformer.", blocks="h"),),
+    "falcon": (
+        Row(
+            "FalconForCausalLM",
+            "falcon",
+            _falcon,
+            prefix="transformer.",
+            blocks="h",
+            without=("input_layernorm",),
+            when=lambda source: source.has("attn_norm_2.weight"),
+        ),
+        Row(
+            "FalconForCausalLM",
+            "falcon",
+            _falcon,
+            prefix="transformer.",
+            blocks="h",
+            without=("ln_mlp", "ln_attn"),
+        ),
+    ),
+    "bloom": (Row("BloomForCausalLM", "bloom", _bloom, prefix="transformer.", blocks="h"),),
+    "mpt": (
+        Row(
+            "MptForCausalLM",
+            "mpt",
+            _mpt,
+            prefix="transformer.",
+            blocks="blocks",
+            without=("wpe", "attn.q_ln", "attn.k_ln"),
+        ),
+    ),
     "starcoder2": (
         Row(
             "Starcoder2ForCausalLM",

@@ -285,8 +285,9 @@ def _unigram(metadata: Mapping[str, Any], texts: list[str], kinds: list[int]) ->
             {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(data).decode()}
         )
     if metadata.get("tokenizer.ggml.remove_extra_whitespaces"):
-        steps.append({"type": "Strip", "strip_left": True, "strip_right": True})
-        steps.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "})
+        # Only spaces: a line break at an end stays.
+        for pattern, content in ((r"\A +| +\z", ""), (" {2,}", " ")):
+            steps.append({"type": "Replace", "pattern": {"Regex": pattern}, "content": content})
     scheme = "always" if metadata.get("tokenizer.ggml.add_space_prefix", True) else "never"
     space = {"type": "Metaspace", "replacement": _SPACE, "prepend_scheme": scheme, "split": False}
     unknown = next((i for i, kind in enumerate(kinds) if kind == TokenType.UNKNOWN), None)
