@@ -34,11 +34,12 @@ __all__ = ["TensorChoice", "TypeChoice", "choose_for_size", "split_text"]
 
 #: The types to choose from, where the rows of a tensor are made of blocks of 256, and elsewhere.
 _BLOCKS = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
-_OTHERS = ("Q2_0", "MXFP4", "IQ4_NL", "NVFP4", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+_OTHERS = ("MXFP4", "IQ4_NL", "NVFP4", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 
 #: Types that take long to write and change little from four bits on. Below, those between the
 #: neighbours of the type that a tensor has without them are tried then.
 _SLOW = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")
+_SLOW_OTHERS = ("Q2_0",)
 
 #: The largest type, which is one to choose from where the size lets it.
 _LARGEST = "F16"
@@ -280,8 +281,9 @@ def choose_for_size(
     for name, weight in weights.items():
         wanted = pattern_type(name, types or {}) or ("" if name in used else _UNKNOWN)
         kinds[name] = _candidates(weight.shape[-1], 8 * budget / values, wanted)
-        few = 8 * budget < 4 * values and weight.shape[-1] % 256 == 0
-        slow[name] = _SLOW if few and not wanted else ()
+        tried = _SLOW if weight.shape[-1] % 256 == 0 else _SLOW_OTHERS
+        few = 8 * budget < 4 * values and not wanted
+        slow[name] = [kind for kind in tried if few and fitting(kind, weight.shape[-1]) == kind]
     least = sum(
         min(_size(kind, math.prod(weights[name].shape)) for kind in (*kinds[name], *slow[name]))
         for name in kinds
