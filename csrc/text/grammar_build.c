@@ -552,7 +552,7 @@ static int build_machine(struct tl_grammar *g, const struct expr *e, uint32_t af
     }
     // a node for each state, filled in once the nodes of all states are there
     for (uint32_t i = 0; i < n && status == TL_OK; i++) {
-        uint32_t state;
+        uint32_t state = 0;
         status = open_node(g, &state, err);
         if (i == 0) states = state;
     }

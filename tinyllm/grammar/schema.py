@@ -11,7 +11,6 @@ properties in another order, any blanks, escapes and spellings of numbers.
 
 from __future__ import annotations
 
-import gc
 import json
 from collections import deque
 from collections.abc import Callable, Collection
@@ -19,6 +18,7 @@ from dataclasses import replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
 from typing import Any
 
+from ..base.garbage import no_collection
 from . import spelling
 from .automaton import Program, build_fine
 from .document import MAPPING, Document, pointer, wrong
@@ -425,32 +425,28 @@ def convert(
         raise ValueError(f"form is {form!r}; expected 'compact' or 'any'")
     if isinstance(ignore, str) or set(ignore) - IGNORABLE:
         raise ValueError(f"ignore is {ignore!r}; expected a list of {', '.join(sorted(IGNORABLE))}")
-    collecting = gc.isenabled()
     # all that is made here lives until the end, so looking for garbage doubles the time
-    gc.disable()
-    try:
-        document = Document(schema)
-        converter = _Converter(Keywords(document, ignore), form == "any")
+    with no_collection():
         try:
-            json.dumps(document.root)
-        except (TypeError, ValueError):
-            converter.key = json.dumps  # it finds what is not JSON where it is
-        with localcontext() as context:
-            context.prec = 500
-            start = converter.run(document.root)
-        whole = {"root": start, **converter.rules}
-        program = build_fine(whole)
-        if not isinstance(program, set):
-            return whole, program
-        rules = prune(whole, program)
-        if "root" in rules:
-            again = build_fine(rules)
-            return rules, None if isinstance(again, set) else again
-    except RecursionError:
-        raise ValueError("the JSON schema is nested too deeply") from None
-    finally:
-        if collecting:
-            gc.enable()
+            document = Document(schema)
+            converter = _Converter(Keywords(document, ignore), form == "any")
+            try:
+                json.dumps(document.root)
+            except (TypeError, ValueError):
+                converter.key = json.dumps  # it finds what is not JSON where it is
+            with localcontext() as context:
+                context.prec = 500
+                start = converter.run(document.root)
+            whole = {"root": start, **converter.rules}
+            program = build_fine(whole)
+            if not isinstance(program, set):
+                return whole, program
+            rules = prune(whole, program)
+            if "root" in rules:
+                again = build_fine(rules)
+                return rules, None if isinstance(again, set) else again
+        except RecursionError:
+            raise ValueError("the JSON schema is nested too deeply") from None
     if converter.reasons:
         at, reason = converter.reasons[0]
         wrong(at, f"no text is valid: {reason}")
