@@ -158,7 +158,8 @@ def rates(run, data, each=10):
 
 def one_action(run, data):
     """The diary's prompt of experiment 30."""
-    found = greedy(run, "acbafbe3", 5)
+    # without the line break, the data may be the end of longer ones, whose first letter is missing
+    found = greedy(run, "\nacbafbe3", 5)
     return repr(found), found == "gih;\n"
 
 
