@@ -33,11 +33,13 @@ ELSEWHERE = ("pip", "sphinx-build", "pytest", "ruff", "mypy", "python scripts/tr
 #: Stands in for the package huggingface_hub: a repository whose files are the model of the test.
 HUB = """
 from . import errors
+from types import SimpleNamespace
 class HfApi:
-    def list_repo_files(self, repo, revision=None):
+    def model_info(self, repo, revision=None):
         name = repo.split("/")[1].removesuffix("-GGUF")
-        return ["README.md", f"{name}-Q4_K_M.gguf", f"{name}-Q8_0.gguf"]
-def hf_hub_download(repo, file, revision=None):
+        files = ["README.md", f"{name}-Q4_K_M.gguf", f"{name}-Q8_0.gguf"]
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=file) for file in files])
+def hf_hub_download(repo, file, revision=None, local_files_only=False):
     assert repo.count("/") == 1 and file.endswith(".gguf")
     import shutil
     return shutil.copy("model.gguf", file)

@@ -8,9 +8,9 @@
  *
  * Needs:   simd/avx512vnni.h, fill_panel_template.h, gemm_exact_template.h, gemm_template.h
  * Defines: MAX_DIGITS, MAX_TILE, MAX_WIDTH, MAX_CHUNK_BYTES, GEMV_LANES, struct row_group,
- * group_load_32, group_load_16, group_load_half, group_prefetch, struct gemv_token, struct
- * gemv_sums, gemv_token_at, gemv_begin, gemv_dots, gemv_join, gemv_end_group, gemv_end_chunk,
- * one_byte, two_bytes, gemv_minima, shifted
+ *          group_load_32, group_load_16, group_load_half, group_prefetch, struct gemv_token,
+ *          struct gemv_sums, gemv_token_at, gemv_begin, gemv_dots, gemv_join, gemv_end_group,
+ *          gemv_end_chunk, one_byte, two_bytes, gemv_minima, shifted
  */
 
 #define MAX_DIGITS 3
