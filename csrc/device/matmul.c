@@ -69,47 +69,22 @@ void tl_packed_free(struct tl_device *d, struct tl_packed *p) {
     memset(p, 0, sizeof(*p));
 }
 
-/* Of fast mode: an item for each block of 32. */
-static int pack_fast(struct tl_queue *q, const void *x, size_t cols, size_t chunks, size_t tokens,
-                     const struct tl_packed *packed, const struct tl_program *program,
-                     struct tl_error *err) {
-    const size_t blocks = chunks * 8, group = tl_device_group(tl_queue_device(q));
-    const int32_t numbers[2] = {(int32_t)cols, (int32_t)blocks};
-    const struct tl_argument arguments[] = {
-        TL_ARGUMENT(numbers[0]),
-        TL_ARGUMENT(numbers[1]),
-        tl_buffer_argument(x),
-        tl_buffer_argument(packed->words.buffer),
-        tl_buffer_argument(packed->sums.buffer),
-        tl_buffer_argument(packed->exponents.buffer),
-    };
-    return tl_queue_launch(
-        q,
-        &(struct tl_launch){.program = program,
-                            .kernel = "pack_fast",
-                            .arguments = arguments,
-                            .n_arguments = TL_ARRAY_LEN(arguments),
-                            .global = {(blocks + group - 1) / group * group, tokens, 1},
-                            .local = {group, 1, 1}},
-        err);
-}
-
+/* Of fast mode: an item for each block of 32. Of exact mode: a group for each chunk. */
 int tl_device_pack(struct tl_queue *q, const void *x, size_t cols, size_t tokens,
                    struct tl_packed *packed, struct tl_error *err) {
     static const struct tl_program program = {.files = TL_SOURCE_ARITHMETIC | TL_SOURCE_FUNCTIONS |
                                                        TL_SOURCE_OPS};
     struct tl_device *d = tl_queue_device(q);
+    const bool fast = packed->fast;
     const size_t chunks = (cols + TL_CHUNK - 1) / TL_CHUNK, n = chunks * tokens;
-    const size_t group = tl_device_group(d);
-    const int32_t numbers[2] = {(int32_t)cols, (int32_t)chunks};
-    int status = tl_device_room(d, &packed->words, n * TL_CHUNK * (packed->fast ? 1 : 4),
-                                "activations", err);
+    const size_t blocks = chunks * 8, group = tl_device_group(d);
+    const int32_t numbers[2] = {(int32_t)cols, (int32_t)(fast ? blocks : chunks)};
+    int status =
+        tl_device_room(d, &packed->words, n * TL_CHUNK * (fast ? 1 : 4), "activations", err);
     if (status == TL_OK) status = tl_device_room(d, &packed->sums, n * 16 * 4, "activations", err);
     if (status == TL_OK)
-        status =
-            tl_device_room(d, &packed->exponents, n * (packed->fast ? 32 : 4), "activations", err);
+        status = tl_device_room(d, &packed->exponents, n * (fast ? 32 : 4), "activations", err);
     if (status != TL_OK) return status;
-    if (packed->fast) return pack_fast(q, x, cols, chunks, tokens, packed, &program, err);
     const struct tl_argument arguments[] = {
         TL_ARGUMENT(numbers[0]),
         TL_ARGUMENT(numbers[1]),
@@ -117,16 +92,20 @@ int tl_device_pack(struct tl_queue *q, const void *x, size_t cols, size_t tokens
         tl_buffer_argument(packed->words.buffer),
         tl_buffer_argument(packed->sums.buffer),
         tl_buffer_argument(packed->exponents.buffer),
-        {TL_MAX(group, (size_t)TL_CHUNK) * 4, NULL},
+        {TL_MAX(group, (size_t)TL_CHUNK) * 4, NULL}, // exact mode only
     };
-    return tl_queue_launch(q,
-                           &(struct tl_launch){.program = &program,
-                                               .kernel = "pack",
-                                               .arguments = arguments,
-                                               .n_arguments = TL_ARRAY_LEN(arguments),
-                                               .global = {group, chunks, tokens},
-                                               .local = {group, 1, 1}},
-                           err);
+    struct tl_launch launch = {.program = &program,
+                               .kernel = fast ? "pack_fast" : "pack",
+                               .arguments = arguments,
+                               .n_arguments = TL_ARRAY_LEN(arguments) - (fast ? 1 : 0),
+                               .global = {group, chunks, tokens},
+                               .local = {group, 1, 1}};
+    if (fast) {
+        launch.global[0] = (blocks + group - 1) / group * group;
+        launch.global[1] = tokens;
+        launch.global[2] = 1;
+    }
+    return tl_queue_launch(q, &launch, err);
 }
 
 /* The struct of matmul.cl. */
