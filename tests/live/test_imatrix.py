@@ -14,29 +14,10 @@ import pytest
 
 import tinyllm as tl
 from testkit import data
+from tinyllm.peers.callbacks import _Tensor
 
 llama_cpp = pytest.importorskip("llama_cpp")
 pytestmark = pytest.mark.live
-
-
-class Tensor(ctypes.Structure):
-    """ggml_tensor, as ggml.h states it."""
-
-
-Tensor._fields_ = (
-    ("type", ctypes.c_int),
-    ("buffer", ctypes.c_void_p),
-    ("ne", ctypes.c_int64 * 4),
-    ("nb", ctypes.c_size_t * 4),
-    ("op", ctypes.c_int),
-    ("op_params", ctypes.c_int32 * 16),
-    ("flags", ctypes.c_int32),
-    ("src", ctypes.POINTER(Tensor) * 10),
-    ("view_src", ctypes.c_void_p),
-    ("view_offs", ctypes.c_size_t),
-    ("data", ctypes.c_void_p),
-    ("name", ctypes.c_char * 64),
-)
 
 
 def array(tensor, kind):
@@ -55,15 +36,15 @@ def their_sums(path, windows):
     sums, counts = {}, {}
 
     def look(address, ask, user):
-        tensor = ctypes.cast(address, ctypes.POINTER(Tensor)).contents
+        tensor = _Tensor.from_address(address)
         op = op_name(tensor.op)
         if op not in (b"MUL_MAT", b"MUL_MAT_ID"):
             return not ask
-        weight = tensor.src[0].contents
+        weight = _Tensor.from_address(tensor.src[0])
         name = weight.name.decode()
         if ask or not name.startswith("blk."):
             return name.startswith("blk.") or not ask
-        x = array(tensor.src[1].contents, np.float32).astype(np.float64)[0] ** 2
+        x = array(_Tensor.from_address(tensor.src[1]), np.float32).astype(np.float64)[0] ** 2
         experts = weight.ne[2]
         total = sums.setdefault(name, np.zeros((experts, x.shape[-1])))
         count = counts.setdefault(name, np.zeros(experts))
@@ -72,7 +53,7 @@ def their_sums(path, windows):
             total[0] += rows.sum(axis=0)
             count[0] += len(rows)
         else:
-            picks = array(tensor.src[2].contents, np.int32)[0, 0]  # (tokens, used)
+            picks = array(_Tensor.from_address(tensor.src[2]), np.int32)[0, 0]  # (tokens, used)
             used = np.broadcast_to(x, (*picks.shape, x.shape[-1]))
             np.add.at(total, picks, used)
             np.add.at(count, picks, 1)

@@ -95,24 +95,12 @@ def test_generation(demo):
     assert (mine.text, mine.ids) == (theirs.text, theirs.ids)
 
 
-def some_steps(model, flags):
-    """The core of a model, of which only the steps with a flag may run on the device."""
-    return _core.Model(
-        model.steps.lowered(),
-        model.weights.values(),
-        layers=model.config.layers,
-        max_context=model.core.config["max_context"],
-        device=model.device,
-        device_steps=bytes(flags),
-    )
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_random_halves_of_the_steps(seed, ids):
     """Values and caches move between the two sides at any step."""
     cpu, gpu = both("demo")
     random = np.random.default_rng(seed)
-    gpu.core = some_steps(gpu, random.integers(0, 2, len(gpu.steps)).astype(np.uint8))
+    gpu.core = devices.some_steps(gpu, random.integers(0, 2, len(gpu.steps)).astype(np.uint8))
     assert 0 < sum(gpu.core.on_device) < len(gpu.steps)
     compare(gpu.trace(ids[:70], "*"), cpu.trace(ids[:70], "*"))
     want, session = cpu.logits(ids[:270]), gpu.session()
@@ -183,7 +171,7 @@ def test_the_sizes_of_work_groups(ids):
     for group in (1, 8, 48):
         gpu = tl.load(device=DEVICE)
         gpu.device = _core.Device(0, group=group, cache=_cache())
-        gpu.core = some_steps(gpu, [1] * len(gpu.steps))
+        gpu.core = devices.some_steps(gpu, [1] * len(gpu.steps))
         compare(gpu.trace(ids[:19], "*"), want)
 
 

@@ -25,18 +25,6 @@ def both(tmp_path, name, kind="Q4_K"):
     return tl.load(path, device="cpu"), tl.load(path, device=DEVICE)
 
 
-def some_steps(model, flags):
-    """The core of a model, of which only the steps with a flag may run on the device."""
-    return _core.Model(
-        model.steps.lowered(),
-        model.weights.values(),
-        layers=model.config.layers,
-        max_context=model.core.config["max_context"],
-        device=model.device,
-        device_steps=bytes(flags),
-    )
-
-
 def compare_caches(mine, theirs, model):
     ops = ("cache", "conv", "shift", "delta", "scan", "scan_channels", "wkv")
     for i in range(sum(step.op in ops for step in model.steps)):
@@ -80,7 +68,7 @@ def test_sessions_of_recurrent_models(name, tmp_path):
 def test_random_halves_of_the_steps(name, tmp_path):
     cpu, gpu = both(tmp_path, name)
     flags = np.random.default_rng(5).integers(0, 2, len(gpu.steps)).astype(np.uint8)
-    gpu.core = some_steps(gpu, flags)
+    gpu.core = devices.some_steps(gpu, flags)
     assert 0 < sum(gpu.core.on_device) < len(gpu.steps)
     compare_sessions(cpu, gpu, models.random_ids(cpu, 540))
 
@@ -122,7 +110,7 @@ def test_edited_experts(tmp_path):
 def on(gpu, **options):
     """The model with another opening of its device."""
     gpu.device = _core.Device(0, cache=_cache(), **options)
-    gpu.core = some_steps(gpu, [1] * len(gpu.steps))
+    gpu.core = devices.some_steps(gpu, [1] * len(gpu.steps))
     return gpu
 
 

@@ -12,3 +12,15 @@ def listed():
         return _core.device_list()
     except UnsupportedError:
         return []
+
+
+def some_steps(model, flags):
+    """The core of a model, of which only the steps with a flag may run on the device."""
+    return _core.Model(
+        model.steps.lowered(),
+        model.weights.values(),
+        layers=model.config.layers,
+        max_context=model.core.config["max_context"],
+        device=model.device,
+        device_steps=bytes(flags),
+    )
