@@ -24,6 +24,23 @@ def needs_checkout():
         pytest.skip("needs the source tree")
 
 
+def test_nothing_was_committed_by_accident():
+    """An example that was run in the checkout leaves its files there."""
+    needs_checkout()
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    files = {Path(name) for name in done.stdout.split("\0") if name}
+    if not files:
+        pytest.skip("needs a clone")
+    assert {path.name for path in files if path.suffix == ".gguf"} == {"demo.gguf"}
+    assert {path.suffix for path in files if len(path.parts) == 1} == {
+        "",
+        ".md",
+        ".py",
+        ".toml",
+        ".in",
+    }
+
+
 def modules():
     names = [info.name for info in pkgutil.walk_packages(tl.__path__, "tinyllm.")]
     return [name for name in names if name != "tinyllm.__main__"]
