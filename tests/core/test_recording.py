@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from testkit import models, recording
+from testkit import recording
 from tinyllm import _core
 
 KNOWN = json.loads(Path(__file__).with_name("recording.json").read_text())
@@ -16,9 +16,7 @@ KNOWN = json.loads(Path(__file__).with_name("recording.json").read_text())
 
 @pytest.mark.parametrize(("type_name", "mode"), recording.CASES)
 def test_bits_are_as_recorded(type_name, mode, tmp_path):
-    path = "demo"
-    if type_name != "demo":
-        path = models.write(tmp_path / "m.gguf", *models.random_llama(type_name))
+    path = recording.write(tmp_path / "m.gguf", type_name)
     assert recording.digest(path, mode) == KNOWN[recording.key(type_name, mode)]
 
 
