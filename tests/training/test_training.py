@@ -274,6 +274,19 @@ def test_data(tmp_path):
         Data(np.arange(8, dtype=np.int32), 8, 0.0, seed=0)
 
 
+def test_windows_begin_with_bos_where_prompts_do():
+    """The loss of the first step is that of the model, whose tokenizer adds BOS to a prompt."""
+    demo = tl.load()
+    ids = demo.tokenizer.encode("To be, or not to be. " * 9, add_special=False)
+    told = {"context": 16, "batch": 2, "steps": 1, "validation": 0.0, "progress": False}
+    loss = tl.train(ids, start=demo, **told).log.loss[0]
+    windows, targets = Data(np.array(ids, np.int32), 16, 0.0, 0, demo.tokenizer.bos).batch(0, 2)
+    scores = [
+        demo.score([*window, target[-1]]) for window, target in zip(windows, targets, strict=True)
+    ]
+    assert loss == pytest.approx(-np.mean([score.logprobs for score in scores]), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [

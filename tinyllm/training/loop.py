@@ -42,7 +42,6 @@ class Loop:
         The runs that it comes from, the last of which is this one.
     step : int
         The steps that are done.
-    first : int, optional
     mask : bool array, optional
         As for `Data`.
     """
@@ -54,14 +53,13 @@ class Loop:
         settings: Settings,
         history: History,
         step: int = 0,
-        first: int | None = None,
         mask: Any = None,
     ) -> None:
         self.network = network
         self.settings = settings
         self.history = history
         self._digest = digest(found, mask)
-        self._data = data = _encoded(found, network, settings, first, mask)
+        self._data = data = _encoded(found, network, settings, mask)
         self._optimizer = Optimizer(network, settings)
         self._log = Log()
         self._step = step
@@ -177,16 +175,15 @@ class Loop:
         return Run(bytes(self.network.image), self._log, self.settings, self._step, out)
 
 
-def _encoded(
-    found: Any, network: Network, settings: Settings, first: int | None, mask: Any
-) -> Data:
-    ids = found
+def _encoded(found: Any, network: Network, settings: Settings, mask: Any) -> Data:
+    ids, tokenizer = found, network.model.tokenizer
     if isinstance(found, str):
-        tokenizer = network.model.tokenizer
         if tokenizer is None:
             raise ValueError("data is a text, and the model has no tokenizer; expected ids")
         ids = np.array(tokenizer.encode(found, add_special=False), np.int32)
     size = network.model.config.vocab_size
     if int(ids.max()) >= size:
         raise ValueError(f"data has the id {ids.max()}; the model has {size} tokens")
+    # a prompt begins with BOS then, so a window does, too
+    first = tokenizer.bos if tokenizer is not None and tokenizer.add_bos else None
     return Data(ids, settings.context, settings.validation, settings.seed, first, mask)

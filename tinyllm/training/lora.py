@@ -239,13 +239,11 @@ class _Trainer(Loop):
         longest = base.core.config["max_context"]
         if settings.context > longest:
             raise ValueError(f"context is {settings.context}; the model has at most {longest}")
-        tokenizer = base.tokenizer
-        first = tokenizer.bos if tokenizer is not None and tokenizer.add_bos else None
         self._base = base
         facts = [settings.to_json(), digest(found, mask), hashlib.sha256(image).hexdigest()]
         history = extended(history, "resume" if history else "lora", step, facts)
         network = Network(image, base.threads, (), base)
-        super().__init__(network, found, settings, history, step, first, mask)
+        super().__init__(network, found, settings, history, step, mask)
 
     @staticmethod
     def resumed(base: Model, found: Any, mask: Any, path: Any, steps: int) -> _Trainer:

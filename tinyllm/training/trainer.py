@@ -143,6 +143,11 @@ def train(
         If the loss sits on the unigram entropy of the data, a matrix does not move, or the loss
         jumps.
 
+    Notes
+    -----
+    If the tokenizer adds BOS to texts, BOS replaces the first token of each window, because a
+    prompt begins with it, too.
+
     Examples
     --------
     >>> import tinyllm as tl
