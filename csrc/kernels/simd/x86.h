@@ -27,6 +27,26 @@
 #define KEEP_STORED(x) __asm__("" : "+m"(x)) // in memory, not in registers
 #endif
 
+/*
+ * _mm256_maddubs_epi16 and _mm256_madd_epi16. gcc describes them by lists of all elements, and
+ * spends seconds on attempts to combine these with what comes before and after.
+ */
+#if defined(__GNUC__) && !defined(__clang__) && !defined(TL_SIMDE)
+TL_INLINE __m256i mul_bytes_256(__m256i w, __m256i x) {
+    __m256i products;
+    __asm__("vpmaddubsw %2, %1, %0" : "=v"(products) : "v"(w), "v"(x));
+    return products;
+}
+TL_INLINE __m256i mul_words_256(__m256i w, __m256i x) {
+    __m256i products;
+    __asm__("vpmaddwd %2, %1, %0" : "=v"(products) : "v"(w), "v"(x));
+    return products;
+}
+#else
+#define mul_bytes_256 _mm256_maddubs_epi16
+#define mul_words_256 _mm256_madd_epi16
+#endif
+
 /* Transposes eight rows: t[i] holds 16 bytes of the rows i and i + 4, x[i] dword i of each row. */
 TL_INLINE void columns_of_8(const __m256i t[4], __m256i x[4]) {
     __m256i a = _mm256_unpacklo_epi32(t[0], t[1]), b = _mm256_unpackhi_epi32(t[0], t[1]);

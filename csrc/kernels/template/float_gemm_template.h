@@ -44,11 +44,15 @@ TL_INLINE void float_panel(const struct tl_matrix *w, enum float_type type, size
     const size_t size = float_size(type);
     for (size_t i = 0; i < steps; i++) {
         const size_t k = k0 + i * 16, left = w->cols - k;
+        uint8_t part[FLOAT_ROWS][64];
         v16i column[16];
         for (size_t r = 0; r < FLOAT_ROWS; r++) {
             const uint8_t *p = w->data + (row + TL_MIN(r, rows - 1)) * w->row_bytes + k * size;
-            column[r] =
-                v16i_bits(left >= 16 ? load_weights(type, p) : load_weights_part(type, p, left));
+            if (left < 16) {
+                memset(part[r], 0, sizeof(part[r]));
+                p = memcpy(part[r], p, left * size);
+            }
+            column[r] = v16i_bits(load_weights(type, p));
         }
         v16i_transpose(column);
         for (size_t l = 0; l < 16; l++) {
@@ -57,10 +61,20 @@ TL_INLINE void float_panel(const struct tl_matrix *w, enum float_type type, size
     }
 }
 
+/* One function for each type, so that it is a constant inside. */
+#define FLOAT_PANEL_FUNCTION(name, type)                                                           \
+    static void float_panel_##name(const struct tl_matrix *w, size_t row, size_t rows, size_t k0,  \
+                                   size_t steps, float *panel) {                                   \
+        float_panel(w, type, row, rows, k0, steps, panel);                                         \
+    }
+FLOAT_PANEL_FUNCTION(f32, FLOAT_F32)
+FLOAT_PANEL_FUNCTION(f16, FLOAT_F16)
+FLOAT_PANEL_FUNCTION(bf16, FLOAT_BF16)
+
 /* sums (FLOAT_TOKENS, 16 rows) += some lanes of the panel, one after another, times those of one
    tile. */
-TL_INLINE void float_tile(const float *panel, const float *x, size_t steps, size_t lanes,
-                          float *sums) {
+static void float_tile(const float *panel, const float *x, size_t steps, size_t lanes,
+                       float *sums) {
     v16 total[FLOAT_TOKENS];
     TL_UNROLL(12)
     for (int t = 0; t < FLOAT_TOKENS; t++) total[t] = v16_load(sums + t * FLOAT_ROWS);
@@ -84,9 +98,13 @@ TL_INLINE void float_tile(const float *panel, const float *x, size_t steps, size
     for (int t = 0; t < FLOAT_TOKENS; t++) v16_store(sums + t * FLOAT_ROWS, total[t]);
 }
 
-TL_INLINE void float_gemm(const struct tl_matrix *w, enum float_type type, size_t row0, size_t row1,
-                          const float *packed, size_t tokens, float *y, size_t y_stride,
-                          float *scratch) {
+static void float_gemm(const struct tl_matrix *w, size_t row0, size_t row1, const float *packed,
+                       size_t tokens, float *y, size_t y_stride, float *scratch) {
+    const enum float_type type = float_type_of(w->type);
+    void (*const unpack)(const struct tl_matrix *, size_t, size_t, size_t, size_t, float *) =
+        type == FLOAT_F32   ? float_panel_f32
+        : type == FLOAT_F16 ? float_panel_f16
+                            : float_panel_bf16;
     const size_t padded = round_up(w->cols, 16), tile_size = FLOAT_TOKENS * padded;
     float *panel = scratch, *sums = scratch + FLOAT_ROWS * SUPERCHUNK + 16 * LANE_PAD;
     for (size_t row = row0; row < row1; row += FLOAT_ROWS) {
@@ -97,7 +115,7 @@ TL_INLINE void float_gemm(const struct tl_matrix *w, enum float_type type, size_
             size_t steps = TL_MIN(padded - k0, (size_t)SUPERCHUNK) / 16;
             // a small panel stays in the L1 cache; of a large one, a lane does
             const size_t lanes = steps <= SMALL_PANEL ? 16 : 1;
-            float_panel(w, type, row, rows, k0, steps, panel);
+            unpack(w, row, rows, k0, steps, panel);
             for (size_t lane = 0; lane < 16; lane += lanes) {
                 for (size_t i = 0; i < tiles; i++) {
                     float_tile(panel + lane * (steps * FLOAT_ROWS + LANE_PAD),

@@ -46,9 +46,9 @@ TL_INLINE float add_lanes(float y, v16 s) {
  * Rows times one token. The sum of a row is one chain of dependent additions, so several rows run
  * at the same time.
  */
-TL_INLINE void float_rows(const uint8_t *const *row, const size_t rows, enum float_type type,
-                          size_t cols, const float *x, float *sum) {
-    const size_t size = float_size(type);
+TL_INLINE void float_rows(const uint8_t *const *row, enum float_type type, size_t cols,
+                          const float *x, float *sum) {
+    const size_t size = float_size(type), rows = FLOAT_CHAINS;
     for (size_t r = 0; r < rows; r++) sum[r] = 0;
     for (size_t k0 = 0; k0 < cols; k0 += SUPERCHUNK) {
         size_t end = cols - k0 < SUPERCHUNK ? cols : k0 + SUPERCHUNK, k = k0;
@@ -70,26 +70,36 @@ TL_INLINE void float_rows(const uint8_t *const *row, const size_t rows, enum flo
     }
 }
 
-TL_INLINE void float_gemv(const struct tl_matrix *w, enum float_type type, size_t row0, size_t row1,
-                          const float *x, size_t tokens, float *y, size_t y_stride) {
-    const size_t stride = round_up(w->cols, 16), each = (row1 - row0) / FLOAT_CHAINS;
-    float sum[FLOAT_CHAINS];
+/* One function for each type, so that it is a constant inside. */
+#define FLOAT_ROWS_FUNCTION(name, type)                                                            \
+    static void float_rows_##name(const uint8_t *const *row, size_t cols, const float *x,          \
+                                  float *sum) {                                                    \
+        float_rows(row, type, cols, x, sum);                                                       \
+    }
+FLOAT_ROWS_FUNCTION(f32, FLOAT_F32)
+FLOAT_ROWS_FUNCTION(f16, FLOAT_F16)
+FLOAT_ROWS_FUNCTION(bf16, FLOAT_BF16)
+
+static void float_gemv(const struct tl_matrix *w, size_t row0, size_t row1, const float *x,
+                       size_t tokens, float *y, size_t y_stride) {
+    const size_t stride = round_up(w->cols, 16), n = row1 - row0;
+    const size_t each = (n + FLOAT_CHAINS - 1) / FLOAT_CHAINS;
+    const enum float_type type = float_type_of(w->type);
+    void (*const rows)(const uint8_t *const *, size_t, const float *, float *) =
+        type == FLOAT_F32   ? float_rows_f32
+        : type == FLOAT_F16 ? float_rows_f16
+                            : float_rows_bf16;
     for (size_t i = 0; i < each; i++) {
         const uint8_t *row[FLOAT_CHAINS];
-        for (size_t r = 0; r < FLOAT_CHAINS; r++) {
-            row[r] = w->data + (row0 + r * each + i) * w->row_bytes;
+        for (size_t r = 0; r < FLOAT_CHAINS; r++) { // beyond the last row: that again
+            row[r] = w->data + (row0 + TL_MIN(r * each + i, n - 1)) * w->row_bytes;
         }
         for (size_t t = 0; t < tokens; t++) {
-            float_rows(row, FLOAT_CHAINS, type, w->cols, x + t * stride, sum);
-            for (size_t r = 0; r < FLOAT_CHAINS; r++) {
+            float sum[FLOAT_CHAINS];
+            rows(row, w->cols, x + t * stride, sum);
+            for (size_t r = 0; r < FLOAT_CHAINS && r * each + i < n; r++) {
                 y[t * y_stride + row0 + r * each + i] = sum[r];
             }
-        }
-    }
-    for (size_t i = row0 + FLOAT_CHAINS * each; i < row1; i++) {
-        const uint8_t *row = w->data + i * w->row_bytes;
-        for (size_t t = 0; t < tokens; t++) {
-            float_rows(&row, 1, type, w->cols, x + t * stride, &y[t * y_stride + i]);
         }
     }
 }

@@ -3,23 +3,55 @@
  * tile of tokens is multiplied with them.
  *
  * Needs:   fill_panel_template.h, gemm_exact_template.h, gemm_fast_template.h
- * Defines: layout_record_bytes, pack_size, pack_tokens, panel_scratch, panel_gemm
+ * Defines: struct tiling, tiling_of, pack_size, pack_tokens, TILE_FUNCTIONS, panel_scratch,
+ *          panel_gemm
  */
 
-TL_INLINE size_t layout_record_bytes(const enum layout layout, const size_t tile) {
-    if (layout >= LAYOUT_FAST_BYTES) return fast_record_bytes(layout_in_bytes(layout), tile);
-    return record_bytes(layout_in_bytes(layout), tile);
+/* How activations are packed: the layout, and how many tokens lie side by side. */
+struct tiling {
+    enum layout layout;
+    size_t tokens;
+};
+
+/* The tiling of a format of quantized weights; that of one token has a tile of one. */
+static struct tiling tiling_of(enum matmul_format format) {
+    switch (format) {
+    case FORMAT_BYTE_ROW:
+        return (struct tiling){LAYOUT_BYTES, 1};
+    case FORMAT_BYTE_TILE:
+        return (struct tiling){LAYOUT_BYTES, BYTE_TOKENS};
+    case FORMAT_WORD_ROW:
+        return (struct tiling){LAYOUT_WORDS, 1};
+    case FORMAT_WORD_TILE:
+        return (struct tiling){LAYOUT_WORDS, WORD_TOKENS};
+    case FORMAT_FAST_BYTE_ROW:
+        return (struct tiling){LAYOUT_FAST_BYTES, 1};
+    case FORMAT_FAST_BYTE_TILE:
+        return (struct tiling){LAYOUT_FAST_BYTES, FAST_TOKENS};
+    case FORMAT_FAST_WORD_ROW:
+        return (struct tiling){LAYOUT_FAST_WORDS, 1};
+    case FORMAT_FAST_WORD_TILE:
+        return (struct tiling){LAYOUT_FAST_WORDS, FAST_TOKENS};
+    default: // FORMAT_FAST_WIDE_TILE
+        return (struct tiling){LAYOUT_FAST_WIDE, FAST_TOKENS};
+    }
 }
 
-TL_INLINE void pack_size(enum layout layout, size_t tile, size_t cols, size_t tokens, size_t *out) {
-    *out = size_product(round_up(cols, TL_CHUNK) / TL_CHUNK, round_up(tokens, tile) / tile,
-                        layout_record_bytes(layout, tile));
+static size_t tiling_bytes(struct tiling tiling) {
+    const bool bytes = layout_in_bytes(tiling.layout);
+    return tiling.layout >= LAYOUT_FAST_BYTES ? fast_record_bytes(bytes, tiling.tokens)
+                                              : record_bytes(bytes, tiling.tokens);
 }
 
-TL_INLINE void pack_tokens(const enum layout layout, const size_t tile, const float *x, size_t cols,
-                           size_t tokens, size_t first, size_t last, void *packed) {
-    const size_t chunks = round_up(cols, TL_CHUNK) / TL_CHUNK;
-    const bool bytes = layout_in_bytes(layout);
+static size_t pack_size(struct tiling tiling, size_t cols, size_t tokens) {
+    return size_product(round_up(cols, TL_CHUNK) / TL_CHUNK,
+                        round_up(tokens, tiling.tokens) / tiling.tokens, tiling_bytes(tiling));
+}
+
+static void pack_tokens(struct tiling tiling, const float *x, size_t cols, size_t tokens,
+                        size_t first, size_t last, void *packed) {
+    const size_t chunks = round_up(cols, TL_CHUNK) / TL_CHUNK, tile = tiling.tokens;
+    const bool bytes = layout_in_bytes(tiling.layout);
     const float zero[TL_CHUNK] = {0};
     // the call that packs the last token also fills the last tile with zeros
     size_t end = last == tokens ? round_up(tokens, tile) : last;
@@ -27,8 +59,8 @@ TL_INLINE void pack_tokens(const enum layout layout, const size_t tile, const fl
         for (size_t c = 0; c < chunks; c++) {
             size_t n = TL_MIN(cols - c * TL_CHUNK, (size_t)TL_CHUNK), at = t / tile * chunks + c;
             const float *part = t < tokens ? x + (t - first) * cols + c * TL_CHUNK : zero;
-            if (layout >= LAYOUT_FAST_BYTES) {
-                fast_pack_record(layout, part, n, tile, t % tile,
+            if (tiling.layout >= LAYOUT_FAST_BYTES) {
+                fast_pack_record(tiling.layout, part, n, tile, t % tile,
                                  fast_record_at(packed, bytes, tile, at));
             } else {
                 v16i X[16];
@@ -39,97 +71,104 @@ TL_INLINE void pack_tokens(const enum layout layout, const size_t tile, const fl
     }
 }
 
-/* One tile times one chunk, with the traits as constants. Sums are float64, in fast mode float32.*/
-TL_INLINE void tile_add(const enum layout layout, enum tl_type id, const struct panel *panel,
-                        const void *record, const int tokens, void *sums) {
-    const size_t tile = (size_t)tokens;
-    if (layout == LAYOUT_WORDS && is_k(id)) {
-        tile_add_scaled_words(panel, record_at(record, false, tile, 0), tokens, sums);
-        return;
-    }
-    if (layout == LAYOUT_WORDS) {
-        tile_add_32(false, panel, record_at(record, false, tile, 0), tokens,
-                    traits_of(TL_TYPE_Q8_0), sums);
-        return;
-    }
-    if (layout == LAYOUT_FAST_WIDE && is_k(id)) {
-        fast_add_scaled_words(panel, fast_record_at(record, false, tile, 0), tokens, sums);
-        return;
-    }
-    if (layout == LAYOUT_FAST_WORDS || layout == LAYOUT_FAST_WIDE) {
-        fast_add_32(false, panel, 8, fast_record_at(record, false, tile, 0), tokens,
-                    traits_of(TL_TYPE_Q8_0), sums);
-        return;
-    }
-#define CASE_K(type)                                                                               \
-    case type:                                                                                     \
-        if (layout == LAYOUT_BYTES) {                                                              \
-            tile_add_k(panel, record_at(record, true, tile, 0), tokens, traits_of(type), sums);    \
-        } else {                                                                                   \
-            fast_add_k(panel, fast_record_at(record, true, tile, 0), tokens, traits_of(type),      \
-                       sums);                                                                      \
-        }                                                                                          \
-        break
-#define CASE_32(type)                                                                              \
-    case type:                                                                                     \
-        if (layout == LAYOUT_BYTES) {                                                              \
-            tile_add_32(true, panel, record_at(record, true, tile, 0), tokens, traits_of(type),    \
-                        sums);                                                                     \
-        } else {                                                                                   \
-            fast_add_32(true, panel, 8, fast_record_at(record, true, tile, 0), tokens,             \
-                        traits_of(type), sums);                                                    \
-        }                                                                                          \
-        break
-#define CASE_WIDE(type, blocks)                                                                    \
-    case type:                                                                                     \
-        if (layout == LAYOUT_BYTES) {                                                              \
-            tile_add_wide(panel, blocks, record_at(record, true, tile, 0), tokens,                 \
-                          traits_of(type), sums);                                                  \
-        } else {                                                                                   \
-            fast_add_32(true, panel, blocks, fast_record_at(record, true, tile, 0), tokens,        \
-                        traits_of(type), sums);                                                    \
-        }                                                                                          \
-        break
-    switch (like_type(id)) {
-        CASE_K(TL_TYPE_Q2_K);
-        CASE_K(TL_TYPE_Q3_K);
-        CASE_K(TL_TYPE_Q4_K);
-        CASE_K(TL_TYPE_Q5_K);
-        CASE_K(TL_TYPE_Q6_K);
-        CASE_K(TL_TYPE_IQ4_XS);
-        CASE_K(TL_TYPE_IQ2_XS);
-        CASE_32(TL_TYPE_Q4_0);
-        CASE_32(TL_TYPE_Q4_1);
-        CASE_32(TL_TYPE_Q5_0);
-        CASE_32(TL_TYPE_Q5_1);
-        CASE_32(TL_TYPE_Q8_0);
-        CASE_WIDE(TL_TYPE_MXFP4, 8);
-        CASE_WIDE(TL_TYPE_NVFP4, 16);
-    default:
-        break;
-    }
-#undef CASE_K
-#undef CASE_32
-#undef CASE_WIDE
-}
+/*
+ * sums += one tile times n chunks of a panel; records are `bytes` apart. Sums are float64, in fast
+ * mode float32. There is one function for each type and layout, so that its traits are constants
+ * inside.
+ */
+typedef void tile_function(const struct panel *panel, size_t n, const char *record, size_t bytes,
+                           void *sums);
 
-TL_INLINE void panel_gemm(const enum layout layout, const int tile, const struct tl_matrix *w,
-                          size_t row0, size_t row1, const void *packed, size_t tokens, float *y,
-                          size_t y_stride, void *scratch) {
+/* The types that like_type names, with the function that makes theirs. */
+#define TILE_TYPES(k, block, wide, ...)                                                            \
+    k(Q2_K, __VA_ARGS__) k(Q3_K, __VA_ARGS__) k(Q4_K, __VA_ARGS__) k(Q5_K, __VA_ARGS__)            \
+        k(Q6_K, __VA_ARGS__) k(IQ4_XS, __VA_ARGS__) k(IQ2_XS, __VA_ARGS__)                         \
+            block(Q4_0, __VA_ARGS__) block(Q4_1, __VA_ARGS__) block(Q5_0, __VA_ARGS__)             \
+                block(Q5_1, __VA_ARGS__) block(Q8_0, __VA_ARGS__) wide(MXFP4, 8, __VA_ARGS__)      \
+                    wide(NVFP4, 16, __VA_ARGS__)
+
+#define TILE_FUNCTION(name, call)                                                                  \
+    static void tile_##name(const struct panel *panel, size_t n, const char *record, size_t bytes, \
+                            void *sums) {                                                          \
+        for (; n > 0; n--, panel++, record += bytes) call;                                         \
+    }
+#define TILE_EXACT(tokens) record_at(record, true, tokens, 0), tokens
+#define TILE_FAST(tokens) fast_record_at(record, true, tokens, 0), tokens
+#define TILE_K(name, set, exact, fast)                                                             \
+    TILE_FUNCTION(set##_exact_##name,                                                              \
+                  tile_add_k(panel, TILE_EXACT(exact), traits_of(TL_TYPE_##name), sums))           \
+    TILE_FUNCTION(set##_fast_##name,                                                               \
+                  fast_add_k(panel, TILE_FAST(fast), traits_of(TL_TYPE_##name), sums))
+#define TILE_32(name, set, exact, fast)                                                            \
+    TILE_FUNCTION(set##_exact_##name,                                                              \
+                  tile_add_32(true, panel, TILE_EXACT(exact), traits_of(TL_TYPE_##name), sums))    \
+    TILE_FUNCTION(set##_fast_##name,                                                               \
+                  fast_add_32(true, panel, 8, TILE_FAST(fast), traits_of(TL_TYPE_##name), sums))
+#define TILE_WIDE(name, blocks, set, exact, fast)                                                  \
+    TILE_FUNCTION(set##_exact_##name, tile_add_wide(panel, blocks, TILE_EXACT(exact),              \
+                                                    traits_of(TL_TYPE_##name), sums))              \
+    TILE_FUNCTION(set##_fast_##name, fast_add_32(true, panel, blocks, TILE_FAST(fast),             \
+                                                 traits_of(TL_TYPE_##name), sums))
+
+#if INT8_OFFSET < 0 // as USES_WORDS
+#define TILE_WORDS(tokens) record_at(record, false, tokens, 0), tokens
+#define TILE_FAST_WORDS(tokens) fast_record_at(record, false, tokens, 0), tokens
+#define TILE_WORD_FUNCTIONS(set, words, fast)                                                      \
+    TILE_FUNCTION(set##_scaled, tile_add_scaled_words(panel, TILE_WORDS(words), sums))             \
+    TILE_FUNCTION(set##_words,                                                                     \
+                  tile_add_32(false, panel, TILE_WORDS(words), traits_of(TL_TYPE_Q8_0), sums))     \
+    TILE_FUNCTION(set##_fast_scaled, fast_add_scaled_words(panel, TILE_FAST_WORDS(fast), sums))    \
+    TILE_FUNCTION(set##_fast_words, fast_add_32(false, panel, 8, TILE_FAST_WORDS(fast),            \
+                                                traits_of(TL_TYPE_Q8_0), sums))                    \
+    static tile_function *tile_find_words_##set(enum layout layout, enum tl_type id) {             \
+        if (layout == LAYOUT_WORDS) return is_k(id) ? tile_##set##_scaled : tile_##set##_words;    \
+        return layout == LAYOUT_FAST_WIDE && is_k(id) ? tile_##set##_fast_scaled                   \
+                                                      : tile_##set##_fast_words;                   \
+    }
+#define TILE_FIND_WORDS(set) tile_find_words_##set(layout, id)
+#else
+#define TILE_WORD_FUNCTIONS(set, words, fast)
+#define TILE_FIND_WORDS(set) NULL
+#endif
+
+#define TILE_CASE(name, set)                                                                       \
+    case TL_TYPE_##name:                                                                           \
+        return layout == LAYOUT_BYTES ? tile_##set##_exact_##name : tile_##set##_fast_##name;
+#define TILE_CASE_WIDE(name, blocks, set) TILE_CASE(name, set)
+
+/* Defines tile_find_<set>, which returns the function of a type, for tiles of that many tokens in
+   the layouts of bytes, of words, and of fast mode. */
+#define TILE_FUNCTIONS(set, exact, words, fast)                                                    \
+    TILE_TYPES(TILE_K, TILE_32, TILE_WIDE, set, exact, fast)                                       \
+    TILE_WORD_FUNCTIONS(set, words, fast)                                                          \
+    static tile_function *tile_find_##set(enum layout layout, enum tl_type id) {                   \
+        if (!layout_in_bytes(layout)) return TILE_FIND_WORDS(set);                                 \
+        switch (like_type(id)) {                                                                   \
+            TILE_TYPES(TILE_CASE, TILE_CASE, TILE_CASE_WIDE, set)                                  \
+        default:                                                                                   \
+            return NULL;                                                                           \
+        }                                                                                          \
+    }
+
+static void panel_gemm(tile_function *add, struct tiling tiling, const struct tl_matrix *w,
+                       size_t row0, size_t row1, const void *packed, size_t tokens, float *y,
+                       size_t y_stride, void *scratch) {
+    const enum layout layout = tiling.layout;
+    const size_t tile = tiling.tokens;
     const struct tl_type_info *type = w->type;
     const size_t per_chunk = (size_t)(TL_CHUNK / type->items);
     const size_t blocks = w->cols / (size_t)type->items;
     const size_t chunks = round_up(w->cols, TL_CHUNK) / TL_CHUNK;
-    const size_t tiles = (tokens + (size_t)tile - 1) / (size_t)tile;
+    const size_t tiles = (tokens + tile - 1) / tile;
     const size_t chunks_at_once = tiles <= 4 ? 1 : PANEL_CHUNKS;
     struct panel *panels = scratch;
     const size_t sum_bytes = layout < LAYOUT_FAST_BYTES ? sizeof(double) : sizeof(float);
-    const size_t record_size = layout_record_bytes(layout, (size_t)tile);
+    const size_t record_size = tiling_bytes(tiling);
     char *sums = (char *)scratch + round_up(PANEL_CHUNKS * sizeof(*panels), 64);
     for (size_t row = row0; row < row1; row += PANEL_ROWS) {
         const size_t rows = TL_MIN(row1 - row, (size_t)PANEL_ROWS);
         const uint8_t *src = w->data + row * w->row_bytes;
-        memset(sums, 0, tiles * (size_t)tile * PANEL_ROWS * sum_bytes);
+        memset(sums, 0, tiles * tile * PANEL_ROWS * sum_bytes);
         for (size_t c0 = 0; c0 < chunks; c0 += chunks_at_once) {
             const size_t n = TL_MIN(chunks - c0, chunks_at_once);
             for (size_t c = 0; c < n; c++) {
@@ -147,11 +186,9 @@ TL_INLINE void panel_gemm(const enum layout layout, const int tile, const struct
                 }
             }
             for (size_t i = 0; i < tiles; i++) {
-                void *out = sums + i * (size_t)tile * PANEL_ROWS * sum_bytes;
-                for (size_t c = 0; c < n; c++) {
-                    const char *x = (const char *)packed + (i * chunks + c0 + c) * record_size;
-                    tile_add(layout, type_id(type), &panels[c], x, tile, out);
-                }
+                void *out = sums + i * tile * PANEL_ROWS * sum_bytes;
+                const char *x = (const char *)packed + (i * chunks + c0) * record_size;
+                add(panels, n, x, record_size, out);
             }
         }
         for (size_t t = 0; t < tokens; t++) {

@@ -198,16 +198,15 @@ TL_INLINE void grid_chunk(const enum tl_type id, const bool fast, struct lanes r
                 const __m256i negative = grid_negative(signs[4 * half + r]);
                 if (fast) {
                     const __m256i signed_x = grid_with_signs(digit[0][0], negative);
-                    part[0][r] =
-                        _mm256_madd_epi16(_mm256_maddubs_epi16(v, signed_x), _mm256_set1_epi16(1));
+                    part[0][r] = mul_words_256(mul_bytes_256(v, signed_x), _mm256_set1_epi16(1));
                     continue;
                 }
                 const __m256i w = grid_with_signs(v, negative);
                 const __m256i first = _mm256_unpacklo_epi8(w, negative);
                 const __m256i last = _mm256_unpackhi_epi8(w, negative);
                 for (int p = 0; p < 2; p++) {
-                    part[p][r] = _mm256_add_epi32(_mm256_madd_epi16(first, digit[p][0]),
-                                                  _mm256_madd_epi16(last, digit[p][1]));
+                    part[p][r] = _mm256_add_epi32(mul_words_256(first, digit[p][0]),
+                                                  mul_words_256(last, digit[p][1]));
                 }
             }
             for (int p = 0; p < planes; p++) sum[p][half] = sum_halves(part[p]);

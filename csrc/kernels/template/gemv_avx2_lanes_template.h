@@ -232,7 +232,7 @@ TL_INLINE void gemv_dot(const int planes, __m256i *a, __m256i w, const int8_t *x
     for (int p = 0; p < planes; p++) {
         int32_t four;
         memcpy(&four, x + plane * (size_t)p, 4);
-        __m256i products = _mm256_maddubs_epi16(w, set_int(four));
+        __m256i products = mul_bytes_256(w, set_int(four));
         a[p] = first ? products : _mm256_add_epi16(a[p], products);
         KEEP(a[p]);
     }

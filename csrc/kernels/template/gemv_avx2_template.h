@@ -25,7 +25,7 @@ TL_INLINE void gemv_end(const int planes, struct gemv_k *k, const __m256i *a, __
     TL_UNROLL(3)
     for (int p = 0; p < planes; p++) {
         __m256i *sum = &k->sum[planes == 1 ? block : p];
-        *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(a[p], scale));
+        *sum = _mm256_add_epi32(*sum, mul_words_256(a[p], scale));
     }
 }
 
@@ -162,8 +162,8 @@ TL_INLINE void gemv_k_mins(const struct gemv_chunk *x, const __m256i *of, const 
     for (int i = 0; i < (wide ? 4 : 8); i++) {
         const __m256i pair = bytes_as_words(of[i / 2], i % 2 * 2, i % 2 * 2 + 1, sign);
         const int32_t *sum = wide ? x->sum32[i] : x->sum16[i];
-        low = _mm256_add_epi32(low, _mm256_madd_epi16(pair, set_int(sum[0])));
-        high = _mm256_add_epi32(high, _mm256_madd_epi16(pair, set_int(sum[1])));
+        low = _mm256_add_epi32(low, mul_words_256(pair, set_int(sum[0])));
+        high = _mm256_add_epi32(high, mul_words_256(pair, set_int(sum[1])));
     }
     TL_UNROLL(2)
     for (int half = 0; half < 2; half++) {
@@ -209,7 +209,7 @@ TL_INLINE void gemv_k_fast(const struct traits traits, const struct gemv_chunk *
         __m256i sum = k->sum[b];
         if (traits.offset != 0) {
             __m256i pair = bytes_as_words(k->scale[b / 2], at, at + 1, true);
-            pair = _mm256_madd_epi16(pair, set_int(x->sum16[b][0]));
+            pair = mul_words_256(pair, set_int(x->sum16[b][0]));
             sum = _mm256_sub_epi32(sum, _mm256_slli_epi32(pair, traits.offset == 32 ? 5 : 2));
         }
         total = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, total);
@@ -218,7 +218,7 @@ TL_INLINE void gemv_k_fast(const struct traits traits, const struct gemv_chunk *
             mins = _mm256_fmadd_ps(min, _mm256_set1_ps(x->scaled[b]), mins);
         } else if (traits.has_min) {
             __m256i pair = bytes_as_words(k->min[b / 2], at, at + 1, false);
-            pair = _mm256_madd_epi16(pair, set_int(x->sum16[b][0]));
+            pair = mul_words_256(pair, set_int(x->sum16[b][0]));
             mins = _mm256_fmadd_ps(_mm256_cvtepi32_ps(pair), scale, mins);
         }
     }
@@ -253,8 +253,8 @@ TL_INLINE __m256i gemv_signed_bytes(__m256i table, const __m256i nibbles[4], con
         int32_t four;
         memcpy(&four, x + 4 * i, 4);
         const __m256i products =
-            _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(set_int(four), w));
-        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(products, scale));
+            mul_bytes_256(_mm256_abs_epi8(w), _mm256_sign_epi8(set_int(four), w));
+        sum = _mm256_add_epi32(sum, mul_words_256(products, scale));
     }
     return sum;
 }
@@ -274,7 +274,7 @@ TL_INLINE void gemv_signed_words(__m256i table, const __m256i nibbles[4],
             memcpy(&four, x->digit.words[p] + 32 * block + 4 * i, 8);
             const __m256i digits = _mm256_set1_epi64x(four);
             for (int j = 0; j < 2; j++) {
-                a[p][j] = _mm256_add_epi32(a[p][j], _mm256_madd_epi16(part[j], digits));
+                a[p][j] = _mm256_add_epi32(a[p][j], mul_words_256(part[j], digits));
                 KEEP(a[p][j]);
             }
         }
@@ -409,9 +409,9 @@ TL_INLINE void gemv_nibbles(const bool seam, const bool five, const __m256i *tab
         if (five) w = _mm256_or_si256(w, fifth_bits(fifth, seam_at + 16, at + 18));
         gemv_dot(planes, a, w, high, plane, false);
         for (int p = 0; p < planes; p++) {
-            if (halves && i == 1) sum[p] = _mm256_madd_epi16(a[p], ones);
-            if (!halves && i == 3) sum[p] = _mm256_madd_epi16(a[p], ones);
-            if (halves && i == 3) sum[p] = _mm256_add_epi32(sum[p], _mm256_madd_epi16(a[p], ones));
+            if (halves && i == 1) sum[p] = mul_words_256(a[p], ones);
+            if (!halves && i == 3) sum[p] = mul_words_256(a[p], ones);
+            if (halves && i == 3) sum[p] = _mm256_add_epi32(sum[p], mul_words_256(a[p], ones));
         }
     }
 }
@@ -562,8 +562,8 @@ TL_INLINE __m256 gemv_q8_0_chunk(const bool fast, struct lanes row, const struct
                 const __m256i last = _mm256_cvtepi8_epi16(load_128(weights + 16));
                 TL_UNROLL(2)
                 for (int p = 0; p < planes; p++) {
-                    part[p][r] = _mm256_add_epi32(_mm256_madd_epi16(first, digit[p][0]),
-                                                  _mm256_madd_epi16(last, digit[p][1]));
+                    part[p][r] = _mm256_add_epi32(mul_words_256(first, digit[p][0]),
+                                                  mul_words_256(last, digit[p][1]));
                 }
             }
             for (int p = 0; p < planes; p++) sum[p][half] = sum_halves(part[p]);

@@ -5,34 +5,15 @@
  * Defines: gemv_most, gemv_pack_bytes, gemv_pack, gemv_scratch, gemv_matmul, gemv_prefetch
  */
 
-/* One copy of a call for each format, so that the layout is a constant inside. */
-#define GEMV_DISPATCH(format, function, ...)                                                       \
-    switch (format) {                                                                              \
-    case FORMAT_BYTE_ROW:                                                                          \
-        function(LAYOUT_BYTES, 1, __VA_ARGS__);                                                    \
-        break;                                                                                     \
-    case FORMAT_WORD_ROW:                                                                          \
-        if (USES_WORDS) function(LAYOUT_WORDS, 1, __VA_ARGS__);                                    \
-        break;                                                                                     \
-    case FORMAT_FAST_BYTE_ROW:                                                                     \
-        function(LAYOUT_FAST_BYTES, 1, __VA_ARGS__);                                               \
-        break;                                                                                     \
-    case FORMAT_FAST_WORD_ROW:                                                                     \
-        if (USES_WORDS) function(LAYOUT_FAST_WORDS, 1, __VA_ARGS__);                               \
-        break;                                                                                     \
-    default:                                                                                       \
-        break;                                                                                     \
-    }
+TILE_FUNCTIONS(one, 1, 1, 1)
 
 static size_t gemv_pack_bytes(enum matmul_format format, size_t cols, size_t tokens) {
-    size_t size = 0;
-    GEMV_DISPATCH(format, pack_size, cols, tokens, &size)
-    return size;
+    return pack_size(tiling_of(format), cols, tokens);
 }
 
 static void gemv_pack(enum matmul_format format, const float *x, size_t cols, size_t tokens,
                       size_t first, size_t last, void *packed) {
-    GEMV_DISPATCH(format, pack_tokens, x, cols, tokens, first, last, packed)
+    pack_tokens(tiling_of(format), x, cols, tokens, first, last, packed);
 }
 
 static size_t gemv_scratch(size_t cols, size_t tokens) {
@@ -43,7 +24,9 @@ static size_t gemv_scratch(size_t cols, size_t tokens) {
 static void gemv_matmul(enum matmul_format format, const struct tl_matrix *w, size_t row0,
                         size_t row1, const void *packed, size_t tokens, float *y, size_t y_stride,
                         void *scratch) {
-    GEMV_DISPATCH(format, panel_gemm, w, row0, row1, packed, tokens, y, y_stride, scratch)
+    const struct tiling tiling = tiling_of(format);
+    panel_gemm(tile_find_one(tiling.layout, type_id(w->type)), tiling, w, row0, row1, packed,
+               tokens, y, y_stride, scratch);
 }
 
 static size_t gemv_most(const struct tl_type_info *type, bool fast) {

@@ -347,53 +347,40 @@ TL_INLINE void gemv_32(enum tl_type id, const struct row_group *rows, const int 
     }
 }
 
-/* One chunk of sixteen rows. */
-TL_INLINE void gemv_chunk(enum tl_type id, const struct row_group *rows, const int digits,
-                          const int tokens, const struct gemv_token *t, v16d *exact, v16 *fast) {
-#define CASE_32(type)                                                                              \
-    case type:                                                                                     \
-        gemv_32(type, rows, digits, tokens, t, exact, fast);                                       \
-        break
-    switch (id) {
-    case TL_TYPE_Q2_K:
-        gemv_k2(false, rows, digits, t, exact, fast);
-        break;
-    case TL_TYPE_Q3_K:
-        gemv_k2(true, rows, digits, t, exact, fast);
-        break;
-    case TL_TYPE_Q4_K:
-        gemv_k4(false, rows, digits, tokens, t, exact, fast);
-        break;
-    case TL_TYPE_Q5_K:
-        gemv_k4(true, rows, digits, tokens, t, exact, fast);
-        break;
-    case TL_TYPE_Q6_K:
-        gemv_k6(rows, digits, tokens, t, exact, fast);
-        break;
-    case TL_TYPE_IQ4_XS:
-        gemv_iq4_xs(rows, digits, t, exact, fast);
-        break;
-    case TL_TYPE_IQ2_XXS:
-    case TL_TYPE_IQ2_XS:
-    case TL_TYPE_IQ2_S:
-        gemv_iq2(id, rows, digits, t, exact, fast);
-        break;
-    case TL_TYPE_IQ3_XXS:
-    case TL_TYPE_IQ3_S:
-        gemv_iq3(id, rows, digits, t, exact, fast);
-        break;
-        CASE_32(TL_TYPE_Q4_0);
-        CASE_32(TL_TYPE_Q4_1);
-        CASE_32(TL_TYPE_Q5_0);
-        CASE_32(TL_TYPE_Q5_1);
-        CASE_32(TL_TYPE_Q8_0);
-        CASE_32(TL_TYPE_IQ4_NL);
-        CASE_32(TL_TYPE_MXFP4);
-    default:
-        break;
+/*
+ * One chunk of sixteen rows: a function for each type. One function that switches over the types
+ * would be copied whole, to each place where the type is a constant, before the compiler drops what
+ * is not used. That took most of its time.
+ */
+#define GEMV_CHUNK(name, call)                                                                     \
+    TL_INLINE void gemv_chunk_##name(const struct row_group *rows, const int digits,               \
+                                     const int tokens, const struct gemv_token *t, v16d *exact,    \
+                                     v16 *fast) {                                                  \
+        (void)tokens;                                                                              \
+        call;                                                                                      \
     }
-#undef CASE_32
-}
+#define GEMV_CHUNK_32(name)                                                                        \
+    GEMV_CHUNK(name, gemv_32(TL_TYPE_##name, rows, digits, tokens, t, exact, fast))
+#define GEMV_CHUNK_GRID(name, function)                                                            \
+    GEMV_CHUNK(name, function(TL_TYPE_##name, rows, digits, t, exact, fast))
+GEMV_CHUNK(Q2_K, gemv_k2(false, rows, digits, t, exact, fast))
+GEMV_CHUNK(Q3_K, gemv_k2(true, rows, digits, t, exact, fast))
+GEMV_CHUNK(Q4_K, gemv_k4(false, rows, digits, tokens, t, exact, fast))
+GEMV_CHUNK(Q5_K, gemv_k4(true, rows, digits, tokens, t, exact, fast))
+GEMV_CHUNK(Q6_K, gemv_k6(rows, digits, tokens, t, exact, fast))
+GEMV_CHUNK(IQ4_XS, gemv_iq4_xs(rows, digits, t, exact, fast))
+GEMV_CHUNK_32(Q4_0)
+GEMV_CHUNK_32(Q4_1)
+GEMV_CHUNK_32(Q5_0)
+GEMV_CHUNK_32(Q5_1)
+GEMV_CHUNK_32(Q8_0)
+GEMV_CHUNK_32(IQ4_NL)
+GEMV_CHUNK_32(MXFP4)
+GEMV_CHUNK_GRID(IQ2_XXS, gemv_iq2)
+GEMV_CHUNK_GRID(IQ2_XS, gemv_iq2)
+GEMV_CHUNK_GRID(IQ2_S, gemv_iq2)
+GEMV_CHUNK_GRID(IQ3_XXS, gemv_iq3)
+GEMV_CHUNK_GRID(IQ3_S, gemv_iq3)
 
 /* The types of which a few tokens are multiplied like one. Each adds to the time that the compiler
    takes. */
@@ -417,37 +404,22 @@ static size_t gemv_most(const struct tl_type_info *type, bool fast) {
 
 /* Tokens of a tile, of which some may be zeros. */
 static size_t gemv_tile(bool fast, size_t tokens) {
-    if (tokens <= 1) return tokens;
+    if (tokens <= 1) return 1;
     return !fast ? 2 : tokens <= 4 ? 4 : MAX_TILE;
 }
 
-static size_t gemv_pack_bytes(enum matmul_format format, size_t cols, size_t tokens) {
+static struct tiling gemv_tiling(enum matmul_format format, size_t tokens) {
     const bool fast = format == FORMAT_FAST_BYTE_ROW;
-    const size_t tile = gemv_tile(fast, tokens);
-    return size_product(round_up(cols, TL_CHUNK) / TL_CHUNK, 1,
-                        layout_record_bytes(fast ? LAYOUT_FAST_BYTES : LAYOUT_BYTES, tile));
+    return (struct tiling){fast ? LAYOUT_FAST_BYTES : LAYOUT_BYTES, gemv_tile(fast, tokens)};
+}
+
+static size_t gemv_pack_bytes(enum matmul_format format, size_t cols, size_t tokens) {
+    return pack_size(gemv_tiling(format, tokens), cols, tokens);
 }
 
 static void gemv_pack(enum matmul_format format, const float *x, size_t cols, size_t tokens,
                       size_t first, size_t last, void *packed) {
-    const bool fast = format == FORMAT_FAST_BYTE_ROW;
-    switch ((fast ? 16 : 0) + gemv_tile(fast, tokens)) {
-    case 1:
-        pack_tokens(LAYOUT_BYTES, 1, x, cols, tokens, first, last, packed);
-        break;
-    case 2:
-        pack_tokens(LAYOUT_BYTES, 2, x, cols, tokens, first, last, packed);
-        break;
-    case 16 + 1:
-        pack_tokens(LAYOUT_FAST_BYTES, 1, x, cols, tokens, first, last, packed);
-        break;
-    case 16 + 4:
-        pack_tokens(LAYOUT_FAST_BYTES, 4, x, cols, tokens, first, last, packed);
-        break;
-    default:
-        pack_tokens(LAYOUT_FAST_BYTES, MAX_TILE, x, cols, tokens, first, last, packed);
-        break;
-    }
+    pack_tokens(gemv_tiling(format, tokens), x, cols, tokens, first, last, packed);
 }
 
 /* Bytes of scratch memory: the starts of all chunks, and, for types with a grid, their digits. */
@@ -457,78 +429,72 @@ static size_t gemv_scratch(size_t cols, size_t tokens) {
     return size_product(chunks, tokens <= 1 ? (16 + 64) * MAX_DIGITS : starts, sizeof(int32_t));
 }
 
-/* y[row0 ... row1) of one tile, of whose tokens the first n are stored. */
-TL_INLINE void gemv_rows(enum tl_type id, const int digits, const int tokens,
-                         const struct tl_matrix *w, size_t row0, size_t row1, const void *packed,
-                         size_t n_tokens, float *y, size_t y_stride, int32_t *starts) {
-    const size_t groups = 16 * (size_t)(digits * tokens);
-    const size_t chunks = round_up(w->cols, TL_CHUNK) / TL_CHUNK;
-    const size_t bytes = (size_t)(TL_CHUNK / w->type->items * w->type->bytes);
-    const int offset = traits_of(id).offset;
-    const bool grid = grid_bytes(id) != 0;
-    int32_t *x = starts + chunks * groups;
-    size_t per_lane;
-    for (size_t i = 0; i < chunks * groups && offset != 0; i++) {
-        starts[i] = -offset * gemv_token_at(packed, digits, tokens, i / groups).groups[i % groups];
-    }
-    for (size_t c = 0; c < chunks && grid; c++) {
-        grid_digits(gemv_token_at(packed, digits, 1, c).x, digits, x + c * 64 * (size_t)digits);
-    }
-    for (size_t first = row0; first < row1; first += GEMV_LANES * per_lane) {
-        const size_t n = TL_MIN(row1 - first, (size_t)GEMV_LANES); // lanes that have a row
-        per_lane = TL_MAX(rows_per_lane(w, row1 - first, GEMV_LANES), (size_t)1);
-        for (size_t i = 0; i < per_lane; i++) {
-            const uint8_t *src = w->data + (first + i) * w->row_bytes;
-            const size_t stride = per_lane * w->row_bytes;
-            v16d exact[MAX_TILE];
-            v16 fast[MAX_TILE];
-            for (int t = 0; t < tokens; t++) {
-                exact[t] = v16d_set1(0);
-                fast[t] = v16_set1(0);
-            }
-            for (size_t c = 0; c < chunks; c++) {
-                const size_t at = c * bytes, size = TL_MIN(w->row_bytes - at, bytes);
-                struct gemv_token t = gemv_token_at(packed, digits, tokens, c);
-                struct row_group rows = {src + at, stride, 0};
-                uint8_t copy[GEMV_LANES][MAX_CHUNK_BYTES];
-                t.starts = starts + c * groups;
-                if (grid) t.x = x + c * 64 * (size_t)digits;
-                if (n < GEMV_LANES || size < bytes) { // missing rows and columns are zero
-                    memset(copy, 0, sizeof(copy));
-                    for (size_t r = 0; r < n; r++) memcpy(copy[r], src + r * stride + at, size);
-                    rows = (struct row_group){copy[0], sizeof(copy[0]), 0};
-                } else {
-                    rows.ahead = lane_ahead(w, at, per_lane, i + 1 == per_lane, GEMV_LANES);
-                }
-                gemv_chunk(id, &rows, digits, tokens, &t, exact, fast);
-            }
-            for (int t = 0; t < tokens; t++) {
-                float out[GEMV_LANES];
-                if ((size_t)t >= n_tokens) break;
-                v16_store(out, digits == 1 ? fast[t] : v16_from_f64(exact[t]));
-                float *to = y + (size_t)t * y_stride + first + i;
-                for (size_t r = 0; r < n; r++) to[r * per_lane] = out[r];
-            }
-        }
+/* Consecutive rows for each of the lanes. */
+struct gemv_job {
+    const uint8_t *first; // the first row of the first lane
+    size_t lanes;         // that have rows
+    size_t per_lane;      // rows
+    size_t row_bytes, chunk_bytes;
+    size_t whole, chunks; // chunks of a row: those without missing columns, and all
+    size_t turn;          // the chunk from which on the next rows of a lane are prefetched
+    const void *packed;
+    const int32_t *starts;
+    const int32_t *x; // digits in the order of a grid, or NULL
+    size_t tokens;    // of the tile, those that are not only zeros
+    float *y;         // of the first row
+    size_t y_stride;
+    uint8_t copy[GEMV_LANES][MAX_CHUNK_BYTES];
+    float out[MAX_TILE][GEMV_LANES];
+};
+
+typedef void gemv_function(struct gemv_job *job);
+
+/* Copies a chunk that lacks rows or columns; the missing ones are zero. */
+TL_OUTLINE void gemv_copy(struct gemv_job *j, size_t row, size_t chunk) {
+    const size_t at = chunk * j->chunk_bytes, stride = j->per_lane * j->row_bytes;
+    memset(j->copy, 0, sizeof(j->copy));
+    for (size_t r = 0; r < j->lanes; r++) {
+        memcpy(j->copy[r], j->first + r * stride + row * j->row_bytes + at,
+               TL_MIN(j->row_bytes - at, j->chunk_bytes));
     }
 }
 
-/* Matmuls of one tile. */
-struct gemv_job {
-    const struct tl_matrix *w;
-    size_t row0, row1;
-    const void *packed;
-    size_t tokens;
-    float *y;
-    size_t y_stride;
-    int32_t *starts;
-};
+/* Stores the results of a row of each lane. */
+TL_OUTLINE void gemv_store(const struct gemv_job *j, size_t row) {
+    for (size_t t = 0; t < j->tokens; t++) {
+        float *to = j->y + t * j->y_stride + row;
+        for (size_t r = 0; r < j->lanes; r++) to[r * j->per_lane] = j->out[t][r];
+    }
+}
 
 /* One function for each type, mode and tile, so that all three are constants inside. */
 #define GEMV_FUNCTION(name, digits, tile)                                                          \
-    static void gemv_##name##_##digits##_##tile(const struct gemv_job *j) {                        \
-        gemv_rows(TL_TYPE_##name, digits, tile, j->w, j->row0, j->row1, j->packed, j->tokens,      \
-                  j->y, j->y_stride, j->starts);                                                   \
+    static void gemv_##name##_##digits##_##tile(struct gemv_job *j) {                              \
+        const size_t chunks = j->chunks, stride = j->per_lane * j->row_bytes;                      \
+        for (size_t i = 0; i < j->per_lane; i++) {                                                 \
+            const uint8_t *first = j->first + i * j->row_bytes;                                    \
+            const size_t far = i + 1 < j->per_lane ? 0 : (GEMV_LANES - 1) * stride;                \
+            v16d exact[tile];                                                                      \
+            v16 fast[tile];                                                                        \
+            for (int t = 0; t < tile; t++) exact[t] = v16d_set1(0);                                \
+            for (int t = 0; t < tile; t++) fast[t] = v16_set1(0);                                  \
+            for (size_t c = 0; c < chunks; c++) {                                                  \
+                struct row_group rows = {first + c * j->chunk_bytes, stride,                       \
+                                         PREFETCH_BYTES + (c < j->turn ? 0 : far)};                \
+                struct gemv_token t = gemv_token_at(j->packed, digits, tile, c);                   \
+                if (c >= j->whole) {                                                               \
+                    gemv_copy(j, i, c);                                                            \
+                    rows = (struct row_group){j->copy[0], sizeof(j->copy[0]), 0};                  \
+                }                                                                                  \
+                t.starts = j->starts + c * (16 * digits * tile);                                   \
+                if (j->x != NULL) t.x = j->x + c * (64 * digits);                                  \
+                gemv_chunk_##name(&rows, digits, tile, &t, exact, fast);                           \
+            }                                                                                      \
+            for (int t = 0; t < tile; t++) {                                                       \
+                v16_store(j->out[t], digits == 1 ? fast[t] : v16_from_f64(exact[t]));              \
+            }                                                                                      \
+            gemv_store(j, i);                                                                      \
+        }                                                                                          \
     }
 #define GEMV_DEFINE(name) GEMV_FUNCTION(name, 1, 1) GEMV_FUNCTION(name, 3, 1)
 #define GEMV_DEFINE_TILES(name)                                                                    \
@@ -538,33 +504,65 @@ struct gemv_job {
 GEMV_TYPES(GEMV_DEFINE)
 GEMV_TILE_TYPES(GEMV_DEFINE_TILES)
 
+static gemv_function *gemv_find(enum tl_type id, bool fast, size_t tile) {
 #define GEMV_ROW(name)                                                                             \
     case TL_TYPE_##name:                                                                           \
-        (fast ? gemv_##name##_1_1 : gemv_##name##_3_1)(&job);                                      \
-        break;
+        return fast ? gemv_##name##_1_1 : gemv_##name##_3_1;
 #define GEMV_TILE(name)                                                                            \
     case TL_TYPE_##name:                                                                           \
-        (!fast ? gemv_##name##_3_2 : tile == 4 ? gemv_##name##_1_4 : gemv_##name##_1_8)(&job);     \
-        break;
+        return !fast ? gemv_##name##_3_2 : tile == 4 ? gemv_##name##_1_4 : gemv_##name##_1_8;
+    if (tile == 1) {
+        switch (id) {
+            GEMV_TYPES(GEMV_ROW)
+        default:
+            return NULL;
+        }
+    }
+    switch (id) {
+        GEMV_TILE_TYPES(GEMV_TILE)
+    default:
+        return NULL;
+    }
+#undef GEMV_ROW
+#undef GEMV_TILE
+}
 
 static void gemv_matmul(enum matmul_format format, const struct tl_matrix *w, size_t row0,
                         size_t row1, const void *packed, size_t tokens, float *y, size_t y_stride,
                         void *scratch) {
-    const struct gemv_job job = {w, row0, row1, packed, tokens, y, y_stride, scratch};
     const bool fast = format == FORMAT_FAST_BYTE_ROW;
-    const size_t tile = gemv_tile(fast, tokens);
-    if (tile == 1) {
-        switch (type_id(w->type)) {
-            GEMV_TYPES(GEMV_ROW)
-        default:
-            break;
-        }
-        return;
+    const int tile = (int)gemv_tile(fast, tokens), digits = fast ? 1 : 3;
+    const enum tl_type id = type_id(w->type);
+    const size_t groups = 16 * (size_t)(digits * tile);
+    const size_t chunks = round_up(w->cols, TL_CHUNK) / TL_CHUNK;
+    const size_t chunk_bytes = (size_t)(TL_CHUNK / w->type->items * w->type->bytes);
+    const int offset = traits_of(id).offset;
+    const bool grid = grid_bytes(id) != 0;
+    gemv_function *function = gemv_find(id, fast, (size_t)tile);
+    int32_t *starts = scratch, *x = starts + chunks * groups;
+    struct gemv_job job;
+    job.row_bytes = w->row_bytes;
+    job.chunk_bytes = chunk_bytes;
+    job.chunks = chunks;
+    job.packed = packed;
+    job.starts = starts;
+    job.x = grid ? x : NULL;
+    job.tokens = tokens;
+    job.y_stride = y_stride;
+    for (job.turn = 0; job.turn * chunk_bytes + PREFETCH_BYTES < w->row_bytes;) job.turn++;
+    for (size_t i = 0; i < chunks * groups && offset != 0; i++) {
+        starts[i] = -offset * gemv_token_at(packed, digits, tile, i / groups).groups[i % groups];
     }
-    switch (type_id(w->type)) {
-        GEMV_TILE_TYPES(GEMV_TILE)
-    default:
-        break;
+    for (size_t c = 0; c < chunks && grid; c++) {
+        grid_digits(gemv_token_at(packed, digits, 1, c).x, digits, x + c * 64 * (size_t)digits);
+    }
+    for (size_t row = row0; row < row1; row += GEMV_LANES * job.per_lane) {
+        job.first = w->data + row * w->row_bytes;
+        job.y = y + row;
+        job.lanes = TL_MIN(row1 - row, (size_t)GEMV_LANES);
+        job.per_lane = TL_MAX(rows_per_lane(w, row1 - row, GEMV_LANES), (size_t)1);
+        job.whole = job.lanes < GEMV_LANES ? 0 : w->row_bytes / chunk_bytes;
+        function(&job);
     }
 }
 

@@ -11,53 +11,20 @@ static bool is_gemv(enum matmul_format format) {
            format == FORMAT_FAST_BYTE_ROW || format == FORMAT_FAST_WORD_ROW;
 }
 
-/*
- * One copy of a loop for each format, so that the layout and the tile are constants inside. The
- * formats of one token, or a few, go to a gemv.
- */
-#define INT_DISPATCH(format, function, ...)                                                        \
-    switch (format) {                                                                              \
-    case FORMAT_BYTE_ROW:                                                                          \
-        break;                                                                                     \
-    case FORMAT_BYTE_TILE:                                                                         \
-        function(LAYOUT_BYTES, BYTE_TOKENS, __VA_ARGS__);                                          \
-        break;                                                                                     \
-    case FORMAT_WORD_ROW:                                                                          \
-        break;                                                                                     \
-    case FORMAT_WORD_TILE:                                                                         \
-        if (USES_WORDS) function(LAYOUT_WORDS, WORD_TOKENS, __VA_ARGS__);                          \
-        break;                                                                                     \
-    case FORMAT_FAST_BYTE_ROW:                                                                     \
-        break;                                                                                     \
-    case FORMAT_FAST_BYTE_TILE:                                                                    \
-        function(LAYOUT_FAST_BYTES, FAST_TOKENS, __VA_ARGS__);                                     \
-        break;                                                                                     \
-    case FORMAT_FAST_WORD_ROW:                                                                     \
-        break;                                                                                     \
-    case FORMAT_FAST_WORD_TILE:                                                                    \
-        if (USES_WORDS) function(LAYOUT_FAST_WORDS, FAST_TOKENS, __VA_ARGS__);                     \
-        break;                                                                                     \
-    case FORMAT_FAST_WIDE_TILE:                                                                    \
-        if (USES_WORDS) function(LAYOUT_FAST_WIDE, FAST_TOKENS, __VA_ARGS__);                      \
-        break;                                                                                     \
-    default:                                                                                       \
-        break;                                                                                     \
-    }
+TILE_FUNCTIONS(many, BYTE_TOKENS, WORD_TOKENS, FAST_TOKENS)
 
 static size_t int_pack_bytes(enum matmul_format format, size_t cols, size_t tokens) {
-    size_t size = 0;
     if (is_gemv(format)) return gemv_pack_bytes(format, cols, tokens);
-    INT_DISPATCH(format, pack_size, cols, tokens, &size)
-    return size;
+    return pack_size(tiling_of(format), cols, tokens);
 }
 
 static void int_pack(enum matmul_format format, const float *x, size_t cols, size_t tokens,
                      size_t first, size_t last, void *packed) {
-    if (is_gemv(format)) {
-        if (first < last) gemv_pack(format, x, cols, tokens, first, last, packed);
-        return;
+    if (!is_gemv(format)) {
+        pack_tokens(tiling_of(format), x, cols, tokens, first, last, packed);
+    } else if (first < last) {
+        gemv_pack(format, x, cols, tokens, first, last, packed);
     }
-    INT_DISPATCH(format, pack_tokens, x, cols, tokens, first, last, packed)
 }
 
 static size_t int_scratch(enum matmul_format format, size_t cols, size_t tokens) {
@@ -67,11 +34,13 @@ static size_t int_scratch(enum matmul_format format, size_t cols, size_t tokens)
 static void int_matmul(enum matmul_format format, const struct tl_matrix *w, size_t row0,
                        size_t row1, const void *packed, size_t tokens, float *y, size_t y_stride,
                        void *scratch) {
+    const struct tiling tiling = tiling_of(format);
     if (is_gemv(format)) {
         gemv_matmul(format, w, row0, row1, packed, tokens, y, y_stride, scratch);
         return;
     }
-    INT_DISPATCH(format, panel_gemm, w, row0, row1, packed, tokens, y, y_stride, scratch)
+    panel_gemm(tile_find_many(tiling.layout, type_id(w->type)), tiling, w, row0, row1, packed,
+               tokens, y, y_stride, scratch);
 }
 
 static void int_prefetch(enum matmul_format format, const struct tl_matrix *w, size_t row0,

@@ -9,20 +9,6 @@
 /* From this many tokens on, a matrix of floats is unpacked into panels first. */
 #define FLOAT_TILE_MIN 12
 
-/* One copy of a loop for each float type, so that the type is a constant inside. */
-#define FLOAT_DISPATCH(function, ...)                                                              \
-    switch (float_type_of(w->type)) {                                                              \
-    case FLOAT_F32:                                                                                \
-        function(w, FLOAT_F32, __VA_ARGS__);                                                       \
-        break;                                                                                     \
-    case FLOAT_F16:                                                                                \
-        function(w, FLOAT_F16, __VA_ARGS__);                                                       \
-        break;                                                                                     \
-    case FLOAT_BF16:                                                                               \
-        function(w, FLOAT_BF16, __VA_ARGS__);                                                      \
-        break;                                                                                     \
-    }
-
 static int matmul_format(const struct tl_type_info *type, size_t tokens) {
     if (type->kind == TL_KIND_FLOAT) {
         bool few = tokens < FLOAT_TILE_MIN || !FLOAT_IN_TILES;
@@ -96,19 +82,20 @@ static void matmul_matmul(const struct tl_matrix *w, int format, size_t row0, si
                           const void *packed, size_t tokens, float *y, size_t y_stride,
                           void *scratch) {
     const uint8_t *x = packed;
+    if (row0 == row1) return;
     if (format == FORMAT_FLOAT_ROW && !FLOAT_IN_TILES && tokens > 1) {
-        FLOAT_DISPATCH(float_gemm, row0, row1, packed, tokens, y, y_stride, scratch)
+        float_gemm(w, row0, row1, packed, tokens, y, y_stride, scratch);
         return;
     }
     if (format == FORMAT_FLOAT_ROW) {
-        FLOAT_DISPATCH(float_gemv, row0, row1, packed, tokens, y, y_stride)
+        float_gemv(w, row0, row1, packed, tokens, y, y_stride);
         return;
     }
     for (size_t t = 0; t < tokens; t += TOKENS_AT_ONCE) {
         size_t n = TL_MIN(tokens - t, (size_t)TOKENS_AT_ONCE);
         const void *part = x + matmul_pack_bytes(format, w->cols, t);
         if (format == FORMAT_FLOAT_TILE) {
-            FLOAT_DISPATCH(float_gemm, row0, row1, part, n, y + t * y_stride, y_stride, scratch)
+            float_gemm(w, row0, row1, part, n, y + t * y_stride, y_stride, scratch);
         } else {
             int_matmul((enum matmul_format)format, w, row0, row1, part, n, y + t * y_stride,
                        y_stride, scratch);

@@ -16,7 +16,7 @@ TL_INLINE void tile_set(tile_sums s, const int width, const int32_t *start) {
     }
 }
 
-/* s = dot products of words over `steps` vectors; width: digits per step */
+/* s = dot products of words over `steps` vectors, a multiple of 16; width: digits per step */
 TL_INLINE void tile_words(tile_sums s, const int32_t (*weights)[PANEL_ROWS], const int32_t *x,
                           const int steps, const int width) {
 #ifdef TILE_ASM
@@ -26,13 +26,16 @@ TL_INLINE void tile_words(tile_sums s, const int32_t (*weights)[PANEL_ROWS], con
     }
 #endif
     tile_set(s, width, NULL);
-    for (int i = 0; i < steps; i++) {
-        v16i w[PANEL_VECTORS];
-        for (int v = 0; v < PANEL_VECTORS; v++) w[v] = v16i_load(&weights[i][16 * v]);
-        TL_UNROLL(6)
-        for (int j = 0; j < width; j++) {
-            v16i digit = v16i_set1(x[i * width + j]);
-            for (int v = 0; v < PANEL_VECTORS; v++) s[v][j] = v16i_dot2(s[v][j], w[v], digit);
+    for (int first = 0; first < steps; first += 16) {
+        TL_UNROLL(16) // otherwise gcc copies all sums in every round
+        for (int i = first; i < first + 16; i++) {
+            v16i w[PANEL_VECTORS];
+            for (int v = 0; v < PANEL_VECTORS; v++) w[v] = v16i_load(&weights[i][16 * v]);
+            TL_UNROLL(6)
+            for (int j = 0; j < width; j++) {
+                v16i digit = v16i_set1(x[i * width + j]);
+                for (int v = 0; v < PANEL_VECTORS; v++) s[v][j] = v16i_dot2(s[v][j], w[v], digit);
+            }
         }
     }
 }
