@@ -199,34 +199,32 @@ TL_INLINE void gemv_iq4_xs(const struct row_group *rows, const int digits,
 
 /* ---- types of 32 ---- */
 
-/* The first n dwords of a chunk of 16 rows, which are loaded when they are needed. */
-struct columns {
-    v16i x[72];
-    int n;
-};
-
-/* Loads the next four or eight dwords, unless n are loaded. */
-TL_INLINE void columns_need(struct columns *c, const struct row_group *rows, const int bytes,
-                            const int n) {
-    if (n <= c->n) return;
-    if (bytes - 4 * c->n >= 32) {
-        group_load_32(rows, 4 * (size_t)c->n, c->x + c->n);
-        c->n += 8;
-    } else { // the last 16 bytes, some of which may be loaded already
-        const int first = TL_MIN(c->n, bytes / 4 - 4);
-        group_load_16(rows, 4 * (size_t)first, c->x + first);
-        c->n = first + 4;
+/*
+ * Loads a chunk of `bytes` bytes of 16 rows: x[i] is dword i of each row. A loop over blocks then
+ * reads them from memory; without it, the code of these types would be eight times as long, and so
+ * would be the time to compile it.
+ */
+TL_INLINE void columns_load(const struct row_group *rows, const int bytes, v16i x[68]) {
+    const size_t size = (size_t)bytes, whole = size / 64 * 64;
+    for (size_t at = 0; at < whole; at += 64) {
+        group_load_32(rows, at, x + at / 4);
+        group_load_32(rows, at + 32, x + at / 4 + 8);
+        group_prefetch(rows, at);
     }
+    if (size == whole) return;
+    if (size - whole >= 32) group_load_32(rows, whole, x + whole / 4);
+    if (size % 32 != 0) group_load_16(rows, size - 16, x + size / 4 - 4); // some of them again
+    group_prefetch(rows, whole);
 }
 
 /* Four bytes that begin at byte `at`: a block can begin in the middle of a dword. */
-TL_INLINE v16i columns_dword(const struct columns *c, const int at) {
-    if (at % 4 == 0) return c->x[at / 4];
-    return v16i_join(c->x[at / 4], c->x[at / 4 + 1], at % 4);
+TL_INLINE v16i columns_dword(const v16i *x, const int at) {
+    if (at % 4 == 0) return x[at / 4];
+    return v16i_join(x[at / 4], x[at / 4 + 1], at % 4);
 }
 
-TL_INLINE v16 columns_half(const struct columns *c, const int at) {
-    return v16_from_low_halves(at % 4 == 0 ? c->x[at / 4] : v16i_srl(c->x[at / 4], 16));
+TL_INLINE v16 columns_half(const v16i *x, const int at) {
+    return v16_from_low_halves(at % 4 == 0 ? x[at / 4] : v16i_srl(x[at / 4], 16));
 }
 
 /* What the loops below need to know of a type of 32. */
@@ -258,85 +256,86 @@ static const int32_t spread[16] = {
     0x00000000, 0x00000010, 0x00001000, 0x00001010, 0x00100000, 0x00100010, 0x00101000, 0x00101010,
     0x10000000, 0x10000010, 0x10001000, 0x10001010, 0x10100000, 0x10100010, 0x10101000, 0x10101010};
 
-/* Adds block b to u, the sums of its chunk in exact mode (MXFP4: to wide), of its row in fast
-   mode. table: what nibbles stand for in IQ4_NL and MXFP4. */
-TL_INLINE void gemv_block_32(enum tl_type id, const struct row_group *rows, struct columns *c,
-                             const int digits, const int tokens, const struct gemv_token *t,
-                             v16i table, const int b, v16 *u, v16d *wide) {
+/* What a block is multiplied by. */
+struct block_token {
+    const int32_t *x, *starts;
+    const float *scale, *sum; // exact mode: only sum
+};
+
+/*
+ * Adds block `i` of those at x to u, the sums of its chunk in exact mode (MXFP4: to wide), of its
+ * row in fast mode. table: what nibbles stand for in IQ4_NL and MXFP4.
+ */
+TL_INLINE void gemv_block_32(enum tl_type id, const v16i *x, const int i, const int digits,
+                             const int tokens, const struct block_token *t, v16i table, v16 *u,
+                             v16d *wide) {
     const struct block_shape shape = block_shape_of(id);
-    const int begin = shape.bytes * b, end = begin + shape.bytes;
+    const int begin = shape.bytes * i, end = begin + shape.bytes;
     const int values = end - (shape.bits == 8 ? 32 : 16), width = digits * tokens;
     const bool offset = traits_of(id).offset != 0;
-    const int32_t *starts = offset ? t->starts + 2 * b * width : NULL;
+    const int32_t *starts = offset ? t->starts + 2 * i * width : NULL;
     v16i s[2][MAX_WIDTH], fifths = v16i_set1(0);
-    columns_need(c, rows, 8 * shape.bytes, (end + 3) / 4);
-    // 34 bytes may need two loads; in a loop gcc would not see the constants
-    columns_need(c, rows, 8 * shape.bytes, (end + 3) / 4);
-    const v16 d = id == TL_TYPE_MXFP4 ? power_of_two(one_byte(c->x[begin / 4], begin % 4))
-                                      : columns_half(c, begin);
-    if (shape.bits == 5) fifths = columns_dword(c, values - 4);
+    const v16 d = id == TL_TYPE_MXFP4 ? power_of_two(one_byte(x[begin / 4], begin % 4))
+                                      : columns_half(x, begin);
+    if (shape.bits == 5) fifths = columns_dword(x, values - 4);
     TL_UNROLL(8)
-    for (int i = 0; i < 8; i++) {
-        v16i q = columns_dword(c, values + 4 * (shape.bits == 8 ? i : i % 4));
-        if (i % 4 == 0) gemv_begin(s[i / 4], width, offset ? starts + i / 4 * width : NULL);
+    for (int k = 0; k < 8; k++) {
+        v16i q = columns_dword(x, values + 4 * (shape.bits == 8 ? k : k % 4));
+        if (k % 4 == 0) gemv_begin(s[k / 4], width, offset ? starts + k / 4 * width : NULL);
         if (shape.bits == 8) {
             q = v16i_xor(q, bytes_of(INT8_OFFSET));
         } else {
-            q = masked(i < 4 ? q : v16i_srl(q, 4), 0x0f);
+            q = masked(k < 4 ? q : v16i_srl(q, 4), 0x0f);
         }
         if (id == TL_TYPE_IQ4_NL || id == TL_TYPE_MXFP4) q = v16i_look_up(table, q);
         if (shape.bits == 5) {
             q = v16i_xor(q,
-                         v16i_look_up_lanes(v16i_load(spread), v16i_srl(fifths, 4 * (unsigned)i)));
+                         v16i_look_up_lanes(v16i_load(spread), v16i_srl(fifths, 4 * (unsigned)k)));
         }
-        gemv_dots(s[i / 4], width, q, t->x + (8 * b + i) * width);
+        gemv_dots(s[k / 4], width, q, t->x + (8 * i + k) * width);
     }
     gemv_join(s[0], width, s[1]);
     TL_UNROLL(8)
-    for (int i = 0; i < tokens; i++) {
-        const int at = b * tokens + i;
+    for (int k = 0; k < tokens; k++) {
+        const v16 sum = v16_set1(t->sum[i * tokens + k]);
         if (digits == 1) {
-            v16 scaled = v16_mul(v16_from_i32(s[0][i]), v16_set1(t->fast.scale[at]));
-            u[i] = v16_fma(scaled, d, u[i]);
-            if (shape.has_min) {
-                u[i] = v16_fma(columns_half(c, begin + 2), v16_set1(t->fast.sum[at]), u[i]);
-            }
+            v16 scaled = v16_mul(v16_from_i32(s[0][k]), v16_set1(t->scale[i * tokens + k]));
+            u[k] = v16_fma(scaled, d, u[k]);
         } else if (id == TL_TYPE_MXFP4) {
-            wide[i] = v16d_fma(block_to_f64(s[0] + 3 * i), v16d_from_f32(d), wide[i]);
+            wide[k] = v16d_fma(block_to_f64(s[0] + 3 * k), v16d_from_f32(d), wide[k]);
         } else {
-            u[i] = v16_fma(digits_to_f32(true, s[0] + 3 * i), d, u[i]);
-            if (shape.has_min) {
-                u[i] = v16_fma(v16_set1(t->exact.blocks[at]), columns_half(c, begin + 2), u[i]);
-            }
+            u[k] = v16_fma(digits_to_f32(true, s[0] + 3 * k), d, u[k]);
         }
+        if (shape.has_min) u[k] = v16_fma(columns_half(x, begin + 2), sum, u[k]);
     }
 }
 
 TL_INLINE void gemv_32(enum tl_type id, const struct row_group *rows, const int digits,
                        const int tokens, const struct gemv_token *t, v16d *exact, v16 *fast) {
-    const int bytes = 8 * block_shape_of(id).bytes;
-    struct columns c = {.n = 0};
+    const int bytes = block_shape_of(id).bytes, width = digits * tokens;
+    const int blocks = bytes % 4 == 0 ? 1 : bytes % 2 == 0 ? 2 : 4; // that are whole dwords
     const v16i table = id == TL_TYPE_MXFP4 ? codebook(tl_codebook_mxfp4, MXFP4_OFFSET)
                                            : codebook(tl_codebook_iq4, INT8_OFFSET);
+    v16i x[68];
     v16 u[MAX_TILE];
     v16d wide[MAX_TILE];
     for (int i = 0; i < tokens; i++) {
         u[i] = digits == 1 ? fast[i] : v16_set1(0);
         wide[i] = v16d_set1(0);
     }
-    // not a loop, so that every block number is a constant
-#define BLOCK(b)                                                                                   \
-    if (64 * (b) < bytes) group_prefetch(rows, 64 * (b));                                          \
-    gemv_block_32(id, rows, &c, digits, tokens, t, table, b, u, wide)
-    BLOCK(0);
-    BLOCK(1);
-    BLOCK(2);
-    BLOCK(3);
-    BLOCK(4);
-    BLOCK(5);
-    BLOCK(6);
-    BLOCK(7);
-#undef BLOCK
+    columns_load(rows, 8 * bytes, x);
+    for (int b = 0; b < 8; b += blocks) {
+        const v16i *at = x + b * bytes / 4;
+        struct block_token part = {t->x + 8 * b * width, t->starts + 2 * b * width, NULL, NULL};
+        part.sum = (digits == 1 ? t->fast.sum : t->exact.blocks) + b * tokens;
+        if (digits == 1) part.scale = t->fast.scale + b * tokens;
+        KEEP_POINTER(at); // so that what follows are constant distances from it
+        KEEP_POINTER(part.x);
+        TL_UNROLL(4)
+        for (int i = 0; i < blocks; i++) {
+            gemv_block_32(id, at, i, digits, tokens, &part, table, u, wide);
+        }
+    }
     for (int i = 0; i < tokens; i++) {
         if (digits == 1) {
             fast[i] = u[i];
