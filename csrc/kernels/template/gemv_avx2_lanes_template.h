@@ -3,15 +3,16 @@
  * and the bytes of eight rows, one in each 32-bit lane.
  *
  * Needs:   simd/x86.h, pack_template.h, pack_fast_template.h
- * Defines: GEMV_LANES, GEMV_CHUNK_BYTES, struct gemv_chunk, struct lanes, struct gemv_sums,
- *          gemv_is_fast, gemv_pack_bytes, gemv_scratch, gemv_pack, load_128, load_256, set_int,
+ * Defines: GEMV_LANES, MAX_TILE, MAX_CHUNK_BYTES, struct gemv_chunk, struct lanes, struct
+ * gemv_sums, gemv_is_fast, gemv_pack_bytes, gemv_scratch, gemv_pack, load_128, load_256, set_int,
  *          lanes_at, lanes_row, lanes_load, lanes_half, from_halves, bits_of, bytes_as_words,
  *          byte_as_float, gemv_dot, three_digits, half_of, doubles_of, sum_halves, sum_rows,
  *          gemv_end_words
  */
 
 #define GEMV_LANES 8
-#define GEMV_CHUNK_BYTES 272 // 256 weights, the largest: Q8_0
+#define MAX_TILE 1          // tokens
+#define MAX_CHUNK_BYTES 272 // Q8_0
 
 /*
  * 256 activations of the token. Exact mode has three digits of int8 or two of int16, as in

@@ -6,7 +6,7 @@
  * long as they fit. All sums of integers are exact, so the results are those of the panels.
  * Block layouts: ggml-common.h of ggml.
  *
- * Needs:   gemv_avx2_grid_template.h, gemv_lanes_template.h
+ * Needs:   gemv_avx2_grid_template.h, gemv_job_template.h
  * Defines: gemv_most, gemv_matmul, gemv_prefetch
  */
 
@@ -309,27 +309,15 @@ TL_INLINE void gemv_iq4_xs(const bool fast, struct lanes row, const struct gemv_
     }
 }
 
-TL_INLINE void gemv_k_chunk(const enum tl_type id, const bool fast, struct lanes row,
-                            const struct gemv_chunk *x, struct gemv_sums *sums) {
-    const int planes = fast ? 1 : 3;
+TL_INLINE void gemv_iq4_xs_chunk(const bool fast, struct lanes row, const struct gemv_chunk *x,
+                                 struct gemv_sums *sums) {
     struct gemv_k k;
     for (int i = 0; i < 8; i++) k.sum[i] = _mm256_setzero_si256();
-    if (id == TL_TYPE_IQ4_XS) {
-        gemv_iq4_xs(fast, row, x, &k);
-        if (!fast) {
-            gemv_end_words(k.sum, k.d, x, sums);
-            return;
-        }
-    }
-    if (id == TL_TYPE_Q2_K) gemv_k2(false, planes, row, x, &k);
-    if (id == TL_TYPE_Q3_K) gemv_k2(true, planes, row, x, &k);
-    if (id == TL_TYPE_Q4_K) gemv_k4(false, planes, row, x, &k);
-    if (id == TL_TYPE_Q5_K) gemv_k4(true, planes, row, x, &k);
-    if (id == TL_TYPE_Q6_K) gemv_k6(planes, row, x, &k);
+    gemv_iq4_xs(fast, row, x, &k);
     if (fast) {
-        gemv_k_fast(traits_of(id), x, &k, sums);
+        gemv_k_fast(traits_of(TL_TYPE_IQ4_XS), x, &k, sums);
     } else {
-        gemv_k_exact(traits_of(id), x, &k, sums);
+        gemv_end_words(k.sum, k.d, x, sums);
     }
 }
 
@@ -579,102 +567,118 @@ TL_INLINE __m256 gemv_q8_0_chunk(const bool fast, struct lanes row, const struct
     return u;
 }
 
-TL_INLINE void gemv_32_chunk(const enum tl_type id, const bool fast, struct lanes row,
-                             const struct gemv_chunk *x, struct gemv_sums *sums) {
-    __m256 u = fast ? sums->y : _mm256_setzero_ps();
-    if (id == TL_TYPE_MXFP4) {
-        gemv_mxfp4_chunk(fast, row, x, sums);
-        return;
-    }
-    if (id == TL_TYPE_Q8_0) {
-        u = gemv_q8_0_chunk(fast, row, x, u);
-    } else if (id == TL_TYPE_IQ4_NL) {
-        u = gemv_iq4_nl_chunk(fast, row, x, u);
-    } else {
-        u = gemv_nibbles_chunk(id, fast, row, x, u);
-    }
-    if (fast) {
-        sums->y = u;
-    } else {
-        sums->low = _mm256_fmadd_pd(doubles_of(u, 0), _mm256_set1_pd(x->dx), sums->low);
-        sums->high = _mm256_fmadd_pd(doubles_of(u, 1), _mm256_set1_pd(x->dx), sums->high);
-    }
+/* ---- all types ---- */
+
+/* Prefetches a chunk of eight rows. */
+TL_INLINE void gemv_prefetch_chunk(const uint8_t *first, size_t stride, size_t bytes) {
+    for (size_t r = 0; r < GEMV_LANES; r++) prefetch_bytes(first + r * stride, bytes);
 }
 
-/* ---- all rows ---- */
-
-TL_INLINE void gemv_rows(const enum tl_type id, const bool fast, const struct tl_matrix *w,
-                         size_t row0, size_t row1, const struct gemv_chunk *x, float *y) {
-    const struct tl_type_info *type = w->type;
-    const size_t chunk_bytes = (size_t)(TL_CHUNK / type->items * type->bytes);
-    size_t per_lane;
-    for (size_t first = row0; first < row1; first += GEMV_LANES * per_lane) {
-        const size_t n = TL_MIN(row1 - first, (size_t)GEMV_LANES); // lanes that have a row
-        per_lane = TL_MAX(rows_per_lane(w, row1 - first, GEMV_LANES), (size_t)1);
-        for (size_t i = 0; i < per_lane; i++) {
-            const uint8_t *src = w->data + (first + i) * w->row_bytes;
-            const size_t stride = per_lane * w->row_bytes;
-            struct gemv_sums sums = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_ps()};
-            float out[GEMV_LANES];
-            for (size_t at = 0, c = 0; at < w->row_bytes; at += chunk_bytes, c++) {
-                const size_t size = TL_MIN(w->row_bytes - at, chunk_bytes);
-                struct lanes lanes = lanes_at(src + at, stride);
-                uint8_t copy[GEMV_LANES][GEMV_CHUNK_BYTES];
-                if (n < GEMV_LANES || size < chunk_bytes) { // missing rows and columns are zero
-                    memset(copy, 0, sizeof(copy));
-                    for (size_t r = 0; r < n; r++) memcpy(copy[r], src + r * stride + at, size);
-                    lanes = lanes_at(copy[0], sizeof(copy[0]));
-                } else {
-                    const size_t ahead = lane_ahead(w, at, per_lane, i + 1 == per_lane, GEMV_LANES);
-                    for (size_t r = 0; r < GEMV_LANES; r++) {
-                        prefetch_bytes(src + r * stride + at + ahead, chunk_bytes);
-                    }
-                }
-                if (is_grid(id)) {
-                    grid_chunk(id, fast, lanes, x + c, &sums);
-                } else if (is_k(id)) {
-                    gemv_k_chunk(id, fast, lanes, x + c, &sums);
-                } else {
-                    gemv_32_chunk(id, fast, lanes, x + c, &sums);
-                }
-            }
-            if (!fast) {
-                sums.y = _mm256_set_m128(_mm256_cvtpd_ps(sums.high), _mm256_cvtpd_ps(sums.low));
-            }
-            _mm256_storeu_ps(out, sums.y);
-            for (size_t r = 0; r < n; r++) y[first + r * per_lane + i] = out[r];
-        }
+/* One chunk of eight rows: a function for each type, see gemv_job_template.h. */
+#define GEMV_CHUNK(name, call)                                                                     \
+    TL_INLINE void gemv_chunk_##name(const bool fast, struct lanes row,                            \
+                                     const struct gemv_chunk *x, struct gemv_sums *sums) {         \
+        call;                                                                                      \
     }
-}
 
-/* One function for each type and mode, so that both are constants inside. */
-#define GEMV_DEFINE(name)                                                                          \
-    static void gemv_##name(bool fast, const struct tl_matrix *w, size_t row0, size_t row1,        \
-                            const struct gemv_chunk *x, float *y) {                                \
+/* A K type: `call` sets the sums of k. */
+#define GEMV_CHUNK_K(name, call)                                                                   \
+    TL_INLINE void gemv_chunk_##name(const bool fast, struct lanes row,                            \
+                                     const struct gemv_chunk *x, struct gemv_sums *sums) {         \
+        const int planes = fast ? 1 : 3;                                                           \
+        struct gemv_k k;                                                                           \
+        for (int i = 0; i < 8; i++) k.sum[i] = _mm256_setzero_si256();                             \
+        call;                                                                                      \
         if (fast) {                                                                                \
-            gemv_rows(TL_TYPE_##name, true, w, row0, row1, x, y);                                  \
+            gemv_k_fast(traits_of(TL_TYPE_##name), x, &k, sums);                                   \
         } else {                                                                                   \
-            gemv_rows(TL_TYPE_##name, false, w, row0, row1, x, y);                                 \
+            gemv_k_exact(traits_of(TL_TYPE_##name), x, &k, sums);                                  \
         }                                                                                          \
     }
+
+/* A type of 32: `call` returns u plus the sums of the chunk. */
+#define GEMV_CHUNK_32(name, call)                                                                  \
+    TL_INLINE void gemv_chunk_##name(const bool fast, struct lanes row,                            \
+                                     const struct gemv_chunk *x, struct gemv_sums *sums) {         \
+        __m256 u = fast ? sums->y : _mm256_setzero_ps();                                           \
+        u = call;                                                                                  \
+        if (fast) {                                                                                \
+            sums->y = u;                                                                           \
+        } else {                                                                                   \
+            sums->low = _mm256_fmadd_pd(doubles_of(u, 0), _mm256_set1_pd(x->dx), sums->low);       \
+            sums->high = _mm256_fmadd_pd(doubles_of(u, 1), _mm256_set1_pd(x->dx), sums->high);     \
+        }                                                                                          \
+    }
+#define GEMV_CHUNK_NIBBLES(name)                                                                   \
+    GEMV_CHUNK_32(name, gemv_nibbles_chunk(TL_TYPE_##name, fast, row, x, u))
+#define GEMV_CHUNK_GRID(name) GEMV_CHUNK(name, grid_chunk(TL_TYPE_##name, fast, row, x, sums))
+GEMV_CHUNK_K(Q2_K, gemv_k2(false, planes, row, x, &k))
+GEMV_CHUNK_K(Q3_K, gemv_k2(true, planes, row, x, &k))
+GEMV_CHUNK_K(Q4_K, gemv_k4(false, planes, row, x, &k))
+GEMV_CHUNK_K(Q5_K, gemv_k4(true, planes, row, x, &k))
+GEMV_CHUNK_K(Q6_K, gemv_k6(planes, row, x, &k))
+GEMV_CHUNK(IQ4_XS, gemv_iq4_xs_chunk(fast, row, x, sums))
+GEMV_CHUNK_NIBBLES(Q4_0)
+GEMV_CHUNK_NIBBLES(Q4_1)
+GEMV_CHUNK_NIBBLES(Q5_0)
+GEMV_CHUNK_NIBBLES(Q5_1)
+GEMV_CHUNK_32(Q8_0, gemv_q8_0_chunk(fast, row, x, u))
+GEMV_CHUNK_32(IQ4_NL, gemv_iq4_nl_chunk(fast, row, x, u))
+GEMV_CHUNK(MXFP4, gemv_mxfp4_chunk(fast, row, x, sums))
+GEMV_CHUNK_GRID(IQ2_XXS)
+GEMV_CHUNK_GRID(IQ2_XS)
+GEMV_CHUNK_GRID(IQ2_S)
+GEMV_CHUNK_GRID(IQ3_XXS)
+GEMV_CHUNK_GRID(IQ3_S)
+
+/* One function for each type and mode, so that both are constants inside. */
+#define GEMV_FUNCTION(name, fast)                                                                  \
+    static void gemv_##name##_##fast(struct gemv_job *j) {                                         \
+        const size_t chunks = j->chunks, stride = j->per_lane * j->row_bytes;                      \
+        const struct gemv_chunk *x = j->packed;                                                    \
+        for (size_t i = 0; i < j->per_lane; i++) {                                                 \
+            struct gemv_sums sums = {_mm256_setzero_pd(), _mm256_setzero_pd(),                     \
+                                     _mm256_setzero_ps()};                                         \
+            for (size_t c = 0; c < chunks; c++) {                                                  \
+                const uint8_t *src = j->first + i * j->row_bytes + c * j->chunk_bytes;             \
+                struct lanes lanes = lanes_at(src, stride);                                        \
+                if (c >= j->whole) {                                                               \
+                    gemv_copy(j, i, c);                                                            \
+                    lanes = lanes_at(j->copy[0], sizeof(j->copy[0]));                              \
+                } else {                                                                           \
+                    gemv_prefetch_chunk(src + gemv_ahead(j, i, c), stride, j->chunk_bytes);        \
+                }                                                                                  \
+                gemv_chunk_##name(fast, lanes, x + c, &sums);                                      \
+            }                                                                                      \
+            if (!fast) {                                                                           \
+                sums.y = _mm256_set_m128(_mm256_cvtpd_ps(sums.high), _mm256_cvtpd_ps(sums.low));   \
+            }                                                                                      \
+            _mm256_storeu_ps(j->out[0], sums.y);                                                   \
+            gemv_store(j, i);                                                                      \
+        }                                                                                          \
+    }
+#define GEMV_DEFINE(name) GEMV_FUNCTION(name, 0) GEMV_FUNCTION(name, 1)
 GEMV_TYPES(GEMV_DEFINE)
 
+static gemv_function *gemv_find(enum tl_type id, bool fast) {
 #define GEMV_CASE(name)                                                                            \
     case TL_TYPE_##name:                                                                           \
-        gemv_##name(fast, w, row0, row1, x, y);                                                    \
-        break;
+        return fast ? gemv_##name##_1 : gemv_##name##_0;
+    switch (id) {
+        GEMV_TYPES(GEMV_CASE)
+    default:
+        return NULL;
+    }
+#undef GEMV_CASE
+}
 
 static void gemv_matmul(enum matmul_format format, const struct tl_matrix *w, size_t row0,
                         size_t row1, const void *packed, size_t tokens, float *y, size_t y_stride,
                         void *scratch) {
-    const bool fast = gemv_is_fast(format);
-    const struct gemv_chunk *x = packed;
-    (void)scratch, (void)tokens, (void)y_stride;
-    switch (type_id(w->type)) {
-        GEMV_TYPES(GEMV_CASE)
-    default:
-        break;
-    }
+    struct gemv_job job = {.tokens = tokens};
+    (void)scratch;
+    gemv_run(gemv_find(type_id(w->type), gemv_is_fast(format)), &job, w, row0, row1, packed, y,
+             y_stride);
 }
 
 static size_t gemv_most(const struct tl_type_info *type, bool fast) {

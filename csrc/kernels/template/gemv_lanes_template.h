@@ -8,7 +8,7 @@
  * as in struct tl_kernels. Types that GEMV_TYPES does not list are multiplied as a tile of tokens.
  *
  * Needs:   format_template.h
- * Defines: rows_per_lane, lane_ahead, lanes_prefetch, GEMV_TYPES, gemv_listed
+ * Defines: rows_per_lane, lanes_prefetch, GEMV_TYPES, gemv_listed
  */
 
 /*
@@ -19,14 +19,6 @@
 TL_INLINE size_t rows_per_lane(const struct tl_matrix *w, size_t rows, const size_t lanes) {
     const size_t n = rows / lanes;
     return n > 0 && n % 2 == 0 && n * w->row_bytes % 1024 == 0 ? n - 1 : n;
-}
-
-/* How far ahead to prefetch at byte `at` of a row. At the end of a lane's range that is the start
-   of its next range. */
-TL_INLINE size_t lane_ahead(const struct tl_matrix *w, size_t at, size_t per_lane, bool last,
-                            const size_t lanes) {
-    const bool next = last && at + PREFETCH_BYTES >= w->row_bytes;
-    return PREFETCH_BYTES + (next ? (lanes - 1) * per_lane * w->row_bytes : 0);
 }
 
 /* The quantized types that have their own functions. */

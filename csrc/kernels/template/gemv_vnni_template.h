@@ -6,7 +6,7 @@
  * and the order of the float operations are those of tile_add_k, tile_add_32, fast_add_k and
  * fast_add_32, so the results are the same. Block layouts: ggml-common.h of ggml.
  *
- * Needs:   gemv_vnni_grid_template.h, gemv_lanes_template.h
+ * Needs:   gemv_vnni_grid_template.h, gemv_job_template.h
  * Defines: gemv_most, gemv_pack_bytes, gemv_pack, gemv_scratch, gemv_matmul, gemv_prefetch
  */
 
@@ -346,11 +346,7 @@ TL_INLINE void gemv_32(enum tl_type id, const struct row_group *rows, const int 
     }
 }
 
-/*
- * One chunk of sixteen rows: a function for each type. One function that switches over the types
- * would be copied whole, to each place where the type is a constant, before the compiler drops what
- * is not used. That took most of its time.
- */
+/* One chunk of sixteen rows: a function for each type, see gemv_job_template.h. */
 #define GEMV_CHUNK(name, call)                                                                     \
     TL_INLINE void gemv_chunk_##name(const struct row_group *rows, const int digits,               \
                                      const int tokens, const struct gemv_token *t, v16d *exact,    \
@@ -428,65 +424,25 @@ static size_t gemv_scratch(size_t cols, size_t tokens) {
     return size_product(chunks, tokens <= 1 ? (16 + 64) * MAX_DIGITS : starts, sizeof(int32_t));
 }
 
-/* Consecutive rows for each of the lanes. */
-struct gemv_job {
-    const uint8_t *first; // the first row of the first lane
-    size_t lanes;         // that have rows
-    size_t per_lane;      // rows
-    size_t row_bytes, chunk_bytes;
-    size_t whole, chunks; // chunks of a row: those without missing columns, and all
-    size_t turn;          // the chunk from which on the next rows of a lane are prefetched
-    const void *packed;
-    const int32_t *starts;
-    const int32_t *x; // digits in the order of a grid, or NULL
-    size_t tokens;    // of the tile, those that are not only zeros
-    float *y;         // of the first row
-    size_t y_stride;
-    uint8_t copy[GEMV_LANES][MAX_CHUNK_BYTES];
-    float out[MAX_TILE][GEMV_LANES];
-};
-
-typedef void gemv_function(struct gemv_job *job);
-
-/* Copies a chunk that lacks rows or columns; the missing ones are zero. */
-TL_OUTLINE void gemv_copy(struct gemv_job *j, size_t row, size_t chunk) {
-    const size_t at = chunk * j->chunk_bytes, stride = j->per_lane * j->row_bytes;
-    memset(j->copy, 0, sizeof(j->copy));
-    for (size_t r = 0; r < j->lanes; r++) {
-        memcpy(j->copy[r], j->first + r * stride + row * j->row_bytes + at,
-               TL_MIN(j->row_bytes - at, j->chunk_bytes));
-    }
-}
-
-/* Stores the results of a row of each lane. */
-TL_OUTLINE void gemv_store(const struct gemv_job *j, size_t row) {
-    for (size_t t = 0; t < j->tokens; t++) {
-        float *to = j->y + t * j->y_stride + row;
-        for (size_t r = 0; r < j->lanes; r++) to[r * j->per_lane] = j->out[t][r];
-    }
-}
-
 /* One function for each type, mode and tile, so that all three are constants inside. */
 #define GEMV_FUNCTION(name, digits, tile)                                                          \
     static void gemv_##name##_##digits##_##tile(struct gemv_job *j) {                              \
         const size_t chunks = j->chunks, stride = j->per_lane * j->row_bytes;                      \
         for (size_t i = 0; i < j->per_lane; i++) {                                                 \
             const uint8_t *first = j->first + i * j->row_bytes;                                    \
-            const size_t far = i + 1 < j->per_lane ? 0 : (GEMV_LANES - 1) * stride;                \
             v16d exact[tile];                                                                      \
             v16 fast[tile];                                                                        \
             for (int t = 0; t < tile; t++) exact[t] = v16d_set1(0);                                \
             for (int t = 0; t < tile; t++) fast[t] = v16_set1(0);                                  \
             for (size_t c = 0; c < chunks; c++) {                                                  \
-                struct row_group rows = {first + c * j->chunk_bytes, stride,                       \
-                                         PREFETCH_BYTES + (c < j->turn ? 0 : far)};                \
+                struct row_group rows = {first + c * j->chunk_bytes, stride, gemv_ahead(j, i, c)}; \
                 struct gemv_token t = gemv_token_at(j->packed, digits, tile, c);                   \
                 if (c >= j->whole) {                                                               \
                     gemv_copy(j, i, c);                                                            \
                     rows = (struct row_group){j->copy[0], sizeof(j->copy[0]), 0};                  \
                 }                                                                                  \
                 t.starts = j->starts + c * (16 * digits * tile);                                   \
-                if (j->x != NULL) t.x = j->x + c * (64 * digits);                                  \
+                if (j->grid_x != NULL) t.x = j->grid_x + c * (64 * digits);                        \
                 gemv_chunk_##name(&rows, digits, tile, &t, exact, fast);                           \
             }                                                                                      \
             for (int t = 0; t < tile; t++) {                                                       \
@@ -534,35 +490,18 @@ static void gemv_matmul(enum matmul_format format, const struct tl_matrix *w, si
     const enum tl_type id = type_id(w->type);
     const size_t groups = 16 * (size_t)(digits * tile);
     const size_t chunks = round_up(w->cols, TL_CHUNK) / TL_CHUNK;
-    const size_t chunk_bytes = (size_t)(TL_CHUNK / w->type->items * w->type->bytes);
     const int offset = traits_of(id).offset;
     const bool grid = grid_bytes(id) != 0;
     gemv_function *function = gemv_find(id, fast, (size_t)tile);
     int32_t *starts = scratch, *x = starts + chunks * groups;
-    struct gemv_job job;
-    job.row_bytes = w->row_bytes;
-    job.chunk_bytes = chunk_bytes;
-    job.chunks = chunks;
-    job.packed = packed;
-    job.starts = starts;
-    job.x = grid ? x : NULL;
-    job.tokens = tokens;
-    job.y_stride = y_stride;
-    for (job.turn = 0; job.turn * chunk_bytes + PREFETCH_BYTES < w->row_bytes;) job.turn++;
+    struct gemv_job job = {.grid_x = grid ? x : NULL, .starts = starts, .tokens = tokens};
     for (size_t i = 0; i < chunks * groups && offset != 0; i++) {
         starts[i] = -offset * gemv_token_at(packed, digits, tile, i / groups).groups[i % groups];
     }
     for (size_t c = 0; c < chunks && grid; c++) {
         grid_digits(gemv_token_at(packed, digits, 1, c).x, digits, x + c * 64 * (size_t)digits);
     }
-    for (size_t row = row0; row < row1; row += GEMV_LANES * job.per_lane) {
-        job.first = w->data + row * w->row_bytes;
-        job.y = y + row;
-        job.lanes = TL_MIN(row1 - row, (size_t)GEMV_LANES);
-        job.per_lane = TL_MAX(rows_per_lane(w, row1 - row, GEMV_LANES), (size_t)1);
-        job.whole = job.lanes < GEMV_LANES ? 0 : w->row_bytes / chunk_bytes;
-        function(&job);
-    }
+    gemv_run(function, &job, w, row0, row1, packed, y, y_stride);
 }
 
 static void gemv_prefetch(const struct tl_matrix *w, size_t row0, size_t row1) {

@@ -31,6 +31,9 @@
 #ifdef GEMV_GRID_TEMPLATE
 #include GEMV_GRID_TEMPLATE
 #endif
+#ifdef GEMV_LANES
+#include "kernels/template/gemv_job_template.h"
+#endif
 #include GEMV_TEMPLATE
 #include "kernels/template/int_matmul_template.h"
 
