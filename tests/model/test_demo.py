@@ -1,17 +1,19 @@
-"""The demo model of the package, and the parts of the script that made it."""
+"""The demo model of the package, and the script that made it."""
 
 import importlib.util
-import itertools
+import json
 import re
-from collections import Counter
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import tinyllm
-from testkit import models
+from testkit import data, models
 from tinyllm import reference
+from tinyllm.tokenizer.bpe import BYTE_ALPHABET
+from tinyllm.training.vocabulary import train_bpe
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "train_demo.py"
@@ -41,61 +43,60 @@ def script():
 # --- the script --------------------------------------------------------------------------------
 
 
-def test_bytes_are_written_as_in_gpt2(script):
-    characters = script.byte_characters()
-    assert len(set(characters)) == 256
-    assert characters[ord("A")] == "A"
-    assert characters[ord(" ")] == "Ġ"
-    assert characters[ord("\n")] == "Ċ"
-    assert characters[0xAD] == "Ń"
-    tokenizer = script.Tokenizer([])
-    assert tokenizer.ids["!"] == 0
-    assert tokenizer.ids["Ċ"] == 198  # as in GPT-2's vocabulary
-    assert tokenizer.ids["Ġ"] == 220
+def test_the_script_trains_and_goes_on(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        script,
+        "SHAPE",
+        {"layers": 1, "width": 32, "heads": 2, "kv_heads": 1, "ffn_width": 64, "context": 16},
+    )
+    monkeypatch.setattr(script, "VOCAB", 280)
+    text = tmp_path / "text.txt"
+    text.write_text((PASSAGE + "\n") * 6, encoding="ascii")
+    out = tmp_path / "demo.gguf"
+
+    def run(steps):
+        options = ["--run", str(tmp_path / "run"), "--output", str(out), "--steps", str(steps)]
+        monkeypatch.setattr(sys, "argv", ["train_demo.py", str(text), *options])
+        script.main()
+
+    run(2)
+    run(3)
+    assert capsys.readouterr().out.count("held out") == 2
+    model = tinyllm.load(out)
+    metadata = model.metadata
+    assert [made for _, made, _ in json.loads(metadata["training.history"])] == ["train", "resume"]
+    assert metadata["training.command"].startswith(
+        "scripts/train_demo.py text.txt --steps 3 --batch 8 "
+    )
+    nats, bits = script.measure(model, script.split(text.read_text())[1])
+    assert f"{nats:.4f} nats per token, {bits:.4f} bits per byte" in metadata["general.description"]
+    tokens = metadata["tokenizer.ggml.tokens"]
+    assert tokens.index("Ċ") == 198  # as in GPT-2's vocabulary
+    assert (tokens[-1], metadata["tokenizer.ggml.token_type"][-1]) == ("<|endoftext|>", 3)
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("ROMEO:\nAy me!\n", ["ROMEO", ":", "\n", "Ay", " me", "!", "\n"]),
-        ("end.\n\nTYBALT:", ["end", ".", "\n", "\n", "TYBALT", ":"]),
-        ("we'll don't 'tis", ["we", "'ll", " don", "'t", " '", "tis"]),
-        ("a   b  ", ["a", "  ", " b", "  "]),
-        ("3 4th,--what", ["3", " 4", "th", ",--", "what"]),
-    ],
-)
-def test_words_are_cut_as_by_gpt2(script, text, words):
-    assert script.WORD.findall(text) == words
+def test_the_loss_is_that_of_windows_after_bos(script):
+    model = tinyllm.load()
+    text = PASSAGE * 6
+    ids = model.tokenizer.encode(text, add_special=False)
+    assert 512 < len(ids) < 1024
+    end = model.tokenizer.bos
+    total = sum(model.score([end, *part]).total for part in (ids[:512], ids[512:]))
+    nats, bits = script.measure(model, text)
+    assert nats == pytest.approx(-total / len(ids))
+    assert bits == pytest.approx(-total / np.log(2) / len(text))
 
 
-def test_training_of_merges_against_counting_anew(script):
-    text = "low lower lowest\nnew newer newest wide wider widest slow slower\n" * 3 + PASSAGE
-    trained = script.Tokenizer.train(text, 256 + 1 + 40)
-    words = [[script.byte_characters()[b] for b in w.encode()] for w in script.WORD.findall(text)]
-    for pair in trained.merges:
-        counts = Counter(itertools.chain.from_iterable(itertools.pairwise(w) for w in words))
-        assert pair == min(counts, key=lambda p: (-counts[p], p))
-        for word in words:
-            for i in range(len(word) - 2, -1, -1):
-                if tuple(word[i : i + 2]) == pair:
-                    word[i : i + 2] = ["".join(pair)]
-    assert trained.decode(trained.encode(text)) == text
-    assert len(trained.encode(text)) == sum(map(len, words))
-    with pytest.raises(ValueError, match="too short"):
-        script.Tokenizer.train("ab", 300)
-
-
-def test_q8_0_is_read_as_written(script):
-    random = np.random.default_rng(0)
-    matrix = random.normal(size=(4, 96)).astype(np.float32)
-    matrix[1, 32:64] = 0
-    matrix[2, :32] = 1e-9  # its scale is below the smallest float16
-    raw = script.quantize_q8_0(matrix)
-    assert raw.shape == (4, 3 * 34)
-    values = script.dequantize_q8_0(raw)
-    assert np.array_equal(values, models.dequantize(raw, "Q8_0"))
-    largest = np.abs(matrix.reshape(4, 3, 32)).max(axis=2).repeat(32, axis=1)
-    assert (np.abs(values - matrix) <= largest / 127 * 0.51 + 1e-9).all()
+@pytest.mark.slow
+def test_the_file_is_what_the_script_says(script, demo):
+    """Its tokenizer comes from the text to learn from, and its loss is that of the rest."""
+    learnt, held_out = script.split(data.path("text", "tinyshakespeare.txt").read_text("ascii"))
+    assert held_out.startswith("BAPTISTA:\n")
+    merges = train_bpe(learnt, 767)
+    assert demo.metadata["tokenizer.ggml.merges"] == [" ".join(pair) for pair in merges]
+    nats, bits = script.measure(tinyllm.load(), held_out)
+    description = demo.metadata["general.description"]
+    assert f"{nats:.4f} nats per token, {bits:.4f} bits per byte" in description
 
 
 # --- the file ----------------------------------------------------------------------------------
@@ -112,9 +113,8 @@ def weights(demo):
 
 
 @pytest.fixture(scope="module")
-def tokenizer(script, demo):
-    merges = [tuple(merge.split(" ")) for merge in demo.metadata["tokenizer.ggml.merges"]]
-    return script.Tokenizer(merges)
+def tokenizer():
+    return tinyllm.load_tokenizer(DEMO)
 
 
 def loss(config, weights, ids):
@@ -153,11 +153,14 @@ def test_demo_metadata(demo):
 
 
 def test_demo_tokens_are_bytes_then_merges(demo, tokenizer):
-    assert list(demo.metadata["tokenizer.ggml.tokens"]) == tokenizer.pieces
-    assert len(set(tokenizer.pieces)) == 1024
-    ids = tokenizer.encode(PASSAGE)
+    tokens = demo.metadata["tokenizer.ggml.tokens"]
+    merges = [merge.replace(" ", "") for merge in demo.metadata["tokenizer.ggml.merges"]]
+    assert list(tokens) == [*sorted(BYTE_ALPHABET), *merges, "<|endoftext|>"]
+    assert len(set(tokens)) == 1024
+    assert tokens[198] == "Ċ"  # as in GPT-2's vocabulary
+    ids = tokenizer.encode(PASSAGE, add_special=False)
     assert tokenizer.decode(ids) == PASSAGE
-    assert tokenizer.ids["Ċ"] in ids
+    assert 198 in ids
 
 
 def test_demo_tensors_suit_every_quantized_type(demo):
@@ -171,7 +174,7 @@ def test_demo_tensors_suit_every_quantized_type(demo):
 def test_demo_has_learnt(demo, weights, tokenizer):
     """The loss on an unseen passage is far below 6.93, the loss of guessing."""
     config = models.reference_config(demo.metadata, demo.tensors)
-    ids = np.array([tokenizer.end, *tokenizer.encode(PASSAGE)])
+    ids = np.array(tokenizer.encode(PASSAGE))
     right = loss(config, weights, ids)
 
     assert right < 3.6
@@ -184,7 +187,7 @@ def test_demo_has_learnt(demo, weights, tokenizer):
 def test_demo_begins_speeches(demo, weights, tokenizer):
     """After a speech the model continues with a name, a colon and a new line."""
     config = models.reference_config(demo.metadata, demo.tensors)
-    ids = [tokenizer.end, *tokenizer.encode("My lord, farewell.\n\n")]
+    ids = tokenizer.encode("My lord, farewell.\n\n")
     start = len(ids)
     for _ in range(12):
         ids.append(int(reference.forward(config, weights, ids)["output"][-1].argmax()))
@@ -194,9 +197,9 @@ def test_demo_begins_speeches(demo, weights, tokenizer):
 def test_demo_is_what_load_opens(tokenizer):
     model = tinyllm.load()
     assert model.metadata["general.name"] == "tinyllm demo"
-    ids = tokenizer.encode(PASSAGE)
-    assert list(model.tokenizer.encode(PASSAGE, add_special=False)) == ids
-    assert list(model.tokenizer.encode(PASSAGE)) == [tokenizer.end, *ids]
+    ids = tokenizer.encode(PASSAGE, add_special=False)
+    assert model.tokenizer.encode(PASSAGE, add_special=False) == ids
+    assert model.tokenizer.encode(PASSAGE) == [1023, *ids]
     assert model.tokenizer.decode(ids) == PASSAGE
 
 
