@@ -10,6 +10,7 @@ import pytest
 
 import tinyllm as tl
 from tinyllm import _core
+from tinyllm.files.model_file import DEMO
 from tinyllm.training.network import Network
 
 pytestmark = pytest.mark.live
@@ -42,6 +43,15 @@ def test_llama_cpp_runs_what_is_trained(positions, tokenizer, tmp_path):
     ids = theirs.tokenize(prompt.encode(), add_bos=False)
     assert ids == run.model.tokenizer.encode(prompt)
     ours = run.model.generate(prompt, max_tokens=20, temperature=0)
+    assert ours.text == found["choices"][0]["text"]
+
+
+@pytest.mark.parametrize("prompt", ["ROMEO:\n", "My lord, farewell.\n\n"])
+def test_llama_cpp_writes_what_the_demo_model_writes(prompt):
+    llama_cpp = pytest.importorskip("llama_cpp")
+    theirs = llama_cpp.Llama(str(DEMO), n_ctx=512, verbose=False, n_threads=1)
+    found = theirs.create_completion(prompt, max_tokens=60, temperature=0.0)
+    ours = tl.load().generate(prompt, max_tokens=60, temperature=0)
     assert ours.text == found["choices"][0]["text"]
 
 
