@@ -103,7 +103,7 @@ V16I_BINARY(v16i_sub, _mm256_sub_epi32)
 V16I_BINARY(v16i_mul, _mm256_mullo_epi32)
 V16I_BINARY(v16i_and, _mm256_and_si256)
 V16I_BINARY(v16i_xor, _mm256_xor_si256)
-V16I_BINARY(v16i_mul_bytes, _mm256_maddubs_epi16)
+V16I_BINARY(v16i_mul_bytes, mul_bytes_256)
 
 TL_INLINE v16i v16i_or_and(v16i x, v16i y, v16i mask) { // x | (y & mask)
     return (v16i){_mm256_or_si256(x.a, _mm256_and_si256(y.a, mask.a)),
@@ -124,8 +124,8 @@ TL_INLINE v16i v16i_high_words(v16i x) {
     return v16i_low_words(v16i_srl(x, 16));
 }
 TL_INLINE v16i v16i_add_bytes(v16i s, v16i w, v16i x) {
-    s.a = _mm256_add_epi16(s.a, _mm256_maddubs_epi16(w.a, x.a));
-    s.b = _mm256_add_epi16(s.b, _mm256_maddubs_epi16(w.b, x.b));
+    s.a = _mm256_add_epi16(s.a, mul_bytes_256(w.a, x.a));
+    s.b = _mm256_add_epi16(s.b, mul_bytes_256(w.b, x.b));
     KEEP_PAIR(s.a, s.b); // see v16i_dot2
     return s;
 }
@@ -172,8 +172,8 @@ TL_INLINE v16i v16i_set1(int32_t x) {
     return (v16i){_mm256_set1_epi32(x), _mm256_set1_epi32(x)};
 }
 TL_INLINE v16i v16i_dot2(v16i s, v16i w, v16i x) {
-    s.a = _mm256_add_epi32(s.a, _mm256_madd_epi16(w.a, x.a));
-    s.b = _mm256_add_epi32(s.b, _mm256_madd_epi16(w.b, x.b));
+    s.a = _mm256_add_epi32(s.a, mul_words_256(w.a, x.a));
+    s.b = _mm256_add_epi32(s.b, mul_words_256(w.b, x.b));
     // without this GCC reassociates the sums of an unrolled tile and spills all of it
     KEEP_PAIR(s.a, s.b);
     return s;

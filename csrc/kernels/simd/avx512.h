@@ -7,7 +7,7 @@
 #define INT8_OFFSET (-1)
 
 TL_INLINE v16i v16i_dot2(v16i s, v16i w, v16i x) {
-    s = _mm512_add_epi32(s, _mm512_madd_epi16(w, x));
+    s = _mm512_add_epi32(s, mul_words_512(w, x));
     KEEP_512(s); // see avx2.h
     return s;
 }
@@ -24,10 +24,10 @@ TL_INLINE v16i v16i_scale_words(v16i x, int16_t offset, v16i scale) {
     return _mm512_mullo_epi16(_mm512_sub_epi16(x, _mm512_set1_epi16(offset)), scale);
 }
 TL_INLINE v16i v16i_mul_bytes(v16i w, v16i x) {
-    return _mm512_maddubs_epi16(w, x);
+    return mul_bytes_512(w, x);
 }
 TL_INLINE v16i v16i_add_bytes(v16i s, v16i w, v16i x) {
-    s = _mm512_add_epi16(s, _mm512_maddubs_epi16(w, x));
+    s = _mm512_add_epi16(s, mul_bytes_512(w, x));
     KEEP_512(s);
     return s;
 }

@@ -28,23 +28,28 @@
 #endif
 
 /*
- * _mm256_maddubs_epi16 and _mm256_madd_epi16. gcc describes them by lists of all elements, and
- * spends seconds on attempts to combine these with what comes before and after.
+ * maddubs_epi16 and madd_epi16. gcc describes them by lists of all elements, and spends seconds on
+ * attempts to combine these with what comes before and after.
  */
 #if defined(__GNUC__) && !defined(__clang__) && !defined(TL_SIMDE)
-TL_INLINE __m256i mul_bytes_256(__m256i w, __m256i x) {
-    __m256i products;
-    __asm__("vpmaddubsw %2, %1, %0" : "=v"(products) : "v"(w), "v"(x));
-    return products;
-}
-TL_INLINE __m256i mul_words_256(__m256i w, __m256i x) {
-    __m256i products;
-    __asm__("vpmaddwd %2, %1, %0" : "=v"(products) : "v"(w), "v"(x));
-    return products;
-}
+#define MUL_FUNCTION(name, type, instruction)                                                      \
+    TL_INLINE type name(type w, type x) {                                                          \
+        type products;                                                                             \
+        __asm__(instruction " %2, %1, %0" : "=v"(products) : "v"(w), "v"(x));                      \
+        return products;                                                                           \
+    }
+MUL_FUNCTION(mul_bytes_256, __m256i, "vpmaddubsw")
+MUL_FUNCTION(mul_words_256, __m256i, "vpmaddwd")
+#ifdef __AVX512BW__
+MUL_FUNCTION(mul_bytes_512, __m512i, "vpmaddubsw")
+MUL_FUNCTION(mul_words_512, __m512i, "vpmaddwd")
+#endif
+#undef MUL_FUNCTION
 #else
 #define mul_bytes_256 _mm256_maddubs_epi16
 #define mul_words_256 _mm256_madd_epi16
+#define mul_bytes_512 _mm512_maddubs_epi16
+#define mul_words_512 _mm512_madd_epi16
 #endif
 
 /* Transposes eight rows: t[i] holds 16 bytes of the rows i and i + 4, x[i] dword i of each row. */
