@@ -85,7 +85,7 @@ TL_INLINE v16 load_halves(const struct rows *row, size_t at) {
 }
 
 /* Q4_K and Q5_K: the 16 bytes before the values. */
-TL_INLINE void fill_header_k4(const struct rows *row, size_t first, struct panel *p) {
+TL_OUTLINE void fill_header_k4(const struct rows *row, size_t first, struct panel *p) {
     v16i x[4], scales[2], mins[2];
     v16i_load_16_bytes(row, 0, x);
     v16_store(&p->u.k.d[first], v16_from_low_halves(x[0]));
@@ -367,8 +367,8 @@ TL_INLINE void fill_mxfp4(const struct rows *row, size_t first, struct panel *p)
 }
 
 /* Q4_0 and Q4_1, and the nibbles of Q5_0 and Q5_1: the last 16 of the `bytes` of each block. */
-TL_INLINE void fill_nibbles_32(const struct rows *row, const size_t bytes, const bool has_min,
-                               size_t first, struct panel *p) {
+TL_OUTLINE void fill_nibbles_32(const struct rows *row, size_t bytes, bool has_min, size_t first,
+                                struct panel *p) {
     for (size_t b = 0; b < 8; b++) {
         v16i x[4];
         v16_store(&p->u.b.d[b][first], load_halves(row, bytes * b));
@@ -383,8 +383,8 @@ TL_INLINE void fill_nibbles_32(const struct rows *row, const size_t bytes, const
 }
 
 /* Q5_0 and Q5_1: adds the fifth bits, one for each of the 32 values of a block. */
-TL_INLINE void fill_fives_32(const struct rows *row, const size_t bytes, const bool has_min,
-                             size_t first, struct panel *p) {
+TL_OUTLINE void fill_fives_32(const struct rows *row, size_t bytes, bool has_min, size_t first,
+                              struct panel *p) {
     fill_nibbles_32(row, bytes, has_min, first, p);
     for (size_t b = 0; b < 8; b++) {
         int32_t bits[16];

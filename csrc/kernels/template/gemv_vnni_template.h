@@ -24,31 +24,36 @@ TL_INLINE void gemv_k4(const bool five, const struct row_group *rows, const int 
     scales[1] = or_masked(masked(header[3], 0x0f), v16i_srl(header[1], 2), 0x30);
     mins[1] = or_masked(masked(v16i_srl(header[3], 4), 0x0f), v16i_srl(header[2], 2), 0x30);
     if (five) group_load_32(rows, 16, fifth);
-    TL_UNROLL(4)
-    for (int c = 0; c < 4; c++) {
-        v16i x[8];
-        group_load_32(rows, (five ? 48 : 16) + 32 * (size_t)c, x);
-        if (c < 3) group_prefetch(rows, 64 * (size_t)c);
+    for (int h = 0; h < 2; h++) {
+        const int32_t *digit = t->x + 32 * h * width;
+        KEEP_POINTER(digit); // so that what follows are constant distances from it
         TL_UNROLL(2)
-        for (int half = 0; half < 2; half++) { // the low nibbles, then the high ones
-            const int block = 2 * c + half;
-            v16i s[MAX_WIDTH];
-            gemv_begin(s, width, NULL);
-            TL_UNROLL(8)
-            for (int i = 0; i < 8; i++) {
-                v16i q = masked(x[i], half == 0 ? 0x0f : 0xf0);
-                if (five) {
-                    if (half == 1) q = v16i_srl(q, 4);
-                    q = or_masked(q, shifted(fifth[i], 4 - block), 0x10);
+        for (int c = 0; c < 2; c++) {
+            v16i x[8];
+            group_load_32(rows, (five ? 48 : 16) + 64 * (size_t)h + 32 * (size_t)c, x);
+            if (2 * h + c < 3) group_prefetch(rows, 64 * (size_t)(2 * h + c));
+            TL_UNROLL(2)
+            for (int half = 0; half < 2; half++) { // the low nibbles, then the high ones
+                const int block = 2 * c + half;    // of four
+                v16i s[MAX_WIDTH];
+                gemv_begin(s, width, NULL);
+                TL_UNROLL(8)
+                for (int i = 0; i < 8; i++) {
+                    v16i q = masked(x[i], half == 0 ? 0x0f : 0xf0);
+                    if (five) {
+                        if (half == 1) q = v16i_srl(q, 4);
+                        q = or_masked(q, shifted(fifth[i], 4 - block), 0x10);
+                    }
+                    gemv_dots(s, width, q, digit + (8 * block + i) * width);
                 }
-                gemv_dots(s, width, q, t->x + (8 * block + i) * width);
+                for (int p = 0; p < width && half == 1 && !five; p++) {
+                    s[p] = v16i_sra(s[p], 4); // it is quicker to shift the sums than the nibbles
+                }
+                gemv_end_group(&sums, digits, tokens, s, one_byte(scales[h], block), 4 * h + block,
+                               true);
             }
-            for (int p = 0; p < width && half == 1 && !five; p++) {
-                s[p] = v16i_sra(s[p], 4); // it is quicker to shift the sums than the nibbles
-            }
-            gemv_end_group(&sums, digits, tokens, s, one_byte(scales[c / 2], block % 4), block,
-                           true);
         }
+        for (int i = 0; i < 8 && five; i++) fifth[i] = v16i_srl(fifth[i], 4);
     }
     gemv_end_chunk(&sums, digits, tokens, t, v16_from_low_halves(header[0]), exact, fast);
     for (int b = 0; b < 8; b++) min[b] = two_bytes(mins[b / 4], b % 4, b % 4);

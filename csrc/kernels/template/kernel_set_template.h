@@ -5,7 +5,7 @@
  *
  * Needs:   simd/<set>.h; where it has integers, TILE_TEMPLATE and GEMV_TEMPLATE, and, if that is in
  *          several files, GEMV_LANES_TEMPLATE and GEMV_GRID_TEMPLATE
- * Defines: TL_KERNEL_SET
+ * Defines: kernel_set_init, TL_KERNEL_SET
  */
 // clang-format off
 
@@ -51,10 +51,14 @@
 
 // clang-format on
 
+static void kernel_set_init(struct tl_kernels *k, bool fast) {
+    matmul_init(k, fast);
+    ops_init(k);
+    recurrent_init(k);
+}
+
 /* Defines tl_kernels_init_<set>. */
 #define TL_KERNEL_SET(set)                                                                         \
     void tl_kernels_init_##set(struct tl_kernels *k, bool fast) {                                  \
-        matmul_init(k, fast);                                                                      \
-        ops_init(k);                                                                               \
-        recurrent_init(k);                                                                         \
+        kernel_set_init(k, fast);                                                                  \
     }
