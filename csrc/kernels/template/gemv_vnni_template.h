@@ -140,9 +140,7 @@ TL_INLINE void gemv_k6(const struct row_group *rows, const int digits, const int
             group_load_32(rows, 64 * (size_t)h + 32 * (size_t)part, low);
             if (width > 6) KEEP_STORED(low);
             group_prefetch(rows, 64 * (size_t)(2 * h + part));
-#if !defined(TL_SIMDE) // gcc 12 at -O1 unrolls the calls of SIMDe wrongly here
             TL_UNROLL(2)
-#endif
             for (int up = 0; up < 2; up++) { // the low nibbles, then the high ones
                 const int block = 4 * h + part + 2 * up;
                 const int32_t *starts = t->starts + 2 * block * width;
