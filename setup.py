@@ -52,6 +52,7 @@ KERNELS = (
     "router",
     "recurrent",
     "fast",
+    "rows",
 )
 
 

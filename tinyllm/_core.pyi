@@ -145,6 +145,7 @@ class Device:
         options: str = "",
         level: str = "native",
         group: int = 0,
+        launch: int = 0,
     ) -> Device: ...
     @property
     def name(self) -> str: ...

@@ -168,6 +168,7 @@ int tl_device_open(size_t i, const struct tl_device_options *options, struct tl_
     d->level = (enum tl_level)options->level;
     most = number_of(d->cl, d->id, CL_DEVICE_MAX_WORK_GROUP_SIZE, sizeof(size_t));
     d->group = (size_t)TL_MAX(TL_MIN(options->group > 0 ? options->group : 64, most), 1);
+    d->launch = (double)options->launch;
     snprintf(d->options, sizeof(d->options), "%s", options->options ? options->options : "");
     *out = d;
     return TL_OK;
@@ -289,9 +290,23 @@ size_t tl_device_used(const struct tl_device *d) {
 
 /* ---- queues ---- */
 
+/* How long the queue works, about, before the host waits for it: then Ctrl-C is noticed soon, and
+   no memory of a captured value waits for long. How much work that is, each queue learns anew. */
+#define WAIT_NS 50000000
+#define LEAST_WORK 1e7
+#define MOST_WORK 2e10
+/* How often the caller is asked whether to go on, if the queue has less work. */
+#define POLL_NS 20000000
+
 struct tl_queue {
     struct tl_device *device;
     cl_handle handle;
+    double pace;     // work between two waits
+    double queued;   // work since it was last waited for
+    uint64_t waited; // when that was
+    uint64_t polled; // when the caller was last asked
+    int (*poll)(void *user);
+    void *poll_user;
 };
 
 int tl_queue_new(struct tl_device *d, struct tl_queue **out, struct tl_error *err) {
@@ -303,6 +318,8 @@ int tl_queue_new(struct tl_device *d, struct tl_queue **out, struct tl_error *er
     q = calloc(1, sizeof(*q));
     if (q == NULL) return tl_fail(err, TL_ENOMEM, "no memory for a queue");
     q->device = d;
+    q->pace = LEAST_WORK;
+    q->waited = tl_clock_ns();
     q->handle = d->cl->clCreateCommandQueue(d->context, d->id, 0, &code);
     if (q->handle == NULL) {
         free(q);
@@ -362,7 +379,20 @@ int tl_queue_copy(struct tl_queue *q, const void *from, size_t at, void *to, siz
 }
 
 int tl_queue_finish(struct tl_queue *q, struct tl_error *err) {
-    return result_of(q, "clFinish", q->device->cl->clFinish(q->handle), err);
+    const int status = q->device->cl->clFinish(q->handle);
+    q->queued = 0;
+    q->waited = tl_clock_ns();
+    return result_of(q, "clFinish", status, err);
+}
+
+void tl_queue_poll(struct tl_queue *q, int (*poll)(void *user), void *user) {
+    q->poll = poll;
+    q->poll_user = user;
+    q->waited = q->polled = tl_clock_ns();
+}
+
+double tl_queue_most(const struct tl_queue *q) {
+    return q->device->launch > 0 ? q->device->launch : q->pace;
 }
 
 bool tl_device_lost(struct tl_device *d) {
@@ -387,7 +417,30 @@ struct tl_argument tl_buffer_argument(const void *buffer) {
     return (struct tl_argument){sizeof(cl_handle), m != NULL ? &m->handle : &none};
 }
 
-int tl_queue_launch(struct tl_queue *q, const struct tl_launch *l, struct tl_error *err) {
+/* Waits for the queue if it has much to do, and asks the caller now and then whether to go on. */
+static int keep_pace(struct tl_queue *q, struct tl_error *err) {
+    const double work = q->queued;
+    const uint64_t began = q->waited;
+    uint64_t now = tl_clock_ns();
+    if (work >= q->pace) {
+        const int status = tl_queue_finish(q, err);
+        double spent;
+        if (status != TL_OK) return status;
+        now = q->waited;
+        spent = TL_MAX((double)(now - began), 1.0);
+        q->pace = TL_MIN(work * TL_MIN(WAIT_NS / spent, 4.0), MOST_WORK);
+        q->pace = TL_MAX(q->pace, LEAST_WORK);
+    } else if (now - q->polled < POLL_NS) {
+        return TL_OK;
+    }
+    q->polled = now;
+    if (q->poll == NULL || q->poll(q->poll_user) == 0) return TL_OK;
+    return tl_fail(err, TL_ESTOP, "interrupted");
+}
+
+/* Puts `size` items from `from` on into the queue. */
+static int launch_some(struct tl_queue *q, const struct tl_launch *l, const size_t from[3],
+                       const size_t size[3], struct tl_error *err) {
     struct tl_device *d = q->device;
     cl_handle kernel;
     int32_t code = 0;
@@ -401,10 +454,34 @@ int tl_queue_launch(struct tl_queue *q, const struct tl_launch *l, struct tl_err
         if (code != 0) status = tl_device_fail(d, "clSetKernelArg", code, err);
     }
     if (status == TL_OK) {
-        code = d->cl->clEnqueueNDRangeKernel(q->handle, kernel, 3, NULL, l->global, l->local, 0,
-                                             NULL, NULL);
+        code = d->cl->clEnqueueNDRangeKernel(q->handle, kernel, 3, from, size, l->local, 0, NULL,
+                                             NULL);
         status = result_of(q, "clEnqueueNDRangeKernel", code, err);
     }
     tl_mutex_unlock(&d->lock);
-    return status;
+    if (status != TL_OK) return status;
+    q->queued += (double)size[0] * (double)size[1] * (double)size[2] * l->work;
+    return keep_pace(q, err);
+}
+
+int tl_queue_launch(struct tl_queue *q, const struct tl_launch *l, struct tl_error *err) {
+    const double items = (double)l->local[0] * (double)l->local[1] * (double)l->local[2];
+    const double fit = tl_queue_most(q) / TL_MAX(items * l->work, 1.0); // groups of a launch
+    size_t from[3], size[3], all[3], groups = fit < 1e9 ? (size_t)TL_MAX(fit, 1.0) : 1000000000;
+    for (int i = 0; i < 3; i++) {
+        const size_t n = TL_MAX(TL_MIN(l->global[i] / l->local[i], groups), (size_t)1);
+        all[i] = n * l->local[i];
+        groups /= n;
+    }
+    for (from[2] = 0; from[2] < l->global[2]; from[2] += all[2]) {
+        for (from[1] = 0; from[1] < l->global[1]; from[1] += all[1]) {
+            for (from[0] = 0; from[0] < l->global[0]; from[0] += all[0]) {
+                int status;
+                for (int i = 0; i < 3; i++) size[i] = TL_MIN(all[i], l->global[i] - from[i]);
+                status = launch_some(q, l, from, size, err);
+                if (status != TL_OK) return status;
+            }
+        }
+    }
+    return TL_OK;
 }

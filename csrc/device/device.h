@@ -44,6 +44,7 @@ struct tl_device_options {
     const char *options; // further options of the compiler: only tests have any; may be NULL
     int level;           // the highest level to try
     size_t group;        // work-items of a group; 0: the default. For tests
+    size_t launch;       // most work of a launch; 0: about 50 ms of it. For tests
 };
 
 /*
@@ -102,6 +103,11 @@ int tl_queue_read(struct tl_queue *q, const void *from, size_t at, void *to, siz
 int tl_queue_copy(struct tl_queue *q, const void *from, size_t at, void *to, size_t to_at,
                   size_t bytes, struct tl_error *err);
 int tl_queue_finish(struct tl_queue *q, struct tl_error *err);
+/* What is asked, about every 20 ms of launches, whether to go on; not 0: the launch fails with
+   TL_ESTOP. NULL: nothing. */
+void tl_queue_poll(struct tl_queue *q, int (*poll)(void *user), void *user);
+/* The most work of a launch. */
+double tl_queue_most(const struct tl_queue *q);
 
 /* ---- programs ---- */
 
@@ -126,7 +132,8 @@ enum tl_source {
     TL_SOURCE_SELFTEST = 64,
     TL_SOURCE_ROUTER = 128,
     TL_SOURCE_RECURRENT = 256,
-    TL_SOURCE_FAST = 512, // after those of matmuls
+    TL_SOURCE_FAST = 512,  // after those of matmuls
+    TL_SOURCE_ROWS = 1024, // after that of types
 };
 
 /* An argument of a kernel; value NULL: that many bytes of local memory. */
@@ -141,6 +148,9 @@ struct tl_argument {
 /* A buffer as an argument; NULL is a null pointer for the kernel. */
 struct tl_argument tl_buffer_argument(const void *buffer);
 
+/* Work is counted in multiplications, about. This much is that of an item that gives a value. */
+#define TL_WORK_OF_VALUE 64
+
 /* A kernel with its arguments; local[i] divides global[i]. */
 struct tl_launch {
     const struct tl_program *program;
@@ -148,10 +158,16 @@ struct tl_launch {
     const struct tl_argument *arguments;
     size_t n_arguments;
     size_t global[3], local[3];
+    double work; // of an item
 };
 
 /* Compiles the program if that was not done before. */
 int tl_device_compile(struct tl_device *d, const struct tl_program *p, struct tl_error *err);
+/*
+ * Runs a kernel. It is cut into launches of some work-groups each, so that none takes much longer
+ * than 50 ms, and the host waits for the queue as often. So a display is not held up, and the poll
+ * is asked in time. Kernels number their groups with group_of, and ask for no size of the whole.
+ */
 int tl_queue_launch(struct tl_queue *q, const struct tl_launch *l, struct tl_error *err);
 
 #endif

@@ -31,6 +31,7 @@ struct tl_device {
     uint64_t process; // that opened it
     enum tl_level level;
     size_t group;
+    double launch;     // most work of a launch; 0: it is learnt
     char *cache;       // owns; folder of compiled programs, or NULL
     char options[256]; // further options of the compiler
     struct tl_mutex lock;

@@ -1,4 +1,4 @@
-/* matmul.c - launches the kernels of matmul.cl. */
+/* matmul.c - launches the kernels of matmul.cl, and that of rows.cl. */
 #include "device/matmul.h"
 
 #include "types/grids.h"
@@ -62,6 +62,62 @@ void tl_device_matrix_free(struct tl_device *d, struct tl_device_matrix *m) {
     m->n_parts = 0;
 }
 
+/* The grid of a type; NULL: it has none. */
+static const uint16_t *grid_of(int type, size_t *n) {
+    static const struct {
+        enum tl_type type;
+        const uint16_t *codes;
+        size_t n;
+    } grids[] = {
+        {TL_TYPE_IQ1_S, tl_codes_iq1, 2048},      {TL_TYPE_IQ1_M, tl_codes_iq1, 2048},
+        {TL_TYPE_IQ2_XXS, tl_codes_iq2_xxs, 256}, {TL_TYPE_IQ2_XS, tl_codes_iq2_xs, 512},
+        {TL_TYPE_IQ2_S, tl_codes_iq2_s, 1024},    {TL_TYPE_IQ3_XXS, tl_codes_iq3_xxs, 256},
+        {TL_TYPE_IQ3_S, tl_codes_iq3_s, 512},
+    };
+    for (size_t i = 0; i < TL_ARRAY_LEN(grids); i++) {
+        *n = grids[i].n;
+        if ((int)grids[i].type == type) return grids[i].codes;
+    }
+    *n = 0;
+    return NULL;
+}
+
+int tl_device_rows(struct tl_queue *q, const struct tl_device_matrix *m, const void *chosen,
+                   size_t tokens, void *y, struct tl_error *err) {
+    const int type = number_of(m->shape.type);
+    const size_t group = tl_device_group(tl_queue_device(q));
+    const uint64_t cols = m->shape.cols, row_bytes = m->shape.row_bytes;
+    const uint64_t n = tokens * ((cols + 15) / 16);
+    struct tl_program program = {.files = TL_SOURCE_ARITHMETIC | TL_SOURCE_TYPES | TL_SOURCE_ROWS};
+    int status = TL_OK;
+    program.codes = grid_of(type, &program.n_codes);
+    snprintf(program.definitions, sizeof(program.definitions), "-DTYPE=%d", type);
+    for (size_t i = 0; i < m->n_parts && status == TL_OK; i++) {
+        const uint64_t first = m->parts[i].first, rows = m->parts[i].rows;
+        const struct tl_argument arguments[] = {
+            TL_ARGUMENT(n),
+            TL_ARGUMENT(cols),
+            TL_ARGUMENT(row_bytes),
+            TL_ARGUMENT(first),
+            TL_ARGUMENT(rows),
+            tl_buffer_argument(m->parts[i].buffer),
+            tl_buffer_argument(chosen),
+            tl_buffer_argument(y),
+        };
+        status =
+            tl_queue_launch(q,
+                            &(struct tl_launch){.program = &program,
+                                                .kernel = "rows",
+                                                .arguments = arguments,
+                                                .n_arguments = TL_ARRAY_LEN(arguments),
+                                                .global = {(n + group - 1) / group * group, 1, 1},
+                                                .local = {group, 1, 1},
+                                                .work = 2 * TL_WORK_OF_VALUE},
+                            err);
+    }
+    return status;
+}
+
 void tl_packed_free(struct tl_device *d, struct tl_packed *p) {
     tl_device_free(d, p->words.buffer);
     tl_device_free(d, p->sums.buffer);
@@ -99,11 +155,13 @@ int tl_device_pack(struct tl_queue *q, const void *x, size_t cols, size_t tokens
                                .arguments = arguments,
                                .n_arguments = TL_ARRAY_LEN(arguments) - (fast ? 1 : 0),
                                .global = {group, chunks, tokens},
-                               .local = {group, 1, 1}};
+                               .local = {group, 1, 1},
+                               .work = (double)(group + 16 * TL_CHUNK / group)};
     if (fast) {
         launch.global[0] = (blocks + group - 1) / group * group;
         launch.global[1] = tokens;
         launch.global[2] = 1;
+        launch.work = 32 * TL_WORK_OF_VALUE;
     }
     return tl_queue_launch(q, &launch, err);
 }
@@ -129,10 +187,10 @@ struct product {
 
 #define MOST_ARGUMENTS 16
 
-/* Launches a kernel of matmul.cl. */
+/* Launches a kernel of matmul.cl; `work` is that of a group. */
 static int launch_part(struct product *p, const struct tl_matrix_part *part,
                        const struct tl_argument *arguments, size_t n, const size_t global[3],
-                       const size_t local[3], struct tl_error *err) {
+                       const size_t local[3], size_t work, struct tl_error *err) {
     struct tl_argument all[MOST_ARGUMENTS];
     size_t more = 0; // with experts
     struct tl_launch l = {.program = &p->program, .kernel = "matmul", .arguments = all};
@@ -146,6 +204,7 @@ static int launch_part(struct product *p, const struct tl_matrix_part *part,
     l.n_arguments = more + n;
     memcpy(l.global, global, sizeof(l.global));
     memcpy(l.local, local, sizeof(l.local));
+    l.work = (double)work / (double)(local[0] * local[1]);
     return tl_queue_launch(p->q, &l, err);
 }
 
@@ -169,7 +228,7 @@ static int launch_floats(struct product *p, const struct tl_matrix_part *part,
     return launch_part(p, part, arguments, TL_ARRAY_LEN(arguments),
                        (size_t[3]){16, (rows + group - 1) / group * group,
                                    (p->tokens + p->together - 1) / p->together},
-                       (size_t[3]){16, group, 1}, err);
+                       (size_t[3]){16, group, 1}, group * p->together * p->m->shape.cols, err);
 }
 
 static int launch_blocks(struct product *p, const struct tl_matrix_part *part,
@@ -204,27 +263,7 @@ static int launch_blocks(struct product *p, const struct tl_matrix_part *part,
     return launch_part(
         p, part, arguments, TL_ARRAY_LEN(arguments),
         (size_t[3]){group, (rows + some - 1) / some, (p->tokens + p->together - 1) / p->together},
-        (size_t[3]){group, 1, 1}, err);
-}
-
-/* The grid of a type; NULL: it has none. */
-static const uint16_t *grid_of(int type, size_t *n) {
-    static const struct {
-        enum tl_type type;
-        const uint16_t *codes;
-        size_t n;
-    } grids[] = {
-        {TL_TYPE_IQ1_S, tl_codes_iq1, 2048},      {TL_TYPE_IQ1_M, tl_codes_iq1, 2048},
-        {TL_TYPE_IQ2_XXS, tl_codes_iq2_xxs, 256}, {TL_TYPE_IQ2_XS, tl_codes_iq2_xs, 512},
-        {TL_TYPE_IQ2_S, tl_codes_iq2_s, 1024},    {TL_TYPE_IQ3_XXS, tl_codes_iq3_xxs, 256},
-        {TL_TYPE_IQ3_S, tl_codes_iq3_s, 512},
-    };
-    for (size_t i = 0; i < TL_ARRAY_LEN(grids); i++) {
-        *n = grids[i].n;
-        if ((int)grids[i].type == type) return grids[i].codes;
-    }
-    *n = 0;
-    return NULL;
+        (size_t[3]){group, 1, 1}, 2 * some * p->together * m->cols, err);
 }
 
 static int launch(struct product *p, struct tl_error *err) {
@@ -293,7 +332,9 @@ int tl_device_sort_pairs(struct tl_queue *q, const void *ids, struct tl_device_p
                                                .arguments = arguments,
                                                .n_arguments = TL_ARRAY_LEN(arguments),
                                                .global = {group, 1, 1},
-                                               .local = {group, 1, 1}},
+                                               .local = {group, 1, 1},
+                                               .work = 2 * (double)pairs->pairs *
+                                                       (double)(pairs->experts / group + 1)},
                            err);
 }
 

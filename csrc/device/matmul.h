@@ -1,5 +1,5 @@
 /*
- * matmul.h - matrices in the memory of a device, and their products with activations.
+ * matmul.h - matrices in the memory of a device, their rows, and their products with activations.
  *
  * The weights stay in the blocks of their type. A matrix that is larger than the largest buffer of
  * the device is cut by rows.
@@ -29,6 +29,10 @@ bool tl_device_knows_type(const struct tl_type_info *type);
 int tl_device_matrix_new(struct tl_queue *q, const struct tl_matrix *m,
                          struct tl_device_matrix *out, struct tl_error *err);
 void tl_device_matrix_free(struct tl_device *d, struct tl_device_matrix *m);
+
+/* y (tokens, cols): the rows of m that `chosen` names, int32 of the device. */
+int tl_device_rows(struct tl_queue *q, const struct tl_device_matrix *m, const void *chosen,
+                   size_t tokens, void *y, struct tl_error *err);
 
 /* Activations as the matmuls of quantized types read them. All zeros: no memory yet. */
 struct tl_packed {

@@ -183,7 +183,8 @@ static int launch(struct test *t, const char *kernel, const struct tl_argument *
                                                .arguments = arguments,
                                                .n_arguments = n_arguments,
                                                .global = {(n + group - 1) / group * group, 1, 1},
-                                               .local = {group, 1, 1}},
+                                               .local = {group, 1, 1},
+                                               .work = TL_WORK_OF_VALUE},
                            err);
 }
 
@@ -368,6 +369,40 @@ static int compare_products(struct test *t, const struct tl_kernels *k, const st
     return status;
 }
 
+/* All rows as float32, the last one first. */
+static int compare_rows(struct test *t, const struct tl_matrix *m, struct tl_error *err) {
+    struct tl_device_matrix matrix = {0};
+    const size_t bytes = m->cols * sizeof(float);
+    int32_t chosen[ROWS];
+    float *want = malloc(bytes), *got = malloc(ROWS * bytes);
+    int status = want != NULL && got != NULL
+                     ? TL_OK
+                     : tl_fail(err, TL_ENOMEM, "no memory for the test of a device");
+    for (int32_t i = 0; i < ROWS; i++) chosen[i] = ROWS - 1 - i;
+    if (status == TL_OK) status = tl_device_matrix_new(t->q, m, &matrix, err);
+    if (status == TL_OK) status = put(t, 0, chosen, sizeof(chosen), err);
+    if (status == TL_OK) status = tl_device_room(t->d, &t->rooms[3], ROWS * bytes, "a test", err);
+    if (status == TL_OK) {
+        status = tl_device_rows(t->q, &matrix, t->rooms[0].buffer, ROWS, t->rooms[3].buffer, err);
+    }
+    if (status == TL_OK) {
+        status = tl_queue_read(t->q, t->rooms[3].buffer, 0, got, ROWS * bytes, true, err);
+    }
+    for (size_t i = 0; i < ROWS && status == TL_OK; i++) {
+        tl_type_to_f32(m->type, m->data + (size_t)chosen[i] * m->row_bytes, want, m->cols);
+        for (size_t j = 0; j < m->cols; j++) {
+            const uint64_t a = bits_of_float(got[i * m->cols + j]), b = bits_of_float(want[j]);
+            note(t->result, same_float(a, b),
+                 "value %zu in row %d of %s gave %08" PRIx64 "; expected %08" PRIx64, j, chosen[i],
+                 m->type->name, a, b);
+        }
+    }
+    tl_device_matrix_free(t->d, &matrix);
+    free(want);
+    free(got);
+    return status;
+}
+
 static int test_type(struct test *t, const struct tl_kernels *k, const struct tl_type_info *type,
                      struct tl_error *err) {
     // more chunks than a work-group takes at a time; more than a superchunk; a part of a chunk
@@ -391,7 +426,8 @@ static int test_type(struct test *t, const struct tl_kernels *k, const struct tl
         }
         fill_activations(x, cols);
         m.data = data;
-        status = compare_products(t, k, &m, x, TOKENS, err);
+        status = compare_rows(t, &m, err);
+        if (status == TL_OK) status = compare_products(t, k, &m, x, TOKENS, err);
         if (status == TL_OK) status = compare_products(t, k, &m, x, 1, err);
     }
     free(data);

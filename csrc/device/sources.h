@@ -5,7 +5,7 @@
 #include <stddef.h>
 
 /* In the order of enum tl_source: files[i] is the source whose bit is 1 << i. */
-#define TL_SOURCE_FILES 10
+#define TL_SOURCE_FILES 11
 
 struct tl_source_file {
     const char *name;

@@ -30,18 +30,14 @@ int cache_run_device(struct run *r, const struct tl_step *s) {
     const struct tl_cache *c = &r->p->caches[s->number];
     const struct layout layout = layout_of(c);
     const size_t row_keys = c->kv_heads * c->key_size, row_values = c->kv_heads * c->value_size;
-    const size_t group = tl_device_group(r->device->plan->device);
     for (size_t i = 0; i < r->n_spans; i++) {
         const struct span *span = &r->spans[i];
         struct tl_session *session = span->piece->session;
-        const uint64_t total = span->n * (row_keys + row_values), position = span->position;
+        const uint64_t position = span->position;
         const uint64_t first_key = span->row * row_keys, first_value = span->row * row_values;
-        const size_t global[3] = {(size_t)(total + group - 1) / group * group, 1, 1};
-        const size_t local[3] = {group, 1, 1};
         TL_TRY(session_device_to_device(session, s->number, span->position,
                                         span->position - span->done + span->piece->n, r->err));
         const struct tl_argument arguments[] = {
-            TL_ARGUMENT(total),
             TL_ARGUMENT(layout),
             TL_ARGUMENT(position),
             TL_ARGUMENT(first_key),
@@ -50,8 +46,8 @@ int cache_run_device(struct run *r, const struct tl_step *s) {
             tl_buffer_argument(device_in(r, s, 1)),
             tl_buffer_argument(session->device->caches[s->number].room.buffer),
         };
-        TL_TRY(device_launch(r, TL_SOURCE_ATTENTION, "append", arguments, TL_ARRAY_LEN(arguments),
-                             global, local));
+        TL_TRY(device_each(r, TL_SOURCE_ATTENTION, "append", span->n * (row_keys + row_values),
+                           arguments, TL_ARRAY_LEN(arguments)));
         session_device_wrote(session, s->number, true, span->position, span->n);
     }
     return TL_OK;
@@ -82,6 +78,11 @@ static int capture(struct run *r, const struct queries *t, const struct tl_step 
     return TL_OK;
 }
 
+/* Of an item, for n values. */
+static double softmax_work(size_t n, size_t items) {
+    return TL_WORK_OF_VALUE * ((double)n / (double)items + 1);
+}
+
 static int run_queries(struct run *r, const struct queries *t) {
     const struct tl_step *s = t->scores;
     const struct tl_cache *c = &r->p->caches[r->p->steps[s->in[1]].number];
@@ -90,7 +91,7 @@ static int run_queries(struct run *r, const struct queries *t) {
     const size_t items = TL_MAX(group / 16, (size_t)1) * 16;
     const int32_t mask = (int32_t)s->numbers[SCORES_MASK], size = (int32_t)s->numbers[SCORES_SIZE];
     const int32_t position = (int32_t)(t->span->position + t->first), all = (int32_t)t->all;
-    const uint64_t first_row = t->span->row + t->first;
+    const uint64_t first_row = t->span->row + t->first, sizes[2] = {t->n, heads};
     const float scale = (float)s->numbers[SCORES_FACTOR], cap = (float)s->numbers[SCORES_CAP];
     const float inverse = cap > 0 ? 1.0f / cap : 0;
     const struct tl_argument memory = tl_buffer_argument(r->device->work->scores.buffer);
@@ -109,6 +110,8 @@ static int run_queries(struct run *r, const struct queries *t) {
         tl_buffer_argument(t->q),
         tl_buffer_argument(t->cache),
         memory,
+        TL_ARGUMENT(sizes[0]),
+        TL_ARGUMENT(sizes[1]),
     };
     const struct tl_argument softmax[] = {
         TL_ARGUMENT(mask),
@@ -118,6 +121,7 @@ static int run_queries(struct run *r, const struct queries *t) {
         tl_buffer_argument(device_step_of(r, s + 1)->vectors[0]),
         memory,
         {items * sizeof(uint64_t), NULL},
+        TL_ARGUMENT(sizes[0]),
     };
     const struct tl_argument mix[] = {
         TL_ARGUMENT(layout),
@@ -129,22 +133,26 @@ static int run_queries(struct run *r, const struct queries *t) {
         memory,
         tl_buffer_argument(t->cache),
         tl_buffer_argument(t->mix),
+        TL_ARGUMENT(sizes[0]),
+        TL_ARGUMENT(sizes[1]),
     };
     TL_TRY(device_launch(r, TL_SOURCE_ATTENTION, "scores", scores, TL_ARRAY_LEN(scores),
                          (size_t[3]){(t->all + group - 1) / group * group, t->n, heads},
-                         (size_t[3]){group, 1, 1}));
+                         (size_t[3]){group, 1, 1}, (double)c->key_size + TL_WORK_OF_VALUE));
     TL_TRY(capture(r, t, s));
     TL_TRY(device_launch(r, TL_SOURCE_ATTENTION, "softmax", softmax, TL_ARRAY_LEN(softmax),
-                         (size_t[3]){items, t->n, heads}, (size_t[3]){items, 1, 1}));
+                         (size_t[3]){items, t->n, heads}, (size_t[3]){items, 1, 1},
+                         softmax_work(t->all, items)));
     TL_TRY(capture(r, t, s + 1));
     return device_launch(r, TL_SOURCE_ATTENTION, "weigh_values", mix, TL_ARRAY_LEN(mix),
                          (size_t[3]){(c->value_size + group - 1) / group * group, t->n, heads},
-                         (size_t[3]){group, 1, 1});
+                         (size_t[3]){group, 1, 1}, (double)t->all);
 }
 
 int device_softmax(struct run *r, const void *values, size_t vectors, size_t n) {
     const size_t items = TL_MAX(tl_device_group(r->device->plan->device) / 16, (size_t)1) * 16;
     const int32_t mask = MASK_NONE, zero = 0, all = (int32_t)n;
+    const uint64_t queries = vectors;
     const struct tl_argument arguments[] = {
         TL_ARGUMENT(mask),
         TL_ARGUMENT(zero),
@@ -153,9 +161,11 @@ int device_softmax(struct run *r, const void *values, size_t vectors, size_t n) 
         tl_buffer_argument(NULL),
         tl_buffer_argument(values),
         {items * sizeof(uint64_t), NULL},
+        TL_ARGUMENT(queries),
     };
     return device_launch(r, TL_SOURCE_ATTENTION, "softmax", arguments, TL_ARRAY_LEN(arguments),
-                         (size_t[3]){items, vectors, 1}, (size_t[3]){items, 1, 1});
+                         (size_t[3]){items, vectors, 1}, (size_t[3]){items, 1, 1},
+                         softmax_work(n, items));
 }
 
 int attention_run_device(struct run *r, const struct tl_step *s) {

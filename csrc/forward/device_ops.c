@@ -8,6 +8,7 @@
 
 #include "forward/device_run.h"
 #include "forward/elementwise.h"
+#include "forward/rows.h"
 
 #include <math.h>
 #include <string.h>
@@ -89,6 +90,13 @@ int scale_run_device(struct run *r, const struct tl_step *s) {
     return EACH(r, s, "times_weight", TL_ARGUMENT(period), in(r, s, 0), vector(r, s, 0));
 }
 
+/* Copies 4 bytes for each row of the chunk to the device. */
+static int copy_rows(struct run *r, struct tl_room *room, const void *values) {
+    const size_t bytes = r->n * 4;
+    TL_TRY(tl_device_room(r->device->plan->device, room, bytes, "activations", r->err));
+    return tl_queue_write(r->device->q, room->buffer, 0, values, bytes, r->err);
+}
+
 int temper_run_device(struct run *r, const struct tl_step *s) {
     struct tl_room *room = &r->device->work->factors;
     const uint64_t width = s->width;
@@ -101,12 +109,7 @@ int temper_run_device(struct run *r, const struct tl_step *s) {
             factors[span->row + t] = temper_factor(s->numbers, span->position + t);
         }
     }
-    status =
-        tl_device_room(r->device->plan->device, room, r->n * sizeof(float), "activations", r->err);
-    if (status == TL_OK) {
-        status =
-            tl_queue_write(r->device->q, room->buffer, 0, factors, r->n * sizeof(float), r->err);
-    }
+    status = copy_rows(r, room, factors);
     tl_free(factors);
     TL_TRY(status);
     return EACH(r, s, "times_rows", TL_ARGUMENT(width), in(r, s, 0),
@@ -114,6 +117,27 @@ int temper_run_device(struct run *r, const struct tl_step *s) {
 }
 
 /* ---- moving values ---- */
+
+int embed_run_device(struct run *r, const struct tl_step *s) {
+    struct tl_room *room = &r->device->work->chosen;
+    void **y = &r->device->places[pass_index(r, s)].buffer;
+    int32_t *chosen = tl_alloc(r->n * sizeof(int32_t));
+    int status;
+    if (chosen == NULL) return tl_fail(r->err, TL_ENOMEM, "no memory for a call");
+    for (size_t i = 0; i < r->n_spans; i++) {
+        const struct span *span = &r->spans[i];
+        for (size_t t = 0; t < span->n; t++) {
+            chosen[span->row + t] = (int32_t)embed_row(s, span, t);
+        }
+    }
+    status = copy_rows(r, room, chosen);
+    tl_free(chosen);
+    TL_TRY(status);
+    TL_TRY(device_out(r, s, y));
+    TL_TRY(
+        tl_device_rows(r->device->q, device_step_of(r, s)->matrix, room->buffer, r->n, *y, r->err));
+    return device_done(r, s);
+}
 
 int same_run_device(struct run *r, const struct tl_step *s) {
     struct device_run *d = r->device;
@@ -187,7 +211,7 @@ int match_rms_run_device(struct run *r, const struct tl_step *s) {
     };
     TL_TRY(device_launch(r, TL_SOURCE_OPS, "match_rms", arguments, TL_ARRAY_LEN(arguments),
                          (size_t[3]){16, (size_t)(vectors + rows - 1) / rows * rows, 1},
-                         (size_t[3]){16, rows, 1}));
+                         (size_t[3]){16, rows, 1}, (double)n / 4 + TL_WORK_OF_VALUE));
     return device_done(r, s);
 }
 
@@ -223,7 +247,7 @@ static int run_statistic(struct run *r, const struct tl_step *s, enum statistic 
         {rows * 16 * sizeof(uint64_t), NULL},
     };
     TL_TRY(device_launch(r, TL_SOURCE_OPS, "statistic", arguments, TL_ARRAY_LEN(arguments), global,
-                         local));
+                         local, (double)n / 8 + TL_WORK_OF_VALUE));
     return device_done(r, s);
 }
 

@@ -6,6 +6,7 @@
 
 struct run; // forward/pass.h
 
+int embed_run_device(struct run *r, const struct tl_step *s);
 int add_run_device(struct run *r, const struct tl_step *s);
 int unary_run_device(struct run *r, const struct tl_step *s);
 int act_run_device(struct run *r, const struct tl_step *s);

@@ -1,8 +1,8 @@
 /*
  * device_recurrent.c - runs the ops with a state on a device.
  *
- * The rows of a span run in up to two parts: those before the position where the session keeps a
- * copy of the state, and the others.
+ * The rows of a span run in parts: those before the position where the session keeps a copy of the
+ * state, and the others. An item of a kernel takes one row after another, so many rows are cut too.
  */
 #include "forward/device_ops.h"
 #include "forward/device_run.h"
@@ -16,7 +16,9 @@ struct part {
 
 typedef int part_fn(struct run *r, const struct tl_step *s, const struct part *p);
 
-static int run_span(struct run *r, const struct tl_step *s, const struct span *span, part_fn *run) {
+/* `most`: rows of a part. */
+static int run_span(struct run *r, const struct tl_step *s, const struct span *span, part_fn *run,
+                    size_t most) {
     const struct tl_session *session = span->piece->session;
     const struct tl_states *states = &session->states[s->number];
     const size_t bytes = r->p->caches[s->number].block_bytes, mark = recurrent_mark(span);
@@ -29,7 +31,7 @@ static int run_span(struct run *r, const struct tl_step *s, const struct span *s
     p.after = after;
     for (size_t done = 0; done < span->n; done += p.rows) {
         p.first = span->row + done;
-        p.rows = mark > done ? mark - done : span->n - done;
+        p.rows = TL_MIN(mark > done ? mark - done : span->n - done, most);
         TL_TRY(run(r, s, &p));
         session_device_state_written(states->next);
         p.before = after;
@@ -41,9 +43,9 @@ static int run_span(struct run *r, const struct tl_step *s, const struct span *s
     return TL_OK;
 }
 
-static int run_spans(struct run *r, const struct tl_step *s, part_fn *run) {
+static int run_spans(struct run *r, const struct tl_step *s, part_fn *run, size_t most) {
     TL_TRY(device_out(r, s, &r->device->places[pass_index(r, s)].buffer));
-    for (size_t i = 0; i < r->n_spans; i++) TL_TRY(run_span(r, s, &r->spans[i], run));
+    for (size_t i = 0; i < r->n_spans; i++) TL_TRY(run_span(r, s, &r->spans[i], run, most));
     return device_done(r, s);
 }
 
@@ -97,7 +99,7 @@ static int conv_part(struct run *r, const struct tl_step *s, const struct part *
 }
 
 int conv_run_device(struct run *r, const struct tl_step *s) {
-    return run_spans(r, s, conv_part);
+    return run_spans(r, s, conv_part, SIZE_MAX);
 }
 
 static int shift_part(struct run *r, const struct tl_step *s, const struct part *p) {
@@ -118,10 +120,13 @@ static int shift_part(struct run *r, const struct tl_step *s, const struct part 
 }
 
 int shift_run_device(struct run *r, const struct tl_step *s) {
-    return run_spans(r, s, shift_part);
+    return run_spans(r, s, shift_part, SIZE_MAX);
 }
 
 /* ---- ops with a matrix for each head ---- */
+
+/* Multiplications of a row and value of the state, about. */
+enum { DELTA_WORK = 4, SCAN_WORK = 4, WKV_WORK = 8, CHANNELS_WORK = 64 };
 
 /* The struct of recurrent.cl. */
 struct shape {
@@ -135,14 +140,22 @@ static struct shape shape_of(const struct run *r, const struct tl_step *s, const
                           c->axes[heads + 1]};
 }
 
-/* Launches a kernel with an item for each column of the states. */
+/* `work`: DELTA_WORK or another. */
+static int run_states(struct run *r, const struct tl_step *s, part_fn *run, size_t work) {
+    const size_t group = tl_device_group(r->device->plan->device);
+    const struct shape shape = shape_of(r, s, &(struct part){.first = 0});
+    const double most = tl_queue_most(r->device->q) / (double)(group * work * shape.states);
+    return run_spans(r, s, run, (size_t)TL_MAX(TL_MIN(most, 1e9), 1.0));
+}
+
+/* Launches a kernel with an item for each column of the states; `work` as of run_states. */
 static int launch(struct run *r, const struct shape *shape, const char *kernel,
-                  const struct tl_argument *arguments, size_t n) {
+                  const struct tl_argument *arguments, size_t n, size_t work) {
     const size_t group = tl_device_group(r->device->plan->device);
     return device_launch(
         r, TL_SOURCE_RECURRENT, kernel, arguments, n,
         (size_t[3]){(size_t)(shape->size + group - 1) / group * group, (size_t)shape->heads, 1},
-        (size_t[3]){group, 1, 1});
+        (size_t[3]){group, 1, 1}, (double)(shape->rows * shape->states * work));
 }
 
 static int delta_part(struct run *r, const struct tl_step *s, const struct part *p) {
@@ -164,11 +177,11 @@ static int delta_part(struct run *r, const struct tl_step *s, const struct part 
         in(r, s, 4),
         out(r, s),
     };
-    return launch(r, &shape, "delta", arguments, TL_ARRAY_LEN(arguments));
+    return launch(r, &shape, "delta", arguments, TL_ARRAY_LEN(arguments), DELTA_WORK);
 }
 
 int delta_run_device(struct run *r, const struct tl_step *s) {
-    return run_spans(r, s, delta_part);
+    return run_states(r, s, delta_part, DELTA_WORK);
 }
 
 static int scan_part(struct run *r, const struct tl_step *s, const struct part *p) {
@@ -187,11 +200,11 @@ static int scan_part(struct run *r, const struct tl_step *s, const struct part *
         vector(r, s, 0),
         out(r, s),
     };
-    return launch(r, &shape, "scan", arguments, TL_ARRAY_LEN(arguments));
+    return launch(r, &shape, "scan", arguments, TL_ARRAY_LEN(arguments), SCAN_WORK);
 }
 
 int scan_run_device(struct run *r, const struct tl_step *s) {
-    return run_spans(r, s, scan_part);
+    return run_states(r, s, scan_part, SCAN_WORK);
 }
 
 static int channels_part(struct run *r, const struct tl_step *s, const struct part *p) {
@@ -208,11 +221,11 @@ static int channels_part(struct run *r, const struct tl_step *s, const struct pa
         vector(r, s, 1),
         out(r, s),
     };
-    return launch(r, &shape, "scan_channels", arguments, TL_ARRAY_LEN(arguments));
+    return launch(r, &shape, "scan_channels", arguments, TL_ARRAY_LEN(arguments), CHANNELS_WORK);
 }
 
 int scan_channels_run_device(struct run *r, const struct tl_step *s) {
-    return run_spans(r, s, channels_part);
+    return run_states(r, s, channels_part, CHANNELS_WORK);
 }
 
 static int wkv_part(struct run *r, const struct tl_step *s, const struct part *p) {
@@ -229,9 +242,9 @@ static int wkv_part(struct run *r, const struct tl_step *s, const struct part *p
         in(r, s, 5),
         out(r, s),
     };
-    return launch(r, &shape, "wkv", arguments, TL_ARRAY_LEN(arguments));
+    return launch(r, &shape, "wkv", arguments, TL_ARRAY_LEN(arguments), WKV_WORK);
 }
 
 int wkv_run_device(struct run *r, const struct tl_step *s) {
-    return run_spans(r, s, wkv_part);
+    return run_states(r, s, wkv_part, WKV_WORK);
 }

@@ -45,7 +45,7 @@ int route_ids_run_device(struct run *r, const struct tl_step *s) {
     };
     TL_TRY(device_launch(r, TL_SOURCE_ROUTER, "route_ids", arguments, TL_ARRAY_LEN(arguments),
                          (size_t[3]){(experts + group - 1) / group * group, r->n, 1},
-                         (size_t[3]){group, 1, 1}));
+                         (size_t[3]){group, 1, 1}, 4 * (double)experts));
     return device_done(r, s);
 }
 
@@ -75,9 +75,10 @@ int route_weights_run_device(struct run *r, const struct tl_step *s) {
         tl_buffer_argument(device_in(r, s, 1)),
         tl_buffer_argument(*y),
     };
-    TL_TRY(device_launch(r, TL_SOURCE_ROUTER, "route_weights", arguments, TL_ARRAY_LEN(arguments),
-                         (size_t[3]){(r->n + group - 1) / group * group, 1, 1},
-                         (size_t[3]){group, 1, 1}));
+    TL_TRY(device_launch(
+        r, TL_SOURCE_ROUTER, "route_weights", arguments, TL_ARRAY_LEN(arguments),
+        (size_t[3]){(r->n + group - 1) / group * group, 1, 1}, (size_t[3]){group, 1, 1},
+        TL_WORK_OF_VALUE * (double)s->width * (n[3] == ROUTE_MIXER ? (double)n[0] : 1)));
     if (n[3] == ROUTE_SOFTMAX_OF_CHOSEN) TL_TRY(device_softmax(r, *y, r->n, s->width));
     if (factor != 1) TL_TRY(device_apply(r, TL_FN_SCALE, factor, *y, *y, r->n * s->width));
     return device_done(r, s);

@@ -1,21 +1,12 @@
 /* device_run.c - copies values between the host and the device, and runs regions on their side. */
 #include "forward/device_run.h"
 
-#include "base/os.h"
 #include "forward/attention.h"
 #include "forward/ops.h"
 #include "forward/recurrent.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-/* How long the queue works, about, before the host waits for it: then Ctrl-C is noticed soon, and
-   no memory of a captured value waits for long. How much work that is, each call learns anew. */
-#define WAIT_NS 50000000
-#define LEAST_WORK 1e7
-#define MOST_WORK 2e10
-/* How often the caller is asked whether to go on, if the queue has less work. */
-#define POLL_NS 20000000
 
 int device_begin(struct run *r) {
     struct device_run *d;
@@ -35,8 +26,7 @@ int device_begin(struct run *r) {
     d->plan = r->p->device;
     d->work = r->pieces[0].session->device;
     d->q = d->work->q;
-    if (d->work->pace == 0) d->work->pace = LEAST_WORK;
-    d->waited = tl_clock_ns();
+    tl_queue_poll(d->q, r->call->poll, r->call->poll_user);
     r->device = d;
     return TL_OK;
 }
@@ -49,6 +39,7 @@ int device_end(struct run *r, int status) {
         status == TL_OK) {
         status = r->err->status;
     }
+    tl_queue_poll(r->device->q, NULL, NULL);
     free(r->device->places);
     free(r->device);
     r->device = NULL;
@@ -76,8 +67,6 @@ void device_given(struct run *r, size_t step) {
 static int wait_for(struct run *r) {
     TL_TRY(tl_queue_finish(r->device->q, r->err));
     r->device->reading = false;
-    r->device->queued = 0;
-    r->device->waited = tl_clock_ns();
     return TL_OK;
 }
 
@@ -181,27 +170,6 @@ static int caches_to_host(struct run *r, const struct tl_step *s) {
     return TL_OK;
 }
 
-/* Waits for the queue if it has much to do, and asks the caller now and then whether to go on. */
-static int keep_pace(struct run *r) {
-    struct device_run *d = r->device;
-    const double work = d->queued;
-    const uint64_t began = d->waited;
-    uint64_t now = tl_clock_ns();
-    if (work >= d->work->pace) {
-        double spent;
-        TL_TRY(wait_for(r));
-        now = d->waited;
-        spent = TL_MAX((double)(now - began), 1.0);
-        d->work->pace = TL_MIN(work * TL_MIN(WAIT_NS / spent, 4.0), MOST_WORK);
-        d->work->pace = TL_MAX(d->work->pace, LEAST_WORK);
-    } else if (now - d->polled < POLL_NS) {
-        return TL_OK;
-    }
-    d->polled = now;
-    if (r->call->poll == NULL || r->call->poll(r->call->poll_user) == 0) return TL_OK;
-    return tl_fail(r->err, TL_ESTOP, "interrupted");
-}
-
 /* Whether the region must run on the CPU, although its steps could run on the device: scores and
    probabilities are edited in the caller's arrays. */
 static bool edited_on_host(const struct run *r, const struct tl_step *s) {
@@ -216,18 +184,9 @@ int device_region(struct run *r, const struct tl_step *s) {
         for (int j = 0; j < r->p->steps[i].n_in; j++) {
             const size_t in = r->p->steps[i].in[j];
             if (in < first) TL_TRY(on ? to_device(r, in) : device_to_host(r, in));
-            d->queued +=
-                (double)r->n * (double)r->p->steps[i].width * (double)r->p->steps[in].width;
         }
     }
-    if (on) {
-        if (s->op == TL_OP_SCORES) {
-            const double width = (double)r->p->steps[s->in[0]].width;
-            d->queued += 2 * (double)r->n * width * (double)r->max_keys;
-        }
-        TL_TRY(tl_ops[s->op].run_device(r, s));
-        return keep_pace(r);
-    }
+    if (on) return tl_ops[s->op].run_device(r, s);
     if (s->op == TL_OP_CACHE || s->op == TL_OP_SCORES) TL_TRY(caches_to_host(r, s));
     for (size_t i = 0; recurrent_op(s->op) && i < r->n_spans; i++) {
         TL_TRY(session_device_to_host(r->spans[i].piece->session, s->number, 0, r->err));
@@ -241,11 +200,14 @@ int device_region(struct run *r, const struct tl_step *s) {
 
 int device_launch(struct run *r, enum tl_source source, const char *kernel,
                   const struct tl_argument *arguments, size_t n_arguments, const size_t global[3],
-                  const size_t local[3]) {
+                  const size_t local[3], double work) {
     const struct tl_program program = {.files = TL_SOURCE_ARITHMETIC | TL_SOURCE_FUNCTIONS |
                                                 (unsigned)source};
-    struct tl_launch l = {
-        .program = &program, .kernel = kernel, .arguments = arguments, .n_arguments = n_arguments};
+    struct tl_launch l = {.program = &program,
+                          .kernel = kernel,
+                          .arguments = arguments,
+                          .n_arguments = n_arguments,
+                          .work = work};
     memcpy(l.global, global, sizeof(l.global));
     memcpy(l.local, local, sizeof(l.local));
     return tl_queue_launch(r->device->q, &l, r->err);
@@ -258,7 +220,7 @@ int device_each(struct run *r, enum tl_source source, const char *kernel, size_t
     const uint64_t count = n;
     struct tl_argument all[16] = {TL_ARGUMENT(count)};
     memcpy(all + 1, arguments, n_arguments * sizeof(*arguments));
-    return device_launch(r, source, kernel, all, n_arguments + 1, global, local);
+    return device_launch(r, source, kernel, all, n_arguments + 1, global, local, TL_WORK_OF_VALUE);
 }
 
 int device_apply(struct run *r, enum tl_function f, float parameter, const void *x, const void *y,

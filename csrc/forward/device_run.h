@@ -24,9 +24,6 @@ struct device_run {
     struct tl_queue *q;
     struct place *places; // owns; (steps)
     bool reading;         // copies to the host are under way
-    double queued;        // multiplications since the queue was last waited for
-    uint64_t waited;      // when that was
-    uint64_t polled;      // when the caller was last asked
 };
 
 /* Begins a call, if its plan has a device; r->device is NULL otherwise. */
@@ -72,9 +69,9 @@ int device_each(struct run *r, enum tl_source source, const char *kernel, size_t
 /* y = f(x), n values. */
 int device_apply(struct run *r, enum tl_function f, float parameter, const void *x, const void *y,
                  size_t n);
-/* Launches a kernel of the program of a source file. */
+/* Launches a kernel of the program of a source file; `work` is that of an item. */
 int device_launch(struct run *r, enum tl_source source, const char *kernel,
                   const struct tl_argument *arguments, size_t n_arguments, const size_t global[3],
-                  const size_t local[3]);
+                  const size_t local[3], double work);
 
 #endif

@@ -23,6 +23,7 @@ void session_device_free(struct session_device *d) {
     tl_device_free(d->device, d->last.buffer);
     tl_device_free(d->device, d->scores.buffer);
     tl_device_free(d->device, d->factors.buffer);
+    tl_device_free(d->device, d->chosen.buffer);
     tl_packed_free(d->device, &d->packed);
     tl_device_free(d->device, d->pairs.sorted.buffer);
     free(d->caches);

@@ -28,7 +28,7 @@ struct session_device {
     struct tl_room last;      // the value of the last step
     struct tl_room scores;    //
     struct tl_room factors;   //
-    double pace;              // multiplications between two waits for the queue; 0: not known
+    struct tl_room chosen;    // rows of a table
     struct tl_packed packed;
     struct tl_device_pairs pairs; // of tokens and experts
     size_t n_slots, n_gathered, n_angles;

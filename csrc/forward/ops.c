@@ -83,7 +83,7 @@ bool op_same_shape(const struct tl_step *a, const struct tl_step *b) {
 /* One row per op. The gradients of ops have a table in training/back.c. */
 const struct tl_op_info tl_ops[TL_OP_COUNT] = {
     // name, reads, weights, numbers, scope, check, run, run_device
-    [TL_OP_EMBED] = {"embed", 0, 1, 3, TL_SCOPE_CONTEXT, embed_check, embed_run},
+    [TL_OP_EMBED] = {"embed", 0, 1, 3, TL_SCOPE_CONTEXT, embed_check, embed_run, embed_run_device},
     [TL_OP_SAME] = {"same", 1, 0, 0, TL_SCOPE_ROW, same_check, same_run, same_run_device},
     [TL_OP_SHAPE] = {"shape", 1, 0, 2, TL_SCOPE_ROW, shape_check, same_run, same_run_device},
     [TL_OP_SLICE] = {"slice", 1, 0, 3, TL_SCOPE_ROW, slice_check, slice_run, slice_run_device},

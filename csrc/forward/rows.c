@@ -6,8 +6,6 @@
  */
 #include "forward/rows.h"
 
-#include "forward/pass.h"
-
 #include <string.h>
 
 /* ---- embed: the row of a table for each token ---- */
@@ -48,30 +46,32 @@ int embed_check(const struct tl_op_check *c, struct tl_step *s) {
     return TL_OK;
 }
 
+size_t embed_row(const struct tl_step *s, const struct span *span, size_t t) {
+    if (s->numbers[2] == BY_TOKEN) return (size_t)span->piece->tokens[span->done + t];
+    return s->numbers[2] == BY_POSITION ? span->position + t : 0;
+}
+
 struct embed {
-    const struct tl_matrix *w;
+    const struct tl_step *step;
     float *y;
-    double index;
 };
 
 static void embed_rows(struct run *r, const void *arg, size_t first, size_t last) {
     const struct embed *a = arg;
+    const struct tl_matrix *w = &a->step->matrix;
     for (size_t i = 0; i < r->n_spans; i++) {
         const struct span *s = &r->spans[i];
         for (size_t t = 0; t < s->n; t++) {
             const size_t row = s->row + t;
             if (row < first || row >= last) continue;
-            const size_t chosen = a->index == BY_TOKEN      ? (size_t)s->piece->tokens[s->done + t]
-                                  : a->index == BY_POSITION ? s->position + t
-                                                            : 0;
-            tl_type_to_f32(a->w->type, a->w->data + chosen * a->w->row_bytes,
-                           a->y + row * a->w->cols, a->w->cols);
+            tl_type_to_f32(w->type, w->data + embed_row(a->step, s, t) * w->row_bytes,
+                           a->y + row * w->cols, w->cols);
         }
     }
 }
 
 int embed_run(struct run *r, const struct tl_step *s) {
-    const struct embed a = {&s->matrix, pass_out(r, s), s->numbers[2]};
+    const struct embed a = {s, pass_out(r, s)};
     TL_TRY(pass_rows(r, r->n, s->width * 4, embed_rows, &a));
     return pass_done(r, s, a.y);
 }

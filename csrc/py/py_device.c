@@ -32,7 +32,7 @@ static int level_of(const char *name) {
 
 PyDoc_STRVAR(
     device_doc,
-    "Device(index, /, *, cache=None, options='', level='native', group=0)\n"
+    "Device(index, /, *, cache=None, options='', level='native', group=0, launch=0)\n"
     "--\n"
     "\n"
     "A device of OpenCL, opened at the highest level of arithmetic that gives the bits of\n"
@@ -53,6 +53,9 @@ PyDoc_STRVAR(
     "    The highest level to try: 'native', 'division', 'float32' or 'integers'.\n"
     "group : int\n"
     "    Work-items of a group; 0: the default. No result depends on it.\n"
+    "launch : int\n"
+    "    The most multiplications of a launch; 0: as many as take about 50 ms. No result\n"
+    "    depends on it.\n"
     "\n"
     "Raises\n"
     "------\n"
@@ -74,33 +77,34 @@ PyDoc_STRVAR(
     "True\n");
 
 static PyObject *device_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *keywords[] = {"", "cache", "options", "level", "group", NULL};
+    static char *keywords[] = {"", "cache", "options", "level", "group", "launch", NULL};
     const char *extra = "", *level = "native", *folder = NULL;
     PyObject *cache = Py_None, *encoded = NULL;
-    Py_ssize_t index, group = 0;
+    Py_ssize_t index, group = 0, launch = 0;
     struct tl_device_options options = {0};
     struct tl_selftest result = {0};
     struct tl_device *device = NULL;
     struct tl_error err;
     device_object *self;
     int status;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "n|$Ossn:Device", keywords, &index, &cache,
-                                     &extra, &level, &group)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "n|$Ossnn:Device", keywords, &index, &cache,
+                                     &extra, &level, &group, &launch)) {
         return NULL;
     }
     options.level = level_of(level);
     if (options.level < 0) return NULL;
-    if (index < 0 || group < 0 || group > 4096) {
+    if (index < 0 || group < 0 || group > 4096 || launch < 0) {
         return PyErr_Format(PyExc_ValueError,
-                            "index is %zd and group %zd; expected at least 0, and a group of at "
-                            "most 4096",
-                            index, group);
+                            "index is %zd, group %zd and launch %zd; expected at least 0, and a "
+                            "group of at most 4096",
+                            index, group, launch);
     }
     if (cache != Py_None && !PyUnicode_FSConverter(cache, &encoded)) return NULL;
     if (encoded != NULL) folder = PyBytes_AsString(encoded);
     options.cache = folder;
     options.options = extra;
     options.group = (size_t)group;
+    options.launch = (size_t)launch;
     Py_BEGIN_ALLOW_THREADS
     const uint64_t fpu = tl_fpu_enter();
     status = tl_selftest_open((size_t)index, &options, &device, &result, &err);

@@ -3,10 +3,13 @@
  *
  * It is linked to the library of the system, which has the calls that are not here. calls_left
  * counts the calls that still succeed; then each returns `status`, until the test counts anew. A
- * test also sets how many bytes buffers may have in all, and reads how many buffers there are.
+ * test also sets how many bytes buffers may have in all, and reads how many buffers there are. It
+ * reads how many launches there were and the work-groups of the largest, and can have the process
+ * interrupted (Ctrl-C) at one of them.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -14,6 +17,9 @@ long calls_left = -1; // negative: all succeed
 int status = -5;
 long bytes_left = -1; // of buffers; negative: any number
 long buffers;         // that are not released
+long launches;
+long most_groups;
+long interrupted = -1; // at which launch
 
 static void *real(const char *name) {
     return dlsym(dlopen("libOpenCL.so.1", RTLD_NOW | RTLD_LOCAL), name);
@@ -28,6 +34,10 @@ int clEnqueueNDRangeKernel(void *q, void *k, uint32_t n, const size_t *o, const 
                            const size_t *l, uint32_t m, const void *w, void *e) {
     int (*call)(void *, void *, uint32_t, const size_t *, const size_t *, const size_t *, uint32_t,
                 const void *, void *) = real("clEnqueueNDRangeKernel");
+    long groups = 1;
+    for (uint32_t i = 0; i < n; i++) groups *= (long)(g[i] / l[i]);
+    if (groups > most_groups) most_groups = groups;
+    if (++launches == interrupted) raise(SIGINT);
     return fails() ? status : call(q, k, n, o, g, l, m, w, e);
 }
 

@@ -181,6 +181,45 @@ def test_states_of_a_device_that_is_lost(library):
     run(library, STATES)
 
 
+LAUNCHES = """
+from tinyllm import _core
+from tinyllm.runtime.device import _cache
+sys.path.insert(0, os.environ["TESTS"])
+from testkit import devices
+launches, most_groups, interrupted = (
+    ctypes.c_long.in_dll(faults, name) for name in ("launches", "most_groups", "interrupted")
+)
+model = tl.load("demo", device="opencl:0")
+ids = ids[:40]
+want = cpu.logits(ids)
+counts = []
+for launch in (0, 1):
+    if launch:
+        model.device = _core.Device(0, launch=launch, cache=_cache())
+        model.core = devices.some_steps(model, [1] * len(model.steps))
+    launches.value = most_groups.value = 0
+    session = model.session()
+    assert np.array_equal(session.eval(ids, "all"), want)
+    counts.append((launches.value, most_groups.value))
+assert counts[0][1] > 100, counts
+assert counts[1][1] == 1, counts
+assert counts[1][0] > 20 * counts[0][0], counts
+session.reset()
+launches.value = 0
+interrupted.value = counts[1][0] // 4
+refused(lambda: session.eval(ids), KeyboardInterrupt)
+assert len(session) == 0
+assert launches.value < counts[1][0] * 3 // 4, (launches.value, counts)
+interrupted.value = -1
+assert np.array_equal(session.eval(ids, "all"), want)
+"""
+
+
+def test_work_is_cut_into_launches(library):
+    """Into those of one work-group if a test asks for it, and Ctrl-C comes between two."""
+    run(library, LAUNCHES)
+
+
 TWO = """
 import numpy as np, tinyllm as tl
 ids = np.arange(60) % 200

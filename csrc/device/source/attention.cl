@@ -63,11 +63,10 @@ int2 seen_by(int mask, int size, int position, int all) {
  */
 __kernel void scores(layout l, int mask, int size, int position, int all, float scale, float cap,
                      float inverse, ulong first_row, __global const float *slopes,
-                     __global const float *biases,
-                     __global const float *q, __global const float *cache, __global float *y) {
+                     __global const float *biases, __global const float *q,
+                     __global const float *cache, __global float *y, ulong queries, ulong heads) {
     const int j = (int)get_global_id(0), query = (int)get_global_id(1);
-    const size_t head = get_global_id(2), heads = get_global_size(2);
-    const size_t queries = get_global_size(1), kv = head / (heads / l.kv_heads);
+    const size_t head = get_global_id(2), kv = head / (heads / l.kv_heads);
     const int2 seen = seen_by(mask, size, position + query, all);
     float sum = 0.0f;
     if (j >= all) return;
@@ -97,9 +96,9 @@ __kernel void scores(layout l, int mask, int size, int position, int all, float 
  * global: (items, queries, heads); local: (items, 1, 1), items a multiple of 16
  */
 __kernel void softmax(int mask, int size, int position, int all, __global const float *sinks,
-                      __global float *scores, __local ulong *lanes) {
+                      __global float *scores, __local ulong *lanes, ulong queries) {
     const int lane = (int)get_local_id(0), items = (int)get_local_size(0), query = (int)get_global_id(1);
-    const size_t head = get_global_id(2), queries = get_global_size(1);
+    const size_t head = get_global_id(2);
     const int2 seen = seen_by(mask, size, position + query, all);
     const float sink = sinks != 0 ? sinks[head] : -INFINITY;
     float most = -INFINITY;
@@ -156,9 +155,9 @@ __kernel void softmax(int mask, int size, int position, int all, __global const 
  * global: (value_size, queries, heads)
  */
 __kernel void weigh_values(layout l, int mask, int size, int position, int all, ulong first_row,
-                  __global const float *probs, __global const float *cache, __global float *y) {
+                  __global const float *probs, __global const float *cache, __global float *y,
+                  ulong queries, ulong heads) {
     const size_t d = get_global_id(0), query = get_global_id(1), head = get_global_id(2);
-    const size_t heads = get_global_size(2), queries = get_global_size(1);
     const size_t kv = head / (heads / l.kv_heads);
     const int2 seen = seen_by(mask, size, position + (int)query, all);
     float total = 0.0f;

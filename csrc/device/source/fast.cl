@@ -95,12 +95,8 @@ float fast_add(float y, bytes chunk, __local const float *parts, __global const 
             const float d = f_mul(f_long(units_of(p, b % PARTS * 2 + g)), 0x1p-10f);
             y = f_fma(parts[2 * b + g], d, y);
         }
-#elif TYPE == TYPE_MXFP4
-        // 2^(e - 128); the first two are subnormal
-        const uint e = p[0];
-        y = f_fma(parts[b], as_float(e < 2 ? 0x00200000u << e : (e - 1) << 23), y);
 #else
-        y = f_fma(parts[b], f_half(load_16(p)), y);
+        y = f_fma(parts[b], SCALE(p), y);
 #if HAS_MIN
         const float sum = f_mul(scales[b], f_long(sums[2 * b] + sums[2 * b + 1]));
         y = f_fma(f_half(load_16(p + 2)), sum, y);
@@ -119,7 +115,7 @@ __kernel void matmul(EXPERT_ARGUMENTS int rows, int blocks, int row_bytes, int g
                      __local ulong *accumulators) {
     const int lane = (int)get_local_id(0), lanes = (int)get_local_size(0);
     const int chunks = (blocks + PER_CHUNK - 1) / PER_CHUNK, stride = chunks * CHUNK;
-    const int row0 = (int)get_group_id(1) * group_rows, n_rows = min(group_rows, rows - row0);
+    const int row0 = (int)group_of(1) * group_rows, n_rows = min(group_rows, rows - row0);
     const work w = find_work(PASS_EXPERTS rows, tokens);
     for (int i = lane; i < n_rows * TOKENS; i += lanes) accumulators[i] = 0; // bits of +0
     for (int first = 0; first < chunks; first += TILE) {

@@ -6,8 +6,8 @@
  *   unpack     values 16 g .. 16 g + 15 of the block: q, and of K types the sub-scale and minimum
  *   K_TYPE     integer sub-scales under one scale per 256 values; else there is a scale per 32
  *   PARTS      without K_TYPE: how many times 32 values a block has, if not once
- *   D, DMIN    K types: where the float16 scales are. Types of 32 have d at 0, and m at 2 if HAS_MIN
- *   SCALE      K types: the scale of a block p, if it is not the float16 at D
+ *   D, DMIN    where the float16 scales are, D if not at 0. Types of 32 have m at 2 if HAS_MIN
+ *   SCALE      the scale of a block p, if it is not the float16 at D; but NVFP4 has units_of
  * Block layouts: ggml-common.h of ggml. IQ1, IQ2 and IQ3 have a grid: types/grids.h describes the
  * array `codes`, which comes before this file.
  */
@@ -97,13 +97,14 @@ void unpack_16(bytes p, int g, int *q, int *scale, int *min) {
 }
 #elif TYPE == TYPE_MXFP4
 #define BYTES 17
+/* 2^(e - 128); the first two are subnormal. */
+#define SCALE(p) as_float((p)[0] < 2 ? 0x00200000u << (p)[0] : (uint)((p)[0] - 1) << 23)
 void unpack_16(bytes p, int g, int *q, int *scale, int *min) {
     for (int i = 0; i < 16; i++) q[i] = codebook[NIBBLE(p + 1, g, i)];
 }
 #elif TYPE == TYPE_IQ4_XS
 #define BYTES 136
 #define K_TYPE
-#define D 0
 void unpack_16(bytes p, int g, int *q, int *scale, int *min) {
     const int block = g >> 1, high = load_16(p + 2);
     bytes from = p + 8 + 16 * block;
@@ -136,7 +137,6 @@ void unpack_16(bytes p, int g, int *q, int *scale, int *min) {
 #elif TYPE == TYPE_Q4_K || TYPE == TYPE_Q5_K
 #define BYTES (TYPE == TYPE_Q4_K ? 144 : 176)
 #define K_TYPE
-#define D 0
 #define DMIN 2
 void unpack_16(bytes p, int g, int *q, int *scale, int *min) {
     const int j = g >> 1; // which 32 values
@@ -224,7 +224,6 @@ void unpack_16(bytes p, int g, int *q, int *scale, int *min) {
 }
 #elif TYPE == TYPE_IQ2_XXS || TYPE == TYPE_IQ2_XS || TYPE == TYPE_IQ2_S
 #define K_TYPE
-#define D 0
 #define SCALE(p) f_mul(f_half(load_16(p)), 0.125f)
 __constant int levels[4] = {8, 25, 43, 0};
 /* Eight values; bit i of the signs: value i is negative. */
@@ -266,7 +265,6 @@ void unpack_16(bytes p, int g, int *q, int *scale, int *min) {
 #endif
 #elif TYPE == TYPE_IQ3_XXS || TYPE == TYPE_IQ3_S
 #define K_TYPE
-#define D 0
 /* Four values. */
 void put_4(__constant const int *levels, int entry, uint signs, int *q) {
     for (int i = 0; i < 4; i++) {
@@ -349,6 +347,9 @@ float weight_of(item w) { return as_float((uint)w << 16); }
 #endif
 #ifndef PARTS
 #define PARTS 1
+#endif
+#ifndef D
+#define D 0
 #endif
 #ifndef SCALE
 #define SCALE(p) f_half(load_16(p + D))
