@@ -128,6 +128,12 @@ enum tl_level tl_device_claims(const struct tl_device *d) {
     return config & CL_FP_CORRECTLY_ROUNDED_DIVIDE_SQRT ? TL_LEVEL_NATIVE : TL_LEVEL_DIVISION;
 }
 
+bool tl_device_claims_dots(const struct tl_device *d) {
+    return has_extension(d, "cl_khr_integer_dot_product") &&
+           (number_of(d->cl, d->id, CL_DEVICE_INTEGER_DOT_PRODUCT_CAPABILITIES_KHR, 8) &
+            CL_DEVICE_INTEGER_DOT_PRODUCT_INPUT_4x8BIT_PACKED_KHR) != 0;
+}
+
 int tl_device_open(size_t i, const struct tl_device_options *options, struct tl_device **out,
                    struct tl_error *err) {
     cl_handle ids[MAX_DEVICES];
@@ -192,6 +198,10 @@ const struct tl_device_info *tl_device_facts(const struct tl_device *d) {
 
 enum tl_level tl_device_level(const struct tl_device *d) {
     return d->level;
+}
+
+bool tl_device_dots(const struct tl_device *d) {
+    return d->dots;
 }
 
 size_t tl_device_group(const struct tl_device *d) {

@@ -61,6 +61,12 @@ enum tl_level tl_device_level(const struct tl_device *d);
 enum tl_level tl_device_claims(const struct tl_device *d);
 /* Drops all programs and takes another level. No program may be in use. */
 void tl_device_set_level(struct tl_device *d, enum tl_level level);
+/* Whether fast mode uses the device's own dot products of integers; at first it does not. */
+bool tl_device_dots(const struct tl_device *d);
+/* Whether the device says that it has them. */
+bool tl_device_claims_dots(const struct tl_device *d);
+/* Drops all programs, as above. */
+void tl_device_set_dots(struct tl_device *d, bool dots);
 /* Work-items of a group, at least 1. */
 size_t tl_device_group(const struct tl_device *d);
 /* TL_EDEVICE in a process that did not open it. */
@@ -166,7 +172,8 @@ int tl_device_compile(struct tl_device *d, const struct tl_program *p, struct tl
 /*
  * Runs a kernel. It is cut into launches of some work-groups each, so that none takes much longer
  * than 50 ms, and the host waits for the queue as often. So a display is not held up, and the poll
- * is asked in time. Kernels number their groups with group_of, and ask for no size of the whole.
+ * is asked in time. A kernel must not call get_group_id, nor a function that gives the size of the
+ * whole. In an axis where groups have one item, get_global_id is the number of the group.
  */
 int tl_queue_launch(struct tl_queue *q, const struct tl_launch *l, struct tl_error *err);
 

@@ -30,6 +30,7 @@ struct tl_device {
     cl_handle id, context;
     uint64_t process; // that opened it
     enum tl_level level;
+    bool dots; // fast mode uses dot products of cl_khr_integer_dot_product
     size_t group;
     double launch;     // most work of a launch; 0: it is learnt
     char *cache;       // owns; folder of compiled programs, or NULL

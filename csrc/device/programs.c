@@ -39,8 +39,10 @@ static void options_of(const struct tl_device *d, const struct tl_program *p, ch
         [TL_LEVEL_FLOAT32] = "",
         [TL_LEVEL_INTEGERS] = "-DTL_INTEGERS",
     };
-    snprintf(out, OPTIONS_ROOM, "-cl-std=CL1.2 %s %s %s", definitions[d->level], p->definitions,
-             d->options);
+    // compilers declare the dot products from OpenCL C 3.0 on
+    const bool dots = d->dots && (p->files & TL_SOURCE_FAST) != 0;
+    snprintf(out, OPTIONS_ROOM, "%s %s %s %s", dots ? "-cl-std=CL3.0 -DTL_DOTS" : "-cl-std=CL1.2",
+             definitions[d->level], p->definitions, d->options);
 }
 
 #define MOST_TEXTS (TL_SOURCE_FILES + 1)
@@ -297,4 +299,9 @@ void tl_device_set_level(struct tl_device *d, enum tl_level level) {
     }
     d->n_programs = 0;
     d->level = level;
+}
+
+void tl_device_set_dots(struct tl_device *d, bool dots) {
+    tl_device_set_level(d, d->level);
+    d->dots = dots;
 }

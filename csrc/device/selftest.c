@@ -515,6 +515,24 @@ int tl_device_runs_type(struct tl_device *d, const struct tl_type_info *type, bo
     return TL_OK;
 }
 
+/* Lets fast mode use the device's dot products, if it has them and they are right. Some drivers
+   list the extension without having it, and then the kernels cannot be compiled. */
+static void try_dots(struct tl_device *d) {
+    static const enum tl_type tried[] = {TL_TYPE_Q8_0, TL_TYPE_Q4_K};
+    struct tl_selftest result;
+    struct tl_error ignored;
+    if (!tl_device_claims_dots(d)) return;
+    tl_device_set_dots(d, true);
+    for (size_t i = 0; i < TL_ARRAY_LEN(tried); i++) {
+        if (tl_selftest_type(d, tl_type_find(tried[i]), true, &result, &ignored) == TL_OK &&
+            result.differ == 0) {
+            continue;
+        }
+        tl_device_set_dots(d, false);
+        return;
+    }
+}
+
 int tl_selftest_open(size_t i, const struct tl_device_options *options, struct tl_device **out,
                      struct tl_selftest *result, struct tl_error *err) {
     struct tl_device *d;
@@ -525,6 +543,7 @@ int tl_selftest_open(size_t i, const struct tl_device_options *options, struct t
         tl_device_set_level(d, (enum tl_level)level);
         status = tl_selftest_run(d, result, err);
         if (status == TL_OK && result->differ == 0) {
+            try_dots(d);
             *out = d;
             return TL_OK;
         }

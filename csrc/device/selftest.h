@@ -30,7 +30,8 @@ int tl_device_runs_type(struct tl_device *d, const struct tl_type_info *type, bo
                         struct tl_error *err);
 
 /*
- * Opens a device at the highest level that passes the test, of those from options->level down.
+ * Opens a device at the highest level that passes the test, of those from options->level down, and
+ * with its own dot products for fast mode if they are right.
  * TL_ENOSUP, with what failed at the last level, if there is none.
  */
 int tl_selftest_open(size_t i, const struct tl_device_options *options, struct tl_device **out,

@@ -189,6 +189,11 @@ static PyObject *device_level(PyObject *op, void *closure) {
     return PyUnicode_FromString(tl_level_names[tl_device_level(((device_object *)op)->device)]);
 }
 
+static PyObject *device_dots(PyObject *op, void *closure) {
+    (void)closure;
+    return PyBool_FromLong(tl_device_dots(((device_object *)op)->device));
+}
+
 static PyObject *device_compared(PyObject *op, void *closure) {
     (void)closure;
     return PyLong_FromSize_t(((device_object *)op)->compared);
@@ -219,6 +224,8 @@ static PyGetSetDef device_getset[] = {
      "str : what the device computes natively: 'native' (float64 and float32), 'division' (but "
      "for float32 division), 'float32' (not float64), 'integers' (nothing). The bits are the same.",
      NULL},
+    {"dots", device_dots, NULL,
+     "bool : whether fast mode uses dot products of integers that the device has.", NULL},
     {"compared", device_compared, NULL, "int : results of the test that the device passed.", NULL},
     {"lost", device_lost, NULL, "bool : whether the device answers no longer.", NULL},
     {"used", device_used, NULL, "int : bytes of its memory that this process has taken.", NULL},

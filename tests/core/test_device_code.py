@@ -42,6 +42,7 @@ FILES = [
     ("arithmetic", "functions", "selftest"),
     ("arithmetic", "functions", "router"),
     ("arithmetic", "functions", "recurrent"),
+    ("arithmetic", "types", "rows"),
     ("arithmetic", "types", "matmul"),
     ("arithmetic", "types", "matmul", "fast"),
 ]
@@ -57,6 +58,15 @@ def test_nothing_may_be_contracted_for_nvidia(files, tmp_path):
     assert len(found) > 1
     assert {re.sub(r"^[a-z]+", "", name) for name in found} <= {".rn.f32", ".rn.f64"}
     assert ".ftz" not in code
+
+
+@pytest.mark.parametrize("kind", [8, 12])
+def test_fast_mode_calls_dot_products(kind, tmp_path):
+    """In the code that drivers get which list cl_khr_integer_dot_product."""
+    options = (f"-DTYPE={kind}", "-DTOKENS=1", "-DFAST", "-DTL_FLOAT64", "-emit-llvm")
+    target = ("-target", "spir64-unknown-unknown", "-cl-std=CL3.0")
+    assert "dot_4x8packed_ss_int" in assembly(tmp_path, FILES[-1], *target, *options, "-DTL_DOTS")
+    assert "dot_4x8packed" not in assembly(tmp_path, FILES[-1], *target, *options)
 
 
 def test_contraction_for_nvidia_would_be_seen(tmp_path):

@@ -101,6 +101,29 @@ def test_an_fma_of_two_roundings_is_noticed():
     assert _core.Device(0, options="-D_cl_fma=_cl_mad").level == "integers"
 
 
+PRODUCT = "as_char4(a).s{0}*as_char4(b).s{0}"
+
+#: The dot product of cl_khr_integer_dot_product, for a compiler that lacks it.
+DOT = "-DTL_DOTS -Ddot_4x8packed_ss_int(a,b)=(" + "+".join(map(PRODUCT.format, range(4))) + ")"
+
+
+@needs_device
+@pytest.mark.parametrize("name", ["Q8_0", "Q4_K", "Q6_K", "IQ1_S", "NVFP4"])
+def test_dot_products_of_the_device(name):
+    """What fast mode does with them; here a macro is the device's function."""
+    number = _core.tensor_types()[name][0]
+    device = _core.Device(0, options=DOT)
+    compared, differ, first = device.test(number, True)
+    assert compared > 400
+    assert differ == 0, first
+
+
+@needs_device
+def test_wrong_dot_products_are_noticed():
+    device = _core.Device(0, options=DOT.replace("(as_char4(a).s0", "(1+as_char4(a).s0"))
+    assert device.test(_core.tensor_types()["Q8_0"][0], True)[1] > 100
+
+
 @needs_device
 def test_wrong_integers_are_noticed():
     """No level is below that of integers: the device is refused, and the message says why."""

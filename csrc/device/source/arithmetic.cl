@@ -13,9 +13,6 @@
 #pragma OPENCL EXTENSION cl_khr_fp64 : enable
 #endif
 
-/* The work-group among those of all launches that the work was cut into. */
-size_t group_of(uint axis) { return get_global_id(axis) / get_local_size(axis); }
-
 /* ---- numbers in integers: (-1)^sign m 2^e, where the top bit of m is set unless m is 0 ---- */
 
 enum { FINITE, INFINITE, NOT_A_NUMBER };

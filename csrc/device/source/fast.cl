@@ -3,6 +3,7 @@
  * after matmul.cl.
  *
  * Activations are X of eight bits, with the sum of each 16 in `sums` and a scale for each 32.
+ * TL_DOTS: the device has cl_khr_integer_dot_product with four packed integers.
  */
 #ifdef K_TYPE
 #define PIECES 2 // of a chunk: t and u
@@ -15,7 +16,15 @@
 /* sum of q X, over the 16 values of group g */
 int dot_16(const int *q, __global const char *X) {
     int sum = 0;
+#ifdef TL_DOTS
+    __global const uint *packed = (__global const uint *)X; // X is that of a whole group
+    for (int i = 0; i < 4; i++, q += 4) {
+        const char4 four = (char4)((char)q[0], (char)q[1], (char)q[2], (char)q[3]);
+        sum += dot_4x8packed_ss_int(as_uint(four), packed[i]);
+    }
+#else
     for (int i = 0; i < 16; i++) sum += q[i] * X[i];
+#endif
     return sum;
 }
 
@@ -115,7 +124,7 @@ __kernel void matmul(EXPERT_ARGUMENTS int rows, int blocks, int row_bytes, int g
                      __local ulong *accumulators) {
     const int lane = (int)get_local_id(0), lanes = (int)get_local_size(0);
     const int chunks = (blocks + PER_CHUNK - 1) / PER_CHUNK, stride = chunks * CHUNK;
-    const int row0 = (int)group_of(1) * group_rows, n_rows = min(group_rows, rows - row0);
+    const int row0 = (int)get_global_id(1) * group_rows, n_rows = min(group_rows, rows - row0);
     const work w = find_work(PASS_EXPERTS rows, tokens);
     for (int i = lane; i < n_rows * TOKENS; i += lanes) accumulators[i] = 0; // bits of +0
     for (int first = 0; first < chunks; first += TILE) {

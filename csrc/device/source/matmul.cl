@@ -32,7 +32,7 @@ typedef struct {
 } work;
 
 work find_work(EXPERT_ARGUMENTS int rows, int tokens) {
-    const size_t first = group_of(2) * TOKENS;
+    const size_t first = get_global_id(2) * TOKENS;
     work w;
     w.n = 0;
     w.row = 0;
@@ -160,7 +160,7 @@ __kernel void matmul(EXPERT_ARGUMENTS int rows, int blocks, int row_bytes, int g
                      __local ulong *accumulators) {
     const int lane = (int)get_local_id(0), lanes = (int)get_local_size(0);
     const int chunks = (blocks + PER_CHUNK - 1) / PER_CHUNK, stride = chunks * CHUNK;
-    const int row0 = (int)group_of(1) * group_rows, n_rows = min(group_rows, rows - row0);
+    const int row0 = (int)get_global_id(1) * group_rows, n_rows = min(group_rows, rows - row0);
     const work w = find_work(PASS_EXPERTS rows, tokens);
     if (w.n <= 0) return;
     for (int i = lane; i < n_rows * TOKENS; i += lanes) accumulators[i] = r_to_bits(R0);

@@ -9,7 +9,7 @@
 __kernel void pack(int cols, int chunks, __global const uint *x, __global short2 *words,
                    __global int *sums, __global int *exponents, __local int *X) {
     const int lane = (int)get_local_id(0), lanes = (int)get_local_size(0);
-    const size_t token = group_of(2), chunk = group_of(1), at = token * chunks + chunk;
+    const size_t token = get_global_id(2), chunk = get_global_id(1), at = token * chunks + chunk;
     const int n = min(CHUNK, cols - (int)chunk * CHUNK);
     __global const uint *from = x + token * cols + chunk * CHUNK;
     uint largest = 0;
