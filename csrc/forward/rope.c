@@ -137,12 +137,21 @@ int rope_check(const struct tl_op_check *c, struct tl_step *s) {
     return TL_OK;
 }
 
+/* Whether another piece of the chunk has all positions of span i: the first one, which often begins
+   where all begin. */
+static bool same_angles(const struct run *r, size_t i) {
+    const struct span *first = &r->spans[0], *s = &r->spans[i];
+    return i > 0 && s->position >= first->position &&
+           s->position + s->n <= first->position + first->n;
+}
+
 static void angle_rows(struct run *r, const void *arg, size_t first, size_t last) {
     const struct tl_rope *rope = arg;
     const size_t pairs = rope->rotated / 2;
     float *table = r->cos_sin[rope - r->p->ropes];
     for (size_t i = 0; i < r->n_spans; i++) {
         const struct span *s = &r->spans[i];
+        if (same_angles(r, i)) continue;
         for (size_t row = TL_MAX(first, s->row); row < TL_MIN(last, s->row + s->n); row++) {
             const double position = (double)(s->position + (row - s->row));
             float *cos_sin = table + row * pairs * 2;
@@ -159,7 +168,15 @@ static void angle_rows(struct run *r, const void *arg, size_t first, size_t last
 int rope_angles(struct run *r) {
     for (size_t i = 0; i < r->p->n_ropes; i++) {
         const struct tl_rope *rope = &r->p->ropes[i];
+        float *table = r->cos_sin[i];
         TL_TRY(pass_rows(r, r->n, rope->rotated * 40, angle_rows, rope));
+        for (size_t j = 0; j < r->n_spans; j++) {
+            const struct span *first = &r->spans[0], *s = &r->spans[j];
+            if (!same_angles(r, j)) continue;
+            memcpy(table + s->row * rope->rotated,
+                   table + (first->row + (s->position - first->position)) * rope->rotated,
+                   s->n * rope->rotated * sizeof(float));
+        }
     }
     return TL_OK;
 }

@@ -184,22 +184,26 @@ int back_ranges(struct back *b, size_t items, size_t work, back_range_fn *fn, co
 }
 
 struct columns {
+    struct back *b;
     const float *x;
     float *to;
     size_t n;
 };
 
-static void columns_range(struct back *b, const void *arg, size_t first, size_t last) {
+static void columns_task(void *arg, size_t task, int thread) {
     const struct columns *a = arg;
-    for (size_t row = 0; row < b->rows; row++) {
-        b->k->add(a->to + first, a->x + row * a->n + first, a->to + first, last - first);
-    }
+    const size_t first = task * BACK_COLUMNS, last = TL_MIN(first + BACK_COLUMNS, a->n);
+    (void)thread;
+    a->b->loops->columns(a->x + first, a->b->rows, a->n, last - first, a->to + first);
 }
 
 int back_columns(struct back *b, const float *x, size_t n, float *to) {
-    const struct columns a = {x, to, n};
-    return back_ranges(b, n, b->rows * 4, columns_range, &a);
+    struct columns a = {b, x, to, n};
+    return back_tasks(b, (n + BACK_COLUMNS - 1) / BACK_COLUMNS, columns_task, &a);
 }
+
+/* Columns of a task are a multiple of this: the panel of the widest tile. */
+#define TASK_COLUMNS 48
 
 struct product {
     const struct back *b;
@@ -215,13 +219,25 @@ static void product_task(void *arg, size_t task, int thread) {
                (float *)(void *)(p->b->scratch + (size_t)thread * p->b->thread_bytes));
 }
 
+/* How many parts of `part` or less there are, at least `wanted` if each keeps `least` of them. */
+static size_t parts_of(size_t n, size_t part, size_t wanted, size_t least) {
+    return TL_MAX((n + part - 1) / part, TL_MIN(wanted, n / least));
+}
+
 int back_gemm(struct back *b, const struct tl_gemm *g) {
-    struct product p = {b, g, 192, GEMM_COLUMNS, 0};
-    const size_t across = (g->n + GEMM_COLUMNS - 1) / GEMM_COLUMNS;
-    const size_t wanted = (size_t)b->call->threads * 4; // so that no thread waits long for another
-    if (b->call->threads > 1 && (g->m + p.rows - 1) / p.rows * across < wanted) {
-        // every task packs B, so a few rows are no gain
-        p.rows = TL_MAX(g->m * across / wanted / 8 * 8, (size_t)32);
+    struct product p = {b, g, 512, GEMM_COLUMNS, 0};
+    const size_t wanted = (size_t)b->call->threads * 2; // so that no thread waits long for another
+    size_t across = (g->n + GEMM_COLUMNS - 1) / GEMM_COLUMNS;
+    if (g->m == 0) return TL_OK; // no row has a gradient
+    if (b->call->threads > 1 && g->weights == NULL && g->k > g->m) {
+        // every task packs its columns of B, which costs least if they are those of no other task
+        p.columns = TL_MIN(TL_MAX(g->n / wanted / TASK_COLUMNS, (size_t)1) * TASK_COLUMNS,
+                           (size_t)GEMM_COLUMNS);
+        across = (g->n + p.columns - 1) / p.columns;
+    }
+    if (b->call->threads > 1) {
+        const size_t parts = parts_of(g->m, p.rows, (wanted + across - 1) / across, 32);
+        p.rows = ((g->m + parts - 1) / parts + 7) / 8 * 8;
     }
     p.down = (g->m + p.rows - 1) / p.rows;
     return back_tasks(b, p.down * across, product_task, &p);
@@ -322,7 +338,13 @@ static int prepare(struct back *b) {
 
 int tl_backward(const struct tl_plan *p, const struct tl_back_call *call, struct tl_error *err) {
     struct back b = {
-        .p = p, .k = p->kernels, .call = call, .err = err, .gemm = tl_gemm_find(p->kernels)};
+        .p = p,
+        .k = p->kernels,
+        .call = call,
+        .err = err,
+        .gemm = tl_gemm_find(p->kernels),
+        .loops = tl_loops_find(p->kernels),
+    };
     const uint64_t fpu = tl_fpu_enter();
     int status = prepare(&b);
     if (status == TL_OK) status = walk(&b);

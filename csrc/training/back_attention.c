@@ -15,7 +15,7 @@
 #include <string.h>
 
 /* Queries of a tile. */
-#define TILE 64
+#define TILE 128
 
 enum stage { STAGE_PROBS = 1, STAGE_SCORES = 2, STAGE_INPUTS = 4, STAGE_ALL = 7 };
 
@@ -25,13 +25,16 @@ struct attention {
     const struct tl_cache *cache;
     const float *q, *k, *v, *dmix;
     float *dq, *dk, *dv; // NULL: of no use
+    bool fresh[3];       // dq, dk and dv are not cleared yet
     size_t heads;
     float *work; // gradients of scores or probs, one piece after another (H, n, n); NULL: a tile
     int stages;
 };
 
 size_t back_attention_scratch(const struct back *b) {
-    return (TILE + 1) * b->longest * sizeof(float); // a tile, and a row of probs
+    const size_t rows = TL_MIN(b->longest, (size_t)TILE);
+    // a tile and a row of probs; which keys a query sees, and which queries see a key
+    return (rows + 1) * b->longest * sizeof(float) + (rows + b->longest) * sizeof(struct tl_range);
 }
 
 /* The matrix of a piece from one of its lists, or NULL. */
@@ -54,10 +57,12 @@ struct tile {
     size_t n;                    // tokens of the piece
     size_t t0, t1;               // queries
     size_t first, end;
-    float *d;      // gradient of probs, then of scores: (t1 - t0, end - first)
-    size_t stride; // of d
-    float *line;   // scratch for a row of probs
-    float *gemm;   // scratch
+    struct tl_range *seen;  // (t1 - t0) the keys that each query sees, from `first` on
+    struct tl_range *seers; // (end - first) the queries that see each key, from t0 on
+    float *d;               // gradient of probs, then of scores: (t1 - t0, end - first)
+    size_t stride;          // of d
+    float *line;            // scratch for a row of probs
+    float *gemm;            // scratch
 };
 
 static void run_gemm(const struct attention *a, const struct tile *t, struct tl_gemm g) {
@@ -82,13 +87,16 @@ static void probs_stage(const struct attention *a, const struct tile *t) {
                               .b_row = 1,
                               .b_col = kv * dv,
                               .c = t->d,
-                              .c_row = t->stride});
+                              .c_row = t->stride,
+                              .wanted = t->seen});
     for (size_t i = 0; i < rows; i++) {
-        const struct tl_range seen = attention_seen(a->scores, t->t0 + i, t->n);
+        const struct tl_range seen = t->seen[i];
         float *d = t->d + i * t->stride;
-        for (size_t j = 0; seed != NULL && j < keys; j++) d[j] += seed[at + i * t->n + j];
-        for (size_t j = 0; j < seen.first - t->first; j++) d[j] = 0;
-        for (size_t j = seen.end - t->first; j < keys; j++) d[j] = 0;
+        memset(d, 0, seen.first * sizeof(float));
+        memset(d + seen.end, 0, (keys - seen.end) * sizeof(float));
+        for (size_t j = seen.first; seed != NULL && j < seen.end; j++) {
+            d[j] += seed[at + i * t->n + j];
+        }
     }
     if (a->dv == NULL) return;
     run_gemm(a, t,
@@ -103,7 +111,8 @@ static void probs_stage(const struct attention *a, const struct tile *t) {
                               .b_col = 1,
                               .c = a->dv + value,
                               .c_row = kv * dv,
-                              .add = true});
+                              .add = true,
+                              .terms = t->seers});
 }
 
 /* The probs of a query before an edit of them, from its scores. */
@@ -124,43 +133,42 @@ static bool is_edited(const struct back *b, const struct tl_step *s) {
 static void scores_stage(const struct attention *a, const struct tile *t) {
     const struct tl_back_piece *p = &a->b->call->pieces[t->piece];
     const float *seed = matrix(p->seeds, a->scores);
-    for (size_t i = t->t0; i < t->t1; i++) {
-        const struct tl_range seen = attention_seen(a->scores, i, t->n);
-        const size_t first = seen.first - t->first, end = seen.end - t->first;
-        const size_t at = (t->head * t->n + i) * t->n + t->first;
+    for (size_t i = 0; i < t->t1 - t->t0; i++) {
+        const struct tl_range seen = t->seen[i];
+        const size_t at = (t->head * t->n + t->t0 + i) * t->n + t->first;
         const float *probs = matrix(p->matrices, a->softmax) + at;
-        float *d = t->d + (i - t->t0) * t->stride;
-        double sums[8] = {0}, sum = 0;
-        if (is_edited(a->b, a->softmax)) probs = unedited(a, t, i);
-        for (size_t j = first; j < end; j++) sums[j % 8] += (double)probs[j] * d[j];
-        for (size_t j = 0; j < 8; j++) sum += sums[j];
-        for (size_t j = first; j < end; j++) d[j] = probs[j] * (d[j] - (float)sum);
-        for (size_t j = first; seed != NULL && j < end; j++) d[j] += seed[at + j];
+        float *d = t->d + i * t->stride;
+        if (is_edited(a->b, a->softmax)) probs = unedited(a, t, t->t0 + i);
+        a->b->loops->softmax(probs + seen.first, seen.end - seen.first, d + seen.first);
+        for (size_t j = seen.first; seed != NULL && j < seen.end; j++) d[j] += seed[at + j];
+    }
+}
+
+/* From the gradients of the scores to those of the products of queries and keys. */
+static void unscale(const struct attention *a, const struct tile *t) {
+    const struct tl_back_piece *p = &a->b->call->pieces[t->piece];
+    const float scale = (float)a->scores->numbers[SCORES_FACTOR];
+    const float cap = (float)a->scores->numbers[SCORES_CAP];
+    for (size_t i = 0; i < t->t1 - t->t0; i++) {
+        const struct tl_range seen = t->seen[i];
+        const size_t at = (t->head * t->n + t->t0 + i) * t->n + t->first;
+        float *d = t->d + i * t->stride;
+        for (size_t j = seen.first; cap > 0 && j < seen.end; j++) {
+            if (d[j] == 0) continue;
+            // the cap comes before the bias
+            const float bias = attention_bias(a->scores, t->head, t->t0 + i, t->first + j);
+            const float u = (matrix(p->matrices, a->scores)[at + j] - bias) / cap;
+            d[j] *= 1 - u * u;
+        }
+        a->b->k->unary(TL_FN_SCALE, scale, d + seen.first, d + seen.first, seen.end - seen.first);
     }
 }
 
 static void inputs_stage(const struct attention *a, const struct tile *t) {
-    const struct tl_back_piece *p = &a->b->call->pieces[t->piece];
     const size_t dh = a->cache->key_size, kv = a->cache->kv_heads, keys = t->end - t->first;
     const size_t rows = t->t1 - t->t0, key = (t->row + t->first) * kv * dh + t->kv * dh;
     const size_t query = (t->row + t->t0) * a->heads * dh + t->head * dh;
-    const float scale = (float)a->scores->numbers[SCORES_FACTOR];
-    const float cap = (float)a->scores->numbers[SCORES_CAP];
-    for (size_t i = 0; i < rows; i++) {
-        float *d = t->d + i * t->stride;
-        if (cap > 0) {
-            const float *s =
-                matrix(p->matrices, a->scores) + (t->head * t->n + t->t0 + i) * t->n + t->first;
-            for (size_t j = 0; j < keys; j++) {
-                if (d[j] == 0) continue;
-                // the cap comes before the bias
-                const float bias = attention_bias(a->scores, t->head, t->t0 + i, t->first + j);
-                const float u = (s[j] - bias) / cap;
-                d[j] *= 1 - u * u;
-            }
-        }
-        for (size_t j = 0; j < keys; j++) d[j] *= scale;
-    }
+    unscale(a, t);
     if (a->dq != NULL) {
         run_gemm(a, t,
                  (struct tl_gemm){.m = rows,
@@ -174,7 +182,8 @@ static void inputs_stage(const struct attention *a, const struct tile *t) {
                                   .b_col = 1,
                                   .c = a->dq + query,
                                   .c_row = a->heads * dh,
-                                  .add = true});
+                                  .add = !a->fresh[0],
+                                  .terms = t->seen});
     }
     if (a->dk != NULL) {
         run_gemm(a, t,
@@ -189,24 +198,39 @@ static void inputs_stage(const struct attention *a, const struct tile *t) {
                                   .b_col = 1,
                                   .c = a->dk + key,
                                   .c_row = kv * dh,
-                                  .add = true});
+                                  .add = true,
+                                  .terms = t->seers});
     }
 }
 
-/* Sets the keys of a tile, and where its gradient lies. */
+/* Sets the keys of a tile, and where its gradient lies. Later queries see no earlier keys. */
 static void place_tile(const struct attention *a, struct tile *t, float *scratch) {
-    t->first = SIZE_MAX;
-    t->end = 0;
-    for (size_t i = t->t0; i < t->t1; i++) {
-        const struct tl_range seen = attention_seen(a->scores, i, t->n);
-        t->first = TL_MIN(t->first, seen.first);
-        t->end = TL_MAX(t->end, seen.end);
+    const size_t rows = t->t1 - t->t0;
+    size_t since = 0, until = 0;
+    for (size_t i = 0; i < rows; i++) t->seen[i] = attention_seen(a->scores, t->t0 + i, t->n);
+    t->first = t->seen[0].first;
+    t->end = t->seen[rows - 1].end;
+    for (size_t i = 0; i < rows; i++) {
+        t->seen[i].first -= t->first;
+        t->seen[i].end -= t->first;
+    }
+    for (size_t j = 0; j < t->end - t->first; j++) {
+        while (since < rows && t->seen[since].end <= j) since++;
+        while (until < rows && t->seen[until].first <= j) until++;
+        t->seers[j] = (struct tl_range){since, until};
     }
     t->d = scratch;
     t->stride = t->end - t->first;
     if (a->work != NULL) {
         t->d = a->work + work_at(a, t->piece) + (t->head * t->n + t->t0) * t->n + t->first;
         t->stride = t->n;
+    }
+}
+
+/* Clears the gradient of a kv head in the rows of a piece. */
+static void clear_head(float *to, const struct tile *t, size_t kv_heads, size_t size) {
+    for (size_t i = t->row; i < t->row + t->n; i++) {
+        memset(to + (i * kv_heads + t->kv) * size, 0, size * sizeof(float));
     }
 }
 
@@ -218,7 +242,13 @@ static void attention_task(void *arg, size_t task, int thread) {
     struct tile t = {.piece = task / kv_heads, .kv = task % kv_heads, .gemm = scratch};
     t.n = b->call->pieces[t.piece].n;
     t.row = b->starts[t.piece];
-    t.line = scratch + GEMM_SCRATCH;
+    t.seen = (struct tl_range *)(void *)(scratch + GEMM_SCRATCH);
+    t.seers = t.seen + TL_MIN(b->longest, (size_t)TILE);
+    t.line = (float *)(void *)(t.seers + b->longest);
+    if (a->fresh[2] && a->stages & STAGE_PROBS)
+        clear_head(a->dv, &t, kv_heads, a->cache->value_size);
+    if (a->fresh[1] && a->stages & STAGE_INPUTS)
+        clear_head(a->dk, &t, kv_heads, a->cache->key_size);
     for (t.head = t.kv * group; t.head < (t.kv + 1) * group; t.head++) {
         for (t.t0 = 0; t.t0 < t.n; t.t0 += TILE) {
             t.t1 = TL_MIN(t.t0 + TILE, t.n);
@@ -309,8 +339,8 @@ int mix_back(struct back *b, const struct tl_step *s) {
     TL_TRY(back_value(b, a.scores, 0, &a.q));
     TL_TRY(back_value(b, cache, 0, &a.k));
     TL_TRY(back_value(b, cache, 1, &a.v));
-    TL_TRY(back_into(b, a.scores, 0, &a.dq, NULL));
-    TL_TRY(back_into(b, cache, 0, &a.dk, NULL));
-    TL_TRY(back_into(b, cache, 1, &a.dv, NULL));
+    TL_TRY(back_into(b, a.scores, 0, &a.dq, &a.fresh[0]));
+    TL_TRY(back_into(b, cache, 0, &a.dk, &a.fresh[1]));
+    TL_TRY(back_into(b, cache, 1, &a.dv, &a.fresh[2]));
     return run_stages(&a);
 }

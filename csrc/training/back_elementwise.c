@@ -18,55 +18,26 @@ static void derive(const struct back *b, enum tl_function f, float p, const floa
                    float *d, size_t n) {
     float s[PART];
     b->k->unary(f, p, x, y, n);
-    switch (f) {
-    case TL_FN_SILU:
-        b->k->unary(TL_FN_SIGMOID, 0, x, s, n);
-        for (size_t i = 0; i < n; i++) d[i] = s[i] * (1 + x[i] * (1 - s[i]));
-        return;
-    case TL_FN_GELU_TANH: // x sigmoid(z), z = 2 sqrt(2 / pi) (x + 0.044715 x^3)
-        for (size_t i = 0; i < n; i++) {
-            s[i] = 1.5957691f * (x[i] + 0.044715f * x[i] * x[i] * x[i]);
-        }
-        b->k->unary(TL_FN_SIGMOID, 0, s, s, n);
-        for (size_t i = 0; i < n; i++) {
-            const float dz = 1.5957691f * (1 + 0.134145f * x[i] * x[i]);
-            const float slope = s[i] * (1 - s[i]);
-            d[i] = s[i] + (slope != 0 ? x[i] * slope * dz : 0); // 0 times infinity
-        }
-        return;
-    case TL_FN_GELU_ERF: // normal(x) + x times the normal density
+    if (f == TL_FN_GELU_ERF) { // normal(x) + x times the normal density
         for (size_t i = 0; i < n; i++) {
             const double u = (double)x[i];
             const double density = 0.3989422804014327 * tl_exp(-0.5 * u * u);
             d[i] = (x[i] != 0 ? y[i] / x[i] : 0.5f) + (float)(u * density);
         }
         return;
-    case TL_FN_SIGMOID:
-        for (size_t i = 0; i < n; i++) d[i] = y[i] * (1 - y[i]);
-        return;
-    case TL_FN_RELU:
-        for (size_t i = 0; i < n; i++) d[i] = x[i] > 0 ? 1 : 0;
-        return;
-    case TL_FN_RELU2:
-        for (size_t i = 0; i < n; i++) d[i] = x[i] > 0 ? 2 * x[i] : 0;
-        return;
-    case TL_FN_SOFT_CAP:
-        for (size_t i = 0; i < n; i++) d[i] = 1 - y[i] / p * (y[i] / p);
-        return;
-    case TL_FN_CLAMP:
-        for (size_t i = 0; i < n; i++) d[i] = x[i] > -p && x[i] < p ? 1 : 0;
-        return;
-    case TL_FN_SCALE:
-        for (size_t i = 0; i < n; i++) d[i] = p;
-        return;
-    default: // the identity
-        for (size_t i = 0; i < n; i++) d[i] = 1;
     }
+    if (f == TL_FN_SILU) b->k->unary(TL_FN_SIGMOID, 0, x, s, n);
+    if (f == TL_FN_GELU_TANH) {
+        b->loops->inner(x, n, s);
+        b->k->unary(TL_FN_SIGMOID, 0, s, s, n);
+    }
+    b->loops->slope(f, p, x, y, s, n, d);
 }
 
 struct act {
     const float *gate, *up, *dy;
     float *dgate, *dup; // NULL: of no use
+    bool fresh[2];      // dgate and dup are set, not added to
     size_t gates;       // per row
     size_t each;        // values of up per gate
     size_t width;
@@ -105,10 +76,12 @@ static void act_rows(struct back *b, const void *arg, size_t first, size_t last)
         }
         derive(b, f, (float)a->numbers[1], a->gate + at, y, d, n);
         if (a->each == 1) {
-            for (size_t i = 0; a->dgate != NULL && i < n; i++) {
-                a->dgate[at + i] += a->dy[at + i] * a->up[at + i] * d[i];
+            if (a->dgate != NULL) {
+                b->loops->product(a->dy + at, a->up + at, d, n, a->fresh[0], a->dgate + at);
             }
-            for (size_t i = 0; a->dup != NULL && i < n; i++) a->dup[at + i] += a->dy[at + i] * y[i];
+            if (a->dup != NULL) {
+                b->loops->product(a->dy + at, y, NULL, n, a->fresh[1], a->dup + at);
+            }
             continue;
         }
         for (size_t i = 0; i < n; i++) {
@@ -129,14 +102,20 @@ int act_back(struct back *b, const struct tl_step *s) {
     a.each = s->width / a.gates;
     TL_TRY(back_value(b, s, 0, &a.gate));
     TL_TRY(back_value(b, s, 1, &a.up));
-    TL_TRY(back_into(b, s, 0, &a.dgate, NULL));
-    TL_TRY(back_into(b, s, 1, &a.dup, NULL));
+    if (a.each == 1 && a.numbers[0] != TL_FN_OAI) { // these loops set all of the arrays
+        TL_TRY(back_into(b, s, 0, &a.dgate, &a.fresh[0]));
+        TL_TRY(back_into(b, s, 1, &a.dup, &a.fresh[1]));
+    } else {
+        TL_TRY(back_into(b, s, 0, &a.dgate, NULL));
+        TL_TRY(back_into(b, s, 1, &a.dup, NULL));
+    }
     return back_ranges(b, b->rows, s->width * 8, act_rows, &a);
 }
 
 struct unary {
     const float *x, *dy;
     float *dx;
+    bool fresh; // dx is set, not added to
     size_t width;
     const double *numbers;
 };
@@ -147,14 +126,14 @@ static void unary_rows(struct back *b, const void *arg, size_t first, size_t las
     for (size_t at = first * a->width; at < last * a->width; at += PART) {
         const size_t n = TL_MIN(last * a->width - at, (size_t)PART);
         derive(b, (enum tl_function)a->numbers[0], (float)a->numbers[1], a->x + at, y, d, n);
-        for (size_t i = 0; i < n; i++) a->dx[at + i] += a->dy[at + i] * d[i];
+        b->loops->product(a->dy + at, d, NULL, n, a->fresh, a->dx + at);
     }
 }
 
 int unary_back(struct back *b, const struct tl_step *s) {
     struct unary a = {.dy = back_dy(b, s), .width = s->width, .numbers = s->numbers};
     TL_TRY(back_value(b, s, 0, &a.x));
-    TL_TRY(back_into(b, s, 0, &a.dx, NULL));
+    TL_TRY(back_into(b, s, 0, &a.dx, &a.fresh));
     return back_ranges(b, b->rows, s->width * 16, unary_rows, &a);
 }
 

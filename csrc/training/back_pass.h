@@ -13,6 +13,7 @@
 #include "forward/pass.h"
 #include "training/back.h"
 #include "training/gemm.h"
+#include "training/loops.h"
 
 /* A call while it runs. */
 struct back {
@@ -21,6 +22,7 @@ struct back {
     const struct tl_back_call *call;
     struct tl_error *err;
     tl_gemm_fn *gemm;
+    const struct tl_loops *loops;
     size_t rows;      // T, over all pieces
     size_t longest;   // tokens of the longest piece
     size_t *starts;   // (pieces) the first row of each
@@ -76,6 +78,9 @@ int back_ranges(struct back *b, size_t items, size_t work, back_range_fn *fn, co
 
 /* The product, divided among the threads. */
 int back_gemm(struct back *b, const struct tl_gemm *g);
+
+/* Columns of which a task computes the sums: it reads whole lines of memory. */
+#define BACK_COLUMNS 32
 
 /* Adds the sums of the columns of x (rows, n) to `to`. */
 int back_columns(struct back *b, const float *x, size_t n, float *to);

@@ -30,6 +30,9 @@ struct tl_gemm {
     float *c;
     size_t c_row;
     bool add;
+    // Of a triangle or a band, what may be left out. NULL: nothing.
+    const struct tl_range *terms;  // (m) the columns of A that are not zero, of each row
+    const struct tl_range *wanted; // (m) the columns of C that are of use, of each row
 };
 
 /* Computes rows [m0, m1) and columns [n0, n1) of C, at most GEMM_COLUMNS; with weights, n0 is a

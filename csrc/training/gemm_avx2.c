@@ -1,5 +1,6 @@
-/* gemm_avx2.c - the product with 256-bit vectors. */
+/* gemm_avx2.c - the product and the loops with 256-bit vectors. */
 #include "training/gemm.h"
+#include "training/loops.h"
 
 #if TL_X86
 
@@ -9,9 +10,11 @@ TL_TARGET_BEGIN("avx2,fma,f16c")
 
 #define GEMM_ROWS 6
 #define GEMM_VECTORS 1
+#include "training/loops_template.h"
 #include "training/product_template.h"
 
 TL_GEMM(avx2)
+TL_LOOPS(avx2)
 
 TL_TARGET_END
 

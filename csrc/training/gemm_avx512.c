@@ -1,5 +1,6 @@
-/* gemm_avx512.c - the product with 512-bit vectors. */
+/* gemm_avx512.c - the product and the loops with 512-bit vectors. */
 #include "training/gemm.h"
+#include "training/loops.h"
 
 #if TL_X86
 
@@ -9,9 +10,11 @@ TL_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 
 #define GEMM_ROWS 8
 #define GEMM_VECTORS 3
+#include "training/loops_template.h"
 #include "training/product_template.h"
 
 TL_GEMM(avx512)
+TL_LOOPS(avx512)
 
 TL_TARGET_END
 

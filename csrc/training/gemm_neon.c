@@ -1,5 +1,6 @@
-/* gemm_neon.c - the product with the 128-bit vectors of aarch64. */
+/* gemm_neon.c - the product and the loops with the 128-bit vectors of aarch64. */
 #include "training/gemm.h"
+#include "training/loops.h"
 
 #if TL_ARM || defined(TL_SIMDE)
 
@@ -13,9 +14,11 @@ TL_TARGET_BEGIN("arch=armv8.2-a+dotprod")
 
 #define GEMM_ROWS 5
 #define GEMM_VECTORS 1
+#include "training/loops_template.h"
 #include "training/product_template.h"
 
 TL_GEMM(neon)
+TL_LOOPS(neon)
 
 #if TL_ARM
 TL_TARGET_END

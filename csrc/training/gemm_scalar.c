@@ -1,5 +1,6 @@
-/* gemm_scalar.c - the product compiled where fmaf is one instruction. */
+/* gemm_scalar.c - the product and the loops, compiled where fmaf is one instruction. */
 #include "training/gemm.h"
+#include "training/loops.h"
 
 #if TL_X86
 TL_TARGET_BEGIN("fma")
@@ -9,9 +10,11 @@ TL_TARGET_BEGIN("fma")
 
 #define GEMM_ROWS 2
 #define GEMM_VECTORS 1
+#include "training/loops_template.h"
 #include "training/product_template.h"
 
 TL_GEMM(scalar)
+TL_LOOPS(scalar)
 
 #if TL_X86
 TL_TARGET_END

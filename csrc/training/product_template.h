@@ -17,12 +17,6 @@ TL_INLINE size_t gemm_panel(size_t left) {
     return (vectors == GEMM_VECTORS + 1 && GEMM_VECTORS > 2 ? 2 : GEMM_VECTORS) * 16;
 }
 
-/* One row of a panel, padded with zeros to whole vectors. */
-TL_INLINE void gemm_pack_row(const float *from, size_t cols, float *to) {
-    for (; cols >= 16; cols -= 16, from += 16, to += 16) v16_store(to, v16_load(from));
-    if (cols > 0) v16_store(to, v16_load_part(from, cols));
-}
-
 /* A panel of a transposed matrix: column after column, because those lie in order. */
 TL_INLINE void gemm_pack_columns(const struct tl_gemm *g, size_t k0, size_t depth, size_t n,
                                  size_t cols, size_t width, float *to) {
@@ -36,6 +30,17 @@ TL_INLINE void gemm_pack_columns(const struct tl_gemm *g, size_t k0, size_t dept
     }
 }
 
+/* Rows of B are prefetched this far ahead of the copy. */
+#define GEMM_AHEAD 8
+
+/* Whether rows of B are used as they lie in memory. */
+TL_INLINE bool gemm_direct(const struct tl_gemm *g) {
+    const struct tl_matrix *w = g->weights;
+    if (w == NULL) return g->b_col == 1;
+    return w->type == tl_type_find(TL_TYPE_F32) &&
+           ((uintptr_t)w->data | w->row_bytes) % sizeof(float) == 0;
+}
+
 /* Row k of B as float32, from column n0 on. */
 TL_INLINE const float *gemm_row(const struct tl_gemm *g, size_t k, size_t n0, size_t n1,
                                 float *line) {
@@ -43,18 +48,55 @@ TL_INLINE const float *gemm_row(const struct tl_gemm *g, size_t k, size_t n0, si
     const uint8_t *data;
     if (w == NULL) return g->b + k * g->b_row + n0;
     data = w->data + k * w->row_bytes + n0 / (size_t)w->type->items * (size_t)w->type->bytes;
-    if (w->type == tl_type_find(TL_TYPE_F32) && (uintptr_t)data % sizeof(float) == 0) {
-        return (const float *)(const void *)data;
-    }
+    if (gemm_direct(g)) return (const float *)(const void *)data;
     tl_type_to_f32(w->type, data, line, n1 - n0);
     return line;
+}
+
+TL_INLINE void gemm_prefetch(const float *p) {
+#if defined(__GNUC__)
+    __builtin_prefetch(p, 0, 3);
+#else
+    (void)p;
+#endif
+}
+
+/* `depth` rows of a panel of `vectors` vectors, the last of which has `last` columns; it is padded
+   with zeros. */
+TL_INLINE void gemm_pack_rows(const float *from, size_t stride, size_t depth, const int vectors,
+                              size_t last, float *to) {
+    for (size_t i = 0; i < depth; i++, from += stride) {
+        const float *next = from + (i + GEMM_AHEAD < depth ? GEMM_AHEAD * stride : 0);
+        TL_UNROLL(4)
+        for (int v = 0; v < vectors; v++, to += 16) {
+            gemm_prefetch(next + v * 16);
+            v16_store(to, v < vectors - 1 || last == 16 ? v16_load(from + v * 16)
+                                                        : v16_load_part(from + v * 16, last));
+        }
+    }
+}
+
+TL_INLINE void gemm_pack_panel(const float *from, size_t stride, size_t depth, size_t cols,
+                               float *to) {
+    const size_t last = (cols - 1) % 16 + 1;
+    switch ((cols + 15) / 16) {
+    case 1:
+        gemm_pack_rows(from, stride, depth, 1, last, to);
+        break;
+    case 2:
+        gemm_pack_rows(from, stride, depth, TL_MIN(2, GEMM_VECTORS), last, to);
+        break;
+    default:
+        gemm_pack_rows(from, stride, depth, GEMM_VECTORS, last, to);
+    }
 }
 
 /* Packs rows [k0, k0 + depth) of columns [n0, n1) of B, one panel after another. */
 TL_INLINE void gemm_pack(const struct tl_gemm *g, size_t k0, size_t depth, size_t n0, size_t n1,
                          float *line, float *packed) {
-    const bool columns = g->weights == NULL && g->b_col != 1;
-    for (size_t i = 0; i < (columns ? 1 : depth); i++) {
+    const bool columns = g->weights == NULL && g->b_col != 1, direct = gemm_direct(g);
+    const size_t stride = g->weights == NULL ? g->b_row : g->weights->row_bytes / sizeof(float);
+    for (size_t i = 0; i < (columns || direct ? 1 : depth); i++) {
         const float *row = columns ? NULL : gemm_row(g, k0 + i, n0, n1, line);
         for (size_t n = n0, cols; n < n1; n += cols) {
             float *to = packed + (n - n0) * depth;
@@ -62,8 +104,10 @@ TL_INLINE void gemm_pack(const struct tl_gemm *g, size_t k0, size_t depth, size_
             const size_t width = (cols + 15) / 16 * 16;
             if (columns) {
                 gemm_pack_columns(g, k0, depth, n, cols, width, to);
+            } else if (direct) {
+                gemm_pack_panel(row + (n - n0), stride, depth, cols, to);
             } else {
-                gemm_pack_row(row + (n - n0), cols, to + i * width);
+                gemm_pack_panel(row + (n - n0), 0, 1, cols, to + i * width);
             }
         }
     }
@@ -105,22 +149,52 @@ TL_INLINE void gemm_tile(const int rows, const int vectors, const float *a, size
     }
 }
 
+/* What the rows [first, last) need: from the least to the most of their ranges. */
+TL_INLINE struct tl_range gemm_needed(const struct tl_range *of, size_t first, size_t last) {
+    struct tl_range all = of[first];
+    for (size_t i = first + 1; i < last; i++) {
+        all = (struct tl_range){TL_MIN(all.first, of[i].first), TL_MAX(all.end, of[i].end)};
+    }
+    return all;
+}
+
+/* Where a panel lies in C, and which of its terms are packed. */
+struct gemm_place {
+    size_t n, cols;   // columns [n, n + cols)
+    size_t k0, depth; // terms [k0, k0 + depth)
+    bool add;
+};
+
+/* `rows` rows of a panel, from `row` of C on. */
+TL_INLINE void gemm_rows(const struct tl_gemm *g, const struct gemm_place *at, const int rows,
+                         const int vectors, size_t row, const float *packed) {
+    struct tl_range k = {0, at->depth};
+    if (g->wanted != NULL) {
+        const struct tl_range of = gemm_needed(g->wanted, row, row + (size_t)rows);
+        if (of.end <= at->n || of.first >= at->n + at->cols) return;
+    }
+    if (g->terms != NULL) {
+        const struct tl_range of = gemm_needed(g->terms, row, row + (size_t)rows);
+        k.first = TL_MIN(TL_MAX(of.first, at->k0) - at->k0, at->depth);
+        k.end = TL_MAX(TL_MIN(TL_MAX(of.end, at->k0) - at->k0, at->depth), k.first);
+    }
+    gemm_tile(rows, vectors, g->a + row * g->a_row + (at->k0 + k.first) * g->a_col, g->a_row,
+              g->a_col, packed + k.first * (size_t)vectors * 16, k.end - k.first,
+              g->c + row * g->c_row + at->n, g->c_row, (at->cols - 1) % 16 + 1, at->add);
+}
+
 /* A panel, of a number of vectors that the compiler knows. */
 #define GEMM_CASE(n)                                                                               \
     case n:                                                                                        \
-        gemm_tile(TL_MIN(n, GEMM_ROWS), vectors, a, g->a_row, g->a_col, b, depth, c, g->c_row,     \
-                  last, add);                                                                      \
+        gemm_rows(g, at, TL_MIN(n, GEMM_ROWS), vectors, row, packed);                              \
         break;
 
-TL_INLINE void gemm_panel_rows(const struct tl_gemm *g, const int vectors, size_t rows,
-                               const float *a, const float *b, size_t depth, float *c, size_t last,
-                               bool add) {
-    for (; rows >= GEMM_ROWS; rows -= GEMM_ROWS) {
-        gemm_tile(GEMM_ROWS, vectors, a, g->a_row, g->a_col, b, depth, c, g->c_row, last, add);
-        a += GEMM_ROWS * g->a_row;
-        c += GEMM_ROWS * g->c_row;
+TL_INLINE void gemm_panel_rows(const struct tl_gemm *g, const struct gemm_place *at,
+                               const int vectors, size_t row, size_t end, const float *packed) {
+    for (; row + GEMM_ROWS <= end; row += GEMM_ROWS) {
+        gemm_rows(g, at, GEMM_ROWS, vectors, row, packed);
     }
-    switch (rows) {
+    switch (end - row) {
         GEMM_CASE(1)
         GEMM_CASE(2)
         GEMM_CASE(3)
@@ -136,25 +210,27 @@ TL_INLINE void gemm_panel_rows(const struct tl_gemm *g, const int vectors, size_
 static void gemm_run(const struct tl_gemm *g, size_t m0, size_t m1, size_t n0, size_t n1,
                      float *scratch) {
     float *packed = scratch + GEMM_COLUMNS;
-    for (size_t k0 = 0; k0 < g->k; k0 += GEMM_DEPTH) {
-        const size_t depth = TL_MIN(g->k - k0, (size_t)GEMM_DEPTH);
-        const float *a = g->a + m0 * g->a_row + k0 * g->a_col;
-        const bool add = g->add || k0 > 0;
-        gemm_pack(g, k0, depth, n0, n1, scratch, packed);
-        for (size_t n = n0, cols; n < n1; n += cols) {
-            const float *b = packed + (n - n0) * depth;
-            float *c = g->c + m0 * g->c_row + n;
-            cols = gemm_panel(n1 - n);
-            const size_t last = (cols - 1) % 16 + 1;
-            switch ((cols + 15) / 16) {
+    // a panel that is packed just before its use is still in the first-level cache; rows of
+    // quantized weights are unpacked as a whole
+    const bool each = gemm_direct(g);
+    struct gemm_place at = {0};
+    for (; at.k0 < g->k; at.k0 += GEMM_DEPTH) {
+        at.depth = TL_MIN(g->k - at.k0, (size_t)GEMM_DEPTH);
+        at.add = g->add || at.k0 > 0;
+        if (!each) gemm_pack(g, at.k0, at.depth, n0, n1, scratch, packed);
+        for (at.n = n0; at.n < n1; at.n += at.cols) {
+            const float *panel = each ? packed : packed + (at.n - n0) * at.depth;
+            at.cols = gemm_panel(n1 - at.n);
+            if (each) gemm_pack(g, at.k0, at.depth, at.n, at.n + at.cols, scratch, packed);
+            switch ((at.cols + 15) / 16) {
             case 1:
-                gemm_panel_rows(g, 1, m1 - m0, a, b, depth, c, last, add);
+                gemm_panel_rows(g, &at, 1, m0, m1, panel);
                 break;
             case 2:
-                gemm_panel_rows(g, TL_MIN(2, GEMM_VECTORS), m1 - m0, a, b, depth, c, last, add);
+                gemm_panel_rows(g, &at, TL_MIN(2, GEMM_VECTORS), m0, m1, panel);
                 break;
             default:
-                gemm_panel_rows(g, GEMM_VECTORS, m1 - m0, a, b, depth, c, last, add);
+                gemm_panel_rows(g, &at, GEMM_VECTORS, m0, m1, panel);
             }
         }
     }

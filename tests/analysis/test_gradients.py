@@ -164,6 +164,38 @@ def test_quantized_weights(kind, tmp_path):
     check(g["token_embd"], direction, expected, 3e-5)  # activations have 24 bits
 
 
+@pytest.mark.parametrize("name", ["gemma2", "llama4", "gpt2"])
+def test_masks_of_long_texts(name, tmp_path):
+    """A window with a cap, chunks, and a triangle, over more queries than a tile has."""
+    model = architectures.random_model(tmp_path, name)
+    ids = models.random_ids(model, 150)
+    scores = next(step for step in model.steps if step.op == "scores")
+    mix = next(step for step in model.steps if step.op == "mix")
+    numbers = {number.name: number.value for number in scores.numbers}
+    query, key, value = *scores.reads, mix.reads[-1]
+    taps = [query, key, value, mix.tap, "blk.0.attn_scores", "blk.0.attn_probs"]
+    trace = model.trace(ids, taps)
+    g = model.gradients(ids, of=tl.nll(), wrt=[query, key, value, mix.tap])
+    q, k, v, _, s, p = (trace[tap].astype(np.float64) for tap in taps)
+    group = model.config.heads // model.config.kv_heads
+    d = g[mix.tap].astype(np.float64)
+    dp = np.einsum("qhd,khd->hqk", d, v.repeat(group, axis=1))
+    ds = p * (dp - (p * dp).sum(axis=-1, keepdims=True)) * numbers["factor"]
+    if numbers["cap"]:
+        ds *= 1 - (np.where(p > 0, s, 0) / numbers["cap"]) ** 2
+
+    def per_group(x):
+        return x.reshape(len(x), model.config.kv_heads, group, -1).sum(axis=2)
+
+    for tap, expected in (
+        (query, np.einsum("hqk,khd->qhd", ds, k.repeat(group, axis=1))),
+        (key, per_group(np.einsum("hqk,qhd->khd", ds, q))),
+        (value, per_group(np.einsum("hqk,qhd->khd", p, d))),
+    ):
+        error = np.linalg.norm(g[tap] - expected) / np.linalg.norm(expected)
+        assert error < 1e-5, tap
+
+
 def test_bits_depend_on_nothing(llama, ids):
     script = (
         "import sys, numpy as np, tinyllm as tl\n"

@@ -36,6 +36,30 @@ def test_derivatives_by_weights(name, tmp_path):
     gradients.check_network(network, names, 1e-5)
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_every_instruction_set_gives_the_same_derivatives(name, tmp_path):
+    script = (
+        "import hashlib, sys, numpy as np\n"
+        "from tinyllm.training.network import Network\n"
+        "network = Network(open(sys.argv[1], 'rb').read(), threads=int(sys.argv[2]))\n"
+        "ids = np.arange(3 * 41, dtype=np.int32).reshape(3, 41) * 7 % 90\n"
+        "network.add_gradients(ids, ids[::-1].copy(), 1.0)\n"
+        "print(hashlib.sha256(network.flat.tobytes()).hexdigest())\n"
+    )
+    path = architectures.random_model(tmp_path, name).path
+    seen = set()
+    for i, isa in enumerate(_core.kernel_sets()):
+        result = subprocess.run(
+            [sys.executable, "-c", script, path, str(1 + i % 3)],
+            env={**os.environ, "TINYLLM_ISA": isa},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        seen.add(result.stdout)
+    assert len(seen) == 1
+
+
 def test_derivatives_by_other_weights_are_an_error(tmp_path):
     network = Network(Path(architectures.random_model(tmp_path, "mamba").path).read_bytes(), 1)
     ids = np.array([[5, 9, 3]], np.int32)

@@ -2,7 +2,7 @@
  * float_gemm_scalar_template.h - float weights times many tokens, where the lanes are plain C.
  *
  * Needs:   float_gemv_template.h
- * Defines: FLOAT_IN_TILES, float_scratch, pack_float_tile, float_gemm
+ * Defines: FLOAT_IN_TILES, float_scratch, pack_float_tile, pack_float_tokens, float_gemm
  */
 
 #define FLOAT_IN_TILES false // all tokens are packed as rows
@@ -14,6 +14,10 @@ TL_INLINE size_t float_scratch(size_t tokens) {
 
 // the scalar sets take all tokens row by row
 static void pack_float_tile(const float *x, size_t cols, size_t token, float *packed) {
+    (void)x, (void)cols, (void)token, (void)packed;
+}
+
+static void pack_float_tokens(const float *x, size_t cols, size_t token, float *packed) {
     (void)x, (void)cols, (void)token, (void)packed;
 }
 

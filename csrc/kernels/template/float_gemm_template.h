@@ -2,7 +2,7 @@
  * float_gemm_template.h - float weights times many tokens, with one row of the matrix in each lane.
  *
  * Needs:   float_gemv_template.h
- * Defines: FLOAT_IN_TILES, float_scratch, pack_float_tile, float_gemm
+ * Defines: FLOAT_IN_TILES, float_scratch, pack_float_tile, pack_float_tokens, float_gemm
  */
 
 #define FLOAT_IN_TILES true
@@ -30,6 +30,31 @@ static void pack_float_tile(const float *x, size_t cols, size_t token, float *pa
             for (size_t i = 0; i < steps; i++) {
                 size_t k = k0 + i * 16 + lane;
                 out[(lane * steps + i) * FLOAT_TOKENS] = x != NULL && k < cols ? x[k] : 0;
+            }
+        }
+    }
+}
+
+/* The same for FLOAT_TOKENS tokens, the first of which is the first of its tile. */
+static void pack_float_tokens(const float *x, size_t cols, size_t token, float *packed) {
+    const size_t padded = round_up(cols, 16);
+    float *tile = packed + token * padded;
+    for (size_t k0 = 0; k0 < padded; k0 += SUPERCHUNK) {
+        const size_t steps = TL_MIN(padded - k0, (size_t)SUPERCHUNK) / 16;
+        float *out = tile + k0 * FLOAT_TOKENS;
+        for (size_t i = 0; i < steps; i++) {
+            const size_t k = k0 + i * 16;
+            v16i column[16];
+            for (size_t t = 0; t < 16; t++) {
+                const float *from = x + TL_MIN(t, (size_t)FLOAT_TOKENS - 1) * cols + k;
+                column[t] =
+                    v16i_bits(cols - k >= 16 ? v16_load(from) : v16_load_part(from, cols - k));
+            }
+            v16i_transpose(column);
+            for (size_t lane = 0; lane < 16; lane++) {
+                int32_t values[16];
+                v16i_store(values, column[lane]);
+                memcpy(out + (lane * steps + i) * FLOAT_TOKENS, values, FLOAT_TOKENS * 4);
             }
         }
     }
@@ -98,6 +123,26 @@ static void float_tile(const float *panel, const float *x, size_t steps, size_t 
     for (int t = 0; t < FLOAT_TOKENS; t++) v16_store(sums + t * FLOAT_ROWS, total[t]);
 }
 
+TL_INLINE void prefetch_result(float *p) {
+#if defined(__GNUC__)
+    __builtin_prefetch(p, 1, 3);
+#else
+    (void)p;
+#endif
+}
+
+/* The sums of some tokens and rows, to y. */
+TL_INLINE void float_store(const float *sums, size_t tokens, size_t rows, float *y,
+                           size_t y_stride) {
+    for (size_t t = 0; t < tokens; t++, y += y_stride, sums += FLOAT_ROWS) {
+        if (rows == FLOAT_ROWS) { // one store; a copy of any length takes a loop
+            v16_store(y, v16_load(sums));
+        } else {
+            memcpy(y, sums, rows * sizeof(float));
+        }
+    }
+}
+
 static void float_gemm(const struct tl_matrix *w, size_t row0, size_t row1, const float *packed,
                        size_t tokens, float *y, size_t y_stride, float *scratch) {
     const enum float_type type = float_type_of(w->type);
@@ -106,6 +151,7 @@ static void float_gemm(const struct tl_matrix *w, size_t row0, size_t row1, cons
         : type == FLOAT_F16 ? float_panel_f16
                             : float_panel_bf16;
     const size_t padded = round_up(w->cols, 16), tile_size = FLOAT_TOKENS * padded;
+    const bool once = padded <= SMALL_PANEL * 16; // each tile is computed at once
     float *panel = scratch, *sums = scratch + FLOAT_ROWS * SUPERCHUNK + 16 * LANE_PAD;
     for (size_t row = row0; row < row1; row += FLOAT_ROWS) {
         size_t rows = TL_MIN(row1 - row, (size_t)FLOAT_ROWS);
@@ -118,14 +164,17 @@ static void float_gemm(const struct tl_matrix *w, size_t row0, size_t row1, cons
             unpack(w, row, rows, k0, steps, panel);
             for (size_t lane = 0; lane < 16; lane += lanes) {
                 for (size_t i = 0; i < tiles; i++) {
+                    const size_t token = i * FLOAT_TOKENS;
+                    const size_t n = TL_MIN(tokens - token, (size_t)FLOAT_TOKENS);
+                    float *to = y + token * y_stride + row;
+                    for (size_t t = 0; once && t < n; t++) prefetch_result(to + t * y_stride);
                     float_tile(panel + lane * (steps * FLOAT_ROWS + LANE_PAD),
                                packed + i * tile_size + (k0 + lane * steps) * FLOAT_TOKENS, steps,
-                               lanes, sums + i * FLOAT_TOKENS * FLOAT_ROWS);
+                               lanes, sums + token * FLOAT_ROWS);
+                    if (once) float_store(sums + token * FLOAT_ROWS, n, rows, to, y_stride);
                 }
             }
         }
-        for (size_t t = 0; t < tokens; t++) {
-            memcpy(y + t * y_stride + row, sums + t * FLOAT_ROWS, rows * sizeof(float));
-        }
+        if (!once) float_store(sums, tokens, rows, y + row, y_stride);
     }
 }

@@ -53,8 +53,13 @@ static void matmul_pack(int format, const float *x, size_t cols, size_t tokens, 
         }
         break;
     case FORMAT_FLOAT_TILE:
-        for (size_t t = first; t < last; t++) {
-            pack_float_tile(x + (t - first) * cols, cols, t, packed);
+        for (size_t t = first, n; t < last; t += n) {
+            n = t % FLOAT_TOKENS == 0 && t + FLOAT_TOKENS <= last ? FLOAT_TOKENS : 1;
+            if (n > 1) {
+                pack_float_tokens(x + (t - first) * cols, cols, t, packed);
+            } else {
+                pack_float_tile(x + (t - first) * cols, cols, t, packed);
+            }
         }
         // the call that packs the last token also fills the last tile
         for (size_t t = tokens; last == tokens && t % FLOAT_TOKENS != 0; t++) {

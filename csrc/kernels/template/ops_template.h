@@ -187,7 +187,10 @@ static void op_attn_softmax(const float *scores, size_t n, float sink, float *pr
         v16 m = v16_set1(-INFINITY);
         for (; i + 16 <= n; i += 16) m = v16_max(v16_load(scores + i), m);
         v16_store(top, m);
-        for (int l = 0; l < 16; l++) max = top[l] > max ? top[l] : max;
+        for (int w = 8; w > 0; w /= 2) { // no lane is NaN, so the order is of no matter
+            for (int l = 0; l < w; l++) top[l] = top[l] > top[l + w] ? top[l] : top[l + w];
+        }
+        max = top[0] > max ? top[0] : max;
         for (; i < n; i++) max = scores[i] > max ? scores[i] : max;
     }
     if (max == -INFINITY) { // nothing to attend to, or NaN only
@@ -196,8 +199,11 @@ static void op_attn_softmax(const float *scores, size_t n, float sink, float *pr
         for (i = 0; i < n; i++) probs[i] = nan ? NAN : 0.0f;
         return;
     }
-    v16_store(top, v16_exp(v16_set1(sink - max)));
-    z = top[0];
+    z = 0;
+    if (sink != -INFINITY) {
+        v16_store(top, v16_exp(v16_set1(sink - max)));
+        z = top[0];
+    }
     for (size_t k = 0; k < n; k += TL_BLOCK) {
         const size_t end = TL_MIN(n, k + TL_BLOCK);
         double lane[16], sum = 0;
