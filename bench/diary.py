@@ -157,9 +157,10 @@ def rates(run, data, each=10):
 
 
 def one_action(run, data):
-    """The diary's prompt of experiment 30."""
-    # without the line break, the data may be the end of longer ones, whose first letter is missing
-    found = greedy(run, "\nacbafbe3", 5)
+    """The diary's prompt of experiment 30, to the letter."""
+    # The data may be the end of longer ones. But a letter that is not seen would be a g in one of
+    # six cases only, so a model that has learnt the task takes the data for whole.
+    found = greedy(run, "acbafbe3", 5)
     return repr(found), found == "gih;\n"
 
 
