@@ -76,9 +76,12 @@ class Model:
         max_context: int,
         fast: bool = False,
         device: Device | None = None,
+        cache: str = "f32",
         device_layers: int | None = None,
         device_steps: bytes | None = None,
     ) -> Model: ...
+    @property
+    def cache(self) -> str: ...
     @property
     def on_device(self) -> tuple[bool, ...]: ...
     @property

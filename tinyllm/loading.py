@@ -29,6 +29,7 @@ def load(
     path: str | os.PathLike[str] | bytes | bytearray | memoryview = "demo",
     *,
     mode: str = "exact",
+    cache: str = "f32",
     threads: int | None = None,
     tokenizer: str | os.PathLike[str] | Tokenizer | None = None,
     mmap: bool = True,
@@ -55,6 +56,11 @@ def load(
         captured taps, or the CPU. ``"fast"``: activations are rounded before each matmul with
         quantized weights, as in llama.cpp, but less coarsely. On one CPU, the bits do not depend
         on the number of threads.
+    cache : str
+        How keys and values are stored: ``"f32"``, as they are; ``"f16"``, rounded to float16, in
+        half of the memory; ``"q8"``, rounded as in the type Q8_0, in 27 % of it. Rounding changes
+        results by a little (``docs/performance.md``). What `mode` promises about bits holds with
+        each of them. A device can have ``"f32"`` only.
     threads : int, optional
         Largest number of threads. Default: the number of physical cores that this process may
         use.
@@ -115,6 +121,7 @@ def load(
     """
     check_keywords("load", unknown, _LOAD_ARGUMENTS)
     choice("mode", mode, ("exact", "fast"))
+    choice("cache", cache, ("f32", "f16", "q8"))
     if device_layers is not None:
         ranged("device_layers", device_layers, 0)
     chosen = choose(device or os.environ.get("TINYLLM_DEVICE") or "cpu")
@@ -153,6 +160,7 @@ def load(
             layers=config.layers,
             max_context=max_context or config.context_length,
             fast=mode == "fast",
+            cache=cache,
             device=chosen,
             device_layers=device_layers,
         )
@@ -187,5 +195,5 @@ _ADAPTER = (str, os.PathLike, bytes, bytearray, memoryview, Adapter)
 
 
 _LOAD_ARGUMENTS = (
-    *("path", "mode", "threads", "tokenizer", "mmap", "max_context", "strict", "adapters"),
+    *("path", "mode", "cache", "threads", "tokenizer", "mmap", "max_context", "strict", "adapters"),
 )

@@ -56,6 +56,8 @@ class Model(Differentiable):
         Largest number of threads.
     mode : str
         ``"exact"`` or ``"fast"``, as in `load`.
+    cache : str
+        ``"f32"``, ``"f16"`` or ``"q8"``, as in `load`.
     device : _core.Device or None
         The device that steps run on, with its name and level. None: the CPU.
     device_layers : int or None

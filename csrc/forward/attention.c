@@ -13,6 +13,7 @@
 #include "forward/attention.h"
 
 #include "base/math64.h"
+#include "forward/cache.h"
 
 #include <math.h>
 #include <string.h>
@@ -191,9 +192,16 @@ size_t attention_scratch(const struct run *r) {
         values = TL_MAX(values, r->p->caches[i].value_stride);
         head = TL_MAX(head, r->p->caches[i].key_size);
     }
-    // two lists of blocks; for each query its scores, its padded mix and a copy of it
-    return r->tile * (scores_stride(r) + values + head) * sizeof(float) +
+    // two lists of blocks; for each query its scores, its padded mix and a copy of it; floats of
+    // keys and values that are stored in another type
+    return (r->tile * (scores_stride(r) + values + head) + tl_cache_wide(r->p) + 16) *
+               sizeof(float) +
            2 * (r->max_keys / TL_BLOCK) * sizeof(float *);
+}
+
+/* The first address from `p` on where a vector lies in one line of the processor's cache. */
+static float *aligned(void *p) {
+    return (float *)(((uintptr_t)p + 63) & ~(uintptr_t)63);
 }
 
 /* Writes one row of captured scores, from those of the keys that the query sees: -inf elsewhere. */
@@ -206,12 +214,9 @@ static void store_scores(float *row, const float *scores, struct tl_range seen, 
 /* Lists the blocks that hold positions of a range, for one kv head. */
 static void list_blocks(const struct attention *a, const struct span *s, size_t kv,
                         struct tl_range range, const float **keys, const float **values) {
-    const struct tl_cache *c = a->cache;
     for (size_t b = range.first / TL_BLOCK; b * TL_BLOCK < range.end; b++) {
-        *keys++ =
-            tl_session_keys(s->piece->session, a->cache_number, b) + kv * c->key_size * TL_BLOCK;
-        *values++ = tl_session_values(s->piece->session, a->cache_number, b) +
-                    kv * c->value_stride * TL_BLOCK;
+        *keys++ = tl_session_keys(s->piece->session, a->cache_number, kv, b);
+        *values++ = tl_session_values(s->piece->session, a->cache_number, kv, b);
     }
 }
 
@@ -262,6 +267,7 @@ static void attention_task(void *arg, size_t task, int thread) {
     const size_t stride = scores_stride(r);
     float *scores = (float *)(void *)(values + r->max_keys / TL_BLOCK);
     float *padded = scores + r->tile * stride, *gathered = padded + r->tile * c->value_stride;
+    float *wide = aligned(gathered + r->tile * c->key_size);
     const size_t row_q = a->heads * c->key_size, row_mix = a->heads * c->value_size;
     struct tl_range seen[MAX_QUERIES], any = {SIZE_MAX, 0}; // any: by any of the queries
     size_t base;
@@ -293,7 +299,7 @@ static void attention_task(void *arg, size_t task, int thread) {
             }
             q = gathered;
         }
-        r->k->attn_scores(q, t.n, keys, c->key_size, any.end - base, a->scale, scores, stride);
+        tl_cache_scores(r->k, c, q, t.n, keys, any.end - base, a->scale, scores, stride, wide);
         for (size_t i = 0; i < t.n; i++) {
             float *row = scores + i * stride + (seen[i].first - base);
             finish_scores(a, row, seen[i].end - seen[i].first, t.head + i % t.heads,
@@ -320,10 +326,10 @@ static void attention_task(void *arg, size_t task, int thread) {
         float *mix = a->mix + (s->row + t.first) * row_mix + t.head * c->value_size;
         for (size_t i = 0; i < t.n; i++) seen[i].first -= base, seen[i].end -= base;
         if (c->value_size == c->value_stride && !several) {
-            r->k->attn_mix(probs, probs_stride, t.n, seen, values, c->value_stride, mix, mix_row);
+            tl_cache_mix(r->k, c, probs, probs_stride, t.n, seen, values, mix, mix_row, wide);
         } else {
-            r->k->attn_mix(probs, probs_stride, t.n, seen, values, c->value_stride, padded,
-                           c->value_stride);
+            tl_cache_mix(r->k, c, probs, probs_stride, t.n, seen, values, padded, c->value_stride,
+                         wide);
             for (size_t i = 0; i < t.n; i++) {
                 memcpy(mix + i / t.heads * row_mix + i % t.heads * c->value_size,
                        padded + i * c->value_stride, c->value_size * sizeof(float));
@@ -390,6 +396,7 @@ size_t attention_shared(struct run *r) {
 struct part {
     size_t kv, first, end, keys;
     const float **key_blocks, **value_blocks;
+    float *wide;
 };
 
 static struct part part_of(const struct split *p, size_t task, int thread) {
@@ -399,6 +406,7 @@ static struct part part_of(const struct split *p, size_t task, int thread) {
         .kv = task / p->parts, .first = i * blocks / p->parts, .end = (i + 1) * blocks / p->parts};
     part.key_blocks = (const float **)(void *)(r->scratch + (size_t)thread * r->thread_bytes);
     part.value_blocks = part.key_blocks + r->max_keys / TL_BLOCK;
+    part.wide = aligned(part.value_blocks + r->max_keys / TL_BLOCK);
     part.keys = TL_MIN(part.end * TL_BLOCK, p->keys) - part.first * TL_BLOCK;
     list_blocks(&p->a, r->spans, part.kv, p->seen, part.key_blocks, part.value_blocks);
     return part;
@@ -410,8 +418,8 @@ static void split_scores_task(void *arg, size_t task, int thread) {
     const struct part part = part_of(p, task, thread);
     const size_t n = p->a.heads / c->kv_heads, stride = scores_stride(p->a.r);
     float *scores = p->scores + part.kv * n * stride + part.first * TL_BLOCK;
-    p->a.r->k->attn_scores(p->a.q + part.kv * n * c->key_size, n, part.key_blocks + part.first,
-                           c->key_size, part.keys, p->a.scale, scores, stride);
+    tl_cache_scores(p->a.r->k, c, p->a.q + part.kv * n * c->key_size, n,
+                    part.key_blocks + part.first, part.keys, p->a.scale, scores, stride, part.wide);
     for (size_t i = 0; i < n; i++) {
         finish_scores(&p->a, scores + i * stride, part.keys, part.kv * n + i, p->seen.end - 1,
                       p->seen.first / TL_BLOCK * TL_BLOCK + part.first * TL_BLOCK);
@@ -440,10 +448,10 @@ static void split_mix_task(void *arg, size_t task, int thread) {
                 seen[j].first = TL_MAX(p->first, at) - at;
                 seen[j].end = TL_MIN(p->keys - at, (size_t)TL_BLOCK);
             }
-            p->a.r->k->attn_mix(p->scores + head * stride + at, stride, some, seen,
-                                part.value_blocks + b, c->value_stride,
-                                p->partial + (b * p->a.heads + head) * c->value_stride,
-                                c->value_stride);
+            tl_cache_mix(p->a.r->k, c, p->scores + head * stride + at, stride, some, seen,
+                         part.value_blocks + b,
+                         p->partial + (b * p->a.heads + head) * c->value_stride, c->value_stride,
+                         part.wide);
         }
     }
 }
@@ -549,15 +557,22 @@ int cache_check(const struct tl_op_check *c, struct tl_step *s) {
         v->n_axes != 2 || k->axes[0] != v->axes[0]) {
         return tl_op_wrong(c, "its keys and values do not match; expected (K, Dh) and (K, Dv)");
     }
-    *cache =
-        (struct tl_cache){.kv_heads = k->axes[0], .key_size = k->axes[1], .value_size = v->axes[1]};
+    *cache = (struct tl_cache){.type = p->cache_type,
+                               .kv_heads = k->axes[0],
+                               .key_size = k->axes[1],
+                               .value_size = v->axes[1]};
     cache->value_stride = (cache->value_size + 15) / 16 * 16;
+    // no type has more bytes than floats
     if (!tl_mul_size(cache->kv_heads * TL_BLOCK * sizeof(float), cache->key_size, &keys) ||
         !tl_mul_size(cache->kv_heads * TL_BLOCK * sizeof(float), cache->value_stride, &values) ||
         !tl_add_size(keys, values, &cache->block_bytes)) {
         return tl_op_wrong(c, "its keys and values are too large");
     }
-    cache->keys_bytes = keys;
+    cache->key_panel = cache->type->bytes(cache->key_size);
+    cache->value_panel = cache->type->bytes(cache->value_stride);
+    cache->keys_bytes = cache->kv_heads * (TL_BLOCK / TL_PANEL) * cache->key_panel;
+    cache->block_bytes =
+        cache->keys_bytes + cache->kv_heads * (TL_BLOCK / TL_PANEL) * cache->value_panel;
     s->value = TL_VALUE_NONE;
     s->number = p->n_caches++;
     return TL_OK;

@@ -172,8 +172,8 @@ int session_device_to_host(struct tl_session *s, size_t cache, size_t n, struct 
     status = tl_device_check(d->device, err);
     // a block that is complete on the host may be shared with another session: it is not written
     for (size_t b = c->on_host / TL_BLOCK; b < blocks_of(n) && status == TL_OK; b++) {
-        status = tl_queue_read(d->q, c->room.buffer, b * bytes, tl_session_keys(s, cache, b), bytes,
-                               false, err);
+        status = tl_queue_read(d->q, c->room.buffer, b * bytes, tl_session_keys(s, cache, 0, b),
+                               bytes, false, err);
     }
     if (status == TL_OK) status = tl_queue_finish(d->q, err);
     if (status == TL_OK) c->on_host = n;
@@ -208,7 +208,7 @@ int session_device_to_device(struct tl_session *s, size_t cache, size_t n, size_
     }
     if (c->on_device >= n) return TL_OK;
     for (size_t b = c->on_device / TL_BLOCK; b < blocks_of(n) && status == TL_OK; b++) {
-        status = tl_queue_write(d->q, c->room.buffer, b * bytes, tl_session_keys(s, cache, b),
+        status = tl_queue_write(d->q, c->room.buffer, b * bytes, tl_session_keys(s, cache, 0, b),
                                 bytes, err);
     }
     if (status == TL_OK) c->on_device = n;

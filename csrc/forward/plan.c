@@ -1,6 +1,7 @@
 /* plan.c - checks the steps of a plan and decides how they run. */
 #include "forward/plan.h"
 
+#include "forward/cache.h"
 #include "forward/device_plan.h"
 #include "forward/experts.h"
 #include "forward/ops.h"
@@ -24,6 +25,15 @@ static int check_options(const struct tl_plan_options *o, size_t n, struct tl_er
     }
     if (n < 1 || n > MAX_STEPS) {
         return tl_fail(err, TL_EARG, "there are %zu steps; expected 1 to %d", n, MAX_STEPS);
+    }
+    if (tl_cache_type_find(o->cache) == NULL) {
+        return tl_fail(err, TL_EARG, "cache is '%s'; expected 'f32', 'f16' or 'q8'", o->cache);
+    }
+    if (o->device != NULL && tl_cache_type_find(o->cache)->widen_keys != NULL) {
+        return tl_fail(err, TL_ENOSUP,
+                       "cache is '%s', and the model runs on a device, which keeps keys and values "
+                       "as float32; expected cache 'f32', or the device 'cpu'",
+                       o->cache);
     }
     return TL_OK;
 }
@@ -252,6 +262,7 @@ int tl_plan_new(const struct tl_plan_options *options, const struct tl_step_spec
     if (p == NULL) return tl_fail(err, TL_ENOMEM, "no memory for a plan");
     p->layers = options->layers;
     p->max_context = options->max_context;
+    p->cache_type = tl_cache_type_find(options->cache);
     p->kernels = tl_kernels_best(err);
     p->steps = calloc(n, sizeof(*p->steps));
     p->caches = calloc(n, sizeof(*p->caches));

@@ -17,6 +17,7 @@
 #include "kernels/kernels.h"
 #include "model/weights.h"
 
+struct tl_cache_type;  // forward/cache.h
 struct tl_plan_device; // forward/device_plan.h
 
 enum tl_op {
@@ -126,8 +127,10 @@ struct tl_cache {
     size_t key_size;
     size_t value_size;
     size_t value_stride; // value_size rounded up to 16
-    size_t keys_bytes;   // of one block of TL_BLOCK positions
-    size_t block_bytes;  // of its keys and values together; of a state
+    const struct tl_cache_type *type;
+    size_t key_panel, value_panel; // bytes of 16 positions of a head
+    size_t keys_bytes;             // of one block of TL_BLOCK positions
+    size_t block_bytes;            // of its keys and values together; of a state
 };
 
 /* Rope steps with the same frequencies share a table of cos and sin, computed once per chunk. */
@@ -152,6 +155,7 @@ struct tl_plan {
     size_t *resume; // (layers + 1) the only value from before first[i] that is read from there on,
                     // if it is a residual stream (D); else TL_NO_STEP
 
+    const struct tl_cache_type *cache_type;
     struct tl_cache *caches;
     size_t n_caches;
     struct tl_rope *ropes;
@@ -169,6 +173,7 @@ struct tl_plan_options {
     size_t layers;
     size_t max_context;
     bool fast;                   // rounded activations: docs/numerics.md, section 4
+    const char *cache;           // the name of a type of cache.h
     struct tl_device *device;    // where steps run if they can; it must outlive the plan; or NULL
     size_t device_layers;        // only the steps of so many first blocks; SIZE_MAX: all
     const uint8_t *device_steps; // (steps) 0: the step runs on the CPU; NULL: none must. For tests

@@ -2,6 +2,7 @@
 #include "forward/session.h"
 
 #include "base/block_cache.h"
+#include "forward/cache.h"
 #include "forward/device_session.h"
 
 #include <stdlib.h>
@@ -30,7 +31,6 @@ static struct tl_block *block_new(const struct tl_cache *c) {
     b->in_data = true;
     b->bytes = c->block_bytes;
     b->data = data;
-    b->values = data + c->keys_bytes / sizeof(float);
     return b;
 }
 
@@ -294,44 +294,57 @@ void tl_session_carry_state(struct tl_session *s, size_t cache) {
     if (states->marked != NULL) replace(&states->marked, share(states->next));
 }
 
-float *tl_session_keys(const struct tl_session *s, size_t cache, size_t block) {
-    return s->blocks[cache * s->capacity + block]->data;
+/* The bytes of a block, from the one at `at` on. */
+static float *part_of(const struct tl_session *s, size_t cache, size_t block, size_t at) {
+    return s->blocks[cache * s->capacity + block]->data + at / sizeof(float);
 }
 
-float *tl_session_values(const struct tl_session *s, size_t cache, size_t block) {
-    return s->blocks[cache * s->capacity + block]->values;
+float *tl_session_keys(const struct tl_session *s, size_t cache, size_t head, size_t block) {
+    const struct tl_cache *c = &s->plan->caches[cache];
+    return part_of(s, cache, block, head * (TL_BLOCK / TL_PANEL) * c->key_panel);
 }
 
-/* Where the key of a position begins in its block; its values are 16 floats apart. */
-static size_t key_offset(const struct tl_cache *c, size_t head, size_t at) {
-    return (head * TL_BLOCK + at / 16 * 16) * c->key_size + at % 16;
+float *tl_session_values(const struct tl_session *s, size_t cache, size_t head, size_t block) {
+    const struct tl_cache *c = &s->plan->caches[cache];
+    return part_of(s, cache, block, c->keys_bytes + head * (TL_BLOCK / TL_PANEL) * c->value_panel);
+}
+
+/* The panel that holds a position, of the panels of a block. */
+static uint8_t *panel_at(float *panels, size_t position, size_t bytes) {
+    return (uint8_t *)(void *)panels + position % TL_BLOCK / TL_PANEL * bytes;
 }
 
 void tl_session_put(struct tl_session *s, size_t cache, size_t head, size_t position, size_t n,
                     const float *keys, const float *values) {
     const struct tl_cache *c = &s->plan->caches[cache];
     for (size_t i = 0; i < n; i++) {
-        const size_t block = (position + i) / TL_BLOCK, at = (position + i) % TL_BLOCK;
-        const size_t row = i * c->kv_heads + head;
-        const float *key = keys + row * c->key_size;
-        float *k = tl_session_keys(s, cache, block) + key_offset(c, head, at);
-        float *v = tl_session_values(s, cache, block) + (head * TL_BLOCK + at) * c->value_stride;
-        for (size_t d = 0; d < c->key_size; d++) k[16 * d] = key[d];
-        memcpy(v, values + row * c->value_size, c->value_size * sizeof(float));
+        const size_t at = position + i, block = at / TL_BLOCK, row = i * c->kv_heads + head;
+        float *k = tl_session_keys(s, cache, head, block);
+        float *v = tl_session_values(s, cache, head, block);
+        tl_cache_put_key(c, panel_at(k, at, c->key_panel), at % TL_PANEL, keys + row * c->key_size);
+        tl_cache_put_value(c, panel_at(v, at, c->value_panel), at % TL_PANEL,
+                           values + row * c->value_size);
     }
 }
 
-void tl_session_get(const struct tl_session *s, size_t cache, float *keys, float *values) {
+void tl_session_get(const struct tl_session *s, size_t cache, float *keys, float *values,
+                    float *wide) {
     const struct tl_cache *c = &s->plan->caches[cache];
-    for (size_t i = 0; i < s->n; i++) {
-        const size_t block = i / TL_BLOCK, at = i % TL_BLOCK;
-        for (size_t head = 0; head < c->kv_heads; head++) {
-            const float *k = tl_session_keys(s, cache, block) + key_offset(c, head, at);
-            const float *v =
-                tl_session_values(s, cache, block) + (head * TL_BLOCK + at) * c->value_stride;
-            for (size_t d = 0; d < c->key_size; d++) *keys++ = k[16 * d];
-            memcpy(values, v, c->value_size * sizeof(float));
-            values += c->value_size;
+    const struct tl_kernels *k = s->plan->kernels;
+    for (size_t head = 0; head < c->kv_heads; head++) {
+        for (size_t at = 0; at < s->n; at += TL_PANEL) {
+            float *panels = tl_session_keys(s, cache, head, at / TL_BLOCK);
+            const float *from = tl_cache_keys(k, c, panel_at(panels, at, c->key_panel), wide);
+            for (size_t i = 0; i < TL_MIN(s->n - at, (size_t)TL_PANEL); i++) {
+                float *to = keys + ((at + i) * c->kv_heads + head) * c->key_size;
+                for (size_t d = 0; d < c->key_size; d++) to[d] = from[TL_PANEL * d + i];
+            }
+            panels = tl_session_values(s, cache, head, at / TL_BLOCK);
+            from = tl_cache_values(k, c, panel_at(panels, at, c->value_panel), wide);
+            for (size_t i = 0; i < TL_MIN(s->n - at, (size_t)TL_PANEL); i++) {
+                memcpy(values + ((at + i) * c->kv_heads + head) * c->value_size,
+                       from + i * c->value_stride, c->value_size * sizeof(float));
+            }
         }
     }
 }

@@ -21,9 +21,9 @@ struct session_device; // forward/device_session.h
    moves, and written only while one session holds it. A state can have a copy on a device. */
 struct tl_block {
     atomic_int references;
-    size_t bytes;  // of data, which is from the block cache
-    float *data;   // owns; the keys (kv_heads, TL_BLOCK / 16, key_size, 16), or the state
-    float *values; // inside data, after the keys: (kv_heads, TL_BLOCK, value_stride)
+    size_t bytes; // of data, which is from the block cache
+    float *data;  // owns; the state, or panels (cache.h) of keys, then of values, (kv_heads,
+                  // TL_BLOCK / 16) of each
 
     struct tl_mutex lock; // of what follows
     struct tl_device *device;
@@ -86,17 +86,18 @@ float *tl_session_marked(const struct tl_session *s, size_t cache);
 void tl_session_unmark(struct tl_session *s);
 /* Keeps the state, for a call that does not run its step. */
 void tl_session_carry_state(struct tl_session *s, size_t cache);
-/* The keys (kv_heads, TL_BLOCK / 16, key_size, 16) and values (kv_heads, TL_BLOCK, value_stride).
- */
-float *tl_session_keys(const struct tl_session *s, size_t cache, size_t block);
-float *tl_session_values(const struct tl_session *s, size_t cache, size_t block);
+/* The panels of keys or values of a head in a block (cache.h): floats if the cache has floats. */
+float *tl_session_keys(const struct tl_session *s, size_t cache, size_t head, size_t block);
+float *tl_session_values(const struct tl_session *s, size_t cache, size_t head, size_t block);
 
 /* Writes one kv head at positions [position, position + n), which are reserved, from rows of all
    heads: keys (n, kv_heads, key_size), values (n, kv_heads, value_size). */
 void tl_session_put(struct tl_session *s, size_t cache, size_t head, size_t position, size_t n,
                     const float *keys, const float *values);
 /* Copies the keys and values of all positions of a cache, in the same layout. Those that are on a
-   device must have been copied to the host: device_session.h. */
-void tl_session_get(const struct tl_session *s, size_t cache, float *keys, float *values);
+   device must have been copied to the host: device_session.h. `wide` is scratch for
+   tl_cache_wide floats. */
+void tl_session_get(const struct tl_session *s, size_t cache, float *keys, float *values,
+                    float *wide);
 
 #endif

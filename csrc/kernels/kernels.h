@@ -168,6 +168,17 @@ struct tl_kernels {
                      const struct tl_range *seen, const float *const *blocks, size_t value_stride,
                      float *mix, size_t mix_stride);
 
+    /*
+     * Keys and values that are stored with fewer bits, as floats (forward/cache.h); exact.
+     *   widen_f16        n float16, a multiple of 16
+     *   widen_q8_keys    bytes (size, 16) with scales (blocks of 32 rows, 16)
+     *   widen_q8_values  bytes (16, size), size a multiple of 16, with scales (blocks of 32
+     *                    columns, 16 rows)
+     */
+    void (*widen_f16)(const void *from, size_t n, float *to);
+    void (*widen_q8_keys)(const void *scales, const uint8_t *from, size_t size, float *to);
+    void (*widen_q8_values)(const void *scales, const uint8_t *from, size_t size, float *to);
+
     // mixers with a state: recurrent_template.h
 
     /* One token of a short convolution over n channels: rows[j] holds the n values of the token

@@ -2,6 +2,7 @@
 #include "py/py_model.h"
 
 #include "base/os.h"
+#include "forward/cache.h"
 #include "forward/device_plan.h"
 #include "forward/forward.h"
 #include "py/py_backward.h"
@@ -19,7 +20,7 @@ typedef struct {
 PyDoc_STRVAR(
     model_doc,
     "Model(steps, weights, /, *, layers, max_context, fast=False, device=None,\n"
-    "      device_layers=None, device_steps=None)\n"
+    "      cache='f32', device_layers=None, device_steps=None)\n"
     "--\n"
     "\n"
     "A model as a list of steps, checked and ready to run.\n"
@@ -44,6 +45,8 @@ PyDoc_STRVAR(
     "    Round activations to eight bits.\n"
     "device : Device, optional\n"
     "    Where the steps run that have a kernel there; the weights that they read are copied.\n"
+    "cache : str\n"
+    "    The type of stored keys and values: 'f32', 'f16' or 'q8'.\n"
     "device_layers : int, optional\n"
     "    Only the steps of so many blocks, from the first one on, run on the device. Default: all.\n"
     "device_steps : bytes, optional\n"
@@ -54,7 +57,7 @@ PyDoc_STRVAR(
     "tinyllm.FormatError\n"
     "    A weight is missing or has another shape.\n"
     "tinyllm.UnsupportedError\n"
-    "    A weight has a type that cannot be run.\n"
+    "    A weight has a type that cannot be run, or a device is to have such a cache.\n"
     "MemoryError\n"
     "    The device has no memory for the weights.\n"
     "ValueError\n"
@@ -188,8 +191,8 @@ bool tlpy_model_lost(PyObject *model) {
 }
 
 static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *keywords[] = {
-        "", "", "layers", "max_context", "fast", "device", "device_layers", "device_steps", NULL};
+    static char *keywords[] = {"",       "",      "layers",        "max_context",  "fast",
+                               "device", "cache", "device_layers", "device_steps", NULL};
     PyObject *device = Py_None, *device_layers = Py_None;
     PyObject *given_steps, *given_weights, *steps = NULL, *weights = NULL, *names = PyList_New(0);
     model_object *self = NULL;
@@ -198,13 +201,13 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     struct tl_error err;
     tlpy_state *st = PyType_GetModuleState(type);
     struct tl_plan *plan = NULL;
-    const char *device_steps = NULL;
+    const char *device_steps = NULL, *cache = "f32";
     Py_ssize_t layers = 0, max_context = 0, most = 0, n_device_steps = 0;
     int status, fast = 0;
 
     if (names == NULL) return NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$nnpOOz#:Model", keywords, &given_steps,
-                                     &given_weights, &layers, &max_context, &fast, &device,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$nnpOsOz#:Model", keywords, &given_steps,
+                                     &given_weights, &layers, &max_context, &fast, &device, &cache,
                                      &device_layers, &device_steps, &n_device_steps)) {
         goto done;
     }
@@ -243,6 +246,7 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
             .layers = (size_t)layers,
             .max_context = (size_t)max_context,
             .fast = fast != 0,
+            .cache = cache,
             .device = device != Py_None ? tlpy_device_of(device) : NULL,
             .device_layers = device_layers != Py_None ? (size_t)most : SIZE_MAX,
             .device_steps = (const uint8_t *)device_steps};
@@ -303,6 +307,11 @@ static PyObject *model_config(PyObject *op, void *closure) {
     return Py_BuildValue("{snsnsnsn}", "layers", (Py_ssize_t)p->layers, "width",
                          (Py_ssize_t)p->width, "vocab_size", (Py_ssize_t)p->vocab_size,
                          "max_context", (Py_ssize_t)p->max_context);
+}
+
+static PyObject *model_cache(PyObject *op, void *closure) {
+    (void)closure;
+    return PyUnicode_FromString(((model_object *)op)->plan->cache_type->name);
 }
 
 /* The shape of a step's value without T, (H,) for a matrix; None for a cache. */
@@ -394,6 +403,7 @@ static PyMethodDef model_methods[] = {
 
 static PyGetSetDef model_getset[] = {
     {"config", model_config, NULL, "dict : layers, width, vocab_size and max_context.", NULL},
+    {"cache", model_cache, NULL, "str : the type of stored keys and values.", NULL},
     {"on_device", model_on_device, NULL, "tuple of bool : the steps that run on the device.", NULL},
     {"device_bytes", model_device_bytes, NULL,
      "int : bytes of weights in the memory of the device.", NULL},

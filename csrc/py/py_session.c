@@ -2,6 +2,7 @@
 #include "py/py_session.h"
 
 #include "base/os.h"
+#include "forward/cache.h"
 #include "forward/device_session.h"
 #include "py/py_array.h"
 #include "py/py_model.h"
@@ -215,12 +216,16 @@ static PyObject *pair_of(const struct tl_session *s, size_t number) {
     const struct tl_cache *c = &s->plan->caches[number];
     PyObject *keys, *values, *pair = NULL;
     void *key_data, *value_data;
+    float *wide = tl_alloc((tl_cache_wide(s->plan) + 1) * sizeof(float));
     keys = tlpy_array_new(TLPY_F32, 3, (size_t[]){s->n, c->kv_heads, c->key_size}, &key_data);
     values = tlpy_array_new(TLPY_F32, 3, (size_t[]){s->n, c->kv_heads, c->value_size}, &value_data);
-    if (keys != NULL && values != NULL) {
-        tl_session_get(s, number, key_data, value_data);
+    if (wide == NULL) {
+        PyErr_NoMemory();
+    } else if (keys != NULL && values != NULL) {
+        tl_session_get(s, number, key_data, value_data, wide);
         pair = PyTuple_Pack(2, keys, values);
     }
+    tl_free(wide);
     Py_XDECREF(keys);
     Py_XDECREF(values);
     return pair;

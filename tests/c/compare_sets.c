@@ -261,6 +261,33 @@ static void compare_vectors(const struct tl_kernels *k, const struct tl_kernels 
     }
 }
 
+static uint8_t *random_bytes(size_t n, size_t align) {
+    uint8_t *x = guarded(n, align);
+    for (size_t i = 0; i < n; i++) x[i] = (uint8_t)random_bits();
+    return x;
+}
+
+/* Keys and values of 16 positions that are stored with fewer bits. */
+static void compare_widening(const struct tl_kernels *k, const struct tl_kernels *scalar) {
+    static const size_t sizes[] = {1, 16, 31, 32, 33, 48, 64, 80, 192};
+    for (size_t i = 0; i < TL_ARRAY_LEN(sizes); i++) {
+        const size_t size = sizes[i], n = 16 * size, padded = (size + 15) / 16 * 16;
+        const uint8_t *halves = random_bytes(2 * n, 2), *bytes = random_bytes(16 * padded, 1);
+        const uint8_t *scales = random_bytes((padded + 31) / 32 * 32, 2);
+        float *y = floats(16 * padded), *expected = floats(16 * padded);
+        k->widen_f16(halves, n, y);
+        scalar->widen_f16(halves, n, expected);
+        compare(k->name, "widen_f16", y, expected, n);
+        k->widen_q8_keys(scales, bytes, size, y);
+        scalar->widen_q8_keys(scales, bytes, size, expected);
+        compare(k->name, "widen_q8_keys", y, expected, n);
+        k->widen_q8_values(scales, bytes, padded, y);
+        scalar->widen_q8_values(scales, bytes, padded, expected);
+        compare(k->name, "widen_q8_values", y, expected, 16 * padded);
+        release("stored keys and values", 0);
+    }
+}
+
 static void compare_rope(const struct tl_kernels *k, const struct tl_kernels *scalar) {
     static const size_t shapes[][3] = {
         {1, 2, 2}, {3, 64, 64}, {2, 20, 12}, {5, 80, 64}, {2, 16, 0}};
@@ -379,6 +406,7 @@ static void compare_operations(void) {
     const struct tl_kernels *scalar = tl_kernels_find("scalar"), *k;
     for (size_t i = 0; (k = tl_kernels_at(i)) != NULL; i++) {
         compare_vectors(k, scalar);
+        compare_widening(k, scalar);
         compare_rope(k, scalar);
         compare_conv(k, scalar, 1, 2);
         compare_conv(k, scalar, 80, 3);

@@ -96,6 +96,7 @@ TL_EACH_1(tl_cvtepi32_epi16, simde__m256i, simde__m512i, i16, 16, (int16_t)x.i32
 TL_EACH_1(tl_cvtepi32_pd, simde__m512d, simde__m256i, f64, 8, x.i32[i])
 TL_EACH_1(tl_cvtepi32_ps, simde__m512, simde__m512i, f32, 16, (float)x.i32[i])
 TL_EACH_1(tl_cvtepu16_epi32, simde__m512i, simde__m256i, i32, 16, x.u16[i])
+TL_EACH_1(tl_cvtepi8_epi32, simde__m512i, simde__m128i, i32, 16, x.i8[i])
 TL_EACH_1(tl_cvtpd_ps, simde__m256, simde__m512d, f32, 8, (float)x.f64[i])
 TL_EACH_1(tl_cvtps_pd, simde__m512d, simde__m256, f64, 8, (double)x.f32[i])
 #define _mm512_cvtps_epi32 tl_cvtps_epi32
@@ -103,6 +104,7 @@ TL_EACH_1(tl_cvtps_pd, simde__m512d, simde__m256, f64, 8, (double)x.f32[i])
 #define _mm512_cvtepi32_pd tl_cvtepi32_pd
 #define _mm512_cvtepi32_ps tl_cvtepi32_ps
 #define _mm512_cvtepu16_epi32 tl_cvtepu16_epi32
+#define _mm512_cvtepi8_epi32 tl_cvtepi8_epi32
 #define _mm512_cvtpd_ps tl_cvtpd_ps
 #define _mm512_cvtps_pd tl_cvtps_pd
 #define _mm512_extractf32x8_ps(a, i) (simde__m512_to_private(a).m256[i])

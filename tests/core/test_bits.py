@@ -226,7 +226,7 @@ def test_every_split_on_every_instruction_set(type_name, mode, tmp_path):
     digests = {}
     for isa in ("scalar", *SETS):
         done = subprocess.run(
-            [sys.executable, every_split.__file__, mode, "600", str(path)],
+            [sys.executable, every_split.__file__, mode, "f32", "600", str(path)],
             capture_output=True,
             text=True,
             env={**os.environ, "TINYLLM_ISA": isa, "PYTHONPATH": os.pathsep.join(sys.path)},

@@ -841,6 +841,7 @@ static void run_plan(struct tl_plan *p) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    static const char *const caches[] = {"f32", "f32", "f16", "q8"};
     static const size_t contexts[] = {2000, 2000, 2000, 16, 1, 0, (1 << 30) + 1, 1 << 30};
     struct tl_plan *p = NULL;
     struct tl_error err = {.text = ""};
@@ -851,7 +852,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     s = choose_sizes();
     const struct tl_plan_options options = {.layers = s.layers + (below(32) == 31),
                                             .max_context = PICK(contexts),
-                                            .fast = below(2) != 0};
+                                            .fast = below(2) != 0,
+                                            .cache = PICK(caches)};
     const bool right =
         options.layers == s.layers && options.max_context >= 1 && options.max_context <= 1 << 30;
     const size_t changes = below(6);

@@ -1,7 +1,7 @@
 """Run models in every way that must not change a bit; a program of test_bits.py.
 
-python every_split.py mode tokens file...: prints a digest of the taps of each file. First it checks
-that the bits are the same with every number of threads, every split of the prompt, with and
+python every_split.py mode cache tokens file...: prints a digest of the taps of each file. First it
+checks that the bits are the same with every number of threads, every split of the prompt, with and
 without capture, and in a ragged batch. TINYLLM_ISA says which kernels run. The scalar ones are
 slow, so they run each number of threads with one split only.
 """
@@ -30,11 +30,11 @@ def split(model, ids, chunk):
     )
 
 
-def check(path, mode, tokens):
+def check(path, mode, tokens, cache="f32"):
     want = taps = None
     slow = os.environ.get("TINYLLM_ISA") == "scalar"
     for threads, one_chunk in zip(THREADS, CHUNKS, strict=True):
-        model = tl.load(path, mode=mode, threads=threads)
+        model = tl.load(path, mode=mode, cache=cache, threads=threads)
         ids = np.random.default_rng(0).integers(0, model.config.vocab_size, tokens)
         name = f"{path}, {threads} threads"
         logits = model.logits(ids)
@@ -60,5 +60,5 @@ def check(path, mode, tokens):
 
 
 if __name__ == "__main__":
-    for path in sys.argv[3:]:
-        print(check(path, sys.argv[1], int(sys.argv[2])), flush=True)
+    for path in sys.argv[4:]:
+        print(check(path, sys.argv[1], int(sys.argv[3]), sys.argv[2]), flush=True)

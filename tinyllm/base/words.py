@@ -93,6 +93,7 @@ _LOADING = {
     "pretrained_model_name_or_path": "path, the first argument",
     "repo_id": 'path, such as "hf:owner/repo:Q4_K_M"',
     "filename": 'path, such as "hf:owner/repo/file.gguf"',
+    **dict.fromkeys(("type_k", "type_v", "cache_type_k", "cache_type_v"), "cache="),
     "n_gpu_layers": "device_layers=, with device=",
     "device_map": "device=",
     "dtype": "mode=; weights stay as they are in the file",

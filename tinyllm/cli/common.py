@@ -52,6 +52,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="fast: round activations to eight bits (default: exact)",
     )
     parser.add_argument(
+        "--cache",
+        choices=("f32", "f16", "q8"),
+        default="f32",
+        help="how to store keys and values; f16, q8: rounded, with less memory (default: f32)",
+    )
+    parser.add_argument(
         "--context", type=int, metavar="TOKENS", help="the longest context (default: the model's)"
     )
     parser.add_argument(
@@ -119,6 +125,7 @@ def load_model(args: argparse.Namespace) -> Model:
     return load(
         args.model,
         mode=args.mode,
+        cache=args.cache,
         threads=args.threads,
         tokenizer=args.tokenizer,
         max_context=args.context,

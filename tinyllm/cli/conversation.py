@@ -361,7 +361,7 @@ class Chat:
         """Go on with another model; without PATH, say which one this is."""
         if path:
             args = copy.copy(self._args) or argparse.Namespace(
-                threads=None, tokenizer=None, mode="exact", context=None
+                threads=None, tokenizer=None, mode="exact", cache="f32", context=None
             )
             args.model, args.adapter = path, []
             self._use(load_model(args))

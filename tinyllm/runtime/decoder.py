@@ -59,6 +59,7 @@ def decoder(model: M, prompt: Any, edits: Any, parse_special: bool) -> M:
         layers=config.layers,
         max_context=longest,
         fast=model.mode == "fast",
+        cache=model.cache,
     )
     file = ModelFile(model.metadata, weights, model.path)
     tokenizer = model.tokenizer

@@ -51,7 +51,7 @@ class Runner:
 
     Attributes
     ----------
-    config, steps, weights, metadata, tokenizer, threads, mode, path, adapters, core
+    config, steps, weights, metadata, tokenizer, threads, mode, cache, path, adapters, core
         See `tinyllm.Model`.
     device, device_layers
         The same.
@@ -171,6 +171,7 @@ class Runner:
             layers=base.config.layers,
             max_context=base.core.config["max_context"],
             fast=base.mode == "fast",
+            cache=base.cache,
             device=base.device,
             device_layers=base.device_layers,
         )
@@ -179,6 +180,11 @@ class Runner:
         model.mode, model.adapters, model._base = base.mode, every, base
         model.device, model.device_layers = base.device, base.device_layers
         return model
+
+    @property
+    def cache(self) -> str:
+        """How sessions store keys and values: ``"f32"``, ``"f16"`` or ``"q8"``, as in `load`."""
+        return self.core.cache
 
     # ---- running ----
 

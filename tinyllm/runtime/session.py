@@ -312,7 +312,8 @@ class Session:
         """Write the context with its keys, values and states to a file.
 
         `Model.session` reads it. Of a recurrent model, only the states after the last token are
-        stored: a rewind of the session that is read runs all tokens before it again.
+        stored: a rewind of the session that is read runs all tokens before it again. Keys and
+        values are float16 with ``cache="f16"``, and float32 otherwise; they lose nothing.
 
         Parameters
         ----------
@@ -343,7 +344,8 @@ class Session:
 
         arrays: dict[str, Array] = {}
         for number, names in enumerate(_caches(self.model, len(self))):
-            arrays.update(zip(names, self.core.cache(number), strict=True))
+            for name, array in zip(names, self.core.cache(number), strict=True):
+                arrays[name] = array.astype(_stored_type(self.model, name))
         if self.logits is not None:
             arrays["logits"] = self.logits
         metadata = {
@@ -351,6 +353,7 @@ class Session:
             "version": "1",
             "tokens": json.dumps(self.tokens),
             "fingerprint": self.model.fingerprint,
+            "cache": self.model.cache,
         }
         edited = [i for i, edits in enumerate(self._ran_under()) if edits]
         if edited:
@@ -399,6 +402,13 @@ class Session:
                     "fingerprint",
                     metadata.get("fingerprint"),
                     f"{model.fingerprint!r}: the session belongs to another model",
+                )
+            cache = metadata.get("cache", "f32")
+            if cache != model.cache:
+                raise bad_field(
+                    "cache",
+                    cache,
+                    f"{model.cache!r}, as in the model; load the model with cache={cache!r:.20}",
                 )
             tokens = read_token_ids(metadata)
             n, limit = len(tokens), model.core.config["max_context"]
@@ -635,7 +645,7 @@ class Session:
         rows: list[tuple[str, str]] = [
             ("tokens", f"{n:,} of {limit:,}"),
             ("text", f"...{text}" if n > 64 else text),
-            ("kv cache", size(self._core.nbytes)),
+            ("kv cache", self._memory()),
         ]
         for kind, shapes in kinds.items():
             each = [f"{shape} in {count} layers" for shape, count in shapes.items()]
@@ -672,7 +682,12 @@ class Session:
 
     def __repr__(self) -> str:
         """Return the number of tokens and the memory of the cache."""
-        return f"<tinyllm.Session: {len(self)} tokens, kv cache {size(self._core.nbytes)}>"
+        return f"<tinyllm.Session: {len(self)} tokens, kv cache {self._memory()}>"
+
+    def _memory(self) -> str:
+        """Return the memory of the cache, with its type if that is not float32."""
+        cache = self.model.cache
+        return size(self._core.nbytes) + ("" if cache == "f32" else f" ({cache})")
 
     def _repr_html_(self) -> str:
         return self.table().html(caption=repr(self))
@@ -714,6 +729,12 @@ def _state_shape(step: Step, reads: list[tuple[int, ...]]) -> tuple[int, ...]:
     return heads, reads[2 if step.op == "scan" else 1][-1], size
 
 
+def _stored_type(model: Runner, name: str) -> np.dtype[Any]:
+    """Return the type of an array in a file. It holds what the cache holds, exactly."""
+    half = model.cache == "f16" and not name.endswith(".state")
+    return np.dtype(np.float16 if half else np.float32)
+
+
 def _cached(model: Runner, arrays: Mapping[str, Array], n: int) -> list[tuple[Float32, ...]]:
     """Return the arrays of each cache for `n` tokens, checked, from a file."""
     from ..files.arrays import bad_field
@@ -725,8 +746,9 @@ def _cached(model: Runner, arrays: Mapping[str, Array], n: int) -> list[tuple[Fl
             if name not in arrays:
                 raise bad_field(name, "missing", "an array")
             array = arrays[name]
-            if array.shape != shape or array.dtype != np.float32:
-                raise bad_field(name, f"{array.dtype} {array.shape}", f"float32 {shape}")
-            found.append(array)
+            stored = _stored_type(model, name)
+            if array.shape != shape or array.dtype != stored:
+                raise bad_field(name, f"{array.dtype} {array.shape}", f"{stored} {shape}")
+            found.append(array.astype(np.float32))
         caches.append(tuple(found))
     return caches

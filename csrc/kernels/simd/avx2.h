@@ -193,6 +193,11 @@ TL_INLINE v16 v16_load_f16(const void *p) {
     return (v16){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)q)),
                  _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(q + 16)))};
 }
+TL_INLINE v16 v16_load_i8(const void *p) {
+    const __m128i q = _mm_loadu_si128((const __m128i *)p);
+    return (v16){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q)),
+                 _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(q, 8)))};
+}
 TL_INLINE __m256 half_bf16(const char *q) {
     __m256i h = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)q));
     return _mm256_castsi256_ps(_mm256_slli_epi32(h, 16));

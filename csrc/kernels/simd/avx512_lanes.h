@@ -243,6 +243,9 @@ TL_INLINE v16 v16_load_f32(const void *p) {
 TL_INLINE v16 v16_load_f16(const void *p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(p));
 }
+TL_INLINE v16 v16_load_i8(const void *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p)));
+}
 TL_INLINE v16 v16_load_bf16(const void *p) {
     __m512i h = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(h, 16));

@@ -261,6 +261,13 @@ TL_INLINE v16 v16_load_f16(const void *p) {
     const uint8_t *q = p;
     V16_NEON(quarter_halves(vreinterpret_u16_u8(vld1_u8(q + 8 * i))));
 }
+TL_INLINE v16 v16_load_i8(const void *p) {
+    const int8x16_t q = vld1q_s8(p);
+    const int16x8_t low = vmovl_s8(vget_low_s8(q)), high = vmovl_s8(vget_high_s8(q));
+    const int32x4_t part[4] = {vmovl_s16(vget_low_s16(low)), vmovl_s16(vget_high_s16(low)),
+                               vmovl_s16(vget_low_s16(high)), vmovl_s16(vget_high_s16(high))};
+    V16_NEON(vcvtq_f32_s32(part[i]));
+}
 TL_INLINE v16 v16_load_bf16(const void *p) {
     const uint8_t *q = p;
     V16_NEON(

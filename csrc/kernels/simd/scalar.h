@@ -103,6 +103,10 @@ TL_INLINE v16 v16_load_f16(const void *p) {
     }
     return r;
 }
+TL_INLINE v16 v16_load_i8(const void *p) {
+    const int8_t *q = p;
+    V16_EACH((float)q[i]);
+}
 TL_INLINE v16 v16_load_bf16(const void *p) {
     const char *q = p;
     v16 r;

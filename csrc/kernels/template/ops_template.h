@@ -323,6 +323,39 @@ static void op_attn_mix(const float *probs, size_t probs_stride, size_t queries,
     }
 }
 
+/* ---- stored keys and values as floats ---- */
+
+static void op_widen_f16(const void *from, size_t n, float *to) {
+    const uint8_t *half = from;
+    for (size_t i = 0; i < n; i += 16) v16_store(to + i, v16_load_f16(half + 2 * i));
+}
+
+static void op_widen_q8_keys(const void *scales, const uint8_t *from, size_t size, float *to) {
+    const uint8_t *half = scales;
+    for (size_t first = 0; first < size; first += 32, half += 32) {
+        const v16 scale = v16_load_f16(half);
+        const size_t end = TL_MIN(size, first + 32);
+        for (size_t d = first; d < end; d++) {
+            v16_store(to + 16 * d, v16_mul(v16_load_i8(from + 16 * d), scale));
+        }
+    }
+}
+
+static void op_widen_q8_values(const void *scales, const uint8_t *from, size_t size, float *to) {
+    const uint8_t *half = scales;
+    for (size_t first = 0; first < size; first += 32, half += 32) {
+        float each[16];
+        v16_store(each, v16_load_f16(half));
+        for (size_t row = 0; row < 16; row++) {
+            const v16 scale = v16_set1(each[row]);
+            const size_t at = row * size + first;
+            v16_store(to + at, v16_mul(v16_load_i8(from + at), scale));
+            if (first + 16 >= size) continue;
+            v16_store(to + at + 16, v16_mul(v16_load_i8(from + at + 16), scale));
+        }
+    }
+}
+
 static void ops_init(struct tl_kernels *k) {
     k->norm_scale = op_norm_scale;
     k->norm_apply = op_norm_apply;
@@ -338,4 +371,7 @@ static void ops_init(struct tl_kernels *k) {
     k->attn_scores = op_attn_scores;
     k->attn_softmax = op_attn_softmax;
     k->attn_mix = op_attn_mix;
+    k->widen_f16 = op_widen_f16;
+    k->widen_q8_keys = op_widen_q8_keys;
+    k->widen_q8_values = op_widen_q8_values;
 }
