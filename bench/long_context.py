@@ -1,15 +1,18 @@
 """Measure calls of a few tokens over long contexts, with query heads that share keys and values.
 
     python bench/long_context.py [--contexts 8192,32768,131072] [--rows 1,8] [--heads 8]
-        [--kv-heads 1] [--layers 2] [--threads 1,2] [--mode exact] [--out long_context]
+        [--kv-heads 1] [--layers 2] [--threads 1,2] [--mode exact] [--cache f32,f16,q8]
+        [--out long_context]
 
 The model has random weights and width 64 per head. The cache is filled with random keys and values,
 because running 131,072 tokens first would take too long. Times are the shortest over rounds, in
 milliseconds per call and layer, of the processor per thread and of the clock. "GB/s" is the cache
-that one call reads over the seconds of the clock. Writes OUT.json and OUT.md.
+that one call reads over the seconds of the clock. Calls with the types of the cache take turns, so
+that other work on the machine meets all of them. Writes OUT.json and OUT.md.
 """
 
 import argparse
+import functools
 import pathlib
 import tempfile
 import time
@@ -54,16 +57,17 @@ def filled(model, n, options):
     return session
 
 
-def measure(model, session, n, rows, rounds):
-    """Return the shortest seconds of a call: (processor, clock)."""
-    ids, best = [np.ones(rows, np.int32)], (np.inf, np.inf)
+def measure(sessions, n, rows, rounds):
+    """Return the shortest seconds of a call in each session: (processor, clock)."""
+    ids, best = [np.ones(rows, np.int32)], [(np.inf, np.inf)] * len(sessions)
     for _ in range(rounds):
-        session.core.rewind(n)
-        cpu, clock = time.process_time(), time.perf_counter()
-        model.run([session.core], ids, [])
-        found = time.process_time() - cpu, time.perf_counter() - clock
-        best = tuple(map(min, best, found))
-    session.core.rewind(n)
+        for i, session in enumerate(sessions):
+            session.core.rewind(n)
+            cpu, clock = time.process_time(), time.perf_counter()
+            session.model.run([session.core], ids, [])
+            found = time.process_time() - cpu, time.perf_counter() - clock
+            best[i] = tuple(map(min, best[i], found))
+            session.core.rewind(n)
     return best
 
 
@@ -80,6 +84,7 @@ def main():
     parser.add_argument("--threads", type=numbers, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--mode", default="exact")
+    parser.add_argument("--cache", type=lambda text: text.split(","), default=["f32"])
     parser.add_argument("--out", default="long_context")
     options = parser.parse_args()
     rows = []
@@ -87,30 +92,32 @@ def main():
         path = pathlib.Path(folder) / "model.gguf"
         write(path, options)
         for threads in options.threads:
-            model = tl.load(path, threads=threads, mode=options.mode)
+            load = functools.partial(tl.load, path, threads=threads, mode=options.mode)
             for n in options.contexts:
-                session = filled(model, n, options)
+                sessions = [filled(load(cache=each), n, options) for each in options.cache]
                 for count in options.rows:
-                    cpu, clock = measure(model, session, n, count, options.rounds)
-                    row = {
-                        "threads": threads,
-                        "context": n,
-                        "rows": count,
-                        "processor": 1e3 * cpu / threads / options.layers,
-                        "clock": 1e3 * clock / options.layers,
-                        "GB/s": session.core.nbytes / clock / 1e9,
-                    }
-                    rows.append(row)
-                    print(row, flush=True)
-                del session
+                    times = measure(sessions, n, count, options.rounds)
+                    for session, (cpu, clock) in zip(sessions, times, strict=True):
+                        row = {
+                            "threads": threads,
+                            "cache": session.model.cache,
+                            "context": n,
+                            "rows": count,
+                            "processor": 1e3 * cpu / threads / options.layers,
+                            "clock": 1e3 * clock / options.layers,
+                            "GB/s": session.core.nbytes / clock / 1e9,
+                        }
+                        rows.append(row)
+                        print(row, flush=True)
+                del sessions
     lines = [
         f"{options.heads} heads over {options.kv_heads}, {options.mode} mode, ms per layer.",
         "",
-        "| threads | context | tokens of the call | processor | clock | GB/s |",
-        "|---|---|---|---|---|---|",
+        "| threads | cache | context | tokens of the call | processor | clock | GB/s |",
+        "|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {r['threads']} | {r['context']} | {r['rows']} | {r['processor']:.2f} | "
+        f"| {r['threads']} | {r['cache']} | {r['context']} | {r['rows']} | {r['processor']:.2f} | "
         f"{r['clock']:.2f} | {r['GB/s']:.1f} |"
         for r in rows
     ]
