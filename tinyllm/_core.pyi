@@ -278,6 +278,16 @@ class Automaton:
 def build_grammar(
     rules: dict[str, Any], classes: tuple[type, ...], max_nodes: int, check: bool, /
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], int, list[str | int]] | set[str]: ...
+def find_language(
+    conditions: list[tuple[int, bool, Any, int, int, int, int]],
+    needed: int,
+    classes: tuple[type, ...],
+    max_states: int,
+    /,
+) -> tuple[
+    list[tuple[tuple[int, int], ...]],
+    list[tuple[int, int, npt.NDArray[np.int32], npt.NDArray[np.int32]]],
+]: ...
 
 @final
 class Lookup:

@@ -3,15 +3,19 @@
 
 #include "py/py_array.h"
 #include "text/grammar.h"
+#include "text/language.h"
+
+enum { N_CLASSES = TL_EXPR_KINDS + 1 }; // a class for each kind, and another one of machines
 
 /* Reads the rules of one grammar. The caller keeps them alive. */
 struct reader {
     tlpy_state *st;
     struct tl_grammar *grammar;
-    PyObject *classes; // a tuple, in the order of enum tl_expr_kind
+    PyObject *classes; // a tuple, in the order of enum tl_expr_kind, and expr.Packed
     PyObject *numbers; // {name of a rule: its number}
     PyObject *tokens;  // {token: its number}, in order
     PyObject *known;   // {address of an expression: its number}
+    bool halves;       // a text with half of a pair of surrogates is one that no text matches
     int32_t *parts;    // a stack: parts of the expressions that are being read
     size_t n_parts, capacity;
 };
@@ -100,7 +104,8 @@ static bool pair_of(PyObject *any, PyObject **first, PyObject **second) {
     return true;
 }
 
-static bool read_text(struct reader *r, PyObject *expr) {
+/* A text with half of a pair of surrogates has no bytes; it may become a set of no characters. */
+static bool read_text(struct reader *r, PyObject *expr, enum tl_expr_kind *kind) {
     PyObject *value = PyObject_GetAttrString(expr, "value");
     Py_ssize_t n = 0;
     const char *bytes = NULL;
@@ -109,6 +114,12 @@ static bool read_text(struct reader *r, PyObject *expr) {
         PyErr_Format(PyExc_TypeError, "a text is %.100s; expected str", Py_TYPE(value)->tp_name);
     } else if (value != NULL) {
         bytes = PyUnicode_AsUTF8AndSize(value, &n);
+        if (bytes == NULL && r->halves && PyErr_ExceptionMatches(PyExc_UnicodeEncodeError)) {
+            PyErr_Clear();
+            *kind = TL_EXPR_CHARS;
+            bytes = "";
+            n = 0;
+        }
     }
     ok = bytes != NULL;
     for (Py_ssize_t i = 0; i < n && ok; i++) ok = push(r, (uint8_t)bytes[i]);
@@ -179,10 +190,68 @@ static bool read_machine(struct reader *r, PyObject *expr) {
     return ok;
 }
 
+/* The int32 array in a field (new reference), and its size. */
+static PyObject *ints_of(PyObject *expr, const char *name, const int32_t **data, size_t *n) {
+    PyObject *field = PyObject_GetAttrString(expr, name), *array = NULL;
+    if (field != NULL) array = tlpy_array_from(field, TLPY_I32);
+    if (array != NULL) *data = tlpy_array_read(array, n);
+    Py_XDECREF(field);
+    return array;
+}
+
+static bool push_table(struct reader *r, size_t states, const int32_t *rows, size_t n_rows,
+                       const int32_t *ends, size_t n_ends, size_t labels, size_t n_labels) {
+    size_t row = 0, end = 0;
+    if (states > INT32_MAX || !push(r, (int32_t)states)) return false;
+    for (size_t i = 0; i < states; i++) {
+        const size_t first = row;
+        const bool is_end = end < n_ends && ends[end] == (int32_t)i;
+        while (row < n_rows && rows[3 * row] == (int32_t)i) row++;
+        end += is_end;
+        if (!push(r, is_end) || !push(r, (int32_t)(row - first))) return false;
+        for (size_t j = first; j < row; j++) {
+            const int32_t label = rows[3 * j + 1];
+            if (label < 0 || (size_t)label >= n_labels) break;
+            if (!push(r, r->parts[labels + (size_t)label]) || !push(r, rows[3 * j + 2])) {
+                return false;
+            }
+        }
+    }
+    if (row == n_rows && end == n_ends) return true;
+    PyErr_SetString(PyExc_ValueError, "the rows or the ends of an automaton are not in order");
+    return false;
+}
+
+/* Its labels are read first, and taken off the stack at the end. */
+static bool read_packed(struct reader *r, PyObject *expr) {
+    const size_t base = r->n_parts;
+    const int32_t *rows = NULL, *ends = NULL;
+    size_t n_rows = 0, n_ends = 0, n_labels = 0;
+    PyObject *labels = tuple_of(expr, "labels"), *table = ints_of(expr, "table", &rows, &n_rows);
+    PyObject *last = ints_of(expr, "last", &ends, &n_ends);
+    PyObject *states = PyObject_GetAttrString(expr, "states");
+    const size_t n_states = states == NULL ? 0 : PyLong_AsSize_t(states);
+    bool ok = labels != NULL && table != NULL && last != NULL && !PyErr_Occurred();
+    for (; ok && n_labels < (size_t)PyTuple_GET_SIZE(labels); n_labels++) {
+        ok = push_expr(r, PyTuple_GET_ITEM(labels, (Py_ssize_t)n_labels));
+    }
+    ok = ok && push_table(r, n_states, rows, n_rows / 3, ends, n_ends, base, n_labels);
+    if (ok) {
+        memmove(r->parts + base, r->parts + base + n_labels,
+                (r->n_parts - base - n_labels) * sizeof *r->parts);
+        r->n_parts -= n_labels;
+    }
+    Py_XDECREF(labels);
+    Py_XDECREF(table);
+    Py_XDECREF(last);
+    Py_XDECREF(states);
+    return ok;
+}
+
 static bool read_parts(struct reader *r, PyObject *expr, enum tl_expr_kind *kind) {
-    switch (*kind) {
+    switch ((int)*kind) {
     case TL_EXPR_TEXT:
-        return read_text(r, expr);
+        return read_text(r, expr, kind);
     case TL_EXPR_CHARS:
         return read_chars(r, expr);
     case TL_EXPR_SEQ:
@@ -194,6 +263,9 @@ static bool read_parts(struct reader *r, PyObject *expr, enum tl_expr_kind *kind
         return push_number(r, expr, "name", r->numbers, false) && push_flag(r, expr, "called");
     case TL_EXPR_MACHINE:
         return read_machine(r, expr);
+    case TL_EXPR_KINDS:
+        *kind = TL_EXPR_MACHINE;
+        return read_packed(r, expr);
     default:
         return push_number(r, expr, "token", r->tokens, true) && push_flag(r, expr, "negated");
     }
@@ -215,11 +287,11 @@ static bool read_expr(struct reader *r, PyObject *expr, int32_t *out) {
         Py_DECREF(address);
         return ok;
     }
-    while (kind < TL_EXPR_KINDS &&
+    while ((int)kind < N_CLASSES &&
            PyTuple_GET_ITEM(r->classes, kind) != (PyObject *)Py_TYPE(expr)) {
         kind++;
     }
-    if (kind == TL_EXPR_KINDS) {
+    if ((int)kind == N_CLASSES) {
         PyErr_Format(PyExc_TypeError, "a rule has a %.100s; expected an expression",
                      Py_TYPE(expr)->tp_name);
     } else if (Py_EnterRecursiveCall(" in a grammar") == 0) {
@@ -283,7 +355,8 @@ PyDoc_STRVAR(build_grammar_doc,
              "rules : dict of str to expression\n"
              "    The first one is the start.\n"
              "classes : tuple of type\n"
-             "    Text, Chars, Seq, Alt, Repeat, Ref, Machine and Token of tinyllm.grammar.expr.\n"
+             "    Text, Chars, Seq, Alt, Repeat, Ref, Machine, Token and Packed of\n"
+             "    tinyllm.grammar.expr.\n"
              "max_nodes : int\n"
              "check : bool\n"
              "    Whether parts that match no text, and left recursion, are not accepted.\n"
@@ -320,9 +393,9 @@ static PyObject *build_grammar(PyObject *module, PyObject *args) {
                           &max_nodes, &check)) {
         return NULL;
     }
-    if (PyTuple_GET_SIZE(r.classes) != TL_EXPR_KINDS || max_nodes < 1) {
+    if (PyTuple_GET_SIZE(r.classes) != N_CLASSES || max_nodes < 1) {
         PyErr_Format(PyExc_ValueError, "%zd classes, max_nodes %zd; expected %d, above 0",
-                     PyTuple_GET_SIZE(r.classes), max_nodes, TL_EXPR_KINDS);
+                     PyTuple_GET_SIZE(r.classes), max_nodes, (int)N_CLASSES);
         return NULL;
     }
     r.numbers = PyDict_New();
@@ -387,7 +460,182 @@ done:
     return out;
 }
 
+/* Reads (kind, positive, expression, low, high, modulus, places). */
+static bool read_condition(struct reader *r, PyObject *any, struct tl_condition *out) {
+    Py_ssize_t low, high, modulus, places;
+    PyObject *expr;
+    int kind, positive;
+    int32_t number;
+    if (!PyTuple_Check(any)) {
+        PyErr_SetString(PyExc_TypeError, "a condition is not a tuple");
+        return false;
+    }
+    if (!PyArg_ParseTuple(any, "ipOnnnn", &kind, &positive, &expr, &low, &high, &modulus,
+                          &places)) {
+        return false;
+    }
+    if (kind < 0 || kind >= TL_CONDITION_KINDS || low < 0 || low > INT32_MAX || high < -1 ||
+        high > INT32_MAX || modulus < 0 || modulus > INT32_MAX || places < 0 ||
+        places > INT32_MAX) {
+        PyErr_Format(PyExc_ValueError, "a condition is %R; expected numbers up to %d", any,
+                     INT32_MAX);
+        return false;
+    }
+    *out = (struct tl_condition){
+        .kind = (enum tl_condition_kind)kind,
+        .positive = positive != 0,
+        .low = (uint32_t)low,
+        .high = high < 0 ? UINT32_MAX : (uint32_t)high,
+        .modulus = (uint32_t)modulus,
+        .places = (uint32_t)places,
+    };
+    if (out->kind != TL_CONDITION_MATCHES) return true;
+    if (!read_expr(r, expr, &number)) return false;
+    out->expr = (uint32_t)number;
+    return true;
+}
+
+static PyObject *ranges_of(const int32_t *ranges, size_t n) {
+    PyObject *out = PyTuple_New((Py_ssize_t)n);
+    for (size_t i = 0; out != NULL && i < n; i++) {
+        PyObject *pair = Py_BuildValue("ii", (int)ranges[2 * i], (int)ranges[2 * i + 1]);
+        if (pair == NULL) Py_CLEAR(out);
+        if (pair != NULL) PyTuple_SET_ITEM(out, (Py_ssize_t)i, pair);
+    }
+    return out;
+}
+
+static PyObject *machine_of(const struct tl_language_machine *m) {
+    const size_t table_shape[2] = {m->n_edges, 3}, ends_shape[1] = {m->n_ends};
+    void *rows, *last;
+    PyObject *table = tlpy_array_new(TLPY_I32, 2, table_shape, &rows), *ends;
+    if (table == NULL) return NULL;
+    ends = tlpy_array_new(TLPY_I32, 1, ends_shape, &last);
+    if (ends == NULL) {
+        Py_DECREF(table);
+        return NULL;
+    }
+    if (m->n_edges > 0) memcpy(rows, m->edges, m->n_edges * sizeof *m->edges);
+    if (m->n_ends > 0) memcpy(last, m->ends, m->n_ends * sizeof *m->ends);
+    tlpy_array_freeze(table);
+    tlpy_array_freeze(ends);
+    return Py_BuildValue("InNN", (unsigned)m->holds, (Py_ssize_t)m->n_states, table, ends);
+}
+
+/* The language as (labels, machines). */
+static PyObject *language_of(tlpy_state *st, struct tl_language *l) {
+    PyObject *labels = PyList_New(0), *found = PyList_New(0);
+    struct tl_language_machine *machines = NULL;
+    struct tl_error err;
+    size_t n = 0;
+    int status = TL_OK;
+    bool ok = labels != NULL && found != NULL;
+    for (size_t i = 0; ok && i < tl_language_n_labels(l); i++) {
+        const int32_t *ranges;
+        size_t n_ranges;
+        PyObject *label = NULL;
+        status = tl_language_label(l, i, &ranges, &n_ranges, &err);
+        if (status == TL_OK) label = ranges_of(ranges, n_ranges);
+        ok = label != NULL && PyList_Append(labels, label) == 0;
+        Py_XDECREF(label);
+    }
+    if (ok) status = tl_language_machines(l, &machines, &n, &err);
+    for (size_t i = 0; ok && status == TL_OK && i < n; i++) {
+        PyObject *machine = machine_of(&machines[i]);
+        ok = machine != NULL && PyList_Append(found, machine) == 0;
+        Py_XDECREF(machine);
+    }
+    tl_language_free_machines(machines, n);
+    if (status < 0) tlpy_raise(st, &err);
+    if (ok && status == TL_OK) return Py_BuildValue("NN", labels, found);
+    Py_XDECREF(labels);
+    Py_XDECREF(found);
+    return NULL;
+}
+
+PyDoc_STRVAR(find_language_doc,
+             "find_language(conditions, needed, classes, max_states, /)\n"
+             "--\n"
+             "\n"
+             "The texts under which conditions hold, for tinyllm.grammar.language.\n"
+             "\n"
+             "Parameters\n"
+             "----------\n"
+             "conditions : list of (kind, positive, expression, low, high, modulus, places)\n"
+             "    Kind 0: the text is of the expression. Kind 1: it has low to high characters;\n"
+             "    high -1: without a limit. Kind 2: it is a multiple of modulus / 10**places.\n"
+             "needed : int\n"
+             "    This many of them must hold. The others are only followed.\n"
+             "classes : tuple of type\n"
+             "    As for build_grammar.\n"
+             "max_states : int\n"
+             "\n"
+             "Returns\n"
+             "-------\n"
+             "labels : list of tuple of (int, int)\n"
+             "    Sets of characters: ranges of code points, both ends included.\n"
+             "machines : list of (int, int, numpy.ndarray, numpy.ndarray)\n"
+             "    Which of the others hold, as bits; the number of states; the edges, int32 of\n"
+             "    shape (n, 3): state, label, next state; and the states where a text may end.\n"
+             "\n"
+             "Raises\n"
+             "------\n"
+             "tinyllm.UnsupportedError\n"
+             "    If there are too many states.\n");
+
+static PyObject *find_language(PyObject *module, PyObject *args) {
+    struct reader r = {.st = PyModule_GetState(module), .halves = true};
+    struct tl_condition *conditions = NULL;
+    struct tl_language *language = NULL;
+    struct tl_error err;
+    PyObject *list, *out = NULL;
+    Py_ssize_t needed, max_states, n;
+    bool ok = true;
+    if (!PyArg_ParseTuple(args, "O!nO!n", &PyList_Type, &list, &needed, &PyTuple_Type, &r.classes,
+                          &max_states)) {
+        return NULL;
+    }
+    n = PyList_GET_SIZE(list);
+    if (PyTuple_GET_SIZE(r.classes) != N_CLASSES || max_states < 1 || needed < 0 || needed > n) {
+        PyErr_Format(PyExc_ValueError, "%zd classes, max_states %zd, needed %zd of %zd",
+                     PyTuple_GET_SIZE(r.classes), max_states, needed, n);
+        return NULL;
+    }
+    r.numbers = PyDict_New();
+    r.tokens = PyDict_New();
+    r.known = PyDict_New();
+    conditions = PyMem_Calloc((size_t)n + 1, sizeof *conditions);
+    if (r.numbers == NULL || r.tokens == NULL || r.known == NULL || conditions == NULL) {
+        if (!PyErr_Occurred()) PyErr_NoMemory();
+        goto done;
+    }
+    if (tl_grammar_new(0, &r.grammar, &err) < 0) {
+        tlpy_raise(r.st, &err);
+        goto done;
+    }
+    for (Py_ssize_t i = 0; i < n && ok; i++) {
+        ok = read_condition(&r, PyList_GET_ITEM(list, i), &conditions[i]);
+    }
+    if (!ok) goto done;
+    if (tl_language_new(r.grammar, conditions, (size_t)needed, (size_t)n, (size_t)max_states,
+                        &language, &err) < 0) {
+        tlpy_raise(r.st, &err);
+        goto done;
+    }
+    out = language_of(r.st, language);
+done:
+    tl_language_free(language);
+    tl_grammar_free(r.grammar);
+    PyMem_Free(conditions);
+    tl_free(r.parts);
+    Py_XDECREF(r.numbers);
+    Py_XDECREF(r.tokens);
+    Py_XDECREF(r.known);
+    return out;
+}
+
 PyMethodDef tlpy_grammar_methods[] = {
     {"build_grammar", build_grammar, METH_VARARGS, build_grammar_doc},
+    {"find_language", find_language, METH_VARARGS, find_language_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from .. import _core
 from ..errors import UnsupportedError
-from .expr import Alt, Chars, Machine, Ref, Repeat, Rules, Seq, Text, Token
+from .expr import CLASSES, Rules
 
 __all__ = [
     "BYTE",
@@ -127,8 +127,7 @@ def build_fine(rules: Rules) -> Program | set[str]:
 
 
 def _built(rules: Rules, check: bool) -> Program | set[str]:
-    classes = (Text, Chars, Seq, Alt, Repeat, Ref, Machine, Token)
-    built = _core.build_grammar(dict(rules), classes, MAX_NODES, check)
+    built = _core.build_grammar(dict(rules), CLASSES, MAX_NODES, check)
     if isinstance(built, set):
         return built
     nodes, owners, root, tokens = built

@@ -6,16 +6,22 @@ build the expressions; `automaton` compiles them to an automaton over bytes.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 __all__ = [
     "ANY",
+    "CLASSES",
     "Alt",
     "Chars",
     "Expr",
     "Machine",
+    "Packed",
     "Ref",
     "Repeat",
     "Rules",
@@ -134,6 +140,43 @@ class Machine:
     plain: bool = True
 
 
+class Packed(Machine):
+    """A plain automaton with few labels and many edges, which are kept as arrays.
+
+    Parameters
+    ----------
+    labels : sequence of Expr
+    states : int
+    table : numpy.ndarray of int32, shape (n, 3)
+        State, label and next state of each edge, sorted by state.
+    last : numpy.ndarray of int32
+        The states where a text may end, sorted.
+    """
+
+    def __init__(
+        self, labels: Iterable[Expr], states: int, table: NDArray[np.int32], last: NDArray[np.int32]
+    ) -> None:
+        vars(self).update(labels=tuple(labels), states=states, table=table, last=last, plain=True)
+
+    labels: tuple[Expr, ...]
+    states: int
+    table: NDArray[np.int32]
+    last: NDArray[np.int32]
+
+    @functools.cached_property
+    def edges(self) -> tuple[tuple[tuple[Expr, int], ...], ...]:
+        """The edges of each state, for readers that are not in a hurry."""
+        found: list[list[tuple[Expr, int]]] = [[] for _ in range(self.states)]
+        for state, label, to in self.table.tolist():
+            found[state].append((self.labels[label], to))
+        return tuple(map(tuple, found))
+
+    @functools.cached_property
+    def ends(self) -> frozenset[int]:
+        """The states where a text may end."""
+        return frozenset(self.last.tolist())
+
+
 @dataclass(frozen=True)
 class Token:
     """One token of the vocabulary, by its text or its id; `negated`: any token but this one."""
@@ -144,6 +187,9 @@ class Token:
 
 Expr: TypeAlias = Text | Chars | Seq | Alt | Repeat | Ref | Machine | Token
 Rules: TypeAlias = Mapping[str, Expr]
+
+#: The classes of expressions, in the order that the core expects.
+CLASSES = (Text, Chars, Seq, Alt, Repeat, Ref, Machine, Token, Packed)
 
 #: Any code point.
 ANY = ~Chars(())

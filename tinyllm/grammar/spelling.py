@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Collection, Iterator
 
-from .expr import ANY, Alt, Chars, Expr, Machine, Repeat, Seq, Text, digit_ranges
+from .expr import ANY, Alt, Chars, Expr, Machine, Packed, Repeat, Seq, Text, digit_ranges
 
 __all__ = ["PLAIN", "PLAIN_ASCII", "characters", "other_names", "quoted"]
 
@@ -132,6 +132,9 @@ def _spelled(expr: Expr, loose: bool) -> Expr:
         return Seq(tuple(_spelled(item, loose) for item in expr.items))
     if isinstance(expr, Alt):
         return Alt(tuple(_spelled(item, loose) for item in expr.items))
+    if isinstance(expr, Packed):
+        labels = [_spelled(label, loose) for label in expr.labels]
+        return Packed(labels, expr.states, expr.table, expr.last)
     if isinstance(expr, Machine):
         return Machine(
             tuple(tuple((_spelled(e, loose), to) for e, to in edges) for edges in expr.edges),
