@@ -126,3 +126,50 @@ def test_alternatives_that_overlap_in_many_ways(monkeypatch):
     with pytest.raises(tl.UnsupportedError, match="overlap in too many ways"):
         tl.Grammar.json_schema({"oneOf": parts})
     assert tl.Grammar.json_schema({"oneOf": parts}, ignore=["oneOf"]).accepts("{}")
+
+
+@pytest.mark.parametrize("form", ["compact", "any"])
+def test_arrays_that_only_share_the_empty_one(form):
+    several = [{"type": "array", "items": {"enum": names}} for names in (["a", "b"], ["c"])]
+    grammar = tl.Grammar.json_schema({"oneOf": several}, form=form)
+    valid = ['["a"]', '["b", "a"]', '["c", "c"]']
+    assert all(map(grammar.accepts, valid))
+    assert not any(map(grammar.accepts, ["[]", '["a", "c"]', '["d"]']))
+    # one of them alone has the empty array
+    several[1]["minItems"] = 1
+    grammar = tl.Grammar.json_schema({"oneOf": several}, form=form)
+    assert all(map(grammar.accepts, [*valid, "[]"]))
+    # items that differ, but need not be there
+    several = [{"type": "array", "prefixItems": [{"const": n}], "items": True} for n in (1, 2)]
+    grammar = tl.Grammar.json_schema({"oneOf": several}, form=form)
+    assert [grammar.accepts(text) for text in ("[1]", "[2]", "[]")] == [True, True, False]
+
+
+@pytest.mark.parametrize("form", ["compact", "any"])
+def test_closed_objects_that_only_share_the_empty_one(form):
+    names = [f"p{i}" for i in range(30)]  # all ways to differ from each other would be 29 ** 29
+    parts = [{"properties": {n: {"type": "null"}}, "additionalProperties": False} for n in names]
+    grammar = tl.Grammar.json_schema({"type": "object", "oneOf": parts}, form=form)
+    assert all(map(grammar.accepts, ['{"p3": null}', '{"p29": null}']))
+    assert not any(map(grammar.accepts, ["{}", '{"p3": null, "p4": null}', '{"q": null}']))
+
+
+def test_items_that_are_counted():
+    small = {"type": "integer", "maximum": 3}
+    schema = {
+        "type": "array",
+        "prefixItems": [{"type": "integer"}],
+        "items": {"enum": [1, 5, "a"]},
+        "allOf": [
+            {"contains": small, "minContains": 1, "maxContains": 2},
+            {"contains": {"const": "a"}, "minContains": 1},
+        ],
+        "minItems": 2,
+    }
+    grammar = tl.Grammar.json_schema(schema, form="any")
+    for n in range(5):
+        for items in itertools.product([1, 4, 5, "a"], repeat=n):
+            count = sum(item != "a" and item <= 3 for item in items)
+            valid = n >= 2 and items[0] != "a" and 4 not in items[1:]
+            valid = valid and 1 <= count <= 2 and "a" in items
+            assert grammar.accepts(json.dumps(items)) == valid, items

@@ -1,5 +1,8 @@
 """The expressions of grammars, and the checks that every grammar passes.
 
+No expression is changed after it was made. The classes of which a schema makes many are not frozen
+all the same, because frozen ones take twice the time to make.
+
 A grammar is a dict from rule names to expressions over code points. `gbnf`, `regex` and `schema`
 build the expressions; `automaton` compiles them to an automaton over bytes.
 """
@@ -41,7 +44,7 @@ _LAST = 0x10FFFF
 _SURROGATES = (0xD800, 0xDFFF)
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True, slots=True)
 class Text:
     """A literal text, which may be empty."""
 
@@ -96,21 +99,21 @@ class Chars:
         return any(low <= ord(character) <= high for low, high in self.ranges)
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True, slots=True)
 class Seq:
     """Several expressions, one after another."""
 
     items: tuple[Expr, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True, slots=True)
 class Alt:
     """One of several expressions."""
 
     items: tuple[Expr, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True, slots=True)
 class Repeat:
     """An expression `low` to `high` times; `high` None: without a limit."""
 
@@ -119,7 +122,7 @@ class Repeat:
     high: int | None
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True, slots=True)
 class Ref:
     """A reference to another rule; `called`: the rule is not copied here, however small it is."""
 
@@ -464,10 +467,18 @@ def prune(rules: Rules, ends: Set[str]) -> dict[str, Expr]:
     dict
         The rules that are left.
     """
+    known: dict[int, Expr | None] = {}  # by identity: a part often has many places
 
     def kept(expr: Expr) -> Expr | None:
         if isinstance(expr, Ref):
             return expr if expr.name in ends else None
+        if isinstance(expr, Text) or (isinstance(expr, Machine) and expr.plain):
+            return expr
+        if id(expr) not in known:
+            known[id(expr)] = pruned(expr)
+        return known[id(expr)]
+
+    def pruned(expr: Expr) -> Expr | None:
         if isinstance(expr, Repeat):
             inner = kept(expr.item)
             if inner is None:
@@ -482,7 +493,7 @@ def prune(rules: Rules, ends: Set[str]) -> dict[str, Expr]:
                 return Seq(left) if len(left) == len(items) else None
             return None if not left else left[0] if len(left) == 1 else Alt(left)
         if isinstance(expr, Machine):
-            return expr if expr.plain else kept_machine(expr)
+            return kept_machine(expr)
         return None if isinstance(expr, Chars) and not expr.ranges else expr
 
     def kept_machine(machine: Machine) -> Machine | None:
@@ -504,8 +515,8 @@ def prune(rules: Rules, ends: Set[str]) -> dict[str, Expr]:
             )
         )
 
-    pruned = {name: kept(expr) for name, expr in rules.items() if name in ends}
-    return {name: expr for name, expr in pruned.items() if expr is not None}
+    left = {name: kept(expr) for name, expr in rules.items() if name in ends}
+    return {name: expr for name, expr in left.items() if expr is not None}
 
 
 # ---- printing ----

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import marshal
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, TypeAlias
 
@@ -87,9 +88,14 @@ def all_of(parts: Iterable[Any]) -> Any:
         else:
             schemas.append(part)
     schemas = [schema for schema in schemas if schema is not True and schema != {}]
-    if len(schemas) > 1:
+    # those that are written alike count once; most are not even equal, which is soon seen
+    if len(schemas) > 4 or (len(schemas) > 1 and _some_equal(schemas)):
         schemas = list({key_of(schema): schema for schema in reversed(schemas)}.values())[::-1]
     return True if not schemas else schemas[0] if len(schemas) == 1 else {"allOf": schemas}
+
+
+def _some_equal(schemas: list[Any]) -> bool:
+    return any(a == b for i, a in enumerate(schemas) for b in schemas[i + 1 :])
 
 
 @functools.lru_cache(maxsize=512)
@@ -127,6 +133,11 @@ class Shape:
     listed: tuple[str, ...] | None = None
     opened: bool = False
 
+    @functools.cached_property
+    def denied(self) -> frozenset[str]:
+        """The names of which no property may be there."""
+        return frozenset(name for name, schema in self.properties.items() if schema is False)
+
     def schema(self, name: str) -> Any:
         """Return the schema for the property of a name."""
         if not self.patterns:
@@ -150,9 +161,11 @@ class Tuple:
         return self.prefix[i] if i < len(self.prefix) else self.rest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Flat:
     """Conditions that hold at once. Those of one kind of value say nothing about other kinds.
+
+    An object holds only the conditions that it was given; it reads the others from the class.
 
     Attributes
     ----------
@@ -199,8 +212,18 @@ class Flat:
     names: tuple[Any, ...] = ()
     some: tuple[tuple[Shape, Any], ...] = ()
 
+    def __init__(self, **conditions: Any) -> None:
+        vars(self).update(conditions)
+
+    def changed(self, **conditions: Any) -> Flat:
+        """Return the same with some conditions replaced."""
+        return Flat(**{**vars(self), **conditions})
+
     def property_schema(self, name: str) -> Any:
         """Return the schema for the property of a name."""
+        if len(self.shapes) == 1:
+            found = self.shapes[0].schema(name)
+            return True if found == {} else found
         return all_of(shape.schema(name) for shape in self.shapes)
 
     def property_schemas(self, names: Iterable[str]) -> dict[str, Any]:
@@ -244,6 +267,30 @@ def _unite(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
     return (*a, *(x for x in b if x not in a)) if a and b else a or b
 
 
+def _common(a: tuple[Any, ...] | None, b: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+    """Return the values that are in both lists; None is a list of all values."""
+    if a is None or b is None:
+        return b if a is None else a
+    allowed = {canonical(v) for v in b}
+    return tuple(v for v in a if canonical(v) in allowed)
+
+
+#: How two conditions of the same name become one.
+_MERGES: dict[str, Callable[[Any, Any], Any]] = {
+    "kinds": operator.and_,
+    **dict.fromkeys(("typed", "implied", "unique"), operator.or_),
+    **dict.fromkeys(("min_length", "min_items", "min_names"), max),
+    **dict.fromkeys(("max_length", "max_items", "max_names"), _smaller),
+    **dict.fromkeys(
+        ("multiples", "texts", "tuples", "contains", "shapes", "required", "names", "some"), _unite
+    ),
+    "values": _common,
+    "excluded": operator.add,
+    "low": _low,
+    "high": _high,
+}
+
+
 def merge(a: Flat, b: Flat) -> Flat | None:
     """Return the conditions of two schemas at once.
 
@@ -258,36 +305,13 @@ def merge(a: Flat, b: Flat) -> Flat | None:
     """
     if a is _NOTHING or b is _NOTHING:
         return b if a is _NOTHING else a
-    kinds = a.kinds & b.kinds
-    values = a.values if b.values is None else b.values
-    if a.values is not None and b.values is not None:
-        allowed = {canonical(v) for v in b.values}
-        values = tuple(v for v in a.values if canonical(v) in allowed)
-    out = Flat(
-        kinds=kinds,
-        typed=a.typed or b.typed,
-        implied=a.implied | b.implied,
-        values=values,
-        excluded=a.excluded + b.excluded,
-        low=_low(a.low, b.low),
-        high=_high(a.high, b.high),
-        multiples=_unite(a.multiples, b.multiples),
-        min_length=max(a.min_length, b.min_length),
-        max_length=_smaller(a.max_length, b.max_length),
-        texts=_unite(a.texts, b.texts),
-        tuples=_unite(a.tuples, b.tuples),
-        min_items=max(a.min_items, b.min_items),
-        max_items=_smaller(a.max_items, b.max_items),
-        contains=_unite(a.contains, b.contains),
-        unique=a.unique or b.unique,
-        shapes=_unite(a.shapes, b.shapes),
-        required=_unite(a.required, b.required),
-        min_names=max(a.min_names, b.min_names),
-        max_names=_smaller(a.max_names, b.max_names),
-        names=_unite(a.names, b.names),
-        some=_unite(a.some, b.some),
-    )
-    return None if values == () else _tidy(out)
+    out = Flat(**vars(a))
+    conditions = vars(out)
+    for name, condition in vars(b).items():
+        # a condition that one of them lacks adds nothing
+        known = name in conditions
+        conditions[name] = _MERGES[name](conditions[name], condition) if known else condition
+    return None if out.values == () else _tidy(out)
 
 
 _NOTHING = Flat()
@@ -309,8 +333,7 @@ def _tidy(flat: Flat) -> Flat | None:
         wrong.add("object")
     if flat.low is not None and flat.high is not None and flat.low[0] > flat.high[0]:
         wrong |= NUMBERS
-    for name in flat.required:
-        if any(shape.properties.get(name) is False for shape in flat.shapes):
-            wrong.add("object")
+    if flat.required and any(not shape.denied.isdisjoint(flat.required) for shape in flat.shapes):
+        wrong.add("object")
     kinds = flat.kinds - wrong
-    return None if not kinds else flat if not wrong else replace(flat, kinds=kinds)
+    return None if not kinds else flat if not wrong else flat.changed(kinds=kinds)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .document import pointer, unsupported, wrong
-from .expr import Alt, Expr, Ref, Repeat, Seq, Text, optional
+from .expr import Alt, Expr, Machine, Ref, Repeat, Seq, Text, optional
 from .flat import Flat, all_of, canonical
 from .gbnf import MAX_REPEAT
 from .parts import Impossible, Writer
@@ -107,47 +107,63 @@ class Items:
         count = (top + 1) * len(list(itertools.product(*(range(t + 1) for t in tops))))
         if count > _MAX_STATES:
             unsupported(pointer(at, "contains"), f"it needs {count:,} states, which is too many")
-        names: dict[tuple[int, tuple[int, ...]], Ref] = {}
-        waiting = [(0, tuple(0 for _ in tops))]
-        names[waiting[0]] = self.writer.define(f"{at} (items)", Text(""))
+        numbers = {(0, tuple(0 for _ in tops)): 0}
+        waiting = list(numbers)
+        edges: list[tuple[tuple[Expr, int], ...]] = []
+        ends: list[int] = []
+        labels: dict[tuple[int, tuple[bool, ...], bool], Expr | None] = {}
         for i, counts in waiting:  # grows
-            choices: list[Expr] = []
-            enough = all(c >= least for c, (_, least, _) in zip(counts, flat.contains, strict=True))
-            if i >= low and enough:
-                choices.append(Text(""))
-            if high is None or i < high:
-                for schema, after in self.choices(flat, i, counts):
-                    state = (min(i + 1, top), after)
-                    if state not in names:
-                        names[state] = self.writer.define(f"{at} (items)", Text(""))
-                        waiting.append(state)
-                    item = self.item(schema, pointer(at, "items"))
-                    parts = [] if i == 0 else [self.writer.comma]
-                    choices.append(Seq((*parts, item, names[state])))
-            self.writer.rules[names[i, counts].name] = Alt(tuple(choices))
-        return names[0, tuple(0 for _ in tops)]
+            if i >= low and all(c >= n for c, (_, n, _) in zip(counts, flat.contains, strict=True)):
+                ends.append(len(edges))
+            ways: list[tuple[Expr, int]] = []
+            for hits, after in self.ways(flat, counts) if high is None or i < high else ():
+                key = (min(i, flat.prefix), hits, i == 0)
+                if key not in labels:
+                    labels[key] = self.counted_item(flat, *key, at)
+                label, state = labels[key], (min(i + 1, top), after)
+                if label is None:
+                    continue
+                if state not in numbers:
+                    numbers[state] = len(waiting)
+                    waiting.append(state)
+                ways.append((label, numbers[state]))
+            edges.append(tuple(ways))
+        return Machine(tuple(edges), frozenset(ends), False)
+
+    def counted_item(
+        self, flat: Flat, i: int, hits: tuple[bool, ...], first: bool, at: str
+    ) -> Expr | None:
+        """Return item i where it is known which `contains` it counts for; None: there is none."""
+        parts = [flat.item_schema(i)]
+        for hit, (schema, _, most) in zip(hits, flat.contains, strict=True):
+            if hit:
+                parts.append(schema)
+            elif most is not None:
+                parts.append({"not": schema})
+        schema = all_of(parts)
+        if schema is False:
+            return None
+        # many edges have the same item, so it is not copied into each
+        value = Ref(self.writer.visit(schema, pointer(at, "items")).name, called=True)
+        mark = () if first else (self.writer.comma,)
+        return Seq((*mark, value, self.writer.blank))
 
     @staticmethod
-    def choices(
-        flat: Flat, i: int, counts: tuple[int, ...]
-    ) -> Iterator[tuple[Any, tuple[int, ...]]]:
-        """Yield the schema of item i and the counts after it, for each way to count it."""
-        base = flat.item_schema(i)
+    def ways(
+        flat: Flat, counts: tuple[int, ...]
+    ) -> Iterator[tuple[tuple[bool, ...], tuple[int, ...]]]:
+        """Yield which `contains` an item may count for, and the counts after it."""
         for hits in itertools.product((False, True), repeat=len(counts)):
-            parts, after = [base], list(counts)
-            fine = True
-            for k, (hit, (schema, least, most)) in enumerate(zip(hits, flat.contains, strict=True)):
-                if hit:
-                    parts.append(schema)
-                    after[k] = counts[k] + 1 if most is not None else min(counts[k] + 1, least)
-                    fine = fine and (most is None or after[k] <= most)
-                    # once there are enough, nothing depends on this item
-                    fine = fine and not (most is None and counts[k] >= least)
-                elif most is not None:
-                    parts.append({"not": schema})
-            schema = all_of(parts)
-            if fine and schema is not False:
-                yield schema, tuple(after)
+            after = list(counts)
+            for k, (hit, (_, least, most)) in enumerate(zip(hits, flat.contains, strict=True)):
+                if hit and (most is not None or counts[k] < least):
+                    after[k] = counts[k] + 1
+                elif hit:  # there are enough: nothing depends on this item
+                    after[k] = -1
+                if most is not None and after[k] > most:
+                    after[k] = -1
+            if min(after) >= 0:
+                yield hits, tuple(after)
 
     # ---- uniqueItems ----
 

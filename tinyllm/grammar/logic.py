@@ -79,6 +79,10 @@ class Logic:
         self._by_key: dict[bytes | str, Flats] = {}
         self._nested = 0
         self._overlaps = 0
+        # by identity, with what keeps it alive
+        self._disjoint: dict[tuple[int, int, int, int], tuple[Flat, Flat, bool]] = {}
+        self._known_tags: dict[int, tuple[tuple[Shape, ...], dict[str, frozenset[str]]]] = {}
+        self._canonical: dict[int, tuple[tuple[Any, ...], frozenset[str]]] = {}
 
     # ---- reading one schema ----
 
@@ -328,6 +332,11 @@ class Logic:
                     if all(self.disjoint(flat, other) for other in others):
                         kept.append(flat)
                         continue
+                    longer = self._not_empty(flat)
+                    if longer and all(self.disjoint(longer, other) for other in others):
+                        where = pointer(at, "oneOf", j)
+                        kept.append(longer if self._may_hold([], parts[j], where) else flat)
+                        continue
                     if j not in complements:
                         where = pointer(at, "oneOf", j)
                         complements[j] = self.negate(parts[j], where, seen)
@@ -337,6 +346,19 @@ class Logic:
             out.append(left)
         return out
 
+    @staticmethod
+    def _not_empty(flat: Flat) -> Flat | None:
+        """Return conditions of arrays without the empty array, which most schemas share."""
+        if flat.kinds != {"array"} or flat.values is not None or flat.min_items:
+            return None
+        return flat.changed(min_items=1)
+
+    def _may_hold(self, value: Any, schema: Any, at: str) -> bool:
+        try:
+            return self.valid(value, schema, at)
+        except Unclear:
+            return True
+
     def _closed(self, flat: Flat, keys: Mapping[str, Any]) -> Flat:
         """Return a flat with `unevaluatedProperties` and `unevaluatedItems` of the schema."""
         rest = keys.get("unevaluatedProperties", True)
@@ -345,11 +367,11 @@ class Logic:
             names = {name: True for s in known for name in s.properties}
             patterns = {pattern: True for s in known for pattern in s.patterns}
             shape = Shape(names, patterns, rest, (), True)
-            flat = replace(flat, shapes=(*flat.shapes, shape))
+            flat = flat.changed(shapes=(*flat.shapes, shape))
         rest = keys.get("unevaluatedItems", True)
         if rest is not True and not any(t.opened for t in flat.tuples if t.listed):
             length = max((len(t.prefix) for t in flat.tuples if t.listed), default=0)
-            flat = replace(flat, tuples=(*flat.tuples, Tuple((True,) * length, rest, True, True)))
+            flat = flat.changed(tuples=(*flat.tuples, Tuple((True,) * length, rest, True, True)))
         return flat
 
     # ---- what is not valid ----
@@ -490,7 +512,8 @@ class Logic:
         rest = keys.get("additionalProperties", True)
         if rest is not True and rest != {}:
             shape = Shape(keys.get("properties", {}), keys.get("patternProperties", {}))
-            out.append(_only("object", some=((shape, {"not": rest}),)))
+            other = True if rest is False else {"not": rest}
+            out.append(_only("object", some=((shape, other),)))
         if keys.get("minProperties", 0) > 0:
             out.append(_only("object", max_names=int(keys["minProperties"]) - 1))
         if "maxProperties" in keys:
@@ -524,7 +547,7 @@ class Logic:
             for flat in self.expand(keys["not"], pointer(at, "not"), seen):
                 shapes = tuple(replace(s, listed=None) for s in flat.shapes)
                 tuples = tuple(replace(t, listed=False) for t in flat.tuples)
-                out.append(replace(flat, shapes=shapes, tuples=tuples))
+                out.append(flat.changed(shapes=shapes, tuples=tuples))
         if "if" in keys:
             condition, where = keys["if"], pointer(at, "if")
             if "then" in keys:
@@ -544,8 +567,16 @@ class Logic:
 
     def disjoint(self, a: Flat, b: Flat, depth: int = 4) -> bool:
         """Return whether it is certain that no value is valid under both."""
+        # the same two are often compared again, as `oneOf` does it in both directions
+        key = (min(id(a), id(b)), max(id(a), id(b)), depth, self._nested)
+        known = self._disjoint.get(key)
+        if known is None:
+            known = self._disjoint[key] = (a, b, self._are_disjoint(a, b, depth))
+        return known[2]
+
+    def _are_disjoint(self, a: Flat, b: Flat, depth: int) -> bool:
         if a.values is not None and b.values is not None:
-            return not {canonical(v) for v in a.values} & {canonical(v) for v in b.values}
+            return self._texts(a.values).isdisjoint(self._texts(b.values))
         kinds = a.kinds & b.kinds
         for flat in (a, b):
             if flat.values is not None:
@@ -553,13 +584,71 @@ class Logic:
                 return not found & kinds
         if "object" in kinds and not self._disjoint_objects(a, b, depth):
             return False
+        if "array" in kinds and self._disjoint_arrays(a, b, depth):
+            kinds -= {"array"}
         if not kinds - {"object"}:
             return True
         merged = merge(a, b)
-        return merged is None or not merged.kinds - {"object"}
+        return merged is None or not merged.kinds & kinds - {"object"}
+
+    def _texts(self, values: tuple[Any, ...]) -> frozenset[str]:
+        """Return some values in canonical form; computed once."""
+        known = self._canonical.get(id(values))
+        if known is None:
+            known = self._canonical[id(values)] = (values, frozenset(map(canonical, values)))
+        return known[1]
+
+    def _disjoint_arrays(self, a: Flat, b: Flat, depth: int) -> bool:
+        """Return whether two arrays certainly differ in one of the items that must be there."""
+        if depth == 0 or self._nested >= 3:
+            return False
+        self._nested += 1
+        try:
+            for i in range(min(max(a.min_items, b.min_items), max(a.prefix, b.prefix) + 1)):
+                if self._disjoint_schemas(a.item_schema(i), b.item_schema(i), depth):
+                    return True
+            return False
+        finally:
+            self._nested -= 1
+
+    def _disjoint_schemas(self, one: Any, two: Any, depth: int) -> bool:
+        if one is False or two is False:
+            return True
+        # equal schemas have the same values, and looking into them would take long
+        if one is True or two is True or one is two or one == two:
+            return False
+        left, right = self.expand(one, "#/..."), self.expand(two, "#/...")
+        return all(self.disjoint(x, y, depth - 1) for x in left for y in right)
+
+    def _tags(self, flat: Flat) -> dict[str, frozenset[str]]:
+        """Return the properties that have one of a few values, and these in canonical form."""
+        known = self._known_tags.get(id(flat.shapes))
+        if known is None:
+            found = {}
+            for shape in flat.shapes:
+                for name, schema in shape.properties.items():
+                    if isinstance(schema, MAPPING) and ("const" in schema or "enum" in schema):
+                        flats = self.expand(schema, "#/...")
+                        if all(f.values is not None for f in flats):
+                            texts = [self._texts(f.values or ()) for f in flats]
+                            found[name] = frozenset().union(*texts)
+            known = self._known_tags[id(flat.shapes)] = (flat.shapes, found)
+        return known[1]
+
+    def _differ_by_tag(self, a: Flat, b: Flat) -> bool:
+        """Return whether a property that must be there has other values in each."""
+        mine, others = self._tags(a), self._tags(b)
+        return any(
+            name in others and mine[name].isdisjoint(others[name])
+            for name in (*a.required, *b.required)
+            if name in mine
+        )
 
     def _disjoint_objects(self, a: Flat, b: Flat, depth: int) -> bool:
-        merged = merge(replace(a, kinds=TYPES["object"]), replace(b, kinds=TYPES["object"]))
+        # alternatives often differ by a constant, which is soon seen
+        if self._differ_by_tag(a, b):
+            return True
+        merged = merge(a.changed(kinds=TYPES["object"]), b.changed(kinds=TYPES["object"]))
         if merged is None:
             return True
         # expanding a property may ask again which alternatives are disjoint, without end
@@ -567,19 +656,9 @@ class Logic:
             return False
         self._nested += 1
         try:
-            return self._disjoint_properties(a, b, merged.required, depth)
+            return any(
+                self._disjoint_schemas(a.property_schema(n), b.property_schema(n), depth)
+                for n in merged.required
+            )
         finally:
             self._nested -= 1
-
-    def _disjoint_properties(self, a: Flat, b: Flat, names: tuple[str, ...], depth: int) -> bool:
-        for name in names:
-            one, two = a.property_schema(name), b.property_schema(name)
-            if one is False or two is False:
-                return True
-            if one is True or two is True:
-                continue
-            left = self.expand(one, "#/...")
-            right = self.expand(two, "#/...")
-            if all(self.disjoint(x, y, depth - 1) for x in left for y in right):
-                return True
-        return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from . import spelling
@@ -62,19 +62,27 @@ class Members:
     def with_some(self, flat: Flat, at: str) -> Expr:
         """Return the objects with a property that a shape does not name."""
         (shape, schema), *others = flat.some
-        flat = replace(flat, some=tuple(others))
+        flat = flat.changed(some=tuple(others))
+        if schema is True and any(self.is_other(name, shape) for name in flat.required):
+            return self.object(flat, at)
         items: list[Expr] = []
-        for name in self.names(flat):
-            if shape.schema(name) is True and name not in shape.properties:
+        allowed = self.closed(flat)
+        for name in self.names(flat) if allowed is None else allowed:
+            if self.is_other(name, shape) and flat.property_schema(name) is not False:
                 there = Flat(required=(name,), shapes=(Shape({name: schema}),))
                 found = merge(flat, there)
                 if found is not None:
                     items += self.tried(found, at, None)
-        if not others:
+        if not others and (allowed is None or self.patterned(flat)):
             items += self.tried(flat, at, (shape, schema))
         if not items:
             raise Impossible("no property is left that another schema does not have")
         return Alt(tuple(items))
+
+    @staticmethod
+    def is_other(name: str, shape: Shape) -> bool:
+        """Return whether a shape does not name a property."""
+        return name not in shape.properties and shape.schema(name) is True
 
     def tried(self, flat: Flat, at: str, witness: tuple[Shape, Any] | None) -> list[Expr]:
         """Return the objects under conditions, or nothing if there are none."""
@@ -90,15 +98,26 @@ class Members:
         named = [name for shape in flat.shapes for name in shape.properties]
         return list(dict.fromkeys((*listed, *named, *flat.required)))
 
+    def closed(self, flat: Flat) -> dict[str, None] | None:
+        """Return the only names that an object may have beside patterns; None: any."""
+        listing = [shape for shape in flat.shapes if shape.listed is not None]
+        if self.writer.loose or not listing or any(shape.opened for shape in flat.shapes):
+            return None
+        return dict.fromkeys(name for shape in listing for name in shape.listed or ())
+
+    @staticmethod
+    def patterned(flat: Flat) -> bool:
+        """Return whether a shape speaks of names by patterns."""
+        return any(shape.patterns for shape in flat.shapes)
+
     def plain(self, flat: Flat, at: str, witness: tuple[Shape, Any] | None) -> Expr:
         """Return the objects; with a witness, those that have a property it asks for."""
-        listing = [shape for shape in flat.shapes if shape.listed is not None]
-        closed = not self.writer.loose and bool(listing) and not any(s.opened for s in flat.shapes)
         names = self.names(flat)
-        allowed = {name for shape in listing for name in shape.listed or ()}
+        allowed = self.closed(flat)
+        closed = allowed is not None
         pairs: list[_Pair] = []
         for name, schema in flat.property_schemas(names).items():
-            fits = self.name_fits(name, flat, at) and not (closed and name not in allowed)
+            fits = self.name_fits(name, flat, at) and (allowed is None or name in allowed)
             if schema is False or not fits:
                 if name in flat.required:
                     raise Impossible(f"{name!r} is required, and its schema is false")

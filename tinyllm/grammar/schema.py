@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
 from typing import Any
 
@@ -207,7 +206,7 @@ class _Converter(Writer):
     def flat(self, flat: Flat, at: str) -> Expr:
         if flat.values is not None:
             return Alt(tuple(self.constant(value, at) for value in flat.values))
-        if replace(flat, typed=False) == nothing():
+        if flat.changed(typed=False) == nothing():
             return self.anything()
         kinds = flat.kinds
         if not self.loose and not flat.typed and flat.implied:
