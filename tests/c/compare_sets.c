@@ -447,7 +447,7 @@ static int list_sets(int count, char **names) {
 
 int main(int argc, char **argv) {
     static const size_t shapes[][3] = {{1, 32, 1},   {33, 256, 1}, {17, 288, 2},   {40, 512, 3},
-                                       {5, 1280, 7}, {64, 800, 6}, {35, 2304, 13}, {3, 4448, 12}};
+                                       {5, 1280, 7}, {64, 800, 6}, {75, 2304, 13}, {3, 4448, 12}};
     if (list_sets(argc - 1, argv + 1) != 0) return 1;
     for (int end = 0; end < 2; end++) {
         at_end = end != 0;

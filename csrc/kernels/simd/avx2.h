@@ -7,6 +7,7 @@
 #define ATTN_QUERIES 6 // 12 accumulators of 8 lanes
 #define ATTN_KEYS 1
 #define FLOAT_TOKENS 6
+#define FLOAT_VECTORS 1
 #define PANEL_VECTORS 1
 #define PREFETCH_BYTES 1024
 #define INT8_OFFSET (-1)

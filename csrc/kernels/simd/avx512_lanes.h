@@ -9,7 +9,8 @@
 
 #define ATTN_QUERIES 6
 #define ATTN_KEYS 4 // 24 accumulators
-#define FLOAT_TOKENS 12
+#define FLOAT_TOKENS 6
+#define FLOAT_VECTORS 2 // 12 accumulators, and the sums of earlier lanes
 #define PANEL_VECTORS 2
 #define PREFETCH_BYTES 1024
 #define SCALED_WORDS 0

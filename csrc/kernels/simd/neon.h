@@ -11,6 +11,7 @@
 #define ATTN_QUERIES 6
 #define ATTN_KEYS 1
 #define FLOAT_TOKENS 6
+#define FLOAT_VECTORS 1
 #define PANEL_VECTORS 1
 #define PREFETCH_BYTES 1024
 #define INT8_OFFSET 0 // signed times signed

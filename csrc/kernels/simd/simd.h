@@ -9,7 +9,7 @@
  *
  * Facts:
  *   ATTN_QUERIES, ATTN_KEYS   the tile of attention: queries, and vectors of keys
- *   FLOAT_TOKENS              the tile of float weights: tokens
+ *   FLOAT_TOKENS, FLOAT_VECTORS   the tile of float weights: tokens, and vectors of 16 rows
  *   PANEL_VECTORS             the tile of quantized weights: vectors of 16 rows
  *   PREFETCH_BYTES            how far ahead of the reads memory is prefetched
  *   INT8_OFFSET               what is added to weights of eight bits, to multiply them as bytes;

@@ -6,9 +6,12 @@
  */
 
 #define FLOAT_IN_TILES true
-#define FLOAT_ROWS 16
-// Steps of a panel of at most 16 kB; 0 where registers do not hold the sums of all lanes too.
-#define SMALL_PANEL ((size_t)(FLOAT_TOKENS == 12 ? 16 : 0))
+#define FLOAT_ROWS (16 * FLOAT_VECTORS)
+// Steps of a panel of at most 32 kB; 0 where registers do not hold the sums of all lanes too.
+#define SMALL_PANEL ((size_t)(FLOAT_VECTORS == 2 ? 16 : 0))
+#define EACH(i, n)                                                                                 \
+    TL_UNROLL(12)                                                                                  \
+    for (size_t i = 0; i < (n); i++)
 #define LANE_PAD 16 // keeps the lanes of a panel from mapping to the same sets of the L1 cache
 
 /* Bytes of a panel, and then the sums (tokens, FLOAT_ROWS). */
@@ -69,19 +72,23 @@ TL_INLINE void float_panel(const struct tl_matrix *w, enum float_type type, size
     const size_t size = float_size(type);
     for (size_t i = 0; i < steps; i++) {
         const size_t k = k0 + i * 16, left = w->cols - k;
-        uint8_t part[FLOAT_ROWS][64];
-        v16i column[16];
-        for (size_t r = 0; r < FLOAT_ROWS; r++) {
-            const uint8_t *p = w->data + (row + TL_MIN(r, rows - 1)) * w->row_bytes + k * size;
-            if (left < 16) {
-                memset(part[r], 0, sizeof(part[r]));
-                p = memcpy(part[r], p, left * size);
+        for (size_t r0 = 0; r0 < FLOAT_ROWS; r0 += 16) {
+            float *out = panel + i * FLOAT_ROWS + r0;
+            uint8_t part[16][64];
+            v16i column[16];
+            for (size_t r = 0; r < 16; r++) {
+                const uint8_t *p = w->data + (row + TL_MIN(r0 + r, rows - 1)) * w->row_bytes;
+                p += k * size;
+                if (left < 16) {
+                    memset(part[r], 0, sizeof(part[r]));
+                    p = memcpy(part[r], p, left * size);
+                }
+                column[r] = v16i_bits(load_weights(type, p));
             }
-            column[r] = v16i_bits(load_weights(type, p));
-        }
-        v16i_transpose(column);
-        for (size_t l = 0; l < 16; l++) {
-            v16i_store(panel + l * (steps * FLOAT_ROWS + LANE_PAD) + i * FLOAT_ROWS, column[l]);
+            v16i_transpose(column);
+            for (size_t l = 0; l < 16; l++) {
+                v16i_store(out + l * (steps * FLOAT_ROWS + LANE_PAD), column[l]);
+            }
         }
     }
 }
@@ -96,36 +103,36 @@ FLOAT_PANEL_FUNCTION(f32, FLOAT_F32)
 FLOAT_PANEL_FUNCTION(f16, FLOAT_F16)
 FLOAT_PANEL_FUNCTION(bf16, FLOAT_BF16)
 
-/* sums (FLOAT_TOKENS, 16 rows) += some lanes of the panel, one after another, times those of one
+/* sums (FLOAT_TOKENS, FLOAT_ROWS) += some lanes of the panel, one after another, times those of one
    tile. */
 static void float_tile(const float *panel, const float *x, size_t steps, size_t lanes,
                        float *sums) {
-    v16 total[FLOAT_TOKENS];
-    TL_UNROLL(12)
-    for (int t = 0; t < FLOAT_TOKENS; t++) total[t] = v16_load(sums + t * FLOAT_ROWS);
+    v16 total[FLOAT_TOKENS * FLOAT_VECTORS];
+    EACH(i, FLOAT_TOKENS * FLOAT_VECTORS) total[i] = v16_load(sums + 16 * i);
     for (size_t lane = 0; lane < lanes; lane++) {
-        v16 s[FLOAT_TOKENS];
-        TL_UNROLL(12)
-        for (int t = 0; t < FLOAT_TOKENS; t++) s[t] = v16_set1(0);
-        for (size_t i = 0; i < steps; i++) {
-            v16 weights = v16_load(panel + i * FLOAT_ROWS);
-            TL_UNROLL(12)
-            for (int t = 0; t < FLOAT_TOKENS; t++) {
-                s[t] = v16_fma(weights, v16_set1(x[i * FLOAT_TOKENS + (size_t)t]), s[t]);
+        v16 s[FLOAT_TOKENS * FLOAT_VECTORS];
+        EACH(i, FLOAT_TOKENS * FLOAT_VECTORS) s[i] = v16_set1(0);
+        for (size_t step = 0; step < steps; step++) {
+            v16 weights[FLOAT_VECTORS];
+            EACH(v, FLOAT_VECTORS) weights[v] = v16_load(panel + step * FLOAT_ROWS + 16 * v);
+            EACH(t, FLOAT_TOKENS) {
+                const v16 value = v16_set1(x[step * FLOAT_TOKENS + t]);
+                EACH(v, FLOAT_VECTORS) {
+                    v16 *sum = &s[t * FLOAT_VECTORS + v];
+                    *sum = v16_fma(weights[v], value, *sum);
+                }
             }
         }
-        TL_UNROLL(12)
-        for (int t = 0; t < FLOAT_TOKENS; t++) total[t] = v16_add(total[t], s[t]);
+        EACH(i, FLOAT_TOKENS * FLOAT_VECTORS) total[i] = v16_add(total[i], s[i]);
         panel += steps * FLOAT_ROWS + LANE_PAD;
         x += steps * FLOAT_TOKENS;
     }
-    TL_UNROLL(12)
-    for (int t = 0; t < FLOAT_TOKENS; t++) v16_store(sums + t * FLOAT_ROWS, total[t]);
+    EACH(i, FLOAT_TOKENS * FLOAT_VECTORS) v16_store(sums + 16 * i, total[i]);
 }
 
 TL_INLINE void prefetch_result(float *p) {
 #if defined(__GNUC__)
-    __builtin_prefetch(p, 1, 3);
+    EACH(v, FLOAT_VECTORS) __builtin_prefetch(p + 16 * v, 1, 3);
 #else
     (void)p;
 #endif
@@ -135,8 +142,8 @@ TL_INLINE void prefetch_result(float *p) {
 TL_INLINE void float_store(const float *sums, size_t tokens, size_t rows, float *y,
                            size_t y_stride) {
     for (size_t t = 0; t < tokens; t++, y += y_stride, sums += FLOAT_ROWS) {
-        if (rows == FLOAT_ROWS) { // one store; a copy of any length takes a loop
-            v16_store(y, v16_load(sums));
+        if (rows == FLOAT_ROWS) { // a copy of any length takes a loop
+            EACH(v, FLOAT_VECTORS) v16_store(y + 16 * v, v16_load(sums + 16 * v));
         } else {
             memcpy(y, sums, rows * sizeof(float));
         }
