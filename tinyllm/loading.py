@@ -54,8 +54,9 @@ def load(
         ``"exact"``: weights have their exact values, and activations are not rounded. The bits of
         a result do not depend on the number of threads, the way a prompt is split into calls, the
         captured taps, or the CPU. ``"fast"``: activations are rounded before each matmul with
-        quantized weights, as in llama.cpp, but less coarsely. On one CPU, the bits do not depend
-        on the number of threads.
+        quantized weights, as in llama.cpp, but less coarsely. On CPUs with dot products of
+        bfloat16, those before BF16 weights are rounded to bfloat16. On one CPU, the bits do not
+        depend on the number of threads.
     cache : str
         How keys and values are stored: ``"f32"``, as they are; ``"f16"``, rounded to float16, in
         half of the memory; ``"q8"``, rounded as in the type Q8_0, in 27 % of it. Rounding changes

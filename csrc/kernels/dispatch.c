@@ -18,6 +18,7 @@ static bool always(void) {
 #define has_avx2 always
 #define has_avx512 always
 #define has_avx512vnni always
+#define has_avx512bf16 always
 #define has_neon always
 static bool never(void) {
     return false;
@@ -58,6 +59,10 @@ static bool has_avx512vnni(void) {
     return has_avx512() && TL_HAS("avx512vnni");
 }
 
+static bool has_avx512bf16(void) {
+    return has_avx512vnni() && TL_HAS("avx512bf16");
+}
+
 #endif
 
 #if TL_ARM && !defined(TL_SIMDE)
@@ -84,6 +89,7 @@ static const struct set {
     {"avx2", has_avx2, tl_kernels_init_avx2},
     {"avx512", has_avx512, tl_kernels_init_avx512},
     {"avx512vnni", has_avx512vnni, tl_kernels_init_avx512vnni},
+    {"avx512bf16", has_avx512bf16, tl_kernels_init_avx512bf16},
 #else
     {"scalar", always, tl_kernels_init_scalar},
 #endif

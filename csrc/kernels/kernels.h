@@ -191,7 +191,7 @@ struct tl_kernels {
                   size_t n);
 };
 
-#define TL_FORMATS 11
+#define TL_FORMATS 13
 
 /*
  * The set to use: the one that TINYLLM_ISA names, else the best that this CPU can run. NULL, with
@@ -212,6 +212,7 @@ void tl_kernels_init_scalar(struct tl_kernels *k, bool fast);
 void tl_kernels_init_avx2(struct tl_kernels *k, bool fast);
 void tl_kernels_init_avx512(struct tl_kernels *k, bool fast);
 void tl_kernels_init_avx512vnni(struct tl_kernels *k, bool fast);
+void tl_kernels_init_avx512bf16(struct tl_kernels *k, bool fast);
 void tl_kernels_init_neon(struct tl_kernels *k, bool fast);
 
 #endif

@@ -11,8 +11,11 @@ static const struct {
 } table[] = {
     {"plain", tl_gemm_plain, &tl_loops_plain},
 #if TL_X86
-    {"scalar", tl_gemm_scalar, &tl_loops_scalar}, {"avx2", tl_gemm_avx2, &tl_loops_avx2},
-    {"avx512", tl_gemm_avx512, &tl_loops_avx512}, {"avx512vnni", tl_gemm_avx512, &tl_loops_avx512},
+    {"scalar", tl_gemm_scalar, &tl_loops_scalar},
+    {"avx2", tl_gemm_avx2, &tl_loops_avx2},
+    {"avx512", tl_gemm_avx512, &tl_loops_avx512},
+    {"avx512vnni", tl_gemm_avx512, &tl_loops_avx512},
+    {"avx512bf16", tl_gemm_avx512, &tl_loops_avx512},
 #endif
 #if TL_ARM || defined(TL_SIMDE)
     {"neon", tl_gemm_neon, &tl_loops_neon},

@@ -148,6 +148,55 @@ static void run_matmul(const struct tl_kernels *k, const struct tl_matrix *w, si
     k->matmul(w, format, row0, w->rows, packed, tokens, y, y_stride, scratch);
 }
 
+/* ---- fast mode with dot products of bfloat16, in plain C (docs/numerics.md, section 4) ---- */
+
+static float flush(float x) {
+    return isnormal(x) || !isfinite(x) ? x : copysignf(0, x);
+}
+
+static float from_bf16(uint32_t bits) {
+    float x;
+    bits <<= 16;
+    memcpy(&x, &bits, sizeof(x));
+    return x;
+}
+
+static float round_bf16(float x) {
+    uint32_t bits;
+    x = flush(x);
+    memcpy(&bits, &x, sizeof(bits));
+    return isnan(x) ? x : from_bf16((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+static float dot_bf16(const uint16_t *w, const float *x, size_t n) {
+    float y = 0;
+    for (size_t first = 0; first < n; first += 8192) {
+        for (size_t lane = 0; lane < 16; lane++) {
+            float s = 0;
+            for (size_t k = first + 2 * lane; k < TL_MIN(first + 8192, n); k += 32) {
+                for (size_t i = TL_MIN(k + 2, n); i-- > k;) { // the second of a pair first
+                    s = flush(fmaf(flush(from_bf16(w[i])), round_bf16(x[i]), s));
+                }
+            }
+            y += s;
+        }
+    }
+    return y;
+}
+
+static void matmul_bf16(const struct tl_matrix *w, const float *x, size_t tokens, float *y,
+                        size_t y_stride) {
+    uint16_t *row = malloc(w->row_bytes);
+    if (row == NULL) exit(2);
+    for (size_t r = 0; r < w->rows; r++) {
+        memcpy(row, w->data + r * w->row_bytes, w->row_bytes);
+        for (size_t t = 0; t < tokens; t++) {
+            y[t * y_stride + r] = dot_bf16(row, x + t * w->cols, w->cols);
+        }
+    }
+    free(row);
+}
+
 static void compare_matmul(const struct tl_type_info *type, size_t rows, size_t cols,
                            size_t tokens) {
     const size_t row0 = rows > TL_ROW_STEP ? TL_ROW_STEP : 0, stride = rows + 5;
@@ -162,11 +211,14 @@ static void compare_matmul(const struct tl_type_info *type, size_t rows, size_t 
     for (int fast = 0; fast < 2; fast++) {
         const size_t outside = region_count;
         const struct tl_kernels *scalar = tl_kernels_find("scalar"), *k;
-        float *expected = floats(n);
+        float *expected = floats(n), *want = floats(n);
         run_matmul(fast ? scalar->fast : scalar, &w, 0, x, tokens, expected, stride);
+        if (type == tl_type_find(TL_TYPE_BF16)) matmul_bf16(&w, x, tokens, want, stride);
         for (size_t i = 0; (k = tl_kernels_at(i)) != NULL; i++) {
             const size_t mark = region_count;
             float *y = floats(n);
+            const bool pairs =
+                fast && type == tl_type_find(TL_TYPE_BF16) && strcmp(k->name, "avx512bf16") == 0;
             char what[96];
             snprintf(what, sizeof(what), "%s %s, %zu x %zu, %zu tokens", fast ? "fast" : "exact",
                      type->name, rows, cols, tokens);
@@ -179,8 +231,8 @@ static void compare_matmul(const struct tl_type_info *type, size_t rows, size_t 
                     (strcmp(k->name, "avx2") == 0 || strcmp(k->name, "avx512") == 0)) {
                     continue;
                 }
-                compare(k->name, what, y + t * stride + row0, expected + t * stride + row0,
-                        rows - row0);
+                compare(k->name, what, y + t * stride + row0,
+                        (pairs ? want : expected) + t * stride + row0, rows - row0);
             }
             release(what, mark);
         }

@@ -4,6 +4,7 @@
  * before everything else.
  */
 #include <math.h>
+#include <string.h>
 
 #include <simde/arm/neon.h>
 #include <simde/x86/avx512.h>
@@ -108,3 +109,48 @@ TL_EACH_1(tl_cvtps_pd, simde__m512d, simde__m256, f64, 8, (double)x.f32[i])
 #define _mm512_cvtpd_ps tl_cvtpd_ps
 #define _mm512_cvtps_pd tl_cvtps_pd
 #define _mm512_extractf32x8_ps(a, i) (simde__m512_to_private(a).m256[i])
+
+/* ---- bfloat16: subnormal numbers count as zero, each product is added with one rounding ---- */
+
+static inline float tl_flush(float x) {
+    return isnormal(x) || !isfinite(x) ? x : copysignf(0, x);
+}
+
+static inline float tl_from_bf16(uint32_t bits) {
+    float x;
+    bits <<= 16;
+    memcpy(&x, &bits, sizeof(x));
+    return tl_flush(x);
+}
+
+static inline simde__m512 tl_dpbf16_ps(simde__m512 s, simde__m512bh w, simde__m512bh x) {
+    simde__m512_private r = simde__m512_to_private(s);
+    uint32_t a[16], b[16];
+    memcpy(a, &w, sizeof(a));
+    memcpy(b, &x, sizeof(b));
+    for (int i = 0; i < 16; i++) {
+        float high = tl_from_bf16(a[i] >> 16), low = tl_from_bf16(a[i] & 0xffff);
+        float sum = tl_flush(fmaf(high, tl_from_bf16(b[i] >> 16), tl_flush(r.f32[i])));
+        r.f32[i] = tl_flush(fmaf(low, tl_from_bf16(b[i] & 0xffff), sum));
+    }
+    return simde__m512_from_private(r);
+}
+#undef _mm512_dpbf16_ps
+#define _mm512_dpbf16_ps tl_dpbf16_ps
+
+static inline simde__m512bh tl_cvtne2ps_pbh(simde__m512 high, simde__m512 low) {
+    const float *x[2] = {(const float *)&low, (const float *)&high};
+    uint16_t to[32];
+    simde__m512bh out;
+    for (int i = 0; i < 32; i++) {
+        const float from = tl_flush(x[i / 16][i % 16]);
+        uint32_t bits;
+        memcpy(&bits, &from, sizeof(bits));
+        bits = isnan(from) ? bits | 0x400000 : bits + 0x7fff + (bits >> 16 & 1);
+        to[i] = (uint16_t)(bits >> 16);
+    }
+    memcpy(&out, to, sizeof(out));
+    return out;
+}
+#undef _mm512_cvtne2ps_pbh
+#define _mm512_cvtne2ps_pbh tl_cvtne2ps_pbh

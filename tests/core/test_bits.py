@@ -12,6 +12,7 @@ import pytest
 
 import tinyllm as tl
 from testkit import architectures, every_split, models
+from testkit.exact_arithmetic import OTHER_FAST
 from tinyllm import _core
 
 TOKENS = 300
@@ -211,9 +212,7 @@ def test_every_tap_on_every_instruction_set(isa, files):
 
 @pytest.mark.parametrize("isa", SETS)
 def test_fast_mode_on_every_instruction_set(isa, files):
-    # int16 digits where they are as fast: other bits, and better ones
-    words = isa in ("avx2", "avx512")
-    same = [f for f in files if not (words and f.stem == "Q8_0")]
+    same = [f for f in files if isa not in OTHER_FAST.get(f.stem, ())]
     assert run_isa(isa, 70, same, "fast") == run_isa("scalar", 70, same, "fast")
 
 
@@ -234,9 +233,9 @@ def test_every_split_on_every_instruction_set(type_name, mode, tmp_path):
         )
         assert done.returncode == 0, f"{isa}: {done.stderr}"
         digests[isa] = done.stdout
-    if mode == "fast" and type_name == "Q8_0":  # int16 digits where they are as fast
-        words = {digests.pop(isa) for isa in ("avx2", "avx512") if isa in digests}
-        assert len(words) <= 1
+    if mode == "fast":
+        others = OTHER_FAST.get(type_name, ())
+        assert len({digests.pop(isa) for isa in others if isa in digests}) <= 1
     assert len(set(digests.values())) == 1, digests
 
 
@@ -334,7 +333,10 @@ def test_fast_mode_does_not_depend_on_threads_splits_or_captures(name, tmp_path)
     error = models.normwise_error(want, result(exact, ids))
     if not any(step.op == "route_ids" for step in exact.steps):  # which may choose other experts
         assert error < 0.03
-    assert (error == 0) == (type_name in ("F32", "F16", "BF16"))
+    exact_types = {"F32", "F16", "BF16"} - {
+        other for other, sets in OTHER_FAST.items() if _core.kernel_set() in sets
+    }
+    assert (error == 0) == (type_name in exact_types)
 
 
 def test_the_demo_models_bits():

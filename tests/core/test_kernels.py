@@ -309,14 +309,10 @@ def test_weights_and_activations_at_any_address(isa):
 
 # ---- fast mode ----
 
-# on these sets, int16 digits are as fast as bytes for Q8_0, and more exact
-WORDS = {"avx2", "avx512"}
-
 
 def expected_fast(name, isa, weights, cols, x):
-    return run(
-        name, weights, cols, x, isa if name == "Q8_0" and isa in WORDS else "scalar", fast=True
-    )
+    other = isa in exact.OTHER_FAST.get(name, ())
+    return run(name, weights, cols, x, isa if other else "scalar", fast=True)
 
 
 @pytest.mark.parametrize("name", QUANTIZED)
@@ -329,10 +325,46 @@ def test_fast_mode_gives_the_bits_of_the_text(name, kind):
     expected = exact.matmul_fast(name, weights, cols, x)
     for isa in SETS:
         want = expected
-        if name == "Q8_0" and isa in WORDS:
+        if isa in exact.OTHER_FAST.get(name, ()):
             want = exact.matmul_fast(name, weights, cols, x, words=True)
         assert_same_bits(run(name, weights, cols, x, isa, fast=True), want, isa)
         assert_same_bits(run(name, weights, cols, x[1], isa, fast=True), want[1:], f"{isa} alone")
+
+
+@pytest.mark.skipif("avx512bf16" not in SETS, reason="needs dot products of bfloat16")
+@pytest.mark.parametrize("kind", KINDS)
+def test_dot_products_of_bfloat16(kind):
+    rng = np.random.default_rng(25)
+    for cols, rows, tokens in [(277, 3, 2), (37, 35, 13), (8200, 2, 1)]:
+        weights = exact.random_rows(rng, "BF16", rows, cols)
+        if kind == "any finite":
+            weights = activations(rng, kind, rows, cols).view(np.uint16)[:, 1::2].copy()
+            weights = weights.view(np.uint8)
+        x = activations(rng, kind, tokens, cols)
+        expected = exact.matmul_fast("BF16", weights, cols, x)
+        got = run("BF16", weights, cols, x, "avx512bf16", fast=True)
+        assert_same_bits(got, expected, f"{rows}x{cols}")
+        values = exact.to_float32("BF16", weights).astype(np.float64)
+        error = np.abs(got - x.astype(np.float64) @ values.T)
+        bound = 2**-8.9 * np.abs(x).astype(np.float64) @ np.abs(values).T + 1e-30
+        assert kind in ("huge", "any finite") or (error <= bound).all()
+        if kind == "gaussian":
+            assert np.linalg.norm(error) < 2.5e-3 * np.linalg.norm(expected)
+
+
+@pytest.mark.skipif("avx512bf16" not in SETS, reason="needs dot products of bfloat16")
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_dot_products_of_bfloat16_with_nan_or_infinity(bad):
+    rng = np.random.default_rng(26)
+    weights = exact.random_rows(rng, "BF16", 20, 101)
+    x = activations(rng, "gaussian", 13, 101)
+    good = run("BF16", weights, 101, x, "avx512bf16", fast=True)
+    x[4, 100] = bad
+    y = run("BF16", weights, 101, x, "avx512bf16", fast=True)
+    np.testing.assert_array_equal(y[4], run("BF16", weights, 101, x, "avx512bf16")[4])
+    assert not np.isfinite(y[4]).any()
+    others = [t for t in range(13) if t != 4]
+    assert_same_bits(y[others], good[others])
 
 
 def test_fast_mode_rounds_as_well_as_its_integers_allow():

@@ -167,7 +167,7 @@ def test_the_change_of_an_embedding_and_of_a_tied_output(tmp_path):
 
 
 @pytest.mark.sanitize
-@pytest.mark.parametrize("kind", ["Q4_K", "Q8_0", "BF16"])
+@pytest.mark.parametrize("kind", ["Q4_K", "Q8_0", "BF16", "F16"])
 def test_quantized_models(kind, pairs, file, ids, tmp_path):
     """The change is added to the exact values of the weights."""
     model = models.random_model(tmp_path, kind)
@@ -176,7 +176,8 @@ def test_quantized_models(kind, pairs, file, ids, tmp_path):
     assert normwise(adapted.logits(ids), want) < 3e-6
     fast = tl.load(model.path, mode="fast", adapters=[file])
     assert normwise(fast.logits(ids), want) < 0.05
-    assert np.array_equal(fast.logits(ids), adapted.logits(ids)) == (kind == "BF16")
+    if kind != "BF16":  # which some processors multiply without rounding the activations
+        assert np.array_equal(fast.logits(ids), adapted.logits(ids)) == (kind == "F16")
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2moe"])

@@ -46,6 +46,8 @@ TYPES = {
     "Q8_K": (256, 292, ()),
 }
 FLOATS = ("F32", "F16", "BF16")
+#: Sets whose fast mode has another arithmetic: int16 digits, and dot products of bfloat16.
+OTHER_FAST = {"Q8_0": ("avx2", "avx512"), "BF16": ("avx512bf16",)}
 WITH_MIN = ("Q4_1", "Q5_1", "Q2_K", "Q4_K", "Q5_K")
 
 IQ4_VALUES = np.array(
@@ -296,6 +298,34 @@ def dot_float(row, x):
     return y
 
 
+def flush(x):
+    """Replace subnormal numbers by zeros."""
+    return np.where(np.abs(x) < np.finfo(np.float32).tiny, np.float32(0), x).astype(np.float32)
+
+
+def round_bf16(x):
+    """Round float32 to the nearest bfloat16, ties to even; subnormal numbers become zeros."""
+    bits = flush(x).view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)
+    return np.where(np.isnan(x), np.float32(np.nan), rounded.view(np.float32))
+
+
+@np.errstate(invalid="ignore", over="ignore")
+def dot_pairs(row, x):
+    """Fast mode, dot products of bfloat16: 16 lanes of pairs, superchunks of 4096 pairs."""
+    row, x = (np.append(a, np.zeros(len(a) % 2, np.float32)) for a in (flush(row), x))
+    y = np.float32(0)
+    for start in range(0, len(x), 8192):
+        w_part, x_part = row[start : start + 8192], x[start : start + 8192]
+        for lane in range(0, 32, 2):
+            s = np.float32(0)
+            for k in range(lane, len(x_part), 32):
+                for i in (k + 1, k):
+                    s = flush(np.float32(fma32(w_part[i], x_part[i], s)))
+            y = np.float32(y + s)
+    return y
+
+
 def to_float32(name, weights):
     """The values of F32, F16 or BF16 rows given as bytes."""
     if name == "BF16":
@@ -318,9 +348,13 @@ def matmul(name, weights, cols, x):
 
 
 def matmul_fast(name, weights, cols, x, words=False):
-    """The same in fast mode, for a quantized type."""
+    """The same in fast mode, for a quantized type; BF16: with dot products of bfloat16."""
     out = np.empty((len(x), len(weights)), np.float32)
     for t in range(len(x)):
+        if name == "BF16":
+            values = round_bf16(x[t])
+            out[t] = [dot_pairs(row, values) for row in to_float32(name, weights)]
+            continue
         rounded = [round_block(x[t, c : c + 32], words) for c in range(0, cols, 32)]
         out[t] = [dot_fast(name, row, rounded) for row in weights]
     return out

@@ -28,8 +28,8 @@ static void float_values(const struct tl_matrix *w, size_t row, size_t k0, size_
     const uint8_t *p = w->data + row * w->row_bytes + k0 * float_size(type);
     for (size_t k = 0; k < n; k += 16) {
         const uint8_t *from = p + k * float_size(type);
-        v16_store(values + k,
-                  n - k < 16 ? load_weights_part(type, from, n - k) : load_weights(type, from));
+        v16_store(values + k, n - k < 16 ? load_weights_part(type, from, (n - k) * float_size(type))
+                                         : load_weights(type, from));
     }
 }
 

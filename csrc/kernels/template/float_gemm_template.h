@@ -23,7 +23,7 @@ TL_INLINE size_t float_scratch(size_t tokens) {
  * Packed tiles: for each tile, superchunk and lane the values k = lane, lane + 16, ... of
  * FLOAT_TOKENS tokens side by side. Columns are zero-padded to 16.
  */
-static void pack_float_tile(const float *x, size_t cols, size_t token, float *packed) {
+static inline void pack_float_tile(const float *x, size_t cols, size_t token, float *packed) {
     const size_t padded = round_up(cols, 16);
     float *tile = packed + token / FLOAT_TOKENS * FLOAT_TOKENS * padded + token % FLOAT_TOKENS;
     for (size_t k0 = 0; k0 < padded; k0 += SUPERCHUNK) {
@@ -39,7 +39,7 @@ static void pack_float_tile(const float *x, size_t cols, size_t token, float *pa
 }
 
 /* The same for FLOAT_TOKENS tokens, the first of which is the first of its tile. */
-static void pack_float_tokens(const float *x, size_t cols, size_t token, float *packed) {
+static inline void pack_float_tokens(const float *x, size_t cols, size_t token, float *packed) {
     const size_t padded = round_up(cols, 16);
     float *tile = packed + token * padded;
     for (size_t k0 = 0; k0 < padded; k0 += SUPERCHUNK) {
@@ -71,7 +71,7 @@ TL_INLINE void float_panel(const struct tl_matrix *w, enum float_type type, size
                            size_t k0, size_t steps, float *panel) {
     const size_t size = float_size(type);
     for (size_t i = 0; i < steps; i++) {
-        const size_t k = k0 + i * 16, left = w->cols - k;
+        const size_t k = k0 + i * 16, left = w->row_bytes - k * size;
         for (size_t r0 = 0; r0 < FLOAT_ROWS; r0 += 16) {
             float *out = panel + i * FLOAT_ROWS + r0;
             uint8_t part[16][64];
@@ -79,9 +79,9 @@ TL_INLINE void float_panel(const struct tl_matrix *w, enum float_type type, size
             for (size_t r = 0; r < 16; r++) {
                 const uint8_t *p = w->data + (row + TL_MIN(r0 + r, rows - 1)) * w->row_bytes;
                 p += k * size;
-                if (left < 16) {
+                if (left < 16 * size) {
                     memset(part[r], 0, sizeof(part[r]));
-                    p = memcpy(part[r], p, left * size);
+                    p = memcpy(part[r], p, left);
                 }
                 column[r] = v16i_bits(load_weights(type, p));
             }
@@ -119,7 +119,7 @@ static void float_tile(const float *panel, const float *x, size_t steps, size_t 
                 const v16 value = v16_set1(x[step * FLOAT_TOKENS + t]);
                 EACH(v, FLOAT_VECTORS) {
                     v16 *sum = &s[t * FLOAT_VECTORS + v];
-                    *sum = v16_fma(weights[v], value, *sum);
+                    *sum = LANE_FMA(weights[v], value, *sum);
                 }
             }
         }

@@ -1,10 +1,14 @@
 /*
  * float_gemv_template.h - float weights times one token, or a few: docs/numerics.md, section 2.
  *
- * Needs:   format_template.h
+ * Needs:   format_template.h; LANE_FMA(w, x, s), if it is not v16_fma
  * Defines: SUPERCHUNK, enum float_type, float_type_of, float_size, load_weights,
  *          load_weights_part, add_lanes, float_gemv
  */
+
+#ifndef LANE_FMA
+#define LANE_FMA v16_fma
+#endif
 
 #define SUPERCHUNK 4096 // float weights: columns between two additions of the lanes to y
 
@@ -28,9 +32,10 @@ TL_INLINE v16 load_weights(enum float_type type, const uint8_t *p) {
     return v16_load_f32(p);
 }
 
-TL_INLINE v16 load_weights_part(enum float_type type, const uint8_t *p, size_t n) {
+/* The same where a row ends after fewer bytes; the lanes beyond are zero. */
+TL_INLINE v16 load_weights_part(enum float_type type, const uint8_t *p, size_t bytes) {
     uint8_t part[64] = {0};
-    memcpy(part, p, n * float_size(type));
+    memcpy(part, p, bytes);
     return load_weights(type, part);
 }
 
@@ -46,9 +51,9 @@ TL_INLINE float add_lanes(float y, v16 s) {
  * Rows times one token. The sum of a row is one chain of dependent additions, so several rows run
  * at the same time.
  */
-TL_INLINE void float_rows(const uint8_t *const *row, enum float_type type, size_t cols,
-                          const float *x, float *sum) {
-    const size_t size = float_size(type), rows = FLOAT_CHAINS;
+TL_INLINE void float_rows(const struct tl_matrix *w, const uint8_t *const *row,
+                          enum float_type type, const float *x, float *sum) {
+    const size_t cols = w->cols, size = float_size(type), rows = FLOAT_CHAINS;
     for (size_t r = 0; r < rows; r++) sum[r] = 0;
     for (size_t k0 = 0; k0 < cols; k0 += SUPERCHUNK) {
         size_t end = cols - k0 < SUPERCHUNK ? cols : k0 + SUPERCHUNK, k = k0;
@@ -57,13 +62,13 @@ TL_INLINE void float_rows(const uint8_t *const *row, enum float_type type, size_
         for (; k + 16 <= end; k += 16) {
             for (size_t r = 0; r < rows; r++) {
                 prefetch_bytes(row[r] + k * size + PREFETCH_BYTES, 1);
-                s[r] = v16_fma(load_weights(type, row[r] + k * size), v16_load(x + k), s[r]);
+                s[r] = LANE_FMA(load_weights(type, row[r] + k * size), v16_load(x + k), s[r]);
             }
         }
         for (size_t r = 0; r < rows; r++) {
             if (k < end) {
-                v16 part = load_weights_part(type, row[r] + k * size, end - k);
-                s[r] = v16_fma(part, v16_load(x + k), s[r]);
+                v16 part = load_weights_part(type, row[r] + k * size, w->row_bytes - k * size);
+                s[r] = LANE_FMA(part, v16_load(x + k), s[r]);
             }
             sum[r] = add_lanes(sum[r], s[r]);
         }
@@ -72,9 +77,9 @@ TL_INLINE void float_rows(const uint8_t *const *row, enum float_type type, size_
 
 /* One function for each type, so that it is a constant inside. */
 #define FLOAT_ROWS_FUNCTION(name, type)                                                            \
-    static void float_rows_##name(const uint8_t *const *row, size_t cols, const float *x,          \
-                                  float *sum) {                                                    \
-        float_rows(row, type, cols, x, sum);                                                       \
+    static void float_rows_##name(const struct tl_matrix *w, const uint8_t *const *row,            \
+                                  const float *x, float *sum) {                                    \
+        float_rows(w, row, type, x, sum);                                                          \
     }
 FLOAT_ROWS_FUNCTION(f32, FLOAT_F32)
 FLOAT_ROWS_FUNCTION(f16, FLOAT_F16)
@@ -85,7 +90,7 @@ static void float_gemv(const struct tl_matrix *w, size_t row0, size_t row1, cons
     const size_t stride = round_up(w->cols, 16), n = row1 - row0;
     const size_t each = (n + FLOAT_CHAINS - 1) / FLOAT_CHAINS;
     const enum float_type type = float_type_of(w->type);
-    void (*const rows)(const uint8_t *const *, size_t, const float *, float *) =
+    void (*const rows)(const struct tl_matrix *, const uint8_t *const *, const float *, float *) =
         type == FLOAT_F32   ? float_rows_f32
         : type == FLOAT_F16 ? float_rows_f16
                             : float_rows_bf16;
@@ -96,7 +101,7 @@ static void float_gemv(const struct tl_matrix *w, size_t row0, size_t row1, cons
         }
         for (size_t t = 0; t < tokens; t++) {
             float sum[FLOAT_CHAINS];
-            rows(row, w->cols, x + t * stride, sum);
+            rows(w, row, x + t * stride, sum);
             for (size_t r = 0; r < FLOAT_CHAINS && r * each + i < n; r++) {
                 y[t * y_stride + row0 + r * each + i] = sum[r];
             }

@@ -3,9 +3,9 @@
  * activations are rounded (docs/numerics.md, section 1), and prefetching.
  *
  * Needs:   nothing but simd/<set>.h
- * Defines: enum matmul_format, TOKENS_AT_ONCE, size_product, round_up, chunk_scale, FAST_LIMIT,
- *          FAST_TRIES, FAST_LIMIT_WORDS, FAST_LEAST, fast_weight, prefetch_bytes, prefetch_rows,
- *          scaled_words
+ * Defines: enum matmul_format, TOKENS_AT_ONCE, FLOAT_TILE_MIN, size_product, round_up, chunk_scale,
+ *          FAST_LIMIT, FAST_TRIES, FAST_LIMIT_WORDS, FAST_LEAST, fast_weight, prefetch_bytes,
+ *          prefetch_rows, scaled_words
  */
 
 /* Layouts of packed activations. */
@@ -21,18 +21,23 @@ enum matmul_format {
     FORMAT_FAST_WORD_ROW,  // fast mode: int16 with a scale for each 32, one token
     FORMAT_FAST_WORD_TILE, // the same, FAST_TOKENS tokens side by side
     FORMAT_FAST_WIDE_TILE, // like FORMAT_FAST_BYTE_TILE, but each int8 is stored as int16
+    FORMAT_PAIR_ROW,       // fast mode: like FORMAT_FLOAT_ROW, with two bfloat16 for each float
+    FORMAT_PAIR_TILE,      // the same for FORMAT_FLOAT_TILE
 };
 
 /* At most this many tokens share one pass over a panel, which limits the scratch memory. */
 #define TOKENS_AT_ONCE 768 // a multiple of all tiles
 
+/* From this many tokens on, a matrix of floats is unpacked into panels first. */
+#define FLOAT_TILE_MIN 12
+
 /* a * b * c, or SIZE_MAX, which no allocation grants. */
-static size_t size_product(size_t a, size_t b, size_t c) {
+static inline size_t size_product(size_t a, size_t b, size_t c) {
     size_t out;
     return tl_mul_size(a, b, &out) && tl_mul_size(out, c, &out) ? out : SIZE_MAX;
 }
 
-static size_t round_up(size_t n, size_t to) {
+static inline size_t round_up(size_t n, size_t to) {
     return n <= SIZE_MAX - to ? (n + to - 1) / to * to : SIZE_MAX;
 }
 
@@ -43,7 +48,7 @@ static size_t round_up(size_t n, size_t to) {
  * before they are rounded to X. `largest` is the maximum of their bits without the sign. A chunk
  * with a NaN or an infinity has dx = NaN, and then X is all zeros.
  */
-static double chunk_scale(uint32_t largest, float *factor) {
+static inline double chunk_scale(uint32_t largest, float *factor) {
     uint32_t exponent = (largest + 0x010101u) >> 23, factor_bits;
     uint64_t dx_bits;
     double dx;
@@ -82,7 +87,7 @@ TL_INLINE void prefetch_bytes(const uint8_t *p, size_t n) {
 }
 
 /* Prefetches the first rows, for a loop that reads the rows in order. */
-static void prefetch_rows(const struct tl_matrix *w, size_t row0, size_t row1) {
+static inline void prefetch_rows(const struct tl_matrix *w, size_t row0, size_t row1) {
     prefetch_bytes(w->data + row0 * w->row_bytes, TL_MIN(row1 - row0, TL_ROW_STEP) * w->row_bytes);
 }
 
@@ -91,6 +96,6 @@ static void prefetch_rows(const struct tl_matrix *w, size_t row0, size_t row1) {
  * That is faster for Q6_K where there are no dot products of bytes, because only two products of a
  * six-bit weight fit into int16.
  */
-static bool scaled_words(const struct tl_type_info *type) {
+static inline bool scaled_words(const struct tl_type_info *type) {
     return SCALED_WORDS && type == tl_type_find(TL_TYPE_Q6_K);
 }

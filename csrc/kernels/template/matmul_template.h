@@ -6,9 +6,6 @@
  * Defines: matmul_init
  */
 
-/* From this many tokens on, a matrix of floats is unpacked into panels first. */
-#define FLOAT_TILE_MIN 12
-
 static int matmul_format(const struct tl_type_info *type, size_t tokens) {
     if (type->kind == TL_KIND_FLOAT) {
         bool few = tokens < FLOAT_TILE_MIN || !FLOAT_IN_TILES;
