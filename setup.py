@@ -80,21 +80,17 @@ def write_kernels(path="csrc/device/sources.c"):
 
 write_kernels()
 
-# The kernels take nearly all the time, so they come first: each core gets its share of them.
-SOURCES = sorted(glob("csrc/**/*.c", recursive=True), key=lambda path: "kernels_" not in path)
+SOURCES = sorted(glob("csrc/**/*.c", recursive=True))
 
-
-# Where loops over numbers are. The rest, and the set of kernels for CPUs without FMA, which spends
-# its time in libm, compile a third faster with -O2.
+# Where loops over numbers are. The sets for CPUs without FMA wait for fma() of libm.
 HOT = ("csrc/forward/", "csrc/kernels/", "csrc/text/", "csrc/training/", "csrc/types/")
 
 
 def flags_of(source, flags):
-    """Return the compiler's flags for one file."""
+    """Return the compiler's flags for one file: -O3 only where it matters, for it takes long."""
     source = source.replace(os.sep, "/")
-    if source.startswith(HOT) and not source.endswith("_plain.c"):
-        return flags
-    return ["-O2" if flag == "-O3" else flag for flag in flags]
+    hot = source.startswith(HOT) and not source.endswith("_plain.c")
+    return flags if hot else ["-O2" if flag == "-O3" else flag for flag in flags]
 
 
 class BuildExt(build_ext):
