@@ -173,3 +173,34 @@ def test_items_that_are_counted():
             valid = n >= 2 and items[0] != "a" and 4 not in items[1:]
             valid = valid and 1 <= count <= 2 and "a" in items
             assert grammar.accepts(json.dumps(items)) == valid, items
+
+
+UNIQUE = {"type": "array", "uniqueItems": True}
+NUMBERS = {"type": "array", "items": {"type": "integer"}}
+
+
+@pytest.mark.parametrize("form", ["compact", "any"])
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"oneOf": [NUMBERS, {"not": UNIQUE}]},
+        {"oneOf": [{"not": UNIQUE}, NUMBERS, {"type": "null"}]},
+        {
+            "oneOf": [
+                {"type": "object", "properties": {"a": NUMBERS}, "required": ["a"]},
+                {"type": "object", "properties": {"a": {"not": UNIQUE}}, "required": ["a"]},
+            ]
+        },
+    ],
+)
+def test_alternatives_that_lack_values_do_not_show_what_is_disjoint(schema, form):
+    """`[1,1]` is valid under both, but nothing tells the arrays that repeat an item."""
+    with pytest.raises(tl.UnsupportedError, match="uniqueItems"):
+        tl.Grammar.json_schema(schema, form=form)
+
+
+@pytest.mark.parametrize("form", ["compact", "any"])
+def test_alternatives_with_not(form):
+    schema = {"oneOf": [{"type": "string"}, {"not": {"type": "string", "minLength": 3}}]}
+    grammar = tl.Grammar.json_schema(schema, form=form)
+    assert [grammar.accepts(text) for text in ['"ab"', '"abc"', "3"]] == [False, True, True]

@@ -75,8 +75,10 @@ class Logic:
     def __init__(self, keywords: Keywords) -> None:
         self.keywords = keywords
         self.valid = Validity(keywords)
-        self._expanded: dict[int, tuple[Any, Flats]] = {}
-        self._by_key: dict[bytes | str, Flats] = {}
+        self._expanded: dict[int, tuple[Any, Flats, bool]] = {}
+        self._by_key: dict[bytes | str, tuple[Flats, bool]] = {}
+        # how often alternatives lacked some valid values: those of `negate` may
+        self._partial = 0
         self._nested = 0
         self._overlaps = 0
         # by identity, with what keeps it alive
@@ -199,6 +201,7 @@ class Logic:
         Returns
         -------
         list of Flat
+            Some valid values may be missing; `_partial` grows then.
         """
         if schema is False:
             return []
@@ -209,9 +212,19 @@ class Logic:
             # combinations are often made again, as equal schemas
             key = key_of(schema)
             if key not in self._by_key:
-                self._by_key[key] = self._expand(schema, at, seen)
-            known = self._expanded[id(schema)] = (schema, self._by_key[key])
+                before = self._partial
+                flats = self._expand(schema, at, seen)
+                self._by_key[key] = flats, self._partial == before
+            known = self._expanded[id(schema)] = (schema, *self._by_key[key])
+        if not known[2]:
+            self._partial += 1
         return known[1]
+
+    def known(self, schema: Any, at: str, seen: tuple[str, ...] = ()) -> tuple[Flats, bool]:
+        """Return what `expand` does, and whether no valid value is missing."""
+        before = self._partial
+        flats = self.expand(schema, at, seen)
+        return flats, self._partial == before
 
     def _expand(self, schema: Any, at: str, seen: tuple[str, ...]) -> Flats:
         keys, seen = self._enter(schema, at, seen)
@@ -247,7 +260,7 @@ class Logic:
                     if test(value):
                         kept.append(value)
                 except Unclear:
-                    pass
+                    self._partial += 1
             if kept:
                 out.append(Flat(values=tuple(kept)))
         return out
@@ -263,16 +276,14 @@ class Logic:
         for key in ("anyOf", "oneOf"):
             if key not in keys:
                 continue
-            flats = [
-                [
-                    found
-                    for flat in self.expand(part, pointer(at, key, i), seen)
-                    if (found := merge(flat, tag)) is not None
-                ]
-                for i, part in enumerate(keys[key])
-            ]
+            flats, whole = [], []
+            for i, part in enumerate(keys[key]):
+                found, all_known = self.known(part, pointer(at, key, i), seen)
+                merged = (merge(flat, tag) for flat in found)
+                flats.append([flat for flat in merged if flat is not None])
+                whole.append(all_known)
             if key == "oneOf":
-                flats = self.exclusive(flats, keys[key], at, seen)
+                flats = self.exclusive(flats, whole, keys[key], at, seen)
             yield [flat for some in flats for flat in some]
         if "not" in keys:
             yield self.negate(keys["not"], pointer(at, "not"), seen)
@@ -310,9 +321,17 @@ class Logic:
         return flats
 
     def exclusive(
-        self, flats: list[Flats], parts: list[Any], at: str, seen: tuple[str, ...] = ()
+        self,
+        flats: list[Flats],
+        whole: list[bool],
+        parts: list[Any],
+        at: str,
+        seen: tuple[str, ...] = (),
     ) -> list[Flats]:
-        """Return the alternatives of `oneOf`, each without what another one allows too."""
+        """Return the alternatives of `oneOf`, each without what another one allows too.
+
+        Alternatives that may lack valid values (`whole` is false) do not show what is disjoint.
+        """
         complements: dict[int, Flats] = {}
         out = []
         for i, mine in enumerate(flats):
@@ -329,10 +348,10 @@ class Logic:
                             "its alternatives overlap in too many ways; ignore=['oneOf'] leaves "
                             "unchecked that only one of them holds",
                         )
-                    if all(self.disjoint(flat, other) for other in others):
+                    if whole[j] and all(self.disjoint(flat, other) for other in others):
                         kept.append(flat)
                         continue
-                    longer = self._not_empty(flat)
+                    longer = self._not_empty(flat) if whole[j] else None
                     if longer and all(self.disjoint(longer, other) for other in others):
                         where = pointer(at, "oneOf", j)
                         kept.append(longer if self._may_hold([], parts[j], where) else flat)
@@ -342,6 +361,7 @@ class Logic:
                         complements[j] = self.negate(parts[j], where, seen)
                     merged = (merge(flat, no) for no in complements[j])
                     kept += [m for m in merged if m is not None]
+                self._partial += len(kept) > _MAX_ALTERNATIVES
                 left = kept[:_MAX_ALTERNATIVES]
             out.append(left)
         return out
@@ -392,6 +412,7 @@ class Logic:
         """
         if isinstance(schema, bool):
             return [] if schema else [nothing()]
+        self._partial += 1
         keys, seen = self._enter(schema, at, seen)
         out = [
             *self._not_types(keys),
@@ -617,7 +638,9 @@ class Logic:
         # equal schemas have the same values, and looking into them would take long
         if one is True or two is True or one is two or one == two:
             return False
-        left, right = self.expand(one, "#/..."), self.expand(two, "#/...")
+        (left, all_left), (right, all_right) = self.known(one, "#/..."), self.known(two, "#/...")
+        if not (all_left and all_right):
+            return False
         return all(self.disjoint(x, y, depth - 1) for x in left for y in right)
 
     def _tags(self, flat: Flat) -> dict[str, frozenset[str]]:
@@ -628,8 +651,8 @@ class Logic:
             for shape in flat.shapes:
                 for name, schema in shape.properties.items():
                     if isinstance(schema, MAPPING) and ("const" in schema or "enum" in schema):
-                        flats = self.expand(schema, "#/...")
-                        if all(f.values is not None for f in flats):
+                        flats, whole = self.known(schema, "#/...")
+                        if whole and all(f.values is not None for f in flats):
                             texts = [self._texts(f.values or ()) for f in flats]
                             found[name] = frozenset().union(*texts)
             known = self._known_tags[id(flat.shapes)] = (flat.shapes, found)

@@ -175,8 +175,9 @@ class _Converter(Writer):
         return items[0] if len(items) == 1 else Alt(tuple(items))
 
     def exclude_each_other(self, parts: list[tuple[Any, str]]) -> bool:
-        flats = [self.logic.expand(*part) for part in parts]
-        return all(
+        known = [self.logic.known(*part) for part in parts]
+        flats = [some for some, _ in known]
+        return all(whole for _, whole in known) and all(
             self.logic.disjoint(a, b)
             for i, some in enumerate(flats)
             for others in flats[i + 1 :]
