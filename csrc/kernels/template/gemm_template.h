@@ -110,7 +110,7 @@ typedef void tile_function(const struct panel *panel, size_t n, const char *reco
     TILE_FUNCTION(set##_fast_##name, fast_add_32(true, panel, blocks, TILE_FAST(fast),             \
                                                  traits_of(TL_TYPE_##name), sums))
 
-#if INT8_OFFSET < 0 // as USES_WORDS
+#if USES_WORDS
 #define TILE_WORDS(tokens) record_at(record, false, tokens, 0), tokens
 #define TILE_FAST_WORDS(tokens) fast_record_at(record, false, tokens, 0), tokens
 #define TILE_WORD_FUNCTIONS(set, words, fast)                                                      \

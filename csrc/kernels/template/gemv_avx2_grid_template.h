@@ -7,13 +7,8 @@
  * ggml-common.h of ggml.
  *
  * Needs:   gemv_avx2_lanes_template.h, types/grids.h
- * Defines: is_grid, grid_chunk
+ * Defines: grid_chunk
  */
-
-TL_INLINE bool is_grid(const enum tl_type id) {
-    return id == TL_TYPE_IQ2_XXS || id == TL_TYPE_IQ2_XS || id == TL_TYPE_IQ2_S ||
-           id == TL_TYPE_IQ3_XXS || id == TL_TYPE_IQ3_S;
-}
 
 /* What the rows of a chunk have beside entries: for each block of 32, in each lane. */
 struct grid_rest {

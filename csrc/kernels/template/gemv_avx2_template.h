@@ -675,8 +675,9 @@ static gemv_function *gemv_find(enum tl_type id, bool fast) {
 static void gemv_matmul(enum matmul_format format, const struct tl_matrix *w, size_t row0,
                         size_t row1, const void *packed, size_t tokens, float *y, size_t y_stride,
                         void *scratch) {
-    struct gemv_job job = {.tokens = tokens};
+    struct gemv_job job; // an initializer would clear its buffers, too
     (void)scratch;
+    job.tokens = tokens;
     gemv_run(gemv_find(type_id(w->type), gemv_is_fast(format)), &job, w, row0, row1, packed, y,
              y_stride);
 }

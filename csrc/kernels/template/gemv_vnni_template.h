@@ -497,7 +497,10 @@ static void gemv_matmul(enum matmul_format format, const struct tl_matrix *w, si
     const bool grid = grid_bytes(id) != 0;
     gemv_function *function = gemv_find(id, fast, (size_t)tile);
     int32_t *starts = scratch, *x = starts + chunks * groups;
-    struct gemv_job job = {.grid_x = grid ? x : NULL, .starts = starts, .tokens = tokens};
+    struct gemv_job job; // an initializer would clear its buffers, too
+    job.starts = starts;
+    job.grid_x = grid ? x : NULL;
+    job.tokens = tokens;
     for (size_t i = 0; i < chunks * groups && offset != 0; i++) {
         starts[i] = -offset * gemv_token_at(packed, digits, tile, i / groups).groups[i % groups];
     }
