@@ -1,14 +1,10 @@
 """Gradients, against finite differences of `tinyllm.reference` in float64."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 import tinyllm as tl
-from testkit import architectures, models
+from testkit import architectures, every_set, models
 from tinyllm import _core, reference
 
 pytestmark = pytest.mark.sanitize
@@ -207,14 +203,7 @@ def test_bits_depend_on_nothing(llama, ids):
     same = ("plain", "avx512vnni", "avx512bf16")
     sets = [name for name in _core.kernel_sets() if name not in same]
     for i, name in enumerate(sets):
-        result = subprocess.run(
-            [sys.executable, "-c", script, llama.path, str(1 + i % 2)],
-            env={**os.environ, "TINYLLM_ISA": name},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        seen.add(result.stdout)
+        seen.add(every_set.run(name, "-c", script, llama.path, str(1 + i % 2)))
     assert len(seen) == 1
     two = tl.load(llama.path, threads=2).gradients(ids, of=tl.nll(), wrt="*")
     one = tl.load(llama.path, threads=1).gradients(ids, of=tl.nll(), wrt="*")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tinyllm as tl
-from testkit import architectures, every_split, models
+from testkit import architectures, every_set, every_split, models
 from testkit.exact_arithmetic import OTHER_FAST
 from tinyllm import _core
 
@@ -179,11 +179,7 @@ for path in sys.argv[3:]:
 
 
 def run_isa(isa, tokens, paths, mode="exact"):
-    environment = {**os.environ, "TINYLLM_ISA": isa}
-    command = [sys.executable, "-c", SCRIPT, mode, str(tokens), *map(str, paths)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+    return every_set.run(isa, "-c", SCRIPT, mode, str(tokens), *map(str, paths)).split()
 
 
 @pytest.fixture(scope="module")
@@ -224,15 +220,7 @@ def test_every_split_on_every_instruction_set(type_name, mode, tmp_path):
     path = models.write(tmp_path / "m.gguf", *models.random_llama(type_name, layers=1))
     digests = {}
     for isa in ("scalar", *SETS):
-        done = subprocess.run(
-            [sys.executable, every_split.__file__, mode, "f32", "600", str(path)],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "TINYLLM_ISA": isa, "PYTHONPATH": os.pathsep.join(sys.path)},
-            check=False,
-        )
-        assert done.returncode == 0, f"{isa}: {done.stderr}"
-        digests[isa] = done.stdout
+        digests[isa] = every_set.run(isa, every_split.__file__, mode, "f32", "600", str(path))
     if mode == "fast":
         others = OTHER_FAST.get(type_name, ())
         assert len({digests.pop(isa) for isa in others if isa in digests}) <= 1

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from testkit import every_set
 from tinyllm import _core
 
 
@@ -55,25 +56,12 @@ def test_no_rows():
 
 
 def test_every_kernel_set_gives_the_same_bits():
-    import os
-    import subprocess
-    import sys
-
     code = (
         "import numpy as np; from tinyllm import _core;"
         "x = np.random.default_rng(1).standard_normal((3, 777)).astype('f4') * 9;"
         "print([a.tobytes().hex() for a in _core.top_k(x, 9, 3)])"
     )
-    outputs = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "TINYLLM_ISA": name},
-            capture_output=True,
-            check=True,
-            text=True,
-        ).stdout
-        for name in _core.kernel_sets()
-    }
+    outputs = {every_set.run(name, "-c", code) for name in _core.kernel_sets()}
     assert len(outputs) == 1
 
 

@@ -1,14 +1,10 @@
 """Keys and values that are stored as float16 or Q8_0: what is stored, and what reads it."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 import tinyllm as tl
-from testkit import architectures, every_split, models
+from testkit import architectures, every_set, every_split, models
 from testkit.devices import listed
 from tinyllm import _core
 
@@ -164,11 +160,7 @@ def test_bits_on_every_instruction_set(cache, mode, odd):
     for isa in _core.kernel_sets():
         if isa == "plain":
             continue
-        command = [sys.executable, every_split.__file__, mode, cache, "280", str(odd)]
-        environment = {**os.environ, "TINYLLM_ISA": isa, "PYTHONPATH": os.pathsep.join(sys.path)}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        assert done.returncode == 0, f"{isa}: {done.stderr}"
-        digests[isa] = done.stdout
+        digests[isa] = every_set.run(isa, every_split.__file__, mode, cache, "280", str(odd))
     assert len(set(digests.values())) == 1, digests
 
 

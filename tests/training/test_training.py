@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import tinyllm as tl
-from testkit import architectures, gradients
+from testkit import architectures, every_set, gradients
 from tinyllm import _core
 from tinyllm.training.checkpoint import read_state
 from tinyllm.training.data import Data, read_data, unigram_entropy
@@ -49,14 +49,7 @@ def test_every_instruction_set_gives_the_same_derivatives(name, tmp_path):
     path = architectures.random_model(tmp_path, name).path
     seen = set()
     for i, isa in enumerate(_core.kernel_sets()):
-        result = subprocess.run(
-            [sys.executable, "-c", script, path, str(1 + i % 3)],
-            env={**os.environ, "TINYLLM_ISA": isa},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        seen.add(result.stdout)
+        seen.add(every_set.run(isa, "-c", script, path, str(1 + i % 3)))
     assert len(seen) == 1
 
 
