@@ -26,7 +26,9 @@ _MAPS = frozenset(
 
 def pointer(at: str, *keys: object) -> str:
     """Return the JSON pointer to something below a place."""
-    return at + "".join("/" + str(key).replace("~", "~0").replace("/", "~1") for key in keys)
+    for key in map(str, keys):
+        at += "/" + (key.replace("~", "~0").replace("/", "~1") if "~" in key or "/" in key else key)
+    return at
 
 
 def wrong(at: str, what: str) -> NoReturn:
@@ -44,17 +46,17 @@ def unsupported(at: str, what: str) -> NoReturn:
     raise UnsupportedError(f"the JSON schema, {at}: {what}")
 
 
-def _children(schema: Mapping[str, Any], at: str) -> Iterator[tuple[str, Any, str]]:
-    """Yield (keyword, schema, pointer) of the schemas directly below a schema."""
+def _children(schema: Mapping[str, Any]) -> Iterator[tuple[Any, tuple[object, ...]]]:
+    """Yield the schemas directly below a schema, each with the way to it."""
     for key, value in schema.items():
         if key in _MAPS and isinstance(value, MAPPING):
             for name, inner in value.items():
-                yield key, inner, pointer(at, key, name)
+                yield inner, (key, name)
         elif key in _LISTS and isinstance(value, list):
             for i, inner in enumerate(value):
-                yield key, inner, pointer(at, key, i)
+                yield inner, (key, i)
         elif key in _ONE:
-            yield key, value, pointer(at, key)
+            yield value, (key,)
 
 
 class Document:
@@ -90,7 +92,7 @@ class Document:
             for key in (self._id, "$anchor", "$dynamicAnchor", "$recursiveAnchor"):
                 if isinstance(at.get(key), str | bool):
                     return True
-            waiting += [inner for _, inner, _ in _children(at, "")]
+            waiting += [inner for inner, _ in _children(at) if isinstance(inner, MAPPING)]
         return False
 
     def _base(self, schema: Mapping[str, Any], base: str) -> str:
@@ -121,7 +123,7 @@ class Document:
                         self._dynamic.setdefault(schema[key], []).append(at)
             if schema.get("$recursiveAnchor") is True:
                 self._dynamic.setdefault("", []).append(at)
-            waiting += [(child, inner, where) for _, child, where in _children(schema, at)]
+            waiting += [(child, inner, pointer(at, *way)) for child, way in _children(schema)]
 
     def _place(self, ref: str, base: str) -> str:
         """Return a reference as a pointer from the root, if what it names is in the document."""

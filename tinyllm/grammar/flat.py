@@ -53,15 +53,18 @@ def key_of(schema: Any) -> bytes | str:
 
 def canonical(value: Any) -> str:
     """Return a text that is equal for equal JSON values: 1 and 1.0 are equal, 1 and true not."""
+    return _encode(value if isinstance(value, str) else _plain(value))
 
-    def plain(v: Any) -> Any:
-        if isinstance(v, float) and v.is_integer():
-            return int(v)
-        if isinstance(v, list | tuple):
-            return [plain(item) for item in v]
-        return {k: plain(item) for k, item in v.items()} if isinstance(v, MAPPING) else v
 
-    return json.dumps(plain(value), sort_keys=True)
+_encode = json.JSONEncoder(sort_keys=True).encode
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return {k: _plain(v) for k, v in value.items()} if isinstance(value, MAPPING) else value
 
 
 def kind_of(value: Any, draft: int = 2020) -> str:

@@ -8,7 +8,7 @@ whatever stands beside it: each alternative is merged with what the others do no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any, TypeAlias
@@ -54,6 +54,7 @@ _MAX_DEPTH = 100
 _MAX_POWER = 90
 
 Flats: TypeAlias = list[Flat]
+_Part: TypeAlias = tuple[str, int]  # a keyword, and which of its schemas
 
 
 def _only(kind: str, **conditions: Any) -> Flat:
@@ -232,13 +233,23 @@ class Logic:
         if set(keys) <= {"enum", "const", "type"}:
             return flats if flats[0].values != () else []
         if flats[0].values is None:
-            for group in self._groups(keys, at, seen):
+            valued: list[_Part | None] = []  # the parts that name values; None: not only values
+            for part, group in self._groups(keys, at, seen):
+                if any(flat.values is not None for flat in group):
+                    whole = all(flat.values is not None for flat in group)
+                    valued.append(part if whole else None)
                 merged = (merge(a, b) for a in flats for b in group)
                 flats = [flat for flat in merged if flat is not None]
                 if len(flats) > _MAX_ALTERNATIVES:
                     wrong(at, f"more than {_MAX_ALTERNATIVES:,} combinations of alternatives")
-        flats = [self._closed(flat, keys) for flat in flats]
-        return self._filtered(flats, lambda value: self.valid(value, schema, at))
+            flats = [self._closed(flat, keys) for flat in flats]
+            if len(valued) == 1 and valued[0] is not None:
+                # all values come from there, where they were tested
+                key, i = valued[0]
+                parts = [True if i == j else part for j, part in enumerate(keys.get("allOf", ()))]
+                keys = {k: v for k, v in keys.items() if k != key}
+                keys |= {"allOf": parts} if key == "allOf" else {}
+        return self._filtered(flats, lambda value: self.valid.holds(value, keys, at))
 
     def _enter(
         self, schema: Any, at: str, seen: tuple[str, ...]
@@ -265,13 +276,18 @@ class Logic:
                 out.append(Flat(values=tuple(kept)))
         return out
 
-    def _groups(self, keys: Mapping[str, Any], at: str, seen: tuple[str, ...]) -> Iterable[Flats]:
-        """Yield the alternatives of each combination in a schema."""
+    def _groups(
+        self, keys: Mapping[str, Any], at: str, seen: tuple[str, ...]
+    ) -> Iterator[tuple[_Part | None, Flats]]:
+        """Yield the alternatives of each combination in a schema.
+
+        With its keyword and number, if all alternatives are those of its schemas, unchanged.
+        """
         for key in ("$ref", "$dynamicRef", "$recursiveRef"):
             if key in keys:
-                yield self.expand(*self.keywords.resolve(keys[key], at, key), seen)
+                yield (key, 0), self.expand(*self.keywords.resolve(keys[key], at, key), seen)
         for i, part in enumerate(keys.get("allOf", ())):
-            yield self.expand(part, pointer(at, "allOf", i), seen)
+            yield ("allOf", i), self.expand(part, pointer(at, "allOf", i), seen)
         tag = self._tag(keys)
         for key in ("anyOf", "oneOf"):
             if key not in keys:
@@ -284,22 +300,22 @@ class Logic:
                 whole.append(all_known)
             if key == "oneOf":
                 flats = self.exclusive(flats, whole, keys[key], at, seen)
-            yield [flat for some in flats for flat in some]
+            yield (key, 0) if key == "anyOf" else None, [flat for some in flats for flat in some]
         if "not" in keys:
-            yield self.negate(keys["not"], pointer(at, "not"), seen)
+            yield None, self.negate(keys["not"], pointer(at, "not"), seen)
         if "if" in keys and ("then" in keys or "else" in keys):
             condition, where = keys["if"], pointer(at, "if")
             yes, no = keys.get("then", True), keys.get("else", True)
             then = (self.expand(condition, where, seen), self.expand(yes, at + "/then", seen))
             other = (self.negate(condition, where, seen), self.expand(no, at + "/else", seen))
-            yield self._product([then[0], then[1]]) + self._product([other[0], other[1]])
+            yield None, self._product([then[0], then[1]]) + self._product([other[0], other[1]])
         for name, needed in keys.get("dependentRequired", {}).items():
             there = _only("object", required=tuple(dict.fromkeys((name, *needed))))
-            yield [self._absent(name), there]
+            yield None, [self._absent(name), there]
         for name, part in keys.get("dependentSchemas", {}).items():
             inner = self.expand(part, pointer(at, "dependentSchemas", name), seen)
             there = _only("object", required=(name,))
-            yield [self._absent(name), *self._product([[there], inner])]
+            yield None, [self._absent(name), *self._product([[there], inner])]
 
     @staticmethod
     def _absent(name: str) -> Flat:

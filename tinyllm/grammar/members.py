@@ -154,7 +154,7 @@ class Members:
             key = spelling.quoted(Text(name), True)
             key = Seq((key,)) if isinstance(key, Text) else key
             return self.joined(key, value)
-        return self.joined(Text(json.dumps(name, ensure_ascii=False)), value)
+        return self.joined(Text(spelling.as_json(name)), value)
 
     def joined(self, key: Expr, value: Expr) -> Expr:
         """Return a property of a key and a value."""
@@ -272,32 +272,27 @@ class Members:
             need = 0
         top = max(need, 1) if most is None else most + 1
         comma = self.writer.comma
-        rules: dict[tuple[int, int], Expr] = {}
-
-        def rest(i: int, count: int) -> Expr:
-            """Return what follows where property i is next and `count` are there."""
-            if most is not None and count > most:
-                return Alt(())
-            if i == len(pairs):
-                return self.tail(others, last, count, need, most, at)
-            if (i, count) not in rules:
-                mark: tuple[Expr, ...] = (comma,) if count else ()
-                ways: list[Expr] = [Seq((*mark, pairs[i].expr, rest(i + 1, min(count + 1, top))))]
-                if not pairs[i].needed:
-                    ways.append(rest(i + 1, count))
-                where = f"{at} (from property {i})"
-                rules[i, count] = self.writer.define(where, Alt(tuple(ways)))
-            return rules[i, count]
-
-        for i in range(len(pairs), 0, -1):  # from the end, so that calls are not nested
+        # what follows where property i is next and `count` are there; from the end
+        rest: dict[tuple[int, int], Expr] = {}
+        for i in range(len(pairs), 0, -1):
+            where = f"{at} (from property {i})"
             for count in range(1, min(i, top) + 1):
-                rest(i, count)
+                if most is not None and count > most:
+                    rest[i, count] = Alt(())
+                elif i == len(pairs):
+                    rest[i, count] = self.tail(others, last, count, need, most, at)
+                else:
+                    more = rest[i + 1, min(count + 1, top)]
+                    ways: list[Expr] = [Seq((comma, pairs[i].expr, more))]
+                    if not pairs[i].needed:
+                        ways.append(rest[i + 1, count])
+                    rest[i, count] = self.writer.define(where, Alt(tuple(ways)))
         starts: list[Expr] = []
         for i, pair in enumerate(pairs):
-            starts.append(Seq((pair.expr, rest(i + 1, 1))))
+            starts.append(Seq((pair.expr, rest[i + 1, 1])))
             if pair.needed:
                 return Alt(tuple(starts))
-        return Alt((*starts, rest(len(pairs), 0)))
+        return Alt((*starts, self.tail(others, last, 0, need, most, at)))
 
     def tail(
         self,

@@ -20,6 +20,8 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..errors import UnsupportedError
 from .expr import ANY, Alt, Chars, Expr, Repeat, Seq, Text
 from .gbnf import MAX_DEPTH, MAX_REPEAT
@@ -86,15 +88,10 @@ def _category(name: str, negated: bool) -> Chars | None:
 @functools.cache
 def _complement(letter: str) -> Chars:
     """Return the characters that are outside a class in both ECMAScript and Python."""
-
-    def inside(c: str) -> bool:
-        if letter == "D":
-            return unicodedata.category(c) == "Nd"
-        if letter == "W":
-            return c.isalnum() or c == "_"
-        return c.isspace() or c == "\ufeff"
-
-    return ~Chars.of((code, code) for code in range(0x110000) if inside(chr(code)))
+    points = np.arange(0x110000, dtype="<u4")
+    every = points.tobytes().decode("utf-32-le", "surrogatepass")
+    inside = {"D": r"\d+", "W": r"\w+", "S": "[\\s\ufeff]+"}[letter]
+    return ~Chars.of((m.start(), m.end() - 1) for m in re.finditer(inside, every))
 
 
 @functools.cache

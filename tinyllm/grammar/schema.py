@@ -94,10 +94,14 @@ class _Converter(Writer):
 
     def run(self, root: Any) -> Expr:
         """Return the expression of the root, after all rules that it needs are there."""
-        start: Expr = self.visit(root, "#")
-        while self._waiting:
-            name, schema, at = self._waiting.popleft()
-            self.rules[name] = self.rule(schema, at)
+        try:
+            start: Expr = self.visit(root, "#")
+            while self._waiting:
+                name, schema, at = self._waiting.popleft()
+                self.rules[name] = self.rule(schema, at)
+        finally:
+            # they refer to this converter, and what refers to itself is not freed at once
+            del self._members, self._items
         return Seq((self.blank, start, self.blank)) if self.loose else start
 
     def visit(self, schema: Any, at: str) -> Ref:
@@ -221,15 +225,15 @@ class _Converter(Writer):
             ("null" in kinds and None not in flat.excluded, lambda: self.common("null")),
         ]
         items: list[Expr] = []
-        reason: Impossible | None = None
+        reason = "no type is left"
         for allowed, build in builders:
             if allowed:
                 try:
                     items.append(build())
                 except Impossible as impossible:
-                    reason = impossible
+                    reason = str(impossible)
         if not items:
-            raise reason or Impossible("no type is left")
+            raise Impossible(reason)
         return items[0] if len(items) == 1 else Alt(tuple(items))
 
     def constant(self, value: Any, at: str) -> Expr:
@@ -425,28 +429,34 @@ def convert(
         raise ValueError(f"form is {form!r}; expected 'compact' or 'any'")
     if isinstance(ignore, str) or set(ignore) - IGNORABLE:
         raise ValueError(f"ignore is {ignore!r}; expected a list of {', '.join(sorted(IGNORABLE))}")
-    # all that is made here lives until the end, so looking for garbage doubles the time
+    # most that is made here lives until the end, so looking for garbage doubles the time
     with no_collection():
+        return _convert(schema, ignore, form == "any")
+
+
+def _convert(
+    schema: Any, ignore: Collection[str], loose: bool
+) -> tuple[dict[str, Expr], Program | None]:
+    try:
+        converter = _Converter(Keywords(Document(schema), ignore), loose)
+        root = converter.keywords.document.root
         try:
-            document = Document(schema)
-            converter = _Converter(Keywords(document, ignore), form == "any")
-            try:
-                json.dumps(document.root)
-            except (TypeError, ValueError):
-                converter.key = json.dumps  # it finds what is not JSON where it is
-            with localcontext() as context:
-                context.prec = 500
-                start = converter.run(document.root)
-            whole = {"root": start, **converter.rules}
-            program = build_fine(whole)
-            if not isinstance(program, set):
-                return whole, program
-            rules = prune(whole, program)
-            if "root" in rules:
-                again = build_fine(rules)
-                return rules, None if isinstance(again, set) else again
-        except RecursionError:
-            raise ValueError("the JSON schema is nested too deeply") from None
+            json.dumps(root)
+        except (TypeError, ValueError):
+            converter.key = json.dumps  # it finds what is not JSON where it is
+        with localcontext() as context:
+            context.prec = 500
+            start = converter.run(root)
+        whole = {"root": start, **converter.rules}
+        program = build_fine(whole)
+        if not isinstance(program, set):
+            return whole, program
+        rules = prune(whole, program)
+        if "root" in rules:
+            again = build_fine(rules)
+            return rules, None if isinstance(again, set) else again
+    except RecursionError:
+        raise ValueError("the JSON schema is nested too deeply") from None
     if converter.reasons:
         at, reason = converter.reasons[0]
         wrong(at, f"no text is valid: {reason}")

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 
 from .expr import ANY, Alt, Chars, Expr, Machine, Packed, Repeat, Seq, Text, digit_ranges
 
-__all__ = ["PLAIN", "PLAIN_ASCII", "characters", "other_names", "quoted"]
+__all__ = ["PLAIN", "PLAIN_ASCII", "as_json", "characters", "other_names", "quoted"]
 
 #: The characters that a JSON string may hold without an escape.
 PLAIN = ANY - Chars.of([(0, 0x1F)]) - Chars.among('"\\')
@@ -18,6 +18,8 @@ _SHORT = {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r", 0x22: '\\"', 0x5C
 _ASCII = Chars.of([(0, 0x7F)])
 # written as they are in either form
 _UNESCAPED = (PLAIN & _ASCII) - Chars.among("/")
+#: A text as JSON, with the characters beyond ASCII as they are.
+as_json = json.JSONEncoder(ensure_ascii=False).encode
 _is_unescaped = re.compile(r"[ !#-.0-\[\]-\x7f]*").fullmatch
 
 
@@ -120,10 +122,10 @@ def characters(loose: bool) -> tuple[Expr, Expr]:
 def _spelled(expr: Expr, loose: bool) -> Expr:
     if isinstance(expr, Text):
         if not loose:
-            return Text(json.dumps(expr.value, ensure_ascii=False)[1:-1])
+            return Text(as_json(expr.value)[1:-1])
         if _is_unescaped(expr.value):
             return expr
-        return Seq(tuple(_spell_chars(Chars.among(c), True) for c in expr.value))
+        return Seq(tuple(_spell_chars(_one(c), True) for c in expr.value))
     if isinstance(expr, Chars):
         return _spell_chars(expr, loose)
     if isinstance(expr, Repeat):
@@ -161,6 +163,16 @@ def quoted(expr: Expr, loose: bool) -> Expr:
     return Seq((Text('"'), _spelled(expr, loose), Text('"')))
 
 
+@functools.lru_cache(maxsize=1024)
+def _one(character: str) -> Chars:
+    return Chars.among(character)
+
+
+@functools.lru_cache(maxsize=4096)
+def _without(chars: Chars, others: str) -> Chars:
+    return chars - Chars.among(others)
+
+
 def other_names(names: Collection[str], among: Chars) -> Machine:
     """Return the automaton of the texts that are not among some names.
 
@@ -188,6 +200,6 @@ def other_names(names: Collection[str], among: Chars) -> Machine:
         taken.add(at)
     edges = []
     for onward in children:
-        others = among - Chars.among("".join(onward)) if onward else among
-        edges.append(((others, 1), *((Chars.among(c), to) for c, to in onward.items())))
+        others = _without(among, "".join(onward)) if onward else among
+        edges.append(((others, 1), *((_one(c), to) for c, to in onward.items())))
     return Machine(tuple(edges), frozenset(range(len(children))) - taken)

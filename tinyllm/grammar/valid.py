@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -61,7 +61,10 @@ class Validity:
         """
         if isinstance(schema, bool):
             return schema
-        keys = self.keywords.read(schema, at)
+        return self.holds(value, self.keywords.read(schema, at), at)
+
+    def holds(self, value: Any, keys: Mapping[str, Any], at: str) -> bool:
+        """Return whether a value is valid under keywords, as `Keywords.read` returns them."""
         kind = kind_of(value, self.keywords.draft)
         if "type" in keys:
             types = keys["type"] if isinstance(keys["type"], list) else [keys["type"]]
@@ -168,16 +171,17 @@ class Validity:
             if key in keys and not self(value, *self.keywords.resolve(keys[key], at, key)):
                 return False
 
-        def count(key: str) -> int:
-            parts = enumerate(keys[key])
-            return sum(self(value, part, pointer(at, key, i)) for i, part in parts)
+        def each(key: str) -> Iterator[bool]:
+            return (self(value, part, pointer(at, key, i)) for i, part in enumerate(keys[key]))
 
-        if "allOf" in keys and count("allOf") < len(keys["allOf"]):
+        if "allOf" in keys and not all(each("allOf")):
             return False
-        if "anyOf" in keys and not count("anyOf"):
+        if "anyOf" in keys and not any(each("anyOf")):
             return False
-        if "oneOf" in keys and count("oneOf") != 1:
-            return False
+        if "oneOf" in keys:
+            found = each("oneOf")
+            if not any(found) or any(found):
+                return False
         if "not" in keys and self(value, keys["not"], pointer(at, "not")):
             return False
         if "if" in keys:
