@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, TypeAlias
 
+from ..errors import UnsupportedError
 from . import regex
 from .document import MAPPING
 from .expr import Expr
@@ -101,10 +102,15 @@ def _some_equal(schemas: list[Any]) -> bool:
     return any(a == b for i, a in enumerate(schemas) for b in schemas[i + 1 :])
 
 
-@functools.lru_cache(maxsize=512)
+_parsed = functools.lru_cache(maxsize=512)(regex.parse)
+
+
 def pattern_expr(pattern: str, name: str = "the pattern") -> Expr:
-    """Return the texts in which a pattern of JSON Schema is found."""
-    return regex.parse(pattern, True, name)
+    """Return the texts in which a pattern of JSON Schema is found; `name` is for messages."""
+    try:
+        return _parsed(pattern, True)
+    except (ValueError, UnsupportedError):
+        return regex.parse(pattern, True, name)
 
 
 @functools.lru_cache(maxsize=16384)

@@ -91,43 +91,43 @@ class Keywords:
                 if out.pop(exclusive) and limit in out:
                     out[exclusive] = out.pop(limit)
         for key, value in out.items():
-            self._check(key, value, pointer(at, key))
+            self._check(key, value, at)
         return out
 
-    def _check(self, key: str, value: Any, where: str) -> None:
+    def _check(self, key: str, value: Any, at: str) -> None:
         if key in _LISTS_OF_SCHEMAS and (not isinstance(value, list) or not value):
-            unexpected(where, value, "a non-empty list of schemas")
+            unexpected(pointer(at, key), value, "a non-empty list of schemas")
         if key in (
             "properties", "patternProperties", "dependentRequired", "dependentSchemas"
         ) and not isinstance(value, MAPPING):  # fmt: skip
-            unexpected(where, value, "an object")
+            unexpected(pointer(at, key), value, "an object")
         if key == "properties":
             for name in value:
                 if not isinstance(name, str):
-                    wrong(where, f"the name is {name!r}; expected a string")
+                    wrong(pointer(at, key), f"the name is {name!r}; expected a string")
         if key == "enum" and not (isinstance(value, list) and value):
-            unexpected(where, value, "a non-empty list of values")
+            unexpected(pointer(at, key), value, "a non-empty list of values")
         if key in ("pattern", "format") and not isinstance(value, str):
-            unexpected(where, value, "a string")
+            unexpected(pointer(at, key), value, "a string")
         names = value.values() if key == "dependentRequired" else [value]
         if key in ("required", "dependentRequired") and not all(
             isinstance(n, list) and all(isinstance(name, str) for name in n) for n in names
         ):
-            unexpected(where, value, "a list of names")
+            unexpected(pointer(at, key), value, "a list of names")
         if key == "type":
             for name in value if isinstance(value, list) else [value]:
                 if name not in _TYPE_NAMES:
-                    unexpected(where, name, f"one of {', '.join(_TYPE_NAMES)}")
+                    unexpected(pointer(at, key), name, f"one of {', '.join(_TYPE_NAMES)}")
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if key in _COUNTS and not (number and value >= 0 and value == int(value)):
-            unexpected(where, value, "an integer of at least 0")
+            unexpected(pointer(at, key), value, "an integer of at least 0")
         if key in (*LIMITS, "multipleOf"):
             if not number:
-                unexpected(where, value, "a number")
+                unexpected(pointer(at, key), value, "a number")
             if not math.isfinite(value):
-                unexpected(where, value, "a finite number")
+                unexpected(pointer(at, key), value, "a finite number")
         if key == "multipleOf" and value <= 0:
-            unexpected(where, value, "a number above 0")
+            unexpected(pointer(at, key), value, "a number above 0")
 
     def resolve(self, ref: Any, at: str, key: str = "$ref") -> tuple[Any, str]:
         """Return the schema that a reference leads to, and its pointer."""

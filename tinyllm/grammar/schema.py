@@ -11,6 +11,7 @@ properties in another order, any blanks, escapes and spellings of numbers.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import deque
 from collections.abc import Callable, Collection
@@ -74,6 +75,21 @@ def _loose_common() -> dict[str, Expr]:
     }
 
 
+def _texts(what: str, text: str, name: str = "the pattern") -> Expr:
+    """Return the texts of a pattern or format."""
+    return format_expr(text) if what == "format" else pattern_expr(text, name)
+
+
+@functools.lru_cache(maxsize=512)
+def _lengths(what: str, text: str) -> tuple[int, int | None]:
+    return lengths(_texts(what, text))
+
+
+@functools.lru_cache(maxsize=512)
+def _quoted(what: str, text: str) -> Expr:
+    return spelling.quoted(_texts(what, text), True)
+
+
 class _Converter(Writer):
     def __init__(self, keywords: Keywords, loose: bool) -> None:
         self.keywords = keywords
@@ -82,7 +98,7 @@ class _Converter(Writer):
         self.rules: dict[str, Expr] = {}
         self.reasons: list[tuple[str, str]] = []
         self._known = _COMMON | (_loose_common() if loose else {})
-        self.key: Callable[[Any], bytes | str] = key_of
+        self.is_json = True
         self._refs: dict[bytes | str, Ref] = {}
         self._seen: dict[int, tuple[Any, Ref]] = {}  # by identity, with what keeps it alive
         self._counts: dict[str, int] = {}
@@ -109,10 +125,16 @@ class _Converter(Writer):
         known = self._seen.get(id(schema))
         if known is not None:
             return known[1]
-        try:
-            key = self.key(schema)
-        except (TypeError, ValueError) as error:
-            wrong(at, f"the schema is not JSON: {error}")
+        if not self.is_json:  # find what is not, where it is
+            try:
+                json.dumps(schema)
+            except (TypeError, ValueError) as error:
+                wrong(at, f"the schema is not JSON: {error}")
+        # what is not read, as a description, makes no difference
+        keys = schema if isinstance(schema, bool) else self.keywords.read(schema, at)
+        if not isinstance(keys, bool) and len(keys) == 1 and self.is_plain(keys.get("type")):
+            return self.common(keys["type"])
+        key = key_of(keys)
         found = self._refs.get(key)
         if found is None:
             if at.count("/") > 4 * _MAX_DEPTH:
@@ -121,6 +143,12 @@ class _Converter(Writer):
             self._waiting.append((found.name, schema, at))
         self._seen[id(schema)] = schema, found
         return found
+
+    def is_plain(self, kind: Any) -> bool:
+        """Return whether the values of a type are one of the rules that any schema may use."""
+        if kind == "integer":
+            return not self.loose or self.keywords.draft > 4
+        return isinstance(kind, str) and kind in _COMMON
 
     def define(self, name: str, expr: Expr) -> Ref:
         chosen = name
@@ -268,9 +296,9 @@ class _Converter(Writer):
         low, high = flat.min_length, flat.max_length
         excluded = [v for v in flat.excluded if isinstance(v, str)]
         exprs = self.strings(flat)
-        for expr, positive in exprs:
+        for what, text, positive, _ in flat.texts:
             if positive:
-                least, most = lengths(expr)
+                least, most = _lengths(what, text)
                 low = 0 if least >= low else low
                 high = None if high is None or (most is not None and most <= high) else high
         if high is not None and low > high:
@@ -284,7 +312,7 @@ class _Converter(Writer):
             high = None if high is None else min(high, MAX_REPEAT)
             return Seq((Text('"'), Repeat(self.character(), low, high), Text('"')))
         if len(exprs) == 1 and exprs[0][1] and not (low or high is not None or excluded):
-            return self.shared(flat.texts[0], exprs[0][0])
+            return self.shared(*flat.texts[0][:2])
         if not exprs and not low and high is None:
             return spelling.quoted(spelling.other_names(excluded, ANY), True)
         return spelling.quoted(self.language(exprs, excluded, low, high, at), True)
@@ -295,21 +323,16 @@ class _Converter(Writer):
             self.rules["rare character"] = spelling.characters(self.loose)[0]
         return Alt((spelling.PLAIN_ASCII, Ref("rare character", called=True)))
 
-    def shared(self, text: tuple[str, str, bool, str], expr: Expr) -> Expr:
+    def shared(self, what: str, text: str) -> Expr:
         """Return the strings of a pattern or format, as one rule for all its places."""
-        name = f"{text[0]} {text[1]}"
+        name = f"{what} {text}"
         if name not in self.rules:
-            self.rules[name] = spelling.quoted(expr, True)
+            self.rules[name] = _quoted(what, text)
         return Ref(name)
 
     def strings(self, flat: Flat) -> list[tuple[Expr, bool]]:
         return [
-            (
-                format_expr(text)
-                if what == "format"
-                else pattern_expr(text, f"the JSON schema, {where}:"),
-                positive,
-            )
+            (_texts(what, text, f"the JSON schema, {where}:"), positive)
             for what, text, positive, where in flat.texts
         ]
 
@@ -443,7 +466,7 @@ def _convert(
         try:
             json.dumps(root)
         except (TypeError, ValueError):
-            converter.key = json.dumps  # it finds what is not JSON where it is
+            converter.is_json = False
         with localcontext() as context:
             context.prec = 500
             start = converter.run(root)
