@@ -7,16 +7,50 @@
 
 enum { N_CLASSES = TL_EXPR_KINDS + 1 }; // a class for each kind, and another one of machines
 
+/* The attributes of expressions. */
+enum field {
+    VALUE,
+    RANGES,
+    ITEMS,
+    ITEM,
+    LOW,
+    HIGH,
+    NAME,
+    CALLED,
+    EDGES,
+    ENDS,
+    LABELS,
+    TABLE,
+    LAST,
+    STATES,
+    TOKEN,
+    NEGATED,
+    N_FIELDS,
+};
+
+static const char *const field_names[N_FIELDS] = {
+    "value", "ranges", "items",  "item",  "low",  "high",   "name",  "called",
+    "edges", "ends",   "labels", "table", "last", "states", "token", "negated",
+};
+
+/* An expression that was read; NULL where free. */
+struct known {
+    PyObject *expr;
+    int32_t number;
+};
+
 /* Reads the rules of one grammar. The caller keeps them alive. */
 struct reader {
     tlpy_state *st;
     struct tl_grammar *grammar;
-    PyObject *classes; // a tuple, in the order of enum tl_expr_kind, and expr.Packed
-    PyObject *numbers; // {name of a rule: its number}
-    PyObject *tokens;  // {token: its number}, in order
-    PyObject *known;   // {address of an expression: its number}
-    bool halves;       // a text with half of a pair of surrogates is one that no text matches
-    int32_t *parts;    // a stack: parts of the expressions that are being read
+    PyObject *classes;          // a tuple, in the order of enum tl_expr_kind, and expr.Packed
+    PyObject *numbers;          // {name of a rule: its number}
+    PyObject *tokens;           // {token: its number}, in order
+    PyObject *fields[N_FIELDS]; // the names of attributes, interned
+    struct known *known;        // owns; a hash table by address
+    size_t n_known, known_size;
+    bool halves;    // a text with half of a pair of surrogates is one that no text matches
+    int32_t *parts; // a stack: parts of the expressions that are being read
     size_t n_parts, capacity;
 };
 
@@ -43,15 +77,15 @@ static bool push_int(struct reader *r, PyObject *any) {
     return push(r, (int32_t)value);
 }
 
-static bool push_field(struct reader *r, PyObject *expr, const char *name) {
-    PyObject *field = PyObject_GetAttrString(expr, name);
+static bool push_field(struct reader *r, PyObject *expr, enum field name) {
+    PyObject *field = PyObject_GetAttr(expr, r->fields[name]);
     const bool ok = field != NULL && push_int(r, field);
     Py_XDECREF(field);
     return ok;
 }
 
-static bool push_flag(struct reader *r, PyObject *expr, const char *name) {
-    PyObject *field = PyObject_GetAttrString(expr, name);
+static bool push_flag(struct reader *r, PyObject *expr, enum field name) {
+    PyObject *field = PyObject_GetAttr(expr, r->fields[name]);
     const int flag = field == NULL ? -1 : PyObject_IsTrue(field);
     Py_XDECREF(field);
     return flag >= 0 && push(r, flag);
@@ -63,9 +97,9 @@ static bool push_expr(struct reader *r, PyObject *expr) {
 }
 
 /* Pushes the number of a name or token, which is added to the dict where `add` is set. */
-static bool push_number(struct reader *r, PyObject *expr, const char *name, PyObject *numbers,
+static bool push_number(struct reader *r, PyObject *expr, enum field name, PyObject *numbers,
                         bool add) {
-    PyObject *key = PyObject_GetAttrString(expr, name), *number;
+    PyObject *key = PyObject_GetAttr(expr, r->fields[name]), *number;
     bool ok = false;
     if (key == NULL) return false;
     number = PyDict_GetItemWithError(numbers, key);
@@ -83,10 +117,10 @@ static bool push_number(struct reader *r, PyObject *expr, const char *name, PyOb
 }
 
 /* A field of an expression that is a tuple (new reference). */
-static PyObject *tuple_of(PyObject *expr, const char *name) {
-    PyObject *field = PyObject_GetAttrString(expr, name);
+static PyObject *tuple_of(const struct reader *r, PyObject *expr, enum field name) {
+    PyObject *field = PyObject_GetAttr(expr, r->fields[name]);
     if (field != NULL && !PyTuple_Check(field)) {
-        PyErr_Format(PyExc_TypeError, "%s is %.100s; expected a tuple", name,
+        PyErr_Format(PyExc_TypeError, "%s is %.100s; expected a tuple", field_names[name],
                      Py_TYPE(field)->tp_name);
         Py_CLEAR(field);
     }
@@ -106,7 +140,7 @@ static bool pair_of(PyObject *any, PyObject **first, PyObject **second) {
 
 /* A text with half of a pair of surrogates has no bytes; it may become a set of no characters. */
 static bool read_text(struct reader *r, PyObject *expr, enum tl_expr_kind *kind) {
-    PyObject *value = PyObject_GetAttrString(expr, "value");
+    PyObject *value = PyObject_GetAttr(expr, r->fields[VALUE]);
     Py_ssize_t n = 0;
     const char *bytes = NULL;
     bool ok;
@@ -128,7 +162,7 @@ static bool read_text(struct reader *r, PyObject *expr, enum tl_expr_kind *kind)
 }
 
 static bool read_chars(struct reader *r, PyObject *expr) {
-    PyObject *ranges = tuple_of(expr, "ranges"), *low, *high;
+    PyObject *ranges = tuple_of(r, expr, RANGES), *low, *high;
     bool ok = ranges != NULL;
     for (Py_ssize_t i = 0; ok && i < PyTuple_GET_SIZE(ranges); i++) {
         ok = pair_of(PyTuple_GET_ITEM(ranges, i), &low, &high) && push_int(r, low) &&
@@ -139,7 +173,7 @@ static bool read_chars(struct reader *r, PyObject *expr) {
 }
 
 static bool read_items(struct reader *r, PyObject *expr) {
-    PyObject *items = tuple_of(expr, "items");
+    PyObject *items = tuple_of(r, expr, ITEMS);
     bool ok = items != NULL;
     for (Py_ssize_t i = 0; ok && i < PyTuple_GET_SIZE(items); i++) {
         ok = push_expr(r, PyTuple_GET_ITEM(items, i));
@@ -153,22 +187,22 @@ static bool read_repeat(struct reader *r, PyObject *expr, enum tl_expr_kind *kin
     const size_t base = r->n_parts;
     PyObject *item;
     bool ok;
-    if (!push_field(r, expr, "high")) return false;
+    if (!push_field(r, expr, HIGH)) return false;
     if (r->parts[base] == 0) {
         *kind = TL_EXPR_TEXT;
         r->n_parts = base;
         return true;
     }
     r->n_parts = base;
-    item = PyObject_GetAttrString(expr, "item");
-    ok = item != NULL && push_expr(r, item) && push_field(r, expr, "low") &&
-         push_field(r, expr, "high");
+    item = PyObject_GetAttr(expr, r->fields[ITEM]);
+    ok =
+        item != NULL && push_expr(r, item) && push_field(r, expr, LOW) && push_field(r, expr, HIGH);
     Py_XDECREF(item);
     return ok;
 }
 
 static bool read_machine(struct reader *r, PyObject *expr) {
-    PyObject *edges = tuple_of(expr, "edges"), *ends = PyObject_GetAttrString(expr, "ends");
+    PyObject *edges = tuple_of(r, expr, EDGES), *ends = PyObject_GetAttr(expr, r->fields[ENDS]);
     bool ok = edges != NULL && ends != NULL && push(r, (int32_t)PyTuple_GET_SIZE(edges));
     for (Py_ssize_t i = 0; ok && i < PyTuple_GET_SIZE(edges); i++) {
         PyObject *out = PyTuple_GET_ITEM(edges, i), *number = PyLong_FromSsize_t(i);
@@ -191,8 +225,9 @@ static bool read_machine(struct reader *r, PyObject *expr) {
 }
 
 /* The int32 array in a field (new reference), and its size. */
-static PyObject *ints_of(PyObject *expr, const char *name, const int32_t **data, size_t *n) {
-    PyObject *field = PyObject_GetAttrString(expr, name), *array = NULL;
+static PyObject *ints_of(const struct reader *r, PyObject *expr, enum field name,
+                         const int32_t **data, size_t *n) {
+    PyObject *field = PyObject_GetAttr(expr, r->fields[name]), *array = NULL;
     if (field != NULL) array = tlpy_array_from(field, TLPY_I32);
     if (array != NULL) *data = tlpy_array_read(array, n);
     Py_XDECREF(field);
@@ -227,9 +262,9 @@ static bool read_packed(struct reader *r, PyObject *expr) {
     const size_t base = r->n_parts;
     const int32_t *rows = NULL, *ends = NULL;
     size_t n_rows = 0, n_ends = 0, n_labels = 0;
-    PyObject *labels = tuple_of(expr, "labels"), *table = ints_of(expr, "table", &rows, &n_rows);
-    PyObject *last = ints_of(expr, "last", &ends, &n_ends);
-    PyObject *states = PyObject_GetAttrString(expr, "states");
+    PyObject *labels = tuple_of(r, expr, LABELS), *table = ints_of(r, expr, TABLE, &rows, &n_rows);
+    PyObject *last = ints_of(r, expr, LAST, &ends, &n_ends);
+    PyObject *states = PyObject_GetAttr(expr, r->fields[STATES]);
     const size_t n_states = states == NULL ? 0 : PyLong_AsSize_t(states);
     bool ok = labels != NULL && table != NULL && last != NULL && !PyErr_Occurred();
     for (; ok && n_labels < (size_t)PyTuple_GET_SIZE(labels); n_labels++) {
@@ -260,32 +295,59 @@ static bool read_parts(struct reader *r, PyObject *expr, enum tl_expr_kind *kind
     case TL_EXPR_REPEAT:
         return read_repeat(r, expr, kind);
     case TL_EXPR_RULE:
-        return push_number(r, expr, "name", r->numbers, false) && push_flag(r, expr, "called");
+        return push_number(r, expr, NAME, r->numbers, false) && push_flag(r, expr, CALLED);
     case TL_EXPR_MACHINE:
         return read_machine(r, expr);
     case TL_EXPR_KINDS:
         *kind = TL_EXPR_MACHINE;
         return read_packed(r, expr);
     default:
-        return push_number(r, expr, "token", r->tokens, true) && push_flag(r, expr, "negated");
+        return push_number(r, expr, TOKEN, r->tokens, true) && push_flag(r, expr, NEGATED);
     }
+}
+
+/* The place of an expression in the table of those that were read. */
+static size_t place_of(const struct reader *r, PyObject *expr) {
+    const uint64_t hash = (uint64_t)((uintptr_t)expr >> 4) * 0x9E3779B97F4A7C15u;
+    size_t at = (size_t)(hash >> 32) & (r->known_size - 1);
+    while (r->known[at].expr != NULL && r->known[at].expr != expr) {
+        at = (at + 1) & (r->known_size - 1);
+    }
+    return at;
+}
+
+static bool make_room(struct reader *r) {
+    struct known *old = r->known;
+    const size_t size = r->known_size;
+    if (2 * (r->n_known + 1) <= size) return true;
+    r->known_size = size == 0 ? 256 : 2 * size;
+    r->known = PyMem_Calloc(r->known_size, sizeof *r->known);
+    if (r->known == NULL) {
+        r->known = old;
+        r->known_size = size;
+        PyErr_NoMemory();
+        return false;
+    }
+    for (size_t i = 0; i < size; i++) {
+        if (old[i].expr != NULL) r->known[place_of(r, old[i].expr)] = old[i];
+    }
+    PyMem_Free(old);
+    return true;
 }
 
 /* *out is the number of an expression; one object is read once. */
 static bool read_expr(struct reader *r, PyObject *expr, int32_t *out) {
-    PyObject *address = PyLong_FromVoidPtr(expr), *number = NULL;
     const size_t base = r->n_parts;
     enum tl_expr_kind kind = TL_EXPR_TEXT;
     struct tl_error err;
     uint32_t found;
+    size_t at;
     bool ok = false;
-    if (address == NULL) return false;
-    number = PyDict_GetItemWithError(r->known, address);
-    if (number != NULL || PyErr_Occurred()) {
-        ok = number != NULL;
-        if (ok) *out = (int32_t)PyLong_AsLong(number);
-        Py_DECREF(address);
-        return ok;
+    if (!make_room(r)) return false;
+    at = place_of(r, expr);
+    if (r->known[at].expr != NULL) {
+        *out = r->known[at].number;
+        return true;
     }
     while ((int)kind < N_CLASSES &&
            PyTuple_GET_ITEM(r->classes, kind) != (PyObject *)Py_TYPE(expr)) {
@@ -304,12 +366,32 @@ static bool read_expr(struct reader *r, PyObject *expr, int32_t *out) {
         ok = false;
     }
     r->n_parts = base;
-    number = ok ? PyLong_FromUnsignedLong(found) : NULL;
-    ok = number != NULL && PyDict_SetItem(r->known, address, number) == 0;
-    if (ok) *out = (int32_t)found;
-    Py_XDECREF(number);
-    Py_DECREF(address);
-    return ok;
+    if (!ok || !make_room(r)) return false;
+    *out = (int32_t)found;
+    r->known[place_of(r, expr)] = (struct known){expr, *out};
+    r->n_known++;
+    return true;
+}
+
+/* False, with an exception, without memory. */
+static bool begin(struct reader *r) {
+    r->numbers = PyDict_New();
+    r->tokens = PyDict_New();
+    if (r->numbers == NULL || r->tokens == NULL) return false;
+    for (int i = 0; i < N_FIELDS; i++) {
+        r->fields[i] = PyUnicode_InternFromString(field_names[i]);
+        if (r->fields[i] == NULL) return false;
+    }
+    return true;
+}
+
+static void end(struct reader *r) {
+    tl_grammar_free(r->grammar);
+    tl_free(r->parts);
+    PyMem_Free(r->known);
+    Py_XDECREF(r->numbers);
+    Py_XDECREF(r->tokens);
+    for (int i = 0; i < N_FIELDS; i++) Py_XDECREF(r->fields[i]);
 }
 
 /* The program as (nodes, owners, root, tokens). */
@@ -398,10 +480,7 @@ static PyObject *build_grammar(PyObject *module, PyObject *args) {
                      PyTuple_GET_SIZE(r.classes), max_nodes, (int)N_CLASSES);
         return NULL;
     }
-    r.numbers = PyDict_New();
-    r.tokens = PyDict_New();
-    r.known = PyDict_New();
-    if (r.numbers == NULL || r.tokens == NULL || r.known == NULL) goto done;
+    if (!begin(&r)) goto done;
     if (tl_grammar_new((size_t)PyDict_Size(rules), &r.grammar, &err) < 0) {
         tlpy_raise(r.st, &err);
         goto done;
@@ -450,13 +529,9 @@ static PyObject *build_grammar(PyObject *module, PyObject *args) {
         out = program_of(&program, r.tokens);
     }
 done:
-    tl_grammar_free(r.grammar);
+    end(&r);
     PyMem_Free(ends);
-    tl_free(r.parts);
     Py_XDECREF(exprs);
-    Py_XDECREF(r.numbers);
-    Py_XDECREF(r.tokens);
-    Py_XDECREF(r.known);
     return out;
 }
 
@@ -601,14 +676,12 @@ static PyObject *find_language(PyObject *module, PyObject *args) {
                      PyTuple_GET_SIZE(r.classes), max_states, needed, n);
         return NULL;
     }
-    r.numbers = PyDict_New();
-    r.tokens = PyDict_New();
-    r.known = PyDict_New();
     conditions = PyMem_Calloc((size_t)n + 1, sizeof *conditions);
-    if (r.numbers == NULL || r.tokens == NULL || r.known == NULL || conditions == NULL) {
-        if (!PyErr_Occurred()) PyErr_NoMemory();
+    if (conditions == NULL) {
+        PyErr_NoMemory();
         goto done;
     }
+    if (!begin(&r)) goto done;
     if (tl_grammar_new(0, &r.grammar, &err) < 0) {
         tlpy_raise(r.st, &err);
         goto done;
@@ -625,12 +698,8 @@ static PyObject *find_language(PyObject *module, PyObject *args) {
     out = language_of(r.st, language);
 done:
     tl_language_free(language);
-    tl_grammar_free(r.grammar);
+    end(&r);
     PyMem_Free(conditions);
-    tl_free(r.parts);
-    Py_XDECREF(r.numbers);
-    Py_XDECREF(r.tokens);
-    Py_XDECREF(r.known);
     return out;
 }
 

@@ -59,8 +59,26 @@ def _children(schema: Mapping[str, Any]) -> Iterator[tuple[Any, tuple[object, ..
             yield value, (key,)
 
 
+def _is_named(root: Any, keys: tuple[str, ...]) -> bool:
+    """Return whether a schema in a document has a name, under one of some keywords."""
+    waiting = [root]
+    while waiting:
+        at = waiting.pop()
+        if isinstance(at, MAPPING):
+            if any(isinstance(at.get(key), str | bool) for key in keys):
+                return True
+            waiting += [inner for inner, _ in _children(at) if isinstance(inner, MAPPING)]
+    return False
+
+
 class Document:
     """A schema with all its parts.
+
+    Parameters
+    ----------
+    root : dict or bool
+    text : str, optional
+        The same as `json.dumps` writes it, which soon tells that no part has a name.
 
     Attributes
     ----------
@@ -71,7 +89,7 @@ class Document:
         4, 6, 7, 2019 or 2020, from ``$schema``; 2020 without it.
     """
 
-    def __init__(self, root: Any) -> None:
+    def __init__(self, root: Any, text: str | None = None) -> None:
         self.root = root
         named = root.get("$schema") if isinstance(root, MAPPING) else None
         found = re.search(r"draft(?:-0|/)(\d+)", named) if isinstance(named, str) else None
@@ -79,21 +97,10 @@ class Document:
         self._id = "id" if self.draft == 4 else "$id"
         self._places: dict[str, str] = {}  # absolute URI -> pointer
         self._dynamic: dict[str, list[str]] = {}
-        if self._is_named(root):
+        keys = (self._id, "$anchor", "$dynamicAnchor", "$recursiveAnchor")
+        if (text is None or any(f'"{key}"' in text for key in keys)) and _is_named(root, keys):
             self._index(root, "", "#")
             self.root = self._rewritten(root, "")
-
-    def _is_named(self, root: Any) -> bool:
-        waiting = [root]
-        while waiting:
-            at = waiting.pop()
-            if not isinstance(at, MAPPING):
-                continue
-            for key in (self._id, "$anchor", "$dynamicAnchor", "$recursiveAnchor"):
-                if isinstance(at.get(key), str | bool):
-                    return True
-            waiting += [inner for inner, _ in _children(at) if isinstance(inner, MAPPING)]
-        return False
 
     def _base(self, schema: Mapping[str, Any], base: str) -> str:
         """Return the URI that references in a schema are relative to."""

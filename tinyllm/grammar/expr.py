@@ -467,25 +467,33 @@ def prune(rules: Rules, ends: Set[str]) -> dict[str, Expr]:
     dict
         The rules that are left.
     """
-    known: dict[int, Expr | None] = {}  # by identity: a part often has many places
+    pruner = _Pruner(ends)
+    left = {name: pruner.kept(expr) for name, expr in rules.items() if name in ends}
+    return {name: expr for name, expr in left.items() if expr is not None}
 
-    def kept(expr: Expr) -> Expr | None:
+
+class _Pruner:
+    def __init__(self, ends: Set[str]) -> None:
+        self.ends = ends
+        self._known: dict[int, Expr | None] = {}  # by identity: a part often has many places
+
+    def kept(self, expr: Expr) -> Expr | None:
         if isinstance(expr, Ref):
-            return expr if expr.name in ends else None
+            return expr if expr.name in self.ends else None
         if isinstance(expr, Text) or (isinstance(expr, Machine) and expr.plain):
             return expr
-        if id(expr) not in known:
-            known[id(expr)] = pruned(expr)
-        return known[id(expr)]
+        if id(expr) not in self._known:
+            self._known[id(expr)] = self._pruned(expr)
+        return self._known[id(expr)]
 
-    def pruned(expr: Expr) -> Expr | None:
+    def _pruned(self, expr: Expr) -> Expr | None:
         if isinstance(expr, Repeat):
-            inner = kept(expr.item)
+            inner = self.kept(expr.item)
             if inner is None:
                 return None if expr.low else Text("")
             return expr if inner is expr.item else Repeat(inner, expr.low, expr.high)
         if isinstance(expr, Seq | Alt):
-            items = [kept(item) for item in expr.items]
+            items = [self.kept(item) for item in expr.items]
             if all(new is old for new, old in zip(items, expr.items, strict=True)):
                 return expr if expr.items or isinstance(expr, Seq) else None
             left = tuple(item for item in items if item is not None)
@@ -493,14 +501,14 @@ def prune(rules: Rules, ends: Set[str]) -> dict[str, Expr]:
                 return Seq(left) if len(left) == len(items) else None
             return None if not left else left[0] if len(left) == 1 else Alt(left)
         if isinstance(expr, Machine):
-            return kept_machine(expr)
+            return self._kept_machine(expr)
         return None if isinstance(expr, Chars) and not expr.ranges else expr
 
-    def kept_machine(machine: Machine) -> Machine | None:
+    def _kept_machine(self, machine: Machine) -> Machine | None:
         edges: list[list[tuple[Expr, int]]] = []
         same = True
         for out in machine.edges:
-            labels = [(kept(label), label, to) for label, to in out]
+            labels = [(self.kept(label), label, to) for label, to in out]
             same = same and all(new is old for new, old, _ in labels)
             edges.append([(new, to) for new, _, to in labels if new is not None])
         if same:
@@ -514,9 +522,6 @@ def prune(rules: Rules, ends: Set[str]) -> dict[str, Expr]:
                 tuple(tuple(e for e in out if e[1] in left) for out in edges), machine.ends, False
             )
         )
-
-    left = {name: kept(expr) for name, expr in rules.items() if name in ends}
-    return {name: expr for name, expr in left.items() if expr is not None}
 
 
 # ---- printing ----

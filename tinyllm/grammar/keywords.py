@@ -46,6 +46,7 @@ class Keywords:
         self.document = document
         self.draft = document.draft
         self.ignore = frozenset(ignore)
+        self._counting = _KNOWN - self.ignore
         self._known: dict[int, tuple[Any, dict[str, Any]]] = {}  # by identity of the schema
 
     def read(self, schema: Any, at: str) -> Mapping[str, Any]:
@@ -63,7 +64,7 @@ class Keywords:
             unexpected(at, schema, "an object, true or false")
         if self.document.draft <= 7 and "$ref" in schema:
             return {"$ref": schema["$ref"]}
-        out = {k: v for k, v in schema.items() if k in _KNOWN and k not in self.ignore}
+        out = {k: v for k, v in schema.items() if k in self._counting}
         if "oneOf" in self.ignore and "oneOf" in schema:  # that several hold is not checked
             part = {"anyOf": schema["oneOf"], "discriminator": schema.get("discriminator")}
             out["allOf"] = [*out.get("allOf", ()), part]

@@ -429,7 +429,7 @@ class _Parser:
         self.at += 1
         negated = self.peek() == "^"
         self.at += negated
-        chars = Chars(())
+        ranges: list[tuple[int, int]] = []
         while self.peek() != "]":
             low = self.member(start)
             if (
@@ -443,10 +443,13 @@ class _Parser:
                     raise self.fail("a range ends with a class; expected a character", self.at - 2)
                 if high < low:
                     raise self.fail(f"the range {low!r} to {high!r} is backwards")
-                chars |= Chars.of([(ord(low), ord(high))])
+                ranges.append((ord(low), ord(high)))
+            elif isinstance(low, Chars):
+                ranges += low.ranges
             else:
-                chars |= low if isinstance(low, Chars) else Chars.among(low)
+                ranges.append((ord(low), ord(low)))
         self.at += 1
+        chars = Chars.of(ranges)
         if self.ignore_case:
             chars = _fold(chars, negated)
         chars = ~chars if negated else chars

@@ -461,12 +461,13 @@ def _convert(
     schema: Any, ignore: Collection[str], loose: bool
 ) -> tuple[dict[str, Expr], Program | None]:
     try:
-        converter = _Converter(Keywords(Document(schema), ignore), loose)
-        root = converter.keywords.document.root
         try:
-            json.dumps(root)
+            text = json.dumps(schema)
         except (TypeError, ValueError):
-            converter.is_json = False
+            text = None
+        converter = _Converter(Keywords(Document(schema, text), ignore), loose)
+        converter.is_json = text is not None
+        root = converter.keywords.document.root
         with localcontext() as context:
             context.prec = 500
             start = converter.run(root)
