@@ -3,9 +3,9 @@
     python bench/groups.py [--types Q4_K,Q8_0,Q6_K] [--tokens 1,2,4,8,16] [--isa avx512vnni]
         [--threads 1,2] [--out groups]
 
-A group of tokens is what drafts and batches run. The matrix is larger than the caches, so that one
-token is limited by the memory (with two threads) or by the arithmetic (with one). Every round
-measures all sizes of groups, one after the other, packing included; a time is the shortest over
+A group of tokens is what drafts and batches run. It runs through many matrices, one after the
+other, as in a model: together they are larger than the caches, so that one token is limited by the
+memory. Every round measures all sizes of groups, packing included; a time is the shortest over
 rounds. Seconds are those of the processor per thread, which count little of what else the machine
 does, and beside them those of the clock. Writes OUT.json and OUT.md.
 """
@@ -51,16 +51,15 @@ def measure(name, options, fast, weights, threads):
     """Return the shortest seconds of each size of group: {tokens: (processor, clock)}."""
     random = np.random.default_rng(1)
     groups = {n: random.standard_normal((n, COLS), np.float32) for n in options.tokens}
-    parts = np.array_split(np.arange(0, len(weights) + 1, 32), threads)
-    parts = [(int(part[0]), int(part[-1])) for part in parts]
+    cuts = [i * ROWS // threads // 32 * 32 for i in range(threads)] + [ROWS]
     best = {}
     for _ in range(options.rounds):
         for n, x in groups.items():
 
             def work(i, x=x):
-                first, last = parts[i]
-                part = weights[first:last]
-                _core._matmul(name, part, COLS, x, isa=options.isa, fast=fast, repeats=1)
+                for matrix in weights:
+                    part = matrix[cuts[i] : cuts[i + 1]]
+                    _core._matmul(name, part, COLS, x, isa=options.isa, fast=fast, repeats=1)
 
             found = run(threads, work)
             best[n] = tuple(map(min, zip(found, best.get(n, found), strict=True)))
@@ -82,7 +81,7 @@ def main():
     parser.add_argument("--modes", default="exact,fast")
     parser.add_argument("--tokens", type=numbers, default=[1, 2, 4, 8, 16])
     parser.add_argument("--threads", type=numbers, default=[1, 2])
-    parser.add_argument("--megabytes", type=int, default=192, help="weights of each type")
+    parser.add_argument("--megabytes", type=int, default=400, help="weights of each type")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--out", default="groups")
     options = parser.parse_args()
@@ -90,7 +89,7 @@ def main():
     rows = []
     for name in options.types.split(","):
         once = exact_arithmetic.random_rows(random, name, ROWS, COLS)
-        weights = np.concatenate([once] * -(-(options.megabytes << 20) // once.nbytes))
+        weights = np.stack([once] * -(-(options.megabytes << 20) // once.nbytes))
         for mode in options.modes.split(","):
             for threads in options.threads:
                 best = measure(name, options, mode == "fast", weights, threads)

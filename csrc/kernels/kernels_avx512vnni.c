@@ -11,6 +11,7 @@ TL_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
 #define TILE_TEMPLATE "kernels/template/tile_dot4_template.h"
 #define GEMV_LANES_TEMPLATE "kernels/template/gemv_vnni_lanes_template.h"
 #define GEMV_GRID_TEMPLATE "kernels/template/gemv_vnni_grid_template.h"
+#define GEMV_TILE_TEMPLATE "kernels/template/gemv_vnni_tile_template.h"
 #define GEMV_TEMPLATE "kernels/template/gemv_vnni_template.h"
 #include "kernels/template/kernel_set_template.h"
 

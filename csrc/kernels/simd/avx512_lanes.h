@@ -13,6 +13,7 @@
 #define FLOAT_VECTORS 2 // 12 accumulators, and the sums of earlier lanes
 #define PANEL_VECTORS 2
 #define PREFETCH_BYTES 1024
+#define PREFETCH_BYTES_NEAR 512 // into the first cache, where a few tokens are multiplied
 #define SCALED_WORDS 0
 
 /* ---- float32 and float64 ---- */

@@ -18,6 +18,13 @@ TL_INLINE v16i v16i_choose_bytes(v16i x, const uint32_t order) {
     return _mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(_mm_setr_epi32(
                                       first, first + step, first + 2 * step, first + 3 * step)));
 }
+/* Every lane shifted by what the same lane of n says. */
+TL_INLINE v16i v16i_sll_by(v16i x, v16i n) {
+    return _mm512_sllv_epi32(x, n);
+}
+TL_INLINE v16i v16i_srl_by(v16i x, v16i n) {
+    return _mm512_srlv_epi32(x, n);
+}
 /* In every lane the entry of a table of 16 that the low four bits of the index name. */
 TL_INLINE v16i v16i_look_up_lanes(v16i table, v16i index) {
     return _mm512_permutexvar_epi32(index, table);

@@ -12,6 +12,7 @@
  *   FLOAT_TOKENS, FLOAT_VECTORS   the tile of float weights: tokens, and vectors of 16 rows
  *   PANEL_VECTORS             the tile of quantized weights: vectors of 16 rows
  *   PREFETCH_BYTES            how far ahead of the reads memory is prefetched
+ *   PREFETCH_BYTES_NEAR       the same where a few tokens are multiplied, into the first cache
  *   INT8_OFFSET               what is added to weights of eight bits, to multiply them as bytes;
  *                             -1: they are multiplied as int16
  *   SCALED_WORDS              whether exact prompts of Q6_K are multiplied as int16 with the

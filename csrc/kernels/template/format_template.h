@@ -4,8 +4,8 @@
  *
  * Needs:   nothing but simd/<set>.h
  * Defines: enum matmul_format, TOKENS_AT_ONCE, FLOAT_TILE_MIN, size_product, round_up, chunk_scale,
- *          FAST_LIMIT, FAST_TRIES, FAST_LIMIT_WORDS, FAST_LEAST, fast_weight, prefetch_bytes,
- *          prefetch_rows, scaled_words
+ *          FAST_LIMIT, FAST_TRIES, FAST_LIMIT_WORDS, FAST_LEAST, fast_weight, prefetch_line,
+ *          prefetch_bytes, prefetch_rows, scaled_words
  */
 
 /* Layouts of packed activations. */
@@ -77,13 +77,22 @@ TL_INLINE float fast_weight(int limit) {
 
 /* ---- prefetching ---- */
 
+/* Prefetches a cache line into the first-level cache (`near`) or the second-level one. */
+TL_INLINE void prefetch_line(const uint8_t *p, const bool near) {
+#if defined(__GNUC__)
+    if (near) {
+        __builtin_prefetch(p, 0, 3);
+    } else {
+        __builtin_prefetch(p, 0, 2);
+    }
+#else
+    (void)p, (void)near;
+#endif
+}
+
 /* Prefetches n bytes into the second-level cache. */
 TL_INLINE void prefetch_bytes(const uint8_t *p, size_t n) {
-#if defined(__GNUC__)
-    for (size_t i = 0; i < n; i += 64) __builtin_prefetch(p + i, 0, 2);
-#else
-    (void)p, (void)n;
-#endif
+    for (size_t i = 0; i < n; i += 64) prefetch_line(p + i, false);
 }
 
 /* Prefetches the first rows, for a loop that reads the rows in order. */

@@ -678,6 +678,7 @@ static void gemv_matmul(enum matmul_format format, const struct tl_matrix *w, si
     struct gemv_job job; // an initializer would clear its buffers, too
     (void)scratch;
     job.tokens = tokens;
+    job.ahead = PREFETCH_BYTES;
     gemv_run(gemv_find(type_id(w->type), gemv_is_fast(format)), &job, w, row0, row1, packed, y,
              y_stride);
 }

@@ -16,6 +16,7 @@ struct gemv_job {
     size_t per_lane;      // rows
     size_t row_bytes, chunk_bytes;
     size_t whole, chunks; // chunks of a row: those without missing columns, and all
+    size_t ahead;         // how far ahead to prefetch
     size_t turn;          // the chunk from which on the next rows of a lane are prefetched
     const void *packed;
     const int32_t *starts; // VNNI: see struct gemv_token
@@ -51,7 +52,7 @@ TL_OUTLINE void gemv_store(const struct gemv_job *j, size_t row) {
    its next range. */
 TL_INLINE size_t gemv_ahead(const struct gemv_job *j, size_t row, size_t chunk) {
     const bool next = chunk >= j->turn && row + 1 == j->per_lane;
-    return PREFETCH_BYTES + (next ? (GEMV_LANES - 1) * j->per_lane * j->row_bytes : 0);
+    return j->ahead + (next ? (GEMV_LANES - 1) * j->per_lane * j->row_bytes : 0);
 }
 
 /* The rows [row0, row1); the fields of the job that are not set here have been set. */
@@ -63,7 +64,7 @@ static void gemv_run(gemv_function *function, struct gemv_job *job, const struct
     job->packed = packed;
     job->y_stride = y_stride;
     job->turn = 0;
-    while (job->turn * job->chunk_bytes + PREFETCH_BYTES < w->row_bytes) job->turn++;
+    while (job->turn * job->chunk_bytes + job->ahead < w->row_bytes) job->turn++;
     for (size_t row = row0; row < row1; row += GEMV_LANES * job->per_lane) {
         job->first = w->data + row * w->row_bytes;
         job->y = y + row;

@@ -25,6 +25,7 @@ struct row_group {
     const uint8_t *first; // its bytes in the first row
     size_t bytes;         // from one row to the next
     size_t ahead;         // how far ahead of the reads to prefetch
+    bool near;            // into the first cache
 };
 
 TL_INLINE void group_load_32(const struct row_group *rows, size_t at, v16i x[8]) {
@@ -44,9 +45,10 @@ TL_INLINE void group_load_16(const struct row_group *rows, size_t at, v16i x[4])
     const uint8_t *p = rows->first + at;
     const size_t n = rows->bytes;
     __m512i t[4];
-    KEEP_POINTER(p);
     for (size_t i = 0; i < 4; i++) {
-        t[i] = four_16_bytes(p + i * n, p + (i + 4) * n, p + (i + 8) * n, p + (i + 12) * n);
+        KEEP_POINTER(p); // otherwise there is a register for each of 16 distances
+        t[i] = four_16_bytes(p, p + 4 * n, p + 8 * n, p + 12 * n);
+        p += n;
     }
     v16i_columns_16(t, x);
 }
@@ -63,7 +65,7 @@ TL_INLINE void group_prefetch(const struct row_group *rows, size_t at) {
     const uint8_t *p = rows->first + at + rows->ahead;
     KEEP_POINTER(p);
     for (int i = 0; i < 4; i++) {
-        for (size_t j = 0; j < 4; j++) prefetch_bytes(p + j * rows->bytes, 1);
+        for (size_t j = 0; j < 4; j++) prefetch_line(p + j * rows->bytes, rows->near);
         p += 4 * rows->bytes;
     }
 }
@@ -80,7 +82,7 @@ struct gemv_token {
 /* The sums of a chunk of a K type, each group times its sub-scale. */
 struct gemv_sums {
     v16i exact[MAX_WIDTH]; // of all blocks
-    v16 fast[8][MAX_TILE];
+    v16 fast[8];           // of each block, one token
 };
 
 TL_INLINE struct gemv_token gemv_token_at(const void *packed, const int digits, const int tokens,
@@ -123,8 +125,8 @@ TL_INLINE void gemv_end_group(struct gemv_sums *sums, const int digits, const in
     TL_UNROLL(8)
     for (int p = 0; p < digits * tokens; p++) {
         if (digits == 1) { // integers below 2^24
-            const v16 sum = v16_from_i32(s[p]), factor = v16_from_i32(scale);
-            v16 *to = &sums->fast[block][p];
+            const v16 sum = v16_from_i32(s[0]), factor = v16_from_i32(scale);
+            v16 *to = &sums->fast[block];
             *to = first ? v16_mul(sum, factor) : v16_fma(sum, factor, *to);
         } else {
             sums->exact[p] = v16i_add(sums->exact[p], v16i_mul(s[p], scale));
@@ -142,8 +144,7 @@ TL_INLINE void gemv_end_chunk(const struct gemv_sums *sums, const int digits, co
             v16 total = v16_set1(0);
             TL_UNROLL(8)
             for (int b = 0; b < 8; b++) {
-                const v16 scale = v16_set1(t->fast.scale[b * tokens + i]);
-                total = v16_fma(sums->fast[b][i], scale, total);
+                total = v16_fma(sums->fast[b], v16_set1(t->fast.scale[b]), total);
             }
             fast[i] = v16_fma(d, total, fast[i]);
         } else {

@@ -6,13 +6,17 @@
  * and the order of the float operations are those of tile_add_k, tile_add_32, fast_add_k and
  * fast_add_32, so the results are the same. Block layouts: ggml-common.h of ggml.
  *
- * Needs:   gemv_vnni_grid_template.h, gemv_job_template.h
+ * Needs:   gemv_vnni_grid_template.h, gemv_vnni_tile_template.h, gemv_job_template.h
  * Defines: gemv_most, gemv_pack_bytes, gemv_pack, gemv_scratch, gemv_matmul, gemv_prefetch
  */
 
 /* Q4_K and Q5_K */
 TL_INLINE void gemv_k4(const bool five, const struct row_group *rows, const int digits,
                        const int tokens, const struct gemv_token *t, v16d *exact, v16 *fast) {
+    if (digits == 1 && tokens > 1) {
+        gemv_k4_tile(five, rows, tokens, t, fast);
+        return;
+    }
     const v16i six = bytes_of(0x3f);
     const int width = digits * tokens;
     struct gemv_sums sums;
@@ -124,6 +128,10 @@ TL_INLINE void gemv_k2(const bool three, const struct row_group *rows, const int
 
 TL_INLINE void gemv_k6(const struct row_group *rows, const int digits, const int tokens,
                        const struct gemv_token *t, v16d *exact, v16 *fast) {
+    if (digits == 1 && tokens > 1) {
+        gemv_k6_tile(rows, tokens, t, fast);
+        return;
+    }
     const v16i nibble = bytes_of(0x0f);
     const int width = digits * tokens;
     struct gemv_sums sums;
@@ -133,12 +141,10 @@ TL_INLINE void gemv_k6(const struct row_group *rows, const int digits, const int
     for (int h = 0; h < 2; h++) {
         v16i high[8];
         group_load_32(rows, 128 + 32 * (size_t)h, high);
-        if (width > 6) KEEP_STORED(high); // the registers are for sums
         TL_UNROLL(2)
         for (int part = 0; part < 2; part++) {
             v16i low[8];
             group_load_32(rows, 64 * (size_t)h + 32 * (size_t)part, low);
-            if (width > 6) KEEP_STORED(low);
             group_prefetch(rows, 64 * (size_t)(2 * h + part));
             TL_UNROLL(2)
             for (int up = 0; up < 2; up++) { // the low nibbles, then the high ones
@@ -276,6 +282,7 @@ TL_INLINE void gemv_block_32(enum tl_type id, const v16i *x, const int i, const 
     const int begin = shape.bytes * i, end = begin + shape.bytes;
     const int values = end - (shape.bits == 8 ? 32 : 16), width = digits * tokens;
     const bool offset = traits_of(id).offset != 0;
+    const bool whole = width == MAX_WIDTH; // enough sums side by side: none of half a block
     const int32_t *starts = offset ? t->starts + 2 * i * width : NULL;
     v16i s[2][MAX_WIDTH], fifths = v16i_set1(0);
     const v16 d = id == TL_TYPE_MXFP4 ? power_of_two(one_byte(x[begin / 4], begin % 4))
@@ -284,7 +291,10 @@ TL_INLINE void gemv_block_32(enum tl_type id, const v16i *x, const int i, const 
     TL_UNROLL(8)
     for (int k = 0; k < 8; k++) {
         v16i q = columns_dword(x, values + 4 * (shape.bits == 8 ? k : k % 4));
-        if (k % 4 == 0) gemv_begin(s[k / 4], width, offset ? starts + k / 4 * width : NULL);
+        const int half = whole ? 0 : k / 4;
+        if (k % (whole ? 8 : 4) == 0) {
+            gemv_begin(s[half], width, offset ? starts + half * width : NULL);
+        }
         if (shape.bits == 8) {
             q = v16i_xor(q, bytes_of(INT8_OFFSET));
         } else {
@@ -295,9 +305,9 @@ TL_INLINE void gemv_block_32(enum tl_type id, const v16i *x, const int i, const 
             q = v16i_xor(q,
                          v16i_look_up_lanes(v16i_load(spread), v16i_srl(fifths, 4 * (unsigned)k)));
         }
-        gemv_dots(s[k / 4], width, q, t->x + (8 * i + k) * width);
+        gemv_dots(s[half], width, q, t->x + (8 * i + k) * width);
     }
-    gemv_join(s[0], width, s[1]);
+    if (!whole) gemv_join(s[0], width, s[1]);
     TL_UNROLL(8)
     for (int k = 0; k < tokens; k++) {
         const v16 sum = v16_set1(t->sum[i * tokens + k]);
@@ -427,6 +437,11 @@ static size_t gemv_scratch(size_t cols, size_t tokens) {
     return size_product(chunks, tokens <= 1 ? (16 + 64) * MAX_DIGITS : starts, sizeof(int32_t));
 }
 
+/* Whether to prefetch into the first cache. Q8_0 waits for the memory, even with a few tokens. */
+TL_INLINE bool gemv_near(enum tl_type id, const int tile) {
+    return tile > 1 && id != TL_TYPE_Q8_0;
+}
+
 /* One function for each type, mode and tile, so that all three are constants inside. */
 #define GEMV_FUNCTION(name, digits, tile)                                                          \
     static void gemv_##name##_##digits##_##tile(struct gemv_job *j) {                              \
@@ -438,11 +453,12 @@ static size_t gemv_scratch(size_t cols, size_t tokens) {
             for (int t = 0; t < tile; t++) exact[t] = v16d_set1(0);                                \
             for (int t = 0; t < tile; t++) fast[t] = v16_set1(0);                                  \
             for (size_t c = 0; c < chunks; c++) {                                                  \
-                struct row_group rows = {first + c * j->chunk_bytes, stride, gemv_ahead(j, i, c)}; \
+                struct row_group rows = {first + c * j->chunk_bytes, stride, gemv_ahead(j, i, c),  \
+                                         gemv_near(TL_TYPE_##name, tile)};                         \
                 struct gemv_token t = gemv_token_at(j->packed, digits, tile, c);                   \
                 if (c >= j->whole) {                                                               \
                     gemv_copy(j, i, c);                                                            \
-                    rows = (struct row_group){j->copy[0], sizeof(j->copy[0]), 0};                  \
+                    rows = (struct row_group){j->copy[0], sizeof(j->copy[0]), 0, false};           \
                 }                                                                                  \
                 t.starts = j->starts + c * (16 * digits * tile);                                   \
                 if (j->grid_x != NULL) t.x = j->grid_x + c * (64 * digits);                        \
@@ -485,6 +501,20 @@ static gemv_function *gemv_find(enum tl_type id, bool fast, size_t tile) {
 #undef GEMV_TILE
 }
 
+/* Where the dot products of a chunk's sixteen groups start, from sums of digits over each group. */
+static void gemv_set_starts(enum tl_type id, int digits, int tile, const int32_t *sums,
+                            int32_t *starts) {
+    const int offset = traits_of(id).offset, width = digits * tile;
+    const bool whole = id != TL_TYPE_Q6_K && width == MAX_WIDTH; // see gemv_block_32
+    const int32_t bias = id == TL_TYPE_Q6_K && digits == 1 && tile > 1 ? FLOAT_BIAS_BITS : 0;
+    for (int g = 0; g < 16; g += 2, sums += 2 * width, starts += 2 * width) {
+        for (int i = 0; i < width; i++) {
+            starts[i] = bias - offset * (whole ? sums[i] + sums[width + i] : sums[i]);
+            starts[width + i] = -offset * sums[width + i];
+        }
+    }
+}
+
 static void gemv_matmul(enum matmul_format format, const struct tl_matrix *w, size_t row0,
                         size_t row1, const void *packed, size_t tokens, float *y, size_t y_stride,
                         void *scratch) {
@@ -493,16 +523,17 @@ static void gemv_matmul(enum matmul_format format, const struct tl_matrix *w, si
     const enum tl_type id = type_id(w->type);
     const size_t groups = 16 * (size_t)(digits * tile);
     const size_t chunks = round_up(w->cols, TL_CHUNK) / TL_CHUNK;
-    const int offset = traits_of(id).offset;
-    const bool grid = grid_bytes(id) != 0;
+    const bool grid = grid_bytes(id) != 0, offset = traits_of(id).offset != 0;
     gemv_function *function = gemv_find(id, fast, (size_t)tile);
     int32_t *starts = scratch, *x = starts + chunks * groups;
     struct gemv_job job; // an initializer would clear its buffers, too
     job.starts = starts;
     job.grid_x = grid ? x : NULL;
     job.tokens = tokens;
-    for (size_t i = 0; i < chunks * groups && offset != 0; i++) {
-        starts[i] = -offset * gemv_token_at(packed, digits, tile, i / groups).groups[i % groups];
+    job.ahead = gemv_near(id, tile) ? PREFETCH_BYTES_NEAR : PREFETCH_BYTES;
+    for (size_t c = 0; c < chunks && offset; c++) {
+        const int32_t *sums = gemv_token_at(packed, digits, tile, c).groups;
+        gemv_set_starts(id, digits, tile, sums, starts + c * groups);
     }
     for (size_t c = 0; c < chunks && grid; c++) {
         grid_digits(gemv_token_at(packed, digits, 1, c).x, digits, x + c * 64 * (size_t)digits);

@@ -4,7 +4,7 @@
  * A template is compiled once per instruction set: it has no include guard and includes nothing.
  *
  * Needs:   simd/<set>.h; where it has integers, TILE_TEMPLATE and GEMV_TEMPLATE, and, if that is in
- *          several files, GEMV_LANES_TEMPLATE and GEMV_GRID_TEMPLATE
+ *          several files, GEMV_LANES_TEMPLATE, GEMV_GRID_TEMPLATE and GEMV_TILE_TEMPLATE
  * Defines: kernel_set_init, TL_KERNEL_SET
  */
 // clang-format off
@@ -30,6 +30,9 @@
 #endif
 #ifdef GEMV_GRID_TEMPLATE
 #include GEMV_GRID_TEMPLATE
+#endif
+#ifdef GEMV_TILE_TEMPLATE
+#include GEMV_TILE_TEMPLATE
 #endif
 #ifdef GEMV_LANES
 #include "kernels/template/gemv_job_template.h"
