@@ -182,6 +182,44 @@ static bool is_short_text(const uint8_t *bytes, size_t n, uint8_t unit) {
     return is;
 }
 
+/* The characters of a piece that is plain text, of which the last may be cut; 0 if it is not. */
+static size_t count_characters(const uint8_t *bytes, size_t n) {
+    size_t count = 0;
+    uint8_t unit = TL_TEXT_BOUNDARY;
+    for (size_t i = 0; i < n; i++) {
+        count += unit == TL_TEXT_BOUNDARY;
+        unit = tl_text_next(unit, bytes[i]);
+        if (unit == TL_TEXT_NONE) return 0;
+    }
+    return count;
+}
+
+/* Finds the pieces of few characters, and builds the tree of those that are not plain text. */
+static int find_few(struct tl_trie *t, const uint8_t *const *pieces, const size_t *sizes, size_t n,
+                    struct tl_error *err) {
+    uint64_t *plain = calloc(n / 64 + 1, sizeof *plain);
+    bool ok = plain != NULL;
+    int status;
+    for (int count = 0; count < TL_TEXT_SHORT; count++) {
+        t->few[count] = calloc(n / 64 + 1, sizeof *t->few[count]);
+        ok = ok && t->few[count] != NULL;
+    }
+    if (!ok) {
+        free(plain);
+        return tl_fail(err, TL_ENOMEM, "no memory for a tree of %zu pieces", n);
+    }
+    for (size_t i = 0; i < n; i++) {
+        const size_t count = count_characters(pieces[i], sizes[i]);
+        const uint64_t bit = (uint64_t)1 << i % 64;
+        if (count == 0) continue;
+        plain[i / 64] |= bit;
+        for (size_t more = count; more < TL_TEXT_SHORT; more++) t->few[more][i / 64] |= bit;
+    }
+    status = build(pieces, sizes, n, plain, &t->unplain, err);
+    free(plain);
+    return status;
+}
+
 int tl_trie_new(const uint8_t *const *pieces, const size_t *sizes, size_t n, struct tl_trie **out,
                 struct tl_error *err) {
     static const uint8_t units[TL_TEXT_KINDS] = {TL_TEXT_BOUNDARY, TL_TEXT_PATH, TL_TEXT_WORD};
@@ -201,6 +239,7 @@ int tl_trie_new(const uint8_t *const *pieces, const size_t *sizes, size_t n, str
         }
         status = build(pieces, sizes, n, text->bits, &text->rest, err);
     }
+    if (status == TL_OK) status = find_few(t, pieces, sizes, n, err);
     if (status < 0) {
         tl_trie_free(t);
         return status;
@@ -215,6 +254,8 @@ void tl_trie_free(struct tl_trie *t) {
         free(t->texts[kind].bits);
         tl_trie_free(t->texts[kind].rest);
     }
+    for (int count = 0; count < TL_TEXT_SHORT; count++) free(t->few[count]);
+    tl_trie_free(t->unplain);
     free(t->byte);
     free(t->end);
     free(t->depth);

@@ -51,6 +51,10 @@ struct tl_trie {
     uint8_t *unit; // the unit after the bytes of the node; TL_TEXT_NONE if they are not plain text
     uint8_t *height; // bytes below it if all there is plain text; else TL_TEXT_NONE
     struct tl_short_text texts[TL_TEXT_KINDS]; // largest first; the rests have none
+
+    // owns; the pieces that are plain text of at most i characters, of which the last may be cut
+    uint64_t *few[TL_TEXT_SHORT];
+    struct tl_trie *unplain; // owns; the tree of the pieces that are not plain text
 };
 
 /* The pieces of a subtree: ids[*first] to ids[*last - 1]. */

@@ -597,6 +597,12 @@ def _many_pieces():
         r'root ::= "\"" [!$&-;=?-Z_a-z~]* "\""',  # of a path
         r'root ::= "\"" [!$&-+--;=?-Z_a-z~]* "\""',  # not all of a path
         r'root ::= "\"" [^"\\\n\r\u2028\u2029]* "\""',  # what a dot matches
+        r'root ::= "\"" [^"\\\x00-\x1f\x7f]{0,7} "\""',  # few characters
+        r'root ::= "\"" ([^"\\\x00-\x1f]{0,5} | "a" [^"\\\x00-\x1f]{0,3}) "\""',
+        r'root ::= "\"" ([^"\\\x00-\x1f]{0,5} | [a-z]{8}) "\""',
+        r'root ::= "<" text text text ::= ">"? [^"\\\x00-\x1f]{0,12}',  # of a rule that ends
+        r'root ::= ([^"\\\x00-\x1f]{4} "\"")*',
+        {"type": "string", "maxLength": 5},
         {"type": "string", "maxLength": 30},  # some characters are a rule that is called
         {"type": "string", "minLength": 3, "maxLength": 12},
         {"type": "array", "items": {"type": "string", "minLength": 1}},
