@@ -277,7 +277,10 @@ class Automaton:
 
 def build_grammar(
     rules: dict[str, Any], classes: tuple[type, ...], max_nodes: int, check: bool, /
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], int, list[str | int]] | set[str]: ...
+) -> (
+    tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], int, list[str | int], set[str] | None]
+    | set[str]
+): ...
 def find_language(
     conditions: list[tuple[int, bool, Any, int, int, int, int]],
     needed: int,

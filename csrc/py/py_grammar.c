@@ -394,14 +394,25 @@ static void end(struct reader *r) {
     for (int i = 0; i < N_FIELDS; i++) Py_XDECREF(r->fields[i]);
 }
 
-/* The program as (nodes, owners, root, tokens). */
-static PyObject *program_of(const struct tl_program *p, PyObject *tokens) {
+/* The set of the rules that match some text. */
+static PyObject *ending_rules(PyObject *rules, const uint8_t *ends) {
+    PyObject *out = PySet_New(NULL), *name, *expr;
+    Py_ssize_t at = 0;
+    for (size_t i = 0; out != NULL && PyDict_Next(rules, &at, &name, &expr); i++) {
+        if (ends[i] && PySet_Add(out, name) < 0) Py_CLEAR(out);
+    }
+    return out;
+}
+
+/* The program as (nodes, owners, root, tokens, ends). Takes `ends`; NULL: there is an exception. */
+static PyObject *program_of(const struct tl_program *p, PyObject *tokens, PyObject *ends) {
     const size_t shape[2] = {p->n_nodes, 5};
-    PyObject *nodes, *owners, *names;
+    PyObject *nodes = NULL, *owners = NULL, *names = NULL;
     void *data;
     int32_t *row;
+    if (ends == NULL) return NULL;
     nodes = tlpy_array_new(TLPY_I32, 2, shape, &data);
-    if (nodes == NULL) return NULL;
+    if (nodes == NULL) goto failed;
     row = data;
     for (size_t i = 0; i < p->n_nodes; i++, row += 5) {
         const struct tl_automaton_node *node = &p->nodes[i];
@@ -412,18 +423,16 @@ static PyObject *program_of(const struct tl_program *p, PyObject *tokens) {
         row[4] = node->b;
     }
     owners = tlpy_array_new(TLPY_I32, 1, shape, &data);
-    if (owners == NULL) {
-        Py_DECREF(nodes);
-        return NULL;
-    }
+    if (owners == NULL) goto failed;
     memcpy(data, p->owners, p->n_nodes * sizeof *p->owners);
     names = PyDict_Keys(tokens);
-    if (names == NULL) {
-        Py_DECREF(nodes);
-        Py_DECREF(owners);
-        return NULL;
-    }
-    return Py_BuildValue("NNnN", nodes, owners, (Py_ssize_t)p->root, names);
+    if (names == NULL) goto failed;
+    return Py_BuildValue("NNnNN", nodes, owners, (Py_ssize_t)p->root, names, ends);
+failed:
+    Py_XDECREF(nodes);
+    Py_XDECREF(owners);
+    Py_DECREF(ends);
+    return NULL;
 }
 
 PyDoc_STRVAR(build_grammar_doc,
@@ -441,7 +450,8 @@ PyDoc_STRVAR(build_grammar_doc,
              "    tinyllm.grammar.expr.\n"
              "max_nodes : int\n"
              "check : bool\n"
-             "    Whether parts that match no text, and left recursion, are not accepted.\n"
+             "    Whether parts that match no text are left out, and left recursion, or a start\n"
+             "    that matches none, is not accepted.\n"
              "\n"
              "Returns\n"
              "-------\n"
@@ -452,6 +462,8 @@ PyDoc_STRVAR(build_grammar_doc,
              "    The node where the program starts.\n"
              "tokens : list of (str or int)\n"
              "    The tokens that the rules name.\n"
+             "ends : set of str, or None\n"
+             "    The rules that match some text, if parts were left out.\n"
              "    Instead of all this, what is not accepted gives the set of the rules that match\n"
              "    some text.\n"
              "\n"
@@ -469,7 +481,7 @@ static PyObject *build_grammar(PyObject *module, PyObject *args) {
     Py_ssize_t max_nodes, at = 0;
     size_t failed = 0, rule = 0;
     uint8_t *ends = NULL;
-    bool fine = true;
+    bool fine = true, whole = true;
     int status = TL_OK, check;
     if (!PyArg_ParseTuple(args, "O!O!np", &PyDict_Type, &rules, &PyTuple_Type, &r.classes,
                           &max_nodes, &check)) {
@@ -507,12 +519,12 @@ static PyObject *build_grammar(PyObject *module, PyObject *args) {
         PyErr_NoMemory();
         goto done;
     }
-    if (check) status = tl_grammar_check(r.grammar, ends, &fine, &err);
+    if (check) {
+        status = tl_grammar_check(r.grammar, ends, &whole, &fine, &err);
+        fine = fine && ends[0];
+    }
     if (status == TL_OK && !fine) {
-        out = PySet_New(NULL);
-        for (at = 0, rule = 0; out != NULL && PyDict_Next(rules, &at, &name, &expr); rule++) {
-            if (ends[rule] && PySet_Add(out, name) < 0) Py_CLEAR(out);
-        }
+        out = ending_rules(rules, ends);
         goto done;
     }
     if (status == TL_OK)
@@ -526,7 +538,8 @@ static PyObject *build_grammar(PyObject *module, PyObject *args) {
     } else if (status < 0) {
         tlpy_raise(r.st, &err);
     } else {
-        out = program_of(&program, r.tokens);
+        out =
+            program_of(&program, r.tokens, whole ? Py_NewRef(Py_None) : ending_rules(rules, ends));
     }
 done:
     end(&r);

@@ -36,10 +36,12 @@ int tl_grammar_add(struct tl_grammar *g, enum tl_expr_kind kind, const int32_t *
 int tl_grammar_set_rule(struct tl_grammar *g, size_t rule, uint32_t expr, struct tl_error *err);
 
 /*
- * ends[i], of n_rules, is whether rule i matches some text. *fine is whether every expression does,
- * and no rule is left-recursive. Otherwise the caller leaves parts out, or finds what is wrong.
+ * ends[i], of n_rules, is whether rule i matches some text. *whole is whether every expression
+ * does; else alternatives, edges and repetitions that do not are left out. *fine is whether no rule
+ * is left-recursive.
  */
-int tl_grammar_check(const struct tl_grammar *g, uint8_t *ends, bool *fine, struct tl_error *err);
+int tl_grammar_check(struct tl_grammar *g, uint8_t *ends, bool *whole, bool *fine,
+                     struct tl_error *err);
 
 struct tl_program {
     const struct tl_automaton_node *nodes; // (n_nodes), of the grammar

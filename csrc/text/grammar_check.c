@@ -203,19 +203,56 @@ done:
     return w.failed ? tl_grammar_no_memory(err) : TL_OK;
 }
 
-int tl_grammar_check(const struct tl_grammar *g, uint8_t *ends, bool *fine, struct tl_error *err) {
+/* Leaves out the parts that match no text, of expressions that match some. */
+static void leave_out(struct tl_grammar *g, const uint8_t *holds) {
+    for (size_t i = 0; i < g->n_exprs; i++) {
+        struct expr *e = &g->exprs[i];
+        int32_t *parts = g->parts + e->first;
+        uint32_t n = 0;
+        if (!holds[i]) continue;
+        if (e->kind == TL_EXPR_ALT) {
+            for (uint32_t k = 0; k < e->n; k++) {
+                if (holds[parts[k]]) parts[n++] = parts[k];
+            }
+            e->n = n;
+        } else if (e->kind == TL_EXPR_REPEAT && !holds[parts[0]]) { // it may be left out
+            e->kind = TL_EXPR_TEXT;
+            e->n = 0;
+        } else if (e->kind == TL_EXPR_MACHINE) {
+            uint32_t at = 1;
+            n = 1;
+            for (int32_t state = 0; state < parts[0]; state++) {
+                const uint32_t place = n, edges = (uint32_t)parts[at + 1];
+                parts[n] = parts[at];
+                n += 2;
+                at += 2;
+                for (uint32_t k = 0; k < edges; k++, at += 2) {
+                    if (!holds[parts[at]]) continue;
+                    parts[n++] = parts[at];
+                    parts[n++] = parts[at + 1];
+                }
+                parts[place + 1] = (int32_t)(n - place - 2) / 2;
+            }
+            e->n = n;
+        }
+    }
+}
+
+int tl_grammar_check(struct tl_grammar *g, uint8_t *ends, bool *whole, bool *fine,
+                     struct tl_error *err) {
     uint8_t *holds = calloc(g->n_exprs + 1, 1);
     struct order order = {0};
     int status = holds == NULL ? tl_grammar_no_memory(err) : tl_grammar_rules_are_there(g, err);
     if (status == TL_OK) status = find_holding(g, false, holds, err);
     if (status == TL_OK) {
-        *fine = memchr(holds, 0, g->n_exprs) == NULL;
+        *whole = memchr(holds, 0, g->n_exprs) == NULL;
         for (size_t i = 0; i < g->n_rules; i++) ends[i] = holds[g->rules[i].expr];
+        if (!*whole) leave_out(g, holds);
         memset(holds, 0, g->n_exprs);
         status = find_holding(g, true, holds, err);
     }
     if (status == TL_OK) status = tl_grammar_order(g, holds, &order, err);
-    if (status == TL_OK) *fine = *fine && order.n == g->n_rules;
+    if (status == TL_OK) *fine = order.n == g->n_rules;
     tl_grammar_free_order(&order);
     free(holds);
     return status;

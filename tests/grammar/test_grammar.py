@@ -123,31 +123,46 @@ def test_random_grammars_accept_their_language_and_nothing_else():
         assert [again.accepts(t) for t in everything] == [grammar.accepts(t) for t in everything]
 
 
-def test_what_needs_no_change_in_c_is_what_needs_none_in_python():
+def test_what_is_left_out_in_c_is_what_python_leaves_out():
     rng, kinds = random.Random(5), []
-    for _ in range(400):
+    texts = ["".join(p) for n in range(5) for p in itertools.product(ALPHABET, repeat=n)]
+    for _ in range(300):
         names = ["root", "x", "y"]
         rules = {name: random_expr(rng, 3, names) for name in names}
         source = "\n".join(f"{name} ::= {spell(e)}" for name, e in rules.items())
         rules = gbnf.parse(source)
-        if rng.random() < 0.5:  # a part that matches no text, and an automaton
-            dead = Alt(()) if rng.random() < 0.5 else Chars(())
-            edges = ((rules["y"], 1), (Text("a"), 0)), ((dead, 0),)
-            rules["x"] = Alt((rules["x"], Machine(edges, frozenset([1]), False)))
+        for name in names:  # parts that begin and match no text
+            dead = Seq((Text(rng.choice("abé")), rng.choice([Alt(()), Chars(())])))
+            edges = ((dead, 1), (Text("a"), 2)), ((Text("b"), 1),), ((dead, 1), (rules[name], 1))
+            rules[name] = rng.choice(
+                [
+                    *[rules[name]] * 6,
+                    Alt((rules[name], dead)),
+                    Seq((Repeat(dead, 0, None), rules[name])),
+                    Machine(edges, frozenset([1]), False),
+                ]
+            )
         found = build_fine(rules)
         ends = expr._fixpoint(rules, "ends")
-        whole = ends == set(rules) and prune(rules, ends) == rules
-        try:
-            expr._check_left(rules)
-        except ValueError:
-            whole = False
-        kinds.append(whole)
+        left = prune(rules, ends)
         if isinstance(found, set):
-            assert not whole, source
             assert found == ends, source
-        else:
-            assert whole, source
-    assert 40 < sum(kinds) < 360
+            kinds.append("not fine")
+            if "root" in ends:
+                with pytest.raises(ValueError, match="left-recursive"):
+                    expr._check_left(rules)
+            continue
+        expr._check_left(left)
+        assert found.ends == (None if ends == set(rules) and left == rules else ends), source
+        kinds.append("whole" if found.ends is None else "left out")
+        want = build(expr.reachable(left, "root"))
+        looks = []
+        for program in (found, want):
+            automaton = _core.Automaton(program.array, program.root)
+            states = [automaton.advance(automaton.start, text.encode()) for text in texts]
+            looks.append([automaton.look(state)[::2] for state in states])
+        assert looks[0] == looks[1], source
+    assert min(map(kinds.count, ("not fine", "whole", "left out"))) > 20
 
 
 def test_left_recursion_is_found_exactly_where_it_is():

@@ -64,6 +64,8 @@ class Program:
         The number of each node's rule, for messages.
     tokens : list of (str or int)
         The tokens that the grammar names.
+    ends : set of str, optional
+        The rules that match some text, if parts that match none were left out.
     """
 
     array: NDArray[np.int32]
@@ -71,6 +73,7 @@ class Program:
     rules: list[str]
     rule_of: NDArray[np.int32]
     tokens: list[str | int] = field(default_factory=list)
+    ends: set[str] | None = None
 
     @functools.cached_property
     def nodes(self) -> list[_Node]:
@@ -118,10 +121,10 @@ def build(rules: Rules) -> Program:
 
 
 def build_fine(rules: Rules) -> Program | set[str]:
-    """Return the program of rules if all their parts match some text, without left recursion.
+    """Return the program of rules without the parts that match no text.
 
-    Otherwise return the names of the rules that match some text. `tinyllm.grammar.expr.prune` and
-    `check` do the rest.
+    If the first rule matches none, or one is left-recursive, return the names of the rules that
+    match some text. `tinyllm.grammar.expr.prune` and `check` do the rest.
     """
     return _built(rules, True)
 
@@ -130,8 +133,8 @@ def _built(rules: Rules, check: bool) -> Program | set[str]:
     built = _core.build_grammar(dict(rules), CLASSES, MAX_NODES, check)
     if isinstance(built, set):
         return built
-    nodes, owners, root, tokens = built
-    return Program(nodes, root, list(rules), owners, tokens)
+    nodes, owners, root, tokens, ends = built
+    return Program(nodes, root, list(rules), owners, tokens, ends)
 
 
 def advance(automaton: _core.Automaton, state: int, data: bytes, program: Program) -> int:

@@ -17,7 +17,7 @@ from ..errors import UnsupportedError
 from ..tokenizer import Tokenizer
 from . import gbnf, regex, schema
 from .automaton import accepts, advance, build
-from .expr import Expr, Rules, check, reachable, to_gbnf
+from .expr import Expr, Rules, check, prune, reachable, to_gbnf
 
 __all__ = ["Constraint", "Grammar"]
 
@@ -64,7 +64,9 @@ class Grammar:
     @functools.cached_property
     def rules(self) -> dict[str, Expr]:
         """The rules, the root first."""
-        return reachable(self._all_rules, next(iter(self._all_rules)))
+        ends = self._program.ends
+        rules = self._all_rules if ends is None else prune(self._all_rules, ends)
+        return reachable(rules, next(iter(rules)))
 
     @classmethod
     def gbnf(cls, text: str) -> Grammar:

@@ -477,8 +477,7 @@ def _convert(
             return whole, program
         rules = prune(whole, program)
         if "root" in rules:
-            again = build_fine(rules)
-            return rules, None if isinstance(again, set) else again
+            return rules, None
     except RecursionError:
         raise ValueError("the JSON schema is nested too deeply") from None
     if converter.reasons:
