@@ -153,7 +153,9 @@ def rates(run, data, each=10):
         prompt = ("\n".join(lines[i - 10 : i]) + f"\n{match[1]}{action}")[-60:]
         right[action] += greedy(run, prompt, 6).startswith(f"{match[3]};")
     rate = right / count
-    return f"worst action {rate.min():.0%}, mean {rate.mean():.0%}", rate.min() > 0.7
+    worst = int(rate.argmin())
+    found = f"worst action {worst}, {rate[worst]:.0%}, mean {rate.mean():.0%}"
+    return found, rate[worst] > 0.7
 
 
 def one_action(run, data):
@@ -217,9 +219,9 @@ ROWS = {
     "20": Row(actions, (80, 4, 4), 80, 1500, rates),
     "21": Row(actions, (96, 6, 4), 80, 1200, rates),
     "22": Row(actions, (144, 6, 6), 80, 1000, rates),
-    "24": Row(actions, (96, 8, 4), 80, 1000, rates),
+    "24": Row(actions, (96, 8, 4), 80, 2000, rates),
     "25": Row(actions, (144, 8, 6), 80, 800, rates),
-    "27": Row(actions, (64, 4, 4), 80, 2500, rates),
+    "27": Row(actions, (64, 4, 4), 80, 4000, rates),
     "29": Row(sequence, (144, 6, 6), 80, 200, under(0.1, 200), "none"),
     "29 learned": Row(sequence, (144, 6, 6), 80, 200, under(0.1, 200), "learned"),
     "30": Row(actions, (144, 6, 6), 80, 1000, one_action),
