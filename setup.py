@@ -89,7 +89,7 @@ HOT = ("csrc/forward/", "csrc/kernels/", "csrc/text/", "csrc/training/", "csrc/t
 def flags_of(source, flags):
     """Return the compiler's flags for one file: -O3 only where it matters, for it takes long."""
     source = source.replace(os.sep, "/")
-    hot = source.startswith(HOT) and not source.endswith("_plain.c")
+    hot = source.startswith(HOT) and not source.endswith(("_plain.c", "_scalar.c"))
     return flags if hot else ["-O2" if flag == "-O3" else flag for flag in flags]
 
 

@@ -1,4 +1,7 @@
-/* kernels_avx512vnni.c - 512-bit vectors and dot products of bytes. */
+/*
+ * kernels_avx512vnni.c - 512-bit vectors and dot products of bytes: the matmuls. The rest is
+ * that of avx512.
+ */
 #include "kernels/kernels.h"
 #include "types/grids.h"
 
@@ -13,9 +16,13 @@ TL_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
 #define GEMV_GRID_TEMPLATE "kernels/template/gemv_vnni_grid_template.h"
 #define GEMV_TILE_TEMPLATE "kernels/template/gemv_vnni_tile_template.h"
 #define GEMV_TEMPLATE "kernels/template/gemv_vnni_template.h"
+#define BORROWED_OPS
 #include "kernels/template/kernel_set_template.h"
 
-TL_KERNEL_SET(avx512vnni)
+void tl_kernels_init_avx512vnni(struct tl_kernels *k, bool fast) {
+    tl_kernels_init_avx512(k, fast);
+    kernel_set_init(k, fast);
+}
 
 TL_TARGET_END
 

@@ -10,6 +10,7 @@ TL_TARGET_BEGIN("avx2,fma,f16c")
 
 #define GEMM_ROWS 6
 #define GEMM_VECTORS 1
+#define GEMM_EACH_SIZE(of) of(6) of(3) of(2) of(1)
 #include "training/loops_template.h"
 #include "training/product_template.h"
 

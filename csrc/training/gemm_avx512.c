@@ -10,6 +10,7 @@ TL_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 
 #define GEMM_ROWS 8
 #define GEMM_VECTORS 3
+#define GEMM_EACH_SIZE(of) of(8) of(4) of(2) of(1)
 #include "training/loops_template.h"
 #include "training/product_template.h"
 

@@ -14,6 +14,7 @@ TL_TARGET_BEGIN("arch=armv8.2-a+dotprod")
 
 #define GEMM_ROWS 5
 #define GEMM_VECTORS 1
+#define GEMM_EACH_SIZE(of) of(5) of(2) of(1)
 #include "training/loops_template.h"
 #include "training/product_template.h"
 

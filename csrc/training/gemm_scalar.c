@@ -10,6 +10,7 @@ TL_TARGET_BEGIN("fma")
 
 #define GEMM_ROWS 2
 #define GEMM_VECTORS 1
+#define GEMM_EACH_SIZE(of) of(2) of(1)
 #include "training/loops_template.h"
 #include "training/product_template.h"
 

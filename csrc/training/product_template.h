@@ -3,7 +3,8 @@
  *
  * A template is compiled once per instruction set: it has no include guard.
  *
- * Needs:   simd/<set>.h, GEMM_ROWS and GEMM_VECTORS, the tile that stays in registers
+ * Needs:   simd/<set>.h; GEMM_ROWS and GEMM_VECTORS (1 or 3), the tile that stays in registers;
+ *          GEMM_EACH_SIZE(of), of(rows) for each number of rows that a tile has, most first
  * Defines: TL_GEMM
  */
 
@@ -165,45 +166,54 @@ struct gemm_place {
     bool add;
 };
 
-/* `rows` rows of a panel, from `row` of C on. */
-TL_INLINE void gemm_rows(const struct tl_gemm *g, const struct gemm_place *at, const int rows,
-                         const int vectors, size_t row, const float *packed) {
-    struct tl_range k = {0, at->depth};
-    if (g->wanted != NULL) {
-        const struct tl_range of = gemm_needed(g->wanted, row, row + (size_t)rows);
-        if (of.end <= at->n || of.first >= at->n + at->cols) return;
+/* A tile of each size, of numbers that the compiler knows. */
+#define GEMM_TILE(rows, vectors)                                                                   \
+    static void gemm_tile_##rows##_##vectors(const float *a, size_t a_row, size_t a_col,           \
+                                             const float *b, size_t depth, float *c, size_t c_row, \
+                                             size_t last, bool add) {                              \
+        gemm_tile(rows, vectors, a, a_row, a_col, b, depth, c, c_row, last, add);                  \
     }
-    if (g->terms != NULL) {
-        const struct tl_range of = gemm_needed(g->terms, row, row + (size_t)rows);
-        k.first = TL_MIN(TL_MAX(of.first, at->k0) - at->k0, at->depth);
-        k.end = TL_MAX(TL_MIN(TL_MAX(of.end, at->k0) - at->k0, at->depth), k.first);
-    }
-    gemm_tile(rows, vectors, g->a + row * g->a_row + (at->k0 + k.first) * g->a_col, g->a_row,
-              g->a_col, packed + k.first * (size_t)vectors * 16, k.end - k.first,
-              g->c + row * g->c_row + at->n, g->c_row, (at->cols - 1) % 16 + 1, at->add);
-}
 
-/* A panel, of a number of vectors that the compiler knows. */
-#define GEMM_CASE(n)                                                                               \
-    case n:                                                                                        \
-        gemm_rows(g, at, TL_MIN(n, GEMM_ROWS), vectors, row, packed);                              \
-        break;
+typedef void gemm_tile_fn(const float *a, size_t a_row, size_t a_col, const float *b, size_t depth,
+                          float *c, size_t c_row, size_t last, bool add);
 
-TL_INLINE void gemm_panel_rows(const struct tl_gemm *g, const struct gemm_place *at,
-                               const int vectors, size_t row, size_t end, const float *packed) {
-    for (; row + GEMM_ROWS <= end; row += GEMM_ROWS) {
-        gemm_rows(g, at, GEMM_ROWS, vectors, row, packed);
-    }
-    switch (end - row) {
-        GEMM_CASE(1)
-        GEMM_CASE(2)
-        GEMM_CASE(3)
-        GEMM_CASE(4)
-        GEMM_CASE(5)
-        GEMM_CASE(6)
-        GEMM_CASE(7)
-    default:
-        break;
+struct gemm_tile_size {
+    size_t rows;
+    gemm_tile_fn *of[GEMM_VECTORS]; // of 1, 2, ... vectors
+};
+
+#if GEMM_VECTORS == 1
+#define GEMM_TILES(rows) GEMM_TILE(rows, 1)
+#define GEMM_SIZE(rows) {rows, {gemm_tile_##rows##_1}},
+#else
+#define GEMM_TILES(rows) GEMM_TILE(rows, 1) GEMM_TILE(rows, 2) GEMM_TILE(rows, 3)
+#define GEMM_SIZE(rows) {rows, {gemm_tile_##rows##_1, gemm_tile_##rows##_2, gemm_tile_##rows##_3}},
+#endif
+
+GEMM_EACH_SIZE(GEMM_TILES)
+
+/* Rows [row, end) of a panel. */
+static void gemm_panel_rows(const struct tl_gemm *g, const struct gemm_place *at, size_t row,
+                            size_t end, const float *packed) {
+    static const struct gemm_tile_size sizes[] = {GEMM_EACH_SIZE(GEMM_SIZE)};
+    const size_t vectors = (at->cols + 15) / 16;
+    const struct gemm_tile_size *size = sizes;
+    for (; row < end; row += size->rows) {
+        struct tl_range k = {0, at->depth};
+        while (size->rows > end - row) size++;
+        if (g->wanted != NULL) {
+            const struct tl_range of = gemm_needed(g->wanted, row, row + size->rows);
+            if (of.end <= at->n || of.first >= at->n + at->cols) continue;
+        }
+        if (g->terms != NULL) {
+            const struct tl_range of = gemm_needed(g->terms, row, row + size->rows);
+            k.first = TL_MIN(TL_MAX(of.first, at->k0) - at->k0, at->depth);
+            k.end = TL_MAX(TL_MIN(TL_MAX(of.end, at->k0) - at->k0, at->depth), k.first);
+        }
+        size->of[vectors - 1](g->a + row * g->a_row + (at->k0 + k.first) * g->a_col, g->a_row,
+                              g->a_col, packed + k.first * vectors * 16, k.end - k.first,
+                              g->c + row * g->c_row + at->n, g->c_row, (at->cols - 1) % 16 + 1,
+                              at->add);
     }
 }
 
@@ -222,16 +232,7 @@ static void gemm_run(const struct tl_gemm *g, size_t m0, size_t m1, size_t n0, s
             const float *panel = each ? packed : packed + (at.n - n0) * at.depth;
             at.cols = gemm_panel(n1 - at.n);
             if (each) gemm_pack(g, at.k0, at.depth, at.n, at.n + at.cols, scratch, packed);
-            switch ((at.cols + 15) / 16) {
-            case 1:
-                gemm_panel_rows(g, &at, 1, m0, m1, panel);
-                break;
-            case 2:
-                gemm_panel_rows(g, &at, TL_MIN(2, GEMM_VECTORS), m0, m1, panel);
-                break;
-            default:
-                gemm_panel_rows(g, &at, GEMM_VECTORS, m0, m1, panel);
-            }
+            gemm_panel_rows(g, &at, m0, m1, panel);
         }
     }
 }

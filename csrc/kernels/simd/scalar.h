@@ -8,32 +8,46 @@
 #include "kernels/simd/simd.h"
 
 #define LONG_INLINE static // lanes are loops, and inlining them all takes the compiler a minute
-#define ATTN_QUERIES 4
+#define ATTN_QUERIES 2
 #define ATTN_KEYS 1
 #define FLOAT_TOKENS 6
 #define PREFETCH_BYTES 1024
 #define SCALED_WORDS 0
 
-typedef struct {
+/* Four lanes, which gcc and clang take for one value: sixteen values each cost them seconds. For
+   another compiler it is one lane. */
+#ifdef __GNUC__
+typedef float four __attribute__((vector_size(16)));
+#else
+typedef float four;
+#endif
+#define V16_PARTS (16 * sizeof(float) / sizeof(four))
+
+typedef union {
+    four part[V16_PARTS];
     float v[16];
 } v16;
 
+#define V16_EACH_PART(expression)                                                                  \
+    v16 r;                                                                                         \
+    for (size_t i = 0; i < V16_PARTS; i++) r.part[i] = (expression);                               \
+    return r
 #define V16_EACH(expression)                                                                       \
     v16 r;                                                                                         \
     for (int i = 0; i < 16; i++) r.v[i] = (expression);                                            \
     return r
 
 TL_INLINE v16 v16_add(v16 x, v16 y) {
-    V16_EACH(x.v[i] + y.v[i]);
+    V16_EACH_PART(x.part[i] + y.part[i]);
 }
 TL_INLINE v16 v16_sub(v16 x, v16 y) {
-    V16_EACH(x.v[i] - y.v[i]);
+    V16_EACH_PART(x.part[i] - y.part[i]);
 }
 TL_INLINE v16 v16_mul(v16 x, v16 y) {
-    V16_EACH(x.v[i] * y.v[i]);
+    V16_EACH_PART(x.part[i] * y.part[i]);
 }
 TL_INLINE v16 v16_div(v16 x, v16 y) {
-    V16_EACH(x.v[i] / y.v[i]);
+    V16_EACH_PART(x.part[i] / y.part[i]);
 }
 TL_INLINE v16 v16_max(v16 x, v16 y) {
     V16_EACH(x.v[i] > y.v[i] ? x.v[i] : y.v[i]);

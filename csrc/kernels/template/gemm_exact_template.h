@@ -43,15 +43,17 @@ TL_INLINE v16d tile_mins(const struct panel *panel, const int v, const struct re
     return v16d_fma(v16d_from_i32(high), v16d_set1(wide ? 32768 : 16384), v16d_from_i32(low));
 }
 
-/* sums (tokens, PANEL_ROWS) += one chunk of the panel times one tile */
+/* sums (tokens, PANEL_ROWS) += one chunk of the panel times one tile. Where dot products start from
+   minus what the offset adds, `offset` is that of the type, and only whether there is one is a
+   constant. */
 TL_INLINE void tile_add_k(const struct panel *panel, struct record x, const int tokens,
-                          const struct traits traits, double *sums) {
+                          const struct traits traits, int offset, double *sums) {
     const int steps = traits.wide ? 8 : 4, width = tokens * 3;
     tile_sums s;
     const bool starts_off = TILE_STARTS && traits.offset != 0;
     const bool subtract = !TILE_STARTS && traits.offset != 0;
     int32_t starts[16 * TILE_DIGITS];
-    if (starts_off) tile_starts(x.groups, width, traits.offset, traits.wide, starts);
+    if (starts_off) tile_starts(x.groups, width, offset, traits.wide, starts);
     tile_set(s, width, NULL);
     for (int g = 0; g < 64 / steps; g++) {
         tile_bytes(s, panel->weights + steps * g, x.digits + steps * g * width, steps, width,
@@ -96,11 +98,11 @@ TL_INLINE void tile_add_scaled_words(const struct panel *panel, struct record x,
 }
 
 TL_INLINE void tile_add_32(const bool bytes, const struct panel *panel, struct record x,
-                           const int tokens, const struct traits traits, double *sums) {
+                           const int tokens, const struct traits traits, int offset, double *sums) {
     const int planes = planes_of(bytes), width = tokens * planes, steps = steps_of(bytes) / 8;
     v16 u[PANEL_VECTORS][TILE_TOKENS];
     int32_t starts[8 * TILE_DIGITS];
-    if (bytes && traits.offset != 0) tile_starts(x.groups, width, traits.offset, true, starts);
+    if (bytes && traits.offset != 0) tile_starts(x.groups, width, offset, true, starts);
     for (int v = 0; v < PANEL_VECTORS; v++) {
         for (int t = 0; t < tokens; t++) u[v][t] = v16_set1(0);
     }

@@ -6,15 +6,16 @@
  * Defines: fast_add_k, fast_add_scaled_words, fast_add_32
  */
 
-/* sums (tokens, PANEL_ROWS) += one chunk of the panel times one tile */
+/* sums (tokens, PANEL_ROWS) += one chunk of the panel times one tile; `offset`: see
+   gemm_exact_template.h */
 TL_INLINE void fast_add_k(const struct panel *panel, struct fast_record x, const int tokens,
-                          const struct traits traits, float *sums) {
+                          const struct traits traits, int offset, float *sums) {
     const int steps = traits.wide ? 8 : 4;
     v16 total[PANEL_VECTORS][TILE_TOKENS];
     const bool starts_off = TILE_STARTS && traits.offset != 0;
     const bool subtract = !TILE_STARTS && traits.offset != 0;
     int32_t starts[16 * TILE_DIGITS];
-    if (starts_off) tile_starts(x.groups, tokens, traits.offset, traits.wide, starts);
+    if (starts_off) tile_starts(x.groups, tokens, offset, traits.wide, starts);
     for (int v = 0; v < PANEL_VECTORS; v++) {
         for (int t = 0; t < tokens; t++) total[v][t] = v16_set1(0);
     }
@@ -110,12 +111,12 @@ TL_INLINE void fast_add_scaled_words(const struct panel *panel, struct fast_reco
 /* 8 blocks of 32, or 16 of 16 (NVFP4). */
 TL_INLINE void fast_add_32(const bool bytes, const struct panel *panel, const int blocks,
                            struct fast_record x, const int tokens, const struct traits traits,
-                           float *sums) {
+                           int offset, float *sums) {
     const int steps = steps_of(bytes) / blocks;
     int32_t starts[16 * TILE_DIGITS];
     v16 total[PANEL_VECTORS][TILE_TOKENS];
     if (bytes && traits.offset != 0) {
-        tile_starts(x.groups, tokens, traits.offset, blocks == 8, starts);
+        tile_starts(x.groups, tokens, offset, blocks == 8, starts);
     }
     for (int v = 0; v < PANEL_VECTORS; v++) {
         for (int t = 0; t < tokens; t++) total[v][t] = v16_load(sums + t * PANEL_ROWS + 16 * v);

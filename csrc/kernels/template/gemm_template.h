@@ -3,8 +3,8 @@
  * tile of tokens is multiplied with them.
  *
  * Needs:   fill_panel_template.h, gemm_exact_template.h, gemm_fast_template.h
- * Defines: struct tiling, tiling_of, pack_size, pack_tokens, TILE_FUNCTIONS, panel_scratch,
- *          panel_gemm
+ * Defines: struct tiling, tiling_of, pack_size, pack_tokens, tile_type, TILE_FUNCTIONS,
+ *          panel_scratch, panel_gemm
  */
 
 /* How activations are packed: the layout, and how many tokens lie side by side. */
@@ -73,42 +73,76 @@ static void pack_tokens(struct tiling tiling, const float *x, size_t cols, size_
 
 /*
  * sums += one tile times n chunks of a panel; records are `bytes` apart. Sums are float64, in fast
- * mode float32. There is one function for each type and layout, so that its traits are constants
- * inside.
+ * mode float32. `offset` is that of the type. There is one function for each layout and for types
+ * whose other traits are the same, which are constants inside.
  */
 typedef void tile_function(const struct panel *panel, size_t n, const char *record, size_t bytes,
-                           void *sums);
+                           int offset, void *sums);
 
-/* The types that like_type names, with the function that makes theirs. */
+/* The types that tile_type names, with the function that makes theirs. */
+#if USES_WORDS
 #define TILE_TYPES(k, block, wide, ...)                                                            \
     k(Q2_K, __VA_ARGS__) k(Q3_K, __VA_ARGS__) k(Q4_K, __VA_ARGS__) k(Q5_K, __VA_ARGS__)            \
-        k(Q6_K, __VA_ARGS__) k(IQ4_XS, __VA_ARGS__) k(IQ2_XS, __VA_ARGS__)                         \
-            block(Q4_0, __VA_ARGS__) block(Q4_1, __VA_ARGS__) block(Q5_0, __VA_ARGS__)             \
-                block(Q5_1, __VA_ARGS__) block(Q8_0, __VA_ARGS__) wide(MXFP4, 8, __VA_ARGS__)      \
-                    wide(NVFP4, 16, __VA_ARGS__)
+        k(Q6_K, __VA_ARGS__) block(Q4_0, __VA_ARGS__) block(Q4_1, __VA_ARGS__)                     \
+            block(Q5_0, __VA_ARGS__) block(Q5_1, __VA_ARGS__) wide(MXFP4, 8, __VA_ARGS__)          \
+                wide(NVFP4, 16, __VA_ARGS__)
+#elif INT8_OFFSET == 0
+#define TILE_TYPES(k, block, wide, ...)                                                            \
+    k(Q2_K, __VA_ARGS__) k(Q4_K, __VA_ARGS__) k(Q6_K, __VA_ARGS__) k(IQ4_XS, __VA_ARGS__)          \
+        k(IQ2_XS, __VA_ARGS__) block(Q4_0, __VA_ARGS__) block(Q4_1, __VA_ARGS__)                   \
+            block(Q8_0, __VA_ARGS__) wide(MXFP4, 8, __VA_ARGS__) wide(NVFP4, 16, __VA_ARGS__)
+#else
+#define TILE_TYPES(k, block, wide, ...)                                                            \
+    k(Q2_K, __VA_ARGS__) k(Q4_K, __VA_ARGS__) k(Q6_K, __VA_ARGS__) k(IQ4_XS, __VA_ARGS__)          \
+        block(Q4_0, __VA_ARGS__) block(Q4_1, __VA_ARGS__) wide(MXFP4, 8, __VA_ARGS__)              \
+            wide(NVFP4, 16, __VA_ARGS__)
+#endif
+
+/* The type whose tiles are multiplied in the same way. */
+static enum tl_type tile_type(enum tl_type id) {
+    id = like_type(id);
+    if (USES_WORDS) return id;
+    switch (id) { // four products of bytes are added at once, whatever their depth
+    case TL_TYPE_Q5_K:
+        return TL_TYPE_Q4_K;
+    case TL_TYPE_Q3_K:
+        return TL_TYPE_Q6_K;
+    case TL_TYPE_IQ2_XS:
+        return INT8_OFFSET > 0 ? TL_TYPE_Q6_K : id;
+    case TL_TYPE_Q5_0:
+        return TL_TYPE_Q4_0;
+    case TL_TYPE_Q8_0:
+        return INT8_OFFSET > 0 ? TL_TYPE_Q4_0 : id;
+    case TL_TYPE_Q5_1:
+        return TL_TYPE_Q4_1;
+    default:
+        return id;
+    }
+}
 
 #define TILE_FUNCTION(name, call)                                                                  \
     static void tile_##name(const struct panel *panel, size_t n, const char *record, size_t bytes, \
-                            void *sums) {                                                          \
+                            int offset, void *sums) {                                              \
+        (void)offset;                                                                              \
         for (; n > 0; n--, panel++, record += bytes) call;                                         \
     }
 #define TILE_EXACT(tokens) record_at(record, true, tokens, 0), tokens
 #define TILE_FAST(tokens) fast_record_at(record, true, tokens, 0), tokens
 #define TILE_K(name, set, exact, fast)                                                             \
     TILE_FUNCTION(set##_exact_##name,                                                              \
-                  tile_add_k(panel, TILE_EXACT(exact), traits_of(TL_TYPE_##name), sums))           \
+                  tile_add_k(panel, TILE_EXACT(exact), traits_of(TL_TYPE_##name), offset, sums))   \
     TILE_FUNCTION(set##_fast_##name,                                                               \
-                  fast_add_k(panel, TILE_FAST(fast), traits_of(TL_TYPE_##name), sums))
+                  fast_add_k(panel, TILE_FAST(fast), traits_of(TL_TYPE_##name), offset, sums))
 #define TILE_32(name, set, exact, fast)                                                            \
-    TILE_FUNCTION(set##_exact_##name,                                                              \
-                  tile_add_32(true, panel, TILE_EXACT(exact), traits_of(TL_TYPE_##name), sums))    \
-    TILE_FUNCTION(set##_fast_##name,                                                               \
-                  fast_add_32(true, panel, 8, TILE_FAST(fast), traits_of(TL_TYPE_##name), sums))
+    TILE_FUNCTION(set##_exact_##name, tile_add_32(true, panel, TILE_EXACT(exact),                  \
+                                                  traits_of(TL_TYPE_##name), offset, sums))        \
+    TILE_FUNCTION(set##_fast_##name, fast_add_32(true, panel, 8, TILE_FAST(fast),                  \
+                                                 traits_of(TL_TYPE_##name), offset, sums))
 #define TILE_WIDE(name, blocks, set, exact, fast)                                                  \
     TILE_FUNCTION(set##_exact_##name, tile_add_wide(panel, blocks, TILE_EXACT(exact),              \
                                                     traits_of(TL_TYPE_##name), sums))              \
     TILE_FUNCTION(set##_fast_##name, fast_add_32(true, panel, blocks, TILE_FAST(fast),             \
-                                                 traits_of(TL_TYPE_##name), sums))
+                                                 traits_of(TL_TYPE_##name), MXFP4_OFFSET, sums))
 
 #if USES_WORDS
 #define TILE_WORDS(tokens) record_at(record, false, tokens, 0), tokens
@@ -116,10 +150,10 @@ typedef void tile_function(const struct panel *panel, size_t n, const char *reco
 #define TILE_WORD_FUNCTIONS(set, words, fast)                                                      \
     TILE_FUNCTION(set##_scaled, tile_add_scaled_words(panel, TILE_WORDS(words), sums))             \
     TILE_FUNCTION(set##_words,                                                                     \
-                  tile_add_32(false, panel, TILE_WORDS(words), traits_of(TL_TYPE_Q8_0), sums))     \
+                  tile_add_32(false, panel, TILE_WORDS(words), traits_of(TL_TYPE_Q8_0), 0, sums))  \
     TILE_FUNCTION(set##_fast_scaled, fast_add_scaled_words(panel, TILE_FAST_WORDS(fast), sums))    \
     TILE_FUNCTION(set##_fast_words, fast_add_32(false, panel, 8, TILE_FAST_WORDS(fast),            \
-                                                traits_of(TL_TYPE_Q8_0), sums))                    \
+                                                traits_of(TL_TYPE_Q8_0), 0, sums))                 \
     static tile_function *tile_find_words_##set(enum layout layout, enum tl_type id) {             \
         if (layout == LAYOUT_WORDS) return is_k(id) ? tile_##set##_scaled : tile_##set##_words;    \
         return layout == LAYOUT_FAST_WIDE && is_k(id) ? tile_##set##_fast_scaled                   \
@@ -143,7 +177,7 @@ typedef void tile_function(const struct panel *panel, size_t n, const char *reco
     TILE_WORD_FUNCTIONS(set, words, fast)                                                          \
     static tile_function *tile_find_##set(enum layout layout, enum tl_type id) {                   \
         if (!layout_in_bytes(layout)) return TILE_FIND_WORDS(set);                                 \
-        switch (like_type(id)) {                                                                   \
+        switch (tile_type(id)) {                                                                   \
             TILE_TYPES(TILE_CASE, TILE_CASE, TILE_CASE_WIDE, set)                                  \
         default:                                                                                   \
             return NULL;                                                                           \
@@ -156,6 +190,7 @@ static void panel_gemm(tile_function *add, struct tiling tiling, const struct tl
     const enum layout layout = tiling.layout;
     const size_t tile = tiling.tokens;
     const struct tl_type_info *type = w->type;
+    const int offset = traits_of(type_id(type)).offset;
     const size_t per_chunk = (size_t)(TL_CHUNK / type->items);
     const size_t blocks = w->cols / (size_t)type->items;
     const size_t chunks = round_up(w->cols, TL_CHUNK) / TL_CHUNK;
@@ -188,7 +223,7 @@ static void panel_gemm(tile_function *add, struct tiling tiling, const struct tl
             for (size_t i = 0; i < tiles; i++) {
                 void *out = sums + i * tile * PANEL_ROWS * sum_bytes;
                 const char *x = (const char *)packed + (i * chunks + c0) * record_size;
-                add(panels, n, x, record_size, out);
+                add(panels, n, x, record_size, offset, out);
             }
         }
         for (size_t t = 0; t < tokens; t++) {

@@ -4,7 +4,8 @@
  * A template is compiled once per instruction set: it has no include guard and includes nothing.
  *
  * Needs:   simd/<set>.h; where it has integers, TILE_TEMPLATE and GEMV_TEMPLATE, and, if that is in
- *          several files, GEMV_LANES_TEMPLATE, GEMV_GRID_TEMPLATE and GEMV_TILE_TEMPLATE
+ *          several files, GEMV_LANES_TEMPLATE, GEMV_GRID_TEMPLATE and GEMV_TILE_TEMPLATE; BORROWED_OPS
+ *          where all but matmuls is taken from another set
  * Defines: kernel_set_init, TL_KERNEL_SET
  */
 // clang-format off
@@ -48,16 +49,20 @@
 #endif
 
 #include "kernels/template/matmul_template.h"
+#ifndef BORROWED_OPS
 #include "kernels/template/function_template.h"
 #include "kernels/template/ops_template.h"
 #include "kernels/template/recurrent_template.h"
+#endif
 
 // clang-format on
 
 static void kernel_set_init(struct tl_kernels *k, bool fast) {
     matmul_init(k, fast);
+#ifndef BORROWED_OPS
     ops_init(k);
     recurrent_init(k);
+#endif
 }
 
 /* Defines tl_kernels_init_<set>. */
