@@ -59,6 +59,16 @@ static void fill_any(const struct tl_type_info *type, const struct rows *row, si
     }
 }
 
+/* Bytes of 16 rows, transposed. Not inline: that would double the time that this file takes to
+   compile, and a panel is unpacked once for many tokens. */
+TL_OUTLINE void fill_load_32(const struct rows *row, size_t at, v16i x[8]) {
+    v16i_load_32_bytes(row, at, x);
+}
+
+TL_OUTLINE void fill_load_16(const struct rows *row, size_t at, v16i x[4]) {
+    v16i_load_16_bytes(row, at, x);
+}
+
 TL_INLINE v16i bytes_of(int value) {
     return v16i_set1((int32_t)((uint32_t)value * 0x01010101u));
 }
@@ -87,7 +97,7 @@ TL_INLINE v16 load_halves(const struct rows *row, size_t at) {
 /* Q4_K and Q5_K: the 16 bytes before the values. */
 TL_OUTLINE void fill_header_k4(const struct rows *row, size_t first, struct panel *p) {
     v16i x[4], scales[2], mins[2];
-    v16i_load_16_bytes(row, 0, x);
+    fill_load_16(row, 0, x);
     v16_store(&p->u.k.d[first], v16_from_low_halves(x[0]));
     v16_store(&p->u.k.dmin[first], v16_from_low_halves(v16i_srl(x[0], 16)));
     scales[0] = masked(x[1], 0x3f);
@@ -112,7 +122,7 @@ TL_INLINE void fill_q4_k(const struct rows *row, size_t first, struct panel *p) 
     fill_header_k4(row, first, p);
     for (int c = 0; c < 4; c++) {
         v16i x[8];
-        v16i_load_32_bytes(row, 16 + 32 * (size_t)c, x);
+        fill_load_32(row, 16 + 32 * (size_t)c, x);
         TL_UNROLL(8)
         for (int i = 0; i < 8; i++) {
             v16i_store(&p->weights[16 * c + i][first], masked(x[i], 0x0f));
@@ -124,10 +134,10 @@ TL_INLINE void fill_q4_k(const struct rows *row, size_t first, struct panel *p) 
 TL_INLINE void fill_q5_k(const struct rows *row, size_t first, struct panel *p) {
     v16i high[8];
     fill_header_k4(row, first, p);
-    v16i_load_32_bytes(row, 16, high);
+    fill_load_32(row, 16, high);
     for (int c = 0; c < 4; c++) {
         v16i x[8];
-        v16i_load_32_bytes(row, 48 + 32 * (size_t)c, x);
+        fill_load_32(row, 48 + 32 * (size_t)c, x);
         TL_UNROLL(8)
         for (int i = 0; i < 8; i++) {
             v16i low = masked(x[i], 0x0f), up = masked(v16i_srl(x[i], 4), 0x0f);
@@ -142,7 +152,7 @@ TL_INLINE void fill_q5_k(const struct rows *row, size_t first, struct panel *p) 
 TL_INLINE void fill_header_q6(const struct rows *row, size_t first, struct panel *p) {
     v16i scales[4];
     v16_store(&p->u.k.d[first], load_halves(row, 208));
-    v16i_load_16_bytes(row, 192, scales);
+    fill_load_16(row, 192, scales);
     TL_UNROLL(4)
     for (int i = 0; i < 4; i++) {
         TL_UNROLL(4)
@@ -153,29 +163,23 @@ TL_INLINE void fill_header_q6(const struct rows *row, size_t first, struct panel
     }
 }
 
-/* Q6_K: the groups `group` (0 or 1) of the blocks `block` and `block + 2`. */
-TL_INLINE void fill_q6_groups(struct panel *p, size_t first, const int group, int block, bool odd,
-                              const v16i *low, const v16i *high) {
-    const int other = block + 2;
-    TL_UNROLL(4)
-    for (int i = 4 * group; i < 4 * group + 4; i++) {
-        v16i x = odd ? v16i_srl(high[i], 2) : high[i], up = masked(v16i_srl(low[i], 4), 0x0f);
-        v16i_store(&p->weights[8 * block + i][first],
-                   or_masked(masked(low[i], 0x0f), v16i_sll(x, 4), 0x30));
-        v16i_store(&p->weights[8 * other + i][first], or_masked(up, x, 0x30));
-    }
-}
-
 TL_INLINE void fill_q6_k(const struct rows *row, size_t first, struct panel *p) {
     fill_header_q6(row, first, p);
     for (int half = 0; half < 2; half++) {
-        TL_UNROLL(2)
+        v16i high[8];
+        fill_load_32(row, (size_t)(128 + 32 * half), high);
         for (int part = 0; part < 2; part++) { // values part * 32 ... and part * 32 + 64 ...
-            v16i low[8], high[8];
-            v16i_load_32_bytes(row, (size_t)(64 * half + 32 * part), low);
-            v16i_load_32_bytes(row, (size_t)(128 + 32 * half), high);
-            fill_q6_groups(p, first, 0, 4 * half + part, part == 1, low, high);
-            fill_q6_groups(p, first, 1, 4 * half + part, part == 1, low, high);
+            const int block = 4 * half + part;
+            v16i low[8];
+            fill_load_32(row, (size_t)(64 * half + 32 * part), low);
+            TL_UNROLL(4)
+            for (int i = 0; i < 8; i++) {
+                v16i up = masked(v16i_srl(low[i], 4), 0x0f);
+                v16i_store(&p->weights[8 * block + i][first],
+                           or_masked(masked(low[i], 0x0f), v16i_sll(high[i], 4), 0x30));
+                v16i_store(&p->weights[8 * (block + 2) + i][first], or_masked(up, high[i], 0x30));
+                high[i] = v16i_srl(high[i], 2);
+            }
         }
     }
 }
@@ -191,10 +195,10 @@ TL_INLINE void fill_scales(struct panel *p, size_t first, int group, v16i scales
 
 TL_INLINE void fill_q2_k(const struct rows *row, size_t first, struct panel *p) {
     v16i x[8];
-    v16i_load_16_bytes(row, 68, x); // the last dword is d and dmin
+    fill_load_16(row, 68, x); // the last dword is d and dmin
     v16_store(&p->u.k.d[first], v16_from_low_halves(x[3]));
     v16_store(&p->u.k.dmin[first], v16_from_low_halves(v16i_srl(x[3], 16)));
-    v16i_load_16_bytes(row, 0, x);
+    fill_load_16(row, 0, x);
     for (int i = 0; i < 4; i++) {
         v16i mins = masked(v16i_srl(x[i], 4), 0x0f);
         fill_scales(p, first, 4 * i, masked(x[i], 0x0f), 0);
@@ -206,7 +210,7 @@ TL_INLINE void fill_q2_k(const struct rows *row, size_t first, struct panel *p) 
         }
     }
     for (int half = 0; half < 2; half++) {
-        v16i_load_32_bytes(row, (size_t)(16 + 32 * half), x);
+        fill_load_32(row, (size_t)(16 + 32 * half), x);
         for (int i = 0; i < 8; i++) {
             TL_UNROLL(4)
             for (int j = 0; j < 4; j++) {
@@ -219,7 +223,7 @@ TL_INLINE void fill_q2_k(const struct rows *row, size_t first, struct panel *p) 
 
 TL_INLINE void fill_q3_k(const struct rows *row, size_t first, struct panel *p) {
     v16i x[8], high[8], low[3];
-    v16i_load_16_bytes(row, 94, x); // 2 bytes of values, 12 of scales, then d
+    fill_load_16(row, 94, x); // 2 bytes of values, 12 of scales, then d
     v16_store(&p->u.k.d[first], v16_from_low_halves(v16i_srl(x[3], 16)));
     for (int i = 0; i < 3; i++) {
         low[i] = v16i_or_and(v16i_srl(x[i], 16), v16i_sll(x[i + 1], 16), v16i_set1(-1));
@@ -230,9 +234,9 @@ TL_INLINE void fill_q3_k(const struct rows *row, size_t first, struct panel *p) 
         v16i two = masked(v16i_srl(low[2], 2 * i), 0x03);
         fill_scales(p, first, 4 * i, or_masked(four, v16i_sll(two, 4), 0x30), 32);
     }
-    v16i_load_32_bytes(row, 0, high);
+    fill_load_32(row, 0, high);
     for (int half = 0; half < 2; half++) {
-        v16i_load_32_bytes(row, (size_t)(32 + 32 * half), x);
+        fill_load_32(row, (size_t)(32 + 32 * half), x);
         for (int i = 0; i < 8; i++) {
             TL_UNROLL(4)
             for (int j = 0; j < 4; j++) {
@@ -250,7 +254,7 @@ TL_INLINE void fill_q8_0(const struct rows *row, size_t first, struct panel *p) 
     for (size_t b = 0; b < 8; b++) {
         v16i x[8];
         v16_store(&p->u.b.d[b][first], load_halves(row, 34 * b));
-        v16i_load_32_bytes(row, 34 * b + 2, x);
+        fill_load_32(row, 34 * b + 2, x);
         TL_UNROLL(8)
         for (int i = 0; i < 8; i++) {
             v16i_store(&p->weights[8 * (int)b + i][first], v16i_xor(x[i], bytes_of(INT8_OFFSET)));
@@ -263,7 +267,7 @@ TL_INLINE void fill_q8_0(const struct rows *row, size_t first, struct panel *p) 
     for (size_t b = 0; b < 8; b++) {
         v16i x[8];
         v16_store(&p->u.b.d[b][first], load_halves(row, 34 * b));
-        v16i_load_32_bytes(row, 34 * b + 2, x);
+        fill_load_32(row, 34 * b + 2, x);
         for (size_t i = 0; i < 8; i++) {
             v16i_store(&p->weights[16 * b + 2 * i][first], v16i_low_words(x[i]));
             v16i_store(&p->weights[16 * b + 2 * i + 1][first], v16i_high_words(x[i]));
@@ -285,7 +289,7 @@ TL_INLINE v16i codebook(const int8_t *values, const int offset) {
 TL_INLINE void fill_looked_up(v16i table, const struct rows *row, size_t at, size_t block,
                               size_t first, struct panel *p) {
     v16i x[4];
-    v16i_load_16_bytes(row, at, x);
+    fill_load_16(row, at, x);
     TL_UNROLL(4)
     for (size_t i = 0; i < 4; i++) {
         v16i low = masked(x[i], 0x0f), up = masked(v16i_srl(x[i], 4), 0x0f);
@@ -299,7 +303,7 @@ TL_INLINE void fill_looked_up(v16i table, const struct rows *row, size_t at, siz
 TL_INLINE void fill_looked_up_words(v16i table, v16i scale, const struct rows *row, size_t at,
                                     size_t block, size_t first, struct panel *p) {
     v16i x[4];
-    v16i_load_16_bytes(row, at, x);
+    fill_load_16(row, at, x);
     TL_UNROLL(8)
     for (size_t i = 0; i < 8; i++) {
         v16i q = v16i_look_up(table, masked(i < 4 ? x[i] : v16i_srl(x[i - 4], 4), 0x0f));
@@ -333,17 +337,18 @@ TL_INLINE v16i scale_iq4_xs(const v16i head[2], const int block) {
 TL_INLINE void fill_iq4_xs(const struct rows *row, size_t first, struct panel *p) {
     const v16i table = codebook(tl_codebook_iq4, TL_MAX(INT8_OFFSET, 0));
     v16i head[4];
-    v16i_load_16_bytes(row, 0, head);
+    fill_load_16(row, 0, head);
     v16_store(&p->u.k.d[first], v16_from_low_halves(head[0]));
-    TL_UNROLL(8)
-    for (int b = 0; b < 8; b++) {
-        const size_t block = (size_t)b, at = 8 + 16 * block;
-        v16i scale = scale_iq4_xs(head, b);
+    for (size_t b = 0; b < 8; b++) {
+        const size_t at = 8 + 16 * b;
+        const v16i scale = scale_iq4_xs(head, 0);
+        head[0] = v16i_srl(head[0], 2); // the sub-scale of the next block
+        head[1] = v16i_srl(head[1], 4);
 #if INT8_OFFSET < 0
-        fill_looked_up_words(table, twice(scale), row, at, block, first, p);
+        fill_looked_up_words(table, twice(scale), row, at, b, first, p);
 #else
         v16i_store(&p->u.k.scale[2 * b][first], scale_word(scale)); // `wide`: see fill_header_k4
-        fill_looked_up(table, row, at, block, first, p);
+        fill_looked_up(table, row, at, b, first, p);
 #endif
     }
 }
@@ -373,7 +378,7 @@ TL_OUTLINE void fill_nibbles_32(const struct rows *row, size_t bytes, bool has_m
         v16i x[4];
         v16_store(&p->u.b.d[b][first], load_halves(row, bytes * b));
         if (has_min) v16_store(&p->u.b.m[b][first], load_halves(row, bytes * b + 2));
-        v16i_load_16_bytes(row, bytes * b + bytes - 16, x);
+        fill_load_16(row, bytes * b + bytes - 16, x);
         TL_UNROLL(4)
         for (int i = 0; i < 4; i++) {
             v16i_store(&p->weights[8 * (int)b + i][first], masked(x[i], 0x0f));

@@ -29,39 +29,51 @@ TL_INLINE void gemv_end(const int planes, struct gemv_k *k, const __m256i *a, __
     }
 }
 
+/* Half of a chunk of Q4_K, or half of each block of Q5_K. */
+TL_INLINE void gemv_k4_half(const bool five, const int planes, const int half, struct lanes row,
+                            const struct gemv_chunk *x, struct gemv_k *k) {
+    __m256i fifth[4], low[3], high[3];
+    if (five) lanes_load(row, (size_t)(16 + 16 * half), fifth);
+    TL_UNROLL(4)
+    for (int part = 0; part < 4; part++) {
+        // Q4_K: the halves of 64 values go together; Q5_K: the halves with the same fifth bits
+        const int c = five ? part : 2 * half + part / 2, g = five ? half : part % 2;
+        const int at = five ? 2 * part % 4 : part / 2 * 2; // of its scales
+        const __m256i scale = k->scale[five ? part / 2 : half];
+        __m256i v[4];
+        lanes_load(row, (size_t)((five ? 48 : 16) + 32 * c + 16 * g), v);
+        TL_UNROLL(4)
+        for (int i = 0; i < 4; i++) {
+            const int8_t *digit = x->digit.bytes[0] + 64 * c + 16 * g + 4 * i;
+            const bool first = i == 0 && (five || part % 2 == 0);
+            __m256i w = bits_of(v[i], 0, 0x0f);
+            if (five) w = _mm256_or_si256(w, bits_of(fifth[i], 2 * part - 4, 0x10));
+            gemv_dot(planes, low, w, digit, TL_CHUNK, first);
+            w = bits_of(v[i], 4, 0x0f);
+            if (five) w = _mm256_or_si256(w, bits_of(fifth[i], 2 * part - 3, 0x10));
+            gemv_dot(planes, high, w, digit + 32, TL_CHUNK, first);
+        }
+        if (!five && part % 2 == 0) continue;
+        gemv_end(planes, k, low, bytes_as_words(scale, at, at, false), 2 * c);
+        gemv_end(planes, k, high, bytes_as_words(scale, at + 1, at + 1, false), 2 * c + 1);
+    }
+}
+
 /* Q4_K and Q5_K */
 TL_INLINE void gemv_k4(const bool five, const int planes, struct lanes row,
                        const struct gemv_chunk *x, struct gemv_k *k) {
-    __m256i head[4], fifth[4], low[3], high[3];
+    __m256i head[4];
     lanes_load(row, 0, head);
     from_halves(head[0], &k->d, &k->dmin);
     k->scale[0] = bits_of(head[1], 0, 0x3f);
     k->min[0] = bits_of(head[2], 0, 0x3f);
     k->scale[1] = _mm256_or_si256(bits_of(head[3], 0, 0x0f), bits_of(head[1], 2, 0x30));
     k->min[1] = _mm256_or_si256(bits_of(head[3], 4, 0x0f), bits_of(head[2], 2, 0x30));
-    TL_UNROLL(8)
-    for (int part = 0; part < 8; part++) {
-        // Q4_K: the two halves of 64 values go together; Q5_K: the halves with the same fifth bits
-        const int c = five ? part % 4 : part / 2, g = five ? part / 4 : part % 2;
-        const int at = 2 * c % 4;
-        __m256i v[4];
-        if (five && c == 0) lanes_load(row, (size_t)(16 + 16 * g), fifth);
-        lanes_load(row, (size_t)((five ? 48 : 16) + 32 * c + 16 * g), v);
-        TL_UNROLL(4)
-        for (int i = 0; i < 4; i++) {
-            const int8_t *digit = x->digit.bytes[0] + 64 * c + 16 * g + 4 * i;
-            const bool first = i == 0 && (five || g == 0);
-            __m256i w = bits_of(v[i], 0, 0x0f);
-            if (five) w = _mm256_or_si256(w, bits_of(fifth[i], 2 * c - 4, 0x10));
-            gemv_dot(planes, low, w, digit, TL_CHUNK, first);
-            w = bits_of(v[i], 4, 0x0f);
-            if (five) w = _mm256_or_si256(w, bits_of(fifth[i], 2 * c - 3, 0x10));
-            gemv_dot(planes, high, w, digit + 32, TL_CHUNK, first);
-        }
-        if (!five && g == 0) continue;
-        gemv_end(planes, k, low, bytes_as_words(k->scale[c / 2], at, at, false), 2 * c);
-        gemv_end(planes, k, high, bytes_as_words(k->scale[c / 2], at + 1, at + 1, false),
-                 2 * c + 1);
+    if (five) {
+        for (int half = 0; half < 2; half++) gemv_k4_half(true, planes, half, row, x, k);
+    } else { // unrolled, the sums of Q4_K stay in registers
+        gemv_k4_half(false, planes, 0, row, x, k);
+        gemv_k4_half(false, planes, 1, row, x, k);
     }
 }
 
@@ -73,7 +85,7 @@ TL_INLINE __m256i gemv_scale(const struct gemv_k *k, const int group, const bool
 /* Q2_K, and Q3_K, which has a third bit. */
 TL_INLINE void gemv_k2(const bool third, const int planes, struct lanes row,
                        const struct gemv_chunk *x, struct gemv_k *k) {
-    __m256i top[4];
+    __m256i top[2][4];
     if (third) {
         __m256i t[4], s[3];
         lanes_load(row, 94, t); // two bytes of values, 12 of scales, d
@@ -98,24 +110,29 @@ TL_INLINE void gemv_k2(const bool third, const int planes, struct lanes row,
             k->min[i] = bits_of(t[i], 4, 0x0f);
         }
     }
-    TL_UNROLL(4)
-    for (int part = 0; part < 4; part++) {
-        const int half = part % 2, g = part / 2;
-        __m256i v[4];
-        if (third && half == 0) lanes_load(row, (size_t)(16 * g), top);
-        lanes_load(row, (size_t)((third ? 32 : 16) + 32 * half + 16 * g), v);
-        TL_UNROLL(4)
-        for (int j = 0; j < 4; j++) {
-            const int block = 4 * half + j;
-            __m256i a[3];
+    if (third) {
+        lanes_load(row, 0, top[0]);
+        lanes_load(row, 16, top[1]);
+    }
+    for (int half = 0; half < 2; half++) {
+        TL_UNROLL(2)
+        for (int g = 0; g < 2; g++) {
+            __m256i v[4];
+            lanes_load(row, (size_t)((third ? 32 : 16) + 32 * half + 16 * g), v);
             TL_UNROLL(4)
-            for (int i = 0; i < 4; i++) {
-                __m256i w = bits_of(v[i], 2 * j, 0x03);
-                if (third) w = _mm256_or_si256(w, bits_of(top[i], block - 2, 0x04));
-                gemv_dot(planes, a, w, x->digit.bytes[0] + 32 * block + 16 * g + 4 * i, TL_CHUNK,
-                         i == 0);
+            for (int j = 0; j < 4; j++) {
+                const int block = 4 * half + j;
+                __m256i a[3];
+                TL_UNROLL(4)
+                for (int i = 0; i < 4; i++) {
+                    __m256i w = bits_of(v[i], 2 * j, 0x03);
+                    if (third) w = _mm256_or_si256(w, bits_of(top[g][i], j - 2, 0x04));
+                    gemv_dot(planes, a, w, x->digit.bytes[0] + 32 * block + 16 * g + 4 * i,
+                             TL_CHUNK, i == 0);
+                }
+                gemv_end(planes, k, a, gemv_scale(k, 2 * block + g, third), block);
             }
-            gemv_end(planes, k, a, gemv_scale(k, 2 * block + g, third), block);
+            for (int i = 0; third && i < 4; i++) top[g][i] = _mm256_srli_epi32(top[g][i], 4);
         }
     }
 }
@@ -125,7 +142,6 @@ TL_INLINE void gemv_k6(const int planes, struct lanes row, const struct gemv_chu
                        struct gemv_k *k) {
     k->d = lanes_half(row, 208);
     lanes_load(row, 192, k->scale);
-    TL_UNROLL(2)
     for (int half = 0; half < 2; half++) {
         TL_UNROLL(2)
         for (int g = 0; g < 2; g++) {
@@ -289,11 +305,12 @@ TL_INLINE void gemv_iq4_xs(const bool fast, struct lanes row, const struct gemv_
     __m256i head[4];
     lanes_load(row, 0, head);
     from_halves(head[0], &k->d, &k->dmin);
-    TL_UNROLL(8)
     for (int b = 0; b < 8; b++) {
         __m256i v[4], sum[2];
-        __m256i scale = _mm256_and_si256(_mm256_srli_epi32(head[1], 4 * b), set_int(0x0f));
-        __m256i two = _mm256_and_si256(_mm256_srli_epi32(head[0], 16 + 2 * b), set_int(0x03));
+        __m256i scale = _mm256_and_si256(head[1], set_int(0x0f));
+        __m256i two = _mm256_and_si256(_mm256_srli_epi32(head[0], 16), set_int(0x03));
+        head[0] = _mm256_srli_epi32(head[0], 2); // the sub-scale of the next block
+        head[1] = _mm256_srli_epi32(head[1], 4);
         scale = _mm256_or_si256(scale, _mm256_slli_epi32(two, 4));
         scale = _mm256_sub_epi32(scale, set_int(32));
         lanes_load(row, (size_t)(8 + 16 * b), v);
@@ -458,7 +475,6 @@ TL_INLINE __m256 gemv_iq4_nl_chunk(const bool fast, struct lanes row, const stru
     const __m256i table = gemv_table(tl_codebook_iq4, 0), ones = _mm256_set1_epi16(1);
     __m256i dwords[36];
     for (int i = 0; i < 9; i++) lanes_load(row, (size_t)(16 * i), dwords + 4 * i);
-    TL_UNROLL(4)
     for (int i = 0; i < 4; i++) {
         const __m256i *v = dwords + 9 * i;
         __m256 d[2];
@@ -496,28 +512,31 @@ TL_INLINE void gemv_mxfp4_chunk(const bool fast, struct lanes row, const struct 
     __m256d u[2] = {_mm256_setzero_pd(), _mm256_setzero_pd()};
     __m256i dwords[34];
     for (int i = 0; i < 8; i++) lanes_load(row, (size_t)(16 * i), dwords + 4 * i);
-    lanes_load(row, 120, dwords + 30); // two of these are there already
-    TL_UNROLL(8)
-    for (int b = 0; b < 8; b++) {
-        const int planes = fast ? 1 : 3, at = 17 * b;
-        const __m256i e = _mm256_srli_epi32(dwords[at / 4], 8 * (at % 4));
-        const __m256 d = lanes_power_of_two(_mm256_and_si256(e, set_int(0xff)));
-        __m256i q[4], sum[3];
-        dwords_at(dwords, at + 1, q);
-        gemv_nibbles(false, false, &table, planes, q, q[0], x, b, sum);
-        if (fast) {
-            gemv_block_end(traits_of(TL_TYPE_MXFP4), true, sum, d, d, x, b, &sums->y);
-            continue;
-        }
-        // T = 256 high + low - offset * sum, exact in float64
-        const __m256i high = _mm256_add_epi32(_mm256_slli_epi32(sum[2], 8), sum[1]);
-        const __m256d offset = _mm256_set1_pd(-MXFP4_OFFSET * (double)x->sum[b]);
-        TL_UNROLL(2)
-        for (int half = 0; half < 2; half++) {
-            __m256d t = _mm256_fmadd_pd(_mm256_cvtepi32_pd(half_of(high, half)),
-                                        _mm256_set1_pd(256), offset);
-            t = _mm256_add_pd(t, _mm256_cvtepi32_pd(half_of(sum[0], half)));
-            u[half] = _mm256_fmadd_pd(t, doubles_of(d, half), u[half]);
+    lanes_load(row, 120, dwords + 30);     // two of these are there already
+    for (int four = 0; four < 2; four++) { // 17 dwords
+        TL_UNROLL(4)
+        for (int i = 0; i < 4; i++) {
+            const __m256i *v = dwords + 17 * four;
+            const int planes = fast ? 1 : 3, at = 17 * i, b = 4 * four + i;
+            const __m256i e = _mm256_srli_epi32(v[at / 4], 8 * (at % 4));
+            const __m256 d = lanes_power_of_two(_mm256_and_si256(e, set_int(0xff)));
+            __m256i q[4], sum[3];
+            dwords_at(v, at + 1, q);
+            gemv_nibbles(false, false, &table, planes, q, q[0], x, b, sum);
+            if (fast) {
+                gemv_block_end(traits_of(TL_TYPE_MXFP4), true, sum, d, d, x, b, &sums->y);
+                continue;
+            }
+            // T = 256 high + low - offset * sum, exact in float64
+            const __m256i high = _mm256_add_epi32(_mm256_slli_epi32(sum[2], 8), sum[1]);
+            const __m256d offset = _mm256_set1_pd(-MXFP4_OFFSET * (double)x->sum[b]);
+            TL_UNROLL(2)
+            for (int half = 0; half < 2; half++) {
+                __m256d t = _mm256_fmadd_pd(_mm256_cvtepi32_pd(half_of(high, half)),
+                                            _mm256_set1_pd(256), offset);
+                t = _mm256_add_pd(t, _mm256_cvtepi32_pd(half_of(sum[0], half)));
+                u[half] = _mm256_fmadd_pd(t, doubles_of(d, half), u[half]);
+            }
         }
     }
     if (fast) return;
