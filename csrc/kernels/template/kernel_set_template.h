@@ -4,8 +4,8 @@
  * A template is compiled once per instruction set: it has no include guard and includes nothing.
  *
  * Needs:   simd/<set>.h; where it has integers, TILE_TEMPLATE and GEMV_TEMPLATE, and, if that is in
- *          several files, GEMV_LANES_TEMPLATE, GEMV_GRID_TEMPLATE and GEMV_TILE_TEMPLATE; BORROWED_OPS
- *          where all but matmuls is taken from another set
+ *          several files, GEMV_LANES_TEMPLATE, GEMV_GRID_TEMPLATE and GEMV_TILE_TEMPLATE;
+ *          BORROWED_OPS where all but matmuls is taken from another set
  * Defines: kernel_set_init, TL_KERNEL_SET
  */
 // clang-format off
