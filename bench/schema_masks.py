@@ -6,9 +6,9 @@
 
 FOLDER holds JSON files of MaskBench (``maskbench/data``: a schema and its tests). Each schema is
 compiled, and its first valid text is read token by token. With ``--llguidance`` the same is done
-with llguidance. "of both" are the schemas that both take. All times are CPU times of the thread. tinyllm
-keeps the mask of a state, so only states that are new are counted; llguidance is counted at every
-token.
+with llguidance; "of both" are the schemas that both take. All times are CPU times of the thread.
+tinyllm keeps the mask of a state, so only states that are new are counted; llguidance is counted at
+every token.
 """
 
 import argparse

@@ -30,6 +30,14 @@ _COUNTS = frozenset(
 )
 LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _LISTS_OF_SCHEMAS = ("allOf", "anyOf", "oneOf", "prefixItems")
+#: Keywords that other drafts write in another way.
+_REWRITTEN = frozenset(
+    "nullable items additionalItems dependencies exclusiveMinimum exclusiveMaximum".split()
+)
+_CHECKED = frozenset(
+    "multipleOf properties patternProperties required dependentRequired dependentSchemas enum "
+    "pattern format type".split()
+).union(_COUNTS, LIMITS, _LISTS_OF_SCHEMAS)
 
 
 class Keywords:
@@ -68,6 +76,16 @@ class Keywords:
         if "oneOf" in self.ignore and "oneOf" in schema:  # that several hold is not checked
             part = {"anyOf": schema["oneOf"], "discriminator": schema.get("discriminator")}
             out["allOf"] = [*out.get("allOf", ()), part]
+        if not _REWRITTEN.isdisjoint(out):
+            self._rewrite(out)
+        for key, value in out.items():
+            if key in _CHECKED:
+                self._check(key, value, at)
+        return out
+
+    @staticmethod
+    def _rewrite(out: dict[str, Any]) -> None:
+        """Write keywords of older drafts and of OpenAPI as today's."""
         if out.pop("nullable", False) is True and "type" in out:  # of OpenAPI 3.0
             kinds = out["type"] if isinstance(out["type"], list) else [out["type"]]
             out["type"] = [*kinds, "null"]
@@ -91,9 +109,6 @@ class Keywords:
             if isinstance(out.get(exclusive), bool):
                 if out.pop(exclusive) and limit in out:
                     out[exclusive] = out.pop(limit)
-        for key, value in out.items():
-            self._check(key, value, at)
-        return out
 
     def _check(self, key: str, value: Any, at: str) -> None:
         if key in _LISTS_OF_SCHEMAS and (not isinstance(value, list) or not value):

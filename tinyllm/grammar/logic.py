@@ -44,6 +44,10 @@ _IMPLIED = {
     "number": "minimum maximum exclusiveMinimum exclusiveMaximum multipleOf".split(),
 }
 _KIND_OF_KEYWORD = {key: TYPES[kind] for kind, keys in _IMPLIED.items() for key in keys}
+_COUNTS = (
+    ("minLength", "min_length"), ("maxLength", "max_length"), ("minItems", "min_items"),
+    ("maxItems", "max_items"), ("minProperties", "min_names"), ("maxProperties", "max_names"),
+)  # fmt: skip
 _SHAPES = ("properties", "patternProperties", "additionalProperties")
 _MAX_ALTERNATIVES = 1000
 #: Pairs of alternatives of all `oneOf` that are compared. More take many minutes.
@@ -109,9 +113,10 @@ class Logic:
             kinds = keys["type"] if isinstance(keys["type"], list) else [keys["type"]]
             conditions["kinds"] = frozenset().union(*(TYPES[k] for k in kinds))
             conditions["typed"] = True
-        implied = [_KIND_OF_KEYWORD[k] for k in keys if k in _KIND_OF_KEYWORD]
+        named = [_KIND_OF_KEYWORD[k] for k in keys if k in _KIND_OF_KEYWORD]
+        implied = frozenset().union(*named) if named else frozenset()
         if implied:
-            conditions["implied"] = frozenset().union(*implied)
+            conditions["implied"] = implied
         if "enum" in keys or "const" in keys:
             values = list(keys.get("enum", [keys.get("const")]))
             if "const" in keys:
@@ -121,23 +126,17 @@ class Logic:
                 values = [v for v in values if kind_of(v, draft) in conditions["kinds"]]
             unique = {canonical(v): v for v in reversed(values)}
             conditions["values"] = tuple(reversed(unique.values()))
-        self._numbers(keys, at, conditions)
-        texts = [
-            (key, keys[key], True, pointer(at, key))
-            for key in ("pattern", "format")
-            if key in keys and (key == "pattern" or keys[key] in FORMATS)
-        ]
-        if texts:
-            conditions["texts"] = tuple(texts)
-        for key, name in (
-            ("minLength", "min_length"), ("maxLength", "max_length"), ("minItems", "min_items"),
-            ("maxItems", "max_items"), ("minProperties", "min_names"),
-            ("maxProperties", "max_names"),
-        ):  # fmt: skip
+        if "integer" in implied:
+            self._numbers(keys, at, conditions)
+        if "string" in implied:
+            self._strings(keys, at, conditions)
+        if "array" in implied:
+            self._arrays(keys, conditions)
+        if "object" in implied:
+            self._objects(keys, conditions)
+        for key, name in _COUNTS:
             if key in keys:
                 conditions[name] = int(keys[key])
-        self._arrays(keys, conditions)
-        self._objects(keys, conditions)
         return Flat(**conditions) if conditions else nothing()
 
     def _numbers(self, keys: Mapping[str, Any], at: str, conditions: dict[str, Any]) -> None:
@@ -154,6 +153,16 @@ class Logic:
             conditions["high"] = min(highs, key=lambda x: (x[0], not x[1]))
         if "multipleOf" in keys:
             conditions["multiples"] = ((_decimal(keys["multipleOf"]), True),)
+
+    @staticmethod
+    def _strings(keys: Mapping[str, Any], at: str, conditions: dict[str, Any]) -> None:
+        texts = [
+            (key, keys[key], True, pointer(at, key))
+            for key in ("pattern", "format")
+            if key in keys and (key == "pattern" or keys[key] in FORMATS)
+        ]
+        if texts:
+            conditions["texts"] = tuple(texts)
 
     def _arrays(self, keys: Mapping[str, Any], conditions: dict[str, Any]) -> None:
         if "items" in keys or "prefixItems" in keys:

@@ -21,6 +21,7 @@ __all__ = ["Members"]
 MAX_ANY_ORDER = 5
 #: The same for properties that are counted.
 _MAX_COUNTED = 10
+_COLON = Text(":")
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ class Members:
         closed = allowed is not None
         pairs: list[_Pair] = []
         for name, schema in flat.property_schemas(names).items():
-            fits = self.name_fits(name, flat, at) and (allowed is None or name in allowed)
+            fits = allowed is None or name in allowed
+            fits = fits and (not flat.names or self.name_fits(name, flat, at))
             if schema is False or not fits:
                 if name in flat.required:
                     raise Impossible(f"{name!r} is required, and its schema is false")
@@ -160,8 +162,8 @@ class Members:
         """Return a property of a key and a value."""
         blank = self.writer.blank
         if self.writer.loose:
-            return Seq((key, blank, Text(":"), blank, value, blank))
-        return Seq((key, Text(":"), blank, value, blank))
+            return Seq((key, blank, _COLON, blank, value, blank))
+        return Seq((key, _COLON, blank, value, blank))
 
     def others(
         self,

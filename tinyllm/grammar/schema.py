@@ -100,6 +100,7 @@ class _Converter(Writer):
         self._known = _COMMON | (_loose_common() if loose else {})
         self.is_json = True
         self._refs: dict[bytes | str, Ref] = {}
+        self._common: dict[str, Ref] = {}
         self._seen: dict[int, tuple[Any, Ref]] = {}  # by identity, with what keeps it alive
         self._counts: dict[str, int] = {}
         self._waiting: deque[tuple[str, Any, str]] = deque()
@@ -171,11 +172,13 @@ class _Converter(Writer):
         return schema, at
 
     def common(self, name: str) -> Ref:
-        if name not in self.rules:
+        found = self._common.get(name)
+        if found is None:
             self.rules[name] = self._known[name]
+            found = self._common[name] = Ref(name)
             if name == "comma":
                 self.common("blank")
-        return Ref(name)
+        return found
 
     def impossible(self, at: str, reason: str) -> Expr:
         self.reasons.append((at, reason))

@@ -19,7 +19,7 @@ _ASCII = Chars.of([(0, 0x7F)])
 # written as they are in either form
 _UNESCAPED = (PLAIN & _ASCII) - Chars.among("/")
 #: A text as JSON, with the characters beyond ASCII as they are.
-as_json = json.JSONEncoder(ensure_ascii=False).encode
+as_json = json.encoder.encode_basestring
 _is_unescaped = re.compile(r"[ !#-.0-\[\]-\x7f]*").fullmatch
 
 
