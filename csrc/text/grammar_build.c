@@ -108,9 +108,13 @@ static uint64_t hash_node(const struct tl_grammar *g, const struct tl_automaton_
 static bool grow_known(struct tl_grammar *g) {
     const size_t size = g->known_size == 0 ? 1024 : 2 * g->known_size;
     uint32_t *known = malloc(size * sizeof *known);
+    size_t first = 0;
     if (known == NULL) return false;
     memset(known, 0xFF, size * sizeof *known);
-    for (size_t i = 0; i < g->known_size; i++) {
+    // from a free place on, so that equal nodes stay in the order in which they came
+    while (first < g->known_size && g->known[first] != NONE) first++;
+    for (size_t k = 0; k < g->known_size; k++) {
+        const size_t i = (first + k) & (g->known_size - 1);
         if (g->known[i] == NONE) continue;
         size_t at = hash_node(g, &g->nodes[g->known[i]]) & (size - 1);
         while (known[at] != NONE) at = (at + 1) & (size - 1);
@@ -641,10 +645,12 @@ static uint64_t hash_start(const struct tl_grammar *g, uint32_t expr, uint32_t a
 static bool grow_built(struct tl_grammar *g) {
     const size_t size = g->built_size == 0 ? 1024 : 2 * g->built_size;
     struct start *built = malloc(size * sizeof *built);
+    size_t first = 0;
     if (built == NULL) return false;
     memset(built, 0xFF, size * sizeof *built);
-    for (size_t i = 0; i < g->built_size; i++) {
-        const struct start s = g->built[i];
+    while (first < g->built_size && g->built[first].node != NONE) first++; // as in grow_known()
+    for (size_t k = 0; k < g->built_size; k++) {
+        const struct start s = g->built[(first + k) & (g->built_size - 1)];
         size_t at;
         if (s.node == NONE) continue;
         at = hash_start(g, s.expr, s.after) & (size - 1);
