@@ -13,6 +13,7 @@ TL_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 
 void tl_kernels_init_avx512(struct tl_kernels *k, bool fast) {
     tl_kernels_init_avx2(&lender, false);
+    tl_kernels_init_avx2(&fast_lender, true);
     kernel_set_init(k, fast);
 }
 

@@ -4,14 +4,14 @@
  *
  * Needs:   simd/x86.h, pack_template.h, pack_fast_template.h
  * Defines: GEMV_LANES, MAX_TILE, MAX_CHUNK_BYTES, struct gemv_chunk, struct lanes, struct
- * gemv_sums, gemv_is_fast, gemv_pack_bytes, gemv_scratch, gemv_pack, load_128, load_256, set_int,
- *          lanes_at, lanes_row, lanes_load, lanes_half, from_halves, bits_of, bytes_as_words,
- *          byte_as_float, gemv_dot, three_digits, half_of, doubles_of, sum_halves, sum_rows,
- *          gemv_end_words
+ *          gemv_sums, gemv_is_fast, gemv_side, gemv_pack_bytes, gemv_scratch, gemv_pack, load_128,
+ *          load_256, set_int, lanes_at, lanes_row, lanes_load, lanes_half, from_halves, bits_of,
+ *          bytes_as_words, byte_as_float, gemv_dot, three_digits, half_of, doubles_of, sum_halves,
+ *          sum_rows, gemv_end_words
  */
 
 #define GEMV_LANES 8
-#define MAX_TILE 1          // tokens
+#define MAX_TILE 2          // tokens of a tile at most
 #define MAX_CHUNK_BYTES 272 // Q8_0
 
 /*
@@ -120,9 +120,14 @@ static bool gemv_is_fast(enum matmul_format format) {
     return format == FORMAT_FAST_BYTE_ROW || format == FORMAT_FAST_WORD_ROW;
 }
 
+/* Tokens whose chunks lie side by side; the last one of them may be zeros. */
+static size_t gemv_side(enum matmul_format format, size_t tokens) {
+    return gemv_is_fast(format) && tokens > 1 ? MAX_TILE : 1;
+}
+
 static size_t gemv_pack_bytes(enum matmul_format format, size_t cols, size_t tokens) {
-    (void)format;
-    return size_product(round_up(cols, TL_CHUNK) / TL_CHUNK, tokens, sizeof(struct gemv_chunk));
+    const size_t padded = round_up(tokens, gemv_side(format, tokens));
+    return size_product(round_up(cols, TL_CHUNK) / TL_CHUNK, padded, sizeof(struct gemv_chunk));
 }
 
 static size_t gemv_scratch(size_t cols, size_t tokens) {
@@ -133,15 +138,21 @@ static size_t gemv_scratch(size_t cols, size_t tokens) {
 static void gemv_pack(enum matmul_format format, const float *x, size_t cols, size_t tokens,
                       size_t first, size_t last, void *packed) {
     const bool bytes = format == FORMAT_BYTE_ROW || format == FORMAT_FAST_BYTE_ROW;
-    const bool fast = gemv_is_fast(format);
-    struct gemv_chunk *out = packed;
-    (void)tokens, (void)first, (void)last; // the only one
-    for (size_t k = 0; k < cols; k += TL_CHUNK, out++) {
-        const size_t n = TL_MIN(cols - k, (size_t)TL_CHUNK);
-        if (fast) {
-            gemv_pack_fast(bytes, x + k, n, out);
-        } else {
-            gemv_pack_exact(bytes, x + k, n, out);
+    const size_t side = gemv_side(format, tokens), chunks = round_up(cols, TL_CHUNK) / TL_CHUNK;
+    // the call that packs the last token also fills the place beside it
+    const size_t end = last == tokens ? round_up(tokens, side) : last;
+    for (size_t t = first; t < end; t++) {
+        struct gemv_chunk *out = (struct gemv_chunk *)packed + t / side * side * chunks + t % side;
+        for (size_t k = 0; k < cols; k += TL_CHUNK, out += side) {
+            const size_t n = TL_MIN(cols - k, (size_t)TL_CHUNK);
+            const float *from = x + (t - first) * cols + k;
+            if (t >= tokens) {
+                memset(out, 0, sizeof(*out));
+            } else if (gemv_is_fast(format)) {
+                gemv_pack_fast(bytes, from, n, out);
+            } else {
+                gemv_pack_exact(bytes, from, n, out);
+            }
         }
     }
 }

@@ -1,9 +1,11 @@
 /*
- * gemv_avx2_template.h - quantized weights times one token, eight rows at a time.
+ * gemv_avx2_template.h - quantized weights times one token, or a few in fast mode, eight rows at a
+ * time.
  *
  * The bytes of eight rows are transposed in registers, so that each 32-bit lane has one row, and
  * then multiplied. Nothing is stored, and no sum runs across lanes. Sums of bytes stay in int16 as
- * long as they fit. All sums of integers are exact, so the results are those of the panels.
+ * long as they fit. All sums of integers are exact, so the results are those of the panels. The
+ * digits of a few tokens (a tile) are multiplied like the digits of one: `planes` is how many.
  * Block layouts: ggml-common.h of ggml.
  *
  * Needs:   gemv_avx2_grid_template.h, gemv_job_template.h
@@ -15,23 +17,29 @@
 /* One chunk of each row: the scales, and the sums that d multiplies at the end. */
 struct gemv_k {
     __m256 d, dmin;
-    __m256i scale[4], min[4]; // bytes: of groups of 16, four to a vector; Q4_K and Q5_K: of 32
-    __m256i sum[8];           // exact: of each digit; fast: of each block
+    __m256i scale[4], min[4];  // bytes: of groups of 16, four to a vector; Q4_K and Q5_K: of 32
+    __m256i sum[8 * MAX_TILE]; // exact: of each digit; fast: of each block and token
 };
 
+/* How far apart the digits of the planes are. */
+TL_INLINE size_t gemv_plane(const bool fast) {
+    return fast ? sizeof(struct gemv_chunk) : TL_CHUNK;
+}
+
 /* Called after a group (Q4_K, Q5_K: a block) or a part of it: adds its sums times the sub-scale. */
-TL_INLINE void gemv_end(const int planes, struct gemv_k *k, const __m256i *a, __m256i scale,
-                        const int block) {
+TL_INLINE void gemv_end(const bool fast, const int planes, struct gemv_k *k, const __m256i *a,
+                        __m256i scale, const int block) {
     TL_UNROLL(3)
     for (int p = 0; p < planes; p++) {
-        __m256i *sum = &k->sum[planes == 1 ? block : p];
+        __m256i *sum = &k->sum[fast ? block * planes + p : p];
         *sum = _mm256_add_epi32(*sum, mul_words_256(a[p], scale));
     }
 }
 
 /* Half of a chunk of Q4_K, or half of each block of Q5_K. */
-TL_INLINE void gemv_k4_half(const bool five, const int planes, const int half, struct lanes row,
-                            const struct gemv_chunk *x, struct gemv_k *k) {
+TL_INLINE void gemv_k4_half(const bool five, const bool fast, const int planes, const int half,
+                            struct lanes row, const struct gemv_chunk *x, struct gemv_k *k) {
+    const size_t plane = gemv_plane(fast);
     __m256i fifth[4], low[3], high[3];
     if (five) lanes_load(row, (size_t)(16 + 16 * half), fifth);
     TL_UNROLL(4)
@@ -48,19 +56,19 @@ TL_INLINE void gemv_k4_half(const bool five, const int planes, const int half, s
             const bool first = i == 0 && (five || part % 2 == 0);
             __m256i w = bits_of(v[i], 0, 0x0f);
             if (five) w = _mm256_or_si256(w, bits_of(fifth[i], 2 * part - 4, 0x10));
-            gemv_dot(planes, low, w, digit, TL_CHUNK, first);
+            gemv_dot(planes, low, w, digit, plane, first);
             w = bits_of(v[i], 4, 0x0f);
             if (five) w = _mm256_or_si256(w, bits_of(fifth[i], 2 * part - 3, 0x10));
-            gemv_dot(planes, high, w, digit + 32, TL_CHUNK, first);
+            gemv_dot(planes, high, w, digit + 32, plane, first);
         }
         if (!five && part % 2 == 0) continue;
-        gemv_end(planes, k, low, bytes_as_words(scale, at, at, false), 2 * c);
-        gemv_end(planes, k, high, bytes_as_words(scale, at + 1, at + 1, false), 2 * c + 1);
+        gemv_end(fast, planes, k, low, bytes_as_words(scale, at, at, false), 2 * c);
+        gemv_end(fast, planes, k, high, bytes_as_words(scale, at + 1, at + 1, false), 2 * c + 1);
     }
 }
 
 /* Q4_K and Q5_K */
-TL_INLINE void gemv_k4(const bool five, const int planes, struct lanes row,
+TL_INLINE void gemv_k4(const bool five, const bool fast, const int planes, struct lanes row,
                        const struct gemv_chunk *x, struct gemv_k *k) {
     __m256i head[4];
     lanes_load(row, 0, head);
@@ -69,11 +77,11 @@ TL_INLINE void gemv_k4(const bool five, const int planes, struct lanes row,
     k->min[0] = bits_of(head[2], 0, 0x3f);
     k->scale[1] = _mm256_or_si256(bits_of(head[3], 0, 0x0f), bits_of(head[1], 2, 0x30));
     k->min[1] = _mm256_or_si256(bits_of(head[3], 4, 0x0f), bits_of(head[2], 2, 0x30));
-    if (five) {
-        for (int half = 0; half < 2; half++) gemv_k4_half(true, planes, half, row, x, k);
+    if (five || (fast && planes == MAX_TILE)) {
+        for (int half = 0; half < 2; half++) gemv_k4_half(five, fast, planes, half, row, x, k);
     } else { // unrolled, the sums of Q4_K stay in registers
-        gemv_k4_half(false, planes, 0, row, x, k);
-        gemv_k4_half(false, planes, 1, row, x, k);
+        gemv_k4_half(false, fast, planes, 0, row, x, k);
+        gemv_k4_half(false, fast, planes, 1, row, x, k);
     }
 }
 
@@ -83,7 +91,7 @@ TL_INLINE __m256i gemv_scale(const struct gemv_k *k, const int group, const bool
 }
 
 /* Q2_K, and Q3_K, which has a third bit. */
-TL_INLINE void gemv_k2(const bool third, const int planes, struct lanes row,
+TL_INLINE void gemv_k2(const bool third, const bool fast, const int planes, struct lanes row,
                        const struct gemv_chunk *x, struct gemv_k *k) {
     __m256i top[2][4];
     if (third) {
@@ -130,7 +138,7 @@ TL_INLINE void gemv_k2(const bool third, const int planes, struct lanes row,
                     gemv_dot(planes, a, w, x->digit.bytes[0] + 32 * block + 16 * g + 4 * i,
                              TL_CHUNK, i == 0);
                 }
-                gemv_end(planes, k, a, gemv_scale(k, 2 * block + g, third), block);
+                gemv_end(fast, planes, k, a, gemv_scale(k, 2 * block + g, third), block);
             }
             for (int i = 0; third && i < 4; i++) top[g][i] = _mm256_srli_epi32(top[g][i], 4);
         }
@@ -138,8 +146,9 @@ TL_INLINE void gemv_k2(const bool third, const int planes, struct lanes row,
 }
 
 /* Q6_K */
-TL_INLINE void gemv_k6(const int planes, struct lanes row, const struct gemv_chunk *x,
-                       struct gemv_k *k) {
+TL_INLINE void gemv_k6(const bool fast, const int planes, struct lanes row,
+                       const struct gemv_chunk *x, struct gemv_k *k) {
+    const size_t plane = gemv_plane(fast);
     k->d = lanes_half(row, 208);
     lanes_load(row, 192, k->scale);
     for (int half = 0; half < 2; half++) {
@@ -157,14 +166,15 @@ TL_INLINE void gemv_k6(const int planes, struct lanes row, const struct gemv_chu
                     const int8_t *digit = x->digit.bytes[0] + 32 * block + 16 * g + 4 * i;
                     __m256i w = _mm256_or_si256(bits_of(v[i], 0, 0x0f),
                                                 bits_of(top[i], 2 * part - 4, 0x30));
-                    gemv_dot(planes, low, w, digit, TL_CHUNK, i % 2 == 0);
+                    gemv_dot(planes, low, w, digit, plane, i % 2 == 0);
                     w = _mm256_or_si256(bits_of(v[i], 4, 0x0f), bits_of(top[i], 2 * part, 0x30));
-                    gemv_dot(planes, high, w, digit + 64, TL_CHUNK, i % 2 == 0);
+                    gemv_dot(planes, high, w, digit + 64, plane, i % 2 == 0);
                     if (i % 2 == 0) continue;
-                    gemv_end(planes, k, low, gemv_scale(k, 2 * block + g, true), block);
-                    gemv_end(planes, k, high, gemv_scale(k, 2 * block + 4 + g, true), block + 2);
+                    gemv_end(fast, planes, k, low, gemv_scale(k, 2 * block + g, true), block);
+                    gemv_end(fast, planes, k, high, gemv_scale(k, 2 * block + 4 + g, true),
+                             block + 2);
                     // otherwise gcc delays the additions and spills registers
-                    for (int p = 0; planes == 3 && p < 3; p++) KEEP(k->sum[p]);
+                    for (int p = 0; !fast && p < planes; p++) KEEP(k->sum[p]);
                 }
             }
         }
@@ -215,14 +225,16 @@ TL_INLINE void gemv_k_exact(const struct traits traits, const struct gemv_chunk 
     }
 }
 
-TL_INLINE void gemv_k_fast(const struct traits traits, const struct gemv_chunk *x,
-                           const struct gemv_k *k, struct gemv_sums *sums) {
+/* One of the tokens of a tile; sum_of_block: that of its first block. */
+TL_INLINE void gemv_k_fast(const struct traits traits, const int tokens, const struct gemv_chunk *x,
+                           const struct gemv_k *k, const __m256i *sum_of_block,
+                           struct gemv_sums *sums) {
     __m256 total = _mm256_setzero_ps(), mins = total;
     TL_UNROLL(8)
     for (int b = 0; b < 8; b++) {
         const int at = b % 2 * 2;
         const __m256 scale = _mm256_set1_ps(x->scale[b]);
-        __m256i sum = k->sum[b];
+        __m256i sum = sum_of_block[b * tokens];
         if (traits.offset != 0) {
             __m256i pair = bytes_as_words(k->scale[b / 2], at, at + 1, true);
             pair = mul_words_256(pair, set_int(x->sum16[b][0]));
@@ -332,7 +344,7 @@ TL_INLINE void gemv_iq4_xs_chunk(const bool fast, struct lanes row, const struct
     for (int i = 0; i < 8; i++) k.sum[i] = _mm256_setzero_si256();
     gemv_iq4_xs(fast, row, x, &k);
     if (fast) {
-        gemv_k_fast(traits_of(TL_TYPE_IQ4_XS), x, &k, sums);
+        gemv_k_fast(traits_of(TL_TYPE_IQ4_XS), 1, x, &k, k.sum, sums);
     } else {
         gemv_end_words(k.sum, k.d, x, sums);
     }
@@ -390,7 +402,7 @@ TL_INLINE __m256i fifth_bits(__m256i x, const int i, const int j) {
  * holds its last two bytes and its first two, and x->seams the digits for them. `five`: with fifth
  * bits. table: NULL, or what the nibbles stand for, which is less than 32.
  */
-TL_INLINE void gemv_nibbles(const bool seam, const bool five, const __m256i *table,
+TL_INLINE void gemv_nibbles(const bool seam, const bool five, const __m256i *table, const bool fast,
                             const int planes, const __m256i q[4], __m256i fifth,
                             const struct gemv_chunk *x, int block, __m256i *sum) {
     const __m256i ones = _mm256_set1_epi16(1);
@@ -400,7 +412,7 @@ TL_INLINE void gemv_nibbles(const bool seam, const bool five, const __m256i *tab
     for (int i = 0; i < 4; i++) {
         const int at = seam ? 4 * i - 2 : 4 * i, seam_at = at < 0 ? 14 : at;
         const int8_t *low = x->digit.bytes[0] + 32 * block + at, *high = low + 16;
-        const size_t plane = seam && i == 0 ? sizeof(x->seams[0]) : TL_CHUNK;
+        const size_t plane = !fast && seam && i == 0 ? sizeof(x->seams[0]) : gemv_plane(fast);
         if (seam && i == 0) {
             low = (const int8_t *)&x->seams[0][block];
             high = low + 4;
@@ -423,11 +435,11 @@ TL_INLINE void gemv_nibbles(const bool seam, const bool five, const __m256i *tab
 
 /* Q4_0, Q4_1, Q5_0, Q5_1. Eight blocks are 9 to 12 times 16 bytes; a pair of blocks is 9 to 12
    dwords. */
-TL_INLINE __m256 gemv_nibbles_chunk(const enum tl_type id, const bool fast, struct lanes row,
-                                    const struct gemv_chunk *x, __m256 u) {
+TL_INLINE void gemv_nibbles_chunk(const enum tl_type id, const bool fast, const int tile,
+                                  struct lanes row, const struct gemv_chunk *x, __m256 *u) {
     const struct traits traits = traits_of(id);
     const bool five = id == TL_TYPE_Q5_0 || id == TL_TYPE_Q5_1, seam = !traits.has_min;
-    const int pair = 8 + (seam ? 1 : 2) + (five ? 2 : 0), planes = fast ? 1 : 3;
+    const int pair = 8 + (seam ? 1 : 2) + (five ? 2 : 0), planes = fast ? tile : 3;
     __m256i dwords[48], sum[3];
     for (int i = 0; i < pair; i++) lanes_load(row, (size_t)(16 * i), dwords + 4 * i);
     for (int i = 0; i < 4; i++) {
@@ -449,12 +461,15 @@ TL_INLINE __m256 gemv_nibbles_chunk(const enum tl_type id, const bool fast, stru
             if (five) fifth = v[1];
         }
         for (int j = 1; j < 4; j++) q[j] = v[(seam ? half - 4 : five ? 2 : 1) + j];
-        gemv_nibbles(seam, five, NULL, planes, q, fifth, x, 2 * i, sum);
-        gemv_block_end(traits, fast, sum, d[0], m[0], x, 2 * i, &u);
-        gemv_nibbles(false, five, NULL, planes, v + pair - 4, v[pair - 5], x, 2 * i + 1, sum);
-        gemv_block_end(traits, fast, sum, d[1], m[1], x, 2 * i + 1, &u);
+        gemv_nibbles(seam, five, NULL, fast, planes, q, fifth, x, 2 * i, sum);
+        for (int t = 0; t < tile; t++) {
+            gemv_block_end(traits, fast, sum + t, d[0], m[0], x + t, 2 * i, u + t);
+        }
+        gemv_nibbles(false, five, NULL, fast, planes, v + pair - 4, v[pair - 5], x, 2 * i + 1, sum);
+        for (int t = 0; t < tile; t++) {
+            gemv_block_end(traits, fast, sum + t, d[1], m[1], x + t, 2 * i + 1, u + t);
+        }
     }
-    return u;
 }
 
 /* The four dwords that begin at byte `at` of dwords that begin at 0. */
@@ -522,7 +537,7 @@ TL_INLINE void gemv_mxfp4_chunk(const bool fast, struct lanes row, const struct 
             const __m256 d = lanes_power_of_two(_mm256_and_si256(e, set_int(0xff)));
             __m256i q[4], sum[3];
             dwords_at(v, at + 1, q);
-            gemv_nibbles(false, false, &table, planes, q, q[0], x, b, sum);
+            gemv_nibbles(false, false, &table, fast, planes, q, q[0], x, b, sum);
             if (fast) {
                 gemv_block_end(traits_of(TL_TYPE_MXFP4), true, sum, d, d, x, b, &sums->y);
                 continue;
@@ -545,17 +560,18 @@ TL_INLINE void gemv_mxfp4_chunk(const bool fast, struct lanes row, const struct 
 }
 
 /* Q8_0: as int16, row by row; only the sums of eight rows are transposed. */
-TL_INLINE __m256 gemv_q8_0_chunk(const bool fast, struct lanes row, const struct gemv_chunk *x,
-                                 __m256 u) {
+TL_INLINE void gemv_q8_0_chunk(const bool fast, const int tile, struct lanes row,
+                               const struct gemv_chunk *x, __m256 *u) {
     for (int b = 0; b < 8; b++) {
         const size_t at = (size_t)(34 * b);
-        const int planes = fast ? 1 : 2;
+        const int planes = fast ? tile : 2;
         const __m256 d = lanes_half(row, at);
         __m256i digit[2][2], sum[2][2];
         TL_UNROLL(2)
         for (int p = 0; p < planes; p++) {
-            digit[p][0] = load_256(x->digit.words[p] + 32 * b);
-            digit[p][1] = load_256(x->digit.words[p] + 32 * b + 16);
+            const int16_t *words = fast ? x[p].digit.words[0] : x->digit.words[p];
+            digit[p][0] = load_256(words + 32 * b);
+            digit[p][1] = load_256(words + 32 * b + 16);
             KEEP(digit[p][0]); // in registers, because loads limit this loop
             KEEP(digit[p][1]);
         }
@@ -575,15 +591,16 @@ TL_INLINE __m256 gemv_q8_0_chunk(const bool fast, struct lanes row, const struct
             }
             for (int p = 0; p < planes; p++) sum[p][half] = sum_halves(part[p]);
         }
-        __m256 t = sum_rows(sum[0]);
-        if (fast) {
-            t = _mm256_mul_ps(t, _mm256_set1_ps(x->scale[b]));
-        } else {
-            t = _mm256_fmadd_ps(sum_rows(sum[1]), _mm256_set1_ps(4096), t);
+        for (int t = 0; t < tile; t++) {
+            __m256 s = sum_rows(sum[t]);
+            if (fast) {
+                s = _mm256_mul_ps(s, _mm256_set1_ps(x[t].scale[b]));
+            } else {
+                s = _mm256_fmadd_ps(sum_rows(sum[1]), _mm256_set1_ps(4096), s);
+            }
+            u[t] = _mm256_fmadd_ps(s, d, u[t]);
         }
-        u = _mm256_fmadd_ps(t, d, u);
     }
-    return u;
 }
 
 /* ---- all types ---- */
@@ -595,54 +612,60 @@ TL_INLINE void gemv_prefetch_chunk(const uint8_t *first, size_t stride, size_t b
 
 /* One chunk of eight rows: a function for each type, see gemv_job_template.h. */
 #define GEMV_CHUNK(name, call)                                                                     \
-    TL_INLINE void gemv_chunk_##name(const bool fast, struct lanes row,                            \
+    TL_INLINE void gemv_chunk_##name(const bool fast, const int tile, struct lanes row,            \
                                      const struct gemv_chunk *x, struct gemv_sums *sums) {         \
+        (void)tile;                                                                                \
         call;                                                                                      \
     }
 
 /* A K type: `call` sets the sums of k. */
 #define GEMV_CHUNK_K(name, call)                                                                   \
-    TL_INLINE void gemv_chunk_##name(const bool fast, struct lanes row,                            \
+    TL_INLINE void gemv_chunk_##name(const bool fast, const int tile, struct lanes row,            \
                                      const struct gemv_chunk *x, struct gemv_sums *sums) {         \
-        const int planes = fast ? 1 : 3;                                                           \
+        const int planes = fast ? tile : 3;                                                        \
         struct gemv_k k;                                                                           \
-        for (int i = 0; i < 8; i++) k.sum[i] = _mm256_setzero_si256();                             \
+        for (int i = 0; i < (fast ? 8 * tile : 3); i++) k.sum[i] = _mm256_setzero_si256();         \
         call;                                                                                      \
         if (fast) {                                                                                \
-            gemv_k_fast(traits_of(TL_TYPE_##name), x, &k, sums);                                   \
+            TL_UNROLL(2)                                                                           \
+            for (int t = 0; t < tile; t++) {                                                       \
+                gemv_k_fast(traits_of(TL_TYPE_##name), tile, x + t, &k, k.sum + t, sums + t);      \
+            }                                                                                      \
         } else {                                                                                   \
             gemv_k_exact(traits_of(TL_TYPE_##name), x, &k, sums);                                  \
         }                                                                                          \
     }
 
-/* A type of 32: `call` returns u plus the sums of the chunk. */
+/* A type of 32: `call` adds the sums of the chunk to u. */
 #define GEMV_CHUNK_32(name, call)                                                                  \
-    TL_INLINE void gemv_chunk_##name(const bool fast, struct lanes row,                            \
+    TL_INLINE void gemv_chunk_##name(const bool fast, const int tile, struct lanes row,            \
                                      const struct gemv_chunk *x, struct gemv_sums *sums) {         \
-        __m256 u = fast ? sums->y : _mm256_setzero_ps();                                           \
-        u = call;                                                                                  \
+        __m256 u[MAX_TILE];                                                                        \
+        for (int t = 0; t < tile; t++) u[t] = fast ? sums[t].y : _mm256_setzero_ps();              \
+        call;                                                                                      \
         if (fast) {                                                                                \
-            sums->y = u;                                                                           \
+            for (int t = 0; t < tile; t++) sums[t].y = u[t];                                       \
         } else {                                                                                   \
-            sums->low = _mm256_fmadd_pd(doubles_of(u, 0), _mm256_set1_pd(x->dx), sums->low);       \
-            sums->high = _mm256_fmadd_pd(doubles_of(u, 1), _mm256_set1_pd(x->dx), sums->high);     \
+            const __m256d dx = _mm256_set1_pd(x->dx);                                              \
+            sums->low = _mm256_fmadd_pd(doubles_of(u[0], 0), dx, sums->low);                       \
+            sums->high = _mm256_fmadd_pd(doubles_of(u[0], 1), dx, sums->high);                     \
         }                                                                                          \
     }
 #define GEMV_CHUNK_NIBBLES(name)                                                                   \
-    GEMV_CHUNK_32(name, gemv_nibbles_chunk(TL_TYPE_##name, fast, row, x, u))
+    GEMV_CHUNK_32(name, gemv_nibbles_chunk(TL_TYPE_##name, fast, tile, row, x, u))
 #define GEMV_CHUNK_GRID(name) GEMV_CHUNK(name, grid_chunk(TL_TYPE_##name, fast, row, x, sums))
-GEMV_CHUNK_K(Q2_K, gemv_k2(false, planes, row, x, &k))
-GEMV_CHUNK_K(Q3_K, gemv_k2(true, planes, row, x, &k))
-GEMV_CHUNK_K(Q4_K, gemv_k4(false, planes, row, x, &k))
-GEMV_CHUNK_K(Q5_K, gemv_k4(true, planes, row, x, &k))
-GEMV_CHUNK_K(Q6_K, gemv_k6(planes, row, x, &k))
+GEMV_CHUNK_K(Q2_K, gemv_k2(false, fast, planes, row, x, &k))
+GEMV_CHUNK_K(Q3_K, gemv_k2(true, fast, planes, row, x, &k))
+GEMV_CHUNK_K(Q4_K, gemv_k4(false, fast, planes, row, x, &k))
+GEMV_CHUNK_K(Q5_K, gemv_k4(true, fast, planes, row, x, &k))
+GEMV_CHUNK_K(Q6_K, gemv_k6(fast, planes, row, x, &k))
 GEMV_CHUNK(IQ4_XS, gemv_iq4_xs_chunk(fast, row, x, sums))
 GEMV_CHUNK_NIBBLES(Q4_0)
 GEMV_CHUNK_NIBBLES(Q4_1)
 GEMV_CHUNK_NIBBLES(Q5_0)
 GEMV_CHUNK_NIBBLES(Q5_1)
-GEMV_CHUNK_32(Q8_0, gemv_q8_0_chunk(fast, row, x, u))
-GEMV_CHUNK_32(IQ4_NL, gemv_iq4_nl_chunk(fast, row, x, u))
+GEMV_CHUNK_32(Q8_0, gemv_q8_0_chunk(fast, tile, row, x, u))
+GEMV_CHUNK_32(IQ4_NL, u[0] = gemv_iq4_nl_chunk(fast, row, x, u[0]))
 GEMV_CHUNK(MXFP4, gemv_mxfp4_chunk(fast, row, x, sums))
 GEMV_CHUNK_GRID(IQ2_XXS)
 GEMV_CHUNK_GRID(IQ2_XS)
@@ -650,14 +673,22 @@ GEMV_CHUNK_GRID(IQ2_S)
 GEMV_CHUNK_GRID(IQ3_XXS)
 GEMV_CHUNK_GRID(IQ3_S)
 
-/* One function for each type and mode, so that both are constants inside. */
-#define GEMV_FUNCTION(name, fast)                                                                  \
-    static void gemv_##name##_##fast(struct gemv_job *j) {                                         \
+/* The types of which two tokens are multiplied like one, in fast mode. Each adds to the time that
+   the compiler takes. */
+#define GEMV_TILE_TYPES(type) type(Q4_0) type(Q8_0) type(Q4_K) type(Q5_K) type(Q6_K)
+#define GEMV_CACHED_BYTES ((size_t)1 << 18)
+
+/* One function for each type, mode and tile, so that all three are constants inside. */
+#define GEMV_FUNCTION(name, fast, tile)                                                            \
+    static void gemv_##name##_##fast##_##tile(struct gemv_job *j) {                                \
         const size_t chunks = j->chunks, stride = j->per_lane * j->row_bytes;                      \
         const struct gemv_chunk *x = j->packed;                                                    \
         for (size_t i = 0; i < j->per_lane; i++) {                                                 \
-            struct gemv_sums sums = {_mm256_setzero_pd(), _mm256_setzero_pd(),                     \
-                                     _mm256_setzero_ps()};                                         \
+            struct gemv_sums sums[tile];                                                           \
+            for (int t = 0; t < tile; t++) {                                                       \
+                sums[t].low = sums[t].high = _mm256_setzero_pd();                                  \
+                sums[t].y = _mm256_setzero_ps();                                                   \
+            }                                                                                      \
             for (size_t c = 0; c < chunks; c++) {                                                  \
                 const uint8_t *src = j->first + i * j->row_bytes + c * j->chunk_bytes;             \
                 struct lanes lanes = lanes_at(src, stride);                                        \
@@ -667,44 +698,83 @@ GEMV_CHUNK_GRID(IQ3_S)
                 } else {                                                                           \
                     gemv_prefetch_chunk(src + gemv_ahead(j, i, c), stride, j->chunk_bytes);        \
                 }                                                                                  \
-                gemv_chunk_##name(fast, lanes, x + c, &sums);                                      \
+                gemv_chunk_##name(fast, tile, lanes, x + c * j->side, sums);                       \
             }                                                                                      \
-            if (!fast) {                                                                           \
-                sums.y = _mm256_set_m128(_mm256_cvtpd_ps(sums.high), _mm256_cvtpd_ps(sums.low));   \
+            for (int t = 0; t < tile; t++) {                                                       \
+                if (!fast) {                                                                       \
+                    sums[t].y = _mm256_set_m128(_mm256_cvtpd_ps(sums[t].high),                     \
+                                                _mm256_cvtpd_ps(sums[t].low));                     \
+                }                                                                                  \
+                _mm256_storeu_ps(j->out[t], sums[t].y);                                            \
             }                                                                                      \
-            _mm256_storeu_ps(j->out[0], sums.y);                                                   \
             gemv_store(j, i);                                                                      \
         }                                                                                          \
     }
-#define GEMV_DEFINE(name) GEMV_FUNCTION(name, 0) GEMV_FUNCTION(name, 1)
+#define GEMV_DEFINE(name) GEMV_FUNCTION(name, 0, 1) GEMV_FUNCTION(name, 1, 1)
+#define GEMV_DEFINE_TILE(name) GEMV_FUNCTION(name, 1, 2)
 GEMV_TYPES(GEMV_DEFINE)
+GEMV_TILE_TYPES(GEMV_DEFINE_TILE)
 
-static gemv_function *gemv_find(enum tl_type id, bool fast) {
+static gemv_function *gemv_find(enum tl_type id, bool fast, size_t tile) {
 #define GEMV_CASE(name)                                                                            \
     case TL_TYPE_##name:                                                                           \
-        return fast ? gemv_##name##_1 : gemv_##name##_0;
+        return fast ? gemv_##name##_1_1 : gemv_##name##_0_1;
+#define GEMV_CASE_TILE(name)                                                                       \
+    case TL_TYPE_##name:                                                                           \
+        return gemv_##name##_1_2;
+    if (tile > 1) {
+        switch (id) {
+            GEMV_TILE_TYPES(GEMV_CASE_TILE)
+        default:
+            return NULL;
+        }
+    }
     switch (id) {
         GEMV_TYPES(GEMV_CASE)
     default:
         return NULL;
     }
 #undef GEMV_CASE
+#undef GEMV_CASE_TILE
+}
+
+/* The most tokens of a type that take less time two by two, or one by one, than in a panel. */
+static size_t gemv_most(const struct tl_type_info *type, bool fast) {
+    const enum tl_type id = type_id(type);
+    if (!gemv_listed(id)) return 0;
+    if (id == TL_TYPE_IQ2_XXS || id == TL_TYPE_IQ2_XS || id == TL_TYPE_IQ2_S ||
+        id == TL_TYPE_IQ3_XXS || id == TL_TYPE_IQ3_S) {
+        return 4; // they take long to unpack
+    }
+    if (fast) return gemv_find(id, true, MAX_TILE) != NULL ? 4 : 2;
+    return id == TL_TYPE_Q6_K || id == TL_TYPE_Q8_0 ? 2 : 1;
 }
 
 static void gemv_matmul(enum matmul_format format, const struct tl_matrix *w, size_t row0,
                         size_t row1, const void *packed, size_t tokens, float *y, size_t y_stride,
                         void *scratch) {
+    const bool fast = gemv_is_fast(format);
+    const size_t side = gemv_side(format, tokens);
+    const size_t chunks = round_up(w->cols, TL_CHUNK) / TL_CHUNK;
+    gemv_function *function = gemv_find(type_id(w->type), fast, side);
+    const size_t tile = function != NULL ? side : 1;
+    // of several tiles, each reads some rows, and the next one reads them from a cache
+    const size_t some = TL_MAX(GEMV_CACHED_BYTES / w->row_bytes / 32 * 32, (size_t)32);
+    const size_t step = tokens <= tile ? row1 - row0 : some;
     struct gemv_job job; // an initializer would clear its buffers, too
     (void)scratch;
-    job.tokens = tokens;
+    if (function == NULL) function = gemv_find(type_id(w->type), fast, 1);
     job.ahead = PREFETCH_BYTES;
-    gemv_run(gemv_find(type_id(w->type), gemv_is_fast(format)), &job, w, row0, row1, packed, y,
-             y_stride);
-}
-
-static size_t gemv_most(const struct tl_type_info *type, bool fast) {
-    (void)fast;
-    return gemv_listed(type_id(type)) ? 1 : 0;
+    job.side = side;
+    for (size_t row = row0; row < row1; row += step) {
+        for (size_t t = 0; t < tokens; t += tile) {
+            const struct gemv_chunk *x = packed;
+            x += t / side * side * chunks + t % side;
+            job.tokens = TL_MIN(tokens - t, tile);
+            gemv_run(function, &job, w, row, TL_MIN(row + step, row1), x, y + t * y_stride,
+                     y_stride);
+        }
+    }
 }
 
 static void gemv_prefetch(const struct tl_matrix *w, size_t row0, size_t row1) {

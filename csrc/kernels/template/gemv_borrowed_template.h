@@ -6,14 +6,19 @@
  * the package takes to compile.
  *
  * Needs:   gemv_lanes_template.h
- * Defines: lender, gemv_most, gemv_pack_bytes, gemv_pack, gemv_scratch, gemv_matmul, gemv_prefetch
+ * Defines: lender, fast_lender, gemv_most, gemv_pack_bytes, gemv_pack, gemv_scratch, gemv_matmul,
+ *          gemv_prefetch
  */
 
-static struct tl_kernels lender; // filled by the function that fills the table of this set
+// filled by the function that fills the table of this set; the second one is for fast mode
+static struct tl_kernels lender, fast_lender;
 
+/* More than two tokens are faster in the panels of this set. */
 static size_t gemv_most(const struct tl_type_info *type, bool fast) {
-    (void)fast; // the same types
-    return lender.format(type, 1) != lender.format(type, 2) ? 1 : 0;
+    const struct tl_kernels *from = fast ? &fast_lender : &lender;
+    const int row = from->format(type, 1);
+    if (row == from->format(type, TOKENS_AT_ONCE)) return 0; // a panel for one token, too
+    return fast && row == from->format(type, 2) ? 2 : 1;
 }
 
 static size_t gemv_pack_bytes(enum matmul_format format, size_t cols, size_t tokens) {

@@ -19,6 +19,7 @@ struct gemv_job {
     size_t ahead;         // how far ahead to prefetch
     size_t turn;          // the chunk from which on the next rows of a lane are prefetched
     const void *packed;
+    size_t side;           // AVX2: tokens that are packed side by side
     const int32_t *starts; // VNNI: see struct gemv_token
     const int32_t *grid_x; // VNNI: digits in the order of a grid, or NULL
     size_t tokens;         // of the tile, those that are not only zeros
