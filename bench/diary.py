@@ -211,7 +211,7 @@ ROWS = {
     "1": Row(words, (64, 4, 4), 80, 1000, grammar),
     "3": Row(words, (64, 6, 4), 80, 1000, grammar),
     "9": Row(words, (80, 6, 4), 80, 1000, grammar),
-    "10": Row(words, (32, 4, 2), 80, 1500, grammar),
+    "10": Row(words, (32, 4, 2), 80, 3000, grammar),
     "7": Row(sums, (64, 4, 4), 64, 1000, additions),
     "8": Row(sums, (64, 6, 4), 64, 1000, additions),
     "15": Row(sums, (160, 6, 8), 80, 200, under(2.0, 200)),
