@@ -30,7 +30,6 @@ def save(out, lines, data):
     """Write OUT.json and OUT.md, both with the name of the machine, and print the latter."""
     about = machine()
     text = "\n".join([f"{about}.", "", *lines]) + "\n"
-    path = pathlib.Path(out)
-    path.with_suffix(".json").write_text(json.dumps({"machine": about} | data, indent=1))
-    path.with_suffix(".md").write_text(text)
+    pathlib.Path(f"{out}.json").write_text(json.dumps({"machine": about} | data, indent=1))
+    pathlib.Path(f"{out}.md").write_text(text)
     print(text)
