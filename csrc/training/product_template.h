@@ -8,8 +8,6 @@
  * Defines: TL_GEMM
  */
 
-#define GEMM_WIDTH ((size_t)GEMM_VECTORS * 16)
-
 /* The columns of the panel that begins where `left` columns are left. No panel of one vector
    follows a full one, because a tile of one vector waits for memory. */
 TL_INLINE size_t gemm_panel(size_t left) {

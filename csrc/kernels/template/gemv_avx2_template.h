@@ -676,6 +676,8 @@ GEMV_CHUNK_GRID(IQ3_S)
 /* The types of which two tokens are multiplied like one, in fast mode. Each adds to the time that
    the compiler takes. */
 #define GEMV_TILE_TYPES(type) type(Q4_0) type(Q8_0) type(Q4_K) type(Q5_K) type(Q6_K)
+
+/* Of the weights that the tiles of a matmul read, one tile after the other. */
 #define GEMV_CACHED_BYTES ((size_t)1 << 18)
 
 /* One function for each type, mode and tile, so that all three are constants inside. */
