@@ -1,6 +1,7 @@
 """Training: derivatives by weights, optimizers, checkpoints, and what is learnt."""
 
 import collections
+import dataclasses
 import itertools
 import os
 import random
@@ -19,7 +20,9 @@ from tinyllm import _core
 from tinyllm.training.checkpoint import read_state
 from tinyllm.training.data import Data, read_data, unigram_entropy
 from tinyllm.training.guards import Guards
+from tinyllm.training.initial import initial_parts
 from tinyllm.training.network import Network
+from tinyllm.training.optimizer import Optimizer
 from tinyllm.training.settings import Settings
 from tinyllm.training.vocabulary import train_bpe, vocabulary
 
@@ -101,6 +104,28 @@ def test_muon_is_jordans(shape):
         x = x if shape[0] <= shape[1] else x.T
         w64 = w64 * (1 - 0.02 * 0.1) - 0.02 * max(1, shape[0] / shape[1]) ** 0.5 * x
     np.testing.assert_allclose(w, w64, atol=5e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_all_matrices_decay_and_nothing_else(optimizer, tied):
+    run = tl.train(TEXT, **SMALL, tied=tied, optimizer=optimizer, progress=False)
+    network = Network(run.image, 1)
+    network.gradients = {name: np.zeros_like(w) for name, w in network.weights.items()}
+    before = {name: w.copy() for name, w in network.weights.items()}
+    settings = dataclasses.replace(run.settings, lr=0.02, warmup=0, weight_decay=0.5)
+    Optimizer(network, settings).step(0)
+    for name, w in network.weights.items():
+        others = optimizer == "muon" and not name.startswith("blk.")
+        rate = (0.003 if others else 0.02) * 0.5 if w.ndim == 2 else 0
+        np.testing.assert_allclose(w, before[name] * np.float32(1 - rate), rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(("tied", "deviation"), [(True, 16**-0.5), (False, 0.02)])
+def test_an_embedding_that_is_the_output_is_not_drowned(tied, deviation):
+    settings = Settings.make(**SMALL, tied=tied)
+    weights = initial_parts(settings, {}, 4000).weights
+    assert weights["token_embd.weight"].std() == pytest.approx(deviation, rel=0.02)
 
 
 @pytest.mark.sanitize

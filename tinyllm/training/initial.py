@@ -83,7 +83,9 @@ def _weights(settings: Settings, vocab_size: int) -> dict[str, Float32]:
 
     Matrices are normal with a standard deviation of 1 / sqrt(inputs). Those that write to the
     residual stream are divided by sqrt(2 layers), as in GPT-2 (Radford et al. 2019, section 2.3).
-    Embeddings and the output have 0.02, gains are 1 and biases 0.
+    Embeddings and the output have 0.02, gains are 1 and biases 0. An embedding that is the output,
+    too, has 1 / sqrt(width): with 0.02 the blocks drown the token in the residual stream, and the
+    first hundreds of steps learn little.
 
     Parameters
     ----------
@@ -112,7 +114,7 @@ def _weights(settings: Settings, vocab_size: int) -> dict[str, Float32]:
         if s.positions != "rope":
             weights[f"{name}.bias"] = np.zeros(s.width, np.float32)
 
-    normal("token_embd.weight", vocab_size, s.width, DEVIATION)
+    normal("token_embd.weight", vocab_size, s.width, s.width**-0.5 if s.tied else DEVIATION)
     if s.positions == "learned":
         normal("position_embd.weight", s.context, s.width, DEVIATION)
     elif s.positions == "none":

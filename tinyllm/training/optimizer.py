@@ -64,7 +64,7 @@ class Optimizer:
                     )
                     self._rows.append(rows)
             else:
-                decay = settings.weight_decay if hidden else 0.0
+                decay = settings.weight_decay if weights.ndim == 2 else 0.0
                 self._adamw.append((weights, gradient, first, second, decay))
 
     def step(self, number: int) -> float:

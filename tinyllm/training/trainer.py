@@ -93,7 +93,7 @@ def train(
     warmup : int, optional
         Steps until the full learning rate. Default: a tenth of the steps, at most 50.
     weight_decay : float, optional
-        Of the matrices of the blocks. Default: 0 for Muon, 0.1 for AdamW.
+        Of all matrices, embeddings and the output too. Default: 0 for Muon, 0.1 for AdamW.
     dropout : float
         The probability with which a value of the embedding, and of what a block adds to the
         residual stream, is set to zero in training. Measurements drop nothing.
