@@ -74,6 +74,12 @@ int tl_cpu_count(bool cores);
 /* Whether an ARM CPU has the integer dot product; false on others. */
 bool tl_cpu_has_dot_product(void);
 
+/*
+ * Asks the operating system to save the tiles of AMX when it switches threads; false if it does
+ * not. Linux needs to be asked, once per process (its arch/x86/kernel/fpu/xstate.c).
+ */
+bool tl_cpu_allow_tiles(void);
+
 /* ---- libraries ---- */
 
 /* Opens a shared library by its name or path; NULL if that fails. It is never closed. */

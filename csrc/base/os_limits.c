@@ -26,6 +26,8 @@
 
 #ifdef __linux__
 
+#include <sys/syscall.h>
+
 #ifndef TL_OS_ROOT
 #define TL_OS_ROOT "" // a test names a folder with its own /proc and /sys
 #endif
@@ -282,6 +284,15 @@ bool tl_cpu_has_dot_product(void) {
     return (getauxval(AT_HWCAP) & (1UL << 20)) != 0; // HWCAP_ASIMDDP of asm/hwcap.h
 #elif defined(__aarch64__) && defined(__APPLE__)
     return true; // every Apple silicon that runs macOS
+#else
+    return false;
+#endif
+}
+
+bool tl_cpu_allow_tiles(void) {
+#if defined(__x86_64__) && defined(__linux__)
+    const long request = 0x1023, tile_data = 18; // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    return syscall(SYS_arch_prctl, request, tile_data) == 0;
 #else
     return false;
 #endif

@@ -123,6 +123,10 @@ bool tl_cpu_has_dot_product(void) {
     return false; // there is no build for ARM
 }
 
+bool tl_cpu_allow_tiles(void) {
+    return false; // not tried
+}
+
 uint64_t tl_clock_ns(void) {
     LARGE_INTEGER now, frequency;
     QueryPerformanceCounter(&now);

@@ -19,6 +19,7 @@ static bool always(void) {
 #define has_avx512 always
 #define has_avx512vnni always
 #define has_avx512bf16 always
+#define has_amx always
 #define has_neon always
 static bool never(void) {
     return false;
@@ -63,6 +64,13 @@ static bool has_avx512bf16(void) {
     return has_avx512vnni() && TL_HAS("avx512bf16");
 }
 
+static bool has_amx(void) {
+    const unsigned tiles = 1u << 24, bytes = 1u << 25; // AMX-TILE and AMX-INT8
+    unsigned a, b, c, d = 0;
+    return has_avx512bf16() && __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & tiles) != 0 &&
+           (d & bytes) != 0 && tl_cpu_allow_tiles();
+}
+
 #endif
 
 #if TL_ARM && !defined(TL_SIMDE)
@@ -90,6 +98,7 @@ static const struct set {
     {"avx512", has_avx512, tl_kernels_init_avx512},
     {"avx512vnni", has_avx512vnni, tl_kernels_init_avx512vnni},
     {"avx512bf16", has_avx512bf16, tl_kernels_init_avx512bf16},
+    {"amx", has_amx, tl_kernels_init_amx},
 #else
     {"scalar", always, tl_kernels_init_scalar},
 #endif

@@ -43,6 +43,9 @@
 #define TL_UNROLL(n) TL_PRAGMA(GCC unroll n)
 #endif
 
+struct panel;
+struct rows;
+
 /* A matrix as the file stores it: `rows` rows of `cols` values, any alignment. */
 struct tl_matrix {
     const struct tl_type_info *type;
@@ -191,7 +194,7 @@ struct tl_kernels {
                   size_t n);
 };
 
-#define TL_FORMATS 13
+#define TL_FORMATS 15
 
 /*
  * The set to use: the one that TINYLLM_ISA names, else the best that this CPU can run. NULL, with
@@ -213,6 +216,11 @@ void tl_kernels_init_avx2(struct tl_kernels *k, bool fast);
 void tl_kernels_init_avx512(struct tl_kernels *k, bool fast);
 void tl_kernels_init_avx512vnni(struct tl_kernels *k, bool fast);
 void tl_kernels_init_avx512bf16(struct tl_kernels *k, bool fast);
+void tl_kernels_init_amx(struct tl_kernels *k, bool fast);
 void tl_kernels_init_neon(struct tl_kernels *k, bool fast);
+
+/* Unpacks a chunk of 16 rows into the rows of a panel from `first` on: see fill_rows. */
+void tl_panel_fill_avx512vnni(const struct tl_type_info *type, const struct rows *rows,
+                              size_t blocks, size_t first, struct panel *panel);
 
 #endif

@@ -24,6 +24,11 @@ void tl_kernels_init_avx512vnni(struct tl_kernels *k, bool fast) {
     kernel_set_init(k, fast);
 }
 
+void tl_panel_fill_avx512vnni(const struct tl_type_info *type, const struct rows *rows,
+                              size_t blocks, size_t first, struct panel *panel) {
+    fill_rows(type, rows, blocks, first, panel);
+}
+
 TL_TARGET_END
 
 #endif

@@ -16,6 +16,7 @@ static const struct {
     {"avx512", tl_gemm_avx512, &tl_loops_avx512},
     {"avx512vnni", tl_gemm_avx512, &tl_loops_avx512},
     {"avx512bf16", tl_gemm_avx512, &tl_loops_avx512},
+    {"amx", tl_gemm_avx512, &tl_loops_avx512},
 #endif
 #if TL_ARM || defined(TL_SIMDE)
     {"neon", tl_gemm_neon, &tl_loops_neon},

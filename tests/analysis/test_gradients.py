@@ -200,7 +200,7 @@ def test_bits_depend_on_nothing(llama, ids):
         "import hashlib; print(hashlib.sha256(b''.join(g[n].tobytes() for n in g)).hexdigest())\n"
     )
     seen = set()
-    same = ("plain", "avx512vnni", "avx512bf16")
+    same = ("plain", "avx512vnni", "avx512bf16", "amx")
     sets = [name for name in _core.kernel_sets() if name not in same]
     for i, name in enumerate(sets):
         seen.add(every_set.run(name, "-c", script, llama.path, str(1 + i % 2)))

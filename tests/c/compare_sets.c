@@ -217,8 +217,8 @@ static void compare_matmul(const struct tl_type_info *type, size_t rows, size_t 
         for (size_t i = 0; (k = tl_kernels_at(i)) != NULL; i++) {
             const size_t mark = region_count;
             float *y = floats(n);
-            const bool pairs =
-                fast && type == tl_type_find(TL_TYPE_BF16) && strcmp(k->name, "avx512bf16") == 0;
+            const bool pairs = fast && type == tl_type_find(TL_TYPE_BF16) &&
+                               (strcmp(k->name, "avx512bf16") == 0 || strcmp(k->name, "amx") == 0);
             char what[96];
             snprintf(what, sizeof(what), "%s %s, %zu x %zu, %zu tokens", fast ? "fast" : "exact",
                      type->name, rows, cols, tokens);
@@ -498,8 +498,9 @@ static int list_sets(int count, char **names) {
 }
 
 int main(int argc, char **argv) {
-    static const size_t shapes[][3] = {{1, 32, 1},   {33, 256, 1}, {17, 288, 2},   {40, 512, 3},
-                                       {5, 1280, 7}, {64, 800, 6}, {75, 2304, 13}, {3, 4448, 12}};
+    static const size_t shapes[][3] = {{1, 32, 1},    {33, 256, 1}, {17, 288, 2},   {40, 512, 3},
+                                       {5, 1280, 7},  {64, 800, 6}, {75, 2304, 13}, {3, 4448, 12},
+                                       {75, 288, 66}, {170, 32, 50}};
     if (list_sets(argc - 1, argv + 1) != 0) return 1;
     for (int end = 0; end < 2; end++) {
         at_end = end != 0;

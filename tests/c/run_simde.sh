@@ -24,4 +24,4 @@ compile() { # flags, files ...
 compile "$flags" csrc/base/*.c csrc/types/*.c tests/c/compare_sets.c
 compile "$flags $simde" csrc/kernels/*.c
 $cc "$build"/*.o -o "$build/compare_simde" -lm -lpthread
-"$build/compare_simde" plain scalar avx2 avx512 avx512vnni avx512bf16 neon
+"$build/compare_simde" plain scalar avx2 avx512 avx512vnni avx512bf16 amx neon

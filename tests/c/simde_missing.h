@@ -154,3 +154,56 @@ static inline simde__m512bh tl_cvtne2ps_pbh(simde__m512 high, simde__m512 low) {
 }
 #undef _mm512_cvtne2ps_pbh
 #define _mm512_cvtne2ps_pbh tl_cvtne2ps_pbh
+
+/* ---- AMX: the tile registers of this thread ---- */
+
+struct tl_shapes {
+    uint8_t palette, start, zeros[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+};
+
+static _Thread_local struct tl_shapes tl_shapes;
+static _Thread_local int8_t tl_tiles[8][16][64];
+
+static inline void tl_tile_config(const void *shapes) {
+    memcpy(&tl_shapes, shapes, sizeof(tl_shapes));
+    memset(tl_tiles, 0, sizeof(tl_tiles));
+}
+
+static inline void tl_tile_release(void) {
+    memset(&tl_shapes, 0, sizeof(tl_shapes)); // a tile without rows loads and stores nothing
+}
+
+static inline void tl_tile_load(int tile, const void *from, size_t stride) {
+    memset(tl_tiles[tile], 0, sizeof(tl_tiles[tile]));
+    for (size_t r = 0; r < tl_shapes.rows[tile]; r++) {
+        memcpy(tl_tiles[tile][r], (const char *)from + r * stride, tl_shapes.row_bytes[tile]);
+    }
+}
+
+static inline void tl_tile_store(int tile, void *to, size_t stride) {
+    for (size_t r = 0; r < tl_shapes.rows[tile]; r++) {
+        memcpy((char *)to + r * stride, tl_tiles[tile][r], tl_shapes.row_bytes[tile]);
+    }
+}
+
+static inline void tl_tile_dot(int sum, int a, int b) {
+    for (int i = 0; i < tl_shapes.rows[sum]; i++) {
+        int32_t row[16];
+        memcpy(row, tl_tiles[sum][i], sizeof(row));
+        for (int k = 0; k < tl_shapes.row_bytes[a]; k++) {
+            for (int j = 0; j < 16; j++) {
+                row[j] += tl_tiles[a][i][k] * tl_tiles[b][k / 4][4 * j + k % 4];
+            }
+        }
+        memcpy(tl_tiles[sum][i], row, sizeof(row));
+    }
+}
+
+#define _tile_loadconfig tl_tile_config
+#define _tile_release tl_tile_release
+#define _tile_zero(tile) memset(tl_tiles[tile], 0, sizeof(tl_tiles[tile]))
+#define _tile_loadd tl_tile_load
+#define _tile_stored tl_tile_store
+#define _tile_dpbssd tl_tile_dot

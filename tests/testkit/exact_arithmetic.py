@@ -47,7 +47,7 @@ TYPES = {
 }
 FLOATS = ("F32", "F16", "BF16")
 #: Sets whose fast mode has another arithmetic: int16 digits, and dot products of bfloat16.
-OTHER_FAST = {"Q8_0": ("avx2", "avx512"), "BF16": ("avx512bf16",)}
+OTHER_FAST = {"Q8_0": ("avx2", "avx512"), "BF16": ("avx512bf16", "amx")}
 WITH_MIN = ("Q4_1", "Q5_1", "Q2_K", "Q4_K", "Q5_K")
 
 IQ4_VALUES = np.array(

@@ -18,7 +18,7 @@ from tinyllm import _core
 
 TOKENS = 40
 CASES = [(name, mode) for name in (*models.TYPES, "tied") for mode in ("exact", "fast")]
-if _core.kernel_set() == "avx512bf16":  # whose bits tests/core/test_kernels.py checks
+if _core.kernel_set() in ("avx512bf16", "amx"):  # whose bits tests/core/test_kernels.py checks
     CASES.remove(("BF16", "fast"))
 
 #: Instruction sets whose fast mode uses int16 digits for Q8_0.

@@ -23,6 +23,8 @@ enum matmul_format {
     FORMAT_FAST_WIDE_TILE, // like FORMAT_FAST_BYTE_TILE, but each int8 is stored as int16
     FORMAT_PAIR_ROW,       // fast mode: like FORMAT_FLOAT_ROW, with two bfloat16 for each float
     FORMAT_PAIR_TILE,      // the same for FORMAT_FLOAT_TILE
+    FORMAT_AMX,            // rounded to integers, int8 digits, 16 tokens for the tiles of AMX
+    FORMAT_FAST_AMX,       // fast mode: the same, int8 with a scale for each 32
 };
 
 /* At most this many tokens share one pass over a panel, which limits the scratch memory. */

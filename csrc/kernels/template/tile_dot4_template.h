@@ -21,7 +21,7 @@ TL_INLINE v16i sum_of_bytes(v16i x) {
     return v16i_dot4(v16i_set1(0), v16i_set1(0x01010101), x);
 }
 
-static void scale_offsets(const struct tl_type_info *type, size_t first, struct panel *panel) {
+TL_INLINE void scale_offsets(const struct tl_type_info *type, size_t first, struct panel *panel) {
     (void)type, (void)first, (void)panel; // see TILE_STARTS
 }
 
