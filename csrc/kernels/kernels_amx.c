@@ -193,11 +193,6 @@ TL_INLINE size_t sums_of(size_t i) {
 
 typedef int32_t tile_of_sums[TOKENS][16];
 
-/* Sums of blocks are read so many steps after their products began: the processor does not forward
-   what a tile stores. */
-#define AHEAD 4
-#define RING 8
-
 #define LOAD_DIGITS(tile, from) _tile_loadd(tile, from, TL_CHUNK)
 #define LOAD_WEIGHTS(from) _tile_loadd(7, from, PANEL_ROWS * 4)
 
@@ -254,18 +249,12 @@ static inline void add_chunk(const struct panel *panel, const struct exact_tile 
 }
 
 static void exact_k(const struct task *task) {
-    _Alignas(64) tile_of_sums part[2][4];
+    _Alignas(64) tile_of_sums part[4];
     const size_t places = places_of(task);
-    struct place at = first_place(task), next = at;
-    multiply_chunk(next.panel, next.x, next.v, part[0]);
-    for (size_t i = 0; i < places; i++) {
-        next_place(task, &next);
-        if (i + 1 < places) { // these products run while the last ones are added
-            multiply_chunk(next.panel, next.x, next.v, part[(i + 1) % 2]);
-        }
-        add_chunk(at.panel, at.x, at.v, task->traits, part[i % 2],
-                  (double *)task->sums + sums_of(i));
-        at = next;
+    struct place at = first_place(task);
+    for (size_t i = 0; i < places; i++, next_place(task, &at)) {
+        multiply_chunk(at.panel, at.x, at.v, part);
+        add_chunk(at.panel, at.x, at.v, task->traits, part, (double *)task->sums + sums_of(i));
     }
 }
 
@@ -288,36 +277,28 @@ static inline void multiply_block(const struct panel *panel, const struct exact_
     _tile_stored(2, sums[2], 64);
 }
 
-TL_INLINE void start_block(const struct task *task, struct place *next, size_t step,
-                           tile_of_sums part[RING][3]) {
-    multiply_block(next->panel, next->x, next->v, (int)(step % 8), part[step % RING]);
-    if (step % 8 == 7) next_place(task, next);
-}
-
 /* See tile_add_32. */
 static void exact_32(const struct task *task) {
-    _Alignas(64) tile_of_sums part[RING][3];
+    _Alignas(64) tile_of_sums part[3];
     const size_t places = places_of(task);
-    struct place at = first_place(task), next = at;
-    for (size_t i = 0; i < AHEAD; i++) start_block(task, &next, i, part);
+    struct place at = first_place(task);
     for (size_t i = 0; i < places; i++, next_place(task, &at)) {
         const struct exact_tile *x = at.x;
         double *out = (double *)task->sums + sums_of(i);
         v16 u[TOKENS];
         TL_UNROLL(16)
         for (int t = 0; t < TOKENS; t++) u[t] = v16_set1(0);
-        for (size_t b = 0; b < 8; b++) {
-            const size_t step = 8 * i + b;
-            if (step + AHEAD < 8 * places) start_block(task, &next, step + AHEAD, part);
+        for (int b = 0; b < 8; b++) {
+            multiply_block(at.panel, x, at.v, b, part);
             const v16 d = v16_load(&at.panel->u.b.d[b][at.v]);
             const v16 m = v16_load(&at.panel->u.b.m[b][at.v]);
             TL_UNROLL(16)
             for (int t = 0; t < TOKENS; t++) {
                 v16i digit[3];
-                for (int p = 0; p < 3; p++) digit[p] = v16i_load(part[step % RING][p][t]);
+                for (int p = 0; p < 3; p++) digit[p] = v16i_load(part[p][t]);
                 u[t] = v16_fma(digits_to_f32(true, digit), d, u[t]);
                 if (!task->traits.has_min) continue;
-                u[t] = v16_fma(v16_set1(x->blocks[b * TOKENS + (size_t)t]), m, u[t]);
+                u[t] = v16_fma(v16_set1(x->blocks[b * TOKENS + t]), m, u[t]);
             }
         }
         TL_UNROLL(16)
@@ -417,17 +398,10 @@ TL_INLINE void add_fast_32(const struct panel *panel, const struct fast_tile *x,
     }
 }
 
-TL_INLINE void start_fast(const struct task *task, struct place *next, size_t step,
-                          const bool groups, tile_of_sums part[RING][2]) {
-    multiply_fast(next->panel, next->x, next->v, (int)(step % 8), groups, part[step % RING]);
-    if (step % 8 == 7) next_place(task, next);
-}
-
 TL_INLINE void fast_tiles(const struct task *task, const bool k, const bool groups) {
-    _Alignas(64) tile_of_sums part[RING][2];
+    _Alignas(64) tile_of_sums part[8][2];
     const size_t places = places_of(task);
-    struct place at = first_place(task), next = at;
-    for (size_t i = 0; i < AHEAD; i++) start_fast(task, &next, i, groups, part);
+    struct place at = first_place(task);
     for (size_t i = 0; i < places; i++, next_place(task, &at)) {
         float *out = (float *)task->sums + sums_of(i);
         v16 total[TOKENS];
@@ -435,14 +409,12 @@ TL_INLINE void fast_tiles(const struct task *task, const bool k, const bool grou
         for (int t = 0; t < TOKENS; t++) {
             total[t] = k ? v16_set1(0) : v16_load(out + t * PANEL_ROWS);
         }
-        for (size_t b = 0; b < 8; b++) {
-            const size_t step = 8 * i + b;
-            if (step + AHEAD < 8 * places) start_fast(task, &next, step + AHEAD, groups, part);
+        for (int b = 0; b < 8; b++) multiply_fast(at.panel, at.x, at.v, b, groups, part[b]);
+        for (int b = 0; b < 8; b++) {
             if (k) {
-                add_fast_k(at.panel, at.x, at.v, (int)b, groups, part[step % RING], total);
+                add_fast_k(at.panel, at.x, at.v, b, groups, part[b], total);
             } else {
-                add_fast_32(at.panel, at.x, at.v, (int)b, task->traits.has_min,
-                            part[step % RING][0], total);
+                add_fast_32(at.panel, at.x, at.v, b, task->traits.has_min, part[b][0], total);
             }
         }
         const v16 d = k ? v16_load(at.panel->u.k.d + at.v) : v16_set1(0);
@@ -468,7 +440,7 @@ static bool has_tiles(const struct tl_type_info *type) {
    of groups of 16 values leave most of a tile's products unused. */
 static size_t least_tokens(const struct tl_type_info *type, bool fast) {
     const bool k = is_k(type_id(type));
-    if (!fast) return k ? 12 : 48;
+    if (!fast) return k ? 12 : 24;
     return k && !traits_of(type_id(type)).wide ? 64 : 48;
 }
 
