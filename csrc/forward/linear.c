@@ -61,7 +61,7 @@ static const void *packed_of(const struct group *g, int thread) {
 static size_t task_rows(const struct run *r, const struct tl_matrix *w, size_t tokens) {
     const size_t threads = (size_t)r->call->threads, work = w->rows * w->cols * tokens;
     size_t parts = threads == 1 ? 1 : threads * 6;
-    parts = TL_MAX(parts, work / TASK_WORK);
+    parts = TL_MAX(parts, TL_MIN(work / TASK_WORK, w->rows / r->k->rows_at_once));
     return ((w->rows + parts - 1) / parts + TL_ROW_STEP - 1) / TL_ROW_STEP * TL_ROW_STEP;
 }
 

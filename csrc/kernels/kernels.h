@@ -109,8 +109,10 @@ struct tl_kernels {
      *   scratch      bytes of scratch that each thread needs in matmul (may be 0)
      *   matmul       rows [row0, row1) for all tokens; row0 is a multiple of TL_ROW_STEP
      *   prefetch     prefetches what matmul of these rows reads first
+     *   rows_at_once fewer rows in a call of matmul for a prompt are slower
      * The kind of the matrix's type is FLOAT or a quantized one.
      */
+    size_t rows_at_once;
     int (*format)(const struct tl_type_info *type, size_t tokens);
     size_t (*pack_bytes)(int format, size_t cols, size_t tokens);
     void (*pack)(int format, const float *x, size_t cols, size_t tokens, size_t first, size_t last,

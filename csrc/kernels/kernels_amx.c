@@ -555,6 +555,7 @@ static void amx_matmul(const struct tl_matrix *w, int format, size_t row0, size_
 void tl_kernels_init_amx(struct tl_kernels *k, bool fast) {
     tl_kernels_init_avx512bf16(k, fast);
     others[fast] = *k;
+    k->rows_at_once = PANELS * PANEL_ROWS;
     k->format = fast ? amx_format_fast : amx_format;
     k->pack_bytes = amx_pack_bytes;
     k->pack = amx_pack;

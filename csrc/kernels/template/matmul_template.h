@@ -110,6 +110,7 @@ static void matmul_prefetch(const struct tl_matrix *w, int format, size_t row0, 
 }
 
 static void matmul_init(struct tl_kernels *k, bool fast) {
+    k->rows_at_once = TL_ROW_STEP;
     k->format = fast ? matmul_format_fast : matmul_format;
     k->pack_bytes = matmul_pack_bytes;
     k->pack = matmul_pack;
