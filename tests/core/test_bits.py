@@ -335,4 +335,4 @@ def test_the_demo_models_bits():
     assert digest == GOLDEN
 
 
-GOLDEN = "a15abd18fe3eea974cd2aae0fa73dc52a082a589bd40446d89a8adab50617f7c"
+GOLDEN = "c68a255e835d1327681052d10e14cffc659d5793aa4f248558098a8d7b2fea90"

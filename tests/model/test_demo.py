@@ -66,7 +66,7 @@ def test_the_script_trains_and_goes_on(script, tmp_path, monkeypatch, capsys):
     metadata = model.metadata
     assert [made for _, made, _ in json.loads(metadata["training.history"])] == ["train", "resume"]
     assert metadata["training.command"].startswith(
-        "scripts/train_demo.py text.txt --steps 3 --batch 8 "
+        "scripts/train_demo.py text.txt --optimizer adamw --steps 3 --warmup 100 "
     )
     nats, bits = script.measure(model, script.split(text.read_text())[1])
     assert f"{nats:.4f} nats per token, {bits:.4f} bits per byte" in metadata["general.description"]
