@@ -87,6 +87,23 @@ def test_the_loss_is_that_of_windows_after_bos(script):
     assert bits == pytest.approx(-total / np.log(2) / len(text))
 
 
+def test_the_constant_undoes_a_scale_of_the_logits(script, tmp_path):
+    """Larger logits get a smaller constant, and then the same loss."""
+    model = tinyllm.load()
+    text = PASSAGE * 12
+    constant, before, after = script.calibrate(model, text)
+    other = script.windows(model, text)[1::2]
+    total = sum(model.score(window).total for window in other)
+    assert before == pytest.approx(-total / sum(len(window) - 1 for window in other))
+    gain = model.weights["output_norm.weight"].numpy() * np.float32(1.25)
+    path = tmp_path / "surer.gguf"
+    tensors = {**model.weights, "output_norm.weight": gain}
+    tinyllm.write_gguf(path, model.metadata.typed(), tensors)
+    surer, _, same = script.calibrate(tinyllm.load(path), text)
+    assert surer == pytest.approx(constant / 1.25, abs=0.01)
+    assert same == pytest.approx(after, abs=1e-3)
+
+
 @pytest.mark.slow
 def test_the_file_is_what_the_script_says(script, demo):
     """Its tokenizer comes from the text to learn from, and its loss is that of the rest."""
