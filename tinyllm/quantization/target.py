@@ -116,7 +116,7 @@ class TypeChoice:
     >>> import tinyllm as tl
     >>> text = "To be, or not to be, that is the question: whether 'tis nobler in the mind"
     >>> choice = tl.quantize("demo", "small.gguf", target_bits=4.5, text=text)
-    >>> choice.bits <= 4.5, choice.types["blk.0.attn_v.weight"] in ("Q4_K", "Q5_K", "Q6_K", "Q8_0")
+    >>> choice.bits <= 4.5, choice.types["blk.3.attn_v.weight"] in ("Q4_K", "Q5_K", "Q6_K", "Q8_0")
     (True, True)
     """
 
