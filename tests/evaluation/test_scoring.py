@@ -249,8 +249,8 @@ def test_beam_search_one_beam_is_greedy_and_stops(model):
     (g,) = model.beam_search("ROMEO:", beams=1, max_tokens=10)
     assert (g.ids, g.text) == (greedy.ids, greedy.text)
     assert "score" in repr(g)
-    stopped = model.beam_search("ROMEO:", beams=3, max_tokens=10, stop_ids=greedy.ids[3])
-    assert any(s.stop == greedy.ids[3] for s in stopped)
+    stopped = model.beam_search("ROMEO:", beams=3, max_tokens=10, stop_ids=greedy.ids[2])
+    assert any(s.stop == greedy.ids[2] for s in stopped)
     long = model.beam_search("ROMEO:", beams=2, max_tokens=6, min_tokens=6)
     assert all(len(s.ids) == 6 for s in long)
 
