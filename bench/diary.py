@@ -219,7 +219,7 @@ ROWS = {
     "20": Row(actions, (80, 4, 4), 80, 1500, rates),
     "21": Row(actions, (96, 6, 4), 80, 1200, rates),
     "22": Row(actions, (144, 6, 6), 80, 1000, rates),
-    "24": Row(actions, (96, 8, 4), 80, 2000, rates),
+    "24": Row(actions, (96, 8, 4), 80, 4000, rates),
     "25": Row(actions, (144, 8, 6), 80, 800, rates),
     "27": Row(actions, (64, 4, 4), 80, 4000, rates),
     "29": Row(sequence, (144, 6, 6), 80, 200, under(0.1, 200), "none"),
