@@ -231,7 +231,6 @@ static inline void add_chunk(const struct panel *panel, const struct exact_tile 
                              .pairs = (int32_t *)(uintptr_t)x->pairs};
     const v16d d = v16d_from_f32(v16_load(panel->u.k.d + v));
     const v16d dmin = v16d_from_f32(v16_load(panel->u.k.dmin + v));
-    TL_UNROLL(16)
     for (int t = 0; t < TOKENS; t++) {
         const double dx = x->dx[t];
         double *at = out + t * PANEL_ROWS;
