@@ -224,7 +224,7 @@ ROWS = {
     "27": Row(actions, (64, 4, 4), 80, 4000, rates),
     "29": Row(sequence, (144, 6, 6), 80, 200, under(0.1, 200), "none"),
     "29 learned": Row(sequence, (144, 6, 6), 80, 200, under(0.1, 200), "learned"),
-    "30": Row(actions, (144, 6, 6), 80, 1000, one_action),
+    "30": Row(actions, (144, 6, 6), 80, 2000, one_action),
     "42": Row(sequence, (64, 8, 8), 32, 200, three_lines, "none"),
     # With learned positions and the 13 characters of the data, Muon and AdamW stay at a loss of
     # 0.73, AdamW in PyTorch alike. With RoPE, or with all bytes as the vocabulary, they do not.
