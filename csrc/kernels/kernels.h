@@ -43,8 +43,7 @@
 #define TL_UNROLL(n) TL_PRAGMA(GCC unroll n)
 #endif
 
-struct panel;
-struct rows;
+struct panel; // template/panel_template.h
 
 /* A matrix as the file stores it: `rows` rows of `cols` values, any alignment. */
 struct tl_matrix {
@@ -221,8 +220,8 @@ void tl_kernels_init_avx512bf16(struct tl_kernels *k, bool fast);
 void tl_kernels_init_amx(struct tl_kernels *k, bool fast);
 void tl_kernels_init_neon(struct tl_kernels *k, bool fast);
 
-/* Unpacks a chunk of 16 rows into the rows of a panel from `first` on: see fill_rows. */
-void tl_panel_fill_avx512vnni(const struct tl_type_info *type, const struct rows *rows,
-                              size_t blocks, size_t first, struct panel *panel);
+/* fill_panel of avx512vnni, whose panels amx uses. */
+void tl_panel_fill_avx512vnni(const struct tl_matrix *w, size_t row, size_t end, size_t chunk,
+                              struct panel *panel);
 
 #endif

@@ -120,7 +120,7 @@ static void make_signed(struct panel *panel, int offset) {
     const v16i n = v16i_set1((int32_t)((uint32_t)offset * 0x01010101u));
     if (offset == 0) return;
     for (int i = 0; i < 64; i++) {
-        for (int v = 0; v < 32; v += 16) {
+        for (int v = 0; v < PANEL_ROWS; v += 16) {
             int32_t *at = &panel->weights[i][v];
             v16i_store(at, v16i_sub_bytes(v16i_load(at), n));
         }
@@ -133,7 +133,7 @@ static void multiply_scales(struct panel *panel, int offset, bool wide) {
     const v16i low_bytes = v16i_set1(0x00ff00ff), n = twice(v16i_set1(offset));
     const v16i half = v16i_set1(0x00800080);
     for (int i = 0; i < 64; i++) {
-        for (int v = 0; v < 32; v += 16) {
+        for (int v = 0; v < PANEL_ROWS; v += 16) {
             const v16i scale = twice(v16i_load(&panel->u.k.scale[wide ? i / 8 * 2 : i / 4][v]));
             const v16i x = v16i_load(&panel->weights[i][v]);
             const v16i even = v16i_sub_words(v16i_and(x, low_bytes), n);
@@ -461,21 +461,6 @@ static size_t amx_scratch(const struct tl_matrix *w, int format, size_t tokens) 
     return PANELS * (sizeof(struct panel) + tokens * PANEL_ROWS * sizeof(double));
 }
 
-/* Unpacks chunk c of the rows from `row` on; `end` is the first that is not there. */
-static void fill_panel(const struct tl_matrix *w, size_t row, size_t end, size_t c,
-                       struct panel *panel) {
-    const size_t per_chunk = (size_t)(TL_CHUNK / w->type->items);
-    const size_t blocks = w->cols / (size_t)w->type->items - c * per_chunk;
-    const uint8_t *src = w->data + c * per_chunk * (size_t)w->type->bytes;
-    for (size_t r0 = 0; r0 < PANEL_ROWS; r0 += 16) {
-        struct rows at = {.ahead = PANEL_ROWS * w->row_bytes};
-        for (size_t r = 0; r < 16; r++) {
-            at.at[r] = src + TL_MIN(row + r0 + r, end - 1) * w->row_bytes;
-        }
-        tl_panel_fill_avx512vnni(w->type, &at, TL_MIN(blocks, per_chunk), r0, panel);
-    }
-}
-
 static void write_sums(const struct task *task, bool fast, size_t tokens, size_t rows, float *y,
                        size_t y_stride) {
     for (size_t t = 0; t < tokens; t++) {
@@ -513,7 +498,7 @@ static void multiply_tiles(const struct tl_matrix *w, bool fast, size_t row0, si
         memset(task.sums, 0, task.tiles * TOKENS * task.panel_count * PANEL_ROWS * sum_bytes);
         for (size_t c = 0; c < chunks; c++) {
             for (size_t i = 0; i < task.panel_count; i++) {
-                fill_panel(w, row + i * PANEL_ROWS, row1, c, panels + i);
+                tl_panel_fill_avx512vnni(w, row + i * PANEL_ROWS, row1, c, panels + i);
                 if (k && !fast) {
                     multiply_scales(panels + i, task.traits.offset, task.traits.wide);
                 } else {

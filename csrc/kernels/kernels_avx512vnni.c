@@ -24,9 +24,9 @@ void tl_kernels_init_avx512vnni(struct tl_kernels *k, bool fast) {
     kernel_set_init(k, fast);
 }
 
-void tl_panel_fill_avx512vnni(const struct tl_type_info *type, const struct rows *rows,
-                              size_t blocks, size_t first, struct panel *panel) {
-    fill_rows(type, rows, blocks, first, panel);
+void tl_panel_fill_avx512vnni(const struct tl_matrix *w, size_t row, size_t end, size_t chunk,
+                              struct panel *panel) {
+    fill_panel(w, row, end, chunk, panel);
 }
 
 TL_TARGET_END

@@ -4,7 +4,7 @@
  *
  * Needs:   fill_panel_template.h, gemm_exact_template.h, gemm_fast_template.h
  * Defines: struct tiling, tiling_of, pack_size, pack_tokens, tile_type, TILE_FUNCTIONS,
- *          panel_scratch, panel_gemm
+ *          fill_panel, panel_scratch, panel_gemm
  */
 
 /* How activations are packed: the layout, and how many tokens lie side by side. */
@@ -184,6 +184,21 @@ static enum tl_type tile_type(enum tl_type id) {
         }                                                                                          \
     }
 
+/* Unpacks a chunk of the rows from `row` on; `end` is the first that is not there. */
+static void fill_panel(const struct tl_matrix *w, size_t row, size_t end, size_t chunk,
+                       struct panel *panel) {
+    const size_t per_chunk = (size_t)(TL_CHUNK / w->type->items), first = chunk * per_chunk;
+    const size_t blocks = w->cols / (size_t)w->type->items - first;
+    const uint8_t *src = w->data + first * (size_t)w->type->bytes;
+    for (size_t r0 = 0; r0 < PANEL_ROWS; r0 += 16) {
+        struct rows at = {.ahead = PANEL_ROWS * w->row_bytes};
+        for (size_t r = 0; r < 16; r++) {
+            at.at[r] = src + TL_MIN(row + r0 + r, end - 1) * w->row_bytes;
+        }
+        fill_rows(w->type, &at, TL_MIN(blocks, per_chunk), r0, panel);
+    }
+}
+
 static void panel_gemm(tile_function *add, struct tiling tiling, const struct tl_matrix *w,
                        size_t row0, size_t row1, const void *packed, size_t tokens, float *y,
                        size_t y_stride, void *scratch) {
@@ -191,8 +206,7 @@ static void panel_gemm(tile_function *add, struct tiling tiling, const struct tl
     const size_t tile = tiling.tokens;
     const struct tl_type_info *type = w->type;
     const int offset = traits_of(type_id(type)).offset;
-    const size_t per_chunk = (size_t)(TL_CHUNK / type->items);
-    const size_t blocks = w->cols / (size_t)type->items;
+    const bool words = layout == LAYOUT_WORDS && scaled_words(type);
     const size_t chunks = round_up(w->cols, TL_CHUNK) / TL_CHUNK;
     const size_t tiles = (tokens + tile - 1) / tile;
     const size_t chunks_at_once = tiles <= 4 ? 1 : PANEL_CHUNKS;
@@ -202,22 +216,13 @@ static void panel_gemm(tile_function *add, struct tiling tiling, const struct tl
     char *sums = (char *)scratch + round_up(PANEL_CHUNKS * sizeof(*panels), 64);
     for (size_t row = row0; row < row1; row += PANEL_ROWS) {
         const size_t rows = TL_MIN(row1 - row, (size_t)PANEL_ROWS);
-        const uint8_t *src = w->data + row * w->row_bytes;
         memset(sums, 0, tiles * tile * PANEL_ROWS * sum_bytes);
         for (size_t c0 = 0; c0 < chunks; c0 += chunks_at_once) {
             const size_t n = TL_MIN(chunks - c0, chunks_at_once);
             for (size_t c = 0; c < n; c++) {
-                const size_t first = (c0 + c) * per_chunk;
-                for (size_t r0 = 0; r0 < PANEL_ROWS; r0 += 16) {
-                    struct rows at = {.ahead = PANEL_ROWS * w->row_bytes};
-                    for (size_t r = 0; r < 16; r++) {
-                        at.at[r] = src + TL_MIN(r0 + r, rows - 1) * w->row_bytes +
-                                   first * (size_t)type->bytes;
-                    }
-                    fill_rows(type, &at, TL_MIN(blocks - first, per_chunk), r0, &panels[c]);
-                    if (layout == LAYOUT_WORDS && scaled_words(type)) {
-                        fill_scaled_words(r0, &panels[c]);
-                    }
+                fill_panel(w, row, row1, c0 + c, &panels[c]);
+                for (size_t r0 = 0; words && r0 < PANEL_ROWS; r0 += 16) {
+                    fill_scaled_words(r0, &panels[c]);
                 }
             }
             for (size_t i = 0; i < tiles; i++) {
