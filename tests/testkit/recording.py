@@ -14,20 +14,19 @@ import numpy as np
 
 import tinyllm as tl
 from testkit import models
+from testkit.exact_arithmetic import OTHER_FAST
 from tinyllm import _core
 
 TOKENS = 40
 CASES = [(name, mode) for name in (*models.TYPES, "tied") for mode in ("exact", "fast")]
-if _core.kernel_set() in ("avx512bf16", "amx"):  # whose bits tests/core/test_kernels.py checks
+if _core.kernel_set() in OTHER_FAST["BF16"]:  # whose bits tests/core/test_kernels.py checks
     CASES.remove(("BF16", "fast"))
-
-#: Instruction sets whose fast mode uses int16 digits for Q8_0.
-WORDS = ("avx2", "avx512")
 
 
 def key(type_name, mode):
     """Return the name of a digest; only fast Q8_0 depends on the instruction set."""
-    words = mode == "fast" and type_name in ("Q8_0", "tied") and _core.kernel_set() in WORDS
+    words = mode == "fast" and _core.kernel_set() in OTHER_FAST["Q8_0"]
+    words = words and type_name in ("Q8_0", "tied")
     return f"{type_name} {mode}{' int16' if words else ''}"
 
 
