@@ -146,6 +146,14 @@ def bits(run):
     return {name: weight.numpy().tobytes() for name, weight in run.model.weights.items()}
 
 
+@pytest.mark.parametrize(
+    ("answer", "steps"), [(False, 3), (np.False_, 3), (np.True_, 12), (None, 12), (0.0, 12)]
+)
+def test_false_of_evaluate_ends_the_training(answer, steps):
+    run = tl.train(TEXT, **SMALL, progress=False, evaluate=lambda run: answer, evaluate_every=3)
+    assert run.step == steps
+
+
 @pytest.mark.sanitize
 @pytest.mark.parametrize("positions", ["rope", "learned"])
 def test_a_resumed_run_has_the_same_bits(positions, tmp_path):

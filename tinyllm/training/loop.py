@@ -111,7 +111,8 @@ class Loop:
                     best = loss
                     write_model(f"{path}.best", self.network.image)
                 if evaluate is not None:
-                    going = evaluate(self._result(path)) is not False
+                    answer = evaluate(self._result(path))
+                    going = not (isinstance(answer, bool | np.bool_) and not answer)
                 if path is not None:
                     self._save(path)
         return self._result(path)
