@@ -19,12 +19,25 @@ TL_INLINE size_t gemm_panel(size_t left) {
 /* A panel of a transposed matrix: column after column, because those lie in order. */
 TL_INLINE void gemm_pack_columns(const struct tl_gemm *g, size_t k0, size_t depth, size_t n,
                                  size_t cols, size_t width, float *to) {
-    for (size_t j = 0; j < width; j++) {
-        const float *from = g->b + k0 * g->b_row + (n + j) * g->b_col;
-        if (j < cols) {
-            for (size_t i = 0; i < depth; i++) to[i * width + j] = from[i * g->b_row];
-        } else {
-            for (size_t i = 0; i < depth; i++) to[i * width + j] = 0;
+    for (size_t v = 0; v < width; v += 16) {
+        const size_t count = TL_MIN(cols - v, (size_t)16);
+        const float *from = g->b + k0 * g->b_row + (n + v) * g->b_col;
+        size_t i = 0;
+#ifdef PANEL_VECTORS // the set has integers, and with them transpositions
+        for (; g->b_row == 1 && i + 16 <= depth; i += 16) {
+            v16i x[16];
+            for (size_t j = 0; j < 16; j++) {
+                x[j] = j < count ? v16i_load(from + i + j * g->b_col) : v16i_set1(0);
+            }
+            v16i_transpose(x);
+            for (size_t j = 0; j < 16; j++) v16i_store(to + (i + j) * width + v, x[j]);
+        }
+#endif
+        for (size_t j = 0; j < 16; j++) {
+            const float *column = from + j * g->b_col;
+            for (size_t k = i; k < depth; k++) {
+                to[k * width + v + j] = j < count ? column[k * g->b_row] : 0;
+            }
         }
     }
 }
