@@ -131,6 +131,9 @@ const float *tl_cache_values(const struct tl_kernels *k, const struct tl_cache *
 /* Keys that are widened at a time: they stay in the first-level cache. */
 #define NEAR_KEYS 64
 
+/* Values of so many bytes are read from a cache by each few queries of a task. */
+#define NEAR_VALUES (512 * 1024)
+
 /* Positions between a panel that is widened and the one that is fetched from memory meanwhile. */
 #define AHEAD 128
 
@@ -138,7 +141,7 @@ size_t tl_cache_wide(const struct tl_plan *p) {
     size_t most = 0;
     for (size_t i = 0; i < p->n_caches; i++) {
         const struct tl_cache *c = &p->caches[i];
-        if (c->state > 0 || c->type->widen_keys == NULL) continue;
+        if (c->state > 0) continue;
         most = TL_MAX(most, NEAR_KEYS * c->key_size);
         most = TL_MAX(most, (TL_BLOCK + MAX_QUERIES) * c->value_stride);
     }
@@ -202,21 +205,20 @@ void tl_cache_mix(const struct tl_kernels *k, const struct tl_cache *c, const fl
                   size_t probs_stride, size_t queries, const struct tl_range *seen,
                   const float *const *blocks, float *mix, size_t mix_stride, float *wide) {
     const size_t stride = c->value_stride;
-    const float *const from = wide;
+    const bool widens = c->type->widen_values != NULL;
     float *sums = wide + TL_BLOCK * stride;
     struct tl_range part[MAX_QUERIES];
     size_t end = 0;
-    if (c->type->widen_values == NULL) {
+    for (size_t i = 0; i < queries; i++) end = TL_MAX(end, seen[i].end);
+    if (!widens && (queries == 1 || end * stride * sizeof(float) <= NEAR_VALUES)) {
         k->attn_mix(probs, probs_stride, queries, seen, blocks, stride, mix, mix_stride);
         return;
     }
-    for (size_t i = 0; i < queries; i++) {
-        memset(mix + i * mix_stride, 0, stride * sizeof(float));
-        end = TL_MAX(end, seen[i].end);
-    }
+    for (size_t i = 0; i < queries; i++) memset(mix + i * mix_stride, 0, stride * sizeof(float));
     for (size_t at = 0; at < end; at += TL_BLOCK) {
+        const float *from = widens ? wide : blocks[at / TL_BLOCK];
         if (!part_seen(seen, queries, at, part)) continue;
-        for (size_t i = 0; i < TL_MIN(end - at, (size_t)TL_BLOCK); i += TL_PANEL) {
+        for (size_t i = 0; widens && i < TL_MIN(end - at, (size_t)TL_BLOCK); i += TL_PANEL) {
             c->type->widen_values(k, next_panel(blocks, at + i, end, c->value_panel), stride,
                                   wide + i * stride);
         }
