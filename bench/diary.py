@@ -230,7 +230,7 @@ ROWS = {
     # 0.73, AdamW in PyTorch alike. With RoPE, or with all bytes as the vocabulary, they do not.
     "42 small": Row(sequence, (32, 12, 4), 32, 300, three_lines),
     "42 bytes": Row(
-        *(sequence, (32, 12, 4), 32, 300, three_lines, "learned", 32, "adamw"),
+        *(sequence, (32, 12, 4), 32, 600, three_lines, "learned", 32, "adamw"),
         (("tokenizer", "byte"), ("lr", 2e-3), ("weight_decay", 0.01)),
     ),
     "43": Row(sequences, (64, 4, 4), 48, 400, unseen_phases, "none"),
@@ -323,7 +323,7 @@ def text_of(name, path):
             raise SystemExit("this row needs --text, the file of tinyshakespeare")
         return Path(path).read_text("utf-8")
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
-    return "".join(file.read_text("utf-8", "ignore") for file in files)[:1_000_000]
+    return "".join(file.read_text("utf-8", "ignore") for file in files)[:4_000_000]
 
 
 def run_text(name, seed, threads, path):
