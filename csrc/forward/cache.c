@@ -131,7 +131,8 @@ const float *tl_cache_values(const struct tl_kernels *k, const struct tl_cache *
 /* Keys that are widened at a time: they stay in the first-level cache. */
 #define NEAR_KEYS 64
 
-/* Values of so many bytes are read from a cache by each few queries of a task. */
+/* Bytes of values that a cache of the processor holds: of more, all queries use a block of values
+   before the next one is read. */
 #define NEAR_VALUES (512 * 1024)
 
 /* Positions between a panel that is widened and the one that is fetched from memory meanwhile. */

@@ -43,7 +43,7 @@ const float *tl_cache_keys(const struct tl_kernels *k, const struct tl_cache *c,
 const float *tl_cache_values(const struct tl_kernels *k, const struct tl_cache *c,
                              const uint8_t *panel, float *wide);
 
-/* Floats of `wide`, for any cache of a plan. */
+/* Floats of `wide`, which holds widened keys or values and sums, for any cache of a plan. */
 size_t tl_cache_wide(const struct tl_plan *p);
 
 /*

@@ -16,7 +16,7 @@ TL_INLINE size_t gemm_panel(size_t left) {
     return (vectors == GEMM_VECTORS + 1 && GEMM_VECTORS > 2 ? 2 : GEMM_VECTORS) * 16;
 }
 
-/* A panel of a transposed matrix: column after column, because those lie in order. */
+/* A panel of a transposed matrix. Its columns lie in order, so they are read sixteen at a time. */
 TL_INLINE void gemm_pack_columns(const struct tl_gemm *g, size_t k0, size_t depth, size_t n,
                                  size_t cols, size_t width, float *to) {
     for (size_t v = 0; v < width; v += 16) {
